@@ -1,0 +1,60 @@
+# What a fresh machine needs is Python 3.11 or newer and make; everything else is set up here.
+# Bytecode caching stays on: without it every Dagster process recompiles its imports (3.4 s instead of 1.4 s).
+unexport PYTHONDONTWRITEBYTECODE
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+
+.PHONY: demo dev test test-duckdb-2 lint format lock clean
+
+demo: $(VENV)/.runtime
+	@$(BIN)/stripe-pipeline demo
+
+dev: $(VENV)/.runtime
+	@$(BIN)/stripe-pipeline dev
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The same tests with the next major version of DuckDB laid over the locked one.
+test-duckdb-2: $(VENV)/.dev $(VENV)/.duckdb-2
+	PYTHONPATH=$(VENV)/duckdb-2 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Versions and hashes only: the lock files name no index.
+lock: $(VENV)/.dev
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-header pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-header pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+
+# Removes everything the pipeline has stored here: the data folder and Dagster's history.
+clean:
+	rm -rf data .dagster
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("stripe_pipeline needs Python 3.11 or newer; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: requirements.lock pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+$(VENV)/.duckdb-2: $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/duckdb-2 duckdb==2.0.0
+	@touch $@

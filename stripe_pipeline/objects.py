@@ -1,0 +1,401 @@
+"""The nine Stripe object types: one declaration each.
+
+Tables, assets, views, event routing, listing and the documentation table are derived from `OBJECT_TYPES`; a tenth
+type is one more entry here. What a row looks like in JSON belongs to `rows`, SQL to `resources.warehouse`.
+
+Fields and types: Stripe's API version `2026-10-28.endive`, as collected in objects.json; filters and events: FACTS.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What a column holds; decides its DuckDB type and how a value is checked."""
+
+    TEXT = "text"
+    REFERENCE = "reference"  # the id; Stripe may also send the expanded object
+    INTEGER = "integer"  # amounts are in minor units of the row's currency
+    TIMESTAMP = "timestamp"  # Stripe sends whole Unix seconds
+    BOOLEAN = "boolean"
+    NUMBER = "number"
+    DECIMAL = "decimal"  # Stripe sends text; kept as text, exact
+    NESTED = "nested"  # objects and lists, as JSON
+
+    @property
+    def sql_type(self) -> str:
+        """The DuckDB type of a column of this kind."""
+        return _SQL_TYPES[self]
+
+
+_SQL_TYPES = {
+    Kind.TEXT: "VARCHAR",
+    Kind.REFERENCE: "VARCHAR",
+    Kind.INTEGER: "BIGINT",
+    Kind.TIMESTAMP: "TIMESTAMPTZ",
+    Kind.BOOLEAN: "BOOLEAN",
+    Kind.NUMBER: "DOUBLE",
+    Kind.DECIMAL: "VARCHAR",
+    Kind.NESTED: "JSON",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One field of an object type, or one column the pipeline adds."""
+
+    name: str
+    kind: Kind
+    description: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectType:
+    """One Stripe object type: where it is read, what announces it, what its table looks like."""
+
+    name: str
+    """Table and asset name, for example `charges`."""
+    object: str
+    """Stripe's `object` value, by which events are routed, for example `charge`."""
+    description: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...] = ("id",)
+    endpoint: str | None = None
+    """List endpoint, for example `/v1/charges`; none for children, which come with their parent."""
+    events: tuple[str, ...] = ()
+    """Event types that announce a change of this type."""
+    parent: str | None = None
+    """Table name of the parent whose objects carry these; their `created` is the parent's."""
+    parent_key: str | None = None
+    """Column that holds the parent's id."""
+    embedded_in: str | None = None
+    """Field of the parent that carries these objects."""
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """The names of Stripe's fields and the parent's columns, in table order."""
+        return tuple(column.name for column in self.columns)
+
+
+BOOKKEEPING = (
+    Column("_account", Kind.TEXT, "Stripe account the row was read from"),
+    Column("_fetched_at", Kind.TIMESTAMP, "When the request that brought this row was sent, on Stripe's clock"),
+    Column("_deleted_at", Kind.TIMESTAMP, "When the object was found deleted in Stripe; null while it exists"),
+    Column("_extra", Kind.NESTED, "Fields this version does not know, and values of an unexpected type, as received"),
+)
+"""Columns that every base table has besides Stripe's own."""
+
+_DESCRIPTIONS = {
+    "created": "When the object was made",
+    "livemode": "True for live data, false for test data",
+}
+
+
+def _columns(
+    *, leading: tuple[str, ...] = ("id", "created", "livemode"), added: Mapping[str, Kind] | None = None, **fields: str
+) -> tuple[Column, ...]:
+    """Columns from space-separated field names of each kind; `added` is what the pipeline adds to Stripe's fields."""
+    kinds = {name: Kind(kind) for kind, names in fields.items() for name in names.split()} | dict(added or {})
+    ordered = [*leading, *sorted(kinds.keys() - set(leading))]
+    return tuple(Column(name, kinds[name], _describe(name, kinds[name])) for name in ordered)
+
+
+def _describe(name: str, kind: Kind) -> str:
+    if name in _DESCRIPTIONS:
+        return _DESCRIPTIONS[name]
+    if kind is Kind.INTEGER and (name.startswith("amount") or name in _MONEY):
+        return "In minor units of `currency`"
+    return ""
+
+
+_MONEY = {"fee", "net", "subtotal", "subtotal_excluding_tax", "total", "total_excluding_tax", "balance"}
+
+BALANCE_TRANSACTIONS = ObjectType(
+    name="balance_transactions",
+    object="balance_transaction",
+    description="Every movement of the Stripe balance: charges, refunds, disputes, fees, payouts.",
+    endpoint="/v1/balance_transactions",
+    columns=_columns(
+        added={"livemode": Kind.BOOLEAN},
+        text="balance_type currency description id object reporting_category status type",
+        reference="source",
+        integer="amount fee net",
+        timestamp="available_on created",
+        number="exchange_rate",
+        nested="fee_details",
+    ),
+)
+
+CHARGES = ObjectType(
+    name="charges",
+    object="charge",
+    description="Attempts to move money from a customer, with outcome and amounts captured and refunded.",
+    endpoint="/v1/charges",
+    events=(
+        "charge.captured",
+        "charge.expired",
+        "charge.failed",
+        "charge.pending",
+        "charge.refunded",
+        "charge.succeeded",
+        "charge.updated",
+    ),
+    columns=_columns(
+        text="""
+            authorization_code calculated_statement_descriptor currency description failure_code
+            failure_message id object receipt_email receipt_number receipt_url
+            statement_descriptor statement_descriptor_suffix status transfer_group
+        """,
+        reference="""
+            application application_fee balance_transaction customer failure_balance_transaction
+            on_behalf_of payment_intent payment_method review source_transfer transfer
+        """,
+        integer="amount amount_captured amount_refunded application_fee_amount",
+        timestamp="created",
+        boolean="captured disputed livemode paid refunded",
+        nested="""
+            billing_details fraud_details level3 metadata outcome payment_method_details
+            presentment_details radar_options refunds shipping source transfer_data
+        """,
+    ),
+)
+
+CUSTOMERS = ObjectType(
+    name="customers",
+    object="customer",
+    description="Customers; a deleted one keeps its last columns in the base table and leaves the views.",
+    endpoint="/v1/customers",
+    events=("customer.created", "customer.deleted", "customer.updated"),
+    columns=_columns(
+        text="""
+            business_name currency customer_account description email id individual_name
+            invoice_prefix name object phone tax_exempt
+        """,
+        reference="default_source test_clock",
+        integer="balance next_invoice_sequence",
+        timestamp="created",
+        boolean="deleted delinquent livemode",
+        nested="""
+            address cash_balance discount invoice_credit_balance invoice_settings metadata
+            preferred_locales shipping sources subscriptions tax tax_ids
+        """,
+    ),
+)
+
+DISPUTES = ObjectType(
+    name="disputes",
+    object="dispute",
+    description="Charges that a customer questioned with the bank.",
+    endpoint="/v1/disputes",
+    events=(
+        "charge.dispute.closed",
+        "charge.dispute.created",
+        "charge.dispute.funds_reinstated",
+        "charge.dispute.funds_withdrawn",
+        "charge.dispute.updated",
+    ),
+    columns=_columns(
+        text="currency id intended_submission_method network_reason_code object reason status",
+        reference="charge payment_intent",
+        integer="amount",
+        timestamp="created",
+        boolean="is_charge_refundable livemode",
+        nested="""
+            balance_transactions enhanced_eligibility_types evidence evidence_details metadata
+            payment_method_details
+        """,
+    ),
+)
+
+FEE_DETAILS = ObjectType(
+    name="fee_details",
+    object="fee_detail",
+    description="The single fees that add up to a balance transaction's `fee`; `position` counts from 0.",
+    key=("balance_transaction", "position"),
+    parent="balance_transactions",
+    parent_key="balance_transaction",
+    embedded_in="fee_details",
+    columns=_columns(
+        leading=("balance_transaction", "position", "created", "livemode"),
+        added={
+            "balance_transaction": Kind.REFERENCE,
+            "position": Kind.INTEGER,
+            "created": Kind.TIMESTAMP,
+            "livemode": Kind.BOOLEAN,
+        },
+        text="currency description type",
+        reference="application",
+        integer="amount",
+    ),
+)
+
+INVOICE_LINES = ObjectType(
+    name="invoice_lines",
+    object="line_item",
+    description="The lines of every invoice, all of them; `created` is the invoice's.",
+    key=("invoice", "id"),
+    parent="invoices",
+    parent_key="invoice",
+    embedded_in="lines",
+    columns=_columns(
+        leading=("id", "invoice", "created", "livemode"),
+        added={"created": Kind.TIMESTAMP},
+        text="currency description id object",
+        reference="invoice subscription",
+        integer="amount quantity subtotal",
+        boolean="discountable livemode",
+        decimal="quantity_decimal",
+        nested="discount_amounts discounts metadata parent period pretax_credit_amounts pricing taxes",
+    ),
+)
+
+INVOICES = ObjectType(
+    name="invoices",
+    object="invoice",
+    description="Invoices; their lines are in `invoice_lines` (the column `lines` holds at most the first ten).",
+    endpoint="/v1/invoices",
+    events=(
+        "invoice.created",
+        "invoice.deleted",
+        "invoice.finalization_failed",
+        "invoice.finalized",
+        "invoice.marked_uncollectible",
+        "invoice.overdue",
+        "invoice.overpaid",
+        "invoice.paid",
+        "invoice.payment_action_required",
+        "invoice.payment_attempt_required",
+        "invoice.payment_failed",
+        "invoice.payment_succeeded",
+        "invoice.sent",
+        "invoice.updated",
+        "invoice.voided",
+        "invoice.will_be_due",
+    ),
+    columns=_columns(
+        text="""
+            account_country account_name billing_reason collection_method currency customer_account
+            customer_email customer_name customer_phone customer_tax_exempt description footer
+            hosted_invoice_url id invoice_pdf number object receipt_number statement_descriptor
+            status
+        """,
+        reference="""
+            application customer default_payment_method default_source latest_revision on_behalf_of
+            test_clock
+        """,
+        integer="""
+            amount_due amount_overpaid amount_paid amount_paid_off_stripe amount_remaining
+            amount_shipping attempt_count ending_balance post_payment_credit_notes_amount
+            pre_payment_credit_notes_amount starting_balance subtotal subtotal_excluding_tax total
+            total_excluding_tax
+        """,
+        timestamp="""
+            automatically_finalizes_at created due_date effective_at next_payment_attempt period_end
+            period_start webhooks_delivered_at
+        """,
+        boolean="attempted auto_advance deleted livemode",
+        nested="""
+            account_tax_ids automatic_tax confirmation_secret custom_fields customer_address
+            customer_shipping customer_tax_ids default_tax_rates discounts from_invoice issuer
+            last_finalization_error lines metadata parent payment_settings payments rendering
+            shipping_cost shipping_details status_details status_transitions threshold_reason
+            total_discount_amounts total_pretax_credit_amounts total_taxes
+        """,
+    ),
+)
+
+PAYMENT_INTENTS = ObjectType(
+    name="payment_intents",
+    object="payment_intent",
+    description="Intents to collect a payment, through their whole life.",
+    endpoint="/v1/payment_intents",
+    events=(
+        "payment_intent.amount_capturable_updated",
+        "payment_intent.canceled",
+        "payment_intent.created",
+        "payment_intent.partially_funded",
+        "payment_intent.payment_failed",
+        "payment_intent.processing",
+        "payment_intent.requires_action",
+        "payment_intent.succeeded",
+    ),
+    columns=_columns(
+        text="""
+            cancellation_reason capture_method client_secret confirmation_method currency
+            description id object receipt_email setup_future_usage
+            statement_descriptor statement_descriptor_suffix status transfer_group
+        """,
+        reference="""
+            application customer customer_account latest_charge on_behalf_of payment_method
+            payment_record review source
+        """,
+        integer="amount amount_capturable amount_received application_fee_amount",
+        timestamp="canceled_at created",
+        boolean="livemode",
+        nested="""
+            allowed_payment_method_types amount_details automatic_payment_methods
+            excluded_payment_method_types hooks last_payment_error managed_payments metadata
+            next_action payment_details payment_method_configuration_details payment_method_options
+            payment_method_types presentment_details processing shipping transfer_data
+        """,
+    ),
+)
+
+REFUNDS = ObjectType(
+    name="refunds",
+    object="refund",
+    description="Money returned to customers.",
+    endpoint="/v1/refunds",
+    events=("charge.refund.updated", "refund.created", "refund.failed", "refund.updated"),
+    columns=_columns(
+        added={"livemode": Kind.BOOLEAN},
+        text="""
+            currency description failure_reason id instructions_email object
+            pending_reason reason receipt_number status
+        """,
+        reference="""
+            balance_transaction charge customer customer_account failure_balance_transaction
+            payment_intent payment_method source_transfer_reversal transfer_reversal
+        """,
+        integer="amount",
+        timestamp="created",
+        nested="destination_details metadata next_action presentment_details",
+    ),
+)
+
+OBJECT_TYPES: Mapping[str, ObjectType] = {
+    object_type.name: object_type
+    for object_type in (
+        BALANCE_TRANSACTIONS,
+        CHARGES,
+        CUSTOMERS,
+        DISPUTES,
+        FEE_DETAILS,
+        INVOICE_LINES,
+        INVOICES,
+        PAYMENT_INTENTS,
+        REFUNDS,
+    )
+}
+"""All object types by table name."""
+
+BY_STRIPE_OBJECT: Mapping[str, ObjectType] = {
+    object_type.object: object_type for object_type in OBJECT_TYPES.values() if object_type.endpoint
+}
+"""Object types with an endpoint, by `data.object.object` of an event.
+
+An event's name does not say what it carries (`charge.refund.updated` carries a refund), so nothing routes by name.
+Lines and fees are missing here on purpose: they are read with their parent."""
+
+
+def children_of(object_type: ObjectType) -> tuple[ObjectType, ...]:
+    """The object types whose rows come with `object_type`'s."""
+    return tuple(child for child in OBJECT_TYPES.values() if child.parent == object_type.name)
+
+
+def family_of(object_type: ObjectType) -> ObjectType:
+    """The type that is listed to get `object_type`: itself, or its parent."""
+    return OBJECT_TYPES[object_type.parent] if object_type.parent else object_type

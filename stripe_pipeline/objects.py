@@ -50,6 +50,8 @@ class Column:
     name: str
     kind: Kind
     description: str = ""
+    added: bool = False
+    """Not a field of Stripe's object: filled from its parent or from the key's mode."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,9 @@ def _columns(
     """Columns from space-separated field names of each kind; `added` is what the pipeline adds to Stripe's fields."""
     kinds = {name: Kind(kind) for kind, names in fields.items() for name in names.split()} | dict(added or {})
     ordered = [*leading, *sorted(kinds.keys() - set(leading))]
-    return tuple(Column(name, kinds[name], _describe(name, kinds[name])) for name in ordered)
+    return tuple(
+        Column(name, kinds[name], _describe(name, kinds[name]), added=name in (added or {})) for name in ordered
+    )
 
 
 def _describe(name: str, kind: Kind) -> str:

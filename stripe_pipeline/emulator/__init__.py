@@ -1,0 +1,12 @@
+"""A Stripe API on this machine, for tests and for the demo.
+
+Only what is declared in `stripe_pipeline.objects` is shared with the pipeline; nothing of how the pipeline reads.
+"""
+
+from stripe_pipeline.emulator.app import create_app
+from stripe_pipeline.emulator.clock import Clock
+from stripe_pipeline.emulator.faults import LOCK_TIMEOUT, Fault, LoggedRequest
+from stripe_pipeline.emulator.server import Server
+from stripe_pipeline.emulator.shop import Shop
+
+__all__ = ["LOCK_TIMEOUT", "Clock", "Fault", "LoggedRequest", "Server", "Shop", "create_app"]

@@ -1,0 +1,162 @@
+"""The partitioned base tables as assets: one step that reads Stripe once for all of them.
+
+A tick shares one scan of events, one rate budget, one load and one publish, so the assets come from one multi-asset.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from datetime import date
+from typing import Any, Protocol
+
+import dagster as dg
+
+from stripe_pipeline.errors import Cancelled, StripePipelineError
+from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
+from stripe_pipeline.resources.warehouse import Changes, table_columns
+from stripe_pipeline.settings import Settings
+from stripe_pipeline.sync import Pipeline, Report, today
+
+SYNC_JOB = "sync"
+RESOURCE = "pipeline"
+
+
+class OpensPipeline(Protocol):
+    """The resource that runs get their pipeline from."""
+
+    def open(self) -> AbstractContextManager[Pipeline]:
+        """A pipeline for one run."""
+
+
+def key_of(object_type: ObjectType, schema: str = "raw") -> dg.AssetKey:
+    """The asset key of a table or view, for example `raw/charges`."""
+    return dg.AssetKey([schema, object_type.name])
+
+
+def column_schema(object_type: ObjectType) -> dg.TableSchema:
+    """The table's columns for the asset page."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                column.name,
+                column.kind.sql_type,
+                description=column.description or None,
+                constraints=dg.TableColumnConstraints(nullable=column.name not in (*object_type.key, "created")),
+            )
+            for column in table_columns(object_type)
+        ]
+    )
+
+
+def build_raw_assets(settings: Settings) -> dg.AssetsDefinition:
+    """The base tables of every enabled object type, partitioned by the UTC day of `created`, today included."""
+    daily = dg.DailyPartitionsDefinition(start_date=settings.history.isoformat(), end_offset=1)
+    specs = [
+        dg.AssetSpec(
+            key_of(object_type),
+            deps=[key_of(OBJECT_TYPES[object_type.parent])] if object_type.parent else [],
+            description=_describe(object_type, settings),
+            partitions_def=daily,
+            group_name="raw",
+            kinds={"stripe", "duckdb"},
+            skippable=True,
+            metadata={
+                "dagster/table_name": f"raw.{object_type.name}",
+                "dagster/column_schema": column_schema(object_type),
+            },
+        )
+        for object_type in settings.enabled
+    ]
+
+    @dg.multi_asset(
+        name="stripe",
+        specs=specs,
+        can_subset=True,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        required_resource_keys={RESOURCE},
+        description="Reads Stripe and brings the tables up to date, each on its own: one that fails keeps its rows.",
+    )
+    def stripe(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
+        opens: OpensPipeline = getattr(context.resources, RESOURCE)
+        days = {date.fromisoformat(key) for key in context.partition_keys}
+        selected = {OBJECT_TYPES[key.path[-1]].name for key in context.selected_asset_keys}
+        try:
+            with opens.open() as pipeline:
+                if context.run.job_name == SYNC_JOB:
+                    # For today the news is enough; other days were asked for from the UI and are listed besides.
+                    report = pipeline.tick(days - {today()})
+                else:
+                    report = pipeline.backfill(days, selected)
+        except Cancelled:
+            raise
+        except StripePipelineError as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from None
+        yield from _report(context, report, days, selected)
+
+    return stripe
+
+
+def _describe(object_type: ObjectType, settings: Settings) -> str:
+    title = settings.title(object_type)
+    heading = "" if title == object_type.name.replace("_", " ") else f"**{title}**\n\n"
+    return heading + object_type.description
+
+
+def _report(
+    context: dg.AssetExecutionContext, report: Report, days: set[date], selected: set[str]
+) -> Iterator[dg.MaterializeResult[Any]]:
+    """Tell Dagster what changed where, then fail if anything could not be brought up to date."""
+    for note in report.notes:
+        context.log.warning(note)
+    if report.surprises.seen:
+        context.log.warning(
+            "Values of an unexpected type were kept in _extra and their columns left null: %s", report.surprises
+        )
+    for object_type in OBJECT_TYPES.values():
+        table = object_type.name
+        if table in report.failures:
+            context.log.error("%s was left as it was: %s", table, report.failures[table])
+            continue
+        changes = report.changes.get(table, Changes())
+        own = days if table in selected else set()
+        for day in sorted(own):
+            context.add_asset_metadata(
+                _metadata(changes, day), asset_key=key_of(object_type), partition_key=day.isoformat()
+            )
+        for day in sorted((changes.days | report.listed.get(table, set())) - own):
+            context.log_event(
+                dg.AssetMaterialization(
+                    key_of(object_type), partition=day.isoformat(), metadata=_metadata(changes, day)
+                )
+            )
+        if own:
+            yield dg.MaterializeResult(
+                asset_key=key_of(object_type),
+                metadata={
+                    "requests": report.requests[table],
+                    "days changed": len(changes.days),
+                },
+            )
+    if report.failures:
+        raise dg.Failure(
+            description=_sentence(report),
+            metadata={table: str(error) for table, error in report.failures.items()},
+            allow_retries=False,
+        )
+
+
+def _metadata(changes: Changes, day: date) -> dict[str, int]:
+    metadata = {
+        "inserted": changes.inserted[day],
+        "updated": changes.updated[day],
+        "deleted": changes.deleted[day],
+    }
+    if day in changes.rows:
+        metadata["dagster/partition_row_count"] = changes.rows[day]
+    return metadata
+
+
+def _sentence(report: Report) -> str:
+    reasons: dict[str, list[str]] = {}
+    for table, error in report.failures.items():
+        reasons.setdefault(str(error), []).append(table)
+    return " — ".join(f"{', '.join(tables)}: {reason}" for reason, tables in reasons.items())

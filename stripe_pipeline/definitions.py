@@ -1,0 +1,43 @@
+"""The Dagster code location: an inventory of what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import dagster as dg
+
+from stripe_pipeline.assets.raw import RESOURCE, build_raw_assets
+from stripe_pipeline.assets.views import build_view_assets
+from stripe_pipeline.automation import sync_every_15_minutes, sync_job
+from stripe_pipeline.settings import load_settings
+from stripe_pipeline.sync import Pipeline, Progress
+
+
+class PipelineResource:
+    """Opens the pipeline that the environment and the settings file describe."""
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self._progress = progress
+
+    @contextmanager
+    def open(self) -> Iterator[Pipeline]:
+        """A pipeline for one run; raises `SettingsError`."""
+        with Pipeline.from_environment(self._progress) as pipeline:
+            yield pipeline
+
+
+def build_defs(*, resource_overrides: Mapping[str, object] | None = None) -> dg.Definitions:
+    """All definitions; tests and the command line put their own resources in."""
+    settings = load_settings()
+    return dg.Definitions(
+        assets=[build_raw_assets(settings), build_view_assets(settings)],
+        jobs=[sync_job],
+        schedules=[sync_every_15_minutes],
+        resources={RESOURCE: PipelineResource(), **(resource_overrides or {})},
+        # A process per step costs seconds and gains nothing: what runs in parallel are the requests.
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_defs()

@@ -1,0 +1,60 @@
+"""The emulator as a process of its own, for the demo: `python -m stripe_pipeline.emulator`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+
+from stripe_pipeline.emulator.server import Server
+from stripe_pipeline.emulator.shop import Shop
+
+_CHECK_PARENT_SECONDS = 0.2
+
+
+def main() -> int:
+    """Serve a seeded shop until told to stop, or until the parent process is gone."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stripe_pipeline.emulator", description="A Stripe API on 127.0.0.1."
+    )
+    parser.add_argument("--port", type=int, default=12111, help="0 takes any free one (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="which made-up shop (default: %(default)s)")
+    parser.add_argument("--days", type=int, default=60, help="days of history (default: %(default)s)")
+    parser.add_argument("--trade-every", type=float, default=3.0, help="seconds; 0 for never (default: %(default)s)")
+    parser.add_argument("--latency-ms", type=float, default=0.0, help="added to every request (default: %(default)s)")
+    parser.add_argument("--rate-limits", action=argparse.BooleanOptionalAction, default=True)
+    options = parser.parse_args()
+    parent = os.getppid()
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    server = Server(
+        Shop(seed=options.seed),
+        port=options.port,
+        rate_limits=options.rate_limits,
+        latency_ms=options.latency_ms,
+    )
+    try:
+        server.__enter__()
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        print(
+            f"Port {options.port} of 127.0.0.1 cannot be used: {reason}. Choose another with --port.", file=sys.stderr
+        )
+        return 1
+    try:
+        server.shop.seed_history(options.days)
+        if options.trade_every > 0:
+            server.trade_every(options.trade_every)
+        print(f"Stripe emulator on {server.url}", flush=True)
+        while not stop.wait(_CHECK_PARENT_SECONDS) and os.getppid() == parent:
+            pass
+    finally:
+        server.__exit__(None, None, None)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,705 @@
+"""The HTTP side of the emulator: keys, parameters, lists, errors and faults, as Stripe answers them.
+
+What is in the shop and how it changes belongs to `shop`; sockets and threads to `server`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import math
+import re
+import time
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, MutableSequence
+from dataclasses import dataclass
+from email.utils import formatdate
+from secrets import token_hex
+from typing import Any
+from urllib.parse import parse_qsl
+
+import orjson
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from stripe_pipeline.emulator import store, templates
+from stripe_pipeline.emulator.faults import RATE_LIMIT, Fault, LoggedRequest, choose
+from stripe_pipeline.emulator.shop import EVENTS_KEPT, Shop, reference, type_of
+from stripe_pipeline.emulator.store import Json
+from stripe_pipeline.objects import OBJECT_TYPES, Kind
+
+_PATH_NAMES = {
+    "balance_transactions": ("balance transaction", "id", "rak_balance_transaction_source_read"),
+    "charges": ("charge", "id", "rak_charge_read"),
+    "customers": ("customer", "id", "rak_customer_read"),
+    "disputes": ("dispute", "id", "rak_dispute_read"),
+    "events": ("event", "id", "rak_event_read"),
+    "invoices": ("invoice", "id", "rak_invoice_read"),
+    "payment_intents": ("payment_intent", "intent", "rak_payment_intent_read"),
+    "refunds": ("refund", "id", "rak_charge_read"),
+    "webhook_endpoints": ("webhook endpoint", "id", "rak_webhook_read"),
+}
+"""By type: what Stripe calls one in messages, the parameter its id is, and the permission to read it."""
+
+_EQUAL = {
+    "balance_transactions": ("currency", "payout", "source", "type"),
+    "charges": ("customer", "payment_intent", "transfer_group"),
+    "customers": ("email", "test_clock"),
+    "disputes": ("charge", "payment_intent"),
+    "invoices": ("collection_method", "customer", "customer_account", "status", "subscription"),
+    "payment_intents": ("customer", "customer_account"),
+    "refunds": ("charge", "payment_intent"),
+    "events": ("delivery_success", "type", "types"),
+    "webhook_endpoints": (),
+}
+"""Filters by list besides `created`; all are equality, apart from those of events."""
+
+_CHOICES = {
+    "collection_method": ("charge_automatically", "send_invoice"),
+    "status": ("draft", "open", "paid", "uncollectible", "void"),
+}
+_RANGES = ("gt", "gte", "lt", "lte")
+_PAGING = ("ending_before", "expand", "limit", "starting_after")
+_INCLUDABLE = frozenset(
+    (
+        *("cash_balance", "confirmation_secret", "data", "discount", "invoice_credit_balance", "lines"),
+        *("payments", "refunds", "sources", "subscriptions", "tax", "tax_ids"),
+    )
+)
+_REFERENCES = frozenset(
+    column.name
+    for object_type in OBJECT_TYPES.values()
+    for column in object_type.columns
+    if column.kind is Kind.REFERENCE
+) | {"balance_transactions", "discounts"}
+_KEY = re.compile(r"(sk|rk)_(live|test)_\w+", re.ASCII)
+_VERSION = re.compile(r"\d{4}-\d{2}-\d{2}(\.\w+)?", re.ASCII)
+_LOGGED = 200_000
+"""Requests kept in the log, so that an emulator that runs for days does not grow for ever."""
+_ENDPOINT_FIELDS = ("description", "enabled_events", "expand", "metadata", "url")
+
+Disconnect = Callable[[Scope, bool], None]
+"""Closes the connection of a request: at once, or (true) after what was sent has left."""
+
+
+class StripeError(Exception):
+    """An answer of Stripe that is an error."""
+
+    def __init__(self, status: int, message: str, *, kind: str = "invalid_request_error", **fields: str | None) -> None:
+        super().__init__(message)
+        self.status = status
+        code = fields.get("code")
+        doc = {"doc_url": f"https://stripe.com/docs/error-codes/{code.replace('_', '-')}"} if code else {}
+        self.body: Json = {"error": {**fields, **doc, "message": message, "type": kind}}
+        self.headers: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class _Caller:
+    key: str
+    livemode: bool
+    restricted: bool
+
+
+class _RateLimiter:
+    """Requests of the last second by account mode and by endpoint, on the machine's clock."""
+
+    PER_ENDPOINT = 25
+    PER_ACCOUNT: Mapping[bool, int] = {True: 100, False: 25}
+
+    def __init__(self) -> None:
+        self._recent: defaultdict[object, deque[float]] = defaultdict(deque)
+
+    def refuse(self, livemode: bool, endpoint: str) -> str | None:
+        """Why this request is one too many; none if it is let through."""
+        now = time.monotonic()
+        limits = (
+            (livemode, self.PER_ACCOUNT[livemode], "global-rate"),
+            ((livemode, endpoint), self.PER_ENDPOINT, "endpoint-rate"),
+        )
+        for name, allowed, reason in limits:
+            recent = self._recent[name]
+            while recent and recent[0] <= now - 1:
+                recent.popleft()
+            if len(recent) >= allowed:
+                return reason
+        for name, _, _ in limits:
+            self._recent[name].append(now)
+        return None
+
+
+def create_app(
+    shop: Shop,
+    *,
+    faults: MutableSequence[Fault] | None = None,
+    rate_limits: bool = False,
+    latency_ms: float = 0,
+    denied: Collection[str] = (),
+    keys: Collection[str] | None = None,
+    requests: MutableSequence[LoggedRequest] | None = None,
+    disconnect: Disconnect | None = None,
+) -> Starlette:
+    """The Stripe API for a shop.
+
+    `denied` are types that restricted keys (`rk_`) may not read, `keys` all keys there are (default: any well-formed
+    one). `faults`, `denied` and `keys` may be changed while the app runs. Every request is added to `requests`.
+    Faults that break connections need `disconnect`, which only a server can give.
+    """
+    api = _Api(shop, denied)
+    limiter = _RateLimiter() if rate_limits else None
+    rules: MutableSequence[Fault] = [] if faults is None else faults
+    log: MutableSequence[LoggedRequest] = [] if requests is None else requests
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        form = (await request.body()).decode() if request.method != "GET" else ""
+        # Params that cannot be read are reported by the handler, after the key was checked.
+        params, complaint = _parse(form or request.url.query)
+        caller, refusal = _caller(request, keys)
+        entry = LoggedRequest(
+            method=request.method,
+            path=request.url.path,
+            params=params,
+            livemode=caller.livemode if caller else None,
+            stripe_version=request.headers.get("stripe-version"),
+            time=shop.clock.now(),
+        )
+        if len(log) >= _LOGGED:
+            del log[: _LOGGED // 2]
+        log.append(entry)
+        if latency_ms:
+            await asyncio.sleep(latency_ms / 1000)
+        chosen = choose(rules, entry)
+        for fault in chosen:
+            if fault.delay:
+                await asyncio.sleep(fault.delay)
+            if fault.before is not None:
+                fault.before(entry)
+        last = chosen[-1] if chosen and chosen[-1].answers else None
+        if last is not None and last.drop:
+            await _break_off(disconnect, scope, receive, graceful=False)
+            return
+        if last is not None and (last.status is not None or last.body is not None):
+            status, headers, body = last.answer()
+        else:
+            try:
+                if caller is None:
+                    raise refusal or StripeError(401, "No key.")
+                reason = limiter and limiter.refuse(caller.livemode, _endpoint(entry.path))
+                if reason:
+                    raise _too_many(reason, caller.livemode)
+                if complaint is not None:
+                    raise complaint
+                status, headers, body = 200, {}, api.answer(entry, caller)
+            except StripeError as error:
+                status, headers, body = error.status, error.headers, orjson.dumps(error.body)
+        entry.status = status
+        sent = body
+        if last is not None and last.truncate is not None:
+            sent = body = body[: int(len(body) * last.truncate)]
+        elif last is not None and last.cut is not None:
+            sent = body[: int(len(body) * last.cut)]
+        headers = {
+            "content-type": "application/json",
+            "content-length": str(len(body)),
+            "date": formatdate(shop.clock.now(), usegmt=True),
+            "request-id": f"req_{token_hex(7)}",
+            "stripe-version": entry.stripe_version or templates.API_VERSION,
+        } | headers
+        if len(sent) == len(body):
+            response = Response(body, status, headers)
+            await response(scope, receive, send)
+            return
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": status, "headers": raw})
+        await send({"type": "http.response.body", "body": sent, "more_body": True})
+        await _break_off(disconnect, scope, receive, graceful=True)
+
+    return Starlette(routes=[Route("/{path:path}", _Endpoint(answer))])
+
+
+class _Endpoint:
+    """An ASGI app; a plain function would be taken for a request handler."""
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+async def _break_off(disconnect: Disconnect | None, scope: Scope, receive: Receive, *, graceful: bool) -> None:
+    if disconnect is None:
+        raise RuntimeError("this fault breaks a connection: it needs a Server")
+    disconnect(scope, graceful)
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class _Api:
+    """The endpoints: from a request to JSON, or to a StripeError."""
+
+    def __init__(self, shop: Shop, denied: Collection[str]) -> None:
+        self._shop = shop
+        self._denied = denied
+
+    def answer(self, request: LoggedRequest, caller: _Caller) -> bytes:
+        version = request.stripe_version
+        if version is not None and not _VERSION.fullmatch(version):
+            raise StripeError(400, f"Invalid Stripe API version: {version}")
+        method, parts = request.method, request.path.strip("/").split("/")
+        params = dict(request.params)
+        with self._shop.lock:
+            match (method, *parts):
+                case ("GET", "v1", "account"):
+                    return self._account(self._shop.account, params, caller)
+                case ("GET", "v1", "accounts", account):
+                    return self._account(account, params, caller)
+                case ("GET", "v1", "invoices", invoice, "lines"):
+                    self._permit("invoices", caller)
+                    return self._lines(invoice, params, caller)
+                case ("GET", "v1", type_name) if type_name in _EQUAL:
+                    self._permit(type_name, caller)
+                    return self._list(type_name, params, caller)
+                case ("GET", "v1", type_name, object_id) if type_name in _EQUAL:
+                    self._permit(type_name, caller)
+                    return self._retrieve(type_name, object_id, params, caller)
+                case ("POST", "v1", "webhook_endpoints"):
+                    self._permit("webhook_endpoints", caller)
+                    return self._create_endpoint(params, caller)
+                case ("POST", "v1", "webhook_endpoints", object_id):
+                    self._permit("webhook_endpoints", caller)
+                    return self._update_endpoint(object_id, params, caller)
+                case ("DELETE", "v1", "webhook_endpoints", object_id):
+                    self._permit("webhook_endpoints", caller)
+                    return self._delete_endpoint(object_id, params, caller)
+        raise StripeError(
+            404,
+            f"Unrecognized request URL ({method}: {request.path}). Please see https://stripe.com/docs"
+            " or we can help at https://support.stripe.com/.",
+        )
+
+    def _permit(self, type_name: str, caller: _Caller) -> None:
+        if caller.restricted and type_name in self._denied:
+            raise StripeError(
+                403,
+                f"The provided key '{_masked(caller.key)}' does not have the required permissions for this endpoint on"
+                f" account '{self._shop.account}'. Having the '{_PATH_NAMES[type_name][2]}' permission would allow this"
+                " request to continue.",
+            )
+
+    # Reading
+
+    def _list(self, type_name: str, params: Json, caller: _Caller) -> bytes:
+        ranged = {"created"} | ({"due_date"} if type_name == "invoices" else set())
+        if type_name == "webhook_endpoints":
+            ranged = set()
+        _only(params, {*_PAGING, *_EQUAL[type_name], *ranged})
+        collection = self._shop.collection(type_name, caller.livemode)
+        since, until = _range(params, "created")
+        if type_name == "events":
+            kept = math.ceil(self._shop.clock.now()) - EVENTS_KEPT
+            since = kept if since is None else max(since, kept)
+        cursors = _cursors(params)
+        for name, cursor in zip(("starting_after", "ending_before"), cursors, strict=True):
+            if cursor is not None and not self._holds(type_name, cursor, caller):
+                raise self._missing(type_name, cursor, caller, param=name, status=400)
+        window = store.Window(since, until, *cursors, _limit(params))
+        ids, more = collection.page(window, self._wanted(type_name, params, caller))
+        if not ids:
+            self._check_targets(params, caller)
+        if params.get("expand"):
+            page = [orjson.loads(self._shop.render(type_name, found, caller.livemode)) for found in ids]
+            body = _list_of(page, more, f"/v1/{type_name}")
+            self._expand(body, params["expand"], caller, listed=True)
+            return orjson.dumps(body)
+        rendered = b",".join([self._shop.render(type_name, found, caller.livemode) for found in ids])
+        has_more = b"true" if more else b"false"
+        return b'{"object":"list","data":[%b],"has_more":%b,"url":"/v1/%b"}' % (rendered, has_more, type_name.encode())
+
+    def _lines(self, invoice: str, params: Json, caller: _Caller) -> bytes:
+        _only(params, _PAGING)
+        try:
+            lines = self._shop.lines(invoice, caller.livemode)
+        except KeyError:
+            raise self._missing("invoices", invoice, caller, param="invoice") from None
+        limit, (after, before) = _limit(params), _cursors(params)
+        cursor = after or before
+        if cursor is not None:
+            places = [place for place, line in enumerate(lines) if line["id"] == cursor]
+            if not places:
+                name = "starting_after" if after else "ending_before"
+                raise _no_such("line item", cursor, name, 400)
+            lines = lines[places[0] + 1 :] if after else lines[: places[0]]
+        page = lines[-limit:] if before and not after else lines[:limit]
+        body = _list_of(page, len(lines) > limit, f"/v1/invoices/{invoice}/lines")
+        if params.get("expand"):
+            body = orjson.loads(orjson.dumps(body))
+            self._expand(body, params["expand"], caller, listed=True)
+        return orjson.dumps(body)
+
+    def _retrieve(self, type_name: str, object_id: str, params: Json, caller: _Caller) -> bytes:
+        _only(params, ("expand",))
+        if type_name == "customers" and self._shop.is_deleted_customer(object_id, caller.livemode):
+            return orjson.dumps(templates.deleted_customer(object_id))
+        if not self._holds(type_name, object_id, caller):
+            raise self._missing(type_name, object_id, caller)
+        rendered = self._shop.render(type_name, object_id, caller.livemode)
+        if not params.get("expand"):
+            return rendered
+        body = orjson.loads(rendered)
+        self._expand(body, params["expand"], caller, listed=False)
+        return orjson.dumps(body)
+
+    def _account(self, account: str, params: Json, caller: _Caller) -> bytes:
+        _only(params, ("expand",))
+        if account != self._shop.account:
+            raise StripeError(
+                403,
+                f"The provided key '{_masked(caller.key)}' does not have access to account '{account}' (or that account"
+                " does not exist). Application access may have been revoked.",
+                code="account_invalid",
+            )
+        return orjson.dumps(templates.account(account))
+
+    def _holds(self, type_name: str, object_id: str, caller: _Caller) -> bool:
+        if object_id not in self._shop.collection(type_name, caller.livemode):
+            return False
+        return type_name != "events" or self._shop.event_is_visible(object_id, caller.livemode)
+
+    def _missing(
+        self, type_name: str, object_id: str, caller: _Caller, *, param: str | None = None, status: int = 404
+    ) -> StripeError:
+        name, id_param, _ = _PATH_NAMES[type_name]
+        hint = ""
+        if object_id in self._shop.collection(type_name, not caller.livemode):
+            other, mine = ("test", "live") if caller.livemode else ("live", "test")
+            hint = f"; a similar object exists in {other} mode, but a {mine} mode key was used to make this request."
+        return _no_such(name, object_id, param or id_param, status, hint)
+
+    def _wanted(self, type_name: str, params: Json, caller: _Caller) -> Callable[[str, Json], bool] | None:
+        if type_name == "events":
+            return self._wanted_events(params, caller)
+        equal = {name: _text(params, name) for name in _EQUAL[type_name] if name in params}
+        for name, choices in _CHOICES.items():
+            if name in equal and equal[name] not in choices:
+                listed = ", ".join(choices[:-1])
+                raise StripeError(400, f"Invalid {name}: must be one of {listed}, or {choices[-1]}", param=name)
+        payout = equal.pop("payout", None)
+        subscription = equal.pop("subscription", None)
+        due_since, due_until = _range(params, "due_date")
+        on_clock = type_name == "customers" and "test_clock" not in equal
+        if not (equal or payout or subscription or due_since is not None or due_until is not None or on_clock):
+            return None
+
+        def wanted(object_id: str, obj: Json) -> bool:
+            if on_clock and obj.get("test_clock") is not None:
+                return False
+            if any(reference(obj.get(name)) != value for name, value in equal.items()):
+                return False
+            if payout is not None and self._shop.payout_of(object_id, caller.livemode) != payout:
+                return False
+            if subscription is not None and _subscription(obj) != subscription:
+                return False
+            if due_since is None and due_until is None:
+                return True
+            due = obj.get("due_date")
+            return due is not None and (due_since or 0) <= due < (math.inf if due_until is None else due_until)
+
+        return wanted
+
+    def _wanted_events(self, params: Json, caller: _Caller) -> Callable[[str, Json], bool]:
+        kinds = params.get("types")
+        if kinds is not None and "type" in params:
+            raise StripeError(400, "You may only specify one of these parameters: type, types.")
+        if kinds is not None and not isinstance(kinds, list):
+            raise StripeError(400, "Invalid array", param="types")
+        if kinds is not None and len(kinds) > 20:
+            raise StripeError(400, "You may specify at most 20 event types in `types`.", param="types")
+        delivery = params.get("delivery_success")
+        if delivery not in (None, "true", "false"):
+            raise StripeError(400, f"Invalid boolean: {delivery}", param="delivery_success", code="parameter_invalid")
+        if "type" in params:
+            kinds = [_text(params, "type")]
+        patterns = [re.compile(".*".join(map(re.escape, kind.split("*")))) for kind in kinds or ()]
+        now = self._shop.clock.now()
+
+        def wanted(_: str, event: Json) -> bool:
+            if event["visible_at"] > now:
+                return False
+            return not patterns or any(pattern.fullmatch(event["type"]) for pattern in patterns)
+
+        return wanted
+
+    def _check_targets(self, params: Json, caller: _Caller) -> None:
+        """Refuse filters that name an object which does not exist."""
+        for name, type_name in (
+            ("customer", "customers"),
+            ("charge", "charges"),
+            ("payment_intent", "payment_intents"),
+        ):
+            target = params.get(name)
+            if (
+                target is not None
+                and not self._holds(type_name, target, caller)
+                and not self._shop.is_deleted_customer(target, caller.livemode)
+            ):
+                raise self._missing(type_name, target, caller, param=name, status=400)
+
+    # Expanding
+
+    def _expand(self, body: Json, paths: Iterable[str], caller: _Caller, *, listed: bool) -> None:
+        for path in paths:
+            names = path.split(".")
+            if len(names) > 4 + listed:
+                raise StripeError(400, "You cannot expand more than 4 levels of a property.", param="expand")
+            self._expand_one(body, names, path, caller)
+
+    def _expand_one(self, value: Any, names: list[str], path: str, caller: _Caller) -> None:
+        if not names or value is None:
+            return
+        if isinstance(value, list):
+            for entry in value:
+                self._expand_one(entry, names, path, caller)
+            return
+        name = names[0]
+        if not isinstance(value, dict) or (
+            name not in _REFERENCES and name not in _INCLUDABLE and not isinstance(value.get(name), dict)
+        ):
+            raise StripeError(400, f"This property cannot be expanded ({path}).", param="expand")
+        found = value.get(name)
+        if isinstance(found, str):
+            found = value[name] = self._expanded(found, caller)
+        elif name == "refunds" and value.get("object") == "charge" and not isinstance(found, dict):
+            found = value["refunds"] = self._refunds_of(value["id"], caller)
+        if isinstance(found, dict | list):
+            self._expand_one(found, names[1:], path, caller)
+
+    def _expanded(self, object_id: str, caller: _Caller) -> Any:
+        type_name = type_of(object_id)
+        if type_name == "customers" and self._shop.is_deleted_customer(object_id, caller.livemode):
+            return templates.deleted_customer(object_id)
+        if type_name is None or not self._holds(type_name, object_id, caller):
+            return object_id
+        self._permit(type_name, caller)
+        return orjson.loads(self._shop.render(type_name, object_id, caller.livemode))
+
+    def _refunds_of(self, charge: str, caller: _Caller) -> Json:
+        def wanted(_: str, refund: Json) -> bool:
+            return bool(reference(refund["charge"]) == charge)
+
+        ids, more = self._shop.collection("refunds", caller.livemode).page(store.Window(), wanted)
+        refunds = [orjson.loads(self._shop.render("refunds", found, caller.livemode)) for found in ids]
+        return _list_of(refunds, more, f"/v1/charges/{charge}/refunds")
+
+    # Webhook endpoints
+
+    def _create_endpoint(self, params: Json, caller: _Caller) -> bytes:
+        _only(params, (*_ENDPOINT_FIELDS, "api_version", "connect"))
+        for name in ("enabled_events", "url"):
+            if not params.get(name):
+                raise StripeError(400, f"Missing required param: {name}.", param=name, code="parameter_missing")
+        fields = _endpoint_fields(params)
+        version = _text(params, "api_version") if "api_version" in params else None
+        if version is not None and not _VERSION.fullmatch(version):
+            raise StripeError(400, f"Invalid Stripe API version: {version}", param="api_version")
+        url, enabled = fields.pop("url"), fields.pop("enabled_events")
+        made = self._shop.create_webhook_endpoint(url, enabled, livemode=caller.livemode, api_version=version, **fields)
+        return orjson.dumps(made)
+
+    def _update_endpoint(self, object_id: str, params: Json, caller: _Caller) -> bytes:
+        _only(params, (*_ENDPOINT_FIELDS, "disabled"))
+        if not self._holds("webhook_endpoints", object_id, caller):
+            raise self._missing("webhook_endpoints", object_id, caller)
+        fields = _endpoint_fields(params)
+        if "disabled" in params:
+            fields["status"] = "disabled" if params["disabled"] == "true" else "enabled"
+        if "metadata" in fields:
+            held = self._shop.collection("webhook_endpoints", caller.livemode).objects[object_id]["metadata"]
+            merged = held | fields["metadata"]
+            fields["metadata"] = {name: value for name, value in merged.items() if value != ""}
+        return orjson.dumps(self._shop.update("webhook_endpoints", object_id, livemode=caller.livemode, **fields))
+
+    def _delete_endpoint(self, object_id: str, params: Json, caller: _Caller) -> bytes:
+        _only(params, ())
+        if not self._holds("webhook_endpoints", object_id, caller):
+            raise self._missing("webhook_endpoints", object_id, caller)
+        self._shop.vanish("webhook_endpoints", object_id, livemode=caller.livemode)
+        return orjson.dumps({"id": object_id, "object": "webhook_endpoint", "deleted": True})
+
+
+# Keys
+
+
+def _caller(request: Request, keys: Collection[str] | None) -> tuple[_Caller | None, StripeError | None]:
+    kind, _, given = request.headers.get("authorization", "").partition(" ")
+    key = given.strip()
+    if kind.lower() == "basic":
+        try:
+            key = base64.b64decode(key).decode().partition(":")[0]
+        except (binascii.Error, UnicodeDecodeError):
+            key = ""
+    if not key or kind.lower() not in ("basic", "bearer"):
+        return None, StripeError(
+            401,
+            "You did not provide an API key. You need to provide your API key in the Authorization header, using Bearer"
+            " auth (e.g. 'Authorization: Bearer YOUR_SECRET_KEY'). See https://stripe.com/docs/api#authentication for"
+            " details, or we can help at https://support.stripe.com/.",
+        )
+    match = _KEY.fullmatch(key)
+    if match is None or len(key) < 12 or (keys is not None and key not in keys):
+        return None, StripeError(401, f"Invalid API Key provided: {_masked(key)}")
+    return _Caller(key, livemode=match[2] == "live", restricted=match[1] == "rk"), None
+
+
+def _masked(key: str) -> str:
+    """A key as Stripe's messages show it: its prefix and the last four characters."""
+    prefix = next((key[: found.end()] for found in [re.match(r"[a-z]+_(live|test)_", key)] if found), "")
+    hidden = len(key) - len(prefix) - 4
+    return prefix + "*" * max(hidden, 0) + key[max(len(prefix), len(key) - 4) :]
+
+
+def _endpoint(path: str) -> str:
+    """The path with ids left out, which is what Stripe counts requests by."""
+    parts = path.strip("/").split("/")
+    return "/".join([*parts[:2], *("{id}" for _ in parts[2:3]), *parts[3:]])
+
+
+def _too_many(reason: str, livemode: bool) -> StripeError:
+    error = StripeError(429, RATE_LIMIT["error"]["message"], code="rate_limit")
+    if not livemode:
+        error.body["error"]["message"] = (
+            "Testmode request rate limit exceeded, the rate limits in testmode are lower than livemode. You can learn"
+            " more about rate limits here https://stripe.com/docs/rate-limits."
+        )
+    error.headers = {"stripe-rate-limited-reason": reason}
+    return error
+
+
+# Parameters
+
+
+def _parse(query: str) -> tuple[Json, StripeError | None]:
+    """Nested parameters from `a[b]=…`, `a[]=…`, `a[0]=…`; lists keep their order."""
+    params: Json = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        first, *inner = re.findall(r"[^\[\]]+|(?<=\[)(?=\])", name) or [name]
+        if len(inner) > 1:
+            return params, _unknown([name])
+        if not inner:
+            params[first] = value
+        elif inner[0] == "" or inner[0].isdigit():
+            entries = params.setdefault(first, [])
+            if not isinstance(entries, list):
+                return params, StripeError(400, f"Invalid array: {first}", param=first)
+            entries.append(value)
+        else:
+            fields = params.setdefault(first, {})
+            if not isinstance(fields, dict):
+                return params, StripeError(400, f"Invalid object: {first}", param=first)
+            fields[inner[0]] = value
+    return params, None
+
+
+def _only(params: Json, known: Iterable[str]) -> None:
+    unknown = [name for name in params if name not in set(known)]
+    if unknown:
+        raise _unknown(unknown)
+    for name, value in params.items():
+        if value == "" and name in ("starting_after", "ending_before", "limit", "expand"):
+            raise StripeError(
+                400,
+                f"You passed an empty string for '{name}'. We assume empty values are an attempt to unset a parameter;"
+                f" however '{name}' cannot be unset. You should remove '{name}' from your request or supply a non-empty"
+                " value.",
+                code="parameter_invalid_empty",
+                param=name,
+            )
+    expand = params.get("expand")
+    if expand is not None and not isinstance(expand, list):
+        raise StripeError(400, "Invalid array", param="expand")
+
+
+def _unknown(names: list[str]) -> StripeError:
+    plural = "s" if len(names) > 1 else ""
+    message = f"Received unknown parameter{plural}: {', '.join(names)}"
+    return StripeError(400, message, code="parameter_unknown", param=names[0])
+
+
+def _text(params: Json, name: str) -> str:
+    value = params[name]
+    if not isinstance(value, str):
+        raise StripeError(400, f"Invalid string: {orjson.dumps(value).decode()}", param=name)
+    return value
+
+
+def _integer(value: Any, param: str) -> int:
+    if not isinstance(value, str) or not re.fullmatch(r"[+-]?\d{1,18}", value, re.ASCII):
+        shown = value if isinstance(value, str) else orjson.dumps(value).decode()
+        raise StripeError(400, f"Invalid integer: {shown}", code="parameter_invalid_integer", param=param)
+    return int(value)
+
+
+def _limit(params: Json) -> int:
+    if "limit" not in params:
+        return 10
+    limit = _integer(params["limit"], "limit")
+    if 1 <= limit <= 100:
+        return limit
+    bound = "greater than or equal to 1" if limit < 1 else f"less than or equal to 100 (it currently is '{limit}')"
+    raise StripeError(400, f"This value must be {bound}.", code="parameter_invalid_integer", param="limit")
+
+
+def _cursors(params: Json) -> tuple[str | None, str | None]:
+    after, before = (_text(params, name) if name in params else None for name in ("starting_after", "ending_before"))
+    if after is not None and before is not None:
+        raise StripeError(400, "You may only specify one of these parameters: ending_before, starting_after.")
+    return after, before
+
+
+def _range(params: Json, name: str) -> tuple[int | None, int | None]:
+    """A time filter as `since <= time < until`."""
+    value = params.get(name)
+    if value is None:
+        return None, None
+    if not isinstance(value, dict):
+        exact = _integer(value, name)
+        return exact, exact + 1
+    unknown = [f"{name}[{bound}]" for bound in value if bound not in _RANGES]
+    if unknown:
+        raise _unknown(unknown)
+    bounds = {bound: _integer(given, f"{name}[{bound}]") for bound, given in value.items()}
+    lower = [bounds[bound] + (bound == "gt") for bound in ("gt", "gte") if bound in bounds]
+    upper = [bounds[bound] + (bound == "lte") for bound in ("lt", "lte") if bound in bounds]
+    return max(lower, default=None), min(upper, default=None)
+
+
+def _endpoint_fields(params: Json) -> Json:
+    fields: Json = {
+        name: params[name] for name in ("description", "enabled_events", "metadata", "url") if name in params
+    }
+    if not isinstance(fields.get("enabled_events", []), list):
+        raise StripeError(400, "Invalid array", param="enabled_events")
+    if not isinstance(fields.get("metadata", {}), dict):
+        raise StripeError(400, "Invalid object", param="metadata")
+    if "url" in fields and not str(fields["url"]).startswith(("http://", "https://")):
+        message = "Invalid URL: An explicit scheme (such as https) must be provided."
+        raise StripeError(400, message, code="url_invalid", param="url")
+    return fields
+
+
+def _no_such(name: str, object_id: str, param: str, status: int, hint: str = "") -> StripeError:
+    return StripeError(status, f"No such {name}: '{object_id}'{hint}", code="resource_missing", param=param)
+
+
+def _list_of(data: list[Json], more: bool, url: str) -> Json:
+    return {"object": "list", "data": data, "has_more": more, "url": url}
+
+
+def _subscription(invoice: Json) -> Any:
+    details = (invoice.get("parent") or {}).get("subscription_details") or {}
+    return reference(details.get("subscription") or invoice.get("subscription"))

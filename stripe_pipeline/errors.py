@@ -1,0 +1,100 @@
+"""The errors a user of the pipeline may see: what happened, and what to do about it.
+
+Every error the package raises on purpose is defined here. Raising, retrying and logging belong to the modules that
+meet the trouble; no message ever holds a key or a signing secret.
+"""
+
+from __future__ import annotations
+
+import re
+
+_SECRET = re.compile(r"((?:sk|rk)_(?:live|test)_|whsec_)[\w*]+", re.ASCII)
+
+
+def scrub(text: str) -> str:
+    """`text` with everything that looks like a Stripe key or signing secret cut to its prefix."""
+    return _SECRET.sub(r"\1…", text)
+
+
+class StripePipelineError(Exception):
+    """Something went wrong that the user can act on.
+
+    `what` says what happened and `remedy` what to do, each in a sentence; both are scrubbed of secrets.
+    """
+
+    def __init__(self, what: str, remedy: str) -> None:
+        self.what = scrub(what).rstrip(". ")
+        self.remedy = scrub(remedy).rstrip(". ")
+        super().__init__(self.what, self.remedy)
+
+    def __str__(self) -> str:
+        return f"{self.what}. {self.remedy}."
+
+
+class SettingsError(StripePipelineError):
+    """The settings file or the environment says something that cannot work."""
+
+
+class WarehouseError(StripePipelineError):
+    """The database, or the folder it is kept in, cannot be used as asked."""
+
+
+class Cancelled(StripePipelineError):
+    """The client was closed while this request was waiting; nothing is wrong with Stripe or the settings."""
+
+    def __init__(
+        self,
+        what: str = "The Stripe client was closed before the request was answered",
+        remedy: str = "Start again; the next run goes on from where this one stopped",
+    ) -> None:
+        super().__init__(what, remedy)
+
+
+class ApiError(StripePipelineError):
+    """Stripe did not give what was asked for.
+
+    `path` is what was read, `status` the HTTP status (none if there was no answer), `code` Stripe's error code and
+    `request_id` the id by which the Stripe Dashboard and Stripe's support find the request.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        remedy: str,
+        *,
+        path: str = "",
+        status: int | None = None,
+        code: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(what, remedy)
+        self.path = path
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+
+
+class AuthenticationFailed(ApiError):
+    """Stripe does not know the key (401)."""
+
+
+class PermissionMissing(ApiError):
+    """The key may not read this (403); `permission` is the one Stripe names, for example `rak_charge_read`."""
+
+    permission: str | None = None
+
+
+class RequestRefused(ApiError):
+    """Stripe refused the request as it stands (400 and others); asking again will not help."""
+
+
+class NotFound(ApiError):
+    """Stripe has no such object (404, or any refusal with the code `resource_missing`)."""
+
+
+class CursorLost(NotFound):
+    """The object that `starting_after` names is gone: read that window again from its start."""
+
+
+class Unavailable(ApiError):
+    """Still failing after every retry: 429, 5xx, no connection, a cut body, or something that is not Stripe's JSON."""

@@ -1,0 +1,139 @@
+"""The processes that `demo` and `dev` start, and how they all end together.
+
+What is started, and what is said about it, belongs to `cli`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from stripe_pipeline.errors import StripePipelineError
+
+HOST = "127.0.0.1"
+_GRACE = 15  # seconds; Dagster takes 3 to 8 to end its own processes
+_POLL = 0.2
+
+
+class ProcessEnded(StripePipelineError):
+    """A process ended that should have gone on."""
+
+
+class PortTaken(StripePipelineError):
+    """Another program listens where one of ours should."""
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def claim_port(port: int, *, option: str) -> None:
+    """Raise `PortTaken`, which names `option`, if something listens on `port`."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            raise PortTaken(f"Port {port} is taken by another program", f"Name a free one with {option}") from None
+
+
+@dataclass
+class _Child:
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+class Processes:
+    """Child processes, each in a group of its own, that are all ended on the way out of the `with` block."""
+
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self._children: list[_Child] = []
+
+    def __enter__(self) -> Processes:
+        # An end from outside is the same as Ctrl-C: everything that was started stops.
+        signal.signal(signal.SIGTERM, _interrupt)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half of them running
+        try:
+            self._end()
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def start(self, name: str, arguments: Sequence[str]) -> None:
+        """Run `python -m …` in the background; what it prints goes to a file in the logs folder."""
+        log = self._logs / f"{name.replace(' ', '-').lower()}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._children.append(_Child(name, process, log))
+
+    def check(self) -> None:
+        """Raise `ProcessEnded`, with the end of its log, if one has ended."""
+        for child in self._children:
+            if child.process.poll() is not None:
+                last = [line for line in child.log.read_text(errors="replace").splitlines() if line.strip()][-3:]
+                raise ProcessEnded(
+                    f"{child.name} ended unexpectedly ({' / '.join(last) or 'it said nothing'})",
+                    f"See {child.log}",
+                )
+
+    def wait_for(self, ready: Callable[[], bool], *, what: str, seconds: float) -> None:
+        """Wait until `ready()`; raises `ProcessEnded` if a process ends meanwhile or the time is up."""
+        end = time.monotonic() + seconds
+        while not ready():
+            self.check()
+            if time.monotonic() > end:
+                raise ProcessEnded(f"{what} did not answer within {seconds:.0f} seconds", f"See {self._logs}")
+            time.sleep(_POLL)
+
+    def watch(self) -> None:
+        """Wait for as long as all go on; raises `ProcessEnded`."""
+        while True:
+            self.check()
+            time.sleep(_POLL)
+
+    def _end(self) -> None:
+        for child in self._children:
+            _signal(child, signal.SIGINT)
+        end = time.monotonic() + _GRACE
+        for child in self._children:
+            try:
+                child.process.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+            # Whatever the child itself had started and left behind.
+            _signal(child, signal.SIGKILL)
+
+
+def _signal(child: _Child, number: signal.Signals) -> None:
+    try:
+        os.killpg(child.process.pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt

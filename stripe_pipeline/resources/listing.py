@@ -1,0 +1,143 @@
+"""Walking windows of `created` through a list endpoint, in parallel, each object once.
+
+What becomes of the objects belongs to `reading`; how a single page is read belongs to `stripe_api`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+from stripe_pipeline.errors import CursorLost
+from stripe_pipeline.resources.stripe_api import StripeApi
+from stripe_pipeline.rows import created_of
+
+_WORTH_SPLITTING = 8  # pages that must be left for another window to be worth its first, perhaps half-empty, page
+_MAX_PARTS = 8
+_RESTARTS = 4  # a list of one invoice's lines that changes faster than it can be read
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One page's objects, and the span of `created` that is completely listed with it."""
+
+    objects: list[dict[str, Any]]
+    start: int
+    """Inclusive, Unix seconds; `end` is exclusive. Equal where the page ends within one second."""
+    end: int
+    sent_at: float
+
+
+class Listing:
+    """One type's lists over some windows. `emit` is called from several threads, once a page.
+
+    A window is walked from its newest object on. Where the first page shows that many more are left, the rest is
+    split into smaller windows walked side by side; a window always ends on a whole second, and what a page has
+    already shown of its last second is not shown again.
+    """
+
+    def __init__(
+        self, api: StripeApi, endpoint: str, *, emit: Callable[[Listed], None], done: Callable[[Exception | None], None]
+    ) -> None:
+        self._api = api
+        self._endpoint = endpoint
+        self._emit = emit
+        self._done = done
+        self._lock = threading.Lock()
+        self._open = 0
+        self._error: Exception | None = None
+        self._shown: dict[int, set[str]] = {}
+
+    def start(self, windows: Iterable[tuple[int, int]], executor: Executor) -> None:
+        """Walk `windows` (start inclusive, end exclusive, Unix seconds); `done` is called once, at the end.
+
+        After an error nothing more is asked for, and `done` gets the first error.
+        """
+        windows = list(windows)
+        with self._lock:
+            self._open += len(windows)
+        for window in windows:
+            executor.submit(self._run, window, executor)
+
+    def _run(self, window: tuple[int, int], executor: Executor) -> None:
+        try:
+            if self._error is None:
+                self._walk(*window, executor)
+        except Exception as error:
+            with self._lock:
+                self._error = self._error or error
+        with self._lock:
+            self._open -= 1
+            last = self._open == 0
+        if last:
+            self._done(self._error)
+
+    def _walk(self, start: int, end: int, executor: Executor) -> None:
+        window = (start, end)
+        cursor: str | None = None
+        left = end  # exclusive upper bound of what is not listed yet
+        tail: set[str] = set()  # ids on the second that the last page ended in
+        while self._error is None:
+            try:
+                page = self._api.page(
+                    self._endpoint, {"created[gte]": window[0], "created[lt]": window[1]}, starting_after=cursor
+                )
+            except CursorLost:
+                # The object the page should start after is gone. Read on from its second, as a new window.
+                self._remember(left - 1, tail)
+                window, cursor = (start, left), None
+                continue
+            objects = self._unseen(page.objects)
+            if not page.has_more:
+                self._emit(Listed(objects, start, left, page.sent_at))
+                return
+            oldest = created_of(page.objects[-1])
+            self._emit(Listed(objects, oldest + 1, left, page.sent_at))
+            here = {str(it["id"]) for it in page.objects if it.get("created") == oldest}
+            tail = tail | here if oldest + 1 == left else here
+            listed_span = left - oldest
+            left = oldest + 1
+            cursor = page.objects[-1]["id"]
+            parts = self._parts(start, left, listed_span)
+            if len(parts) > 1:
+                self._remember(oldest, tail)
+                self.start(parts, executor)
+                return
+
+    def _parts(self, start: int, left: int, listed_span: int) -> Sequence[tuple[int, int]]:
+        """The rest of a window in parts that are worth walking side by side, judged by how much one page spanned."""
+        pages_left = (left - start) / max(1, listed_span)
+        number = min(_MAX_PARTS, int(pages_left // (_WORTH_SPLITTING / 2)), left - start)
+        if pages_left < _WORTH_SPLITTING or number < 2:
+            return [(start, left)]
+        edges = [start + (left - start) * n // number for n in range(number + 1)]
+        return list(itertools.pairwise(edges))
+
+    def _remember(self, second: int, ids: set[str]) -> None:
+        with self._lock:
+            self._shown.setdefault(second, set()).update(ids)
+
+    def _unseen(self, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        with self._lock:
+            if not self._shown:
+                return objects
+            return [it for it in objects if it.get("id") not in self._shown.get(it.get("created", 0), ())]
+
+
+def everything(api: StripeApi, path: str) -> list[dict[str, Any]]:
+    """All objects of a list without filters, newest first.
+
+    Read again from its start where the object that a page should start after vanishes; raises `CursorLost` if that
+    goes on, else as `StripeApi.page` does.
+    """
+    for attempt in range(_RESTARTS + 1):
+        try:
+            return [obj for page in api.pages(path) for obj in page.objects]
+        except CursorLost:
+            if attempt == _RESTARTS:
+                raise
+    raise AssertionError("unreachable")

@@ -1,0 +1,100 @@
+"""The published file: immutable versions of the warehouse and the symlink that names the newest.
+
+What is in the file, and the lock that keeps it still while it is copied, belong to `warehouse`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.errors import WarehouseError
+
+_KEEP = 30  # seconds a replaced version stays, for readers that have resolved the link and are about to open it
+_SHARE = 10  # publishing may take one part in this many of the time
+_CHUNK = 1 << 30
+
+
+class Publisher:
+    """Publishes copies of the private file; one at a time, by whoever holds the warehouse's lock."""
+
+    def __init__(self, folder: DataFolder) -> None:
+        self.folder = folder
+        self._last_end = 0.0
+        self._last_duration = 0.0
+
+    def due(self) -> bool:
+        """Whether publishing again now keeps within its share of the time, and two seconds have passed."""
+        return time.monotonic() - self._last_end >= max(2.0, _SHARE * self._last_duration)
+
+    def published_revision(self) -> int | None:
+        """The warehouse revision that is published; None where there is none, or no telling."""
+        try:
+            version = self.folder.published.readlink().parent.name
+        except OSError:
+            return None
+        _, _, revision = version.rpartition("-r")
+        return int(revision) if revision.isdigit() else None
+
+    def publish(self, revision: int) -> None:
+        """Copy the private file into a new version and swap the link to it. The private file must be still and whole.
+
+        Raises `WarehouseError`; then the published file is as it was.
+        """
+        started = time.monotonic()
+        published = self.folder.published
+        version = self.folder.versions / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-r{revision}"
+        try:
+            version.mkdir(parents=True)
+            copy = version / published.name
+            _copy(self.folder.private, copy)
+            copy.chmod(0o444)
+            self._retire(keep=version)
+            _swap(copy, published)
+        except OSError as error:
+            raise WarehouseError(
+                f"The published file {published} could not be renewed ({error.strerror})",
+                "It still holds the previous version; free disk space or correct the permissions, then run again",
+            ) from error
+        self._last_end = time.monotonic()
+        self._last_duration = self._last_end - started
+
+    def _retire(self, keep: Path) -> None:
+        """Remove versions replaced a while ago, and note when the present one is replaced: now."""
+        current = self.folder.published.resolve().parent
+        for version in self.folder.versions.iterdir():
+            if version.resolve() == current:
+                os.utime(version)
+            elif version != keep and time.time() - version.stat().st_mtime > _KEEP:
+                shutil.rmtree(version, ignore_errors=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy, letting the kernel clone where the file system can, and make sure it is on the disk."""
+    with source.open("rb") as read, target.open("xb") as write:
+        try:
+            while os.copy_file_range(read.fileno(), write.fileno(), _CHUNK):
+                pass
+        except (AttributeError, OSError):
+            # Not on Linux, or a file system that cannot.
+            read.seek(0)
+            write.seek(0)
+            write.truncate()
+            shutil.copyfileobj(read, write, 1 << 20)
+        write.flush()
+        os.fsync(write.fileno())
+
+
+def _swap(copy: Path, published: Path) -> None:
+    """Let `published` name `copy`, at once for whoever opens it."""
+    temporary = published.with_suffix(".next")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.symlink_to(copy.relative_to(published.parent))
+    except (NotImplementedError, OSError):
+        shutil.copyfile(copy, temporary)
+    temporary.replace(published)

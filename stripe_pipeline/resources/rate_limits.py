@@ -1,0 +1,181 @@
+"""Stripe's request limits, kept by the threads of one process.
+
+Here belongs when a request may be sent. Sending it, and what to do with a refused one, belongs to `stripe_api`.
+
+Each endpoint has a token bucket and the account has one; a request takes a token from both at the same moment, so
+that an endpoint that has to wait holds no token of the account. A 429 halves the bucket's rate; quiet raises it again
+step by step. All times are seconds.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from stripe_pipeline.errors import Cancelled
+
+# Requests a second, FACTS.md "Limits" (Stripe's page "Rate limits").
+ENDPOINT_RATE = 25.0
+LIVE_ACCOUNT_RATE = 100.0
+TEST_ACCOUNT_RATE = 25.0
+
+SLOWEST_RATE = 1.0
+QUIET = 5.0
+"""Seconds without a 429 after which a slowed-down bucket gets one step faster."""
+STEP = 0.1
+"""How much faster, as a share of the full rate: from half to full speed takes 25 s."""
+SAME_TROUBLE = 1.0
+"""Further 429s within so many seconds answer requests sent before the slow-down, and halve nothing."""
+
+Wait = Callable[[threading.Event, float | None], bool]
+
+
+def endpoint_of(path: str) -> str:
+    """The endpoint that Stripe counts a path under: `/v1/charges/ch_1` belongs to `/v1/charges`.
+
+    A list below an object is an endpoint of its own: `/v1/invoices/in_1/lines` gives `/v1/invoices/{id}/lines`.
+    """
+    parts = path.strip("/").split("/")
+    return "/" + "/".join("{id}" if place == 2 else part for place, part in enumerate(parts[:4])).removesuffix("/{id}")
+
+
+class Bucket:
+    """A token bucket that slows down when told to and recovers by itself; not thread-safe, every time is passed in."""
+
+    def __init__(self, limit: float, share: float) -> None:
+        self.full_rate = limit * share
+        self.rate = self.full_rate
+        # What is saved up and the steady rate stay below Stripe's limit together, in any second.
+        self._burst = max(1.0, min(limit - self.full_rate, self.full_rate / 4))
+        self._tokens = self._burst
+        self._filled_at: float | None = None
+        self._slowed_at: float | None = None
+        self._quiet_since = 0.0
+
+    def wait(self, now: float) -> float:
+        """Seconds until a token is there; 0 if one is. Times must not go backwards."""
+        self._fill(now)
+        assert self._filled_at is not None
+        if self._tokens >= 1.0 - 1e-9:  # so that a rounding error costs no extra turn
+            return max(0.0, self._filled_at - now)
+        return self._filled_at - now + (1.0 - self._tokens) / self.rate
+
+    def take(self) -> None:
+        """Takes a token; `wait` said that one is there."""
+        self._tokens -= 1.0
+
+    def slow_down(self, now: float, pause: float) -> None:
+        """Stripe answered 429: half the rate (1/s at the least), and nothing at all for `pause` seconds."""
+        self._fill(now)
+        assert self._filled_at is not None
+        if self._slowed_at is None or now - self._slowed_at >= SAME_TROUBLE:
+            self.rate = max(min(SLOWEST_RATE, self.full_rate), self.rate / 2)
+            self._slowed_at = now
+        self._tokens = 0.0
+        self._filled_at = max(self._filled_at, now + pause)
+        self._quiet_since = self._filled_at
+
+    def _fill(self, now: float) -> None:
+        if self._filled_at is None:
+            self._filled_at = now
+        if now <= self._filled_at:  # still paused
+            return
+        self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self.rate)
+        self._filled_at = now
+        if self.rate < self.full_rate:
+            steps = int((now - self._quiet_since) / QUIET)
+            self.rate = min(self.full_rate, self.rate + steps * STEP * self.full_rate)
+            self._quiet_since += steps * QUIET
+
+
+class RateLimits:
+    """One bucket for the account and one for each endpoint; thread-safe.
+
+    `account` and `endpoint` are requests a second, `share` (0 to 1) how much of them is used. `clock` (monotonic
+    seconds) and `wait` (waits for an event, or so many seconds) are there for tests.
+    """
+
+    def __init__(
+        self,
+        *,
+        account: float,
+        endpoint: float = ENDPOINT_RATE,
+        share: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Wait = threading.Event.wait,
+    ) -> None:
+        if not 0 < share <= 1:
+            raise ValueError(f"share must be above 0 and at most 1, not {share}")
+        self._endpoint = endpoint
+        self._share = share
+        self._clock = clock
+        self._wait = wait
+        self._lock = threading.Lock()
+        self._closed = False
+        self._account = Bucket(account, share)
+        self._endpoints: dict[str, Bucket] = {}
+        self._queues: dict[str, deque[threading.Event]] = {}
+
+    @classmethod
+    def of_stripe(cls, *, livemode: bool, share: float) -> RateLimits:
+        """Stripe's own limits for a live or a test key."""
+        return cls(account=LIVE_ACCOUNT_RATE if livemode else TEST_ACCOUNT_RATE, share=share)
+
+    def acquire(self, endpoint: str) -> None:
+        """Returns when a request to `endpoint` may be sent; first come, first served on each endpoint.
+
+        Raises `Cancelled` once the limits are closed.
+        """
+        turn = threading.Event()
+        with self._lock:
+            bucket = self._bucket(endpoint)
+            queue = self._queues[endpoint]
+            queue.append(turn)
+        try:
+            while True:
+                with self._lock:
+                    if self._closed:
+                        raise Cancelled
+                    turn.clear()
+                    now = self._clock()
+                    # Only the first in the queue waits for a time, the others for their turn.
+                    delay = max(bucket.wait(now), self._account.wait(now)) if queue[0] is turn else None
+                    if delay == 0:
+                        bucket.take()
+                        self._account.take()
+                        return
+                self._wait(turn, delay)
+        finally:
+            with self._lock:
+                first = queue[0] is turn
+                queue.remove(turn)
+                if first and queue:
+                    queue[0].set()
+
+    def slow_down(self, endpoint: str, reason: str | None, pause: float = 0.0) -> None:
+        """A request to `endpoint` got 429 with `reason`, the value of `Stripe-Rate-Limited-Reason`.
+
+        `global-…` slows down the account and any other reason the endpoint, for at least `pause` seconds. Without
+        a reason the object was locked, which says nothing about the rate (FACTS.md "Limits").
+        """
+        if reason is None:
+            return
+        with self._lock:
+            bucket = self._account if reason.startswith("global-") else self._bucket(endpoint)
+            bucket.slow_down(self._clock(), pause)
+
+    def close(self) -> None:
+        """Ends all waiting: everything that waits, now or later, gets `Cancelled`."""
+        with self._lock:
+            self._closed = True
+            for queue in self._queues.values():
+                for turn in queue:
+                    turn.set()
+
+    def _bucket(self, endpoint: str) -> Bucket:
+        if endpoint not in self._endpoints:
+            self._endpoints[endpoint] = Bucket(self._endpoint, self._share)
+            self._queues[endpoint] = deque()
+        return self._endpoints[endpoint]

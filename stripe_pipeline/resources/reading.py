@@ -1,0 +1,263 @@
+"""Reading objects with their children from Stripe into files that the warehouse loads.
+
+One reader serves a first load, a backfill, a seal and a poke: all give the same `Batch`. How windows are walked
+belongs to `listing`, what to read to `sync`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from stripe_pipeline.errors import NotFound
+from stripe_pipeline.objects import ObjectType, children_of
+from stripe_pipeline.resources.listing import Listed, Listing, everything
+from stripe_pipeline.resources.stripe_api import StripeApi
+from stripe_pipeline.resources.warehouse import Batch, ListedDay, Mode, Tombstone
+from stripe_pipeline.rows import Surprises, created_of, shape
+
+DAY = 86_400  # seconds
+
+
+@dataclass(frozen=True)
+class DayRead:
+    """One complete day of a type, in files."""
+
+    listed: ListedDay
+    files: dict[str, Path]
+    rows: int
+    """Objects in the type's own file."""
+    span: tuple[int, int]
+    """The smallest and largest `created` in it, Unix seconds."""
+
+
+@dataclass
+class _Day:
+    """A day that is being listed."""
+
+    left: int
+    """Seconds of it that no list has covered yet."""
+    until: int
+    listed_at: float = float("inf")
+    files: dict[str, Path] = field(default_factory=dict)
+    rows: int = 0
+    first: int = 2**62
+    last: int = -1
+
+
+class Reader:
+    """Reads one type and its children with one key. Used by many threads; its files lie in `folder`."""
+
+    def __init__(self, api: StripeApi, object_type: ObjectType, mode: Mode, folder: Path) -> None:
+        self.object_type = object_type
+        self.mode = mode
+        self.surprises = Surprises()
+        self._api = api
+        self._folder = folder
+        self._children = children_of(object_type)
+        self._lock = threading.Lock()
+        self._days: dict[date, _Day] = {}
+        self._batches = itertools.count()
+        assert object_type.endpoint is not None
+        self._endpoint: str = object_type.endpoint
+
+    def list_days(
+        self,
+        days: Iterable[date],
+        *,
+        until: int,
+        executor: Executor,
+        read: Callable[[DayRead], None],
+        done: Callable[[Exception | None], None],
+    ) -> None:
+        """List `days` completely, up to `until` (exclusive, Unix seconds), in the background.
+
+        `read` is called once for each day as it is complete, from several threads; `done` once at the end, with the
+        first error if there was one.
+        """
+        starts = sorted(day_start(day) for day in set(days))
+        windows: list[tuple[int, int]] = []
+        for start in starts:
+            end = min(start + DAY, until)
+            if end <= start:
+                continue
+            self._days[day_of(start)] = _Day(left=end - start, until=end)
+            if windows and windows[-1][1] == start:
+                windows[-1] = (windows[-1][0], end)
+            else:
+                windows.append((start, end))
+        if not windows:
+            done(None)
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+        def emit(listed: Listed) -> None:
+            for day in self._store(listed):
+                read(day)
+
+        Listing(self._api, self._endpoint, emit=emit, done=done).start(windows, executor)
+
+    def _store(self, listed: Listed) -> list[DayRead]:
+        """Write a page's objects to their days' files; the days that are complete with it."""
+        whole = self._with_children(listed.objects, listed.sent_at)
+        by_day: dict[date, list[tuple[int, dict[str, list[bytes]]]]] = {}
+        for obj, lines in whole:
+            created = created_of(obj)
+            by_day.setdefault(day_of(created), []).append((created, lines))
+        complete = []
+        with self._lock:
+            for day, objects in by_day.items():
+                self._append(day, objects, listed.sent_at)
+            for day in _days_between(listed.start, listed.end):
+                found = self._days[day]
+                start = day_start(day)
+                found.left -= min(listed.end, start + DAY) - max(listed.start, start)
+                found.listed_at = min(found.listed_at, listed.sent_at)
+                if found.left == 0:
+                    complete.append(self._complete(day))
+        return complete
+
+    def _append(self, day: date, objects: Sequence[tuple[int, dict[str, list[bytes]]]], sent_at: float) -> None:
+        found = self._days[day]
+        found.listed_at = min(found.listed_at, sent_at)
+        for created, _ in objects:
+            found.first, found.last = min(found.first, created), max(found.last, created)
+        found.rows += len(objects)
+        for table in objects[0][1]:
+            path = found.files.setdefault(table, self._folder / f"{table}-{day}.ndjson")
+            with path.open("ab") as file:
+                file.writelines(line for _, lines in objects for line in lines[table])
+
+    def _complete(self, day: date) -> DayRead:
+        found = self._days.pop(day)
+        return DayRead(ListedDay(day, found.listed_at, found.until), found.files, found.rows, (found.first, found.last))
+
+    def _with_children(
+        self, objects: Sequence[dict[str, Any]], sent_at: float
+    ) -> list[tuple[dict[str, Any], dict[str, list[bytes]]]]:
+        """Each object with its own and its children's lines by table; one that vanished meanwhile is left out."""
+        whole = []
+        surprises = Surprises()
+        for obj in objects:
+            try:
+                children = {child.name: self._children_in(child, obj) for child in self._children}
+            except NotFound:
+                # Deleted between its page and its lines: a complete list of its day will find it missing.
+                continue
+            whole.append((obj, self._lines(obj, children, sent_at, surprises)))
+        with self._lock:
+            self.surprises.update(surprises)
+        return whole
+
+    def _children_in(self, child: ObjectType, obj: dict[str, Any]) -> list[dict[str, Any]]:
+        """All of an object's children: what it embeds, or, where Stripe cut that off, the whole list."""
+        embedded = obj.get(child.embedded_in or "")
+        if isinstance(embedded, list):
+            return embedded
+        if not isinstance(embedded, dict):
+            return []
+        if embedded.get("has_more"):
+            return everything(self._api, f"{self._endpoint}/{obj['id']}/{child.embedded_in}")
+        return list(embedded.get("data") or [])
+
+    def _lines(
+        self,
+        obj: dict[str, Any],
+        children: dict[str, list[dict[str, Any]]],
+        sent_at: float,
+        surprises: Surprises,
+    ) -> dict[str, list[bytes]]:
+        row = partial(
+            shape, account=self.mode.account, livemode=self.mode.livemode, fetched_at=sent_at, surprises=surprises
+        )
+        lines = {self.object_type.name: [row(self.object_type, obj)]}
+        livemode = obj.get("livemode")
+        for child in self._children:
+            assert child.parent_key is not None
+            given: dict[str, Any] = {child.parent_key: obj["id"], "created": created_of(obj)}
+            if isinstance(livemode, bool):
+                given["livemode"] = livemode
+            lines[child.name] = [
+                row(child, it, given=given | ({"position": n} if "position" in child.key else {}))
+                for n, it in enumerate(children[child.name])
+            ]
+        return lines
+
+    def read_again(self, ids: Iterable[str], executor: Executor) -> Batch:
+        """Retrieve each id, with its children. What Stripe says is gone comes back as a tombstone.
+
+        Raises what `StripeApi.get` raises, but for `NotFound`.
+        """
+        batch = Batch(self.object_type, self.mode, read_again=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        stem = f"again-{next(self._batches)}"
+        for objects in executor.map(self._retrieve, sorted(set(ids))):
+            if isinstance(objects, Tombstone):
+                batch.tombstones.append(objects)
+                continue
+            created, lines = objects
+            batch.first, batch.last = min(batch.first, created), max(batch.last, created)
+            self._write(batch, stem, lines)
+        return batch
+
+    def list_since(self, since: int) -> tuple[Batch, set[str]]:
+        """List what was made since `since` (Unix seconds, inclusive), with children; and the ids that were listed.
+
+        Raises as `StripeApi.page` does.
+        """
+        batch = Batch(self.object_type, self.mode)
+        ids: set[str] = set()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        stem = f"since-{next(self._batches)}"
+        for page in self._api.pages(self._endpoint, {"created[gte]": since}):
+            for obj, lines in self._with_children(page.objects, page.sent_at):
+                created = created_of(obj)
+                ids.add(str(obj["id"]))
+                batch.first, batch.last = min(batch.first, created), max(batch.last, created)
+                self._write(batch, stem, lines)
+        return batch, ids
+
+    def _write(self, batch: Batch, stem: str, lines: dict[str, list[bytes]]) -> None:
+        for table, rows in lines.items():
+            path = self._folder / f"{table}-{stem}.ndjson"
+            with path.open("ab") as file:
+                file.writelines(rows)
+            batch.files[table] = [path]
+
+    def _retrieve(self, object_id: str) -> Tombstone | tuple[int, dict[str, list[bytes]]]:
+        asked_at = self._api.now()
+        try:
+            reply = self._api.get(f"{self._endpoint}/{object_id}")
+        except NotFound:
+            return Tombstone(object_id, asked_at)
+        if reply.data.get("deleted"):
+            return Tombstone(object_id, reply.sent_at)
+        whole = self._with_children([reply.data], reply.sent_at)
+        if not whole:
+            return Tombstone(object_id, reply.sent_at)
+        [(obj, lines)] = whole
+        return created_of(obj), lines
+
+
+def day_start(day: date) -> int:
+    """The first second of a UTC day, Unix seconds."""
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
+
+
+def day_of(seconds: float) -> date:
+    """The UTC day of a time in Unix seconds."""
+    return datetime.fromtimestamp(seconds, UTC).date()
+
+
+def _days_between(start: int, end: int) -> list[date]:
+    if end <= start:
+        return []
+    first, last = day_of(start), day_of(end - 1)
+    return [first + timedelta(days=n) for n in range((last - first).days + 1)]

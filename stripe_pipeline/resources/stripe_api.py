@@ -1,0 +1,469 @@
+"""Reading from Stripe's API: one key, any thread, every answer whole or an error that says what to do.
+
+Here belongs what one request needs: the key, the pinned version, retries, Stripe's clock, pages. How fast requests go
+out belongs to `rate_limits`; which windows or ids to read, and what becomes of the objects, to the callers. Objects
+are plain dicts: building the SDK's objects takes forty times the CPU (FACTS.md "stripe-python").
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from importlib.metadata import version
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import orjson
+import stripe
+
+from stripe_pipeline.errors import (
+    ApiError,
+    AuthenticationFailed,
+    Cancelled,
+    CursorLost,
+    NotFound,
+    PermissionMissing,
+    RequestRefused,
+    SettingsError,
+    Unavailable,
+    scrub,
+)
+from stripe_pipeline.resources.rate_limits import RateLimits, endpoint_of
+
+logger = logging.getLogger(__name__)
+
+BASE_URL = "https://api.stripe.com"
+MAX_LIMIT = 100  # objects a page, FACTS.md "Lists"
+TIMEOUT = 60.0
+CONNECT_TIMEOUT = 10.0
+MAX_CONNECTIONS = 32
+
+FIRST_BACKOFF = 0.5
+MAX_BACKOFF = 8.0
+MAX_RETRY_AFTER = 60.0
+
+# A Date header may have been made up to so many seconds before it was sent: servers renew it once a second.
+STALE_DATE = 1.0
+
+# Read whatever the settings say, so no object can be disabled to do without the permission.
+_ALWAYS_READ = {"/v1/account", "/v1/events"}
+_GOES_ON = "the next run goes on from where this one stopped"
+
+Params = Mapping[str, str | int | Sequence[str]]
+_Query = list[tuple[str, str | int | float | bool | None]]  # as httpx has it
+
+
+@dataclass(frozen=True, repr=False)
+class ApiKey:
+    """A secret or restricted key of one mode. Only `secret` holds it; `repr` and `str` are masked."""
+
+    secret: str
+
+    @classmethod
+    def from_text(cls, value: str) -> ApiKey:
+        """The key in `value`, which may have white space around it; raises `SettingsError` if it cannot be one."""
+        text = value.strip()
+        if len(text) < 12 or not re.fullmatch(r"(sk|rk)_(live|test)_\w+", text, re.ASCII):
+            raise SettingsError(
+                "This is not a Stripe secret or restricted key",
+                "A key starts with sk_live_, rk_live_, sk_test_ or rk_test_: copy it from the Stripe Dashboard "
+                "(Developers, API keys)",
+            )
+        return cls(text)
+
+    @property
+    def livemode(self) -> bool:
+        """True if the key reads live data, false for test data (FACTS.md "The nine types")."""
+        return self.secret[3:8] == "live_"
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal characters that tell keys apart and give nothing away."""
+        return hashlib.sha256(self.secret.encode()).hexdigest()[:16]
+
+    def __repr__(self) -> str:
+        return f"ApiKey({self.secret[:8]}…, fingerprint {self.fingerprint})"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One object of Stripe's JSON, and when it was asked for: Unix seconds on Stripe's clock."""
+
+    data: dict[str, Any]
+    sent_at: float
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of a list, newest object first; `sent_at` as in `Reply`."""
+
+    objects: list[dict[str, Any]]
+    has_more: bool
+    sent_at: float
+
+
+class ServerClock:
+    """How far a server's clock is ahead of the local one, from the `Date` headers of its answers; thread-safe.
+
+    `Date` has whole seconds, so the server's clock stood between D and D + 1 (and `STALE_DATE`) at some moment
+    between sending and receiving. Every answer narrows the bounds.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lowest = float("-inf")
+        self._highest = float("inf")
+
+    @property
+    def offset(self) -> float:
+        """Seconds to add to the local clock; exactly 0 as long as the clocks may agree.
+
+        So all processes of a well-kept machine count alike, to the microsecond. Otherwise it is the lower bound,
+        which only rises: what is sent later never gets an earlier time.
+        """
+        with self._lock:
+            return 0.0 if self._lowest <= 0.0 <= self._highest else self._lowest
+
+    def learn(self, date: float, sent: float, received: float) -> None:
+        """Takes in an answer with `date`, sent for and received at these local times (all Unix seconds)."""
+        lowest, highest = date - received, date + 1.0 + STALE_DATE - sent
+        if lowest > highest:  # the local clock was set back meanwhile
+            return
+        with self._lock:
+            self._lowest, self._highest = max(self._lowest, lowest), min(self._highest, highest)
+            if self._lowest > self._highest:  # one of the clocks was set
+                self._lowest, self._highest = lowest, highest
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An answer, or none, that may be better next time."""
+
+    seen: str
+    status: int | None = None
+    code: str | None = None
+    request_id: str | None = None
+    retry_after: float = 0.0
+    final: bool = False
+
+
+class StripeApi:
+    """Reads with one key; thread-safe; a context manager that closes it.
+
+    `share` (0 to 1) is how much of Stripe's rate limits is used, unless `limits` says otherwise. A request is sent at
+    most `max_attempts` times; one that is answered 429 goes on for `patience` seconds instead. `timeout` is how many
+    seconds Stripe may be silent before the connection counts as dropped.
+    """
+
+    def __init__(
+        self,
+        key: ApiKey,
+        *,
+        base_url: str = BASE_URL,
+        share: float = 0.8,
+        max_attempts: int = 6,
+        patience: float = 120.0,
+        timeout: float = TIMEOUT,
+        limits: RateLimits | None = None,
+    ) -> None:
+        url = httpx.URL(base_url)
+        if url.scheme not in ("http", "https") or not url.host:
+            raise SettingsError(
+                f"STRIPE_API_BASE is {base_url!r}, which is no address of a server",
+                f"Unset it to use {BASE_URL}, or give one like http://127.0.0.1:12111",
+            )
+        self.livemode = key.livemode
+        self.clock = ServerClock()
+        self._server = url.netloc.decode()
+        self._max_attempts = max_attempts
+        self._patience = patience
+        self._limits = limits or RateLimits.of_stripe(livemode=key.livemode, share=share)
+        self._lock = threading.Lock()
+        self._spent: Counter[str] = Counter()
+        self._in_flight = 0
+        self._closed = threading.Event()
+        self._client = httpx.Client(
+            base_url=url,
+            headers={
+                "Authorization": f"Bearer {key.secret}",
+                "Stripe-Version": stripe.api_version,
+                "User-Agent": f"stripe_pipeline/{version('stripe-pipeline')}",
+            },
+            # No limit on waiting for a connection: more threads than connections take turns.
+            timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT), pool=None),
+            limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS),
+            follow_redirects=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends all waiting with `Cancelled`, and the connections once the last request under way is answered."""
+        with self._lock:
+            self._closed.set()
+            idle = self._in_flight == 0
+        self._limits.close()
+        if idle:
+            self._client.close()
+
+    def now(self) -> float:
+        """The time on Stripe's clock in Unix seconds; the local time until Stripe has answered once."""
+        return time.time() + self.clock.offset
+
+    def spent(self) -> int:
+        """How many requests were sent, retries included."""
+        with self._lock:
+            return self._spent.total()
+
+    def spent_on(self, endpoint: str) -> int:
+        """How many requests were sent to the endpoint that this path belongs to, retries included."""
+        with self._lock:
+            return self._spent[endpoint_of(endpoint)]
+
+    def account(self) -> str:
+        """The id of the account that the key belongs to, for example `acct_1`. Raises as `get` does."""
+        account = self.get("/v1/account").data.get("id")
+        if not isinstance(account, str):
+            raise _odd_answer("/v1/account", "names no account")
+        return account
+
+    def get(self, path: str, params: Params | None = None) -> Reply:
+        """Reads `path`, for example `/v1/charges/ch_1`; a list in `params` is sent as `name[]=…&name[]=…`.
+
+        Retries what may get better: 409, 429, 5xx, cut or foreign bodies, broken connections. Raises
+        `AuthenticationFailed`, `PermissionMissing`, `NotFound` or `RequestRefused` at once, `Unavailable` when the
+        retries are used up, and `Cancelled` after `close`.
+        """
+        endpoint, query = endpoint_of(path), _query(params or {})
+        failures = attempts = 0
+        limited_since: float | None = None
+        while True:
+            answer = self._ask(endpoint, path, query)
+            if isinstance(answer, Reply):
+                return answer
+            attempts += 1
+            pause = random.uniform(0.0, min(MAX_BACKOFF, FIRST_BACKOFF * 2 ** min(attempts - 1, 10)))
+            pause = max(pause, answer.retry_after * random.uniform(1.0, 1.1))
+            if answer.status == 429:
+                now = time.monotonic()
+                limited_since = now if limited_since is None else limited_since
+                if now + pause - limited_since > self._patience:
+                    raise self._given_up(path, answer, attempts)
+            else:
+                failures += 1
+                if answer.final or failures >= self._max_attempts:
+                    raise self._given_up(path, answer, attempts)
+            logger.info("GET %s: %s; asking again in %.1f s", path, scrub(answer.seen), pause)
+            if self._closed.wait(pause):
+                raise Cancelled
+
+    def page(
+        self, path: str, params: Params | None = None, *, limit: int = MAX_LIMIT, starting_after: str | None = None
+    ) -> Page:
+        """One page of the list at `path`; `params` are its filters, for example `{"created[gte]": 1}`.
+
+        Raises as `get` does, and `CursorLost` if Stripe does not know the object `starting_after` names.
+        """
+        query = {**(params or {}), "limit": limit}
+        if starting_after is not None:
+            query["starting_after"] = starting_after
+        try:
+            reply = self.get(path, query)
+        except NotFound as missing:
+            if starting_after is None:
+                raise
+            raise CursorLost(
+                missing.what,
+                "The object this page starts after is gone: read the window again",
+                path=path,
+                status=missing.status,
+                code=missing.code,
+                request_id=missing.request_id,
+            ) from None
+        objects, has_more = reply.data.get("data"), reply.data.get("has_more")
+        if (
+            not isinstance(objects, list)
+            or not isinstance(has_more, bool)
+            or any(type(it) is not dict for it in objects)
+        ):
+            raise _odd_answer(path, "is no list of objects")
+        if has_more and (not objects or objects[-1].get("id") in (None, starting_after)):
+            raise _odd_answer(path, "says that there is more but not after which object")
+        return Page(objects, has_more, reply.sent_at)
+
+    def pages(self, path: str, params: Params | None = None) -> Iterator[Page]:
+        """All pages of the list at `path` under one fixed filter, newest first. Raises as `page` does.
+
+        Freeze the upper bound with `created[lt]`: what is made while paging shows up before the first page.
+        """
+        page = self.page(path, params)
+        yield page
+        while page.has_more:
+            page = self.page(path, params, starting_after=page.objects[-1]["id"])
+            yield page
+
+    @contextmanager
+    def _sending(self, endpoint: str) -> Iterator[None]:
+        """Counts a request; the last one out closes the connections, which nobody may close under a request."""
+        with self._lock:
+            if self._closed.is_set():
+                raise Cancelled
+            self._spent[endpoint] += 1
+            self._in_flight += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._in_flight -= 1
+                last = self._closed.is_set() and self._in_flight == 0
+            if last:
+                self._client.close()
+
+    def _ask(self, endpoint: str, path: str, query: _Query) -> Reply | _Failure:
+        """Sends the request once and reads the whole answer."""
+        self._limits.acquire(endpoint)
+        with self._sending(endpoint):
+            sent = time.time()
+            try:
+                response = self._client.get(path, params=query)
+            except httpx.RequestError as problem:
+                return _Failure(f"{type(problem).__name__}: {problem}" if str(problem) else type(problem).__name__)
+            received = time.time()
+
+        status, headers = response.status_code, response.headers
+        date = _http_date(headers.get("Date"))
+        request_id = headers.get("Request-Id")
+        body = _json_object(response.content)
+        if status == 200 and body is not None:
+            if date is not None:
+                self.clock.learn(date, sent, received)
+            return Reply(body, sent + self.clock.offset)
+
+        retry_after = _retry_after(headers.get("Retry-After"), self.now() if date is None else date)
+        error = (body or {}).get("error")
+        if status == 429:
+            reason = headers.get("Stripe-Rate-Limited-Reason")
+            self._limits.slow_down(endpoint, reason, retry_after)
+            return _Failure(f"429 ({reason or 'the object is locked'})", 429, None, request_id, retry_after)
+        hint = headers.get("Stripe-Should-Retry")
+        if isinstance(error, dict):
+            code, message = error.get("code"), str(error.get("message") or error.get("type"))
+            if 400 <= status < 500 and (status != 409 or hint == "false"):
+                raise self._refusal(path, endpoint, status, code, message, request_id)
+        else:  # a proxy's page or a cut body; its status is not Stripe's word on the object
+            kind = headers.get("Content-Type", "unknown type").partition(";")[0]
+            code, message = None, f"{len(response.content)} bytes of {kind} that are not the whole JSON of an answer"
+        return _Failure(f"HTTP {status}, {message}", status, code, request_id, retry_after, final=hint == "false")
+
+    def _refusal(
+        self, path: str, endpoint: str, status: int, code: str | None, message: str, request_id: str | None
+    ) -> ApiError:
+        """The error for an answer that will not change."""
+        kind: type[ApiError] = RequestRefused
+        what = f"Stripe refused GET {path} (HTTP {status}): {message}"
+        remedy = "Asking again will not help; find the request in the Stripe Dashboard (Developers, Logs)"
+        permission = None
+        if status == 401:
+            kind = AuthenticationFailed
+            what = f"Stripe does not accept the {'live' if self.livemode else 'test'} key: {message}"
+            remedy = (
+                "Check STRIPE_API_KEY"
+                if self.livemode
+                else "Check STRIPE_TEST_API_KEY, or STRIPE_API_KEY if that is where the test key is"
+            )
+        elif status == 403:
+            kind = PermissionMissing
+            resource = endpoint.rpartition("/")[2]
+            if named := re.search(r"\brak_\w+", message):
+                permission = named[0]
+                what = f"The key may not read {resource}, it lacks the permission '{permission}': {message}"
+            else:
+                what = f"The key may not read {resource}: {message}"
+            remedy = "Add the permission to the key in the Stripe Dashboard (Developers, API keys)"
+            if endpoint not in _ALWAYS_READ:
+                remedy += ", or disable the object in stripe_pipeline.yaml"
+        elif status == 404 or code == "resource_missing":
+            kind = NotFound
+            what = f"Stripe has nothing at {path} (HTTP {status}): {message}"
+            remedy = "It may have been deleted meanwhile"
+        error = kind(_signed(what, request_id), remedy, path=path, status=status, code=code, request_id=request_id)
+        if isinstance(error, PermissionMissing):
+            error.permission = permission
+        return error
+
+    def _given_up(self, path: str, last: _Failure, attempts: int) -> Unavailable:
+        times = "once" if attempts == 1 else f"{attempts} times"
+        what = f"GET {path} from {self._server} failed {times}, the last time with {last.seen}"
+        if last.status == 429:
+            remedy = f"Something else uses up Stripe's rate limits: lower rate.share or try later; {_GOES_ON}"
+        else:
+            remedy = f"Check the network, STRIPE_API_BASE and status.stripe.com; {_GOES_ON}"
+        return Unavailable(
+            _signed(what, last.request_id),
+            remedy,
+            path=path,
+            status=last.status,
+            code=last.code,
+            request_id=last.request_id,
+        )
+
+
+def _query(params: Params) -> _Query:
+    query: _Query = []
+    for name, value in params.items():
+        if isinstance(value, str | int):
+            query.append((name, value))
+        else:
+            query.extend((f"{name}[]", item) for item in value)
+    return query
+
+
+def _json_object(content: bytes) -> dict[str, Any] | None:
+    """The JSON object in a body, or none if it is cut, HTML, or JSON of another kind."""
+    try:
+        data = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def _http_date(text: str | None) -> float | None:
+    """Unix seconds of an HTTP date, or none if it is not one."""
+    try:
+        return parsedate_to_datetime(text or "").timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _retry_after(text: str | None, now: float) -> float:
+    """Seconds to wait by a `Retry-After` header, which has seconds or an HTTP date; at most `MAX_RETRY_AFTER`."""
+    try:
+        seconds = float(text or 0)
+    except ValueError:
+        seconds = (_http_date(text) or now) - now
+    return min(max(0.0, seconds), MAX_RETRY_AFTER)
+
+
+def _signed(what: str, request_id: str | None) -> str:
+    """`what` with Stripe's request id, if there is one."""
+    return f"{what.rstrip('. ')} (request {request_id})" if request_id else what
+
+
+def _odd_answer(path: str, how: str) -> Unavailable:
+    return Unavailable(f"The answer to GET {path} {how}", f"Check STRIPE_API_BASE; {_GOES_ON}", path=path, status=200)

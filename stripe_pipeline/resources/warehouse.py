@@ -1,0 +1,619 @@
+"""The warehouse: the private DuckDB file, its schema, and the one path that writes rows.
+
+All SQL that changes data lives here. Making the file visible to analysts belongs to `publisher`, deciding what to read
+to `sync`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import filelock
+
+from stripe_pipeline.data_folder import CATALOG, DataFolder
+from stripe_pipeline.errors import WarehouseError
+from stripe_pipeline.objects import BOOKKEEPING, OBJECT_TYPES, Column, Kind, ObjectType, children_of
+from stripe_pipeline.resources.publisher import Publisher
+from stripe_pipeline.rows import microseconds
+
+FORMAT = 1
+"""Layout of the file; raised when older code could no longer write it rightly."""
+
+_LOCK_TIMEOUT = 600  # seconds; loads hold the lock for seconds at most, so a longer wait is a process that hangs
+_MODES = {"live": True, "test": False}
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One side of one account: rows of two modes never mix."""
+
+    account: str
+    livemode: bool
+
+
+@dataclass(frozen=True)
+class ListedDay:
+    """A UTC day of `created` that was listed completely, up to `until`."""
+
+    day: date
+    listed_at: float
+    """When the earliest of its requests was sent: seconds on Stripe's clock. Whatever was requested before is older."""
+    until: float
+    """The list's exclusive upper bound of `created`: the day's end, or for today when it was read."""
+
+
+@dataclass(frozen=True)
+class Tombstone:
+    """An object that Stripe says is gone."""
+
+    id: str
+    found_at: float
+    """When the request that found it gone was sent: seconds on Stripe's clock."""
+
+
+@dataclass
+class Batch:
+    """What was read of one listed type and its children, to be loaded as one."""
+
+    object_type: ObjectType
+    mode: Mode
+    files: dict[str, list[Path]] = field(default_factory=dict)
+    """NDJSON files of `rows.shape`'s lines by table name: the type's own and its children's."""
+    first: int = 2**62
+    last: int = -1
+    """The smallest and largest `created` in the files, Unix seconds."""
+    days: list[ListedDay] = field(default_factory=list)
+    tombstones: list[Tombstone] = field(default_factory=list)
+    how: str = ""
+    """Why the days were listed, for `pipeline.coverage`."""
+    nothing_missing: bool = False
+    """The days hold more than what was read: do not look for objects that these days' lists left out."""
+    read_again: bool = False
+    """The rows were asked for one by one: even where nothing changed they are now known as of this request."""
+
+
+@dataclass
+class Changes:
+    """What a load did to one table, by UTC day of `created`."""
+
+    inserted: Counter[date] = field(default_factory=Counter)
+    updated: Counter[date] = field(default_factory=Counter)
+    deleted: Counter[date] = field(default_factory=Counter)
+    rows: dict[date, int] = field(default_factory=dict)
+    """Rows that exist in Stripe (not deleted) after the load, of every day touched."""
+
+    def update(self, other: Changes) -> None:
+        """Add a later load's changes."""
+        self.inserted.update(other.inserted)
+        self.updated.update(other.updated)
+        self.deleted.update(other.deleted)
+        self.rows.update(other.rows)
+
+    @property
+    def days(self) -> set[date]:
+        """Days in which a row was inserted, updated or deleted."""
+        return {day for counter in (self.inserted, self.updated, self.deleted) for day, n in counter.items() if n}
+
+
+@dataclass
+class Loaded:
+    """The result of one load."""
+
+    changes: dict[str, Changes] = field(default_factory=dict)
+    """By table name."""
+    missing: list[tuple[Batch, dict[date, list[str]]]] = field(default_factory=list)
+    """Ids by day that the table holds and a complete list of their day did not name. Those days were loaded but not
+    recorded as listed: whether the objects are gone must be asked first."""
+
+
+@dataclass(frozen=True)
+class Covered:
+    """What `pipeline.coverage` knows of one type and day."""
+
+    listed_at: float
+    until: float
+    rows: int
+
+
+def table_columns(object_type: ObjectType) -> tuple[Column, ...]:
+    """All columns of the base table, in order."""
+    return (*object_type.columns, *BOOKKEEPING)
+
+
+class Warehouse:
+    """The private file. Opened only for a load or a look, by one process at a time; safe to share between threads."""
+
+    def __init__(self, folder: DataFolder) -> None:
+        self.folder = folder
+        self.publisher = Publisher(folder)
+        self._thread_lock = threading.Lock()
+        self._process_lock = filelock.FileLock(folder.lock, timeout=_LOCK_TIMEOUT, thread_local=False)
+        self._prepared = False
+
+    @contextmanager
+    def _open(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """The file's only connection, with the schema in place; closed, and the lock freed, on the way out."""
+        with self._thread_lock:
+            if not self._prepared:
+                self.folder.prepare()
+            try:
+                self._process_lock.acquire()
+            except filelock.Timeout:
+                raise WarehouseError(
+                    f"Another process has been writing to {self.folder.private} for over {_LOCK_TIMEOUT} seconds",
+                    "See whether a stripe-pipeline or Dagster process hangs, and end it",
+                ) from None
+            try:
+                connection = self._connect()
+                try:
+                    if not self._prepared:
+                        _ensure_schema(connection, self.folder.private)
+                        self._prepared = True
+                    yield connection
+                finally:
+                    connection.close()
+            finally:
+                self._process_lock.release()
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        connection = duckdb.connect(":memory:")
+        try:
+            connection.execute("SET TimeZone = 'UTC'")
+            connection.execute("SET preserve_insertion_order = false")
+            connection.execute(f"SET temp_directory = {_quoted(self.folder.private.parent / 'temp')}")
+            connection.execute(f"ATTACH {_quoted(self.folder.private)} AS {CATALOG} (STORAGE_VERSION 'v1.4.0')")
+            connection.execute(f"USE {CATALOG}")
+        except duckdb.Error as error:
+            connection.close()
+            raise WarehouseError(
+                f"The warehouse {self.folder.private} cannot be opened: {_first_line(error)}",
+                "If another program has it open, close that program (analysts open"
+                f" {self.folder.published.name} instead). If the file is damaged, move the folder"
+                f" {self.folder.private.parent} away and run `stripe-pipeline backfill`: everything is read again",
+            ) from error
+        return connection
+
+    def load(self, batches: Sequence[Batch], *, cursors: dict[tuple[Mode, str], float] | None = None) -> Loaded:
+        """Write what was read, with its coverage and cursors, in one transaction.
+
+        A row is replaced by what was requested at the same time or later on Stripe's clock, never by anything older.
+        `cursors`: seconds on Stripe's clock by mode and name. Raises `WarehouseError`; then nothing was written.
+        """
+        loaded = Loaded()
+        with self._open() as connection:
+            try:
+                connection.execute("BEGIN")
+                for batch in batches:
+                    _load_batch(connection, batch, loaded)
+                for (mode, name), at in (cursors or {}).items():
+                    _set_cursor(connection, mode, name, at)
+                connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
+                connection.execute("COMMIT")
+                connection.execute(f"CHECKPOINT {CATALOG}")
+            except duckdb.Error as error:
+                raise WarehouseError(
+                    f"Loading into {self.folder.private} failed: {_first_line(error)}",
+                    "Nothing of this load was stored and the published file is as it was; free disk space if it ran"
+                    " out, then run again",
+                ) from error
+        return loaded
+
+    def publish(self, *, force: bool = True) -> None:
+        """Make what is committed visible in the published file, if it is not yet.
+
+        Without `force` only where it is due: publishing takes at most about a tenth of the time.
+        """
+        if not force and not self.publisher.due():
+            return
+        with self._open() as connection:
+            [(revision,)] = connection.execute("SELECT revision FROM pipeline.meta").fetchall()
+            if self.publisher.published_revision() == revision:
+                return
+            connection.execute(f"CHECKPOINT {CATALOG}")
+            connection.execute("USE memory")
+            # Detached, so that no write-ahead log is left beside the file: the file alone is the whole database.
+            connection.execute(f"DETACH {CATALOG}")
+            self.publisher.publish(revision)
+
+    def cursors(self, mode: Mode) -> dict[str, float]:
+        """The cursors of `mode` by name, seconds on Stripe's clock."""
+        rows = self._look(
+            "SELECT name, epoch_us(read_until) / 1e6 FROM pipeline.cursors WHERE account = ? AND livemode = ?", mode
+        )
+        return {str(name): float(at) for name, at in rows}
+
+    def coverage(self, mode: Mode) -> dict[tuple[str, date], Covered]:
+        """What is known to be listed completely, by table name and day."""
+        found = self._look(
+            'SELECT object_type, day, epoch_us(listed_at) / 1e6, epoch_us(listed_until) / 1e6, "rows"'
+            " FROM pipeline.coverage WHERE account = ? AND livemode = ?",
+            mode,
+        )
+        return {(table, day): Covered(listed_at, until, rows) for table, day, listed_at, until, rows in found}
+
+    def forget_coverage(self, mode: Mode, tables: Iterable[str]) -> None:
+        """Take what is known of these tables' days as unknown."""
+        with self._open() as connection:
+            connection.execute(
+                "DELETE FROM pipeline.coverage WHERE account = ? AND livemode = ?"
+                " AND object_type IN (SELECT unnest(?))",
+                [mode.account, mode.livemode, sorted(tables)],
+            )
+
+    def pending_balance_transactions(self, mode: Mode, now: float) -> list[tuple[str, int]]:
+        """Ids and `created` of balance transactions that should have become available by `now`.
+
+        No event announces it (FACTS.md, The nine types).
+        """
+        rows = self._look(
+            "SELECT id, epoch_us(created) // 1000000 FROM raw.balance_transactions WHERE _account = ? AND livemode = ?"
+            " AND status = 'pending' AND _deleted_at IS NULL AND available_on <= make_timestamptz(?)"
+            " AND _fetched_at < make_timestamptz(?)",
+            mode,
+            microseconds(now),
+            microseconds(now - 3600),  # one that stays pending past its date is asked about once an hour
+        )
+        return [(str(object_id), int(created)) for object_id, created in rows]
+
+    def _look(self, sql: str, mode: Mode, *parameters: object) -> list[tuple[Any, ...]]:
+        with self._open() as connection:
+            return connection.execute(sql, [mode.account, mode.livemode, *parameters]).fetchall()
+
+    def account_of(self, fingerprint: str) -> str | None:
+        """The account that a key with this fingerprint was found to belong to."""
+        with self._open() as connection:
+            rows = connection.execute(
+                "SELECT account FROM pipeline.keys WHERE fingerprint = ?", [fingerprint]
+            ).fetchall()
+        return str(rows[0][0]) if rows else None
+
+    def accounts(self) -> set[str]:
+        """The accounts whose keys have written here; empty where there is no warehouse yet."""
+        if not self.folder.private.exists():
+            return set()
+        with self._open() as connection:
+            return {account for (account,) in connection.execute("SELECT account FROM pipeline.keys").fetchall()}
+
+    def remember_key(self, fingerprint: str, mode: Mode) -> None:
+        """Note whose key this is. Raises `WarehouseError` if the warehouse belongs to another account."""
+        with self._open() as connection:
+            others = connection.execute(
+                "SELECT DISTINCT account FROM pipeline.keys WHERE account <> ?", [mode.account]
+            ).fetchall()
+            if others:
+                raise WarehouseError(
+                    f"The data folder {self.folder.root} holds account {others[0][0]}, this key is of {mode.account}",
+                    "Use a key of that account, name another folder in STRIPE_PIPELINE_DATA, or remove what the demo"
+                    " or an earlier account left with `make clean`",
+                )
+            connection.execute(
+                "INSERT INTO pipeline.keys SELECT ?, ?, ? WHERE ? NOT IN (SELECT fingerprint FROM pipeline.keys)",
+                [fingerprint, mode.account, mode.livemode, fingerprint],
+            )
+
+    def row_counts(self, tables: Sequence[str]) -> dict[str, int]:
+        """Rows by qualified name of table or view, for example `live.charges`."""
+        with self._open() as connection:
+            return {
+                table: int(connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0]) for table in tables
+            }
+
+
+def _ensure_schema(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Make what is missing: schemas, tables, columns of newer declarations, views.
+
+    Raises `WarehouseError` for a file of another program or of a newer version.
+    """
+    known = connection.execute(
+        "SELECT table_schema, table_name, column_name FROM information_schema.columns WHERE table_catalog = ?",
+        [CATALOG],
+    ).fetchall()
+    columns: dict[str, set[str]] = {}
+    for schema, table, column in known:
+        columns.setdefault(f"{schema}.{table}", set()).add(column)
+    if columns and "pipeline.meta" not in columns:
+        raise WarehouseError(
+            f"{path} is a DuckDB file of another program",
+            "Move it away, or name another folder in STRIPE_PIPELINE_DATA",
+        )
+    if columns:
+        [(found,)] = connection.execute("SELECT format FROM pipeline.meta").fetchall()
+        if found > FORMAT:
+            raise WarehouseError(
+                f"{path} was written by a newer stripe_pipeline (format {found}, this one knows {FORMAT})",
+                "Upgrade stripe_pipeline",
+            )
+    statements = [f"CREATE SCHEMA IF NOT EXISTS {schema}" for schema in ("raw", "live", "test", "pipeline")]
+    statements += [f"CREATE TABLE IF NOT EXISTS pipeline.{name} ({body})" for name, body in _PIPELINE_TABLES.items()]
+    if not columns:
+        statements.append(f"INSERT INTO pipeline.meta VALUES ({FORMAT}, 0)")
+    for object_type in OBJECT_TYPES.values():
+        table = f"raw.{object_type.name}"
+        declared = {column.name: _definition(column) for column in table_columns(object_type)}
+        missing = [definition for name, definition in declared.items() if name not in columns.get(table, set())]
+        if table not in columns:
+            statements.append(f"CREATE TABLE {table} ({', '.join(declared.values())})")
+        else:
+            statements += [f"ALTER TABLE {table} ADD COLUMN {definition}" for definition in missing]
+        if missing or f"live.{object_type.name}" not in columns:
+            statements += [_view(object_type, schema) for schema in _MODES]
+    connection.execute("BEGIN")
+    for statement in statements:
+        connection.execute(statement)
+    connection.execute("COMMIT")
+
+
+_PIPELINE_TABLES = {
+    "meta": "format INTEGER, revision BIGINT",
+    "keys": "fingerprint VARCHAR, account VARCHAR, livemode BOOLEAN",
+    "cursors": "account VARCHAR, livemode BOOLEAN, name VARCHAR, read_until TIMESTAMPTZ",
+    "coverage": "object_type VARCHAR, account VARCHAR, livemode BOOLEAN, day DATE, listed_at TIMESTAMPTZ,"
+    ' listed_until TIMESTAMPTZ, "rows" BIGINT, how VARCHAR',
+}
+
+
+def _definition(column: Column) -> str:
+    # Nested JSON takes a third of the space with zstd.
+    compression = " USING COMPRESSION zstd" if column.kind is Kind.NESTED else ""
+    return f"{_name(column)} {column.kind.sql_type}{compression}"
+
+
+def _view(object_type: ObjectType, schema: str) -> str:
+    names = ", ".join(_name(column) for column in table_columns(object_type) if column.name != "_deleted_at")
+    where = "livemode" if _MODES[schema] else "NOT livemode"
+    return (
+        f"CREATE OR REPLACE VIEW {schema}.{object_type.name} AS"
+        f" SELECT {names} FROM raw.{object_type.name} WHERE {where} AND _deleted_at IS NULL"
+    )
+
+
+def _load_batch(connection: duckdb.DuckDBPyConnection, batch: Batch, loaded: Loaded) -> None:
+    parent = batch.object_type
+    bounds = _bounds(batch)
+    _stage_days(connection, batch.days)
+    _stage(connection, parent, batch)
+    _judge(connection, parent, batch, bounds)
+    changes = loaded.changes.setdefault(parent.name, Changes())
+    _count(connection, parent, changes)
+    missing = {} if batch.nothing_missing else _missing(connection, parent, batch, bounds)
+    if missing:
+        loaded.missing.append((batch, missing))
+        connection.execute("DELETE FROM temp.listed WHERE day IN (SELECT unnest(?))", [list(missing)])
+    _replace(connection, parent, "accepted", bounds, even_unchanged=batch.read_again)
+    for child in children_of(parent):
+        child_changes = loaded.changes.setdefault(child.name, Changes())
+        _stage(connection, child, batch)
+        _judge_children(connection, child, bounds)
+        _count(connection, child, child_changes)
+        _replace(connection, child, "accepted_children", bounds, even_unchanged=False)
+    _bury(connection, batch, loaded)
+    for object_type in (parent, *children_of(parent)):
+        table_changes = loaded.changes[object_type.name]
+        touched = table_changes.days | {listed.day for listed in batch.days}
+        table_changes.rows.update(_rows_by_day(connection, object_type, batch.mode, touched))
+        _record_coverage(connection, object_type, batch, table_changes.rows)
+    for table in ("listed", "incoming", "accepted", "accepted_children"):
+        connection.execute(f"DROP TABLE IF EXISTS temp.{table}")
+
+
+def _bounds(batch: Batch) -> str:
+    """The condition that keeps every statement within the touched days, however large the table is."""
+    starts = [_day_start(listed.day) for listed in batch.days]
+    first = min([batch.first, *starts])
+    last = max([batch.last + 1, *(start + 86_400 for start in starts)])
+    if first >= last:
+        return "false"  # nothing but tombstones
+    return f"created >= make_timestamptz({first * 1_000_000}) AND created < make_timestamptz({last * 1_000_000})"
+
+
+def _stage_days(connection: duckdb.DuckDBPyConnection, days: Sequence[ListedDay]) -> None:
+    """Put the completely listed days into `temp.listed`."""
+    connection.execute("CREATE OR REPLACE TEMP TABLE listed (day DATE, listed_at TIMESTAMPTZ, until TIMESTAMPTZ)")
+    if days:
+        values = ", ".join(
+            f"('{listed.day}', make_timestamptz({microseconds(listed.listed_at)}),"
+            f" make_timestamptz({microseconds(listed.until)}))"
+            for listed in days
+        )
+        connection.execute(f"INSERT INTO temp.listed VALUES {values}")
+
+
+def _stage(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch) -> None:
+    """Read the NDJSON files into `temp.incoming`, one row a key: the one requested last."""
+    columns = table_columns(object_type)
+    connection.execute("DROP TABLE IF EXISTS temp.incoming")
+    files = batch.files.get(object_type.name, [])
+    if not files:
+        body = ", ".join(f"{_name(column)} {column.kind.sql_type}" for column in columns)
+        connection.execute(f"CREATE TEMP TABLE incoming ({body})")
+        return
+    spec = ", ".join(
+        f"'{column.name}': '{'BIGINT' if column.kind is Kind.TIMESTAMP else column.kind.sql_type}'"
+        for column in columns
+    )
+    keys = ", ".join(object_type.key)
+    connection.execute(
+        f"CREATE TEMP TABLE incoming AS SELECT {', '.join(_read(column) for column in columns)}"
+        f" FROM read_json([{', '.join(_quoted(file) for file in files)}],"
+        f" format = 'newline_delimited', columns = {{{spec}}})"
+    )
+    [(rows, distinct)] = connection.execute(
+        f"SELECT count(*), count(DISTINCT ({keys})) FROM temp.incoming"
+    ).fetchall()
+    if rows > distinct:
+        connection.execute(
+            f"CREATE OR REPLACE TEMP TABLE incoming AS SELECT * FROM temp.incoming"
+            f" QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY _fetched_at DESC) = 1"
+        )
+
+
+def _read(column: Column) -> str:
+    name = _name(column)
+    if column.kind is not Kind.TIMESTAMP:
+        return name
+    scale = "" if column.name == "_fetched_at" else " * 1000000"
+    return f"make_timestamptz({name}{scale}) AS {name}"
+
+
+def _judge(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, bounds: str) -> None:
+    """Put into `temp.accepted` what is not older than what is known, with what it changes."""
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE accepted AS"
+        f" SELECT i.*, {_verdict(object_type)} AS _change"
+        f" FROM temp.incoming i"
+        f" LEFT JOIN (SELECT * FROM raw.{object_type.name} WHERE {bounds}) c ON {_same_key(object_type, 'i', 'c')}"
+        f" LEFT JOIN pipeline.coverage v ON v.object_type = ? AND v.account = ? AND v.livemode = ?"
+        f" AND v.day = i.created::DATE"
+        f" WHERE (c._fetched_at IS NULL OR i._fetched_at >= c._fetched_at)"
+        f" AND (v.listed_at IS NULL OR i._fetched_at >= v.listed_at)",
+        [object_type.name, batch.mode.account, batch.mode.livemode],
+    )
+
+
+def _judge_children(connection: duckdb.DuckDBPyConnection, child: ObjectType, bounds: str) -> None:
+    """Put into `temp.accepted_children` the children of accepted parents, and those they no longer have."""
+    parent_key = child.parent_key
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE accepted_children AS"
+        f" WITH c AS (SELECT * FROM raw.{child.name} WHERE {bounds}"
+        f" AND {parent_key} IN (SELECT id FROM temp.accepted)),"
+        f" i AS (SELECT * FROM temp.incoming WHERE {parent_key} IN (SELECT id FROM temp.accepted))"
+        f" SELECT i.*, {_verdict(child)} AS _change FROM i LEFT JOIN c ON {_same_key(child, 'i', 'c')}"
+        f" UNION ALL BY NAME"
+        f" SELECT c.*, 'deleted' AS _change FROM c ANTI JOIN i ON {_same_key(child, 'i', 'c')}"
+    )
+
+
+def _verdict(object_type: ObjectType) -> str:
+    compared = [column for column in table_columns(object_type) if column.name != "_fetched_at"]
+    # The tombstone is never in what was read, so a row that is back counts as updated.
+    same = " AND ".join(f"i.{_name(column)} IS NOT DISTINCT FROM c.{_name(column)}" for column in compared)
+    key = object_type.key[0]
+    return f"CASE WHEN c.{key} IS NULL THEN 'inserted' WHEN {same} THEN 'unchanged' ELSE 'updated' END"
+
+
+def _same_key(object_type: ObjectType, left: str, right: str) -> str:
+    return " AND ".join(f"{left}.{key} = {right}.{key}" for key in object_type.key)
+
+
+def _count(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, changes: Changes) -> None:
+    table = "accepted_children" if object_type.parent else "accepted"
+    counted = connection.execute(
+        f"SELECT _change, created::DATE, count(*) FROM temp.{table} WHERE _change <> 'unchanged' GROUP BY ALL"
+    ).fetchall()
+    for change, day, number in counted:
+        getattr(changes, change)[day] += number
+
+
+def _replace(
+    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, table: str, bounds: str, *, even_unchanged: bool
+) -> None:
+    written = "true" if even_unchanged else "_change <> 'unchanged'"
+    connection.execute(
+        f"DELETE FROM raw.{object_type.name} AS old USING temp.{table} AS new"
+        f" WHERE {_same_key(object_type, 'old', 'new')} AND {written} AND _change <> 'inserted'"
+        f" AND {bounds.replace('created', 'old.created')}"
+    )
+    names = ", ".join(_name(column) for column in table_columns(object_type))
+    connection.execute(
+        f"INSERT INTO raw.{object_type.name} SELECT {names} FROM temp.{table}"
+        f" WHERE {written} AND _change <> 'deleted'"
+    )
+
+
+def _missing(
+    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, bounds: str
+) -> dict[date, list[str]]:
+    """Ids that the table holds for a completely listed day and the list did not name."""
+    rows = connection.execute(
+        f"SELECT l.day, list(o.id) FROM raw.{object_type.name} o JOIN temp.listed l ON o.created::DATE = l.day"
+        f" ANTI JOIN temp.incoming i ON o.id = i.id"
+        f" WHERE {bounds.replace('created', 'o.created')} AND o._account = ? AND o.livemode = ?"
+        f" AND o._deleted_at IS NULL AND o.created < l.until AND o._fetched_at < l.listed_at GROUP BY l.day",
+        [batch.mode.account, batch.mode.livemode],
+    ).fetchall()
+    return dict(rows)
+
+
+def _bury(connection: duckdb.DuckDBPyConnection, batch: Batch, loaded: Loaded) -> None:
+    """Mark what Stripe says is gone, with its children; their last columns stay."""
+    for object_type in (batch.object_type, *children_of(batch.object_type)):
+        key = object_type.parent_key or "id"
+        for tombstone in batch.tombstones:
+            at = microseconds(tombstone.found_at)
+            buried = connection.execute(
+                f"UPDATE raw.{object_type.name} SET _deleted_at = make_timestamptz({at}),"
+                f" _fetched_at = make_timestamptz({at})"
+                f" WHERE {key} = ? AND _deleted_at IS NULL AND _fetched_at <= make_timestamptz({at})"
+                f" RETURNING created::DATE",
+                [tombstone.id],
+            ).fetchall()
+            loaded.changes[object_type.name].deleted.update(day for (day,) in buried)
+
+
+def _rows_by_day(
+    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, mode: Mode, days: set[date]
+) -> dict[date, int]:
+    if not days:
+        return {}
+    first, last = _day_start(min(days)), _day_start(max(days)) + 86_400
+    counted = connection.execute(
+        f"SELECT created::DATE, count(*) FROM raw.{object_type.name} WHERE _account = ? AND livemode = ?"
+        f" AND _deleted_at IS NULL AND created >= make_timestamptz(?) AND created < make_timestamptz(?) GROUP BY ALL",
+        [mode.account, mode.livemode, first * 1_000_000, last * 1_000_000],
+    ).fetchall()
+    found = {day: int(number) for day, number in counted}
+    return {day: found.get(day, 0) for day in days}
+
+
+def _record_coverage(
+    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, rows: dict[date, int]
+) -> None:
+    where = [object_type.name, batch.mode.account, batch.mode.livemode]
+    connection.execute(
+        "DELETE FROM pipeline.coverage USING temp.listed AS l WHERE coverage.day = l.day"
+        " AND object_type = ? AND account = ? AND livemode = ?",
+        where,
+    )
+    connection.execute(
+        "INSERT INTO pipeline.coverage SELECT ?, ?, ?, l.day, l.listed_at, l.until, coalesce(r.number, 0), ?"
+        " FROM temp.listed l LEFT JOIN (SELECT unnest(?::DATE[]) AS day, unnest(?::BIGINT[]) AS number) r"
+        " ON r.day = l.day",
+        [*where, batch.how, list(rows.keys()), list(rows.values())],
+    )
+
+
+def _set_cursor(connection: duckdb.DuckDBPyConnection, mode: Mode, name: str, at: float) -> None:
+    """Move a cursor forward; a run that ends late never moves it back."""
+    where = [mode.account, mode.livemode, name]
+    found = connection.execute(
+        "SELECT epoch_us(read_until) FROM pipeline.cursors WHERE account = ? AND livemode = ? AND name = ?", where
+    ).fetchall()
+    if found and found[0][0] >= microseconds(at):
+        return
+    connection.execute("DELETE FROM pipeline.cursors WHERE account = ? AND livemode = ? AND name = ?", where)
+    connection.execute("INSERT INTO pipeline.cursors VALUES (?, ?, ?, make_timestamptz(?))", [*where, microseconds(at)])
+
+
+def _day_start(day: date) -> int:
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
+
+
+def _name(column: Column) -> str:
+    return f'"{column.name}"'
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

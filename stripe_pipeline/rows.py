@@ -1,0 +1,168 @@
+"""Between a Stripe object and its row: shaping for the load, restoring for a reader.
+
+Here is decided which value goes into which column and what is kept in `_extra`. SQL belongs to `resources.warehouse`,
+reading objects to `reading`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+import orjson
+
+from stripe_pipeline.errors import StripePipelineError
+from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType
+
+_BIGINT = 2**63
+_LAST_TIMESTAMP = 253_402_300_800  # the year 10000: what DuckDB and Python both can show ends before it
+
+_PYTHON_TYPES: Mapping[Kind, type] = {
+    Kind.TEXT: str,
+    Kind.REFERENCE: str,
+    Kind.INTEGER: int,
+    Kind.TIMESTAMP: int,
+    Kind.BOOLEAN: bool,
+    Kind.NUMBER: float,
+    Kind.DECIMAL: str,
+}
+
+
+class BadObject(StripePipelineError):
+    """An object without what a row cannot do without: a textual id and a `created` in Unix seconds."""
+
+
+@dataclass
+class Surprises:
+    """Values of an unexpected type, counted by `table.field` with the id of one object that has it."""
+
+    seen: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def add(self, table: str, name: str, object_id: str) -> None:
+        """Count one value of field `name` of `table`, found on `object_id`."""
+        count, example = self.seen.get(f"{table}.{name}", (0, object_id))
+        self.seen[f"{table}.{name}"] = (count + 1, example)
+
+    def update(self, other: Surprises) -> None:
+        """Add what `other` counted."""
+        for where, (count, example) in other.seen.items():
+            mine, first = self.seen.get(where, (0, example))
+            self.seen[where] = (mine + count, first)
+
+    def __str__(self) -> str:
+        return "; ".join(f"{where}: {count} (e.g. {example})" for where, (count, example) in sorted(self.seen.items()))
+
+
+@cache
+def _fields(table: str) -> Mapping[str, tuple[Kind, type | None]]:
+    return {column.name: (column.kind, _PYTHON_TYPES.get(column.kind)) for column in OBJECT_TYPES[table].columns}
+
+
+def shape(
+    object_type: ObjectType,
+    obj: Mapping[str, Any],
+    *,
+    account: str,
+    livemode: bool,
+    fetched_at: float,
+    surprises: Surprises,
+    given: Mapping[str, Any] | None = None,
+) -> bytes:
+    """One line of NDJSON for the load: `obj` as a row of `object_type`'s table.
+
+    `livemode` is the key's mode, used where the object does not tell. `fetched_at`: when the request was sent, seconds
+    on Stripe's clock. `given`: columns that come from the parent instead of the object. Null fields are left out; an
+    expanded reference becomes its id; unknown fields, expanded references and values of an unexpected type are kept
+    in `_extra` as received. Timestamps stay Unix seconds, `_fetched_at` is in microseconds: the load converts both.
+
+    Raises `BadObject` if a key column or `created` is missing or of the wrong type.
+    """
+    fields = _fields(object_type.name)
+    row: dict[str, Any] = {"livemode": livemode}
+    extra: dict[str, Any] = {}
+    given = given or {}
+    for name, value in obj.items():
+        known = fields.get(name)
+        if known is None:
+            extra[name] = value
+            continue
+        if value is None:
+            continue
+        if name in given:
+            if value != given[name]:
+                extra[name] = value
+            continue
+        kind, expected = known
+        if expected is None or value.__class__ is expected:
+            if expected is int and not _fits(kind, value):
+                extra[name] = value
+                surprises.add(object_type.name, name, str(obj.get("id")))
+            else:
+                row[name] = value
+        elif expected is str and isinstance(value, dict) and isinstance(value.get("id"), str):
+            row[name] = value["id"]
+            extra[name] = value
+        elif expected is float and value.__class__ is int:
+            row[name] = value
+        else:
+            extra[name] = value
+            surprises.add(object_type.name, name, str(obj.get("id")))
+    row.update(given)
+    for name in (*object_type.key, "created"):
+        if name not in row:
+            raise _bad(obj, name)
+    row["_account"] = account
+    row["_fetched_at"] = microseconds(fetched_at)
+    if extra:
+        row["_extra"] = extra
+    return orjson.dumps(row) + b"\n"
+
+
+def created_of(obj: Mapping[str, Any]) -> int:
+    """When `obj` was made, Unix seconds; raises `BadObject` if it does not tell."""
+    created = obj.get("created")
+    if created.__class__ is not int or not _fits(Kind.TIMESTAMP, created):
+        raise _bad(obj, "created")
+    return int(created)
+
+
+def _bad(obj: Mapping[str, Any], name: str) -> BadObject:
+    return BadObject(
+        f"Stripe sent a {obj.get('object', 'nameless object')} ({obj.get('id')!r}) whose {name} is {obj.get(name)!r}",
+        "Nothing of this type was stored in this run; if it happens again, report it with this message",
+    )
+
+
+def _fits(kind: Kind, value: Any) -> bool:
+    low, high = (0, _LAST_TIMESTAMP) if kind is Kind.TIMESTAMP else (-_BIGINT, _BIGINT)
+    return bool(low <= value < high)
+
+
+def microseconds(seconds: float) -> int:
+    """Unix seconds as whole microseconds, which is what DuckDB's timestamps hold."""
+    return round(seconds * 1_000_000)
+
+
+def restore(object_type: ObjectType, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The Stripe object that a base row (column name → value, as DuckDB's Python client returns it) was made from.
+
+    Fields that were null come back absent; everything else equals what Stripe sent.
+    """
+    obj: dict[str, Any] = {}
+    for column in object_type.columns:
+        value = row[column.name]
+        if value is None or column.added:
+            continue
+        if column.kind is Kind.NESTED:
+            obj[column.name] = json.loads(value)
+        elif isinstance(value, datetime):
+            obj[column.name] = int(value.timestamp())
+        else:
+            obj[column.name] = value
+    if row["_extra"] is not None:
+        obj.update(json.loads(row["_extra"]))
+    return obj

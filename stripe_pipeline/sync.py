@@ -1,0 +1,541 @@
+"""Deciding what to read from Stripe and bringing it into the warehouse: the tick and the backfill.
+
+Both end in the same two steps, reading (`resources.reading`) and loading (`resources.warehouse`). Nothing here knows of
+Dagster; `assets` reports what a run did.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.errors import AuthenticationFailed, Cancelled, StripePipelineError, Unavailable, WarehouseError
+from stripe_pipeline.objects import BY_STRIPE_OBJECT, OBJECT_TYPES, ObjectType, children_of, family_of
+from stripe_pipeline.resources.inbox import Inbox, Poke
+from stripe_pipeline.resources.reading import DAY, DayRead, Reader, day_of, day_start
+from stripe_pipeline.resources.stripe_api import ApiKey, StripeApi
+from stripe_pipeline.resources.warehouse import Batch, Changes, Covered, Loaded, Mode, Warehouse
+from stripe_pipeline.rows import Surprises
+from stripe_pipeline.settings import Settings, api_base, load_keys, load_settings
+
+logger = logging.getLogger(__name__)
+
+EVENTS = "events"
+EVENTS_KEPT = 30 * DAY  # FACTS.md, Events
+OVERLAP = 300  # seconds; events and balance transactions become visible up to a minute late (FACTS.md, Events)
+SETTLED = 300  # seconds after a day's end from when its list is taken for complete
+POKES_KEPT = 40 * DAY  # longer than Stripe keeps events, so that none is ever taken for new twice
+
+_THREADS = 16  # what 80 requests a second at about 100 ms each can keep busy, twice over
+_ROWS_A_LOAD = 20_000
+_SECONDS_A_LOAD = 3.0
+_PAGE = 100
+
+
+class Progress(Protocol):
+    """Shown to whoever waits for a run."""
+
+    def listed(self, table: str, *, days: int, of: int, rows: int) -> None:
+        """`days` of the `of` days asked for are in, with `rows` rows so far."""
+
+    def finished(self, report: Report) -> None:
+        """The run has ended; `report` says what it did."""
+
+
+@dataclass
+class Report:
+    """What a run did, by table name."""
+
+    changes: dict[str, Changes] = field(default_factory=dict)
+    listed: dict[str, set[date]] = field(default_factory=dict)
+    """Days that were listed completely and stored."""
+    requests: Counter[str] = field(default_factory=Counter)
+    """Requests sent, retries included, by table; those for events and the account under `events`."""
+    failures: dict[str, StripePipelineError] = field(default_factory=dict)
+    """Why a table (or the scan of `events`) could not be brought up to date; it holds what it held."""
+    surprises: Surprises = field(default_factory=Surprises)
+    notes: list[str] = field(default_factory=list)
+    """What whoever watches the run should know, one sentence each."""
+
+    def add(self, loaded: Loaded) -> None:
+        """Count a load's changes."""
+        for table, changes in loaded.changes.items():
+            self.changes.setdefault(table, Changes()).update(changes)
+
+
+class Pipeline:
+    """The settings, keys and stores that runs work with. Use as a context manager."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        keys: Sequence[ApiKey],
+        folder: DataFolder,
+        base_url: str,
+        progress: Progress | None = None,
+    ) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.warehouse = Warehouse(folder)
+        self._keys = keys
+        self._base_url = base_url
+        self._progress = progress
+        folder.prepare()
+        self._inbox = Inbox(folder)
+
+    @classmethod
+    def from_environment(cls, progress: Progress | None = None) -> Pipeline:
+        """The pipeline that the environment and the settings file describe; raises `SettingsError`."""
+        return cls(
+            settings=load_settings(),
+            keys=load_keys(),
+            folder=DataFolder.from_environment(),
+            base_url=api_base(),
+            progress=progress,
+        )
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._inbox.close()
+
+    def tick(self, days: Iterable[date] = ()) -> Report:
+        """Bring every enabled table up to date with Stripe; list `days` completely besides.
+
+        Raises `StripePipelineError` where nothing could be done at all; what concerns single tables is in the report.
+        """
+        return self._run(lambda run: run.tick(set(days)), self.settings.enabled)
+
+    def backfill(self, days: Iterable[date], tables: Iterable[str] | None = None) -> Report:
+        """List `days` (UTC, of `created`) of these tables completely, whatever is known of them.
+
+        A table's parent and children come with it. Raises as `tick` does.
+        """
+        asked = self.settings.enabled if tables is None else tuple(OBJECT_TYPES[name] for name in tables)
+        return self._run(lambda run: run.backfill(set(days)), asked)
+
+    def _run(self, work: Any, asked: Iterable[ObjectType]) -> Report:
+        report = Report()
+        stopped: StripePipelineError | None = None
+        families = {family_of(object_type).name: family_of(object_type) for object_type in asked}
+        with self._spool() as spool, ThreadPoolExecutor(_THREADS, thread_name_prefix="stripe") as executor:
+            for key in self._keys:
+                with StripeApi(key, base_url=self._base_url, share=self.settings.rate.share) as api:
+                    try:
+                        mode = self._mode(api, key)
+                        run = _Run(self, api, mode, tuple(families.values()), executor, spool, report)
+                        try:
+                            work(run)
+                        finally:
+                            run.count_requests()
+                    except Cancelled:
+                        raise
+                    except StripePipelineError as error:
+                        # The other key's mode has nothing to do with it.
+                        stopped = stopped or error
+        # What was stored before an error is right and may be seen.
+        if stopped is None or self.folder.private.exists():
+            try:
+                self.warehouse.publish()
+            except WarehouseError:
+                if stopped is None:
+                    raise
+        if stopped is not None:
+            raise stopped
+        if self._progress:
+            self._progress.finished(report)
+        return report
+
+    def _mode(self, api: StripeApi, key: ApiKey) -> Mode:
+        """Whose key this is: asked once, then known by the key's fingerprint."""
+        account = self.warehouse.account_of(key.fingerprint)
+        if account is None:
+            account = api.account()
+            self.warehouse.remember_key(key.fingerprint, Mode(account, key.livemode))
+        return Mode(account, key.livemode)
+
+    @contextmanager
+    def _spool(self) -> Iterator[Path]:
+        for left_over in self.folder.spool.iterdir():
+            if time.time() - left_over.stat().st_mtime > DAY:
+                shutil.rmtree(left_over, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=self.folder.spool) as spool:
+            yield Path(spool)
+
+
+class _Run:
+    """One run with one key."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        api: StripeApi,
+        mode: Mode,
+        families: Sequence[ObjectType],
+        executor: Executor,
+        spool: Path,
+        report: Report,
+    ) -> None:
+        self._warehouse = pipeline.warehouse
+        self._inbox = pipeline._inbox
+        self._progress = pipeline._progress
+        self._settings = pipeline.settings
+        self._api = api
+        self._mode = mode
+        self._families = families
+        self._executor = executor
+        self._report = report
+        side = "live" if mode.livemode else "test"
+        self._readers = {
+            object_type.name: Reader(api, object_type, mode, spool / side / object_type.name)
+            for object_type in families
+        }
+
+    def backfill(self, days: set[date]) -> None:
+        cursors = self._warehouse.cursors(self._mode)
+        if EVENTS not in cursors:
+            self._take_first_cursor()
+        self._list({object_type.name: days for object_type in self._families}, how="backfill")
+
+    def tick(self, asked: set[date]) -> None:
+        cursors = self._warehouse.cursors(self._mode)
+        coverage = self._warehouse.coverage(self._mode)
+        self._forget_disabled(coverage)
+        first = EVENTS not in cursors
+        scan_started = self._take_first_cursor() if first else self._scan_events(cursors[EVENTS])
+        now = self._api.now()
+        lost = not first and cursors[EVENTS] < now - EVENTS_KEPT
+        if lost:
+            self._report.notes.append(
+                f"The last tick was {(now - cursors[EVENTS]) / DAY:.0f} days ago; Stripe keeps events for 30,"
+                " so the whole history was listed again"
+            )
+
+        history = _days(self._settings.history, day_of(now))
+        to_list = {
+            object_type.name: asked | (set(history) if lost else _unlisted(object_type, history, coverage, now))
+            for object_type in self._families
+        }
+        pokes = self._waiting()
+        wanted = self._wanted(pokes)
+        if "balance_transactions" in wanted:
+            for object_id, created in self._warehouse.pending_balance_transactions(self._mode, now):
+                wanted["balance_transactions"].setdefault(object_id, created)
+
+        # No event announces balance transactions: those made since the last look are listed at every tick.
+        since = {"balance_transactions": cursors.get("balance_transactions", cursors.get(EVENTS))}
+        to_retrieve: dict[str, set[str]] = {}
+        news_since: dict[str, int] = {}
+        for name in self._readers:
+            listing = to_list[name]
+            looked_until = since.get(name) or cursors.get(EVENTS)
+            plan = _plan(name, wanted[name], listing, coverage, now, young_since=looked_until)
+            listing |= plan.days
+            to_retrieve[name] = plan.ids
+            if plan.list_since is not None:
+                news_since[name] = plan.list_since
+            if since.get(name) and day_of(now) not in listing:
+                news_since[name] = min(news_since.get(name, 2**62), int(since[name] or 0) - OVERLAP)
+
+        failed = self._list(to_list, how="first load" if first else "catch-up" if lost else "tick")
+        batches = []
+        for name, reader in self._readers.items():
+            if name in failed:
+                continue
+            try:
+                batches += self._read(reader, to_retrieve[name], news_since.get(name), poked=bool(wanted[name]))
+            except Cancelled:
+                raise
+            except StripePipelineError as error:
+                self._fail(reader.object_type, error)
+                failed.add(name)
+        moved = {(self._mode, EVENTS): scan_started} if scan_started is not None and not first else {}
+        if "balance_transactions" in self._readers and "balance_transactions" not in failed:
+            moved[self._mode, "balance_transactions"] = scan_started if scan_started is not None else now
+        self._load(batches, cursors={key: at for key, at in moved.items() if at is not None})
+        self._inbox.applied([poke for name, them in pokes.items() if name not in failed for poke in them])
+        self._inbox.forget(applied_before=time.time() - POKES_KEPT)
+
+    def _forget_disabled(self, coverage: dict[tuple[str, date], Covered]) -> None:
+        """A table that is switched off misses the news: switched on again, it is listed again."""
+        enabled = {object_type.name for object_type in self._settings.enabled}
+        if disabled := {table for table, _ in coverage} - enabled:
+            self._warehouse.forget_coverage(self._mode, disabled)
+
+    def _take_first_cursor(self) -> float:
+        """Start the event cursor before anything is listed, so that what changes meanwhile is told at the next tick."""
+        started = self._api.get("/v1/events", {"limit": 1}).sent_at
+        self._warehouse.load([], cursors={(self._mode, EVENTS): started})
+        return started
+
+    def _scan_events(self, cursor: float) -> float | None:
+        """Put what happened since `cursor` into the inbox; when the scan began, or None if it failed."""
+        started: float | None = None
+        enabled = {object_type.name for object_type in self._settings.enabled}
+        try:
+            for page in self._api.pages("/v1/events", {"created[gte]": int(cursor) - OVERLAP}):
+                started = page.sent_at if started is None else started
+                pokes = [_poke(event, self._mode) for event in page.objects]
+                self._inbox.add([poke for poke in pokes if poke and BY_STRIPE_OBJECT[poke.object].name in enabled])
+        except (AuthenticationFailed, Cancelled):
+            raise
+        except StripePipelineError as error:
+            if isinstance(error, Unavailable) and error.status is None:
+                raise  # No answer at all: the other requests would wait as long and find the same.
+            self._report.failures[EVENTS] = error
+            return None
+        return started
+
+    def _waiting(self) -> dict[str, list[Poke]]:
+        waiting: dict[str, list[Poke]] = {name: [] for name in self._readers}
+        for poke in self._inbox.waiting(self._mode):
+            name = BY_STRIPE_OBJECT[poke.object].name
+            if name in self._readers:
+                waiting[name].append(poke)
+        return waiting
+
+    def _wanted(self, pokes: Mapping[str, Sequence[Poke]]) -> dict[str, dict[str, int | None]]:
+        """The objects that pokes name, with their `created` where it is known. What is older than the history asked
+        for is left out: a change does not bring it in."""
+        oldest = day_start(self._settings.history)
+        return {
+            name: {
+                poke.object_id: poke.object_created
+                for poke in them
+                if poke.object_created is None or poke.object_created >= oldest
+            }
+            for name, them in pokes.items()
+        }
+
+    def _read(self, reader: Reader, ids: set[str], since: int | None, *, poked: bool) -> list[Batch]:
+        """What single reads and the list of young objects bring."""
+        batches = []
+        if since is not None:
+            batch, listed = reader.list_since(since)
+            batch.read_again = poked
+            batches.append(batch)
+            # Wanted but not listed: deleted meanwhile, or older than it said.
+            ids = ids - listed
+        if ids:
+            batches.append(reader.read_again(ids, self._executor))
+        return batches
+
+    def _list(self, days: Mapping[str, set[date]], *, how: str) -> set[str]:
+        """List these days of these types side by side and load them as they come; the types that failed."""
+        news: queue.Queue[tuple[str, DayRead | Exception | None]] = queue.Queue()
+        if self._api.spent() == 0 and max(max(wanted, default=date.min) for wanted in days.values()) >= today():
+            self._api.account()  # Any answer tells what time it is at Stripe, which bounds the lists of today.
+        until = int(self._api.now()) + 1
+        open_lists = set()
+        for name, wanted in days.items():
+            if wanted:
+                open_lists.add(name)
+                self._readers[name].list_days(
+                    wanted,
+                    until=until,
+                    executor=self._executor,
+                    read=lambda day, name=name: news.put((name, day)),  # type: ignore[misc]
+                    done=lambda error, name=name: news.put((name, error)),  # type: ignore[misc]
+                )
+        totals = {name: len([day for day in wanted if day_start(day) < until]) for name, wanted in days.items()}
+        rows: Counter[str] = Counter()
+        done: Counter[str] = Counter()
+        failed: set[str] = set()
+        batches: dict[str, Batch] = {}
+        loaded_at = time.monotonic()
+        held = 0
+        while open_lists or batches:
+            if open_lists:
+                try:
+                    name, item = news.get(timeout=_SECONDS_A_LOAD)
+                except queue.Empty:
+                    pass
+                else:
+                    if isinstance(item, DayRead):
+                        _add_day(batches.setdefault(name, self._batch(name, how)), item)
+                        rows[name] += item.rows
+                        done[name] += 1
+                        held += item.rows
+                        if self._progress:
+                            self._progress.listed(name, days=done[name], of=totals[name], rows=rows[name])
+                    else:
+                        open_lists.discard(name)
+                        if item is not None:
+                            self._fail(OBJECT_TYPES[name], item)
+                            failed.add(name)
+                            if not isinstance(item, Unavailable):
+                                # Refused half-way: its rows stay as they were. What is only late is kept.
+                                batches.pop(name, None)
+            if batches and (not open_lists or held >= _ROWS_A_LOAD or time.monotonic() - loaded_at >= _SECONDS_A_LOAD):
+                self._load(list(batches.values()))
+                self._warehouse.publish(force=False)
+                batches, held, loaded_at = {}, 0, time.monotonic()
+        return failed
+
+    def _batch(self, name: str, how: str) -> Batch:
+        return Batch(OBJECT_TYPES[name], self._mode, how=how)
+
+    def _load(self, batches: Sequence[Batch], cursors: dict[tuple[Mode, str], float] | None = None) -> None:
+        """Load; then ask for each object that a complete list did not name whether it is gone, and load that."""
+        if not batches and not cursors:
+            return
+        loaded = self._warehouse.load(batches, cursors=cursors)
+        self._report.add(loaded)
+        for batch in batches:
+            for table in (batch.object_type, *children_of(batch.object_type)):
+                self._report.listed.setdefault(table.name, set()).update(day.day for day in batch.days)
+            for files in batch.files.values():
+                for file in files:
+                    file.unlink(missing_ok=True)
+        for batch, missing in loaded.missing:
+            ids = [object_id for day in missing.values() for object_id in day]
+            try:
+                again = self._readers[batch.object_type.name].read_again(ids, self._executor)
+            except Cancelled:
+                raise
+            except StripePipelineError as error:
+                self._fail(batch.object_type, error)
+                continue
+            again.days = [listed for listed in batch.days if listed.day in missing]
+            again.how, again.nothing_missing = batch.how, True
+            self._load([again])
+
+    def _fail(self, object_type: ObjectType, error: Exception) -> None:
+        if isinstance(error, OSError):
+            raise WarehouseError(
+                f"Rows could not be kept on their way to the warehouse ({error.strerror})",
+                "Free disk space or correct the permissions of the data folder, then run again",
+            ) from error
+        if isinstance(error, (AuthenticationFailed, Cancelled, WarehouseError)) or not isinstance(
+            error, StripePipelineError
+        ):
+            raise error
+        for table in (object_type, *children_of(object_type)):
+            self._report.failures[table.name] = error
+
+    def count_requests(self) -> None:
+        """Put what was spent and what was odd into the report."""
+        before = self._report.requests.total()
+        for name, reader in self._readers.items():
+            endpoint = reader.object_type.endpoint
+            self._report.requests[name] += self._api.spent_on(f"{endpoint}")
+            for child in children_of(reader.object_type):
+                self._report.requests[child.name] += self._api.spent_on(f"{endpoint}/id/{child.embedded_in}")
+            self._report.surprises.update(reader.surprises)
+        self._report.requests[EVENTS] += self._api.spent() - (self._report.requests.total() - before)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How to read the wanted objects of one type."""
+
+    days: set[date]
+    ids: set[str]
+    list_since: int | None
+
+
+def _plan(
+    name: str,
+    wanted: Mapping[str, int | None],
+    listing: set[date],
+    coverage: Mapping[tuple[str, date], Covered],
+    now: float,
+    *,
+    young_since: float | None,
+) -> _Plan:
+    """The cheapest requests that bring each wanted object once: nothing for what is listed anyway, one list for the
+    young ones, a day's list where its pages are fewer than its wanted objects, else one retrieve each."""
+    ids: set[str] = set()
+    by_day: dict[date, set[str]] = {}
+    young: dict[str, int] = {}
+    for object_id, created in wanted.items():
+        if created is None:
+            ids.add(object_id)
+        elif young_since is not None and created >= young_since - OVERLAP:
+            young[object_id] = created
+        else:
+            by_day.setdefault(day_of(created), set()).add(object_id)
+    list_since = None
+    young = {object_id: created for object_id, created in young.items() if day_of(created) not in listing}
+    if len(young) > math.ceil(len(young) / _PAGE):
+        list_since = min(young.values())
+    ids |= young.keys()
+    days: set[date] = set()
+    for day, them in by_day.items():
+        if day in listing:
+            continue
+        covered = coverage.get((name, day))
+        if covered and day_start(day) + DAY + SETTLED <= now and math.ceil((covered.rows + 1) / _PAGE) < len(them):
+            days.add(day)
+        else:
+            ids |= them
+    return _Plan(days, ids, list_since)
+
+
+def _unlisted(
+    object_type: ObjectType, history: Sequence[date], coverage: Mapping[tuple[str, date], Covered], now: float
+) -> set[date]:
+    """Days of `history` that must be listed: finished ones no list was made of since they ended; and the last ones,
+    where the day before is not known either, so that events alone cannot tell what they hold."""
+    tables = [object_type.name, *(child.name for child in children_of(object_type))]
+    days = set()
+    followed = False
+    for day in history:
+        found = [coverage.get((table, day)) for table in tables]
+        sealed_from = day_start(day) + DAY + SETTLED
+        if now >= sealed_from:
+            followed = all(covered is not None and covered.listed_at >= sealed_from for covered in found)
+            if not followed:
+                days.add(day)
+        else:
+            if not followed and not all(found):
+                days.add(day)
+            followed = True
+    return days
+
+
+def _poke(event: dict[str, Any], mode: Mode) -> Poke | None:
+    """What an event tells to read again; None for what is of no table or has no id (`invoice.upcoming`)."""
+    obj = (event.get("data") or {}).get("object") or {}
+    object_id, created = obj.get("id"), obj.get("created")
+    if obj.get("object") not in BY_STRIPE_OBJECT or not isinstance(object_id, str):
+        return None
+    return Poke(
+        event_id=str(event["id"]),
+        mode=mode,
+        object=str(obj["object"]),
+        object_id=object_id,
+        object_created=created if isinstance(created, int) else None,
+        event_created=int(event["created"]),
+    )
+
+
+def _add_day(batch: Batch, day: DayRead) -> None:
+    batch.days.append(day.listed)
+    for table, file in day.files.items():
+        batch.files.setdefault(table, []).append(file)
+    batch.first, batch.last = min(batch.first, day.span[0]), max(batch.last, day.span[1])
+
+
+def _days(first: date, last: date) -> list[date]:
+    return [first + timedelta(days=n) for n in range((last - first).days + 1)]
+
+
+def today() -> date:
+    """The present UTC day by the local clock."""
+    return datetime.now(UTC).date()

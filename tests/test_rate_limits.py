@@ -1,0 +1,225 @@
+"""Rate limits: the arithmetic of a bucket with times passed in, and the waiting of threads with a clock of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stripe_pipeline.errors import Cancelled
+from stripe_pipeline.resources.rate_limits import QUIET, Bucket, RateLimits, endpoint_of
+
+
+class FakeTime:
+    """A clock that stands still but for the waits, each of which takes no longer than it must."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.waits = 0
+
+    def clock(self) -> float:
+        return self.now
+
+    def wait(self, event: threading.Event, timeout: float | None) -> bool:
+        assert timeout is not None, "a thread that is alone waits for its turn"
+        self.now += timeout
+        self.waits += 1
+        return event.is_set()
+
+
+def limits_on(fake: FakeTime, *, account: float = 100, endpoint: float = 25, share: float = 0.8) -> RateLimits:
+    return RateLimits(account=account, endpoint=endpoint, share=share, clock=fake.clock, wait=fake.wait)
+
+
+def send(bucket: Bucket, now: float) -> float:
+    """Waits for a token and takes it; the time after that."""
+    while delay := bucket.wait(now):
+        now += delay
+    bucket.take()
+    return now
+
+
+@pytest.mark.parametrize(
+    ("path", "endpoint"),
+    [
+        ("/v1/charges", "/v1/charges"),
+        ("/v1/charges/ch_1", "/v1/charges"),
+        ("/v1/invoices/in_1/lines", "/v1/invoices/{id}/lines"),
+        ("/v1/invoices/{id}/lines", "/v1/invoices/{id}/lines"),
+        ("/v1/invoices/in_1/lines/il_1", "/v1/invoices/{id}/lines"),
+        ("/v1/account", "/v1/account"),
+    ],
+)
+def test_an_object_belongs_to_its_list_and_a_list_below_an_object_stands_alone(path: str, endpoint: str) -> None:
+    assert endpoint_of(path) == endpoint
+
+
+@given(st.lists(st.floats(0, 2), min_size=1, max_size=120), st.sampled_from([0.2, 0.5, 0.8]))
+def test_no_second_sees_more_than_stripe_allows(gaps: list[float], share: float) -> None:
+    bucket, now = Bucket(25, share), 0.0
+    sent = []
+    for gap in gaps:
+        now = send(bucket, now + gap)
+        sent.append(now)
+    for first in sent:
+        assert sum(first <= time < first + 1 - 1e-6 for time in sent) <= 25
+
+
+def test_a_bucket_gives_a_small_burst_and_then_its_rate() -> None:
+    bucket, now = Bucket(25, 0.8), 0.0
+    times = []
+    for _ in range(105):
+        now = send(bucket, now)
+        times.append(now)
+    assert times[:5] == [0.0] * 5
+    assert times[-1] == pytest.approx(100 / 20)
+
+
+def test_429_halves_the_rate_down_to_one_a_second_and_pauses() -> None:
+    bucket, now = Bucket(25, 0.8), 0.0
+    rates = []
+    for _ in range(7):
+        bucket.slow_down(now, pause=3.0)
+        rates.append(bucket.rate)
+        assert bucket.wait(now) == pytest.approx(3.0 + 1 / bucket.rate)
+        now += 1.5
+    assert rates == [10, 5, 2.5, 1.25, 1, 1, 1]
+
+
+def test_429s_that_come_together_halve_the_rate_once_and_the_longest_pause_counts() -> None:
+    bucket = Bucket(25, 0.8)
+    for pause in (1.0, 4.0, 2.0):
+        bucket.slow_down(0.5, pause)
+    assert bucket.rate == 10
+    assert bucket.wait(0.5) == pytest.approx(4.1)
+
+
+def test_a_rate_below_one_a_second_is_not_raised_by_429() -> None:
+    bucket = Bucket(25, 0.02)
+    bucket.slow_down(0.0, 0.0)
+    assert bucket.rate == 0.5
+
+
+def test_quiet_raises_the_rate_step_by_step_up_to_the_full_rate() -> None:
+    bucket = Bucket(25, 0.8)
+    bucket.slow_down(0.0, pause=2.0)
+    rates = {}
+    for now in (2.0, 6.9, 7.1, 12.1, 26.0, 27.1, 500.0):
+        bucket.wait(now)
+        rates[now] = bucket.rate
+    assert rates == {2.0: 10, 6.9: 10, 7.1: 12, 12.1: 14, 26.0: 18, 27.1: 20, 500.0: 20}
+    bucket.slow_down(500.0, pause=0.0)
+    bucket.wait(500.0 + QUIET - 0.1)
+    assert bucket.rate == 10
+
+
+def test_an_endpoint_goes_at_its_rate_and_each_wait_is_long_enough() -> None:
+    fake = FakeTime()
+    limits = limits_on(fake)
+    for _ in range(105):
+        limits.acquire("/v1/charges")
+    assert fake.now - 100 == pytest.approx(100 / 20)
+    assert fake.waits <= 105
+
+
+def test_endpoints_share_the_rate_of_the_account() -> None:
+    fake = FakeTime()
+    limits = limits_on(fake)
+    for turn in range(420):
+        limits.acquire(f"/v1/{turn % 10}")
+    assert fake.now - 100 == pytest.approx(400 / 80)
+
+
+def test_a_test_account_gets_a_quarter_of_a_live_one() -> None:
+    live, test = (RateLimits.of_stripe(livemode=livemode, share=0.8) for livemode in (True, False))
+    assert live._account.full_rate == 80
+    assert test._account.full_rate == 20
+
+
+def test_a_slow_endpoint_does_not_hold_up_another_but_a_slow_account_holds_up_all() -> None:
+    fake = FakeTime()
+    limits = limits_on(fake)
+    limits.slow_down("/v1/charges", "endpoint-concurrency", 30.0)
+    limits.acquire("/v1/refunds")
+    assert fake.now == 100
+    limits.slow_down("/v1/charges", "global-rate", 10.0)
+    limits.acquire("/v1/refunds")
+    assert fake.now == pytest.approx(110 + 1 / 40)
+    limits.acquire("/v1/charges")
+    assert fake.now == pytest.approx(130 + 1 / 10)
+
+
+def test_an_object_lock_slows_nothing_down() -> None:
+    fake = FakeTime()
+    limits = limits_on(fake)
+    limits.slow_down("/v1/charges", None, 30.0)
+    limits.acquire("/v1/charges")
+    assert fake.now == 100
+
+
+@pytest.mark.parametrize("share", [0, -1, 1.01])
+def test_a_share_is_part_of_the_limit(share: float) -> None:
+    with pytest.raises(ValueError, match="share"):
+        RateLimits(account=100, share=share)
+
+
+def queued(limits: RateLimits, endpoint: str, count: int) -> None:
+    """Waits until so many threads wait for `endpoint`."""
+    deadline = time.monotonic() + 10
+    while len(limits._queues.get(endpoint, ())) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_threads_get_their_turn_in_the_order_they_came_without_spinning(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = 0
+
+    def wait(event: threading.Event, timeout: float | None) -> bool:
+        nonlocal waits
+        waits += 1
+        return event.wait(timeout)
+
+    limits = RateLimits(account=400, endpoint=200, wait=wait)
+    limits.slow_down("/v1/charges", "endpoint-rate", 0.3)
+    bucket = limits._bucket("/v1/charges")
+    take, served = bucket.take, []
+
+    def noted_take() -> None:
+        served.append(threading.current_thread().name)
+        take()
+
+    monkeypatch.setattr(bucket, "take", noted_take)
+    names = [f"thread {number}" for number in range(12)]
+    threads = [threading.Thread(target=limits.acquire, args=("/v1/charges",), name=name) for name in names]
+    for count, thread in enumerate(threads, start=1):
+        thread.start()
+        queued(limits, "/v1/charges", count)
+    for thread in threads:
+        thread.join(10)
+    assert served == names
+    assert waits <= 4 * len(threads)
+
+
+def test_closing_ends_all_waiting_now_and_later() -> None:
+    limits = RateLimits(account=100)
+    limits.slow_down("/v1/charges", "endpoint-rate", 600.0)
+    cancelled = []
+
+    def wait_in_vain() -> None:
+        with pytest.raises(Cancelled):
+            limits.acquire("/v1/charges")
+        cancelled.append(True)
+
+    threads = [threading.Thread(target=wait_in_vain) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    queued(limits, "/v1/charges", len(threads))
+    limits.close()
+    for thread in threads:
+        thread.join(10)
+    assert len(cancelled) == len(threads)
+    with pytest.raises(Cancelled):
+        limits.acquire("/v1/refunds")

@@ -33,12 +33,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console(highlight=False)
+out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 DEMO_ACCOUNT = "acct_1DemoShop0000000"
 _DEMO_KEYS = {"STRIPE_API_KEY": "sk_live_demo_shop_key", "STRIPE_TEST_API_KEY": "sk_test_demo_shop_key"}
 _DEMO_DAYS = 60
+_DEMO_LATENCY_MS = 20
 _UI_WAIT = 180  # seconds; starting takes 8 to 30, more where nothing is compiled yet
 
 Port = Annotated[int, typer.Option(help="Where the Dagster UI listens, on 127.0.0.1.")]
@@ -165,8 +166,8 @@ def demo(
         out.print("Starting the Stripe emulator and its shop …")
         processes.start(
             "Stripe emulator",
-            ["stripe_pipeline.emulator", "--port", str(emulator_port), "--days", str(_DEMO_DAYS)]
-            + ["--trade-every", str(trade_every), "--rate-limits", "--latency-ms", "20"],
+            ["stripe_pipeline.emulator", "--port", f"{emulator_port}", "--days", f"{_DEMO_DAYS}"]
+            + ["--trade-every", f"{trade_every}", "--rate-limits", "--latency-ms", f"{_DEMO_LATENCY_MS}"],
         )
         processes.wait_for(lambda: _answers(f"{emulator}/v1/charges", 401), what="The emulator", seconds=60)
         _bring_up(processes, port)
@@ -177,7 +178,7 @@ def demo(
 def _bring_up(processes: Processes, port: int) -> None:
     """Start Dagster, and read Stripe while it starts."""
     out.print("Starting Dagster and loading the history from Stripe …")
-    processes.start("Dagster", ["dagster", "dev", "-m", "stripe_pipeline.definitions", "-h", HOST, "-p", str(port)])
+    processes.start("Dagster", ["dagster", "dev", "-h", HOST, "-p", str(port)])
     _execute(job="sync", first=today(), last=today())
     processes.wait_for(lambda: _dagster_is_up(port), what="Dagster", seconds=_UI_WAIT)
 
@@ -186,7 +187,7 @@ def _say_ready(port: int, emulator: str | None) -> None:
     from stripe_pipeline import query
 
     sql = (
-        "SELECT currency, count(*) AS charges, sum(amount - amount_refunded) AS net_in_minor_units\n"
+        "SELECT currency, count(*) AS charges, sum(amount - amount_refunded)::BIGINT AS net_in_minor_units\n"
         "FROM live.charges WHERE status = 'succeeded' GROUP BY currency ORDER BY charges DESC LIMIT 5"
     )
     published = _short(DataFolder.from_environment().published)

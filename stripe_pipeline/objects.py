@@ -110,7 +110,7 @@ def _columns(
 def _describe(name: str, kind: Kind) -> str:
     if name in _DESCRIPTIONS:
         return _DESCRIPTIONS[name]
-    if kind is Kind.INTEGER and (name.startswith("amount") or name in _MONEY):
+    if kind is Kind.INTEGER and ("amount" in name or name in _MONEY):
         return "In minor units of `currency`"
     return ""
 

@@ -5,6 +5,7 @@ What is started, and what is said about it, belongs to `cli`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -129,10 +130,8 @@ class Processes:
 
 
 def _signal(child: _Child, number: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child.process.pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def _interrupt(number: int, frame: object) -> None:

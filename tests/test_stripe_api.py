@@ -631,6 +631,17 @@ def test_closing_ends_a_wait_at_once(server: Server) -> None:
         assert time.monotonic() - started < 5
 
 
+def test_closing_ends_a_wait_for_the_rate_limit(server: Server) -> None:
+    limits = RateLimits(account=100)
+    limits.slow_down("/v1/charges", "endpoint-rate", 50.0)
+    with ThreadPoolExecutor(1) as pool, StripeApi(KEY, base_url=server.url, limits=limits) as api:
+        waiting = pool.submit(api.get, "/v1/charges")
+        api.close()
+        with pytest.raises(errors.Cancelled):
+            waiting.result(10)
+        assert api.spent() == len(server.requests) == 0
+
+
 def test_closing_lets_a_request_under_way_finish_and_sends_no_other(server: Server) -> None:
     asked, release = threading.Event(), threading.Event()
 

@@ -111,7 +111,8 @@ def _report(
         context.log.warning(
             "Values of an unexpected type were kept in _extra and their columns left null: %s", report.surprises
         )
-    for object_type in OBJECT_TYPES.values():
+    # Dagster wants parents before children.
+    for object_type in sorted(OBJECT_TYPES.values(), key=lambda it: it.parent is not None):
         table = object_type.name
         if table in report.failures:
             context.log.error("%s was left as it was: %s", table, report.failures[table])

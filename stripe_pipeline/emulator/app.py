@@ -28,8 +28,8 @@ from starlette.types import Receive, Scope, Send
 
 from stripe_pipeline.emulator import store, templates
 from stripe_pipeline.emulator.faults import RATE_LIMIT, Fault, LoggedRequest, choose
-from stripe_pipeline.emulator.shop import EVENTS_KEPT, Shop, reference, type_of
-from stripe_pipeline.emulator.store import Json
+from stripe_pipeline.emulator.shop import EVENTS_KEPT, Shop, type_of
+from stripe_pipeline.emulator.store import Json, reference
 from stripe_pipeline.objects import OBJECT_TYPES, Kind
 
 _PATH_NAMES = {
@@ -156,7 +156,7 @@ def create_app(
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        form = (await request.body()).decode() if request.method != "GET" else ""
+        form = (await request.body()).decode()
         # Params that cannot be read are reported by the handler, after the key was checked.
         params, complaint = _parse(form or request.url.query)
         caller, refusal = _caller(request, keys)
@@ -171,12 +171,12 @@ def create_app(
         if len(log) >= _LOGGED:
             del log[: _LOGGED // 2]
         log.append(entry)
-        if latency_ms:
-            await asyncio.sleep(latency_ms / 1000)
+        if latency_ms and not await _pause(latency_ms / 1000, receive):
+            return
         chosen = choose(rules, entry)
         for fault in chosen:
-            if fault.delay:
-                await asyncio.sleep(fault.delay)
+            if fault.delay and not await _pause(fault.delay, receive):
+                return
             if fault.before is not None:
                 fault.before(entry)
         last = chosen[-1] if chosen and chosen[-1].answers else None
@@ -232,12 +232,26 @@ class _Endpoint:
         await self._app(scope, receive, send)
 
 
+async def _pause(seconds: float, receive: Receive) -> bool:
+    """Wait; false as soon as the client is gone."""
+    try:
+        async with asyncio.timeout(seconds):
+            await _gone(receive)
+    except TimeoutError:
+        return True
+    return False
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 async def _break_off(disconnect: Disconnect | None, scope: Scope, receive: Receive, *, graceful: bool) -> None:
     if disconnect is None:
         raise RuntimeError("this fault breaks a connection: it needs a Server")
     disconnect(scope, graceful)
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    await _gone(receive)
 
 
 class _Api:
@@ -309,7 +323,10 @@ class _Api:
             if cursor is not None and not self._holds(type_name, cursor, caller):
                 raise self._missing(type_name, cursor, caller, param=name, status=400)
         window = store.Window(since, until, *cursors, _limit(params))
-        ids, more = collection.page(window, self._wanted(type_name, params, caller))
+        wanted = self._wanted(type_name, params, caller)
+        indexed = next((name for name in collection.INDEXED if name in params and name in _EQUAL[type_name]), None)
+        among = collection.with_value(indexed, params[indexed]) if indexed else None
+        ids, more = collection.page(window, wanted, among)
         if not ids:
             self._check_targets(params, caller)
         if params.get("expand"):
@@ -489,10 +506,8 @@ class _Api:
         return orjson.loads(self._shop.render(type_name, object_id, caller.livemode))
 
     def _refunds_of(self, charge: str, caller: _Caller) -> Json:
-        def wanted(_: str, refund: Json) -> bool:
-            return bool(reference(refund["charge"]) == charge)
-
-        ids, more = self._shop.collection("refunds", caller.livemode).page(store.Window(), wanted)
+        collection = self._shop.collection("refunds", caller.livemode)
+        ids, more = collection.page(store.Window(), among=collection.with_value("charge", charge))
         refunds = [orjson.loads(self._shop.render("refunds", found, caller.livemode)) for found in ids]
         return _list_of(refunds, more, f"/v1/charges/{charge}/refunds")
 

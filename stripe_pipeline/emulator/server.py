@@ -35,7 +35,7 @@ class Server:
         self._denied: set[str] = set(options.pop("denied", ()))
         self._port = port
         self._options = options
-        self._connections: dict[tuple[str, int], asyncio.Transport] = {}
+        self._connections = _Connections()
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -100,7 +100,7 @@ class Server:
         self._stopping.set()
         self._server.should_exit = True
         # Requests that a fault still delays are not waited for.
-        self._server.force_exit = True
+        self._connections.abort_all()
         while self._threads:
             self._threads.pop().join()
 
@@ -118,24 +118,45 @@ class Server:
             self.shop.trade(livemode)
 
     def _disconnect(self, scope: Scope, graceful: bool) -> None:
-        transport = self._connections[tuple(scope["client"])]
+        transport = self._connections.open[tuple(scope["client"])]
         if graceful:
             transport.close()
         else:
             transport.abort()
 
 
-def _protocol(connections: dict[tuple[str, int], asyncio.Transport]) -> type[asyncio.Protocol]:
-    """uvicorn's HTTP protocol, noting its open connections by the client's address."""
+class _Connections:
+    """Open connections by the client's address."""
+
+    def __init__(self) -> None:
+        self.open: dict[tuple[str, int], asyncio.Transport] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def add(self, peer: tuple[str, int], transport: asyncio.Transport) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.open[peer] = transport
+
+    def abort_all(self) -> None:
+        """Called from another thread while the loop runs."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._abort_all)
+
+    def _abort_all(self) -> None:
+        for transport in list(self.open.values()):
+            transport.abort()
+
+
+def _protocol(connections: _Connections) -> type[asyncio.Protocol]:
+    """uvicorn's HTTP protocol, noting its connections."""
 
     class Protocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
         def connection_made(self, transport: asyncio.Transport) -> None:
             self._peer = transport.get_extra_info("peername")
-            connections[self._peer] = transport
+            connections.add(self._peer, transport)
             super().connection_made(transport)
 
         def connection_lost(self, exc: Exception | None) -> None:
-            connections.pop(self._peer, None)
+            connections.open.pop(self._peer, None)
             super().connection_lost(exc)
 
     return Protocol

@@ -23,7 +23,7 @@ import orjson
 
 from stripe_pipeline.emulator import templates
 from stripe_pipeline.emulator.clock import Clock
-from stripe_pipeline.emulator.store import Collection, Json
+from stripe_pipeline.emulator.store import Collection, Json, reference
 from stripe_pipeline.objects import BY_STRIPE_OBJECT
 
 EVENTS_KEPT = 30 * 86400
@@ -60,11 +60,6 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 def type_of(object_id: str) -> str | None:
     """The type an id belongs to by its prefix; none if the shop keeps no such objects."""
     return _PREFIXES.get(object_id.partition("_")[0])
-
-
-def reference(value: Any) -> Any:
-    """The id in a field that holds an id or an expanded object."""
-    return value.get("id") if isinstance(value, dict) else value
 
 
 @dataclass
@@ -822,12 +817,13 @@ class Shop:
 
     @_locked
     def put(self, obj: Json, *, livemode: bool | None = None, created: int | None = None) -> Json:
-        """Add or replace an object exactly as given, with no event and no settlement.
+        """Add or replace an object exactly as given, with no event and no settlement; returns the object.
 
         `created` places it in its list (default: the object's own, or now). Lines embedded in an invoice become the
         invoice's lines, all of them unless `has_more` is set; a line is added to its `invoice`; a deleted customer
         becomes one.
         """
+        obj = _copy(obj)
         mode = bool(obj.get("livemode", False)) if livemode is None else livemode
         side = self._sides[mode]
         at = self._at(obj.get("created") if created is None else created)
@@ -836,24 +832,23 @@ class Shop:
             lines = side.lines.setdefault(reference(obj["invoice"]), {})
             lines[obj["id"]] = obj
             side.objects["invoices"].rendered.pop(reference(obj["invoice"]), None)
-            return _copy(obj)
+            return obj
         if kind == "event":
             self._keep_event(obj, mode, at)
-            return _copy(obj)
-        if kind == "webhook_endpoint":
-            return self._add("webhook_endpoints", obj, at, False, mode)
-        type_name = BY_STRIPE_OBJECT[kind].name
+            return obj
+        type_name = "webhook_endpoints" if kind == "webhook_endpoint" else BY_STRIPE_OBJECT[kind].name
         if kind == "customer" and obj.get("deleted"):
             if obj["id"] in side.objects["customers"]:
                 side.objects["customers"].remove(obj["id"])
             side.deleted_customers.add(obj["id"])
-            return _copy(obj)
+            return obj
         if kind == "invoice" and isinstance(obj.get("lines"), dict):
             given = {line["id"]: line for line in obj["lines"].get("data", [])}
             held = side.lines.get(obj["id"], {}) if obj["lines"].get("has_more") else {}
             side.lines[obj["id"]] = held | given
         side.deleted_customers.discard(obj["id"])
-        return self._add(type_name, obj, at, False, mode)
+        side.objects[type_name].put(obj["id"], obj, at)
+        return obj
 
     @_locked
     def emit_event(

@@ -5,12 +5,17 @@ What an object means, and how it is rendered, belongs to `shop`.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 Json = dict[str, Any]
+
+
+def reference(value: Any) -> Any:
+    """The id in a field that holds an id or an expanded object."""
+    return value.get("id") if isinstance(value, dict) else value
 
 
 @dataclass(frozen=True)
@@ -27,12 +32,18 @@ class Window:
 class Collection:
     """Objects by id, ordered by `created` and then by when they were added."""
 
+    INDEXED = ("charge", "customer", "email", "payment_intent", "source")
+    """Fields by whose value objects are found without looking at all of them."""
+
     def __init__(self) -> None:
         self.objects: dict[str, Json] = {}
         self.rendered: dict[str, bytes] = {}
         """JSON of objects that have been read since they last changed."""
         self._places: dict[str, tuple[int, int, str]] = {}
         self._order: list[tuple[int, int, str]] = []
+        self._late: list[tuple[int, int, str]] = []
+        """Places that are yet to be sorted in, so that adding many objects anywhere in time costs one sort."""
+        self._index: dict[tuple[str, object], set[str]] = {}
         self._added = 0
 
     def __len__(self) -> int:
@@ -43,23 +54,25 @@ class Collection:
 
     def __iter__(self) -> Iterator[str]:
         """Ids, newest first."""
-        return (place[2] for place in reversed(self._order))
+        return (place[2] for place in reversed(self._sorted()))
 
     def put(self, object_id: str, obj: Json, created: int) -> None:
         """Add an object, or replace it; a replaced one keeps its place unless `created` differs."""
         place = self._places.get(object_id)
+        if place is not None:
+            self._unindex(object_id)
         if place is None or place[0] != created:
             if place is not None:
                 self._leave(place)
             self._added += 1
-            place = (created, self._added, object_id)
-            self._places[object_id] = place
-            if self._order and place < self._order[-1]:
-                insort(self._order, place)
-            else:
-                self._order.append(place)
+            place = self._places[object_id] = (created, self._added, object_id)
+            in_order = not self._order or self._order[-1] < place
+            (self._order if in_order else self._late).append(place)
         self.objects[object_id] = obj
         self.rendered.pop(object_id, None)
+        for name in self.INDEXED:
+            if name in obj:
+                self._index.setdefault((name, reference(obj[name])), set()).add(object_id)
 
     def change(self, object_id: str, obj: Json) -> None:
         """Replace an object where it is."""
@@ -67,6 +80,7 @@ class Collection:
 
     def remove(self, object_id: str) -> Json:
         """Take an object out and return it."""
+        self._unindex(object_id)
         self._leave(self._places.pop(object_id))
         self.rendered.pop(object_id, None)
         return self.objects.pop(object_id)
@@ -75,24 +89,36 @@ class Collection:
         """The second under which the object is listed."""
         return self._places[object_id][0]
 
-    def page(self, window: Window, wanted: Callable[[str, Json], bool] | None = None) -> tuple[list[str], bool]:
+    def with_value(self, name: str, value: object) -> Iterable[str]:
+        """Ids of the objects whose field `name`, one of `INDEXED`, is `value` or an object with that id."""
+        return self._index.get((name, value), ())
+
+    def page(
+        self,
+        window: Window,
+        wanted: Callable[[str, Json], bool] | None = None,
+        among: Iterable[str] | None = None,
+    ) -> tuple[list[str], bool]:
         """The ids of one page, newest first, and whether more follow in the direction of paging.
 
-        A cursor outside the window gives an empty page, the harshest thing Stripe's documentation allows for one
-        that is used with another window.
+        `among` narrows the list down before `wanted` is asked. A cursor outside the window gives an empty page, the
+        harshest thing Stripe's documentation allows for one that is used with another window.
         """
-        low = 0 if window.since is None else bisect_left(self._order, (window.since,))
-        high = len(self._order) if window.until is None else bisect_left(self._order, (window.until,))
+        order = self._sorted() if among is None else sorted(self._places[object_id] for object_id in among)
+        low = 0 if window.since is None else bisect_left(order, (window.since,))
+        high = len(order) if window.until is None else bisect_left(order, (window.until,))
         cursor = window.starting_after or window.ending_before
         backwards = window.starting_after is None and window.ending_before is not None
         if cursor is not None:
-            at = bisect_left(self._order, self._places[cursor])
-            if not low <= at < high:
+            place = self._places[cursor]
+            if (window.since is not None and place[0] < window.since) or (
+                window.until is not None and place[0] >= window.until
+            ):
                 return [], False
-            low, high = (at + 1, high) if backwards else (low, at)
+            low, high = (bisect_right(order, place), high) if backwards else (low, bisect_left(order, place))
         found: list[str] = []
         for at in range(low, high) if backwards else range(high - 1, low - 1, -1):
-            object_id = self._order[at][2]
+            object_id = order[at][2]
             if wanted is None or wanted(object_id, self.objects[object_id]):
                 found.append(object_id)
                 if len(found) > window.limit:
@@ -101,5 +127,22 @@ class Collection:
         found = found[: window.limit]
         return (found[::-1] if backwards else found), more
 
+    def _sorted(self) -> list[tuple[int, int, str]]:
+        if len(self._late) > 50:
+            self._order += self._late
+            self._order.sort()
+        else:
+            for place in self._late:
+                insort(self._order, place)
+        self._late = []
+        return self._order
+
     def _leave(self, place: tuple[int, int, str]) -> None:
-        del self._order[bisect_left(self._order, place)]
+        order = self._sorted()
+        del order[bisect_left(order, place)]
+
+    def _unindex(self, object_id: str) -> None:
+        obj = self.objects[object_id]
+        for name in self.INDEXED:
+            if name in obj:
+                self._index[(name, reference(obj[name]))].discard(object_id)

@@ -445,9 +445,7 @@ def _stage(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch
         f" FROM read_json([{', '.join(_quoted(file) for file in files)}],"
         f" format = 'newline_delimited', columns = {{{spec}}})"
     )
-    [(rows, distinct)] = connection.execute(
-        f"SELECT count(*), count(DISTINCT ({keys})) FROM temp.incoming"
-    ).fetchall()
+    [(rows, distinct)] = connection.execute(f"SELECT count(*), count(DISTINCT ({keys})) FROM temp.incoming").fetchall()
     if rows > distinct:
         connection.execute(
             f"CREATE OR REPLACE TEMP TABLE incoming AS SELECT * FROM temp.incoming"
@@ -524,8 +522,7 @@ def _replace(
     )
     names = ", ".join(_name(column) for column in table_columns(object_type))
     connection.execute(
-        f"INSERT INTO raw.{object_type.name} SELECT {names} FROM temp.{table}"
-        f" WHERE {written} AND _change <> 'deleted'"
+        f"INSERT INTO raw.{object_type.name} SELECT {names} FROM temp.{table} WHERE {written} AND _change <> 'deleted'"
     )
 
 

@@ -1,0 +1,64 @@
+"""What tests share: an emulator, a data folder of their own, and the pipeline between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.emulator import Server, Shop
+from stripe_pipeline.settings import Settings, load_keys
+from stripe_pipeline.sync import Pipeline
+
+KEYS = {"STRIPE_API_KEY": "sk_live_of_the_tests", "STRIPE_TEST_API_KEY": "sk_test_of_the_tests"}
+
+MakePipeline = Callable[..., Pipeline]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> DataFolder:
+    """An empty data folder."""
+    return DataFolder(tmp_path / "data")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """An emulator with an empty shop."""
+    with Server(Shop()) as running:
+        yield running
+
+
+@pytest.fixture
+def shop(server: Server) -> Shop:
+    """The emulator's shop."""
+    return server.shop
+
+
+@pytest.fixture
+def make_pipeline(server: Server, folder: DataFolder) -> Iterator[MakePipeline]:
+    """Make pipelines from the emulator into the data folder; keyword arguments are settings."""
+    opened: list[Pipeline] = []
+
+    def make(environment: dict[str, str] = KEYS, **settings: object) -> Pipeline:
+        start = (datetime.now(UTC) - timedelta(days=60)).date()
+        pipeline = Pipeline(
+            settings=Settings.model_validate({"history": start} | settings),
+            keys=load_keys(environment),
+            folder=folder,
+            base_url=server.url,
+        )
+        opened.append(pipeline)
+        return pipeline
+
+    yield make
+    for pipeline in opened:
+        pipeline.__exit__()
+
+
+@pytest.fixture
+def pipeline(make_pipeline: MakePipeline) -> Pipeline:
+    """A pipeline with both modes' keys and 60 days of history."""
+    return make_pipeline()

@@ -17,18 +17,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from stripe_pipeline.errors import StripePipelineError
+from stripe_pipeline.errors import SettingsError, StripePipelineError
 
 HOST = "127.0.0.1"
 _GRACE = 15  # seconds; Dagster takes 3 to 8 to end its own processes
 _POLL = 0.2
 
+# Where parents cannot clean up because they are killed, Linux interrupts the child instead (PR_SET_PDEATHSIG). It is
+# asked for in the child itself: a `preexec_fn` could deadlock where the parent has threads.
+_INTERRUPTED_WITH_PARENT = (
+    "import ctypes, os, signal, sys;"
+    "ctypes.CDLL(None).prctl(1, signal.SIGINT);"
+    "os.execv(sys.executable, [sys.executable, '-m', *sys.argv[1:]])"
+)
+
 
 class ProcessEnded(StripePipelineError):
-    """A process ended that should have gone on."""
+    """A process ended, or does not answer, that should go on."""
 
 
-class PortTaken(StripePipelineError):
+class PortTaken(SettingsError):
     """Another program listens where one of ours should."""
 
 
@@ -40,13 +48,15 @@ def free_port() -> int:
 
 
 def claim_port(port: int, *, option: str) -> None:
-    """Raise `PortTaken`, which names `option`, if something listens on `port`."""
+    """Raise `PortTaken`, which names `option`, if `port` cannot be listened on."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
-        except OSError:
-            raise PortTaken(f"Port {port} is taken by another program", f"Name a free one with {option}") from None
+        except OSError as error:
+            raise PortTaken(
+                f"Port {port} of {HOST} cannot be used ({error.strerror})", f"Name a free one with {option}"
+            ) from None
 
 
 @dataclass
@@ -64,25 +74,26 @@ class Processes:
         self._children: list[_Child] = []
 
     def __enter__(self) -> Processes:
-        # An end from outside is the same as Ctrl-C: everything that was started stops.
-        signal.signal(signal.SIGTERM, _interrupt)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half of them running
+        # A second Ctrl-C must not leave half of them running.
+        handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             self._end()
         finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
     def start(self, name: str, arguments: Sequence[str]) -> None:
         """Run `python -m …` in the background; what it prints goes to a file in the logs folder."""
         log = self._logs / f"{name.replace(' ', '-').lower()}.log"
+        how = ["-c", _INTERRUPTED_WITH_PARENT] if sys.platform == "linux" else ["-m"]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
+                [sys.executable, *how, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -91,14 +102,11 @@ class Processes:
         self._children.append(_Child(name, process, log))
 
     def check(self) -> None:
-        """Raise `ProcessEnded`, with the end of its log, if one has ended."""
+        """Raise `ProcessEnded`, which names the log, if one has ended."""
         for child in self._children:
-            if child.process.poll() is not None:
-                last = [line for line in child.log.read_text(errors="replace").splitlines() if line.strip()][-3:]
-                raise ProcessEnded(
-                    f"{child.name} ended unexpectedly ({' / '.join(last) or 'it said nothing'})",
-                    f"See {child.log}",
-                )
+            status = child.process.poll()
+            if status is not None:
+                raise ProcessEnded(f"{child.name} ended by itself (exit status {status})", f"Its log {child.log} tells why")
 
     def wait_for(self, ready: Callable[[], bool], *, what: str, seconds: float) -> None:
         """Wait until `ready()`; raises `ProcessEnded` if a process ends meanwhile or the time is up."""
@@ -106,7 +114,9 @@ class Processes:
         while not ready():
             self.check()
             if time.monotonic() > end:
-                raise ProcessEnded(f"{what} did not answer within {seconds:.0f} seconds", f"See {self._logs}")
+                raise ProcessEnded(
+                    f"{what} was not ready within {seconds:.0f} seconds", f"The logs in {self._logs} may tell why"
+                )
             time.sleep(_POLL)
 
     def watch(self) -> None:
@@ -133,6 +143,3 @@ def _signal(child: _Child, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.process.pid, number)
 
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt

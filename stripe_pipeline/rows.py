@@ -19,6 +19,7 @@ from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType
 
 _BIGINT = 2**63
+_EXACT_IN_DOUBLE = 2**53
 _LAST_TIMESTAMP = 253_402_300_800  # the year 10000: what DuckDB and Python both can show ends before it
 
 _PYTHON_TYPES: Mapping[Kind, type] = {
@@ -62,6 +63,11 @@ def _fields(table: str) -> Mapping[str, tuple[Kind, type | None]]:
     return {column.name: (column.kind, _PYTHON_TYPES.get(column.kind)) for column in OBJECT_TYPES[table].columns}
 
 
+@cache
+def _added(table: str) -> frozenset[str]:
+    return frozenset(column.name for column in OBJECT_TYPES[table].columns if column.added)
+
+
 def shape(
     object_type: ObjectType,
     obj: Mapping[str, Any],
@@ -81,17 +87,20 @@ def shape(
 
     Raises `BadObject` if a key column or `created` is missing or of the wrong type.
     """
-    fields = _fields(object_type.name)
+    fields, added = _fields(object_type.name), _added(object_type.name)
     row: dict[str, Any] = {"livemode": livemode}
     extra: dict[str, Any] = {}
     given = given or {}
     for name, value in obj.items():
+        if value is None:
+            continue
         known = fields.get(name)
         if known is None:
             extra[name] = value
             continue
-        if value is None:
-            continue
+        if name in added:
+            # Stripe did not send it when this was written: the column is the pipeline's, what came is kept besides.
+            extra[name] = value
         if name in given:
             if value != given[name]:
                 extra[name] = value
@@ -103,10 +112,10 @@ def shape(
                 surprises.add(object_type.name, name, str(obj.get("id")))
             else:
                 row[name] = value
-        elif expected is str and isinstance(value, dict) and isinstance(value.get("id"), str):
+        elif kind is Kind.REFERENCE and isinstance(value, dict) and isinstance(value.get("id"), str):
             row[name] = value["id"]
             extra[name] = value
-        elif expected is float and value.__class__ is int:
+        elif expected is float and value.__class__ is int and abs(value) <= _EXACT_IN_DOUBLE:
             row[name] = value
         else:
             extra[name] = value
@@ -120,6 +129,14 @@ def shape(
     if extra:
         row["_extra"] = extra
     return orjson.dumps(row) + b"\n"
+
+
+def id_of(obj: Mapping[str, Any]) -> str:
+    """The id of `obj`; raises `BadObject` if it does not tell."""
+    object_id = obj.get("id")
+    if not isinstance(object_id, str):
+        raise _bad(obj, "id")
+    return object_id
 
 
 def created_of(obj: Mapping[str, Any]) -> int:

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -39,7 +39,7 @@ OVERLAP = 300  # seconds; events and balance transactions become visible up to a
 SETTLED = 300  # seconds after a day's end from when its list is taken for complete
 POKES_KEPT = 40 * DAY  # longer than Stripe keeps events, so that none is ever taken for new twice
 
-_THREADS = 16  # what 80 requests a second at about 100 ms each can keep busy, twice over
+_THREADS = 6  # of each listed type: 25 requests a second an endpoint, at 100 to 240 ms each
 _ROWS_A_LOAD = 20_000
 _SECONDS_A_LOAD = 3.0
 _PAGE = 100
@@ -133,12 +133,14 @@ class Pipeline:
         report = Report()
         stopped: StripePipelineError | None = None
         families = {family_of(object_type).name: family_of(object_type) for object_type in asked}
-        with self._spool() as spool, ThreadPoolExecutor(_THREADS, thread_name_prefix="stripe") as executor:
+        with self._spool() as spool, ExitStack() as threads:
+            # Threads of its own for each type: those that wait for one endpoint's turn do not hold up another's.
+            executors = {name: threads.enter_context(ThreadPoolExecutor(_THREADS, name)) for name in families}
             for key in self._keys:
                 with StripeApi(key, base_url=self._base_url, share=self.settings.rate.share) as api:
                     try:
                         mode = self._mode(api, key)
-                        run = _Run(self, api, mode, tuple(families.values()), executor, spool, report)
+                        run = _Run(self, api, mode, families, executors, spool, report)
                         try:
                             work(run)
                         finally:
@@ -186,8 +188,8 @@ class _Run:
         pipeline: Pipeline,
         api: StripeApi,
         mode: Mode,
-        families: Sequence[ObjectType],
-        executor: Executor,
+        families: Mapping[str, ObjectType],
+        executors: Mapping[str, Executor],
         spool: Path,
         report: Report,
     ) -> None:
@@ -197,20 +199,18 @@ class _Run:
         self._settings = pipeline.settings
         self._api = api
         self._mode = mode
-        self._families = families
-        self._executor = executor
         self._report = report
         side = "live" if mode.livemode else "test"
         self._readers = {
-            object_type.name: Reader(api, object_type, mode, spool / side / object_type.name)
-            for object_type in families
+            name: Reader(api, family, mode, folder=spool / side / name, executor=executors[name])
+            for name, family in families.items()
         }
 
     def backfill(self, days: set[date]) -> None:
         cursors = self._warehouse.cursors(self._mode)
         if EVENTS not in cursors:
             self._take_first_cursor()
-        self._list({object_type.name: days for object_type in self._families}, how="backfill")
+        self._list(dict.fromkeys(self._readers, days), how="backfill")
 
     def tick(self, asked: set[date]) -> None:
         cursors = self._warehouse.cursors(self._mode)
@@ -228,8 +228,8 @@ class _Run:
 
         history = _days(self._settings.history, day_of(now))
         to_list = {
-            object_type.name: asked | (set(history) if lost else _unlisted(object_type, history, coverage, now))
-            for object_type in self._families
+            name: asked | (set(history) if lost else _unlisted(reader.object_type, history, coverage, now))
+            for name, reader in self._readers.items()
         }
         pokes = self._waiting()
         wanted = self._wanted(pokes)
@@ -332,7 +332,7 @@ class _Run:
             # Wanted but not listed: deleted meanwhile, or older than it said.
             ids = ids - listed
         if ids:
-            batches.append(reader.read_again(ids, self._executor))
+            batches.append(reader.read_again(ids))
         return batches
 
     def _list(self, days: Mapping[str, set[date]], *, how: str) -> set[str]:
@@ -348,7 +348,6 @@ class _Run:
                 self._readers[name].list_days(
                     wanted,
                     until=until,
-                    executor=self._executor,
                     read=lambda day, name=name: news.put((name, day)),  # type: ignore[misc]
                     done=lambda error, name=name: news.put((name, error)),  # type: ignore[misc]
                 )
@@ -405,7 +404,7 @@ class _Run:
         for batch, missing in loaded.missing:
             ids = [object_id for day in missing.values() for object_id in day]
             try:
-                again = self._readers[batch.object_type.name].read_again(ids, self._executor)
+                again = self._readers[batch.object_type.name].read_again(ids)
             except Cancelled:
                 raise
             except StripePipelineError as error:

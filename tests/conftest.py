@@ -42,13 +42,13 @@ def make_pipeline(server: Server, folder: DataFolder) -> Iterator[MakePipeline]:
     """Make pipelines from the emulator into the data folder; keyword arguments are settings."""
     opened: list[Pipeline] = []
 
-    def make(environment: dict[str, str] = KEYS, **settings: object) -> Pipeline:
+    def make(environment: dict[str, str] = KEYS, *, url: str = server.url, **settings: object) -> Pipeline:
         start = (datetime.now(UTC) - timedelta(days=60)).date()
         pipeline = Pipeline(
             settings=Settings.model_validate({"history": start} | settings),
             keys=load_keys(environment),
             folder=folder,
-            base_url=server.url,
+            base_url=url,
         )
         opened.append(pipeline)
         return pipeline

@@ -68,9 +68,11 @@ def test_no_second_sees_more_than_stripe_allows(gaps: list[float], share: float)
         assert sum(first <= time < first + 1 - 1e-6 for time in sent) <= 25
 
 
-def test_a_bucket_gives_a_small_burst_and_then_its_rate() -> None:
-    bucket, now = Bucket(25, 0.8), 0.0
-    times = []
+@pytest.mark.parametrize("idle", [0.0, 3600.0])
+def test_a_bucket_gives_a_small_burst_and_then_its_rate(idle: float) -> None:
+    bucket = Bucket(25, 0.8)
+    bucket.wait(-idle)
+    now, times = 0.0, []
     for _ in range(105):
         now = send(bucket, now)
         times.append(now)
@@ -193,7 +195,7 @@ def test_threads_get_their_turn_in_the_order_they_came_without_spinning(monkeypa
 
     monkeypatch.setattr(bucket, "take", noted_take)
     names = [f"thread {number}" for number in range(12)]
-    threads = [threading.Thread(target=limits.acquire, args=("/v1/charges",), name=name) for name in names]
+    threads = [threading.Thread(target=limits.acquire, args=("/v1/charges",), name=name, daemon=True) for name in names]
     for count, thread in enumerate(threads, start=1):
         thread.start()
         queued(limits, "/v1/charges", count)
@@ -213,7 +215,7 @@ def test_closing_ends_all_waiting_now_and_later() -> None:
             limits.acquire("/v1/charges")
         cancelled.append(True)
 
-    threads = [threading.Thread(target=wait_in_vain) for _ in range(8)]
+    threads = [threading.Thread(target=wait_in_vain, daemon=True) for _ in range(8)]
     for thread in threads:
         thread.start()
     queued(limits, "/v1/charges", len(threads))

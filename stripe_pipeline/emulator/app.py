@@ -10,9 +10,7 @@ import base64
 import binascii
 import math
 import re
-import time
-from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, MutableSequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, MutableSequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from secrets import token_hex
@@ -28,6 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from stripe_pipeline.emulator import store, templates
 from stripe_pipeline.emulator.faults import RATE_LIMIT, Fault, LoggedRequest, choose
+from stripe_pipeline.emulator.rate_limits import RateLimiter
 from stripe_pipeline.emulator.shop import EVENTS_KEPT, Shop, type_of
 from stripe_pipeline.emulator.store import Json, reference
 from stripe_pipeline.objects import OBJECT_TYPES, Kind
@@ -105,33 +104,6 @@ class _Caller:
     restricted: bool
 
 
-class _RateLimiter:
-    """Requests of the last second by account mode and by endpoint, on the machine's clock."""
-
-    PER_ENDPOINT = 25
-    PER_ACCOUNT: Mapping[bool, int] = {True: 100, False: 25}
-
-    def __init__(self) -> None:
-        self._recent: defaultdict[object, deque[float]] = defaultdict(deque)
-
-    def refuse(self, livemode: bool, endpoint: str) -> str | None:
-        """Why this request is one too many; none if it is let through."""
-        now = time.monotonic()
-        limits = (
-            (livemode, self.PER_ACCOUNT[livemode], "global-rate"),
-            ((livemode, endpoint), self.PER_ENDPOINT, "endpoint-rate"),
-        )
-        for name, allowed, reason in limits:
-            recent = self._recent[name]
-            while recent and recent[0] <= now - 1:
-                recent.popleft()
-            if len(recent) >= allowed:
-                return reason
-        for name, _, _ in limits:
-            self._recent[name].append(now)
-        return None
-
-
 def create_app(
     shop: Shop,
     *,
@@ -150,7 +122,7 @@ def create_app(
     Faults that break connections need `disconnect`, which only a server can give.
     """
     api = _Api(shop, denied)
-    limiter = _RateLimiter() if rate_limits else None
+    limiter = RateLimiter() if rate_limits else None
     rules: MutableSequence[Fault] = [] if faults is None else faults
     log: MutableSequence[LoggedRequest] = [] if requests is None else requests
 

@@ -336,8 +336,6 @@ class Shop:
         charge = self._sides[mode].objects["charges"].objects[reference(intent["latest_charge"])]
         taken = charge["amount"] if amount is None else amount
         change = self._captured(charge, taken, at, mode, None, None) | {"status": "succeeded", "paid": True}
-        if taken < charge["amount"]:
-            change["amount_refunded"] = charge["amount"] - taken
         kind = "charge.succeeded" if charge["status"] == "pending" else "charge.captured"
         self._change("charges", charge["id"], mode, at, announce and (kind,), **change)
         return self._change(
@@ -404,7 +402,7 @@ class Shop:
             at,
             announce and ("charge.refunded",),
             amount_refunded=refunded,
-            refunded=refunded >= charge["amount"],
+            refunded=refunded >= charge["amount_captured"],
         )
         return shown
 
@@ -434,7 +432,7 @@ class Shop:
             at,
             announce and ("charge.updated",),
             amount_refunded=left,
-            refunded=left >= charge["amount"],
+            refunded=left >= charge["amount_captured"],
         )
         return self._change(
             "refunds",

@@ -82,6 +82,12 @@ def account(account_id: str) -> Json:
         "email": "owner@shop.example",
         "payouts_enabled": True,
         "settings": {
+            "branding": {"icon": None, "logo": None, "primary_color": None, "secondary_color": None},
+            "card_payments": {
+                "statement_descriptor_prefix": None,
+                "statement_descriptor_prefix_kana": None,
+                "statement_descriptor_prefix_kanji": None,
+            },
             "dashboard": {"display_name": "Demo Shop", "timezone": "Etc/UTC"},
             "payments": {
                 "statement_descriptor": "DEMO SHOP",

@@ -53,14 +53,17 @@ class _Day:
 
 
 class Reader:
-    """Reads one type and its children with one key. Used by many threads; its files lie in `folder`."""
+    """Reads one type and its children with one key, in the threads of `executor`; its files lie in `folder`."""
 
-    def __init__(self, api: StripeApi, object_type: ObjectType, mode: Mode, folder: Path) -> None:
+    def __init__(
+        self, api: StripeApi, object_type: ObjectType, mode: Mode, *, folder: Path, executor: Executor
+    ) -> None:
         self.object_type = object_type
         self.mode = mode
         self.surprises = Surprises()
         self._api = api
         self._folder = folder
+        self._executor = executor
         self._children = children_of(object_type)
         self._lock = threading.Lock()
         self._days: dict[date, _Day] = {}
@@ -73,7 +76,6 @@ class Reader:
         days: Iterable[date],
         *,
         until: int,
-        executor: Executor,
         read: Callable[[DayRead], None],
         done: Callable[[Exception | None], None],
     ) -> None:
@@ -102,7 +104,7 @@ class Reader:
             for day in self._store(listed):
                 read(day)
 
-        Listing(self._api, self._endpoint, emit=emit, done=done).start(windows, executor)
+        Listing(self._api, self._endpoint, emit=emit, done=done).start(windows, self._executor)
 
     def _store(self, listed: Listed) -> list[DayRead]:
         """Write a page's objects to their days' files; the days that are complete with it."""
@@ -190,7 +192,7 @@ class Reader:
             ]
         return lines
 
-    def read_again(self, ids: Iterable[str], executor: Executor) -> Batch:
+    def read_again(self, ids: Iterable[str]) -> Batch:
         """Retrieve each id, with its children. What Stripe says is gone comes back as a tombstone.
 
         Raises what `StripeApi.get` raises, but for `NotFound`.
@@ -198,7 +200,7 @@ class Reader:
         batch = Batch(self.object_type, self.mode, read_again=True)
         self._folder.mkdir(parents=True, exist_ok=True)
         stem = f"again-{next(self._batches)}"
-        for objects in executor.map(self._retrieve, sorted(set(ids))):
+        for objects in self._executor.map(self._retrieve, sorted(set(ids))):
             if isinstance(objects, Tombstone):
                 batch.tombstones.append(objects)
                 continue

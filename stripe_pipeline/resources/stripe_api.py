@@ -11,6 +11,7 @@ import hashlib
 import logging
 import random
 import re
+import ssl
 import threading
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import cache
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
@@ -202,6 +204,7 @@ class StripeApi:
             # No limit on waiting for a connection: more threads than connections take turns.
             timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT), pool=None),
             limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS),
+            verify=_tls(),
             follow_redirects=False,
         )
 
@@ -422,6 +425,12 @@ class StripeApi:
             code=last.code,
             request_id=last.request_id,
         )
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """What connections are verified against; loading the certificates takes longer than many a request."""
+    return httpx.create_ssl_context()
 
 
 def _query(params: Params) -> _Query:

@@ -1,0 +1,33 @@
+"""Stripe's rate limits: how many requests a second get through. The refusal itself belongs to `app`."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+
+PER_ACCOUNT = {True: 100, False: 25}
+"""Requests a second, live and test."""
+PER_ENDPOINT = 25
+
+
+class RateLimiter:
+    """Counts the requests of the last second, by mode of the account and by endpoint."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._recent: defaultdict[tuple[bool, str], deque[float]] = defaultdict(deque)
+
+    def refuse(self, livemode: bool, endpoint: str) -> str | None:
+        """Why this request is one too many; none if it is let through."""
+        now = self._now()
+        limits = (("", PER_ACCOUNT[livemode], "global-rate"), (endpoint, PER_ENDPOINT, "endpoint-rate"))
+        for name, allowed, reason in limits:
+            recent = self._recent[(livemode, name)]
+            while recent and recent[0] <= now - 1:
+                recent.popleft()
+            if len(recent) >= allowed:
+                return reason
+        for name, _, _ in limits:
+            self._recent[(livemode, name)].append(now)
+        return None

@@ -1,0 +1,208 @@
+"""Objects recorded from Stripe, at all API versions there are samples of, arrive in the tables with nothing lost."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.emulator import Shop
+from stripe_pipeline.objects import BY_STRIPE_OBJECT, INVOICE_LINES, OBJECT_TYPES
+from tests.conftest import KEYS, MakePipeline
+from tests.stripe_state import Objects, held_by_stripe, held_by_warehouse, rows, without_nulls
+
+Json = dict[str, Any]
+
+SAMPLES = Path(
+    os.environ.get("STRIPE_SAMPLES") or Path(__file__).resolve().parents[2] / "shared" / "stripe" / "samples"
+)
+DAY = 86_400
+LINE = INVOICE_LINES.object
+DELETED = "deleted_customer"
+"""The fixture of a customer that is gone."""
+
+
+@functools.cache
+def _cases() -> dict[str, list[Json]]:
+    """The objects that can be in a shop together, by API version or file and, where a version has several states of
+    one object, by the number of the state."""
+    cases: dict[str, list[Json]] = {}
+    for version, objects in sorted(_samples().items()):
+        states: dict[tuple[str, str], list[Json]] = {}
+        for obj in objects:
+            found = states.setdefault((obj["object"], obj["id"]), [])
+            if obj not in found:
+                found.append(obj)
+        for several in states.values():
+            for number, obj in enumerate(several, start=1):
+                cases.setdefault(f"{version}, state {number}", []).append(obj)
+    for objects in cases.values():
+        invoices = {obj["id"] for obj in objects if obj["object"] == "invoice"}
+        # A line cannot be read where its invoice is not.
+        objects[:] = [obj for obj in objects if obj["object"] != LINE or obj["invoice"] in invoices]
+    return {name: objects for name, objects in cases.items() if objects}
+
+
+def _samples() -> dict[str, list[Json]]:
+    """Every object of the nine types by API version or file, also those that lie within others."""
+    samples: dict[str, list[Json]] = {}
+    for path in sorted((SAMPLES / "recorded").glob("[!_]*.json")):
+        for obj in json.loads(path.read_bytes()):
+            version = obj.pop("_api_version")
+            del obj["_cassette"]
+            samples.setdefault(f"recorded {version}", []).extend(_within(obj))
+    for path in sorted((SAMPLES / "fixtures").glob("*.json")):
+        # An invoice's lines come with it; the line beside it names another invoice, or none.
+        resources = json.loads(path.read_bytes())["resources"]
+        samples[path.stem] = [
+            obj
+            for name, resource in resources.items()
+            if not name.startswith("deleted_")
+            for obj in _within(resource)
+            if obj["object"] != LINE
+        ]
+    return samples
+
+
+def _within(value: Any) -> Iterator[Json]:
+    """The objects that could be listed: `value` itself and whatever it holds, outermost first."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _within(item)
+    elif isinstance(value, dict):
+        kind = value.get("object")
+        if isinstance(kind, str) and ("created" in value if kind in BY_STRIPE_OBJECT else kind == LINE):
+            yield value
+        for item in value.values():
+            yield from _within(item)
+
+
+@pytest.fixture(autouse=True)
+def _samples_are_there() -> None:
+    if SAMPLES.is_dir():
+        return
+    reason = f"The samples of Stripe objects are not there: no folder {SAMPLES} (STRIPE_SAMPLES names another)"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def _put(shop: Shop, objects: Iterable[Json]) -> None:
+    """Fill the shop, and set its clock to three days after the newest object."""
+    objects = list(objects)
+    for obj in sorted(objects, key=lambda it: str(it["object"]) == LINE):
+        shop.put(obj)
+    newest = max(obj["created"] for obj in objects if "created" in obj)
+    shop.clock.advance(newest + 3 * DAY - shop.clock.now())
+
+
+def _first_day(objects: Iterable[Json]) -> str:
+    oldest = min(obj["created"] for obj in objects if "created" in obj)
+    return datetime.fromtimestamp(oldest, UTC).date().isoformat()
+
+
+def _modes_of(objects: Iterable[Json]) -> set[bool]:
+    """The modes these objects are of; one that does not tell is of test mode."""
+    return {bool(obj.get("livemode")) for obj in objects}
+
+
+def _keys_for(objects: Iterable[Json]) -> dict[str, str]:
+    live = _modes_of(objects)
+    return {name: key for name, key in KEYS.items() if key.startswith("sk_live_") in live}
+
+
+def _as_rows_tell(table: str, objects: Objects) -> Objects:
+    """What must come back: a line of an old API version does not name its invoice, its row does."""
+    if table != INVOICE_LINES.name:
+        return objects
+    return {key: {"invoice": key[0]} | obj for key, obj in objects.items()}
+
+
+@pytest.mark.parametrize("case", _cases() or ["no samples"])
+def test_everything_in_an_object_is_in_its_row_and_stays_there(
+    case: str, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
+) -> None:
+    objects = _cases()[case]
+    _put(shop, objects)
+    pipeline = make_pipeline(_keys_for(objects), history=_first_day(objects))
+
+    report = pipeline.tick()
+
+    assert report.failures == {}
+    assert report.surprises.seen == {}
+    seen = Counter[str]()
+    for table, object_type in OBJECT_TYPES.items():
+        for livemode in _modes_of(objects):
+            stripe = _as_rows_tell(table, held_by_stripe(shop, object_type, livemode=livemode))
+            warehouse = held_by_warehouse(folder.published, object_type, livemode=livemode)
+            assert warehouse == stripe, f"{table} differs"
+            seen[table] += len(warehouse)
+            for obj in objects:
+                if obj["object"] == object_type.object != LINE and bool(obj.get("livemode")) is livemode:
+                    # The sample itself, so that nothing depends on how the emulator keeps it.
+                    assert _without_lines(warehouse[(obj["id"],)]) == _without_lines(without_nulls(obj))
+    assert +seen == _rows_in(objects)
+
+    before = {table: rows(folder.published, f"raw.{table}") for table in OBJECT_TYPES}
+    report = pipeline.tick()
+    assert report.failures == {}
+    assert {table: changes.days for table, changes in report.changes.items() if changes.days} == {}
+    assert {table: rows(folder.published, f"raw.{table}") for table in OBJECT_TYPES} == before
+
+
+def _rows_in(objects: Iterable[Json]) -> Counter[str]:
+    """How many rows these objects make, by table."""
+    lines: set[tuple[str, str]] = set()
+    counted = Counter[str]()
+    for obj in objects:
+        if obj["object"] == LINE:
+            lines.add((obj["invoice"], obj["id"]))
+            continue
+        counted[BY_STRIPE_OBJECT[obj["object"]].name] += 1
+        counted["fee_details"] += len(obj.get("fee_details") or [])
+        if obj["object"] == "invoice":
+            lines |= {(obj["id"], line["id"]) for line in obj["lines"]["data"]}
+    counted["invoice_lines"] = len(lines)
+    return +counted
+
+
+def _without_lines(obj: Json) -> Json:
+    """An invoice apart from its lines: one recorded line joins its invoice only after that was recorded."""
+    return {name: value for name, value in obj.items() if name != "lines"}
+
+
+def test_all_nine_tables_have_samples() -> None:
+    counted = sum((_rows_in(objects) for objects in _cases().values()), Counter[str]())
+    assert set(counted) == set(OBJECT_TYPES)
+    assert counted["customers"] > 100
+    assert counted["charges"] > 15
+    assert len(_cases()) > 10
+
+
+def test_a_deleted_customer_of_the_fixtures_leaves_the_views(
+    shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
+) -> None:
+    path = sorted((SAMPLES / "fixtures").glob("*.json"))[-1]
+    resources = json.loads(path.read_bytes())["resources"]
+    customer = resources["customer"]
+    _put(shop, [customer])
+    pipeline = make_pipeline(history=_first_day([customer]))
+    pipeline.tick()
+    assert len(rows(folder.published, "test.customers")) == 1
+
+    shop.put(resources[DELETED])
+    shop.emit_event("customer.deleted", customer, livemode=False)
+    pipeline.tick()
+
+    assert rows(folder.published, "test.customers") == []
+    [row] = rows(folder.published, "raw.customers")
+    assert row["_deleted_at"] is not None
+    assert row["email"] == customer["email"]

@@ -1,0 +1,387 @@
+"""Ticks and backfills, from the emulator to the published file."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.emulator import Fault, Server, Shop
+from stripe_pipeline.errors import AuthenticationFailed, PermissionMissing, Unavailable, WarehouseError
+from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.resources.reading import DAY, day_of
+from stripe_pipeline.sync import EVENTS, Pipeline, Report
+from tests.conftest import MakePipeline
+from tests.stripe_state import assert_equal_to_stripe, rows
+
+LIVE_KEY = {"STRIPE_API_KEY": "sk_live_of_the_tests"}
+
+
+def changed(report: Report) -> dict[str, tuple[int, int, int]]:
+    """Rows inserted, updated and deleted, of the tables where there are any."""
+    counts = {
+        table: (changes.inserted.total(), changes.updated.total(), changes.deleted.total())
+        for table, changes in report.changes.items()
+    }
+    return {table: numbers for table, numbers in counts.items() if any(numbers)}
+
+
+def everything(published: Path) -> dict[str, list[dict[str, Any]]]:
+    """All base rows, in a fixed order."""
+    return {table: sorted(rows(published, f"raw.{table}"), key=str) for table in OBJECT_TYPES}
+
+
+def ask(published: Path, sql: str) -> list[tuple[Any, ...]]:
+    """The result of `sql` on the published file."""
+    with duckdb.connect(str(published), read_only=True) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def back(shop: Shop, days: float) -> int:
+    """A moment so many days ago on the shop's clock, Unix seconds."""
+    return int(shop.clock.now() - days * DAY)
+
+
+def settle(pipeline: Pipeline, server: Server) -> None:
+    """Tick until the first load's events are known, then forget the requests."""
+    pipeline.tick()
+    pipeline.tick()
+    server.requests.clear()
+
+
+def test_first_tick_loads_the_whole_history_and_the_second_changes_nothing(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder
+) -> None:
+    shop.seed_history(45)
+    first = pipeline.tick()
+    assert not first.failures
+    assert not first.surprises.seen
+    assert_equal_to_stripe(shop, folder.published)
+    assert set(changed(first)) == set(OBJECT_TYPES)
+    before = everything(folder.published)
+
+    assert changed(pipeline.tick()) == {}
+    everything_of_a_backfill = pipeline.backfill([day_of(back(shop, n)) for n in range(60)])
+    assert changed(everything_of_a_backfill) == {}
+
+    after = everything(folder.published)
+    for table in OBJECT_TYPES:  # what was read again for a poke is known as of that request, and nothing else differs
+        assert [row | {"_fetched_at": None} for row in after[table]] == [
+            row | {"_fetched_at": None} for row in before[table]
+        ]
+
+
+def test_ticks_follow_a_shop_that_goes_on_trading(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    shop.seed_history(10)
+    pipeline.tick()
+    for _ in range(4):
+        for _ in range(25):
+            shop.trade()
+        assert not pipeline.tick().failures
+        assert_equal_to_stripe(shop, folder.published)
+
+
+def test_changes_of_old_objects_arrive_with_the_next_tick(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    customer = shop.create_customer(created=back(shop, 50))["id"]
+    gone = shop.create_customer(created=back(shop, 49), name="Ada")["id"]
+    payment = shop.create_payment(customer, created=back(shop, 48))
+    invoice = shop.create_invoice(customer, n_lines=25, draft=True, created=back(shop, 47))["id"]
+    draft = shop.create_invoice(customer, n_lines=12, draft=True, created=back(shop, 46))["id"]
+    pipeline.tick()
+    assert_equal_to_stripe(shop, folder.published)
+
+    shop.refund(payment["latest_charge"], amount=500)
+    shop.delete_customer(gone)
+    line = next(reversed(shop.lines(invoice, False)))["id"]
+    shop.remove_invoice_line(invoice, line)
+    shop.delete_invoice(draft)
+    report = pipeline.tick()
+
+    assert_equal_to_stripe(shop, folder.published)
+    assert changed(report) == {
+        "balance_transactions": (1, 0, 0),
+        "charges": (0, 1, 0),
+        "customers": (0, 0, 1),
+        "invoices": (0, 1, 1),
+        "invoice_lines": (0, 0, 13),
+        "refunds": (1, 0, 0),
+    }
+    # What is gone keeps its last columns in the base table, with its children; a line taken off is no more.
+    assert ask(folder.published, f"SELECT name FROM raw.customers WHERE id = '{gone}' AND _deleted_at NOTNULL") == [
+        ("Ada",)
+    ]
+    assert ask(
+        folder.published, f"SELECT count(*), count(_deleted_at) FROM raw.invoice_lines WHERE invoice = '{draft}'"
+    ) == [(12, 12)]
+    assert ask(folder.published, f"SELECT count(*) FROM raw.invoice_lines WHERE id = '{line}'") == [(0,)]
+
+
+def test_a_backfill_finds_what_no_event_told(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    kept = shop.create_customer(created=back(shop, 20))["id"]
+    vanished = shop.create_customer(created=back(shop, 20))["id"]
+    on_a_clock = shop.create_customer(created=back(shop, 20))["id"]
+    payment = shop.create_payment(kept, created=back(shop, 20))
+    pipeline.tick()
+
+    shop.update("payment_intents", payment["id"], announce=False, metadata={"order": "6735"})
+    shop.vanish("customers", vanished)
+    # Stripe leaves customers on a test clock out of its lists; they still exist.
+    shop.update("customers", on_a_clock, announce=False, test_clock="clock_1")
+    assert changed(pipeline.tick()) == {}
+
+    report = pipeline.backfill([day_of(back(shop, 20))])
+    assert changed(report) == {"payment_intents": (0, 1, 0), "customers": (0, 1, 1)}
+    assert_equal_to_stripe(shop, folder.published)
+    assert [row["id"] for row in rows(folder.published, "test.customers") if row["test_clock"]] == [on_a_clock]
+
+
+def test_a_backfill_of_one_table_brings_its_family_and_nothing_else(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder
+) -> None:
+    shop.create_invoice(n_lines=12, created=back(shop, 3))
+    report = pipeline.backfill([day_of(back(shop, 3))], ["invoice_lines"])
+    assert changed(report) == {"invoices": (1, 0, 0), "invoice_lines": (12, 0, 0)}
+    # A tick afterwards still loads everything that was not asked for then.
+    pipeline.tick()
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_pending_balance_transactions_are_read_again_when_due(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    pipeline = make_pipeline()
+    shop.create_payment(created=back(shop, 1))
+    pipeline.tick()
+    assert ask(folder.published, "SELECT status FROM test.balance_transactions") == [("pending",)]
+    shop.clock.advance(8 * DAY)
+    pipeline.tick()
+    assert ask(folder.published, "SELECT status FROM test.balance_transactions") == [("available",)]
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_an_idle_tick_spends_two_requests(make_pipeline: MakePipeline, server: Server, shop: Shop) -> None:
+    shop.seed_history(3)
+    pipeline = make_pipeline(LIVE_KEY)
+    settle(pipeline, server)
+    report = pipeline.tick()
+    assert [request.path for request in server.requests] == ["/v1/events", "/v1/balance_transactions"]
+    assert report.requests.total() == 2
+    assert changed(report) == {}
+
+
+def test_a_tick_after_one_refund_of_an_old_charge_spends_at_most_six_requests(
+    make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
+) -> None:
+    shop.seed_history(40)
+    pipeline = make_pipeline(LIVE_KEY)
+    charge = shop.create_payment(livemode=True, created=back(shop, 35))["latest_charge"]
+    settle(pipeline, server)
+    shop.refund(charge)
+    pipeline.tick()
+    assert len(server.requests) <= 6
+    assert ask(folder.published, f"SELECT refunded FROM live.charges WHERE id = '{charge}'") == [(True,)]
+
+
+def test_a_type_that_is_refused_keeps_its_rows_and_the_others_go_on(
+    make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
+) -> None:
+    pipeline = make_pipeline({"STRIPE_API_KEY": "rk_test_of_the_tests"})
+    charge = shop.create_payment(created=back(shop, 5))["latest_charge"]
+    shop.refund(charge, amount=100, created=back(shop, 4))
+    pipeline.tick()
+    before = rows(folder.published, "raw.refunds")
+    covered = "SELECT * FROM pipeline.coverage WHERE object_type = 'refunds' ORDER BY day"
+    coverage = ask(folder.published, covered)
+
+    server.deny("refunds")
+    shop.refund(charge, amount=200)
+    report = pipeline.tick()
+    assert isinstance(report.failures["refunds"], PermissionMissing)
+    assert report.failures.keys() == {"refunds"}
+    assert rows(folder.published, "raw.refunds") == before
+    assert ask(folder.published, covered) == coverage
+    assert ask(folder.published, "SELECT amount_refunded FROM test.charges") == [(300,)]
+    refused = pipeline.backfill([day_of(back(shop, 4))])
+    assert refused.failures.keys() == {"refunds"}
+    assert ask(folder.published, covered) == coverage
+
+    server.allow("refunds")
+    assert not pipeline.tick().failures
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_a_list_that_is_refused_half_way_stores_nothing_of_it(
+    make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
+) -> None:
+    for n in range(250):
+        shop.create_customer(created=back(shop, n / 10))
+    server.faults.append(Fault(path="/v1/customers", livemode=False, nth=3, status=400, times=None))
+    report = make_pipeline().tick()
+    assert report.failures.keys() == {"customers"}
+    assert rows(folder.published, "raw.customers") == []
+    covered = "SELECT count(*) FROM pipeline.coverage WHERE object_type = 'customers' AND NOT livemode"
+    assert ask(folder.published, covered) == [(0,)]
+    server.faults.clear()
+    make_pipeline().tick()
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_without_permission_for_events_tables_are_still_listed(
+    make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
+) -> None:
+    pipeline = make_pipeline()
+    pipeline.tick()
+    server.faults.append(Fault(path="/v1/events", status=403, times=None))
+    shop.create_payment()
+    report = pipeline.tick()
+    assert report.failures.keys() == {EVENTS}
+    assert len(rows(folder.published, "test.balance_transactions")) == 1  # these are listed, no event tells of them
+    server.faults.clear()
+    pipeline.tick()
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_a_key_that_is_refused_does_not_stop_the_other_mode(
+    pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
+) -> None:
+    shop.create_customer(livemode=True)
+    server.faults.append(
+        Fault(path="/v1/", livemode=False, status=401, times=None, body={"error": {"message": "Invalid API Key"}})
+    )
+    with pytest.raises(AuthenticationFailed):
+        pipeline.tick()
+    assert len(rows(folder.published, "live.customers")) == 1
+
+
+def test_after_an_outage_the_next_tick_goes_on(
+    pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
+) -> None:
+    shop.seed_history(5)
+    pipeline.tick()
+    before = everything(folder.published)
+    shop.trade()
+    server.faults.append(Fault(path="/v1/", drop=True, times=None))
+    with pytest.raises(Unavailable):
+        pipeline.tick()
+    assert everything(folder.published) == before
+    server.faults.clear()
+    pipeline.tick()
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_a_finished_day_is_sealed_once_by_a_complete_list(
+    pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
+) -> None:
+    shop.seed_history(3)
+    pipeline.tick()
+    day = day_of(shop.clock.now())
+    shop.create_customer()
+    payment = shop.create_payment()
+    pipeline.tick()
+    shop.update("payment_intents", payment["id"], announce=False, metadata={"silent": "yes"})
+
+    shop.clock.advance(DAY)
+    pipeline.tick()
+    assert_equal_to_stripe(shop, folder.published)
+    sealed = f"SELECT listed_at >= (day + 1)::TIMESTAMPTZ FROM pipeline.coverage WHERE day = '{day}'"
+    assert {answer for (answer,) in ask(folder.published, sealed)} == {True}
+    server.requests.clear()
+    pipeline.tick()
+    assert len(server.requests) == 4  # two keys: events and balance transactions, no list
+
+
+def test_after_31_days_everything_is_listed_again_and_it_says_so(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder
+) -> None:
+    old = shop.create_customer(name="Before", created=back(shop, 20))["id"]
+    pipeline.tick()
+    shop.update("customers", old, name="After")
+    shop.clock.advance(31 * DAY)
+    report = pipeline.tick()
+    assert any("31 days ago" in note for note in report.notes)
+    assert ask(folder.published, "SELECT name FROM test.customers") == [("After",)]
+
+
+def test_an_object_type_switched_on_again_is_listed_again(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    old = shop.create_customer(name="Before", created=back(shop, 20))["id"]
+    make_pipeline().tick()
+    off = make_pipeline(objects={"customers": {"enabled": False}})
+    off.tick()
+    shop.update("customers", old, name="After")
+    off.tick()
+    assert ask(folder.published, "SELECT name FROM test.customers") == [("Before",)]
+    make_pipeline().tick()
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_what_is_older_than_the_history_asked_for_stays_out(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    pipeline = make_pipeline(history=(datetime.now(UTC) - timedelta(days=10)).date())
+    old = shop.create_customer(created=back(shop, 30))["id"]
+    young = shop.create_customer(created=back(shop, 5))["id"]
+    pipeline.tick()
+    shop.update("customers", old, name="News")
+    pipeline.tick()
+    assert [row["id"] for row in rows(folder.published, "raw.customers")] == [young]
+
+
+def test_a_key_of_another_account_is_refused(make_pipeline: MakePipeline, shop: Shop, folder: DataFolder) -> None:
+    shop.create_customer()
+    make_pipeline().tick()
+    before = everything(folder.published)
+    with Server(Shop(account="acct_1Other")) as other:
+        other.shop.create_customer()
+        with pytest.raises(WarehouseError, match="acct_1Other"):
+            make_pipeline({"STRIPE_API_KEY": "sk_test_of_another_account"}, url=other.url).tick()
+    assert everything(folder.published) == before
+
+
+@pytest.mark.parametrize("minutes", [-10, 10])
+def test_a_local_clock_that_is_wrong_loses_nothing(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder, minutes: int
+) -> None:
+    shop.clock.advance(minutes * 60)
+    shop.seed_history(3)
+    pipeline.tick()
+    assert_equal_to_stripe(shop, folder.published)
+    for _ in range(20):
+        shop.trade()
+    pipeline.tick()
+    assert_equal_to_stripe(shop, folder.published)
+    pipeline.backfill([day_of(shop.clock.now())])
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_livemode_is_right_on_every_row_of_all_nine_tables(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    for livemode in (True, False):
+        charge = shop.create_payment(livemode=livemode)["latest_charge"]
+        shop.refund(charge, amount=10, livemode=livemode)
+        shop.dispute(charge, livemode=livemode)
+        shop.create_invoice(livemode=livemode)
+    pipeline.tick()
+    assert_equal_to_stripe(shop, folder.published)
+    for table in OBJECT_TYPES:
+        counts = dict(ask(folder.published, f"SELECT livemode, count(*) FROM raw.{table} GROUP BY ALL"))
+        assert counts.keys() == {True, False}, table
+        assert counts[True] == len(rows(folder.published, f"live.{table}"))
+
+
+def test_coverage_and_cursors_can_be_asked_in_sql(make_pipeline: MakePipeline, shop: Shop, folder: DataFolder) -> None:
+    history = day_of(back(shop, 2))
+    shop.create_customer(created=back(shop, 1))
+    make_pipeline(history=history).tick()
+    today: date = day_of(shop.clock.now())
+    covered = ask(
+        folder.published,
+        "SELECT day, \"rows\" FROM pipeline.coverage WHERE object_type = 'customers' AND NOT livemode ORDER BY day",
+    )
+    assert covered == [(history, 0), (history + timedelta(days=1), 1), (today, 0)]
+    names = ask(folder.published, "SELECT DISTINCT name FROM pipeline.cursors ORDER BY 1")
+    assert names == [("balance_transactions",), (EVENTS,)]

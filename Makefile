@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: demo dev test test-duckdb-2 lint format lock clean
+.PHONY: demo dev test test-duckdb-2 bench lint format lock clean
 
 demo: $(VENV)/.runtime
 	@$(BIN)/stripe-pipeline demo
@@ -20,6 +20,9 @@ test: $(VENV)/.dev
 # The same tests with the next major version of DuckDB laid over the locked one.
 test-duckdb-2: $(VENV)/.dev $(VENV)/.duckdb-2
 	PYTHONPATH=$(VENV)/duckdb-2 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.backfill
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -6,20 +6,36 @@ belongs to `sync` and `assets`; runs are recorded in the same Dagster instance a
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import shutil
+import signal
 import sys
-from datetime import date, datetime
+import tomllib
+from collections.abc import Iterator
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import filelock
 import typer
+from dotenv import dotenv_values
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.status import Status
 from rich.table import Table
+from rich.text import Text
 
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.errors import PermissionMissing, SettingsError, StripePipelineError
+from stripe_pipeline.errors import (
+    AuthenticationFailed,
+    PermissionMissing,
+    SettingsError,
+    StripePipelineError,
+    by_cause,
+)
 from stripe_pipeline.objects import OBJECT_TYPES, family_of
 from stripe_pipeline.processes import HOST, Processes, claim_port, free_port
 from stripe_pipeline.resources.stripe_api import StripeApi
@@ -27,189 +43,317 @@ from stripe_pipeline.resources.warehouse import Changes, Warehouse
 from stripe_pipeline.settings import STRIPE, api_base, load_keys, load_settings
 from stripe_pipeline.sync import EVENTS, Report, today
 
-app = typer.Typer(
-    help="Keeps nine Stripe object types in DuckDB, equal to Stripe.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+# What is said may hold brackets, colons and paths: nothing of it is markup.
+out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 DEMO_ACCOUNT = "acct_1DemoShop0000000"
 _DEMO_KEYS = {"STRIPE_API_KEY": "sk_live_demo_shop_key", "STRIPE_TEST_API_KEY": "sk_test_demo_shop_key"}
 _DEMO_DAYS = 60
 _DEMO_LATENCY_MS = 20
 _UI_WAIT = 180  # seconds; starting takes 8 to 30, more where nothing is compiled yet
-
-Port = Annotated[int, typer.Option(help="Where the Dagster UI listens, on 127.0.0.1.")]
+_INTERRUPTED = 130  # exit status after Ctrl-C, by convention
 
 
 def main() -> None:
     """Entry point of `stripe-pipeline`."""
+    # An end from outside is the same as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Without any handler Python prints the warnings of libraries to the terminal.
+    logging.getLogger().addHandler(logging.NullHandler())
     try:
-        _enter_project()
-        app()
-    except SettingsError as error:
-        err.print(f"[red]error:[/] {error}", markup=True)
-        sys.exit(2)
+        app(sys.argv[1:] or ["--help"], prog_name="stripe-pipeline")
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            err.print("Stopped.")
+        raise
     except StripePipelineError as error:
-        err.print(f"[red]error:[/] {error}", markup=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        err.print("stopped")
-        sys.exit(130)
+        _complain(error)
+        sys.exit(2 if isinstance(error, SettingsError) else 1)
 
 
-def _enter_project() -> None:
-    """Work in the project folder, where `dagster.yaml` is: Dagster resolves its storage against it."""
+def _complain(what: object) -> None:
+    err.print(Text.assemble(("error: ", "red"), str(what)))
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"stripe-pipeline {version('stripe-pipeline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def enter_project(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Keeps nine Stripe object types in DuckDB, equal to Stripe.
+
+    Try it without an account: stripe-pipeline demo. With one: set STRIPE_API_KEY, then stripe-pipeline check and
+    stripe-pipeline dev.
+    """
+    # Dagster resolves its storage against the working directory, so all work is done in the project folder.
     for name in ("STRIPE_PIPELINE_DATA", "STRIPE_PIPELINE_CONFIG"):
         if os.environ.get(name):
             os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
     here = Path.cwd()
     candidates = [here, *here.parents, Path(__file__).resolve().parent.parent]
-    root = next((folder for folder in candidates if (folder / "dagster.yaml").is_file()), None)
+    root = next((folder for folder in candidates if _is_project(folder)), None)
     if root is None:
         raise SettingsError(
-            "There is no dagster.yaml here or above", "Run stripe-pipeline in a clone of the stripe_pipeline project"
+            "The stripe_pipeline project is not here or above", "Run stripe-pipeline in a clone of the project"
         )
     os.chdir(root)
-    os.environ.setdefault("DAGSTER_HOME", str(root))
+    # As Dagster does for whatever it starts here, so that both see the same.
+    os.environ.update({name: value for name, value in dotenv_values(".env").items() if value is not None})
+    home = os.environ.get("DAGSTER_HOME") or str(root)
+    if not Path(home).is_absolute() or not Path(home).is_dir():
+        raise SettingsError(
+            f"DAGSTER_HOME is {home}, which is not the absolute path of a folder",
+            "Correct it, or unset it: Dagster then keeps its history in the project folder",
+        )
+    os.environ["DAGSTER_HOME"] = home
+
+
+def _is_project(folder: Path) -> bool:
+    """Whether `dagster.yaml` and the code location are there; the parent folders may be another Dagster project."""
+    try:
+        declared = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+        return (
+            declared["tool"]["dg"]["project"]["root_module"] == "stripe_pipeline"
+            and (folder / "dagster.yaml").is_file()
+        )
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text} is no day such as {today()}") from None
+
+
+UiPort = Annotated[
+    int, typer.Option(min=1, max=65535, metavar="PORT", help=f"Where the Dagster UI listens, on {HOST}.")
+]
 
 
 @app.command()
 def sync() -> None:
-    """Bring every table up to date with Stripe now: one tick of the schedule."""
+    """Bring every table up to date with Stripe.
+
+    One tick now, the same as the schedule's every 15 minutes. The first one loads the whole history.
+    """
     load_keys()
-    _execute(job="sync", first=today(), last=today())
+    if not _execute(job="sync", first=today(), last=today()):
+        raise typer.Exit(1)
 
 
 @app.command()
 def backfill(
-    from_: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First day (UTC, of `created`).")],
-    to: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="Last day, inclusive.")],
-    only: Annotated[str, typer.Option(help="Tables, separated by commas; all by default.")] = "",
+    first: Annotated[date, typer.Option("--from", parser=_day, metavar="DAY", help="First day, such as 2026-01-31.")],
+    last: Annotated[date, typer.Option("--to", parser=_day, metavar="DAY", help="Last day, inclusive.")],
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="TABLES", help="Some tables, separated by commas, instead of all.")
+    ] = None,
 ) -> None:
-    """Read days again, completely: the same code as a backfill from the UI."""
+    """Read whole days again, completely.
+
+    The same as a backfill from the UI. Days are UTC days of `created`. What is already there is compared and
+    corrected, never doubled.
+    """
     load_keys()
     settings = load_settings()
-    first, last = from_.date(), to.date()
     if first > last:
         raise SettingsError(f"--from {first} is after --to {last}", "Exchange them")
-    if first < settings.history or last > today():
+    if first < settings.history:
         raise SettingsError(
-            f"Days from {settings.history} to {today()} can be read",
-            "For older ones set `history` in stripe_pipeline.yaml",
+            f"--from {first} is before {settings.history}, where the history begins",
+            "Begin there, or set `history` in the settings file to an earlier day",
         )
-    enabled = {object_type.name for object_type in settings.enabled}
-    tables = [name.strip() for name in only.split(",") if name.strip()]
-    if unknown := sorted(set(tables) - enabled):
-        raise SettingsError(f"--only names {', '.join(unknown)}", f"Tables here are {', '.join(sorted(enabled))}")
-    _execute(job=None, first=first, last=last, tables=tables or sorted(enabled))
+    if last > today():
+        raise SettingsError(f"--to {last} is in the future", f"The last day that can be read is today, {today()} UTC")
+    enabled = [object_type.name for object_type in settings.enabled]
+    tables = enabled if only is None else [name.strip() for names in only for name in names.split(",")]
+    if unknown := sorted(set(tables) - set(enabled)):
+        raise SettingsError(
+            f"--only names {', '.join(unknown) if any(unknown) else 'no table'}",
+            f"Tables here are {', '.join(enabled)}",
+        )
+    if not _execute(job=None, first=first, last=last, tables=tables):
+        raise typer.Exit(1)
 
 
 @app.command()
 def check() -> None:
-    """Show what each key may read, and what is missing."""
+    """Show what the key may read, and what not."""
     settings = load_settings()
+    families = {family_of(object_type).name: family_of(object_type) for object_type in settings.enabled}
+    paths = {name: f"{family.endpoint}" for name, family in families.items()} | {EVENTS: "/v1/events"}
     complete = True
     for key in load_keys():
         with StripeApi(key, base_url=api_base(), share=settings.rate.share) as api:
-            account = api.account()
-            out.print(f"[bold]{'Live' if key.livemode else 'Test'} key[/] of {account}")
-            families = {family_of(object_type).name: family_of(object_type) for object_type in settings.enabled}
-            paths = {name: str(family.endpoint) for name, family in families.items()} | {EVENTS: "/v1/events"}
+            try:
+                out.print(f"{'Live' if key.livemode else 'Test'} key of {api.account()}", style="bold")
+            except AuthenticationFailed as error:
+                complete = False
+                _complain(error)
+                continue
+            missing = []
             for name, path in paths.items():
                 try:
                     api.page(path, limit=1)
-                    out.print(f"  [green]may read[/]  {name}")
+                    out.print(Text.assemble(("  may read  ", "green"), name))
                 except PermissionMissing as error:
-                    complete = False
-                    out.print(f"  [red]may not[/]   {name}: {error}", soft_wrap=True)
+                    missing.append(error)
+                    out.print(Text.assemble(("  may not   ", "red"), f"{name} (needs {error.permission or 'more'})"))
+            if missing:
+                complete = False
+                _complain(f"Something may not be read. {missing[0].remedy}.")
     if not complete:
         raise typer.Exit(1)
 
 
 @app.command()
-def dev(port: Port = 3000) -> None:
-    """Run everything against your Stripe account: Dagster with its UI and schedule, and a first load."""
+def dev(port: UiPort = 3000) -> None:
+    """Run everything against your Stripe account.
+
+    Loads what is missing and starts Dagster, with its UI and the schedule that keeps the tables up to date.
+    """
     load_keys()
     load_settings()
-    _check_folder_is_not_the_demos()
     claim_port(port, option="--port")
     folder = DataFolder.from_environment()
-    folder.prepare()
-    with Processes(folder.logs) as processes:
-        _bring_up(processes, port)
-        _say_ready(port, emulator=None)
-        processes.watch()
+    with _claimed(folder):
+        if api_base() == STRIPE and DEMO_ACCOUNT in Warehouse(folder).accounts():
+            raise SettingsError(
+                f"The data folder {_short(folder.root)} holds the demo's shop",
+                "Remove it with `make clean`, or name another folder in STRIPE_PIPELINE_DATA",
+            )
+        with Processes(folder.logs) as processes:
+            _run_until_stopped(processes, folder, port, emulator=None)
 
 
 @app.command()
 def demo(
-    port: Port = 3000,
-    emulator_port: Annotated[int, typer.Option(help="Where the Stripe emulator listens; 0 picks a free port.")] = 0,
-    trade_every: Annotated[float, typer.Option(help="Seconds between two things happening in the shop.")] = 3.0,
+    port: UiPort = 3000,
+    emulator_port: Annotated[
+        int,
+        typer.Option(min=0, max=65535, metavar="PORT", help="Where the Stripe emulator listens; 0 takes any free one."),
+    ] = 0,
+    trade_every: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="How often something happens in the shop; 0 for never.")
+    ] = 3.0,
 ) -> None:
-    """Run everything against a built-in Stripe emulator with a made-up shop: no account needed."""
-    claim_port(port, option="--port")
-    if emulator_port:
-        claim_port(emulator_port, option="--emulator-port")
-    emulator_port = emulator_port or free_port()
-    folder = DataFolder.from_environment()
-    _reset_demo(folder)
-    folder.prepare()
-    emulator = f"http://{HOST}:{emulator_port}"
-    os.environ.update(_DEMO_KEYS, STRIPE_API_BASE=emulator)
-    _use_demo_settings(folder)
-    with Processes(folder.logs) as processes:
-        out.print("Starting the Stripe emulator and its shop …")
-        processes.start(
-            "Stripe emulator",
-            ["stripe_pipeline.emulator", "--port", f"{emulator_port}", "--days", f"{_DEMO_DAYS}"]
-            + ["--trade-every", f"{trade_every}", "--rate-limits", "--latency-ms", f"{_DEMO_LATENCY_MS}"],
+    """Run everything against a made-up Stripe shop.
+
+    The shop lives in a Stripe emulator that comes with this project; no account is needed. Every start begins anew.
+    """
+    set_there = sorted(name for name in dotenv_values(".env") if name.startswith("STRIPE_"))
+    if set_there:
+        raise SettingsError(
+            f"The file .env sets {', '.join(set_there)}, and Dagster would use that instead of the demo's shop",
+            "Move .env away while the demo runs",
         )
-        processes.wait_for(lambda: _answers(f"{emulator}/v1/charges", 401), what="The emulator", seconds=60)
-        _bring_up(processes, port)
-        _say_ready(port, emulator=emulator)
-        processes.watch()
+    emulator_port = emulator_port or free_port()
+    claim_port(port, option="--port")
+    if emulator_port == port:
+        raise SettingsError(f"Dagster and the emulator cannot both listen on port {port}", "Change --emulator-port")
+    claim_port(emulator_port, option="--emulator-port")
+    folder = DataFolder.from_environment()
+    with _claimed(folder):
+        _forget_last_demo(folder)
+        folder.prepare()
+        emulator = f"http://{HOST}:{emulator_port}"
+        os.environ.update(_DEMO_KEYS, STRIPE_API_BASE=emulator)
+        _use_demo_settings(folder)
+        with Processes(folder.logs) as processes:
+            out.print("Starting the Stripe emulator and its shop …")
+            processes.start(
+                "Stripe emulator",
+                f"stripe_pipeline.emulator --port {emulator_port} --days {_DEMO_DAYS} --trade-every {trade_every}"
+                f" --rate-limits --latency-ms {_DEMO_LATENCY_MS}",
+            )
+            processes.wait_for(lambda: _answers(f"{emulator}/v1/charges", 401), what="The emulator", seconds=60)
+            _run_until_stopped(processes, folder, port, emulator=emulator)
 
 
-def _bring_up(processes: Processes, port: int) -> None:
-    """Start Dagster, and read Stripe while it starts."""
+@contextlib.contextmanager
+def _claimed(folder: DataFolder) -> Iterator[None]:
+    """Make the data folder and keep other `demo`s and `dev`s away: two Dagsters would do everything twice."""
+    folder.prepare()
+    try:
+        with filelock.FileLock(folder.running, timeout=0):
+            yield
+    except filelock.Timeout:
+        raise SettingsError(
+            f"Another `stripe-pipeline demo` or `dev` is using the data folder {_short(folder.root)}",
+            "Stop it first, or name another folder in STRIPE_PIPELINE_DATA",
+        ) from None
+
+
+def _run_until_stopped(processes: Processes, folder: DataFolder, port: int, *, emulator: str | None) -> None:
+    """Start Dagster, read Stripe while it starts, and wait for Ctrl-C, which from then on is the good end."""
     out.print("Starting Dagster and loading the history from Stripe …")
-    processes.start("Dagster", ["dagster", "dev", "-h", HOST, "-p", str(port)])
-    _execute(job="sync", first=today(), last=today())
-    processes.wait_for(lambda: _dagster_is_up(port), what="Dagster", seconds=_UI_WAIT)
+    with _dagster():
+        pass  # Makes Dagster's databases; processes that make them at the same time break each other.
+    processes.start("Dagster", f"dagster dev -h {HOST} -p {port}")
+    try:
+        # Tables that the key may not read do not keep the others from being used.
+        _execute(job="sync", first=today(), last=today())
+    except StripePipelineError:
+        processes.check()  # One that has ended is the cause, and what the load met the consequence.
+        raise
+    with err.status("Waiting for Dagster …") if err.is_terminal else contextlib.nullcontext():
+        processes.wait_for(lambda: _dagster_is_up(port), what="Dagster", seconds=_UI_WAIT)
+    try:
+        _say_ready(folder, port, emulator)
+        processes.watch()
+    except KeyboardInterrupt:
+        out.print("\nStopping …")
+        processes.end()
+        out.print("Stopped.")
 
 
-def _say_ready(port: int, emulator: str | None) -> None:
+def _say_ready(folder: DataFolder, port: int, emulator: str | None) -> None:
     from stripe_pipeline import query
 
+    published = _short(folder.published)
     sql = (
-        "SELECT currency, count(*) AS charges, sum(amount - amount_refunded)::BIGINT AS net_in_minor_units\n"
-        "FROM live.charges WHERE status = 'succeeded' GROUP BY currency ORDER BY charges DESC LIMIT 5"
+        "SELECT currency, count(*) AS charges,\n"
+        "       sum(amount - amount_refunded)::BIGINT AS net_in_minor_units\n"
+        "FROM live.charges WHERE status = 'succeeded'\n"
+        "GROUP BY currency ORDER BY charges DESC LIMIT 5"
     )
-    published = _short(DataFolder.from_environment().published)
-    out.print(
-        f"\n[bold green]Ready.[/] Dagster UI: [bold]http://{HOST}:{port}[/]  (the schedule ticks every 15 minutes)"
-    )
+    out.print("\nReady.", style="bold green")
+    out.print(f"  Dagster UI       http://{HOST}:{port}")
     if emulator:
-        out.print(f"Stripe emulator: {emulator}  (its shop goes on trading; any sk_test_… key opens it)")
-    out.print(f"Data: {published}  (open it read-only: duckdb -readonly {published})\n")
+        out.print(f"  Stripe emulator  {emulator}")
+    out.print(f"  Data             {published}")
+    out.print(f"  Logs             {_short(folder.logs)}")
+    if emulator:
+        out.print("\nThe shop goes on trading; any key that begins with sk_test_ opens its API.")
+    out.print("The schedule brings in what is new every 15 minutes; to have it now, start the")
+    out.print(f"job `sync` in the UI. To query: duckdb -readonly {published}\n")
     out.print(sql, style="cyan")
     out.print(query(sql).to_string(index=False))
-    out.print("\nNews now instead of at the next tick: start the job `sync` in the UI. Ctrl-C stops everything.")
+    out.print("\nCtrl-C stops everything.")
 
 
-def _reset_demo(folder: DataFolder) -> None:
+def _forget_last_demo(folder: DataFolder) -> None:
     """The emulator keeps nothing between two starts, so neither may what was loaded from it."""
     if not folder.private.exists():
         return
     accounts = Warehouse(folder).accounts()
     if accounts - {DEMO_ACCOUNT}:
         raise SettingsError(
-            f"The data folder {folder.root} holds data of {', '.join(sorted(accounts))}",
+            f"The data folder {_short(folder.root)} holds data of {', '.join(sorted(accounts))}",
             "Name another folder for the demo in STRIPE_PIPELINE_DATA",
         )
     out.print(f"Removing the last demo's data from {_short(folder.root)}")
@@ -220,15 +364,6 @@ def _reset_demo(folder: DataFolder) -> None:
         inbox.unlink()
 
 
-def _check_folder_is_not_the_demos() -> None:
-    folder = DataFolder.from_environment()
-    if api_base() == STRIPE and DEMO_ACCOUNT in Warehouse(folder).accounts():
-        raise SettingsError(
-            f"The data folder {folder.root} holds the demo's shop",
-            "Remove it with `make clean`, or name another folder in STRIPE_PIPELINE_DATA",
-        )
-
-
 def _use_demo_settings(folder: DataFolder) -> None:
     """The shop's history is known; unless other settings are asked for, load just that."""
     if not os.environ.get("STRIPE_PIPELINE_CONFIG"):
@@ -237,47 +372,78 @@ def _use_demo_settings(folder: DataFolder) -> None:
         os.environ["STRIPE_PIPELINE_CONFIG"] = str(path)
 
 
-def _execute(*, job: str | None, first: date, last: date, tables: list[str] | None = None) -> None:
-    """Run the job, or materialize tables, over these days in this process; raises `StripePipelineError`."""
+@contextlib.contextmanager
+def _dagster() -> Iterator[DagsterInstance]:
+    """The Dagster instance that runs are recorded in."""
     # Importing Dagster takes over a second: only where it is needed.
     import dagster as dg
 
-    from stripe_pipeline.assets.raw import RESOURCE
-    from stripe_pipeline.definitions import PipelineResource, build_defs
+    try:
+        instance = dg.DagsterInstance.get()
+    except (dg.DagsterError, OSError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise StripePipelineError(
+            f"Dagster cannot use its storage: {reason}",
+            f"Correct dagster.yaml in {os.environ['DAGSTER_HOME']}, or the permissions of the folders it names",
+        ) from error
+    with instance:
+        yield instance
 
-    with _Display() as display, dg.DagsterInstance.get() as instance:
+
+def _execute(*, job: str | None, first: date, last: date, tables: list[str] | None = None) -> bool:
+    """Run the job, or materialize tables, over these days in this process, and show what it did.
+
+    False if some tables failed, which is said; raises `StripePipelineError` if all did.
+    """
+    with _Display() as display, _dagster() as instance:
+        import dagster as dg
+
+        from stripe_pipeline.assets.raw import RESOURCE
+        from stripe_pipeline.definitions import PipelineResource, build_defs
+
         defs = build_defs(resource_overrides={RESOURCE: PipelineResource(display)})
         target = defs.resolve_job_def(job) if job else defs.resolve_implicit_global_asset_job_def()
+        days = {"dagster/asset_partition_range_start": f"{first}", "dagster/asset_partition_range_end": f"{last}"}
         result = target.execute_in_process(
             instance=instance,
-            partition_key=first.isoformat() if job else None,
-            tags=None
-            if job
-            else {
-                "dagster/asset_partition_range_start": first.isoformat(),
-                "dagster/asset_partition_range_end": last.isoformat(),
-            },
+            partition_key=f"{first}" if job else None,
+            tags=None if job else days,
             asset_selection=[dg.AssetKey(["raw", table]) for table in tables] if tables else None,
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             raise_on_error=False,
         )
     if display.report:
         _show(display.report)
+        for names, error in by_cause(display.report.failures):
+            _complain(f"{', '.join(names)} not updated: {error}")
+        if display.report.failures:
+            return False
     if not result.success:
-        raise StripePipelineError(_reason(result), f"The run {result.run_id} in the Dagster UI tells more")
+        raise _failure(result)
+    return True
 
 
-def _reason(result: Any) -> str:
-    """What the failed step said to people, else its error's first line."""
+def _failure(result: Any) -> BaseException:
+    """What the failed step says to people, or that it was interrupted, or the first line of its error."""
+    import dagster as dg
+
     for event in result.all_events:
         if event.is_step_failure:
             data = event.step_failure_data
             if data.user_failure_data and data.user_failure_data.description:
-                return str(data.user_failure_data.description).rstrip(".")
+                what, _, remedy = str(data.user_failure_data.description).partition(". ")
+                return StripePipelineError(what, remedy)
             if data.error:
                 cause = data.error.cause or data.error
-                return str(cause.message).strip().splitlines()[0]
-    return "The run failed"
+                if cause.cls_name == dg.DagsterExecutionInterruptedError.__name__:
+                    return KeyboardInterrupt()
+                reason = str(cause.message).strip().splitlines()[0]
+                break
+    else:
+        reason = "Dagster names no reason"
+    return StripePipelineError(
+        f"The run failed unexpectedly: {reason}", f"`stripe-pipeline dev` shows its log, under Runs, {result.run_id}"
+    )
 
 
 def _show(report: Report) -> None:
@@ -288,7 +454,7 @@ def _show(report: Report) -> None:
         if name in report.changes or name in report.failures:
             changes = report.changes.get(name, Changes())
             counts = (changes.inserted.total(), changes.updated.total(), changes.deleted.total())
-            failed = ("[red]failed[/]", "", "") if name in report.failures else [f"{n:,}" for n in counts]
+            failed = (Text("failed", "red"), "", "") if name in report.failures else [f"{n:,}" for n in counts]
             table.add_row(name, *failed, f"{report.requests[name]:,}" if report.requests[name] else "")
     if table.row_count:
         out.print(table)
@@ -297,42 +463,52 @@ def _show(report: Report) -> None:
     for note in report.notes:
         out.print(note)
     if report.surprises.seen:
-        err.print(f"[yellow]warning:[/] kept in _extra, of an unexpected type: {report.surprises}", markup=True)
+        err.print(Text.assemble(("warning: ", "yellow"), f"kept in _extra, of an unexpected type: {report.surprises}"))
 
 
 class _Display:
-    """Progress bars on a terminal, nothing elsewhere; keeps the run's report."""
+    """What is going on, on a terminal, and nothing elsewhere; keeps the run's report."""
 
     def __init__(self) -> None:
         self.report: Report | None = None
         self._bars = Progress(
-            TextColumn("{task.description:22}"),
-            BarColumn(),
+            TextColumn("{task.description:20}"),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TextColumn("days, {task.fields[rows]:,} rows"),
-            TimeElapsedColumn(),
             console=err,
             transient=True,
-            disable=not sys.stderr.isatty(),
         )
         self._tasks: dict[str, TaskID] = {}
+        self._shown: Progress | Status | None = None
 
     def __enter__(self) -> _Display:
-        self._bars.start()
+        self._show(err.status("Reading from Stripe …"))
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._bars.stop()
+        self._show(None)
 
     def listed(self, table: str, *, days: int, of: int, rows: int) -> None:
         """Move a table's bar."""
         if table not in self._tasks:
             self._tasks[table] = self._bars.add_task(table, total=of, rows=0)
         self._bars.update(self._tasks[table], completed=days, total=of, rows=rows)
+        self._show(self._bars)
 
     def finished(self, report: Report) -> None:
         """Keep what the run did."""
         self.report = report
+        self._show(err.status("Recording the run in Dagster …"))
+
+    def _show(self, what: Progress | Status | None) -> None:
+        if what is self._shown or not err.is_terminal:
+            return
+        if self._shown:
+            self._shown.stop()
+        if what:
+            what.start()
+        self._shown = what
 
 
 def _answers(url: str, status: int) -> bool:
@@ -348,13 +524,13 @@ def _dagster_is_up(port: int) -> bool:
     """Whether the UI answers and has loaded the code location."""
     import httpx
 
-    query = "{ workspaceOrError { ... on Workspace { locationEntries { loadStatus } } } }"
+    query = "{ workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError { __typename } } } } }"
     try:
         answer = httpx.post(f"http://{HOST}:{port}/graphql", json={"query": query}, timeout=5).json()
         entries = answer["data"]["workspaceOrError"]["locationEntries"]
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return [entry["locationOrLoadError"]["__typename"] for entry in entries] == ["RepositoryLocation"]
+    except (httpx.HTTPError, ValueError, LookupError, TypeError):
         return False
-    return bool(entries) and all(entry["loadStatus"] == "LOADED" for entry in entries)
 
 
 def _short(path: Path) -> str:

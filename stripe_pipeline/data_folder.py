@@ -58,6 +58,11 @@ class DataFolder:
         return self.root / "inbox.sqlite"
 
     @property
+    def running(self) -> Path:
+        """Locked by the `demo` or `dev` that uses this folder."""
+        return self.root / "running.lock"
+
+    @property
     def logs(self) -> Path:
         """What the processes that `demo` and `dev` start print."""
         return self.root / "logs"

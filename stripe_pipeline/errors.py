@@ -7,6 +7,7 @@ meet the trouble; no message ever holds a key or a signing secret.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 _SECRET = re.compile(r"((?:sk|rk)_(?:live|test)_|whsec_)[\w*]+", re.ASCII)
 
@@ -98,3 +99,13 @@ class CursorLost(NotFound):
 
 class Unavailable(ApiError):
     """Still failing after every retry: 429, 5xx, no connection, a cut body, or something that is not Stripe's JSON."""
+
+
+def by_cause(failures: Mapping[str, StripePipelineError]) -> list[tuple[list[str], StripePipelineError]]:
+    """What failed, by name, put together where the cause is one and the same, with the first one's error."""
+    causes: dict[object, tuple[list[str], StripePipelineError]] = {}
+    for name, error in failures.items():
+        # Requests to different addresses that met the same trouble differ in nothing but their address.
+        cause = (error.status, error.code) if isinstance(error, Unavailable) else str(error)
+        causes.setdefault(cause, ([], error))[0].append(name)
+    return list(causes.values())

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -79,21 +79,25 @@ class Processes:
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """End all of them and whatever they started."""
         # A second Ctrl-C must not leave half of them running.
         handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            self._end()
+            self._end_all()
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
 
-    def start(self, name: str, arguments: Sequence[str]) -> None:
-        """Run `python -m …` in the background; what it prints goes to a file in the logs folder."""
+    def start(self, name: str, command: str) -> None:
+        """Run `python -m command` in the background; what it prints goes to a file in the logs folder."""
         log = self._logs / f"{name.replace(' ', '-').lower()}.log"
         how = ["-c", _INTERRUPTED_WITH_PARENT] if sys.platform == "linux" else ["-m"]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, *how, *arguments],
+                [sys.executable, *how, *command.split()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -106,7 +110,9 @@ class Processes:
         for child in self._children:
             status = child.process.poll()
             if status is not None:
-                raise ProcessEnded(f"{child.name} ended by itself (exit status {status})", f"Its log {child.log} tells why")
+                raise ProcessEnded(
+                    f"{child.name} ended by itself (exit status {status})", f"Its log {child.log} tells why"
+                )
 
     def wait_for(self, ready: Callable[[], bool], *, what: str, seconds: float) -> None:
         """Wait until `ready()`; raises `ProcessEnded` if a process ends meanwhile or the time is up."""
@@ -125,7 +131,7 @@ class Processes:
             self.check()
             time.sleep(_POLL)
 
-    def _end(self) -> None:
+    def _end_all(self) -> None:
         for child in self._children:
             _signal(child, signal.SIGINT)
         end = time.monotonic() + _GRACE
@@ -137,9 +143,9 @@ class Processes:
                 child.process.wait()
             # Whatever the child itself had started and left behind.
             _signal(child, signal.SIGKILL)
+        self._children.clear()
 
 
 def _signal(child: _Child, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.process.pid, number)
-

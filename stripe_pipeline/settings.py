@@ -6,6 +6,7 @@ Keys and secrets come from the environment only. What an object type is belongs 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -23,28 +24,32 @@ from stripe_pipeline.resources.stripe_api import ApiKey
 DEFAULT_FILE = "stripe_pipeline.yaml"
 STRIPE = "https://api.stripe.com"
 _AGE = re.compile(r"(\d+)\s*(day|week|month|year)s?")
+_STRIPE_BEGAN = date(2010, 1, 1)
 _DAYS = {"day": 1, "week": 7}
 _MONTHS = {"month": 1, "year": 12}
 
 
 def _age_or_date(value: object) -> date:
     """A date, or an age counted back from today, as the first day of history."""
+    today = datetime.now(UTC).date()
+    first = None
     if isinstance(value, date) and not isinstance(value, datetime):
-        return value
-    if isinstance(value, str) and (match := _AGE.fullmatch(value.strip())):
-        count, unit = int(match[1]), match[2]
-        today = datetime.now(UTC).date()
-        if unit in _DAYS:
-            return today - timedelta(days=count * _DAYS[unit])
-        # Whole months, so that the first partition does not move every day.
-        months = today.year * 12 + today.month - 1 - count * _MONTHS[unit]
-        return date(months // 12, months % 12 + 1, 1)
-    if isinstance(value, str):
-        try:
-            return date.fromisoformat(value)
-        except ValueError:
-            pass
-    raise ValueError("expected a date such as 2024-01-01 or an age such as 24 months")
+        first = value
+    elif isinstance(value, str):
+        with contextlib.suppress(ValueError, OverflowError):
+            match = _AGE.fullmatch(value.strip())
+            first = _ago(today, int(match[1]), match[2]) if match else date.fromisoformat(value.strip())
+    if first is None or not _STRIPE_BEGAN <= first <= today:
+        raise ValueError("should be a date from 2010 on such as 2024-01-01, or an age such as 24 months")
+    return first
+
+
+def _ago(today: date, count: int, unit: str) -> date:
+    if unit in _DAYS:
+        return today - timedelta(days=count * _DAYS[unit])
+    # Whole months, so that the first partition does not move every day.
+    months = today.year * 12 + today.month - 1 - count * _MONTHS[unit]
+    return date(months // 12, months % 12 + 1, 1)
 
 
 def _percent(value: object) -> object:
@@ -106,38 +111,55 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         raise SettingsError(
             f"The settings file {path} is not there", "Correct STRIPE_PIPELINE_CONFIG or unset it"
         ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"The settings file {path} cannot be read: {error}", "Correct the file") from error
-    if content is None:
-        return Settings()
-    if not isinstance(content, dict):
-        raise SettingsError(f"The settings file {path} is not a list of `key: value` lines", "Correct the file")
+    except OSError as error:
+        raise SettingsError(
+            f"The settings file {path} cannot be read ({error.strerror})", "Let this user read it, or name another"
+        ) from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"The settings file {path} is not YAML: {_where(error)}", "Correct it there") from error
     try:
-        settings = Settings.model_validate(content)
+        settings = Settings.model_validate({} if content is None else _given(content))
     except ValidationError as error:
-        raise SettingsError(f"The settings file {path} was not understood: {_explain(error)}", _REMEDY) from None
+        raise SettingsError(f"In the settings file {path} {_explain(error)}", _remedy(error)) from None
     if unknown := sorted(settings.objects.keys() - OBJECT_TYPES.keys()):
         raise SettingsError(
-            f"The settings file {path} names unknown objects: {', '.join(unknown)}",
-            f"Known are {', '.join(OBJECT_TYPES)}",
+            f"The settings file {path} sets objects that do not exist: {', '.join(unknown)}",
+            f"There are {', '.join(OBJECT_TYPES)}",
         )
     return settings
 
 
-_REMEDY = "Correct these keys; if the file was written for a newer stripe_pipeline, upgrade it"
+def _given(content: Any) -> Any:
+    """Without the keys that nothing stands behind: what is commented out below them is not asked for."""
+    if isinstance(content, dict):
+        return {key: _given(value) for key, value in content.items() if value is not None}
+    return content
+
+
+def _where(error: UnicodeDecodeError | yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())
 
 
 def _explain(error: ValidationError) -> str:
-    problems = []
-    for problem in error.errors(include_url=False, include_input=False):
-        where = ".".join(str(part) for part in problem["loc"])
-        unknown = problem["type"] == "extra_forbidden"
-        problems.append(f"unknown key `{where}`" if unknown else f"`{where}`: {_sentence(problem)}")
-    return "; ".join(problems)
+    return ", ".join(_sentence(problem) for problem in error.errors(include_url=False, include_input=False))
 
 
 def _sentence(problem: Any) -> str:
-    return str(problem["msg"]).removeprefix("Value error, ")
+    where = ".".join(str(part) for part in problem["loc"])
+    name = f"`{where}`" if where else "everything"
+    if problem["type"] == "extra_forbidden":
+        return f"{name} is no known key"
+    if problem["type"] in ("model_type", "dict_type"):
+        return f"{name} should be lines of `key: value`"
+    return f"{name} {str(problem['msg']).removeprefix('Value error, ').replace('Input should', 'should', 1)}"
+
+
+def _remedy(error: ValidationError) -> str:
+    if any(problem["type"] == "extra_forbidden" for problem in error.errors(include_url=False, include_input=False)):
+        return "Correct it, or upgrade stripe_pipeline if the file was written for a newer one"
+    return "Correct it there"
 
 
 def load_keys(environment: Mapping[str, str] = os.environ) -> tuple[ApiKey, ...]:
@@ -152,7 +174,7 @@ def load_keys(environment: Mapping[str, str] = os.environ) -> tuple[ApiKey, ...]
             "Set STRIPE_API_KEY to a secret or restricted key (sk_… or rk_…) of your account,"
             " or run `stripe-pipeline demo` to try everything without an account",
         )
-    keys = tuple(ApiKey.from_text(environment[name]) for name in names)
+    keys = tuple(_key(name, environment[name]) for name in names)
     if len({key.livemode for key in keys}) < len(keys):
         raise SettingsError(
             "STRIPE_API_KEY and STRIPE_TEST_API_KEY are keys of the same mode",
@@ -161,6 +183,13 @@ def load_keys(environment: Mapping[str, str] = os.environ) -> tuple[ApiKey, ...]
     if "STRIPE_TEST_API_KEY" in names and keys[-1].livemode:
         raise SettingsError("STRIPE_TEST_API_KEY holds a live key", "Put the live key into STRIPE_API_KEY")
     return keys
+
+
+def _key(name: str, text: str) -> ApiKey:
+    try:
+        return ApiKey.from_text(text)
+    except SettingsError as error:
+        raise SettingsError(f"{name} does not hold a Stripe secret or restricted key", error.remedy) from None
 
 
 def api_base(environment: Mapping[str, str] = os.environ) -> str:

@@ -30,8 +30,10 @@ def main() -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    shop = Shop(seed=options.seed)
+    shop.seed_history(options.days)
     server = Server(
-        Shop(seed=options.seed),
+        shop,
         port=options.port,
         rate_limits=options.rate_limits,
         latency_ms=options.latency_ms,
@@ -45,7 +47,6 @@ def main() -> int:
         )
         return 1
     try:
-        server.shop.seed_history(options.days)
         if options.trade_every > 0:
             server.trade_every(options.trade_every)
         print(f"Stripe emulator on {server.url}", flush=True)

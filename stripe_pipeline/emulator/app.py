@@ -32,17 +32,17 @@ from stripe_pipeline.emulator.store import Json, reference
 from stripe_pipeline.objects import OBJECT_TYPES, Kind
 
 _PATH_NAMES = {
-    "balance_transactions": ("balance transaction", "id", "rak_balance_transaction_source_read"),
-    "charges": ("charge", "id", "rak_charge_read"),
-    "customers": ("customer", "id", "rak_customer_read"),
-    "disputes": ("dispute", "id", "rak_dispute_read"),
-    "events": ("event", "id", "rak_event_read"),
-    "invoices": ("invoice", "id", "rak_invoice_read"),
-    "payment_intents": ("payment_intent", "intent", "rak_payment_intent_read"),
-    "refunds": ("refund", "id", "rak_charge_read"),
-    "webhook_endpoints": ("webhook endpoint", "id", "rak_webhook_read"),
+    "balance_transactions": ("balance transaction", "id", "rak_balance_transaction_source"),
+    "charges": ("charge", "id", "rak_charge"),
+    "customers": ("customer", "id", "rak_customer"),
+    "disputes": ("dispute", "id", "rak_dispute"),
+    "events": ("event", "id", "rak_event"),
+    "invoices": ("invoice", "id", "rak_invoice"),
+    "payment_intents": ("payment_intent", "intent", "rak_payment_intent"),
+    "refunds": ("refund", "id", "rak_charge"),
+    "webhook_endpoints": ("webhook endpoint", "id", "rak_webhook"),
 }
-"""By type: what Stripe calls one in messages, the parameter its id is, and the permission to read it."""
+"""By type: what Stripe calls one in messages, the parameter its id is, and the start of its permissions."""
 
 _EQUAL = {
     "balance_transactions": ("currency", "payout", "source", "type"),
@@ -255,13 +255,13 @@ class _Api:
                     self._permit(type_name, caller)
                     return self._retrieve(type_name, object_id, params, caller)
                 case ("POST", "v1", "webhook_endpoints"):
-                    self._permit("webhook_endpoints", caller)
+                    self._permit("webhook_endpoints", caller, "write")
                     return self._create_endpoint(params, caller)
                 case ("POST", "v1", "webhook_endpoints", object_id):
-                    self._permit("webhook_endpoints", caller)
+                    self._permit("webhook_endpoints", caller, "write")
                     return self._update_endpoint(object_id, params, caller)
                 case ("DELETE", "v1", "webhook_endpoints", object_id):
-                    self._permit("webhook_endpoints", caller)
+                    self._permit("webhook_endpoints", caller, "write")
                     return self._delete_endpoint(object_id, params, caller)
         raise StripeError(
             404,
@@ -269,13 +269,14 @@ class _Api:
             " or we can help at https://support.stripe.com/.",
         )
 
-    def _permit(self, type_name: str, caller: _Caller) -> None:
+    def _permit(self, type_name: str, caller: _Caller, right: str = "read") -> None:
         if caller.restricted and type_name in self._denied:
+            missing = f"{_PATH_NAMES[type_name][2]}_{right}"
             raise StripeError(
                 403,
                 f"The provided key '{_masked(caller.key)}' does not have the required permissions for this endpoint on"
-                f" account '{self._shop.account}'. Having the '{_PATH_NAMES[type_name][2]}' permission would allow this"
-                " request to continue.",
+                f" account '{self._shop.account}'. Having the '{missing}' permission would allow this request to"
+                " continue.",
             )
 
     # Reading

@@ -284,7 +284,7 @@ class Shop:
             return self._change("payment_intents", payment_intent_id, mode, at, announce and events, **change)
         brand, last4 = self._random.choice(_CARDS)
         person = side.objects["customers"].objects.get(reference(intent["customer"]) or "")
-        country = ((person and person["address"]) or {}).get("country") or "US"
+        country = ((person and person.get("address")) or {}).get("country") or "US"
         details = templates.card(brand, last4, country, intent["amount"])
         charge = templates.charge(self._id("ch"), at, mode, intent, details, person)
         change = {
@@ -665,7 +665,7 @@ class Shop:
                 self.attempt_payment(intent, outcome=outcome, livemode=mode, created=at, announce=announce)
         paid = outcome == "succeeded"
         person = side.objects["customers"].objects.get(customer)
-        if person is not None and person["delinquent"] is paid:
+        if person is not None and bool(person.get("delinquent")) is paid:
             self._change("customers", customer, mode, at, announce and ("customer.updated",), delinquent=not paid)
         change: Json = {"attempted": True, "attempt_count": invoice["attempt_count"] + 1}
         if not paid:
@@ -1026,7 +1026,7 @@ class Shop:
         settled = (
             self._sides[livemode]
             .objects["balance_transactions"]
-            .objects.get(reference(charge["balance_transaction"]) or "")
+            .objects.get(reference(charge.get("balance_transaction")) or "")
         )
         if settled is not None and settled["currency"] != currency:
             amount, rate = templates.to_usd(amount, currency)

@@ -150,7 +150,8 @@ class Reader:
         for obj in objects:
             try:
                 children = {child.name: self._children_in(child, obj) for child in self._children}
-            except NotFound:
+            except NotFound as error:
+                _check_gone(error)
                 # Deleted between its page and its lines: a complete list of its day will find it missing.
                 continue
             whole.append((obj, self._lines(obj, children, sent_at, surprises)))
@@ -237,7 +238,8 @@ class Reader:
         asked_at = self._api.now()
         try:
             reply = self._api.get(f"{self._endpoint}/{object_id}")
-        except NotFound:
+        except NotFound as error:
+            _check_gone(error)
             return Tombstone(object_id, asked_at)
         if reply.data.get("deleted"):
             return Tombstone(object_id, reply.sent_at)
@@ -246,6 +248,12 @@ class Reader:
             return Tombstone(object_id, reply.sent_at)
         [(obj, lines)] = whole
         return created_of(obj), lines
+
+
+def _check_gone(error: NotFound) -> None:
+    """Raise `error` again if it does not say that the object is gone, but that there is no such address."""
+    if error.code != "resource_missing":
+        raise error
 
 
 def day_start(day: date) -> int:

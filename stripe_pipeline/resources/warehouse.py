@@ -88,7 +88,7 @@ class Changes:
     updated: Counter[date] = field(default_factory=Counter)
     deleted: Counter[date] = field(default_factory=Counter)
     rows: dict[date, int] = field(default_factory=dict)
-    """Rows that exist in Stripe (not deleted) after the load, of every day touched."""
+    """Rows that exist in Stripe (not deleted) after the load, of both modes, of every day touched."""
 
     def update(self, other: Changes) -> None:
         """Add a later load's changes."""
@@ -398,8 +398,9 @@ def _load_batch(connection: duckdb.DuckDBPyConnection, batch: Batch, loaded: Loa
     for object_type in (parent, *children_of(parent)):
         table_changes = loaded.changes[object_type.name]
         touched = table_changes.days | {listed.day for listed in batch.days}
-        table_changes.rows.update(_rows_by_day(connection, object_type, batch.mode, touched))
-        _record_coverage(connection, object_type, batch, table_changes.rows)
+        counts = _row_counts(connection, object_type, touched)
+        table_changes.rows.update({day: counts[day, True] + counts[day, False] for day in touched})
+        _record_coverage(connection, object_type, batch, counts)
     for table in ("listed", "incoming", "accepted", "accepted_children"):
         connection.execute(f"DROP TABLE IF EXISTS temp.{table}")
 
@@ -522,7 +523,8 @@ def _replace(
     )
     names = ", ".join(_name(column) for column in table_columns(object_type))
     connection.execute(
-        f"INSERT INTO raw.{object_type.name} SELECT {names} FROM temp.{table} WHERE {written} AND _change <> 'deleted'"
+        f"INSERT INTO raw.{object_type.name} ({names}) SELECT {names} FROM temp.{table}"
+        f" WHERE {written} AND _change <> 'deleted'"
     )
 
 
@@ -556,24 +558,26 @@ def _bury(connection: duckdb.DuckDBPyConnection, batch: Batch, loaded: Loaded) -
             loaded.changes[object_type.name].deleted.update(day for (day,) in buried)
 
 
-def _rows_by_day(
-    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, mode: Mode, days: set[date]
-) -> dict[date, int]:
+def _row_counts(
+    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, days: set[date]
+) -> Counter[tuple[date, bool]]:
+    """How many rows that exist in Stripe the table holds, by day and livemode."""
     if not days:
-        return {}
+        return Counter()
     first, last = _day_start(min(days)), _day_start(max(days)) + 86_400
     counted = connection.execute(
-        f"SELECT created::DATE, count(*) FROM raw.{object_type.name} WHERE _account = ? AND livemode = ?"
-        f" AND _deleted_at IS NULL AND created >= make_timestamptz(?) AND created < make_timestamptz(?) GROUP BY ALL",
-        [mode.account, mode.livemode, first * 1_000_000, last * 1_000_000],
+        f"SELECT created::DATE, livemode, count(*) FROM raw.{object_type.name} WHERE _deleted_at IS NULL"
+        f" AND created >= make_timestamptz(?) AND created < make_timestamptz(?) GROUP BY ALL",
+        [first * 1_000_000, last * 1_000_000],
     ).fetchall()
-    found = {day: int(number) for day, number in counted}
-    return {day: found.get(day, 0) for day in days}
+    return Counter({(day, livemode): number for day, livemode, number in counted})
 
 
 def _record_coverage(
-    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, rows: dict[date, int]
+    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, counts: Counter[tuple[date, bool]]
 ) -> None:
+    days = [listed.day for listed in batch.days]
+    rows = [counts[day, batch.mode.livemode] for day in days]
     where = [object_type.name, batch.mode.account, batch.mode.livemode]
     connection.execute(
         "DELETE FROM pipeline.coverage USING temp.listed AS l WHERE coverage.day = l.day"
@@ -581,10 +585,10 @@ def _record_coverage(
         where,
     )
     connection.execute(
-        "INSERT INTO pipeline.coverage SELECT ?, ?, ?, l.day, l.listed_at, l.until, coalesce(r.number, 0), ?"
-        " FROM temp.listed l LEFT JOIN (SELECT unnest(?::DATE[]) AS day, unnest(?::BIGINT[]) AS number) r"
+        "INSERT INTO pipeline.coverage SELECT ?, ?, ?, l.day, l.listed_at, l.until, r.number, ?"
+        " FROM temp.listed l JOIN (SELECT unnest(?::DATE[]) AS day, unnest(?::BIGINT[]) AS number) r"
         " ON r.day = l.day",
-        [*where, batch.how, list(rows.keys()), list(rows.values())],
+        [*where, batch.how, days, rows],
     )
 
 

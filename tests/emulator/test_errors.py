@@ -54,6 +54,9 @@ def test_a_restricted_key_lacks_what_is_denied(shop: Shop, server: Server, get: 
         error(get(path, key), 403)
     assert ids(get("/v1/charges")) == [charge], "a secret key may everything"
     assert ids(get("/v1/refunds", key)) == []
+    server.deny("webhook_endpoints")
+    refused = httpx.post(f"{server.url}/v1/webhook_endpoints", auth=(key, ""), data={"url": "https://shop.example"})
+    assert "'rak_webhook_write'" in error(refused, 403)["message"]
     server.allow("charges")
     assert ids(get("/v1/charges", key)) == [charge]
 

@@ -136,6 +136,22 @@ def test_every_documented_filter(shop: Shop, get: Get) -> None:
     assert len(paid_out) == 3, "the payout, the payment and the dispute in euros"
 
 
+def test_filters_follow_changes(shop: Shop, get: Get) -> None:
+    moved, gone = (shop.create_customer(email="a@example.com")["id"] for _ in range(2))
+    shop.update_customer(moved, email="b@example.com")
+    assert ids(get("/v1/customers?email=a@example.com")) == [gone]
+    assert ids(get("/v1/customers?email=b@example.com")) == [moved]
+    shop.delete_customer(gone)
+    shop.delete_customer(moved)
+    for email in ("a", "b"):
+        assert ids(get(f"/v1/customers?email={email}@example.com")) == []
+    shop.put({"id": "ch_1", "object": "charge", "created": NOW, "customer": {"id": moved}})
+    shop.put({"id": "ch_1", "object": "charge", "created": NOW - 5, "customer": "cus_y"})
+    assert ids(get(f"/v1/charges?customer={moved}")) == []
+    assert ids(get("/v1/charges?customer=cus_y")) == ["ch_1"]
+    assert ids(get(f"/v1/charges?created[gte]={NOW}")) == [], "an object that is put again with another time moves"
+
+
 def test_filters_and_pages_agree(seeded: Shop) -> None:
     with Server(seeded) as server, httpx.Client(base_url=server.url, auth=(LIVE_KEY, "")) as client:
         charges = walk(_reader(client), "/v1/charges")
@@ -260,8 +276,16 @@ def test_recorded_objects_come_back_as_they_are(shop: Shop, get: Get) -> None:
     bare = {"id": "in_bare", "object": "invoice", "created": 7}
     shop.put(bare)
     assert get("/v1/invoices/in_bare").json() == bare
+    shop.put({"id": "cus_bare", "object": "customer", "created": 7})
+    assert shop.create_payment("cus_bare")["customer"] == "cus_bare"
+    assert shop.pay_invoice(shop.create_invoice("cus_bare")["id"])["status"] == "paid"
+    shop.put(charge)
     charge["odd"] = 2
     assert get("/v1/charges/ch_old", LIVE_KEY).json()["odd"] == 1, "what was put in is the shop's own"
+    shop.put(invoice | {"lines": {"object": "list", "has_more": False, "data": lines[3:5]}})
+    assert walk(get, "/v1/invoices/in_old/lines", LIVE_KEY) == lines[3:5]
+    shop.put(invoice | {"lines": {"object": "list", "has_more": True, "data": lines[4:6]}})
+    assert walk(get, "/v1/invoices/in_old/lines", LIVE_KEY) == lines[3:6]
 
 
 def test_balance_transactions_become_available_by_the_clock(shop: Shop, clock: Clock, get: Get) -> None:
@@ -276,6 +300,42 @@ def test_balance_transactions_become_available_by_the_clock(shop: Shop, clock: C
     assert get(path).json() == before | {"status": "available"}
     assert get("/v1/balance_transactions").json()["data"] == [before | {"status": "available"}]
     assert len(shop.events(False)) == events
+
+
+def test_a_payout_takes_what_is_available_then(shop: Shop) -> None:
+    paid = shop.create_payment(amount=5000)
+    charge = shop.objects("charges", False)[paid["latest_charge"]]
+    sale = shop.objects("balance_transactions", False)[charge["balance_transaction"]]
+    assert shop.balance("usd", False) == 0
+    assert shop.payout()["amount"] == 0
+    shop.refund(charge["id"], 1000)
+    assert shop.balance("eur", False, sale["available_on"]) == 0
+    payout = shop.payout(created=sale["available_on"])
+    assert (payout["amount"], payout["net"], payout["type"]) == (1000 - sale["net"], 1000 - sale["net"], "payout")
+    assert shop.balance("usd", False, sale["available_on"]) == 0
+    assert shop.payout(300)["amount"] == -300
+
+
+def test_a_refund_gives_back_what_is_left(shop: Shop) -> None:
+    whole, part = (shop.create_payment(amount=5000, outcome="requires_capture") for _ in range(2))
+    shop.capture(whole["id"])
+    shop.capture(part["id"], 3000)
+    shop.refund(whole["latest_charge"], 1000)
+    assert shop.objects("charges", False)[whole["latest_charge"]]["refunded"] is False
+    assert shop.refund(whole["latest_charge"])["amount"] == 4000
+    assert shop.refund(part["latest_charge"])["amount"] == 3000
+    assert all(charge["refunded"] for charge in shop.objects("charges", False).values())
+
+
+def test_fees_and_rates_know_minor_units(shop: Shop) -> None:
+    expected = {"usd": (320, 10_000), "jpy": (330, 10_000), "kwd": (124, 3250)}
+    for currency, (fee, settled) in expected.items():
+        into = "usd" if currency == "kwd" else None
+        shop.create_payment(amount=10_000, currency=currency, settlement_currency=into)
+        made = shop.collection("balance_transactions", False)
+        transaction = made.objects[next(iter(made))]
+        assert (transaction["amount"], transaction["fee"]) == (settled, fee), currency
+        assert transaction["exchange_rate"] == (3.25 if into else None)
 
 
 def test_vanished_objects_leave_no_trace(shop: Shop, get: Get) -> None:

@@ -25,7 +25,7 @@ Cli = Callable[..., Any]
 @pytest.fixture(scope="module")
 def binary() -> Path:
     """The CLI, installed beside this environment's packages on first use."""
-    found = _FOLDER / "node_modules" / "@stripe" / "cli-linux-x64" / "bin" / "stripe"
+    found = _FOLDER / "node_modules" / ".bin" / "stripe"
     package = _FOLDER / "node_modules" / "@stripe" / "cli" / "package.json"
     if found.exists() and json.loads(package.read_text())["version"] == _VERSION:
         return found

@@ -1,0 +1,203 @@
+"""The code location as Dagster sees it: names, partitions, what runs record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from stripe_pipeline.assets.raw import RESOURCE
+from stripe_pipeline.automation import sync_every_15_minutes
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.definitions import build_defs
+from stripe_pipeline.emulator import Fault, Server, Shop
+from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.resources.reading import DAY, day_of
+from stripe_pipeline.sync import Pipeline, today
+from tests.conftest import MakePipeline
+from tests.stripe_state import assert_equal_to_stripe
+
+RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+
+
+class Opens:
+    """The pipeline resource of the tests."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    @contextmanager
+    def open(self) -> Iterator[Pipeline]:
+        """The tests' pipeline."""
+        yield self._pipeline
+
+
+@pytest.fixture
+def defs(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, make_pipeline: MakePipeline) -> dg.Definitions:
+    """The definitions, with ten days of history, reading the emulator."""
+    history = (datetime.now(UTC) - timedelta(days=10)).date()
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(f"history: {history}\nobjects:\n  charges: {{title: Card charges}}\n")
+    monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(settings))
+    return build_defs(resource_overrides={RESOURCE: Opens(make_pipeline(history=history))})
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance of the test's own."""
+    with dg.instance_for_test() as instance:
+        yield instance
+
+
+def materialized(instance: dg.DagsterInstance, *path: str) -> set[str]:
+    """The partitions of an asset that Dagster shows green."""
+    return instance.get_materialized_partitions(dg.AssetKey(path))
+
+
+def latest(instance: dg.DagsterInstance, table: str, day: str) -> dict[str, Any]:
+    """The metadata of the last materialization of one partition."""
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey(["raw", table]), asset_partitions=[day]), limit=1
+    ).records
+    materialization = records[0].asset_materialization
+    assert materialization is not None
+    return {name: value.value for name, value in materialization.metadata.items()}
+
+
+def days_ago(shop: Shop, days: float) -> int:
+    """Unix seconds on the shop's clock."""
+    return int(shop.clock.now() - days * DAY)
+
+
+def test_the_location_holds_what_the_contract_names(defs: dg.Definitions) -> None:
+    dg.Definitions.validate_loadable(defs)
+    graph = defs.resolve_asset_graph()
+    keys = {key.to_user_string() for key in graph.get_all_asset_keys()}
+    assert keys == {f"{schema}/{table}" for schema in ("raw", "live", "test") for table in OBJECT_TYPES}
+    partitionings = {graph.get(dg.AssetKey(["raw", table])).partitions_def for table in OBJECT_TYPES}
+    assert len(partitionings) == 1
+    [daily] = partitionings
+    assert isinstance(daily, dg.DailyPartitionsDefinition)
+    assert daily.get_last_partition_key() == today().isoformat()
+    schedule = defs.resolve_schedule_def("sync_every_15_minutes")
+    assert schedule.cron_schedule == "*/15 * * * *"
+    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+    assert schedule.job_name == "sync"
+
+
+def test_assets_tell_what_they_are(defs: dg.Definitions) -> None:
+    specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
+    charges = specs["raw/charges"]
+    assert charges.kinds == {"stripe", "duckdb"}
+    assert "Card charges" in (charges.description or "")
+    names = [column.name for column in charges.metadata["dagster/column_schema"].columns]
+    assert names[:2] == ["id", "created"]
+    assert set(names) >= {"livemode", "_account", "_fetched_at", "_deleted_at", "_extra", "amount_refunded"}
+    assert [dep.asset_key.to_user_string() for dep in specs["raw/invoice_lines"].deps] == ["raw/invoices"]
+    assert [dep.asset_key.to_user_string() for dep in specs["live/charges"].deps] == ["raw/charges"]
+
+
+def test_the_job_records_every_day_it_loaded(
+    defs: dg.Definitions, instance: dg.DagsterInstance, shop: Shop, folder: DataFolder
+) -> None:
+    shop.seed_history(5)
+    job = defs.resolve_job_def("sync")
+    result = job.execute_in_process(instance=instance, partition_key=today().isoformat())
+    assert result.success
+    assert_equal_to_stripe(shop, folder.published)
+    for table in OBJECT_TYPES:
+        assert len(materialized(instance, "raw", table)) == 11
+    day = day_of(days_ago(shop, 2)).isoformat()
+    created = [obj for mode in (True, False) for obj in shop.objects("charges", mode).values()]
+    count = len([charge for charge in created if day_of(charge["created"]).isoformat() == day])
+    assert latest(instance, "charges", day) == {
+        "inserted": count,
+        "updated": 0,
+        "deleted": 0,
+        "dagster/partition_row_count": count,
+    }
+    view = instance.get_latest_materialization_event(dg.AssetKey(["live", "charges"]))
+    assert view is not None
+    assert view.asset_materialization is not None
+    assert view.asset_materialization.metadata["dagster/row_count"].value == len(shop.objects("charges", True))
+
+
+def test_a_tick_records_the_days_of_what_changed(
+    defs: dg.Definitions, instance: dg.DagsterInstance, shop: Shop, folder: DataFolder
+) -> None:
+    job = defs.resolve_job_def("sync")
+    old = shop.create_customer(created=days_ago(shop, 9))["id"]
+    job.execute_in_process(instance=instance, partition_key=today().isoformat())
+    shop.update("customers", old, name="Grace")
+    result = job.execute_in_process(instance=instance, partition_key=today().isoformat())
+    days = {event.partition for event in result.get_asset_materialization_events() if event.asset_key}
+    assert days == {None, today().isoformat(), day_of(days_ago(shop, 9)).isoformat()}
+    assert latest(instance, "customers", day_of(days_ago(shop, 9)).isoformat())["updated"] == 1
+    assert latest(instance, "customers", today().isoformat())["requests"] == 1
+
+
+def test_a_backfill_over_a_range_is_one_run_with_counts_a_partition(
+    defs: dg.Definitions, instance: dg.DagsterInstance, shop: Shop, folder: DataFolder
+) -> None:
+    for days in (3, 2, 2, 1):
+        shop.create_customer(created=days_ago(shop, days))
+    first, last = (day_of(days_ago(shop, days)).isoformat() for days in (3, 1))
+    job = defs.resolve_implicit_global_asset_job_def()
+    result = job.execute_in_process(
+        instance=instance,
+        tags=dict(zip(RANGE, (first, last), strict=True)),
+        asset_selection=[dg.AssetKey(["raw", "customers"])],
+    )
+    assert result.success
+    assert materialized(instance, "raw", "customers") == {day_of(days_ago(shop, n)).isoformat() for n in (3, 2, 1)}
+    assert materialized(instance, "raw", "charges") == set()
+    counts = [latest(instance, "customers", day_of(days_ago(shop, n)).isoformat()) for n in (3, 2, 1)]
+    assert [count["dagster/partition_row_count"] for count in counts] == [1, 2, 1]
+    assert [count["inserted"] for count in counts] == [1, 2, 1]
+
+
+def test_a_type_that_fails_is_named_and_the_others_are_green(
+    defs: dg.Definitions, instance: dg.DagsterInstance, server: Server, shop: Shop
+) -> None:
+    body = {
+        "error": {"type": "invalid_request_error", "message": "Having the 'rak_refund_read' permission would help."}
+    }
+    server.faults.append(Fault(path="/v1/refunds", status=403, body=body, times=None))
+    job = defs.resolve_job_def("sync")
+    result = job.execute_in_process(instance=instance, partition_key=today().isoformat(), raise_on_error=False)
+    assert not result.success
+    failure = result.failure_data_for_node("stripe")
+    assert failure is not None
+    assert failure.user_failure_data is not None
+    assert "refunds" in str(failure.user_failure_data.description)
+    assert "rak_refund_read" in str(failure.user_failure_data.description)
+    assert materialized(instance, "raw", "refunds") == set()
+    for table in OBJECT_TYPES.keys() - {"refunds"}:
+        assert today().isoformat() in materialized(instance, "raw", table)
+
+
+def test_the_schedule_asks_for_today_unless_a_run_is_under_way(
+    defs: dg.Definitions, instance: dg.DagsterInstance
+) -> None:
+    at = datetime(2026, 11, 23, 0, 0, tzinfo=UTC)
+    context = dg.build_schedule_context(instance=instance, scheduled_execution_time=at)
+    request = sync_every_15_minutes(context)
+    assert isinstance(request, dg.RunRequest)
+    assert request.partition_key == "2026-11-23"
+    run = instance.create_run_for_job(defs.resolve_job_def("sync"), status=dg.DagsterRunStatus.STARTED)
+    skip = sync_every_15_minutes(context)
+    assert isinstance(skip, dg.SkipReason)
+    assert run.run_id in str(skip.skip_message)
+
+
+def test_a_disabled_object_has_no_assets(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("objects:\n  invoices: {enabled: false}\n")
+    monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(settings))
+    keys = {key.to_user_string() for key in build_defs().resolve_all_asset_keys()}
+    assert "raw/charges" in keys
+    assert not {"raw/invoices", "raw/invoice_lines", "live/invoices", "test/invoice_lines"} & keys

@@ -1,0 +1,474 @@
+"""The command line as a person meets it: what is said, the exit status, and that what cannot work changes nothing.
+
+How `demo` runs and ends is in `test_demo`, what a run does to the tables in the tests of `sync` and the warehouse.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from unittest import mock
+
+import dagster as dg
+import duckdb
+import filelock
+import pytest
+
+from stripe_pipeline.cli import main
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.emulator import Fault, Server, Shop
+from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.resources import stripe_api
+from stripe_pipeline.sync import today
+from tests.conftest import KEYS
+from tests.stripe_state import assert_equal_to_stripe
+
+REPOSITORY = Path(__file__).parent.parent
+COMMAND = Path(sys.executable).parent / "stripe-pipeline"
+SECRET = "of_the_tests"
+ACCOUNT = "acct_1OfTheTests0000"
+DAYS = 3
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command said and its exit status."""
+
+    status: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Project:
+    """A copy of what a clone needs to run, with its data folder in it."""
+
+    root: Path
+
+    @property
+    def folder(self) -> DataFolder:
+        """The data folder."""
+        return DataFolder(self.root / "data")
+
+    def settings(self, text: str) -> None:
+        """Replace the settings file."""
+        (self.root / "stripe_pipeline.yaml").write_text(text, encoding="utf-8")
+
+    def stored(self) -> tuple[object, ...]:
+        """The published version, and the private file's rows and cursors."""
+        with duckdb.connect(str(self.folder.private), read_only=True) as connection:
+            return (
+                self.folder.published.readlink(),
+                connection.execute("SELECT * FROM pipeline.meta").fetchall(),
+                connection.execute("SELECT * FROM pipeline.cursors ORDER BY ALL").fetchall(),
+                [connection.execute(f"SELECT count(*) FROM raw.{table}").fetchall() for table in OBJECT_TYPES],
+            )
+
+
+Run = Callable[..., Ended]
+
+
+def make_project(root: Path) -> Project:
+    """Copy the project files to `root`."""
+    root.mkdir()
+    for name in ("dagster.yaml", "pyproject.toml"):
+        shutil.copy(REPOSITORY / name, root)
+    project = Project(root)
+    project.settings(f"history: {DAYS} days")
+    return project
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[Server]:
+    """An emulator that knows the tests' keys only; faults and permissions are reset after each test."""
+    shop = Shop(account=ACCOUNT)
+    shop.seed_history(DAYS)
+    keys = {*KEYS.values(), f"rk_live_{SECRET}", f"rk_test_{SECRET}"}
+    with Server(shop, keys=keys) as running:
+        yield running
+
+
+@pytest.fixture
+def environment(api: Server) -> Iterator[None]:
+    """The environment of a person with keys; whatever a command changes in this process is put back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    logs = list(logging.getLogger().handlers)
+    here = Path.cwd()
+    with mock.patch.dict(os.environ, KEYS | {"STRIPE_API_BASE": api.url}):
+        for name in ("DAGSTER_HOME", "STRIPE_PIPELINE_DATA", "STRIPE_PIPELINE_CONFIG"):
+            os.environ.pop(name, None)
+        yield
+    os.chdir(here)
+    logging.getLogger().handlers[:] = logs
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    api.faults.clear()
+
+
+@pytest.fixture
+def project(environment: None, tmp_path: Path) -> Iterator[Project]:
+    """A fresh clone; after the test no file of it may hold a key."""
+    yield make_project(tmp_path / "clone")
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert SECRET.encode() not in path.read_bytes(), f"{path} holds a key"
+
+
+@pytest.fixture
+def run(project: Project, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command in this process, in the project folder; keyword arguments are environment variables."""
+
+    def run(*arguments: str, **variables: str) -> Ended:
+        capfd.readouterr()
+        monkeypatch.setattr(sys, "argv", ["stripe-pipeline", *arguments])
+        os.chdir(project.root)
+        with mock.patch.dict(os.environ, variables):
+            try:
+                main()
+                status = 0
+            except SystemExit as end:
+                status = int(end.code or 0)
+        said = capfd.readouterr()
+        assert SECRET not in said.out + said.err
+        assert "Traceback" not in said.out + said.err
+        return Ended(status, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture
+def loaded(project: Project, run: Run) -> Project:
+    """The project after its first load."""
+    assert run("sync").status == 0
+    return project
+
+
+def process(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    """A command as a process of its own."""
+    return subprocess.Popen(
+        [COMMAND, *arguments],
+        cwd=cwd,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def test_sync_is_silent_but_for_its_table_and_recorded_as_the_job(project: Project, run: Run, api: Server) -> None:
+    first = run("sync")
+    assert (first.status, first.err) == (0, "")
+    assert [line.split()[0] for line in first.out.splitlines()] == ["table", *OBJECT_TYPES]
+    assert_equal_to_stripe(api.shop, project.folder.published)
+
+    again = run("sync")
+    assert (again.status, again.err) == (0, "")
+
+    with dg.DagsterInstance.from_config(str(project.root)) as instance:
+        assert [(it.job_name, it.status) for it in instance.get_runs()] == [("sync", dg.DagsterRunStatus.SUCCESS)] * 2
+        for table in OBJECT_TYPES:
+            days = instance.get_materialized_partitions(dg.AssetKey(["raw", table]))
+            assert days == {f"{today() - timedelta(days=n)}" for n in range(DAYS + 1)}
+
+
+def test_a_relative_data_folder_is_where_it_was_typed(project: Project) -> None:
+    below = project.root / "notes"
+    below.mkdir()
+    os.environ["STRIPE_PIPELINE_DATA"] = "here"
+    with process("sync", cwd=below) as command:
+        out, err = command.communicate(timeout=60)
+    assert (command.returncode, err) == (0, "")
+    assert "charges" in out
+    assert DataFolder(below / "here").published.exists()
+    assert (project.root / ".dagster").is_dir()
+    assert not (below / ".dagster").exists()
+    assert not project.folder.root.exists()
+
+
+def test_backfill_lists_the_days_and_tables_asked_for(loaded: Project, run: Run, api: Server) -> None:
+    api.requests.clear()
+    first, last = today() - timedelta(days=2), today() - timedelta(days=1)
+    done = run("backfill", "--from", f"{first}", "--to", f"{last}", "--only", "charges,refunds", "--only", "disputes")
+    assert (done.status, done.err) == (0, "")
+    assert {request.path for request in api.requests} == {"/v1/charges", "/v1/refunds", "/v1/disputes"}
+    assert_equal_to_stripe(api.shop, loaded.folder.published)
+    with dg.DagsterInstance.from_config(str(loaded.root)) as instance:
+        [latest] = instance.get_run_records(limit=1)
+        planned = instance.all_logs(latest.dagster_run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+        materialized = {
+            (event.asset_key.to_user_string(), event.partition)
+            for event in (log.get_dagster_event() for log in planned)
+            if event.asset_key
+        }
+    assert materialized == {(f"raw/{t}", f"{d}") for t in ("charges", "refunds", "disputes") for d in (first, last)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["backfill", "--from", "yesterday", "--to", "2026-01-02"], "yesterday is no day"),
+        (["backfill", "--from", "2026-01-02"], "Missing option '--to'"),
+        (["backfill", "--from", f"{today()}", "--to", f"{today() - timedelta(days=1)}"], "--from"),
+        (["backfill", "--from", f"{today()}", "--to", f"{today() + timedelta(days=1)}"], "is in the future"),
+        (["backfill", "--from", "2011-01-01", "--to", f"{today()}"], "set `history`"),
+        (["backfill", "--from", f"{today()}", "--to", f"{today()}", "--only", "charges,chrages"], "names chrages"),
+        (["backfill", "--from", f"{today()}", "--to", f"{today()}", "--only", ""], "names no table"),
+        (["snyc"], "No such command"),
+        (["sync", "--fast"], "No such option"),
+        (["demo", "--port", "70000"], "--port"),
+        (["demo", "--port", "5555", "--emulator-port", "5555"], "--emulator-port"),
+    ],
+)
+def test_a_command_that_makes_no_sense(project: Project, run: Run, arguments: list[str], said: str) -> None:
+    ended = run(*arguments)
+    assert (ended.status, ended.out) == (2, "")
+    assert said in ended.err
+    assert ended.err.lower().count("error:") == 1
+    assert not project.folder.private.exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"STRIPE_API_KEY": "", "STRIPE_TEST_API_KEY": " "}, "No Stripe API key is set. Set STRIPE_API_KEY"),
+        ({"STRIPE_API_KEY": f"pk_live_{SECRET}"}, "STRIPE_API_KEY does not hold a Stripe secret or restricted key"),
+        ({"STRIPE_API_KEY": f"sk_test_{SECRET}2"}, "are keys of the same mode"),
+        ({"STRIPE_API_KEY": "", "STRIPE_TEST_API_KEY": f"sk_live_{SECRET}"}, "STRIPE_TEST_API_KEY holds a live key"),
+        ({"STRIPE_API_BASE": "api.stripe.com"}, "STRIPE_API_BASE is 'api.stripe.com'"),
+        ({"DAGSTER_HOME": "here"}, "DAGSTER_HOME is here"),
+        ({"DAGSTER_HOME": "/nowhere/at/all"}, "DAGSTER_HOME is /nowhere/at/all"),
+        ({"STRIPE_PIPELINE_CONFIG": "/[red]not[/red]/there.yaml"}, "/[red]not[/red]/there.yaml is not there"),
+    ],
+)
+def test_an_environment_that_cannot_work(loaded: Project, run: Run, variables: dict[str, str], said: str) -> None:
+    before = loaded.stored()
+    ended = run("sync", **variables)
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err.startswith("error: ")
+    assert said in ended.err
+    assert len(ended.err.splitlines()) == 1
+    assert loaded.stored() == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("objects: [", "is not YAML: line 1, column 11"),
+        ("rate: {share: 80%}\nwarp: 9", "`warp` is no known key. Correct it, or upgrade stripe_pipeline"),
+        ("history: long", "`history` should be a date"),
+        ("objects: {chrages: {}}", "objects that do not exist: chrages"),
+    ],
+)
+def test_settings_that_cannot_work(loaded: Project, run: Run, settings: str, said: str) -> None:
+    before = loaded.stored()
+    loaded.settings(settings)
+    for arguments in (["sync"], ["check"], ["dev"]):
+        ended = run(*arguments)
+        assert (ended.status, ended.out) == (2, "")
+        assert said in ended.err
+        assert "stripe_pipeline.yaml" in ended.err
+        assert len(ended.err.splitlines()) == 1
+    assert loaded.stored() == before
+
+
+def assert_refused(ended: Ended, *said: str) -> None:
+    """One error, in one line, with exit status 1."""
+    assert ended.status == 1
+    assert ended.err.startswith("error: ")
+    assert len(ended.err.splitlines()) == 1, ended.err
+    for part in said:
+        assert part in ended.err
+
+
+def test_a_key_that_stripe_does_not_know(loaded: Project, run: Run) -> None:
+    before = loaded.stored()
+    wrong = {"STRIPE_API_KEY": f"sk_live_{SECRET}_wrong", "STRIPE_TEST_API_KEY": ""}
+    assert_refused(run("sync", **wrong), "Stripe does not accept the live key", "Check STRIPE_API_KEY")
+    assert_refused(run("check", **wrong), "Stripe does not accept the live key", "Check STRIPE_API_KEY")
+    assert loaded.stored() == before
+
+
+def test_a_key_that_may_not_read_everything(project: Project, run: Run, api: Server) -> None:
+    restricted = {name: key.replace("sk_", "rk_") for name, key in KEYS.items()}
+    api.deny("charges")
+    try:
+        ended = run("sync", **restricted)
+        checked = run("check", **restricted)
+    finally:
+        api.allow("charges")
+    assert_refused(ended, "charges not updated", "'rak_charge_read'", "Add the permission", "disable the object")
+    assert [line.split()[:2] for line in ended.out.splitlines() if "failed" in line] == [["charges", "failed"]]
+    with duckdb.connect(str(project.folder.published), read_only=True) as connection:
+        full = {table for table in OBJECT_TYPES if connection.execute(f"SELECT 1 FROM raw.{table}").fetchone()}
+    assert full == OBJECT_TYPES.keys() - {"charges"}
+
+    assert checked.status == 1
+    assert checked.out.count("may not   charges (needs rak_charge_read)") == 2
+    assert checked.out.count("may read  refunds") == 2
+    assert "Add the permission" in checked.err
+    # With the permission, the next tick brings what was missing.
+    assert run("check", **restricted).status == run("sync", **restricted).status == 0
+    assert_equal_to_stripe(api.shop, project.folder.published)
+
+
+def test_an_api_that_is_not_there(loaded: Project) -> None:
+    before = loaded.stored()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # not listening: connections are refused
+        os.environ["STRIPE_API_BASE"] = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        started = time.monotonic()
+        with process("sync", cwd=loaded.root) as command:
+            out, err = command.communicate(timeout=60)
+    assert time.monotonic() - started < 30  # a wait of 15 seconds at most, and the start
+    assert_refused(Ended(command.returncode, out, err), "Connection refused", "Check the network, STRIPE_API_BASE")
+    assert loaded.stored() == before
+
+
+def test_an_api_that_answers_with_html(loaded: Project, run: Run, api: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stripe_api, "FIRST_BACKOFF", 0.001)
+    before = loaded.stored()
+    api.faults.append(Fault(body="<html>[Sign in]</html>", times=None))
+    day = f"{today()}"
+    ended = run("backfill", "--from", day, "--to", day)
+    assert_refused(ended, "text/html", "Check the network, STRIPE_API_BASE", *OBJECT_TYPES)
+    assert loaded.stored() == before
+
+
+def test_a_private_file_that_is_damaged(loaded: Project, run: Run) -> None:
+    published = loaded.folder.published.readlink()
+    loaded.folder.private.write_bytes(b"\0" * 100_000)
+    assert_refused(run("sync"), f"{loaded.folder.private} cannot be opened", "move the folder")
+    assert_refused(run("demo", "--port", "3999"), f"{loaded.folder.private} cannot be opened")
+    assert loaded.folder.published.readlink() == published
+    assert loaded.folder.private.read_bytes() == b"\0" * 100_000
+
+
+def test_a_private_file_of_another_program(project: Project, run: Run) -> None:
+    project.folder.prepare()
+    with duckdb.connect(str(project.folder.private)) as connection:
+        connection.execute("CREATE TABLE mine AS SELECT 42 AS answer")
+    assert_refused(run("sync"), f"{project.folder.private} is a DuckDB file of another program")
+    with duckdb.connect(str(project.folder.private)) as connection:
+        assert connection.execute("SELECT table_schema, table_name FROM information_schema.tables").fetchall() == [
+            ("main", "mine")
+        ]
+
+
+def test_a_private_file_that_somebody_has_open(loaded: Project, run: Run) -> None:
+    before = loaded.stored()
+    hold = f"import duckdb; c = duckdb.connect({str(loaded.folder.private)!r}); print('open', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout
+        holder.stdout.readline()
+        assert_refused(run("sync"), f"PID {holder.pid}", "close that program", "stripe.duckdb instead")
+        holder.communicate("\n")
+    assert loaded.stored() == before
+
+
+def test_a_private_file_of_a_newer_version(loaded: Project, run: Run) -> None:
+    with duckdb.connect(str(loaded.folder.private)) as connection:
+        connection.execute("UPDATE pipeline.meta SET format = 99")
+    before = loaded.stored()
+    assert_refused(run("sync"), "was written by a newer stripe_pipeline", "Upgrade")
+    assert loaded.stored() == before
+
+
+def test_a_data_folder_of_another_account(loaded: Project, run: Run) -> None:
+    before = loaded.stored()
+    with Server(Shop(account="acct_1Other")) as other:
+        different = {name: f"{key}_of_another_account" for name, key in KEYS.items()}
+        ended = run("sync", STRIPE_API_BASE=other.url, **different)
+    assert_refused(ended, f"holds account {ACCOUNT}, this key is of acct_1Other", "STRIPE_PIPELINE_DATA")
+    assert loaded.stored() == before
+
+
+def test_a_data_folder_that_cannot_be_written(project: Project, run: Run) -> None:
+    project.folder.root.write_text("not a folder")
+    assert_refused(run("sync"), f"{project.folder.root} cannot be written", "STRIPE_PIPELINE_DATA")
+    assert_refused(run("demo", "--port", "3999"), f"{project.folder.root} cannot be written")
+    assert_refused(run("sync", STRIPE_PIPELINE_DATA="/proc/stripe"), "/proc/stripe cannot be written")
+
+
+def test_a_dagster_that_cannot_keep_its_history(project: Project, run: Run) -> None:
+    (project.root / ".dagster").write_text("not a folder")
+    assert_refused(run("sync"), "Dagster cannot use its storage", f"Correct dagster.yaml in {project.root}")
+
+
+def test_keys_may_be_in_the_env_file_that_dagster_reads(project: Project, run: Run) -> None:
+    (project.root / ".env").write_text("STRIPE_API_KEY=nonsense\n")
+    assert "STRIPE_API_KEY does not hold" in run("sync").err
+    refused = run("demo")
+    assert refused.status == 2
+    assert "The file .env sets STRIPE_API_KEY" in refused.err
+    assert not project.folder.root.exists()
+
+
+def test_ctrl_c_stops_a_tick_at_once(project: Project, api: Server) -> None:
+    api.faults.append(Fault(path="/v1/charges", delay=30))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        api.requests.clear()
+        with process("sync", cwd=project.root) as command:
+            while not any(request.path == "/v1/charges" for request in api.requests):
+                assert command.poll() is None
+                time.sleep(0.05)
+            command.send_signal(number)
+            out, err = command.communicate(timeout=15)
+        assert (command.returncode, out, err) == (130, "", "Stopped.\n")
+
+
+def test_dev_needs_a_key_and_data_of_an_account(project: Project, run: Run) -> None:
+    ended = run("dev", STRIPE_API_KEY="", STRIPE_TEST_API_KEY="")
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err.startswith("error: No Stripe API key is set. ")
+    with Server(Shop()) as demo_shop:
+        assert run("sync", STRIPE_API_BASE=demo_shop.url).status == 0
+    ended = run("dev", "--port", "3999", STRIPE_API_BASE="")
+    assert (ended.status, ended.out) == (2, "")
+    assert "holds the demo's shop. Remove it with `make clean`" in ended.err
+
+
+def test_demo_leaves_an_accounts_data_alone(loaded: Project, run: Run) -> None:
+    before = loaded.stored()
+    ended = run("demo", "--port", "3999")
+    assert (ended.status, ended.out) == (2, "")
+    assert f"data holds data of {ACCOUNT}" in ended.err
+    assert loaded.stored() == before
+
+
+def test_demo_starts_nothing_where_another_one_runs(project: Project, run: Run) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for option in ("--port", "--emulator-port"):
+            ended = run("demo", option, f"{port}")
+            assert (ended.status, ended.out) == (2, "")
+            assert f"Port {port} of 127.0.0.1 cannot be used" in ended.err
+            assert f"with {option}" in ended.err
+    project.folder.prepare()
+    with filelock.FileLock(project.folder.running):
+        ended = run("demo", "--port", "3999")
+    assert (ended.status, ended.out) == (2, "")
+    assert "Another `stripe-pipeline demo` or `dev` is using the data folder data" in ended.err
+
+
+def test_help_and_version(run: Run) -> None:
+    assert run().out == run("--help").out
+    for command in ("sync", "backfill", "check", "dev", "demo"):
+        assert command in run("--help").out
+        helped = run(command, "--help")
+        assert (helped.status, helped.err) == (0, "")
+        assert max(map(len, helped.out.splitlines())) <= 80
+    assert run("--version").out.startswith("stripe-pipeline 0.")

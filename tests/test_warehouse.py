@@ -1,0 +1,289 @@
+"""The warehouse and the published file by themselves: versions of rows, publishing, files that are not ours."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.errors import WarehouseError
+from stripe_pipeline.objects import CUSTOMERS, INVOICES, OBJECT_TYPES
+from stripe_pipeline.resources import publisher
+from stripe_pipeline.resources.warehouse import Batch, ListedDay, Mode, Tombstone, Warehouse
+from stripe_pipeline.rows import Surprises, shape
+from tests.stripe_state import all_columns, rows
+
+TEST = Mode("acct_1", False)
+DAY = date(2026, 1, 15)
+NOON = int(datetime(2026, 1, 15, 12, tzinfo=UTC).timestamp())
+
+
+def customer(name: str, *, object_id: str = "cus_1", created: int = NOON) -> dict[str, Any]:
+    """A customer as the API shows it."""
+    return {"id": object_id, "object": "customer", "created": created, "livemode": False, "name": name}
+
+
+def batch_of(tmp_path: Path, *objects: dict[str, Any], at: float, **fields: Any) -> Batch:
+    """What one request, sent `at` seconds, brought."""
+    batch = Batch(CUSTOMERS, TEST, **fields)
+    for obj in objects:
+        line = shape(CUSTOMERS, obj, account="acct_1", livemode=False, fetched_at=at, surprises=Surprises())
+        path = tmp_path / f"{time.monotonic_ns()}.ndjson"
+        path.write_bytes(line)
+        batch.files.setdefault("customers", []).append(path)
+        batch.first, batch.last = min(batch.first, obj["created"]), max(batch.last, obj["created"])
+    return batch
+
+
+def listed(at: float) -> dict[str, Any]:
+    """A complete list of the day, sent `at`."""
+    return {"days": [ListedDay(DAY, at, NOON + 43_200)], "how": "test"}
+
+
+@pytest.fixture
+def warehouse(folder: DataFolder) -> Warehouse:
+    """An empty warehouse."""
+    return Warehouse(folder)
+
+
+def names(warehouse: Warehouse) -> list[str]:
+    """The customers' names that analysts see."""
+    warehouse.publish()
+    return sorted(row["name"] for row in rows(warehouse.folder.published, "test.customers"))
+
+
+def test_a_row_is_replaced_by_what_was_requested_later_never_by_anything_older(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
+    warehouse.load([batch_of(tmp_path, customer("second"), at=NOON + 20)])
+    late = warehouse.load([batch_of(tmp_path, customer("first"), at=NOON + 10)])
+    assert names(warehouse) == ["second"]
+    assert not late.changes["customers"].days
+    warehouse.load([batch_of(tmp_path, customer("third"), at=NOON + 30)])
+    assert names(warehouse) == ["third"]
+
+
+def test_what_was_requested_before_a_complete_list_of_its_day_is_older_than_it(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
+    warehouse.load([batch_of(tmp_path, customer("old"), at=NOON)])
+    # The list finds the same, so the row stays as it was; it is known as of the list all the same.
+    warehouse.load([batch_of(tmp_path, customer("old"), at=NOON + 30, **listed(NOON + 30))])
+    warehouse.load([batch_of(tmp_path, customer("in between"), at=NOON + 20)])
+    warehouse.load([batch_of(tmp_path, customer("never listed", object_id="cus_2"), at=NOON + 20)])
+    assert names(warehouse) == ["old"]
+
+
+def test_what_was_read_again_for_a_poke_is_known_as_of_that_request(warehouse: Warehouse, tmp_path: Path) -> None:
+    warehouse.load([batch_of(tmp_path, customer("same"), at=NOON)])
+    again = warehouse.load([batch_of(tmp_path, customer("same"), at=NOON + 30, read_again=True)])
+    assert not again.changes["customers"].days
+    warehouse.load([batch_of(tmp_path, customer("flip"), at=NOON + 20)])
+    assert names(warehouse) == ["same"]
+
+
+def test_an_object_that_a_complete_list_leaves_out_is_asked_about_before_its_day_counts_as_listed(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
+    warehouse.load([batch_of(tmp_path, customer("kept"), customer("gone", object_id="cus_2"), at=NOON)])
+    loaded = warehouse.load([batch_of(tmp_path, customer("kept"), at=NOON + 30, **listed(NOON + 30))])
+    assert [missing for _, missing in loaded.missing] == [{DAY: ["cus_2"]}]
+    assert warehouse.coverage(TEST) == {}
+    assert names(warehouse) == ["gone", "kept"]
+    found = Batch(
+        CUSTOMERS, TEST, tombstones=[Tombstone("cus_2", NOON + 40)], nothing_missing=True, **listed(NOON + 30)
+    )
+    assert not warehouse.load([found]).missing
+    assert names(warehouse) == ["kept"]
+    assert warehouse.coverage(TEST)["customers", DAY].rows == 1
+
+
+def test_a_deleted_object_stays_deleted_for_older_news(warehouse: Warehouse, tmp_path: Path) -> None:
+    warehouse.load([batch_of(tmp_path, customer("Ada"), at=NOON)])
+    buried = warehouse.load([Batch(CUSTOMERS, TEST, tombstones=[Tombstone("cus_1", NOON + 30)])])
+    assert buried.changes["customers"].deleted.total() == 1
+    warehouse.load([batch_of(tmp_path, customer("late news"), at=NOON + 20)])
+    assert names(warehouse) == []
+    assert [row["name"] for row in rows(warehouse.folder.published, "raw.customers")] == ["Ada"]
+
+
+def test_a_key_that_was_read_twice_is_one_row(warehouse: Warehouse, tmp_path: Path) -> None:
+    twice = batch_of(tmp_path, customer("early"), at=NOON)
+    later = batch_of(tmp_path, customer("late"), at=NOON + 1)
+    twice.files["customers"] += later.files["customers"]
+    warehouse.load([twice])
+    assert names(warehouse) == ["late"]
+
+
+def test_a_cursor_never_moves_back(warehouse: Warehouse) -> None:
+    warehouse.load([], cursors={(TEST, "events"): NOON + 10.5})
+    warehouse.load([], cursors={(TEST, "events"): NOON})
+    assert warehouse.cursors(TEST) == {"events": NOON + 10.5}
+
+
+def test_a_load_that_fails_writes_nothing(warehouse: Warehouse, tmp_path: Path) -> None:
+    broken = batch_of(tmp_path, customer("x"), at=NOON)
+    broken.files["customers"][0].write_text('{"id": 12.5, "created": "no"}\nnot json\n')
+    with pytest.raises(WarehouseError, match="Nothing of this load was stored"):
+        warehouse.load([batch_of(tmp_path, customer("Ada"), at=NOON), broken], cursors={(TEST, "events"): NOON})
+    assert names(warehouse) == []
+    assert warehouse.cursors(TEST) == {}
+
+
+def test_the_published_file_is_an_immutable_version_behind_a_link(warehouse: Warehouse, tmp_path: Path) -> None:
+    warehouse.load([batch_of(tmp_path, customer("Ada"), at=NOON)])
+    warehouse.publish()
+    published = warehouse.folder.published
+    assert published.is_symlink()
+    version = published.resolve()
+    assert version.parent.parent == warehouse.folder.versions.resolve()
+    assert version.name == "stripe.duckdb"
+    assert version.stat().st_mode & 0o777 == 0o444
+    assert [path.name for path in version.parent.iterdir()] == ["stripe.duckdb"]
+    with duckdb.connect(str(published), read_only=True) as reader:
+        tags = reader.execute("SELECT tags FROM duckdb_databases() WHERE database_name = 'stripe'").fetchall()
+        assert "v1.4" in str(tags)
+        # A reader keeps its version while newer ones come.
+        warehouse.load([batch_of(tmp_path, customer("Grace", object_id="cus_2"), at=NOON)])
+        warehouse.publish()
+        assert reader.execute("SELECT count(*) FROM test.customers").fetchall() == [(1,)]
+    assert names(warehouse) == ["Ada", "Grace"]
+
+
+def test_nothing_new_is_not_published_again(warehouse: Warehouse, tmp_path: Path) -> None:
+    warehouse.load([batch_of(tmp_path, customer("Ada"), at=NOON)])
+    warehouse.publish()
+    version = warehouse.folder.published.readlink()
+    warehouse.publish()
+    Warehouse(warehouse.folder).publish()
+    assert warehouse.folder.published.readlink() == version
+
+
+def test_old_versions_go_once_no_reader_can_be_opening_them(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def publish(name: str) -> Path:
+        warehouse.load([batch_of(tmp_path, customer(name), at=NOON + len(name))])
+        warehouse.publish()
+        return warehouse.folder.published.resolve().parent
+
+    first = publish("a")
+    second = publish("bb")
+    assert first.exists()
+    monkeypatch.setattr(publisher, "_KEEP", 0)
+    time.sleep(0.05)
+    third = publish("ccc")
+    assert [first.exists(), second.exists(), third.exists()] == [False, True, True]
+
+
+def test_readers_and_writers_never_meet(warehouse: Warehouse, tmp_path: Path) -> None:
+    """Loads and publishing go on while four threads open, read and close the published file."""
+    warehouse.load([batch_of(tmp_path, customer("0"), at=NOON)])
+    warehouse.publish()
+    stop = threading.Event()
+    problems: list[Exception] = []
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                assert len(rows(warehouse.folder.published, "test.customers")) == 1
+            except Exception as problem:
+                problems.append(problem)
+
+    readers = [threading.Thread(target=read) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    for n in range(15):
+        warehouse.load([batch_of(tmp_path, customer(str(n)), at=NOON + n)])
+        warehouse.publish()
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert problems == []
+    assert names(warehouse) == ["14"]
+
+
+def test_several_processes_take_turns(folder: DataFolder) -> None:
+    """Four processes move cursors at once; none gets a lock error and none of the cursors is lost."""
+    program = (
+        "import sys; from pathlib import Path; from stripe_pipeline.data_folder import DataFolder\n"
+        "from stripe_pipeline.resources.warehouse import Mode, Warehouse\n"
+        "warehouse = Warehouse(DataFolder(Path(sys.argv[1])))\n"
+        "for n in range(8):\n"
+        "    warehouse.load([], cursors={(Mode('acct_1', False), f'{sys.argv[2]}-{n}'): n})\n"
+        "    warehouse.publish()\n"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, str(folder.root), str(number)], stderr=subprocess.PIPE)
+        for number in range(4)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert (process.returncode, errors) == (0, b"")
+    assert len(Warehouse(folder).cursors(TEST)) == 32
+
+
+def test_a_file_of_another_program_is_left_alone(folder: DataFolder) -> None:
+    folder.prepare()
+    with duckdb.connect(str(folder.private)) as connection:
+        connection.execute("CREATE TABLE precious AS SELECT 42 AS answer")
+    with pytest.raises(WarehouseError, match="another program"):
+        Warehouse(folder).cursors(TEST)
+    with duckdb.connect(str(folder.private)) as connection:
+        assert connection.execute("SELECT * FROM precious").fetchall() == [(42,)]
+        assert connection.execute("SELECT count(*) FROM duckdb_tables()").fetchall() == [(1,)]
+
+
+def test_a_damaged_file_is_named_with_the_way_out(folder: DataFolder) -> None:
+    folder.prepare()
+    folder.private.write_bytes(b"no database " * 1000)
+    with pytest.raises(WarehouseError, match=r"cannot be opened.*stripe-pipeline") as problem:
+        Warehouse(folder).cursors(TEST)
+    assert str(folder.private) in str(problem.value)
+
+
+def test_a_file_of_a_newer_version_is_left_alone(warehouse: Warehouse) -> None:
+    warehouse.load([], cursors={(TEST, "events"): NOON})
+    with duckdb.connect(str(warehouse.folder.private)) as connection:
+        connection.execute("UPDATE pipeline.meta SET format = 99")
+    with pytest.raises(WarehouseError, match="newer stripe_pipeline"):
+        Warehouse(warehouse.folder).cursors(TEST)
+
+
+def test_a_column_declared_later_is_added_to_tables_and_views(warehouse: Warehouse, tmp_path: Path) -> None:
+    warehouse.load([batch_of(tmp_path, customer("Ada"), at=NOON)])
+    with duckdb.connect(str(warehouse.folder.private)) as connection:
+        connection.execute("DROP VIEW live.customers; DROP VIEW test.customers")
+        connection.execute("ALTER TABLE raw.customers DROP COLUMN tax_exempt")
+    upgraded = Warehouse(warehouse.folder)
+    upgraded.load([batch_of(tmp_path, customer("Grace") | {"tax_exempt": "none"}, at=NOON + 1)])
+    upgraded.publish()
+    assert [row["tax_exempt"] for row in rows(upgraded.folder.published, "test.customers")] == ["none"]
+    assert set(rows(upgraded.folder.published, "raw.customers")[0]) == set(all_columns(CUSTOMERS))
+
+
+def test_every_table_has_its_views_and_bookkeeping(warehouse: Warehouse) -> None:
+    warehouse.load([])
+    warehouse.publish()
+    with duckdb.connect(str(warehouse.folder.published), read_only=True) as connection:
+        found = connection.execute(
+            "SELECT table_schema, table_name, column_name, data_type FROM information_schema.columns"
+        ).fetchall()
+    columns = {(schema, table, column): kind for schema, table, column, kind in found}
+    for object_type in OBJECT_TYPES.values():
+        for schema in ("raw", "live", "test"):
+            for column in (*object_type.column_names, "_account", "_fetched_at", "_extra"):
+                assert (schema, object_type.name, column) in columns
+        assert columns["raw", object_type.name, "_deleted_at"] == "TIMESTAMP WITH TIME ZONE"
+        assert columns["raw", object_type.name, "created"] == "TIMESTAMP WITH TIME ZONE"
+        assert columns["raw", object_type.name, "livemode"] == "BOOLEAN"
+    assert columns["raw", INVOICES.name, "total"] == "BIGINT"
+    assert {table for schema, table, _ in columns if schema == "pipeline"} >= {"coverage", "cursors"}

@@ -150,7 +150,7 @@ def sync() -> None:
 
     One tick now, the same as the schedule's every 15 minutes. The first one loads the whole history.
     """
-    load_keys()
+    _check_environment()
     if not _execute(job="sync", first=today(), last=today()):
         raise typer.Exit(1)
 
@@ -168,7 +168,7 @@ def backfill(
     The same as a backfill from the UI. Days are UTC days of `created`. What is already there is compared and
     corrected, never doubled.
     """
-    load_keys()
+    _check_environment()
     settings = load_settings()
     if first > last:
         raise SettingsError(f"--from {first} is after --to {last}", "Exchange them")
@@ -226,8 +226,7 @@ def dev(port: UiPort = 3000) -> None:
 
     Loads what is missing and starts Dagster, with its UI and the schedule that keeps the tables up to date.
     """
-    load_keys()
-    load_settings()
+    _check_environment()
     claim_port(port, option="--port")
     folder = DataFolder.from_environment()
     with _claimed(folder):
@@ -282,6 +281,13 @@ def demo(
             )
             processes.wait_for(lambda: _answers(f"{emulator}/v1/charges", 401), what="The emulator", seconds=60)
             _run_until_stopped(processes, folder, port, emulator=emulator)
+
+
+def _check_environment() -> None:
+    """Raise `SettingsError` before anything is begun that could not work."""
+    load_settings()
+    load_keys()
+    api_base()
 
 
 @contextlib.contextmanager

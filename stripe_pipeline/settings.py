@@ -68,6 +68,14 @@ class Rate(_Section):
     share: Annotated[float, BeforeValidator(_percent), Field(gt=0, le=1)] = 0.8
 
 
+class Sweep(_Section):
+    """The lists of older days that find what no event told."""
+
+    requests_a_month: Annotated[int, Field(ge=0)] = 3000
+    """For each key. With the ticks of an idle account (5,760) and the seals this stays under the 10,000 reads that
+    every account has (FACTS.md, Limits)."""
+
+
 class ObjectSettings(_Section):
     """Settings of one object type."""
 
@@ -80,6 +88,7 @@ class Settings(_Section):
 
     history: Annotated[date, BeforeValidator(_age_or_date)] = Field(default="24 months", validate_default=True)
     rate: Rate = Rate()
+    sweep: Sweep = Sweep()
     objects: dict[str, ObjectSettings] = {}
 
     @property
@@ -193,5 +202,11 @@ def _key(name: str, text: str) -> ApiKey:
 
 
 def api_base(environment: Mapping[str, str] = os.environ) -> str:
-    """Where the API is: `STRIPE_API_BASE`, else Stripe."""
-    return (environment.get("STRIPE_API_BASE") or STRIPE).rstrip("/")
+    """Where the API is: `STRIPE_API_BASE`, else Stripe. Raises `SettingsError` if that is no address of a server."""
+    base = environment.get("STRIPE_API_BASE", "").strip() or STRIPE
+    if not re.match(r"https?://\w", base):
+        raise SettingsError(
+            f"STRIPE_API_BASE is {base!r}, which is no address of a server",
+            f"Unset it to use {STRIPE}, or give one like http://127.0.0.1:12111",
+        )
+    return base.rstrip("/")

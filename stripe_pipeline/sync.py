@@ -13,10 +13,10 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,6 +34,7 @@ from stripe_pipeline.settings import Settings, api_base, load_keys, load_setting
 logger = logging.getLogger(__name__)
 
 EVENTS = "events"
+SWEEP = "sweep"
 EVENTS_KEPT = 30 * DAY  # FACTS.md, Events
 OVERLAP = 300  # seconds; events and balance transactions become visible up to a minute late (FACTS.md, Events)
 SETTLED = 300  # seconds after a day's end from when its list is taken for complete
@@ -210,66 +211,74 @@ class _Run:
         cursors = self._warehouse.cursors(self._mode)
         if EVENTS not in cursors:
             self._take_first_cursor()
-        self._list(dict.fromkeys(self._readers, days), how="backfill")
+        self._list({name: dict.fromkeys(days, "backfill") for name in self._readers})
 
     def tick(self, asked: set[date]) -> None:
         cursors = self._warehouse.cursors(self._mode)
+        first = EVENTS not in cursors
+        scanned_at = self._take_first_cursor() if first else self._scan_events(cursors[EVENTS])
+        now = self._api.now()
+        if scanned_at is not None and not first and cursors[EVENTS] < now - EVENTS_KEPT:
+            self._forget_everything(now - cursors[EVENTS])
         coverage = self._warehouse.coverage(self._mode)
         self._forget_disabled(coverage)
-        first = EVENTS not in cursors
-        scan_started = self._take_first_cursor() if first else self._scan_events(cursors[EVENTS])
-        now = self._api.now()
-        lost = not first and cursors[EVENTS] < now - EVENTS_KEPT
-        if lost:
-            self._report.notes.append(
-                f"The last tick was {(now - cursors[EVENTS]) / DAY:.0f} days ago; Stripe keeps events for 30,"
-                " so the whole history was listed again"
-            )
 
-        history = _days(self._settings.history, day_of(now))
-        to_list = {
-            name: asked | (set(history) if lost else _unlisted(reader.object_type, history, coverage, now))
-            for name, reader in self._readers.items()
-        }
+        to_list = self._days_to_list(asked, coverage, now, how="first load" if first else "tick")
+        swept = cursors.get(SWEEP, now) <= now - DAY
+        if swept:
+            _sweep(to_list, coverage, now, budget=self._settings.sweep.requests_a_month / 30)
         pokes = self._waiting()
-        wanted = self._wanted(pokes)
-        if "balance_transactions" in wanted:
-            for object_id, created in self._warehouse.pending_balance_transactions(self._mode, now):
-                wanted["balance_transactions"].setdefault(object_id, created)
-
+        wanted = self._wanted(pokes, now)
         # No event announces balance transactions: those made since the last look are listed at every tick.
-        since = {"balance_transactions": cursors.get("balance_transactions", cursors.get(EVENTS))}
-        to_retrieve: dict[str, set[str]] = {}
-        news_since: dict[str, int] = {}
+        looked = {"balance_transactions": cursors.get("balance_transactions", cursors.get(EVENTS))}
+        plans = {}
         for name in self._readers:
-            listing = to_list[name]
-            looked_until = since.get(name) or cursors.get(EVENTS)
-            plan = _plan(name, wanted[name], listing, coverage, now, young_since=looked_until)
-            listing |= plan.days
-            to_retrieve[name] = plan.ids
-            if plan.list_since is not None:
-                news_since[name] = plan.list_since
-            if since.get(name) and day_of(now) not in listing:
-                news_since[name] = min(news_since.get(name, 2**62), int(since[name] or 0) - OVERLAP)
+            young_since = looked.get(name) or cursors.get(EVENTS)
+            plans[name] = _plan(name, wanted[name], to_list[name], coverage, now, young_since=young_since)
+            to_list[name] |= dict.fromkeys(plans[name].days, "tick")
 
-        failed = self._list(to_list, how="first load" if first else "catch-up" if lost else "tick")
+        failed = self._list(to_list)
         batches = []
         for name, reader in self._readers.items():
-            if name in failed:
-                continue
+            since = looked.get(name) if day_of(now) not in to_list[name] else None
             try:
-                batches += self._read(reader, to_retrieve[name], news_since.get(name), poked=bool(wanted[name]))
+                if name not in failed:
+                    batches += self._read(reader, plans[name], since, poked=bool(wanted[name]))
             except Cancelled:
                 raise
             except StripePipelineError as error:
                 self._fail(reader.object_type, error)
                 failed.add(name)
-        moved = {(self._mode, EVENTS): scan_started} if scan_started is not None and not first else {}
+
+        moved = {}
+        if scanned_at is not None:
+            moved[self._mode, EVENTS] = scanned_at
         if "balance_transactions" in self._readers and "balance_transactions" not in failed:
-            moved[self._mode, "balance_transactions"] = scan_started if scan_started is not None else now
-        self._load(batches, cursors={key: at for key, at in moved.items() if at is not None})
+            moved[self._mode, "balance_transactions"] = scanned_at or now
+        if swept or SWEEP not in cursors:
+            moved[self._mode, SWEEP] = now
+        self._load(batches, cursors=moved)
         self._inbox.applied([poke for name, them in pokes.items() if name not in failed for poke in them])
         self._inbox.forget(applied_before=time.time() - POKES_KEPT)
+
+    def _days_to_list(
+        self, asked: set[date], coverage: Mapping[tuple[str, date], Covered], now: float, *, how: str
+    ) -> dict[str, dict[date, str]]:
+        """The days that each type must list, with the reason."""
+        history = _days(self._settings.history, day_of(now))
+        return {
+            name: dict.fromkeys(_unlisted(reader.object_type, history, coverage, now), how)
+            | dict.fromkeys(asked, "backfill")
+            for name, reader in self._readers.items()
+        }
+
+    def _forget_everything(self, gap: float) -> None:
+        """Take nothing for complete any more: what changed before Stripe's events begin cannot be told by them."""
+        self._report.notes.append(
+            f"The last tick was {gap / DAY:.0f} days ago and Stripe keeps events for 30 days:"
+            " the whole history is listed again"
+        )
+        self._warehouse.forget_coverage(self._mode, OBJECT_TYPES)
 
     def _forget_disabled(self, coverage: dict[tuple[str, date], Covered]) -> None:
         """A table that is switched off misses the news: switched on again, it is listed again."""
@@ -309,11 +318,12 @@ class _Run:
                 waiting[name].append(poke)
         return waiting
 
-    def _wanted(self, pokes: Mapping[str, Sequence[Poke]]) -> dict[str, dict[str, int | None]]:
-        """The objects that pokes name, with their `created` where it is known. What is older than the history asked
-        for is left out: a change does not bring it in."""
+    def _wanted(self, pokes: Mapping[str, Sequence[Poke]], now: float) -> dict[str, dict[str, int | None]]:
+        """The objects to read again, with their `created` where it is known: those that pokes name, and balance
+        transactions that are due. What is older than the history asked for is left out: a change does not bring it
+        in."""
         oldest = day_start(self._settings.history)
-        return {
+        wanted: dict[str, dict[str, int | None]] = {
             name: {
                 poke.object_id: poke.object_created
                 for poke in them
@@ -321,12 +331,18 @@ class _Run:
             }
             for name, them in pokes.items()
         }
+        if "balance_transactions" in wanted:
+            for object_id, created in self._warehouse.pending_balance_transactions(self._mode, now):
+                wanted["balance_transactions"].setdefault(object_id, created)
+        return wanted
 
-    def _read(self, reader: Reader, ids: set[str], since: int | None, *, poked: bool) -> list[Batch]:
-        """What single reads and the list of young objects bring."""
+    def _read(self, reader: Reader, plan: _Plan, looked_until: float | None, *, poked: bool) -> list[Batch]:
+        """What a list of everything made since the last look, or since the plan's, and single reads bring."""
         batches = []
-        if since is not None:
-            batch, listed = reader.list_since(since)
+        ids = plan.ids
+        starts = [start for start in (plan.list_since, looked_until and int(looked_until) - OVERLAP) if start]
+        if starts:
+            batch, listed = reader.list_since(min(starts))
             batch.read_again = poked
             batches.append(batch)
             # Wanted but not listed: deleted meanwhile, or older than it said.
@@ -335,8 +351,11 @@ class _Run:
             batches.append(reader.read_again(ids))
         return batches
 
-    def _list(self, days: Mapping[str, set[date]], *, how: str) -> set[str]:
-        """List these days of these types side by side and load them as they come; the types that failed."""
+    def _list(self, days: Mapping[str, Mapping[date, str]]) -> set[str]:
+        """List these days of these types side by side and load them as they come; the types that failed.
+
+        `days`: why each day is listed, by table name and day.
+        """
         news: queue.Queue[tuple[str, DayRead | Exception | None]] = queue.Queue()
         if self._api.spent() == 0 and max(max(wanted, default=date.min) for wanted in days.values()) >= today():
             self._api.account()  # Any answer tells what time it is at Stripe, which bounds the lists of today.
@@ -366,7 +385,8 @@ class _Run:
                     pass
                 else:
                     if isinstance(item, DayRead):
-                        _add_day(batches.setdefault(name, self._batch(name, how)), item)
+                        batch = batches.setdefault(name, Batch(OBJECT_TYPES[name], self._mode))
+                        _add_day(batch, item, how=days[name][item.listed.day])
                         rows[name] += item.rows
                         done[name] += 1
                         held += item.rows
@@ -385,9 +405,6 @@ class _Run:
                 self._warehouse.publish(force=False)
                 batches, held, loaded_at = {}, 0, time.monotonic()
         return failed
-
-    def _batch(self, name: str, how: str) -> Batch:
-        return Batch(OBJECT_TYPES[name], self._mode, how=how)
 
     def _load(self, batches: Sequence[Batch], cursors: dict[tuple[Mode, str], float] | None = None) -> None:
         """Load; then ask for each object that a complete list did not name whether it is gone, and load that."""
@@ -411,7 +428,7 @@ class _Run:
                 self._fail(batch.object_type, error)
                 continue
             again.days = [listed for listed in batch.days if listed.day in missing]
-            again.how, again.nothing_missing = batch.how, True
+            again.nothing_missing = True
             self._load([again])
 
     def _fail(self, object_type: ObjectType, error: Exception) -> None:
@@ -451,7 +468,7 @@ class _Plan:
 def _plan(
     name: str,
     wanted: Mapping[str, int | None],
-    listing: set[date],
+    listing: Container[date],
     coverage: Mapping[tuple[str, date], Covered],
     now: float,
     *,
@@ -508,6 +525,31 @@ def _unlisted(
     return days
 
 
+def _sweep(
+    to_list: Mapping[str, dict[date, str]],
+    coverage: Mapping[tuple[str, date], Covered],
+    now: float,
+    *,
+    budget: float,
+) -> None:
+    """Add the days that were listed longest ago, as many as `budget` requests bring: they may hold what no event told.
+
+    A day costs its share of pages, and one request besides where no neighbour is listed with it.
+    """
+    oldest = sorted(
+        (covered.listed_at, name, day, covered.rows)
+        for (name, day), covered in coverage.items()
+        if name in to_list and day not in to_list[name] and covered.listed_at < now - DAY
+    )
+    for _, name, day, rows in oldest:
+        beside = {day - timedelta(days=1), day + timedelta(days=1)} & to_list[name].keys()
+        cost = rows / _PAGE + (0 if beside else 1)
+        if cost > budget:
+            break
+        budget -= cost
+        to_list[name][day] = "sweep"
+
+
 def _poke(event: dict[str, Any], mode: Mode) -> Poke | None:
     """What an event tells to read again; None for what is of no table or has no id (`invoice.upcoming`)."""
     obj = (event.get("data") or {}).get("object") or {}
@@ -524,8 +566,8 @@ def _poke(event: dict[str, Any], mode: Mode) -> Poke | None:
     )
 
 
-def _add_day(batch: Batch, day: DayRead) -> None:
-    batch.days.append(day.listed)
+def _add_day(batch: Batch, day: DayRead, *, how: str) -> None:
+    batch.days.append(replace(day.listed, how=how))
     for table, file in day.files.items():
         batch.files.setdefault(table, []).append(file)
     batch.first, batch.last = min(batch.first, day.span[0]), max(batch.last, day.span[1])

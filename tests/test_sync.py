@@ -14,7 +14,7 @@ from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.errors import AuthenticationFailed, PermissionMissing, Unavailable, WarehouseError
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.resources.reading import DAY, day_of
-from stripe_pipeline.sync import EVENTS, Pipeline, Report
+from stripe_pipeline.sync import EVENTS, SWEEP, Pipeline, Report
 from tests.conftest import MakePipeline
 from tests.stripe_state import assert_equal_to_stripe, rows
 
@@ -294,6 +294,28 @@ def test_a_finished_day_is_sealed_once_by_a_complete_list(
     assert len(server.requests) == 4  # two keys: events and balance transactions, no list
 
 
+def test_the_sweep_finds_within_a_day_what_no_event_told_and_keeps_to_its_budget(
+    make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
+) -> None:
+    shop.seed_history(50)
+    make_pipeline().tick()
+    old = sorted(shop.objects("payment_intents", True).values(), key=lambda it: it["created"])[5]
+    shop.update("payment_intents", old["id"], announce=False, metadata={"silent": "yes"})
+
+    shop.clock.advance(DAY + 3600)
+    server.requests.clear()
+    make_pipeline(sweep={"requests_a_month": 0}).tick()
+    without = len(server.requests)
+    assert ask(folder.published, f"SELECT metadata->>'silent' FROM live.payment_intents WHERE id = '{old['id']}'") == [
+        (None,)
+    ]
+    shop.clock.advance(DAY + 3600)
+    server.requests.clear()
+    make_pipeline().tick()
+    assert_equal_to_stripe(shop, folder.published)
+    assert len(server.requests) - without <= 2 * 3000 / 30
+
+
 def test_after_31_days_everything_is_listed_again_and_it_says_so(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
@@ -384,4 +406,4 @@ def test_coverage_and_cursors_can_be_asked_in_sql(make_pipeline: MakePipeline, s
     )
     assert covered == [(history, 0), (history + timedelta(days=1), 1), (today, 0)]
     names = ask(folder.published, "SELECT DISTINCT name FROM pipeline.cursors ORDER BY 1")
-    assert names == [("balance_transactions",), (EVENTS,)]
+    assert names == [("balance_transactions",), (EVENTS,), (SWEEP,)]

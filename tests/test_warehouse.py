@@ -45,7 +45,7 @@ def batch_of(tmp_path: Path, *objects: dict[str, Any], at: float, **fields: Any)
 
 def listed(at: float) -> dict[str, Any]:
     """A complete list of the day, sent `at`."""
-    return {"days": [ListedDay(DAY, at, NOON + 43_200)], "how": "test"}
+    return {"days": [ListedDay(DAY, at, NOON + 43_200, "test")]}
 
 
 @pytest.fixture

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
 from stripe_pipeline.errors import CursorLost
-from stripe_pipeline.resources.stripe_api import StripeApi
-from stripe_pipeline.rows import created_of
+from stripe_pipeline.resources.stripe_api import Page, StripeApi
+from stripe_pipeline.rows import created_of, id_of
 
 _WORTH_SPLITTING = 8  # pages that must be left for another window to be worth its first, perhaps half-empty, page
 _MAX_PARTS = 8
-_RESTARTS = 4  # a list of one invoice's lines that changes faster than it can be read
+_RESTARTS = 4  # of a list that changes faster than it can be read, each without getting any further
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ class Listing:
         cursor: str | None = None
         left = end  # exclusive upper bound of what is not listed yet
         tail: set[str] = set()  # ids on the second that the last page ended in
+        futile = 0  # restarts since the last object that was not shown before
         while self._error is None:
             try:
                 page = self._api.page(
@@ -88,20 +89,26 @@ class Listing:
                 )
             except CursorLost:
                 # The object the page should start after is gone. Read on from its second, as a new window.
+                if futile == _RESTARTS:
+                    raise
+                futile += 1
                 self._remember(left - 1, tail)
                 window, cursor = (start, left), None
                 continue
             objects = self._unseen(page.objects)
+            futile = 0 if objects else futile
             if not page.has_more:
                 self._emit(Listed(objects, start, left, page.sent_at))
                 return
             oldest = created_of(page.objects[-1])
             self._emit(Listed(objects, oldest + 1, left, page.sent_at))
-            here = {str(it["id"]) for it in page.objects if it.get("created") == oldest}
+            here = {id_of(it) for it in page.objects if created_of(it) == oldest}
             tail = tail | here if oldest + 1 == left else here
             listed_span = left - oldest
             left = oldest + 1
             cursor = page.objects[-1]["id"]
+            if 2 * len(tail) > len(page.objects):
+                continue  # A crowded second: a split would show it again, and tells nothing of the rest.
             parts = self._parts(start, left, listed_span)
             if len(parts) > 1:
                 self._remember(oldest, tail)
@@ -125,7 +132,32 @@ class Listing:
         with self._lock:
             if not self._shown:
                 return objects
-            return [it for it in objects if it.get("id") not in self._shown.get(it.get("created", 0), ())]
+            return [it for it in objects if id_of(it) not in self._shown.get(created_of(it), ())]
+
+
+def newest_first(api: StripeApi, endpoint: str, *, since: int) -> Iterator[Page]:
+    """The pages of what was made since `since` (Unix seconds, inclusive), each object once.
+
+    Goes on from where it was if the object that a page should start after vanishes; raises `CursorLost` if that goes
+    on without getting any further, else as `StripeApi.page` does.
+    """
+    window = {"created[gte]": since}
+    shown: set[str] = set()
+    futile = 0
+    while True:
+        try:
+            for page in api.pages(endpoint, window):
+                objects = [it for it in page.objects if id_of(it) not in shown]
+                futile = 0 if objects else futile
+                shown.update(id_of(it) for it in objects)
+                if page.has_more:
+                    window = {"created[gte]": since, "created[lt]": created_of(page.objects[-1]) + 1}
+                yield Page(objects, page.has_more, page.sent_at)
+            return
+        except CursorLost:
+            if futile == _RESTARTS:
+                raise
+            futile += 1
 
 
 def everything(api: StripeApi, path: str) -> list[dict[str, Any]]:

@@ -16,12 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stripe_pipeline.errors import NotFound
+from stripe_pipeline.errors import CursorLost, NotFound
 from stripe_pipeline.objects import ObjectType, children_of
-from stripe_pipeline.resources.listing import Listed, Listing, everything
+from stripe_pipeline.resources.listing import Listed, Listing, everything, newest_first
 from stripe_pipeline.resources.stripe_api import StripeApi
 from stripe_pipeline.resources.warehouse import Batch, ListedDay, Mode, Tombstone
-from stripe_pipeline.rows import Surprises, created_of, shape
+from stripe_pipeline.rows import BadObject, Surprises, created_of, id_of, shape
 
 DAY = 86_400  # seconds
 
@@ -150,6 +150,8 @@ class Reader:
         for obj in objects:
             try:
                 children = {child.name: self._children_in(child, obj) for child in self._children}
+            except CursorLost:
+                raise  # A line is gone, not the invoice.
             except NotFound as error:
                 _check_gone(error)
                 # Deleted between its page and its lines: a complete list of its day will find it missing.
@@ -162,13 +164,18 @@ class Reader:
     def _children_in(self, child: ObjectType, obj: dict[str, Any]) -> list[dict[str, Any]]:
         """All of an object's children: what it embeds, or, where Stripe cut that off, the whole list."""
         embedded = obj.get(child.embedded_in or "")
-        if isinstance(embedded, list):
-            return embedded
-        if not isinstance(embedded, dict):
-            return []
-        if embedded.get("has_more"):
-            return everything(self._api, f"{self._endpoint}/{obj['id']}/{child.embedded_in}")
-        return list(embedded.get("data") or [])
+        if "position" in child.key:  # without a list of their own: all are embedded
+            found = embedded or []
+        elif isinstance(embedded, dict) and embedded.get("has_more") is False:
+            found = embedded.get("data")
+        else:
+            return everything(self._api, f"{self._endpoint}/{id_of(obj)}/{child.embedded_in}")
+        if not isinstance(found, list) or not all(isinstance(it, dict) for it in found):
+            raise BadObject(
+                f"Stripe sent a {self.object_type.object} ({id_of(obj)}) whose {child.embedded_in} are no list of objects",
+                "Nothing of this type was stored in this run; if it happens again, report it with this message",
+            )
+        return found
 
     def _lines(
         self,
@@ -184,7 +191,7 @@ class Reader:
         livemode = obj.get("livemode")
         for child in self._children:
             assert child.parent_key is not None
-            given: dict[str, Any] = {child.parent_key: obj["id"], "created": created_of(obj)}
+            given: dict[str, Any] = {child.parent_key: id_of(obj), "created": created_of(obj)}
             if isinstance(livemode, bool):
                 given["livemode"] = livemode
             lines[child.name] = [
@@ -219,10 +226,10 @@ class Reader:
         ids: set[str] = set()
         self._folder.mkdir(parents=True, exist_ok=True)
         stem = f"since-{next(self._batches)}"
-        for page in self._api.pages(self._endpoint, {"created[gte]": since}):
+        for page in newest_first(self._api, self._endpoint, since=since):
             for obj, lines in self._with_children(page.objects, page.sent_at):
                 created = created_of(obj)
-                ids.add(str(obj["id"]))
+                ids.add(id_of(obj))
                 batch.first, batch.last = min(batch.first, created), max(batch.last, created)
                 self._write(batch, stem, lines)
         return batch, ids

@@ -48,6 +48,8 @@ class ListedDay:
     """When the earliest of its requests was sent: seconds on Stripe's clock. Whatever was requested before is older."""
     until: float
     """The list's exclusive upper bound of `created`: the day's end, or for today when it was read."""
+    how: str = ""
+    """Why it was listed, for `pipeline.coverage`."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,6 @@ class Batch:
     """The smallest and largest `created` in the files, Unix seconds."""
     days: list[ListedDay] = field(default_factory=list)
     tombstones: list[Tombstone] = field(default_factory=list)
-    how: str = ""
-    """Why the days were listed, for `pipeline.coverage`."""
     nothing_missing: bool = False
     """The days hold more than what was read: do not look for objects that these days' lists left out."""
     read_again: bool = False
@@ -417,11 +417,13 @@ def _bounds(batch: Batch) -> str:
 
 def _stage_days(connection: duckdb.DuckDBPyConnection, days: Sequence[ListedDay]) -> None:
     """Put the completely listed days into `temp.listed`."""
-    connection.execute("CREATE OR REPLACE TEMP TABLE listed (day DATE, listed_at TIMESTAMPTZ, until TIMESTAMPTZ)")
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE listed (day DATE, listed_at TIMESTAMPTZ, until TIMESTAMPTZ, how VARCHAR)"
+    )
     if days:
         values = ", ".join(
             f"('{listed.day}', make_timestamptz({microseconds(listed.listed_at)}),"
-            f" make_timestamptz({microseconds(listed.until)}))"
+            f" make_timestamptz({microseconds(listed.until)}), '{listed.how}')"
             for listed in days
         )
         connection.execute(f"INSERT INTO temp.listed VALUES {values}")
@@ -585,10 +587,10 @@ def _record_coverage(
         where,
     )
     connection.execute(
-        "INSERT INTO pipeline.coverage SELECT ?, ?, ?, l.day, l.listed_at, l.until, r.number, ?"
+        "INSERT INTO pipeline.coverage SELECT ?, ?, ?, l.day, l.listed_at, l.until, r.number, l.how"
         " FROM temp.listed l JOIN (SELECT unnest(?::DATE[]) AS day, unnest(?::BIGINT[]) AS number) r"
         " ON r.day = l.day",
-        [*where, batch.how, days, rows],
+        [*where, days, rows],
     )
 
 

@@ -1,0 +1,164 @@
+"""The settings file and the environment: defaults, what is accepted, and the sentence for what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from stripe_pipeline.errors import SettingsError
+from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.settings import Settings, api_base, load_keys, load_settings
+
+Load = Callable[[str], Settings]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Load settings from a text."""
+
+    def load(text: str) -> Settings:
+        path = tmp_path / "settings.yaml"
+        path.write_text(text, encoding="utf-8")
+        return load_settings({"STRIPE_PIPELINE_CONFIG": str(path)})
+
+    return load
+
+
+def names(settings: Settings) -> set[str]:
+    """The enabled object types."""
+    return {object_type.name for object_type in settings.enabled}
+
+
+def months_ago(months: int) -> date:
+    """The first day of the month so many months ago."""
+    day = datetime.now(UTC).date().replace(day=1)
+    for _ in range(months):
+        day = (day - timedelta(days=1)).replace(day=1)
+    return day
+
+
+@pytest.mark.parametrize("text", ["", "# nothing", "history:\nrate:\nobjects:\n  charges:\n", "rate: {}\nobjects: {}"])
+def test_what_is_not_set_has_its_default(load: Load, text: str) -> None:
+    settings = load(text)
+    assert settings.history == months_ago(24)
+    assert settings.rate.share == 0.8
+    assert names(settings) == set(OBJECT_TYPES)
+
+
+def test_the_file_that_comes_with_the_project_holds_the_defaults() -> None:
+    shipped = Path(__file__).parent.parent / "stripe_pipeline.yaml"
+    assert load_settings({"STRIPE_PIPELINE_CONFIG": str(shipped)}) == Settings()
+
+
+def test_without_a_file_the_defaults_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_settings({}) == Settings()
+    with pytest.raises(SettingsError, match="gone.yaml is not there"):
+        load_settings({"STRIPE_PIPELINE_CONFIG": "gone.yaml"})
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("2024-02-29", date(2024, 2, 29)),
+        ("'2024-02-29'", date(2024, 2, 29)),
+        ("0 days", datetime.now(UTC).date()),
+        ("3 weeks", datetime.now(UTC).date() - timedelta(weeks=3)),
+        ("1 month", months_ago(1)),
+        ("2 years", months_ago(24)),
+    ],
+)
+def test_history_is_a_date_or_an_age(load: Load, text: str, first: date) -> None:
+    assert load(f"history: {text}").history == first
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["12", "long", "2999-01-01", "1999-01-01", "2024-02-30", "99999999999 days", "9999 years", "2024-01-01 00:00:00"],
+)
+def test_history_is_nothing_else(load: Load, text: str) -> None:
+    with pytest.raises(SettingsError, match="`history` should be a date from 2010 on"):
+        load(f"history: {text}")
+
+
+@pytest.mark.parametrize(("text", "share"), [("50%", 0.5), ("0.5", 0.5), ("' 12.5 % '", 0.125), ("100%", 1.0)])
+def test_share_is_a_part_or_a_percentage(load: Load, text: str, share: float) -> None:
+    assert load(f"rate: {{share: {text}}}").rate.share == share
+
+
+def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
+    settings = load("objects: {invoices: {enabled: false}, charges: {title: Card charges}}")
+    assert names(settings) == set(OBJECT_TYPES) - {"invoices", "invoice_lines"}
+    assert settings.title(OBJECT_TYPES["charges"]) == "Card charges"
+    assert settings.title(OBJECT_TYPES["fee_details"]) == "fee details"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("history: [", "is not YAML: line 1, column 11"),
+        ("a: !python/object:os.system x", "is not YAML: line 1, column 4"),
+        ("- history", "everything should be lines of `key: value`"),
+        ("charges", "everything should be lines of `key: value`"),
+        ("rate: 80%", "`rate` should be lines of `key: value`"),
+        ("objects: [charges]", "`objects` should be lines of `key: value`"),
+        ("rate: {share: 0}", "`rate.share` should be greater than 0"),
+        ("rate: {share: 120%}", "`rate.share` should be less than or equal to 1"),
+        ("rate: {share: most}", "`rate.share` should be a valid number"),
+        ("objects: {charges: {enabled: perhaps}}", "`objects.charges.enabled` should be a valid boolean"),
+        ("objects: {charges: {colour: red}}\nsize: 3", "`objects.charges.colour` is no known key, `size` is no known"),
+        ("size: 3", "or upgrade stripe_pipeline"),
+        ("objects: {chrages: {}}", "objects that do not exist: chrages. There are .*charges"),
+    ],
+)
+def test_what_is_not_understood_is_named(load: Load, text: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said) as refused:
+        load(text)
+    assert "settings.yaml" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_that_is_no_text_or_no_file(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x80")
+    with pytest.raises(SettingsError, match=r"binary.yaml is not YAML"):
+        load_settings({"STRIPE_PIPELINE_CONFIG": str(tmp_path / "binary.yaml")})
+    with pytest.raises(SettingsError, match=r"cannot be read \(Is a directory\)"):
+        load_settings({"STRIPE_PIPELINE_CONFIG": str(tmp_path)})
+
+
+def test_keys_are_one_of_each_mode() -> None:
+    live, test = "sk_live_0123456789", "rk_test_0123456789"
+    assert [key.livemode for key in load_keys({"STRIPE_API_KEY": f" {live}\n"})] == [True]
+    assert [key.livemode for key in load_keys({"STRIPE_API_KEY": test, "STRIPE_TEST_API_KEY": ""})] == [False]
+    assert [key.livemode for key in load_keys({"STRIPE_TEST_API_KEY": test})] == [False]
+    both = load_keys({"STRIPE_API_KEY": live, "STRIPE_TEST_API_KEY": test})
+    assert [key.secret for key in both] == [live, test]
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({}, "No Stripe API key is set"),
+        ({"STRIPE_API_KEY": "  "}, "No Stripe API key is set"),
+        ({"STRIPE_API_KEY": "pk_live_0123456789"}, "STRIPE_API_KEY does not hold"),
+        ({"STRIPE_TEST_API_KEY": "rk_test_01234 56789"}, "STRIPE_TEST_API_KEY does not hold"),
+        ({"STRIPE_API_KEY": "sk_test_0123456789", "STRIPE_TEST_API_KEY": "sk_test_9876543210"}, "of the same mode"),
+        ({"STRIPE_TEST_API_KEY": "sk_live_0123456789"}, "STRIPE_TEST_API_KEY holds a live key"),
+        ({"STRIPE_API_KEY": "sk_test_0123456789", "STRIPE_TEST_API_KEY": "sk_live_0123456789"}, "holds a live key"),
+    ],
+)
+def test_keys_that_cannot_be_used_are_named_but_not_shown(environment: dict[str, str], said: str) -> None:
+    with pytest.raises(SettingsError, match=said) as refused:
+        load_keys(environment)
+    assert "01234" not in str(refused.value)
+
+
+def test_api_base_is_stripe_unless_set() -> None:
+    assert api_base({}) == api_base({"STRIPE_API_BASE": " "}) == "https://api.stripe.com"
+    assert api_base({"STRIPE_API_BASE": "http://127.0.0.1:12111/"}) == "http://127.0.0.1:12111"
+    for nonsense in ("api.stripe.com", "ftp://api.stripe.com", "https://", "https:///v1"):
+        with pytest.raises(SettingsError, match="is no address of a server"):
+            api_base({"STRIPE_API_BASE": nonsense})

@@ -4,7 +4,8 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST_ARGS ?=
+# Two at a time: the machine this is built on has two cores.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .PHONY: demo dev test test-duckdb-2 bench lint format lock clean
 

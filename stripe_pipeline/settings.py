@@ -124,7 +124,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         raise SettingsError(
             f"The settings file {path} cannot be read ({error.strerror})", "Let this user read it, or name another"
         ) from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or a day that does not exist
         raise SettingsError(f"The settings file {path} is not YAML: {_where(error)}", "Correct it there") from error
     try:
         settings = Settings.model_validate({} if content is None else _given(content))
@@ -145,7 +145,7 @@ def _given(content: Any) -> Any:
     return content
 
 
-def _where(error: UnicodeDecodeError | yaml.YAMLError) -> str:
+def _where(error: ValueError | yaml.YAMLError) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
     return " ".join(str(error).split())

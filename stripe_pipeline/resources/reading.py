@@ -172,7 +172,7 @@ class Reader:
             return everything(self._api, f"{self._endpoint}/{id_of(obj)}/{child.embedded_in}")
         if not isinstance(found, list) or not all(isinstance(it, dict) for it in found):
             raise BadObject(
-                f"Stripe sent a {self.object_type.object} ({id_of(obj)}) whose {child.embedded_in} are no list of objects",
+                f"Stripe sent a {self.object_type.object} ({id_of(obj)}) whose {child.embedded_in} are no objects",
                 "Nothing of this type was stored in this run; if it happens again, report it with this message",
             )
         return found

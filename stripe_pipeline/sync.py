@@ -152,12 +152,10 @@ class Pipeline:
                         # The other key's mode has nothing to do with it.
                         stopped = stopped or error
         # What was stored before an error is right and may be seen.
-        if stopped is None or self.folder.private.exists():
-            try:
-                self.warehouse.publish()
-            except WarehouseError:
-                if stopped is None:
-                    raise
+        try:
+            self.warehouse.publish()
+        except WarehouseError as error:
+            stopped = stopped or error
         if stopped is not None:
             raise stopped
         if self._progress:

@@ -428,7 +428,7 @@ def test_keys_may_be_in_the_env_file_that_dagster_reads(project: Project, run: R
 
 
 def test_ctrl_c_stops_a_tick_at_once(project: Project, api: Server) -> None:
-    api.faults.append(Fault(path="/v1/charges", delay=30))
+    api.faults.append(Fault(path="/v1/charges", delay=3, times=None))
     for number in (signal.SIGINT, signal.SIGTERM):
         api.requests.clear()
         with process("sync", cwd=project.root) as command:

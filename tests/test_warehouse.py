@@ -130,11 +130,12 @@ def test_a_cursor_never_moves_back(warehouse: Warehouse) -> None:
 
 
 def test_a_load_that_fails_writes_nothing(warehouse: Warehouse, tmp_path: Path) -> None:
+    warehouse.load([batch_of(tmp_path, customer("Grace", object_id="cus_2"), at=NOON)])
     broken = batch_of(tmp_path, customer("x"), at=NOON)
     broken.files["customers"][0].write_text('{"id": 12.5, "created": "no"}\nnot json\n')
     with pytest.raises(WarehouseError, match="Nothing of this load was stored"):
         warehouse.load([batch_of(tmp_path, customer("Ada"), at=NOON), broken], cursors={(TEST, "events"): NOON})
-    assert names(warehouse) == []
+    assert names(warehouse) == ["Grace"]
     assert warehouse.cursors(TEST) == {}
 
 
@@ -268,6 +269,12 @@ def test_a_column_declared_later_is_added_to_tables_and_views(warehouse: Warehou
     upgraded.publish()
     assert [row["tax_exempt"] for row in rows(upgraded.folder.published, "test.customers")] == ["none"]
     assert set(rows(upgraded.folder.published, "raw.customers")[0]) == set(all_columns(CUSTOMERS))
+
+
+def test_nothing_is_published_before_anything_was_loaded(warehouse: Warehouse) -> None:
+    assert warehouse.cursors(TEST) == {}
+    warehouse.publish()
+    assert not warehouse.folder.published.exists()
 
 
 def test_every_table_has_its_views_and_bookkeeping(warehouse: Warehouse) -> None:

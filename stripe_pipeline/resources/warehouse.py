@@ -215,8 +215,8 @@ class Warehouse:
             return
         with self._open() as connection:
             [(revision,)] = connection.execute("SELECT revision FROM pipeline.meta").fetchall()
-            if self.publisher.published_revision() == revision:
-                return
+            if revision in (0, self.publisher.published_revision()):
+                return  # nothing was ever loaded, or nothing since
             connection.execute(f"CHECKPOINT {CATALOG}")
             connection.execute("USE memory")
             # Detached, so that no write-ahead log is left beside the file: the file alone is the whole database.

@@ -25,6 +25,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import AuthenticationFailed, Cancelled, StripePipelineError, Unavailable, WarehouseError
 from stripe_pipeline.objects import BY_STRIPE_OBJECT, OBJECT_TYPES, ObjectType, children_of, family_of
 from stripe_pipeline.resources.inbox import Inbox, Poke
+from stripe_pipeline.resources.listing import newest_first
 from stripe_pipeline.resources.reading import DAY, DayRead, Reader, day_of, day_start
 from stripe_pipeline.resources.stripe_api import ApiKey, StripeApi
 from stripe_pipeline.resources.warehouse import Batch, Changes, Covered, Loaded, Mode, Warehouse
@@ -295,7 +296,7 @@ class _Run:
         started: float | None = None
         enabled = {object_type.name for object_type in self._settings.enabled}
         try:
-            for page in self._api.pages("/v1/events", {"created[gte]": int(cursor) - OVERLAP}):
+            for page in newest_first(self._api, "/v1/events", since=int(cursor) - OVERLAP):
                 started = page.sent_at if started is None else started
                 pokes = [_poke(event, self._mode) for event in page.objects]
                 self._inbox.add([poke for poke in pokes if poke and BY_STRIPE_OBJECT[poke.object].name in enabled])

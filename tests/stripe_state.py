@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,16 @@ import duckdb
 
 from stripe_pipeline.emulator import Shop
 from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
+from stripe_pipeline.resources.reading import DAY
 from stripe_pipeline.resources.warehouse import table_columns
 from stripe_pipeline.rows import restore
+from stripe_pipeline.sync import Report
 
 Objects = dict[tuple[Any, ...], dict[str, Any]]
+Published = Path | duckdb.DuckDBPyConnection
+"""The published file, or a connection to it."""
+Difference = tuple[str, bool, tuple[Any, ...], dict[str, Any] | None, dict[str, Any] | None]
+"""Table, mode and key, and what Stripe and the warehouse hold under it."""
 
 
 def without_nulls(obj: dict[str, Any]) -> dict[str, Any]:
@@ -30,16 +37,18 @@ def held_by_stripe(shop: Shop, object_type: ObjectType, *, livemode: bool) -> Ob
     return objects
 
 
-def rows(published: Path, table: str) -> list[dict[str, Any]]:
+def rows(published: Published, table: str) -> list[dict[str, Any]]:
     """All rows of a table or view by column name."""
-    with duckdb.connect(str(published), read_only=True) as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        cursor = connection.execute(f"SELECT * FROM {table}")
-        names = [column[0] for column in cursor.description or []]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    if isinstance(published, Path):
+        with duckdb.connect(str(published), read_only=True) as connection:
+            return rows(connection, table)
+    published.execute("SET TimeZone = 'UTC'")
+    cursor = published.execute(f"SELECT * FROM {table}")
+    names = [column[0] for column in cursor.description or []]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
-def held_by_warehouse(published: Path, object_type: ObjectType, *, livemode: bool) -> Objects:
+def held_by_warehouse(published: Published, object_type: ObjectType, *, livemode: bool) -> Objects:
     """The published objects of one mode by row key; fails on a key that is there twice."""
     objects: Objects = {}
     for row in rows(published, f"{'live' if livemode else 'test'}.{object_type.name}"):
@@ -52,17 +61,27 @@ def held_by_warehouse(published: Path, object_type: ObjectType, *, livemode: boo
     return objects
 
 
+def differences(shop: Shop, published: Path) -> Iterator[Difference]:
+    """All objects that differ, in any table and mode."""
+    with duckdb.connect(str(published), read_only=True) as connection:
+        for object_type in OBJECT_TYPES.values():
+            for livemode in (True, False):
+                stripe = held_by_stripe(shop, object_type, livemode=livemode)
+                warehouse = held_by_warehouse(connection, object_type, livemode=livemode)
+                for key in sorted(stripe.keys() | warehouse.keys()):
+                    theirs, ours = stripe.get(key), warehouse.get(key)
+                    theirs = theirs and _cut_lines(theirs)
+                    if theirs != ours:
+                        yield object_type.name, livemode, key, theirs, ours
+
+
 def assert_equal_to_stripe(shop: Shop, published: Path) -> None:
-    """Fail with the first objects that differ, in any table and mode."""
-    for object_type in OBJECT_TYPES.values():
-        for livemode in (True, False):
-            stripe = held_by_stripe(shop, object_type, livemode=livemode)
-            warehouse = held_by_warehouse(published, object_type, livemode=livemode)
-            where = f"{object_type.name} ({'live' if livemode else 'test'})"
-            assert sorted(stripe.keys() - warehouse.keys())[:3] == [], f"{where}: not in the warehouse"
-            assert sorted(warehouse.keys() - stripe.keys())[:3] == [], f"{where}: not in Stripe any more"
-            for key, obj in stripe.items():
-                assert warehouse[key] == _cut_lines(obj), f"{where}: {key} differs"
+    """Fail with the first object that differs, in any table and mode."""
+    for table, livemode, key, stripe, warehouse in differences(shop, published):
+        where = f"{table} ({'live' if livemode else 'test'}) {key}"
+        assert warehouse is not None, f"{where} is not in the warehouse"
+        assert stripe is not None, f"{where} is not in Stripe any more"
+        assert warehouse == stripe, f"{where} differs"
 
 
 def _cut_lines(obj: dict[str, Any]) -> dict[str, Any]:
@@ -76,3 +95,28 @@ def _cut_lines(obj: dict[str, Any]) -> dict[str, Any]:
 def all_columns(object_type: ObjectType) -> list[str]:
     """The names of a base table's columns, in order."""
     return [column.name for column in table_columns(object_type)]
+
+
+def changed(report: Report) -> dict[str, tuple[int, int, int]]:
+    """Rows inserted, updated and deleted, of the tables where there are any."""
+    counts = {
+        table: (changes.inserted.total(), changes.updated.total(), changes.deleted.total())
+        for table, changes in report.changes.items()
+    }
+    return {table: numbers for table, numbers in counts.items() if any(numbers)}
+
+
+def everything(published: Path) -> dict[str, list[dict[str, Any]]]:
+    """All base rows, in a fixed order."""
+    return {table: sorted(rows(published, f"raw.{table}"), key=str) for table in OBJECT_TYPES}
+
+
+def ask(published: Path, sql: str) -> list[tuple[Any, ...]]:
+    """The result of `sql` on the published file."""
+    with duckdb.connect(str(published), read_only=True) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def back(shop: Shop, days: float) -> int:
+    """A moment so many days ago on the shop's clock, Unix seconds."""
+    return int(shop.clock.now() - days * DAY)

@@ -330,16 +330,13 @@ def test_a_key_that_may_not_read_everything(project: Project, run: Run, api: Ser
     assert_equal_to_stripe(api.shop, project.folder.published)
 
 
-def test_an_api_that_is_not_there(loaded: Project) -> None:
+def test_an_api_that_is_not_there(loaded: Project, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stripe_api, "FIRST_BACKOFF", 0.001)
     before = loaded.stored()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # not listening: connections are refused
-        os.environ["STRIPE_API_BASE"] = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        started = time.monotonic()
-        with process("sync", cwd=loaded.root) as command:
-            out, err = command.communicate(timeout=60)
-    assert time.monotonic() - started < 30  # a wait of 15 seconds at most, and the start
-    assert_refused(Ended(command.returncode, out, err), "Connection refused", "Check the network, STRIPE_API_BASE")
+        ended = run("sync", STRIPE_API_BASE=f"http://127.0.0.1:{taken.getsockname()[1]}")
+    assert_refused(ended, "Connection refused", "Check the network, STRIPE_API_BASE")
     assert loaded.stored() == before
 
 
@@ -428,7 +425,7 @@ def test_keys_may_be_in_the_env_file_that_dagster_reads(project: Project, run: R
 
 
 def test_ctrl_c_stops_a_tick_at_once(project: Project, api: Server) -> None:
-    api.faults.append(Fault(path="/v1/charges", delay=3, times=None))
+    api.faults.append(Fault(path="/v1/charges", delay=1, times=None))
     for number in (signal.SIGINT, signal.SIGTERM):
         api.requests.clear()
         with process("sync", cwd=project.root) as command:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ from stripe_pipeline.sync import today
 
 REPOSITORY = Path(__file__).parent.parent
 COMMAND = Path(sys.executable).parent / "stripe-pipeline"
-DEMO_DAYS = 60
+DAYS = 5
 
-Start = Callable[[int], subprocess.Popen[str]]
+Start = Callable[..., subprocess.Popen[str]]
 
 
 def wait_until(true: Callable[[], Any], *, seconds: float = 60) -> None:
@@ -72,11 +72,17 @@ def start(clone: Path) -> Iterator[Start]:
         name: value for name, value in os.environ.items() if not name.startswith("STRIPE_") and name not in unset
     }
 
-    def start(port: int) -> subprocess.Popen[str]:
-        command = [COMMAND, "demo", "--port", f"{port}", "--trade-every", "0.2"]
+    def start(port: int, **variables: str) -> subprocess.Popen[str]:
+        command = [str(COMMAND), "demo", "--port", f"{port}", "--trade-every", "0.2"]
         with (clone / "out").open("w") as out, (clone / "err").open("w") as err:
             process = subprocess.Popen(
-                command, cwd=clone, env=environment, stdout=out, stderr=err, text=True, start_new_session=True
+                command,
+                cwd=clone,
+                env=environment | variables,
+                stdout=out,
+                stderr=err,
+                text=True,
+                start_new_session=True,
             )
         started.append(process)
         return process
@@ -126,7 +132,8 @@ def count(folder: DataFolder, table: str) -> int:
 
 def test_demo_from_start_to_end(clone: Path, start: Start) -> None:
     port = free_port()
-    demo = start(port)
+    (clone / "stripe_pipeline.yaml").write_text(f"history: {DAYS} days")
+    demo = start(port, STRIPE_PIPELINE_CONFIG="stripe_pipeline.yaml")
     wait_until(lambda: "Ctrl-C stops everything." in said(clone) or demo.poll() is not None, seconds=180)
     assert demo.poll() is None, said(clone)
     assert f"http://{HOST}:{port}" in said(clone)
@@ -136,8 +143,8 @@ def test_demo_from_start_to_end(clone: Path, start: Start) -> None:
     stats = {tuple(node["assetKey"]["path"]): node["partitionStats"] for node in ask(port, PARTITIONS)["assetNodes"]}
     for table in OBJECT_TYPES:
         assert stats["raw", table] == {
-            "numPartitions": DEMO_DAYS + 1,
-            "numMaterialized": DEMO_DAYS + 1,
+            "numPartitions": DAYS + 1,
+            "numMaterialized": DAYS + 1,
             "numFailed": 0,
         }
     schedules = {
@@ -147,6 +154,7 @@ def test_demo_from_start_to_end(clone: Path, start: Start) -> None:
 
     # The shop has traded meanwhile; a backfill from the UI brings in what the last days have become.
     charges = count(folder, "raw.charges")
+    launched_at = datetime.now(UTC)
     days = [f"{today() - timedelta(days=n)}" for n in (2, 1, 0)]
     params = {"assetSelection": [{"path": ["raw", table]} for table in OBJECT_TYPES], "partitionNames": days}
     launched = ask(port, BACKFILL, params=params)["launchPartitionBackfill"]
@@ -164,7 +172,8 @@ def test_demo_from_start_to_end(clone: Path, start: Start) -> None:
     assert count(folder, "raw.charges") > charges
     with duckdb.connect(str(folder.published), read_only=True) as connection:
         listed = connection.execute(
-            "SELECT count(DISTINCT (object_type, day)) FROM pipeline.coverage WHERE how = 'backfill' AND livemode"
+            "SELECT count(*) FROM pipeline.coverage WHERE listed_at >= ? AND list_contains(?, day::VARCHAR) AND livemode",
+            [launched_at, days],
         ).fetchall()
         doubled = connection.execute("SELECT id FROM raw.charges GROUP BY ALL HAVING count(*) > 1").fetchall()
     assert listed == [(len(OBJECT_TYPES) * len(days),)]
@@ -178,11 +187,12 @@ def test_demo_from_start_to_end(clone: Path, start: Start) -> None:
     assert alive(below) == {}
     claim_port(port, option="--port")
 
-    # A second start begins anew. This time the emulator ends while the history is loading.
+    # A second start begins anew, with the demo's own settings. This time the emulator ends while it loads.
     again = start(port)
     wait_until(lambda: "Starting Dagster" in said(clone) or again.poll() is not None)
     assert said(clone).startswith("Removing the last demo's data from data\n")
     wait_until(lambda: any(" dagster dev " in arguments for arguments in started_by(again.pid).values()))
+    assert "history: 60 days" in (clone / "data" / "demo.yaml").read_text()
     below = started_by(again.pid)
     [emulator] = [pid for pid, arguments in below.items() if "stripe_pipeline.emulator" in arguments]
     os.kill(emulator, signal.SIGKILL)
@@ -205,14 +215,15 @@ def sleeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("sleeper")
 def test_processes_end_with_the_block_and_one_that_ends_alone_is_named(tmp_path: Path) -> None:
+    log = tmp_path / "sound-sleeper.log"
     with Processes(tmp_path) as processes:
         processes.start("Sound sleeper", "sleeper")
-        processes.wait_for((tmp_path / "sound-sleeper.log").read_text, what="The sleeper", seconds=20)
+        processes.wait_for(lambda: log.read_text() != "", what="The sleeper", seconds=20)
         processes.check()
         with pytest.raises(ProcessEnded, match=r"was not ready within 0 seconds. The logs in"):
             processes.wait_for(lambda: False, what="The sleeper", seconds=0)
         below = started_by(os.getpid())
-        processes.start("Nothing there", "sleeper.nothing")
+        processes.start("Nothing there", "not_there")
         with pytest.raises(ProcessEnded, match=r"Nothing there ended by itself \(exit status 1\).*nothing-there\.log"):
             processes.watch()
         assert [arguments for arguments in alive(below).values() if "sleeper" in arguments]

@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ SAMPLES = Path(
     os.environ.get("STRIPE_SAMPLES") or Path(__file__).resolve().parents[2] / "shared" / "stripe" / "samples"
 )
 DAY = 86_400
+OLDEST_HISTORY = date(2010, 1, 1)
 LINE = INVOICE_LINES.object
 DELETED = "deleted_customer"
 """The fixture of a customer that is gone."""
@@ -105,9 +106,13 @@ def _put(shop: Shop, objects: Iterable[Json]) -> None:
     shop.clock.advance(newest + 3 * DAY - shop.clock.now())
 
 
-def _first_day(objects: Iterable[Json]) -> str:
-    oldest = min(obj["created"] for obj in objects if "created" in obj)
-    return datetime.fromtimestamp(oldest, UTC).date().isoformat()
+def _days(objects: Iterable[Json]) -> list[date]:
+    return sorted({datetime.fromtimestamp(obj["created"], UTC).date() for obj in objects if "created" in obj})
+
+
+def _history(days: Iterable[date]) -> date:
+    """The first of these days that can be history; those of the fixtures are older than Stripe."""
+    return min((day for day in days if day >= OLDEST_HISTORY), default=OLDEST_HISTORY)
 
 
 def _modes_of(objects: Iterable[Json]) -> set[bool]:
@@ -133,9 +138,10 @@ def test_everything_in_an_object_is_in_its_row_and_stays_there(
 ) -> None:
     objects = _cases()[case]
     _put(shop, objects)
-    pipeline = make_pipeline(_keys_for(objects), history=_first_day(objects))
+    days = _days(objects)
+    pipeline = make_pipeline(_keys_for(objects), history=_history(days))
 
-    report = pipeline.tick()
+    report = pipeline.tick(days)
 
     assert report.failures == {}
     assert report.surprises.seen == {}
@@ -200,9 +206,9 @@ def test_a_deleted_customer_of_the_fixtures_leaves_the_views(
 ) -> None:
     path = sorted((SAMPLES / "fixtures").glob("*.json"))[-1]
     resources = json.loads(path.read_bytes())["resources"]
-    customer = resources["customer"]
+    customer = resources["customer"] | {"created": int(shop.clock.now()) - DAY}
     _put(shop, [customer])
-    pipeline = make_pipeline(history=_first_day([customer]))
+    pipeline = make_pipeline(_keys_for([customer]), history=_history(_days([customer])))
     pipeline.tick()
     assert len(rows(folder.published, "test.customers")) == 1
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
-from typing import Any
 
-import duckdb
 import pytest
 
 from stripe_pipeline.data_folder import DataFolder
@@ -14,36 +11,11 @@ from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.errors import AuthenticationFailed, PermissionMissing, Unavailable, WarehouseError
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.resources.reading import DAY, day_of
-from stripe_pipeline.sync import EVENTS, SWEEP, Pipeline, Report
+from stripe_pipeline.sync import EVENTS, SWEEP, Pipeline
 from tests.conftest import MakePipeline
-from tests.stripe_state import assert_equal_to_stripe, rows
+from tests.stripe_state import ask, assert_equal_to_stripe, back, changed, everything, rows
 
 LIVE_KEY = {"STRIPE_API_KEY": "sk_live_of_the_tests"}
-
-
-def changed(report: Report) -> dict[str, tuple[int, int, int]]:
-    """Rows inserted, updated and deleted, of the tables where there are any."""
-    counts = {
-        table: (changes.inserted.total(), changes.updated.total(), changes.deleted.total())
-        for table, changes in report.changes.items()
-    }
-    return {table: numbers for table, numbers in counts.items() if any(numbers)}
-
-
-def everything(published: Path) -> dict[str, list[dict[str, Any]]]:
-    """All base rows, in a fixed order."""
-    return {table: sorted(rows(published, f"raw.{table}"), key=str) for table in OBJECT_TYPES}
-
-
-def ask(published: Path, sql: str) -> list[tuple[Any, ...]]:
-    """The result of `sql` on the published file."""
-    with duckdb.connect(str(published), read_only=True) as connection:
-        return connection.execute(sql).fetchall()
-
-
-def back(shop: Shop, days: float) -> int:
-    """A moment so many days ago on the shop's clock, Unix seconds."""
-    return int(shop.clock.now() - days * DAY)
 
 
 def settle(pipeline: Pipeline, server: Server) -> None:

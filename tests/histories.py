@@ -1,0 +1,247 @@
+"""What can happen in a shop, drawn by numbers: the material of `test_histories` and of the soak."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from stripe_pipeline.emulator import Shop
+from stripe_pipeline.objects import BY_STRIPE_OBJECT
+from stripe_pipeline.resources.reading import DAY
+
+OUTCOMES = ("succeeded", "succeeded", "failed", "requires_capture", "processing", "requires_action")
+UNPAID = ("requires_payment_method", "requires_action", "requires_capture")
+TELLING = ("at once", "at once", "late", "twice", "not at all", "in the past")
+
+Happening = tuple[str, bool, str, int]
+"""What happens (a method of `Trade`), whether in live mode, how it is told, and a number that picks the rest."""
+Key = tuple[str, bool, str]
+"""Type, mode and id of an object; its children are part of it."""
+
+
+class Trade:
+    """One thing that happens; nothing, where the shop holds no object that it could happen to."""
+
+    def __init__(self, shop: Shop, *, livemode: bool, number: int, announce: bool = True, ago: int = 0) -> None:
+        self.shop = shop
+        self._number = number
+        self._on: dict[str, Any] = {"livemode": livemode, "announce": announce}
+        self._made = self._on | ({"created": int(shop.clock.now()) - ago} if ago else {})
+
+    def _any(self, type_name: str, wanted: Callable[[dict[str, Any]], object] = bool) -> dict[str, Any] | None:
+        held = self.shop.collection(type_name, self._on["livemode"]).objects.values()
+        found = [obj for obj in held if wanted(obj)]
+        return found[self._number % len(found)] if found else None
+
+    def _line(self) -> tuple[str, str] | None:
+        invoice = self._any("invoices", lambda obj: self.shop.lines(obj["id"], self._on["livemode"]))
+        if invoice is None:
+            return None
+        lines = self.shop.lines(invoice["id"], self._on["livemode"])
+        return invoice["id"], lines[self._number % len(lines)]["id"]
+
+    def customer(self) -> None:
+        """Somebody new."""
+        self.shop.create_customer(name=f"Customer {self._number}", **self._made)
+
+    def payment(self) -> None:
+        """A payment of any outcome, some of them settled in another currency or with two equal fees."""
+        customer = self._any("customers")
+        fee = {"amount": 30, "application": None, "currency": "usd", "description": "Fee", "type": "stripe_fee"}
+        special: tuple[dict[str, Any], ...] = (
+            {},
+            {"currency": "jpy", "settlement_currency": "usd"},
+            {"fees": [fee, fee]},
+            {"application_fee": 100},
+        )
+        self.shop.create_payment(
+            customer and customer["id"],
+            amount=100 + self._number,
+            outcome=OUTCOMES[self._number % len(OUTCOMES)],
+            **special[self._number % len(special)],
+            **self._made,
+        )
+
+    def attempt(self) -> None:
+        """Once more after a payment failed."""
+        if intent := self._any("payment_intents", lambda obj: obj["status"] == "requires_payment_method"):
+            self.shop.attempt_payment(intent["id"], outcome=OUTCOMES[self._number % len(OUTCOMES)], **self._on)
+
+    def capture(self) -> None:
+        """The money of a payment that waited for it."""
+        if intent := self._any("payment_intents", lambda obj: obj["status"] in ("requires_capture", "processing")):
+            self.shop.capture(intent["id"], **self._on)
+
+    def cancel(self) -> None:
+        """A payment is given up."""
+        if intent := self._any("payment_intents", lambda obj: obj["status"] in UNPAID):
+            self.shop.cancel_payment(intent["id"], **self._on)
+
+    def refund(self) -> None:
+        """A part of a charge, or all of it, goes back."""
+        if charge := self._any("charges", lambda obj: obj["amount_captured"] > obj["amount_refunded"]):
+            left = charge["amount_captured"] - charge["amount_refunded"]
+            self.shop.refund(charge["id"], min(left, 1 + self._number), **self._on)
+
+    def refund_fails(self) -> None:
+        """The bank sends a refund back."""
+        if refund := self._any("refunds", lambda obj: obj["status"] == "succeeded"):
+            self.shop.fail_refund(refund["id"], **self._on)
+
+    def dispute(self) -> None:
+        """A charge is disputed."""
+        if charge := self._any("charges", lambda obj: obj["captured"] and not obj["disputed"]):
+            self.shop.dispute(charge["id"], **self._on)
+
+    def evidence(self) -> None:
+        """Something is sent in for a dispute."""
+        if dispute := self._any("disputes"):
+            self.shop.update_dispute(dispute["id"], metadata={"n": str(self._number)}, **self._on)
+
+    def dispute_closes(self) -> None:
+        """Won or lost."""
+        if dispute := self._any("disputes", lambda obj: obj["status"] not in ("won", "lost")):
+            self.shop.close_dispute(dispute["id"], won=self._number % 2 == 0, **self._on)
+
+    def payout(self) -> None:
+        """Money leaves the balance; no event tells of its balance transaction."""
+        self.shop.payout(self._number, livemode=self._on["livemode"])
+
+    def invoice(self) -> None:
+        """An invoice of up to 25 lines, every other one a draft."""
+        customer = self._any("customers")
+        self.shop.create_invoice(
+            customer and customer["id"], n_lines=self._number % 26, draft=self._number % 2 == 0, **self._made
+        )
+
+    def finalize(self) -> None:
+        """A draft becomes an invoice."""
+        if invoice := self._any("invoices", lambda obj: obj["status"] == "draft"):
+            self.shop.finalize_invoice(invoice["id"], **self._on)
+
+    def pay_invoice(self) -> None:
+        """An invoice is paid, or not."""
+        if invoice := self._any("invoices", lambda obj: obj["status"] == "open"):
+            outcome = OUTCOMES[: len(OUTCOMES) // 2][self._number % 3]
+            self.shop.pay_invoice(invoice["id"], outcome=outcome, **self._on)
+
+    def void(self) -> None:
+        """An invoice is taken back or written off."""
+        if invoice := self._any("invoices", lambda obj: obj["status"] == "open"):
+            end = self.shop.void_invoice if self._number % 2 else self.shop.mark_invoice_uncollectible
+            end(invoice["id"], **self._on)
+
+    def line_added(self) -> None:
+        """One more line."""
+        if invoice := self._any("invoices"):
+            self.shop.add_invoice_line(invoice["id"], amount=self._number, **self._on)
+
+    def line_changed(self) -> None:
+        """Another description, or another amount."""
+        if found := self._line():
+            change = {"amount": self._number} if self._number % 2 else {"description": f"Line {self._number}"}
+            self.shop.update_invoice_line(*found, **change, **self._on)
+
+    def line_removed(self) -> None:
+        """One line less."""
+        if found := self._line():
+            self.shop.remove_invoice_line(*found, **self._on)
+
+    def draft_deleted(self) -> None:
+        """A draft goes, with its lines."""
+        if invoice := self._any("invoices", lambda obj: obj["status"] == "draft"):
+            self.shop.delete_invoice(invoice["id"], **self._on)
+
+    def customer_deleted(self) -> None:
+        """A customer goes."""
+        if customer := self._any("customers"):
+            self.shop.delete_customer(customer["id"], **self._on)
+
+    def edit(self) -> None:
+        """Metadata of any object; of a payment intent no event tells it."""
+        types = ("charges", "customers", "disputes", "invoices", "payment_intents", "refunds")
+        type_name = types[self._number % len(types)]
+        if obj := self._any(type_name):
+            metadata = {"edit": str(self._number)} if self._number % 3 else {}
+            self.shop.update(type_name, obj["id"], metadata=metadata, **self._on)
+
+    def vanish(self) -> None:
+        """Something is gone without a word."""
+        type_name = ("customers", "invoices")[self._number % 2]
+        if obj := self._any(type_name):
+            self.shop.vanish(type_name, obj["id"], livemode=self._on["livemode"])
+
+
+ACTIONS = tuple(name for name in vars(Trade) if not name.startswith("_"))
+
+
+class Told:
+    """What has happened in a shop, and which of it could be known when."""
+
+    def __init__(self, shop: Shop) -> None:
+        self.shop = shop
+        self.known_from: dict[Key, float] = {}
+        """When each object's present state can be known (Stripe's clock), infinite if nothing tells of it."""
+        self._said: list[tuple[str, dict[str, Any], bool]] = []
+
+    def happen(self, happening: Happening) -> None:
+        """Let something happen, and note from when on it can be known."""
+        name, livemode, telling, number = happening
+        with self.shop.lock:
+            self._happen(name, livemode, telling, number)
+
+    def _happen(self, name: str, livemode: bool, telling: str, number: int) -> None:
+        before, said = self._state(livemode), self._events(livemode)
+        self.shop.event_delay = 1 + number % 55 if telling == "late" else 0
+        trade = Trade(
+            self.shop,
+            livemode=livemode,
+            number=number,
+            announce=telling not in ("not at all", "in the past"),
+            # Without a word: Stripe has no events of things that happened before they were said to.
+            ago=number % 15 * DAY + number if telling == "in the past" else 0,
+        )
+        getattr(trade, name)()
+        now = self.shop.clock.now()
+        after = self._state(livemode)
+        told = {}
+        for event_id in self._events(livemode) - said:
+            event, visible_at = self._event(event_id, livemode)
+            obj = event["data"]["object"]
+            told[BY_STRIPE_OBJECT[obj["object"]].name, livemode, obj["id"]] = max(now, visible_at)
+            self._said.append((event["type"], obj, livemode))
+        for key in before.keys() | after.keys():
+            if before.get(key) == after.get(key):
+                continue
+            made_now = key[0] == "balance_transactions" and key not in before and telling != "in the past"
+            self.known_from[key] = now if made_now else told.get(key, math.inf)
+        if telling == "twice":
+            self.say_again(number)
+
+    def say_again(self, number: int) -> None:
+        """An event with an old payload, now."""
+        if not self._said:
+            return
+        kind, obj, livemode = self._said[number % len(self._said)]
+        self.shop.emit_event(kind, obj, livemode=livemode, visible_after=0)
+        key = BY_STRIPE_OBJECT[obj["object"]].name, livemode, obj["id"]
+        if key in self.known_from:
+            self.known_from[key] = min(self.known_from[key], self.shop.clock.now())
+
+    def _events(self, livemode: bool) -> set[str]:
+        return set(self.shop.collection("events", livemode).objects)
+
+    def _event(self, event_id: str, livemode: bool) -> tuple[dict[str, Any], float]:
+        events = self.shop.collection("events", livemode)
+        return orjson.loads(events.rendered[event_id]), events.objects[event_id]["visible_at"]
+
+    def _state(self, livemode: bool) -> dict[Key, Any]:
+        state: dict[Key, Any] = {}
+        for object_type in BY_STRIPE_OBJECT.values():
+            for object_id, obj in self.shop.objects(object_type.name, livemode).items():
+                lines = self.shop.lines(object_id, livemode) if object_type.name == "invoices" else None
+                state[object_type.name, livemode, object_id] = (obj, lines)
+        return state

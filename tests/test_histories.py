@@ -1,0 +1,362 @@
+"""Random histories of a shop, synced by ticks that fail, crash and meet each other: in the end every row is Stripe's.
+
+`make soak` runs many more of them than `make test`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import duckdb
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from stripe_pipeline import sync
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.emulator import LOCK_TIMEOUT, Clock, Fault, Server, Shop
+from stripe_pipeline.errors import StripePipelineError
+from stripe_pipeline.objects import OBJECT_TYPES, children_of
+from stripe_pipeline.resources import stripe_api
+from stripe_pipeline.resources.rate_limits import RateLimits
+from stripe_pipeline.resources.reading import DAY, day_of, day_start
+from stripe_pipeline.resources.stripe_api import Params, Reply, StripeApi
+from stripe_pipeline.resources.warehouse import Warehouse
+from stripe_pipeline.settings import Settings, load_keys
+from stripe_pipeline.sync import Pipeline, Report
+from tests.conftest import KEYS
+from tests.histories import ACTIONS, TELLING, Happening, Told
+from tests.stripe_state import assert_equal_to_stripe, differences
+
+HISTORY_DAYS = 20
+FIGURES: Counter[str] = Counter()
+"""What the histories of this process did, for the soak."""
+
+TROUBLES: tuple[dict[str, Any], ...] = (
+    {"status": 500},
+    {"status": 502},
+    {"status": 429},
+    {"status": 429, "body": LOCK_TIMEOUT},
+    {"cut": 0.6},
+    {"truncate": 0.6},
+    {"drop": True},
+)
+REFUSALS: tuple[dict[str, Any], ...] = (*TROUBLES, {"status": 400}, {"status": 401}, {"status": 403})
+JUMPS = (2, 50, 400, 3700, 6 * 3600, DAY, 3 * DAY, 29 * DAY, 30 * DAY - 30, 30 * DAY, 30 * DAY + 30, 45 * DAY)
+MOMENTS = (-2, 1, 120, 330)
+"""Seconds from a midnight: days end, begin, and are sealed."""
+STEPS = ("warehouse.load", "warehouse.publish", "warehouse.forget_coverage", "_inbox.add", "_inbox.applied")
+
+things = st.lists(
+    st.tuples(st.sampled_from(ACTIONS), st.booleans(), st.sampled_from(TELLING), st.integers(0, 999)),
+    min_size=1,
+    max_size=8,
+)
+few_things = st.lists(things.map(lambda drawn: drawn[0]), min_size=1, max_size=2)
+paths = st.sampled_from(
+    ["/v1/", "/v1/events", "/lines", *(f"/v1/{t.name}" for t in OBJECT_TYPES.values() if t.endpoint)]
+)
+
+
+class Crash(Exception):
+    """Ends a run where it stands."""
+
+
+class LocalTime(SimpleNamespace):
+    """The local clock as the API client sees it; Stripe's clock stays when it is set."""
+
+    ahead = 0.0
+    monotonic = staticmethod(time.monotonic)
+
+    def time(self) -> float:
+        """Unix seconds."""
+        return time.time() + self.ahead
+
+
+class Api(StripeApi):
+    """The client without waiting, and with something that can happen around one of its requests."""
+
+    around: Iterator[Callable[[], object] | None] = itertools.repeat(None)
+    """What happens before and after each request, in turn."""
+    turn = threading.Lock()
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        limits = RateLimits(account=1e6, endpoint=1e6)
+        super().__init__(*arguments, **options, limits=limits, patience=0.05, max_attempts=4)
+
+    def get(self, path: str, params: Params | None = None) -> Reply:
+        """As `StripeApi.get`."""
+        self._now_or_not()
+        reply = super().get(path, params)
+        self._now_or_not()
+        return reply
+
+    def _now_or_not(self) -> None:
+        with Api.turn:
+            happens = next(Api.around, None)
+        if happens:
+            happens()
+
+
+@cache
+def empty_warehouse() -> bytes:
+    """A private file with the schema in place: making it takes longer than a short history."""
+    with tempfile.TemporaryDirectory(dir=fast_disk()) as root:
+        warehouse = Warehouse(DataFolder(Path(root)))
+        warehouse.load([])
+        return warehouse.folder.private.read_bytes()
+
+
+def fast_disk() -> str | None:
+    """Where files need not reach a disk; histories are about order, the kill tests about what a disk holds."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+class Histories(RuleBasedStateMachine):
+    """A shop, two pipelines on one data folder, and what both live through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        FIGURES["histories"] += 1
+        self.stack = ExitStack()
+        self.local = LocalTime()
+        self.wrong = False
+
+    @initialize(moment=st.integers(0, DAY - 1), ahead=st.sampled_from((0, 0, 600, -600)), before=things)
+    def start(self, moment: int, ahead: float, before: list[Happening]) -> None:
+        """At a moment of the day that is drawn, on a machine whose clock may be wrong."""
+        for name, value in (("time", self.local), ("FIRST_BACKOFF", 0.001)):
+            self.stack.enter_context(mock.patch.object(stripe_api, name, value))
+        self.stack.enter_context(mock.patch.object(sync, "StripeApi", Api))
+        self.local.ahead = ahead
+        today = time.time() // DAY * DAY
+        self.shop = Shop(clock=Clock(today + moment - time.time()))
+        self.told = Told(self.shop)
+        self.server = self.stack.enter_context(Server(self.shop))
+        root = Path(self.stack.enter_context(tempfile.TemporaryDirectory(dir=fast_disk())))
+        self.folder = DataFolder(root)
+        self.folder.prepare()
+        self.folder.private.write_bytes(empty_warehouse())
+        self.first_day = day_of(today) - timedelta(days=HISTORY_DAYS)
+        self.pipelines = [self._pipeline(), self._pipeline()]
+        self._all(before)
+
+    def _pipeline(self) -> Pipeline:
+        pipeline = Pipeline(
+            settings=Settings.model_validate({"history": self.first_day, "sweep": {"requests_a_month": 1_000_000}}),
+            keys=load_keys(KEYS),
+            folder=self.folder,
+            base_url=self.server.url,
+        )
+        return self.stack.enter_context(pipeline)
+
+    def _all(self, happenings: Sequence[Happening]) -> None:
+        for happening in happenings:
+            self.told.happen(happening)
+        FIGURES["happenings"] += len(happenings)
+
+    @rule(happenings=things)
+    def happen(self, happenings: list[Happening]) -> None:
+        """Trade goes on."""
+        self._all(happenings)
+
+    @rule(seconds=st.sampled_from(JUMPS))
+    def wait(self, seconds: int) -> None:
+        """Time passes."""
+        self.shop.clock.advance(seconds)
+
+    @rule(moment=st.sampled_from(MOMENTS))
+    def wait_for_midnight(self, moment: int) -> None:
+        """Time passes until about midnight."""
+        now = self.shop.clock.now()
+        midnight = (now // DAY + 1) * DAY
+        self.shop.clock.advance(midnight + moment - now)
+
+    @rule(ahead=st.sampled_from((0.0, 600.0, -600.0, 0.7)))
+    def set_the_local_clock(self, ahead: float) -> None:
+        """Somebody corrects it, or gets it wrong."""
+        self.local.ahead = ahead
+
+    @rule()
+    def tick(self) -> None:
+        """Nothing disturbs it: what could be known when it began is right."""
+        self._clean(self.pipelines[0].tick)
+
+    @rule(n=st.integers(0, HISTORY_DAYS + 3))
+    def tick_with_a_day(self, n: int) -> None:
+        """A tick that also lists a day, of today's if `n` is 0."""
+        self._clean(lambda: self.pipelines[0].tick([day_of(self.shop.clock.now()) - timedelta(days=n)]))
+
+    @rule(path=paths, nth=st.integers(1, 12), times=st.integers(1, 2), trouble=st.sampled_from(TROUBLES))
+    def tick_in_trouble(self, path: str, nth: int, times: int, trouble: dict[str, Any]) -> None:
+        """Requests fail that succeed when they are sent again."""
+        self.server.faults.append(Fault(path=path, nth=nth, times=times, **trouble))
+        self._clean(self.pipelines[0].tick)
+        self.server.faults.clear()
+
+    @rule(
+        path=paths,
+        nth=st.integers(1, 6),
+        livemode=st.sampled_from((None, True, False)),
+        with_=st.sampled_from(REFUSALS),
+    )
+    def tick_refused(self, path: str, nth: int, livemode: bool | None, with_: dict[str, Any]) -> None:
+        """Requests fail however often they are sent."""
+        self.server.faults.append(Fault(path=path, nth=nth, livemode=livemode, times=None, **with_))
+        with suppress(StripePipelineError):
+            self._run(self.pipelines[0].tick)
+        self.server.faults.clear()
+
+    @rule(nth=st.integers(0, 40), happenings=few_things)
+    def tick_amid_trade(self, nth: int, happenings: list[Happening]) -> None:
+        """Things happen before or after one of its requests."""
+        with self._around(nth, lambda: self._all(happenings)):
+            self._clean(self.pipelines[0].tick)
+
+    @rule(
+        nth=st.integers(0, 40),
+        before=few_things,
+        after=few_things,
+        inner=st.sampled_from(("tick", "tick", "backfill")),
+        outer=st.sampled_from(("tick", "tick", "backfill")),
+    )
+    def two_at_once(self, nth: int, before: list[Happening], after: list[Happening], inner: str, outer: str) -> None:
+        """While one run waits for an answer, or has one it did not store yet, things happen and another one runs."""
+        first, second = (
+            pipeline.tick if kind == "tick" else lambda p=pipeline: p.backfill(self._days(range(8)))  # type: ignore[misc]
+            for kind, pipeline in zip((outer, inner), self.pipelines, strict=True)
+        )
+
+        def meanwhile() -> None:
+            self._all(before)
+            self._run(second)
+            self._all(after)
+
+        with self._around(nth, meanwhile):
+            if outer == "tick":
+                self._clean(first)
+            else:
+                self._run(first)
+
+    @rule(
+        ns=st.lists(st.integers(-1, HISTORY_DAYS), min_size=1, max_size=4),
+        only=st.sampled_from((None, "charges", "fee_details", "invoices")),
+    )
+    def backfill(self, ns: list[int], only: str | None) -> None:
+        """Of random days."""
+        self._run(lambda: self.pipelines[1].backfill(self._days(ns), only and [only]))
+
+    @rule(step=st.sampled_from(STEPS), nth=st.integers(0, 4), done=st.booleans(), which=st.sampled_from((0, 0, 1)))
+    def crash(self, step: str, nth: int, done: bool, which: int) -> None:
+        """A run ends right before or right after it stores something."""
+        owner: Any = self.pipelines[0]
+        *names, name = step.split(".")
+        for it in names:
+            owner = getattr(owner, it)
+        real = getattr(owner, name)
+        left = itertools.count()
+
+        def crashing(*arguments: Any, **options: Any) -> Any:
+            crashes = next(left) == nth
+            if crashes and not done:
+                raise Crash
+            result = real(*arguments, **options)
+            if crashes:
+                raise Crash
+            return result
+
+        with mock.patch.object(owner, name, crashing), suppress(Crash):
+            self._run(
+                self.pipelines[0].tick if which == 0 else lambda: self.pipelines[0].backfill(self._days(range(5)))
+            )
+            FIGURES["crashes"] -= 1
+        FIGURES["crashes"] += 1
+
+    def _days(self, ns: Sequence[int]) -> list[Any]:
+        today = day_of(self.shop.clock.now())
+        return [today - timedelta(days=n) for n in ns]
+
+    @contextmanager
+    def _around(self, nth: int, happens: Callable[[], object]) -> Iterator[None]:
+        with mock.patch.object(Api, "around", iter([*[None] * nth, happens])):
+            yield
+
+    def _run(self, work: Callable[[], Report]) -> Report:
+        FIGURES["runs"] += 1
+        self.wrong = True
+        try:
+            report = work()
+        except (Crash, StripePipelineError):
+            self.wrong = False
+            raise
+        self.wrong = False
+        return report
+
+    def _clean(self, work: Callable[[], Report]) -> None:
+        """Run, and see that everything is right that could be known when it began."""
+        began = self.shop.clock.now()
+        report = self._run(work)
+        self.wrong = True
+        assert not report.failures
+        family = {child.name: child.parent for t in OBJECT_TYPES.values() for child in children_of(t)}
+        for table, livemode, key, stripe, warehouse in differences(self.shop, self.folder.published):
+            assert self.told.known_from.get((family.get(table) or table, livemode, key[0]), 0) > began or (
+                # No event tells that money became available: it is looked up once an hour.
+                table == "balance_transactions"
+                and stripe
+                and warehouse
+                and _but_status(stripe) == _but_status(warehouse)
+            ), (table, livemode, key, stripe, warehouse)
+        self._no_row_twice()
+        self.wrong = False
+
+    def _no_row_twice(self) -> None:
+        with duckdb.connect(str(self.folder.published), read_only=True) as connection:
+            for object_type in OBJECT_TYPES.values():
+                key = ", ".join(object_type.key)
+                sql = f"SELECT {key} FROM raw.{object_type.name} GROUP BY {key} HAVING count(*) > 1"
+                assert connection.execute(sql).fetchall() == [], object_type.name
+
+    def teardown(self) -> None:
+        """A day later everything is right, told or not, and nothing is left to do."""
+        with self.stack:
+            if self.wrong or not hasattr(self, "pipelines"):
+                return
+            self.shop.clock.advance(DAY + 3600)
+            if self.shop.clock.now() % DAY > DAY - 60:
+                self.shop.clock.advance(60)  # not over midnight, when money becomes available
+            self._clean(self.pipelines[0].tick)
+            assert_equal_to_stripe(self.shop, self.folder.published)
+            report = self._run(self.pipelines[0].tick)
+            assert not any(changes.days for changes in report.changes.values())
+            assert_equal_to_stripe(self.shop, self.folder.published)
+
+
+def _but_status(obj: dict[str, Any]) -> dict[str, Any]:
+    return obj | {"status": None}
+
+
+class TestHistories(Histories.TestCase):  # type: ignore[misc]
+    """A few dozen; always the same ones, so that a failure is the change's."""
+
+    settings = settings(
+        max_examples=30,
+        stateful_step_count=10,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )

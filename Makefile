@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Two at a time: the machine this is built on has two cores.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: demo dev test test-duckdb-2 bench lint format lock clean
+.PHONY: demo dev test test-duckdb-2 soak bench lint format lock clean
 
 demo: $(VENV)/.runtime
 	@$(BIN)/stripe-pipeline demo
@@ -21,6 +21,10 @@ test: $(VENV)/.dev
 # The same tests with the next major version of DuckDB laid over the locked one.
 test-duckdb-2: $(VENV)/.dev $(VENV)/.duckdb-2
 	PYTHONPATH=$(VENV)/duckdb-2 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# About an hour: a thousand random histories, two hundred kills, four writers beside four readers.
+soak: $(VENV)/.dev
+	$(BIN)/python -m pytest soak $(PYTEST_ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.backfill

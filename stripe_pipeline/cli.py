@@ -477,44 +477,49 @@ class _Display:
 
     def __init__(self) -> None:
         self.report: Report | None = None
+        # Dagster redirects standard error to its logs while a step runs; this stays with the terminal.
+        self._terminal = Console(file=os.fdopen(os.dup(2), "w")) if err.is_terminal else None
         self._bars = Progress(
             TextColumn("{task.description:20}"),
             BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TextColumn("days, {task.fields[rows]:,} rows"),
-            console=err,
+            console=self._terminal,
             transient=True,
         )
         self._tasks: dict[str, TaskID] = {}
         self._shown: Progress | Status | None = None
 
     def __enter__(self) -> _Display:
-        self._show(err.status("Reading from Stripe …"))
+        self._show("Reading from Stripe …")
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._show(None)
+        if self._terminal:
+            self._terminal.file.close()
 
     def listed(self, table: str, *, days: int, of: int, rows: int) -> None:
         """Move a table's bar."""
         if table not in self._tasks:
             self._tasks[table] = self._bars.add_task(table, total=of, rows=0)
         self._bars.update(self._tasks[table], completed=days, total=of, rows=rows)
-        self._show(self._bars)
+        if self._shown is not self._bars:
+            self._show(self._bars)
 
     def finished(self, report: Report) -> None:
         """Keep what the run did."""
         self.report = report
-        self._show(err.status("Recording the run in Dagster …"))
+        self._show("Recording the run in Dagster …")
 
-    def _show(self, what: Progress | Status | None) -> None:
-        if what is self._shown or not err.is_terminal:
+    def _show(self, what: Progress | str | None) -> None:
+        if self._terminal is None:
             return
         if self._shown:
             self._shown.stop()
-        if what:
-            what.start()
-        self._shown = what
+        self._shown = self._terminal.status(what) if isinstance(what, str) else what
+        if self._shown:
+            self._shown.start()
 
 
 def _answers(url: str, status: int) -> bool:

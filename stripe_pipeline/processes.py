@@ -23,11 +23,13 @@ HOST = "127.0.0.1"
 _GRACE = 15  # seconds; Dagster takes 3 to 8 to end its own processes
 _POLL = 0.2
 
-# Where parents cannot clean up because they are killed, Linux interrupts the child instead (PR_SET_PDEATHSIG). It is
-# asked for in the child itself: a `preexec_fn` could deadlock where the parent has threads.
-_INTERRUPTED_WITH_PARENT = (
+# What a child does before it becomes the program asked for; a `preexec_fn` could deadlock where the parent has threads.
+# It heeds interrupts even if this process was started to ignore them, as shells start what runs in the background. And
+# where the parent is killed and cannot end it, Linux interrupts it instead (PR_SET_PDEATHSIG, which is 1).
+_BEGIN = (
     "import ctypes, os, signal, sys;"
-    "ctypes.CDLL(None).prctl(1, signal.SIGINT);"
+    "signal.signal(signal.SIGINT, signal.SIG_DFL);"
+    "sys.platform == 'linux' and ctypes.CDLL(None).prctl(1, signal.SIGINT);"
     "os.execv(sys.executable, [sys.executable, '-m', *sys.argv[1:]])"
 )
 
@@ -94,10 +96,9 @@ class Processes:
     def start(self, name: str, command: str) -> None:
         """Run `python -m command` in the background; what it prints goes to a file in the logs folder."""
         log = self._logs / f"{name.replace(' ', '-').lower()}.log"
-        how = ["-c", _INTERRUPTED_WITH_PARENT] if sys.platform == "linux" else ["-m"]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, *how, *command.split()],
+                [sys.executable, "-c", _BEGIN, *command.split()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -38,6 +38,7 @@ EVENTS = "events"
 SWEEP = "sweep"
 EVENTS_KEPT = 30 * DAY  # FACTS.md, Events
 OVERLAP = 300  # seconds; events and balance transactions become visible up to a minute late (FACTS.md, Events)
+CLOCK_ERROR = 2  # seconds by which Stripe's clock may be ahead of what it is taken for (`ServerClock`)
 SETTLED = 300  # seconds after a day's end from when its list is taken for complete
 POKES_KEPT = 40 * DAY  # longer than Stripe keeps events, so that none is ever taken for new twice
 
@@ -166,6 +167,8 @@ class Pipeline:
     def _mode(self, api: StripeApi, key: ApiKey) -> Mode:
         """Whose key this is: asked once, then known by the key's fingerprint."""
         account = self.warehouse.account_of(key.fingerprint)
+        if bounds := self.warehouse.clock():
+            api.clock.assume(*bounds)
         if account is None:
             account = api.account()
             self.warehouse.remember_key(key.fingerprint, Mode(account, key.livemode))
@@ -200,6 +203,7 @@ class _Run:
         self._api = api
         self._mode = mode
         self._report = report
+        self._refused: dict[str, set[str]] = {}
         side = "live" if mode.livemode else "test"
         self._readers = {
             name: Reader(api, family, mode, folder=spool / side / name, executor=executors[name])
@@ -217,7 +221,7 @@ class _Run:
         first = EVENTS not in cursors
         scanned_at = self._take_first_cursor() if first else self._scan_events(cursors[EVENTS])
         now = self._api.now()
-        if scanned_at is not None and not first and cursors[EVENTS] < now - EVENTS_KEPT:
+        if scanned_at is not None and not first and cursors[EVENTS] - OVERLAP < now - EVENTS_KEPT:
             self._forget_everything(now - cursors[EVENTS])
         coverage = self._warehouse.coverage(self._mode)
         self._forget_disabled(coverage)
@@ -239,7 +243,9 @@ class _Run:
         failed = self._list(to_list)
         batches = []
         for name, reader in self._readers.items():
-            since = looked.get(name) if day_of(now) not in to_list[name] else None
+            since = looked.get(name)
+            if since and set(_days(day_of(since - OVERLAP), day_of(now))) <= to_list[name].keys():
+                since = None  # listed anyway
             try:
                 if name not in failed:
                     batches += self._read(reader, plans[name], since, poked=bool(wanted[name]))
@@ -257,7 +263,17 @@ class _Run:
         if swept or SWEEP not in cursors:
             moved[self._mode, SWEEP] = now
         self._load(batches, cursors=moved)
-        self._inbox.applied([poke for name, them in pokes.items() if name not in failed for poke in them])
+        # What was read for a poke and then taken for older than what is known is read again at the next tick: another
+        # run may have read the object before it changed and yet a moment later by its idea of Stripe's clock.
+        self._inbox.applied(
+            [
+                poke
+                for name, them in pokes.items()
+                if name not in failed
+                for poke in them
+                if poke.object_id not in self._refused.get(name, ())
+            ]
+        )
         self._inbox.forget(applied_before=time.time() - POKES_KEPT)
 
     def _days_to_list(
@@ -288,7 +304,7 @@ class _Run:
     def _take_first_cursor(self) -> float:
         """Start the event cursor before anything is listed, so that what changes meanwhile is told at the next tick."""
         started = self._api.get("/v1/events", {"limit": 1}).sent_at
-        self._warehouse.load([], cursors={(self._mode, EVENTS): started})
+        self._warehouse.load([], cursors={(self._mode, EVENTS): started}, clock=self._api.clock.bounds)
         return started
 
     def _scan_events(self, cursor: float) -> float | None:
@@ -347,7 +363,7 @@ class _Run:
             # Wanted but not listed: deleted meanwhile, or older than it said.
             ids = ids - listed
         if ids:
-            batches.append(reader.read_again(ids))
+            batches.append(reader.read_again(ids, since=day_start(self._settings.history)))
         return batches
 
     def _list(self, days: Mapping[str, Mapping[date, str]]) -> set[str]:
@@ -358,7 +374,7 @@ class _Run:
         news: queue.Queue[tuple[str, DayRead | Exception | None]] = queue.Queue()
         if self._api.spent() == 0 and max(max(wanted, default=date.min) for wanted in days.values()) >= today():
             self._api.account()  # Any answer tells what time it is at Stripe, which bounds the lists of today.
-        until = int(self._api.now()) + 1
+        until = int(self._api.now()) + 1 + CLOCK_ERROR
         open_lists = set()
         for name, wanted in days.items():
             if wanted:
@@ -409,8 +425,10 @@ class _Run:
         """Load; then ask for each object that a complete list did not name whether it is gone, and load that."""
         if not batches and not cursors:
             return
-        loaded = self._warehouse.load(batches, cursors=cursors)
+        loaded = self._warehouse.load(batches, cursors=cursors, clock=self._api.clock.bounds)
         self._report.add(loaded)
+        for name, refused in loaded.refused.items():
+            self._refused.setdefault(name, set()).update(refused)
         for batch in batches:
             for table in (batch.object_type, *children_of(batch.object_type)):
                 self._report.listed.setdefault(table.name, set()).update(day.day for day in batch.days)
@@ -518,9 +536,9 @@ def _unlisted(
             if not followed:
                 days.add(day)
         else:
-            if not followed and not all(found):
+            followed = followed or all(found)
+            if not followed:
                 days.add(day)
-            followed = True
     return days
 
 

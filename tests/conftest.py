@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,9 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.emulator import Server, Shop
 from stripe_pipeline.settings import Settings, load_keys
 from stripe_pipeline.sync import Pipeline
+
+# Tests press Ctrl-C. A shell that runs pytest in the background has SIGINT ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 KEYS = {"STRIPE_API_KEY": "sk_live_of_the_tests", "STRIPE_TEST_API_KEY": "sk_test_of_the_tests"}
 

@@ -58,7 +58,7 @@ class Trade:
             {"application_fee": 100},
         )
         self.shop.create_payment(
-            customer and customer["id"],
+            customer["id"] if customer else None,
             amount=100 + self._number,
             outcome=OUTCOMES[self._number % len(OUTCOMES)],
             **special[self._number % len(special)],
@@ -114,7 +114,7 @@ class Trade:
         """An invoice of up to 25 lines, every other one a draft."""
         customer = self._any("customers")
         self.shop.create_invoice(
-            customer and customer["id"], n_lines=self._number % 26, draft=self._number % 2 == 0, **self._made
+            customer["id"] if customer else None, n_lines=self._number % 26, draft=self._number % 2 == 0, **self._made
         )
 
     def finalize(self) -> None:
@@ -143,7 +143,8 @@ class Trade:
         """Another description, or another amount."""
         if found := self._line():
             change = {"amount": self._number} if self._number % 2 else {"description": f"Line {self._number}"}
-            self.shop.update_invoice_line(*found, **change, **self._on)
+            invoice, line = found
+            self.shop.update_invoice_line(invoice, line, **change, **self._on)
 
     def line_removed(self) -> None:
         """One line less."""

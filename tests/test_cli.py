@@ -5,8 +5,10 @@ How `demo` runs and ends is in `test_demo`, what a run does to the tables in the
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import pty
 import shutil
 import signal
 import socket
@@ -188,6 +190,23 @@ def test_sync_is_silent_but_for_its_table_and_recorded_as_the_job(project: Proje
         for table in OBJECT_TYPES:
             days = instance.get_materialized_partitions(dg.AssetKey(["raw", table]))
             assert days == {f"{today() - timedelta(days=n)}" for n in range(DAYS + 1)}
+
+
+def test_progress_is_shown_on_a_terminal(project: Project) -> None:
+    terminal, its_other_end = pty.openpty()
+    os.environ["TERM"] = "xterm"
+    with subprocess.Popen(
+        [COMMAND, "sync"], cwd=project.root, stdout=subprocess.PIPE, stderr=its_other_end, start_new_session=True
+    ) as command:
+        os.close(its_other_end)
+        shown = b""
+        with contextlib.suppress(OSError):  # the way a terminal says that nobody writes to it any more
+            while chunk := os.read(terminal, 4096):
+                shown += chunk
+        assert command.wait(60) == 0
+    os.close(terminal)
+    for expected in ("Reading from Stripe", "charges", f"{DAYS + 1}/{DAYS + 1}", "Recording the run in Dagster"):
+        assert expected in shown.decode()
 
 
 def test_a_relative_data_folder_is_where_it_was_typed(project: Project) -> None:
@@ -424,17 +443,19 @@ def test_keys_may_be_in_the_env_file_that_dagster_reads(project: Project, run: R
     assert not project.folder.root.exists()
 
 
-def test_ctrl_c_stops_a_tick_at_once(project: Project, api: Server) -> None:
+@pytest.mark.parametrize(("command", "number"), [("sync", signal.SIGINT), ("check", signal.SIGTERM)])
+def test_a_request_to_stop_is_followed_at_once(
+    project: Project, api: Server, command: str, number: signal.Signals
+) -> None:
     api.faults.append(Fault(path="/v1/charges", delay=1, times=None))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        api.requests.clear()
-        with process("sync", cwd=project.root) as command:
-            while not any(request.path == "/v1/charges" for request in api.requests):
-                assert command.poll() is None
-                time.sleep(0.05)
-            command.send_signal(number)
-            out, err = command.communicate(timeout=15)
-        assert (command.returncode, out, err) == (130, "", "Stopped.\n")
+    api.requests.clear()
+    with process(command, cwd=project.root) as running:
+        while not any(request.path == "/v1/charges" for request in api.requests):
+            assert running.poll() is None
+            time.sleep(0.05)
+        running.send_signal(number)
+        _, err = running.communicate(timeout=15)
+    assert (running.returncode, err) == (130, "Stopped.\n")
 
 
 def test_dev_needs_a_key_and_data_of_an_account(project: Project, run: Run) -> None:

@@ -172,7 +172,8 @@ def test_demo_from_start_to_end(clone: Path, start: Start) -> None:
     assert count(folder, "raw.charges") > charges
     with duckdb.connect(str(folder.published), read_only=True) as connection:
         listed = connection.execute(
-            "SELECT count(*) FROM pipeline.coverage WHERE listed_at >= ? AND list_contains(?, day::VARCHAR) AND livemode",
+            "SELECT count(*) FROM pipeline.coverage"
+            " WHERE listed_at >= ? AND list_contains(?, day::VARCHAR) AND livemode",
             [launched_at, days],
         ).fetchall()
         doubled = connection.execute("SELECT id FROM raw.charges GROUP BY ALL HAVING count(*) > 1").fetchall()
@@ -234,7 +235,8 @@ def test_processes_end_with_the_block_and_one_that_ends_alone_is_named(tmp_path:
 @pytest.mark.usefixtures("sleeper")
 def test_processes_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     parent_of_sleeper = (
-        "import pathlib, time; from stripe_pipeline.processes import Processes\n"
+        "import pathlib, signal, time; from stripe_pipeline.processes import Processes\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)  # as what a shell runs in the background\n"
         f"with Processes(pathlib.Path({str(tmp_path)!r})) as processes:\n"
         "    processes.start('Sleeper', 'sleeper'); time.sleep(60)"
     )

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 import tempfile
 import threading
 import time
@@ -29,10 +28,10 @@ from stripe_pipeline import sync
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.emulator import LOCK_TIMEOUT, Clock, Fault, Server, Shop
 from stripe_pipeline.errors import StripePipelineError
-from stripe_pipeline.objects import OBJECT_TYPES, children_of
+from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.resources import stripe_api
 from stripe_pipeline.resources.rate_limits import RateLimits
-from stripe_pipeline.resources.reading import DAY, day_of, day_start
+from stripe_pipeline.resources.reading import DAY, day_of
 from stripe_pipeline.resources.stripe_api import Params, Reply, StripeApi
 from stripe_pipeline.resources.warehouse import Warehouse
 from stripe_pipeline.settings import Settings, load_keys
@@ -58,6 +57,7 @@ REFUSALS: tuple[dict[str, Any], ...] = (*TROUBLES, {"status": 400}, {"status": 4
 JUMPS = (2, 50, 400, 3700, 6 * 3600, DAY, 3 * DAY, 29 * DAY, 30 * DAY - 30, 30 * DAY, 30 * DAY + 30, 45 * DAY)
 MOMENTS = (-2, 1, 120, 330)
 """Seconds from a midnight: days end, begin, and are sealed."""
+FAMILY = {child.name: child.parent for child in OBJECT_TYPES.values() if child.parent}
 STEPS = ("warehouse.load", "warehouse.publish", "warehouse.forget_coverage", "_inbox.add", "_inbox.applied")
 
 things = st.lists(
@@ -161,6 +161,7 @@ class Histories(RuleBasedStateMachine):
             folder=self.folder,
             base_url=self.server.url,
         )
+        pipeline.warehouse._prepared = True  # see `empty_warehouse`
         return self.stack.enter_context(pipeline)
 
     def _all(self, happenings: Sequence[Happening]) -> None:
@@ -236,13 +237,13 @@ class Histories(RuleBasedStateMachine):
     def two_at_once(self, nth: int, before: list[Happening], after: list[Happening], inner: str, outer: str) -> None:
         """While one run waits for an answer, or has one it did not store yet, things happen and another one runs."""
         first, second = (
-            pipeline.tick if kind == "tick" else lambda p=pipeline: p.backfill(self._days(range(8)))  # type: ignore[misc]
+            pipeline.tick if kind == "tick" else lambda p=pipeline: p.backfill(self._days(range(8)))
             for kind, pipeline in zip((outer, inner), self.pipelines, strict=True)
         )
 
         def meanwhile() -> None:
             self._all(before)
-            self._run(second)
+            self._run(second, apart=False)
             self._all(after)
 
         with self._around(nth, meanwhile):
@@ -294,8 +295,12 @@ class Histories(RuleBasedStateMachine):
         with mock.patch.object(Api, "around", iter([*[None] * nth, happens])):
             yield
 
-    def _run(self, work: Callable[[], Report]) -> Report:
+    def _run(self, work: Callable[[], Report], *, apart: bool = True) -> Report:
         FIGURES["runs"] += 1
+        if apart:
+            # Runs that follow each other closer than Stripe's clock is known to them put right at the next tick what
+            # they took for older than it is.
+            self.shop.clock.advance(1 + sync.CLOCK_ERROR)
         self.wrong = True
         try:
             report = work()
@@ -307,19 +312,16 @@ class Histories(RuleBasedStateMachine):
 
     def _clean(self, work: Callable[[], Report]) -> None:
         """Run, and see that everything is right that could be known when it began."""
-        began = self.shop.clock.now()
+        began = self.shop.clock.now() + 1 + sync.CLOCK_ERROR
         report = self._run(work)
         self.wrong = True
         assert not report.failures
-        family = {child.name: child.parent for t in OBJECT_TYPES.values() for child in children_of(t)}
         for table, livemode, key, stripe, warehouse in differences(self.shop, self.folder.published):
-            assert self.told.known_from.get((family.get(table) or table, livemode, key[0]), 0) > began or (
-                # No event tells that money became available: it is looked up once an hour.
-                table == "balance_transactions"
-                and stripe
-                and warehouse
-                and _but_status(stripe) == _but_status(warehouse)
-            ), (table, livemode, key, stripe, warehouse)
+            known_from = self.told.known_from.get((FAMILY.get(table, table), livemode, key[0]), 0.0)
+            # No event tells that money became available: it is looked up once an hour. And Stripe's clock is known to
+            # about two seconds only: a first tick right after midnight may not know yet that there is a new day.
+            settled = table == "balance_transactions" and _but_status(stripe) == _but_status(warehouse)
+            assert known_from > began or settled or began % DAY < 3, (table, livemode, key, stripe, warehouse)
         self._no_row_twice()
         self.wrong = False
 
@@ -345,18 +347,17 @@ class Histories(RuleBasedStateMachine):
             assert_equal_to_stripe(self.shop, self.folder.published)
 
 
-def _but_status(obj: dict[str, Any]) -> dict[str, Any]:
-    return obj | {"status": None}
+def _but_status(obj: dict[str, Any] | None) -> dict[str, Any]:
+    return (obj or {}) | {"status": None}
 
 
-class TestHistories(Histories.TestCase):  # type: ignore[misc]
-    """A few dozen; always the same ones, so that a failure is the change's."""
-
-    settings = settings(
-        max_examples=30,
-        stateful_step_count=10,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
+TestHistories = Histories.TestCase
+# Always the same few dozen, so that a failure is the change's.
+TestHistories.settings = settings(
+    max_examples=24,
+    stateful_step_count=10,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)

@@ -188,11 +188,6 @@ def test_what_cannot_be_a_key_is_refused_without_being_repeated(text: str) -> No
     assert not text or text not in str(caught.value)
 
 
-def test_an_address_that_is_none_is_refused() -> None:
-    with pytest.raises(errors.SettingsError, match="STRIPE_API_BASE"):
-        StripeApi(KEY, base_url="api.stripe.com")
-
-
 # What is sent
 
 

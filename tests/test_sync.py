@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 
 import pytest
 
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.emulator import Fault, Server, Shop
-from stripe_pipeline.errors import AuthenticationFailed, PermissionMissing, Unavailable, WarehouseError
+from stripe_pipeline.errors import AuthenticationFailed, Unavailable
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.resources.reading import DAY, day_of
 from stripe_pipeline.sync import EVENTS, SWEEP, Pipeline
@@ -25,7 +25,7 @@ def settle(pipeline: Pipeline, server: Server) -> None:
     server.requests.clear()
 
 
-def test_first_tick_loads_the_whole_history_and_the_second_changes_nothing(
+def test_a_second_tick_and_a_backfill_of_everything_change_nothing(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     shop.seed_history(45)
@@ -122,29 +122,6 @@ def test_a_backfill_of_one_table_brings_its_family_and_nothing_else(
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_pending_balance_transactions_are_read_again_when_due(
-    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
-) -> None:
-    pipeline = make_pipeline()
-    shop.create_payment(created=back(shop, 1))
-    pipeline.tick()
-    assert ask(folder.published, "SELECT status FROM test.balance_transactions") == [("pending",)]
-    shop.clock.advance(8 * DAY)
-    pipeline.tick()
-    assert ask(folder.published, "SELECT status FROM test.balance_transactions") == [("available",)]
-    assert_equal_to_stripe(shop, folder.published)
-
-
-def test_an_idle_tick_spends_two_requests(make_pipeline: MakePipeline, server: Server, shop: Shop) -> None:
-    shop.seed_history(3)
-    pipeline = make_pipeline(LIVE_KEY)
-    settle(pipeline, server)
-    report = pipeline.tick()
-    assert [request.path for request in server.requests] == ["/v1/events", "/v1/balance_transactions"]
-    assert report.requests.total() == 2
-    assert changed(report) == {}
-
-
 def test_a_tick_after_one_refund_of_an_old_charge_spends_at_most_six_requests(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
@@ -156,50 +133,6 @@ def test_a_tick_after_one_refund_of_an_old_charge_spends_at_most_six_requests(
     pipeline.tick()
     assert len(server.requests) <= 6
     assert ask(folder.published, f"SELECT refunded FROM live.charges WHERE id = '{charge}'") == [(True,)]
-
-
-def test_a_type_that_is_refused_keeps_its_rows_and_the_others_go_on(
-    make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
-) -> None:
-    pipeline = make_pipeline({"STRIPE_API_KEY": "rk_test_of_the_tests"})
-    charge = shop.create_payment(created=back(shop, 5))["latest_charge"]
-    shop.refund(charge, amount=100, created=back(shop, 4))
-    pipeline.tick()
-    before = rows(folder.published, "raw.refunds")
-    covered = "SELECT * FROM pipeline.coverage WHERE object_type = 'refunds' ORDER BY day"
-    coverage = ask(folder.published, covered)
-
-    server.deny("refunds")
-    shop.refund(charge, amount=200)
-    report = pipeline.tick()
-    assert isinstance(report.failures["refunds"], PermissionMissing)
-    assert report.failures.keys() == {"refunds"}
-    assert rows(folder.published, "raw.refunds") == before
-    assert ask(folder.published, covered) == coverage
-    assert ask(folder.published, "SELECT amount_refunded FROM test.charges") == [(300,)]
-    refused = pipeline.backfill([day_of(back(shop, 4))])
-    assert refused.failures.keys() == {"refunds"}
-    assert ask(folder.published, covered) == coverage
-
-    server.allow("refunds")
-    assert not pipeline.tick().failures
-    assert_equal_to_stripe(shop, folder.published)
-
-
-def test_a_list_that_is_refused_half_way_stores_nothing_of_it(
-    make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
-) -> None:
-    for n in range(250):
-        shop.create_customer(created=back(shop, n / 10))
-    server.faults.append(Fault(path="/v1/customers", livemode=False, nth=3, status=400, times=None))
-    report = make_pipeline().tick()
-    assert report.failures.keys() == {"customers"}
-    assert rows(folder.published, "raw.customers") == []
-    covered = "SELECT count(*) FROM pipeline.coverage WHERE object_type = 'customers' AND NOT livemode"
-    assert ask(folder.published, covered) == [(0,)]
-    server.faults.clear()
-    make_pipeline().tick()
-    assert_equal_to_stripe(shop, folder.published)
 
 
 def test_without_permission_for_events_tables_are_still_listed(
@@ -288,18 +221,6 @@ def test_the_sweep_finds_within_a_day_what_no_event_told_and_keeps_to_its_budget
     assert len(server.requests) - without <= 2 * 3000 / 30
 
 
-def test_after_31_days_everything_is_listed_again_and_it_says_so(
-    pipeline: Pipeline, shop: Shop, folder: DataFolder
-) -> None:
-    old = shop.create_customer(name="Before", created=back(shop, 20))["id"]
-    pipeline.tick()
-    shop.update("customers", old, name="After")
-    shop.clock.advance(31 * DAY)
-    report = pipeline.tick()
-    assert any("31 days ago" in note for note in report.notes)
-    assert ask(folder.published, "SELECT name FROM test.customers") == [("After",)]
-
-
 def test_an_object_type_switched_on_again_is_listed_again(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
@@ -312,59 +233,6 @@ def test_an_object_type_switched_on_again_is_listed_again(
     assert ask(folder.published, "SELECT name FROM test.customers") == [("Before",)]
     make_pipeline().tick()
     assert_equal_to_stripe(shop, folder.published)
-
-
-def test_what_is_older_than_the_history_asked_for_stays_out(
-    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
-) -> None:
-    pipeline = make_pipeline(history=(datetime.now(UTC) - timedelta(days=10)).date())
-    old = shop.create_customer(created=back(shop, 30))["id"]
-    young = shop.create_customer(created=back(shop, 5))["id"]
-    pipeline.tick()
-    shop.update("customers", old, name="News")
-    pipeline.tick()
-    assert [row["id"] for row in rows(folder.published, "raw.customers")] == [young]
-
-
-def test_a_key_of_another_account_is_refused(make_pipeline: MakePipeline, shop: Shop, folder: DataFolder) -> None:
-    shop.create_customer()
-    make_pipeline().tick()
-    before = everything(folder.published)
-    with Server(Shop(account="acct_1Other")) as other:
-        other.shop.create_customer()
-        with pytest.raises(WarehouseError, match="acct_1Other"):
-            make_pipeline({"STRIPE_API_KEY": "sk_test_of_another_account"}, url=other.url).tick()
-    assert everything(folder.published) == before
-
-
-@pytest.mark.parametrize("minutes", [-10, 10])
-def test_a_local_clock_that_is_wrong_loses_nothing(
-    pipeline: Pipeline, shop: Shop, folder: DataFolder, minutes: int
-) -> None:
-    shop.clock.advance(minutes * 60)
-    shop.seed_history(3)
-    pipeline.tick()
-    assert_equal_to_stripe(shop, folder.published)
-    for _ in range(20):
-        shop.trade()
-    pipeline.tick()
-    assert_equal_to_stripe(shop, folder.published)
-    pipeline.backfill([day_of(shop.clock.now())])
-    assert_equal_to_stripe(shop, folder.published)
-
-
-def test_livemode_is_right_on_every_row_of_all_nine_tables(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
-    for livemode in (True, False):
-        charge = shop.create_payment(livemode=livemode)["latest_charge"]
-        shop.refund(charge, amount=10, livemode=livemode)
-        shop.dispute(charge, livemode=livemode)
-        shop.create_invoice(livemode=livemode)
-    pipeline.tick()
-    assert_equal_to_stripe(shop, folder.published)
-    for table in OBJECT_TYPES:
-        counts = dict(ask(folder.published, f"SELECT livemode, count(*) FROM raw.{table} GROUP BY ALL"))
-        assert counts.keys() == {True, False}, table
-        assert counts[True] == len(rows(folder.published, f"live.{table}"))
 
 
 def test_coverage_and_cursors_can_be_asked_in_sql(make_pipeline: MakePipeline, shop: Shop, folder: DataFolder) -> None:

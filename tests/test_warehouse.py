@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.objects import CUSTOMERS, INVOICES, OBJECT_TYPES
 from stripe_pipeline.resources import publisher
+from stripe_pipeline.resources.inbox import Inbox
 from stripe_pipeline.resources.warehouse import Batch, ListedDay, Mode, Tombstone, Warehouse
 from stripe_pipeline.rows import Surprises, shape
 from tests.stripe_state import all_columns, rows
@@ -113,6 +115,32 @@ def test_a_deleted_object_stays_deleted_for_older_news(warehouse: Warehouse, tmp
     warehouse.load([batch_of(tmp_path, customer("late news"), at=NOON + 20)])
     assert names(warehouse) == []
     assert [row["name"] for row in rows(warehouse.folder.published, "raw.customers")] == ["Ada"]
+
+
+def test_what_was_gone_before_anything_of_it_was_stored_is_not_stored_by_older_news(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
+    warehouse.load([Batch(CUSTOMERS, TEST, tombstones=[Tombstone("cus_1", NOON + 30)])])
+    late = warehouse.load([batch_of(tmp_path, customer("on its way"), at=NOON + 20)])
+    assert names(warehouse) == []
+    assert late.refused == {"customers": {"cus_1"}}
+
+
+def test_what_is_refused_is_named_so_that_it_can_be_read_again(warehouse: Warehouse, tmp_path: Path) -> None:
+    assert warehouse.load([batch_of(tmp_path, customer("Ada"), at=NOON + 30)]).refused == {"customers": set()}
+    older = warehouse.load([batch_of(tmp_path, customer("older"), at=NOON)])
+    assert older.refused == {"customers": {"cus_1"}}
+    gone = warehouse.load([Batch(CUSTOMERS, TEST, tombstones=[Tombstone("cus_1", NOON)])])
+    assert gone.refused == {"customers": {"cus_1"}}
+    assert names(warehouse) == ["Ada"]
+
+
+def test_a_list_that_is_stored_late_does_not_make_a_later_one_forgotten(warehouse: Warehouse, tmp_path: Path) -> None:
+    warehouse.load([batch_of(tmp_path, customer("Ada"), at=NOON + 50, **listed(NOON + 50))])
+    warehouse.load([batch_of(tmp_path, customer("Ada"), at=NOON + 30, **listed(NOON + 30))])
+    assert warehouse.coverage(TEST)["customers", DAY].listed_at == NOON + 50
+    warehouse.load([batch_of(tmp_path, customer("in between", object_id="cus_2"), at=NOON + 40)])
+    assert names(warehouse) == ["Ada"]
 
 
 def test_a_key_that_was_read_twice_is_one_row(warehouse: Warehouse, tmp_path: Path) -> None:
@@ -294,3 +322,18 @@ def test_every_table_has_its_views_and_bookkeeping(warehouse: Warehouse) -> None
         assert columns["raw", object_type.name, "livemode"] == "BOOLEAN"
     assert columns["raw", INVOICES.name, "total"] == "BIGINT"
     assert {table for schema, table, _ in columns if schema == "pipeline"} >= {"coverage", "cursors"}
+
+
+def test_an_inbox_may_be_made_by_several_at_once(folder: DataFolder) -> None:
+    folder.prepare()
+    together = threading.Barrier(8)
+
+    def make(_: int) -> int:
+        together.wait()
+        inbox = Inbox(folder)
+        waiting = len(inbox.waiting(TEST))
+        inbox.close()
+        return waiting
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(make, range(8))) == [0] * 8

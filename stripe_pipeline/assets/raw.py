@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import dagster as dg
 
-from stripe_pipeline.errors import Cancelled, StripePipelineError
+from stripe_pipeline.errors import Cancelled, StripePipelineError, by_cause
 from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
 from stripe_pipeline.resources.warehouse import Changes, table_columns
 from stripe_pipeline.settings import Settings
@@ -139,7 +139,7 @@ def _report(
             )
     if report.failures:
         raise dg.Failure(
-            description=_sentence(report),
+            description=" — ".join(f"{', '.join(tables)}: {error}" for tables, error in by_cause(report.failures)),
             metadata={table: str(error) for table, error in report.failures.items()},
             allow_retries=False,
         )
@@ -154,10 +154,3 @@ def _metadata(changes: Changes, day: date) -> dict[str, int]:
     if day in changes.rows:
         metadata["dagster/partition_row_count"] = changes.rows[day]
     return metadata
-
-
-def _sentence(report: Report) -> str:
-    reasons: dict[str, list[str]] = {}
-    for table, error in report.failures.items():
-        reasons.setdefault(str(error), []).append(table)
-    return " — ".join(f"{', '.join(tables)}: {reason}" for reason, tables in reasons.items())

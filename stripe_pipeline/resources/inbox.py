@@ -65,7 +65,11 @@ class Inbox:
                 if connection.dialect.name == "sqlite":
                     # Readers and the one writer do not block each other.
                     connection.exec_driver_sql("PRAGMA journal_mode = WAL")
-            _METADATA.create_all(self._engine)
+            with self._engine.begin() as connection:
+                # `create_all` looks first and creates then: of several processes that begin at once all but one fail.
+                connection.execute(sa.schema.CreateTable(_POKES, if_not_exists=True))
+                for index in _POKES.indexes:
+                    connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
         except sa.exc.DBAPIError as error:
             raise WarehouseError(
                 f"The inbox {folder.inbox} cannot be used ({error.orig})",

@@ -200,8 +200,9 @@ class Reader:
             ]
         return lines
 
-    def read_again(self, ids: Iterable[str]) -> Batch:
-        """Retrieve each id, with its children. What Stripe says is gone comes back as a tombstone.
+    def read_again(self, ids: Iterable[str], *, since: int = 0) -> Batch:
+        """Retrieve each id, with its children. What Stripe says is gone comes back as a tombstone; what turns out to
+        be made before `since` (Unix seconds) is left out.
 
         Raises what `StripeApi.get` raises, but for `NotFound`.
         """
@@ -213,6 +214,8 @@ class Reader:
                 batch.tombstones.append(objects)
                 continue
             created, lines = objects
+            if created < since:
+                continue
             batch.first, batch.last = min(batch.first, created), max(batch.last, created)
             self._write(batch, stem, lines)
         return batch

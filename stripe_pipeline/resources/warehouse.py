@@ -28,6 +28,7 @@ FORMAT = 1
 """Layout of the file; raised when older code could no longer write it rightly."""
 
 _LOCK_TIMEOUT = 600  # seconds; loads hold the lock for seconds at most, so a longer wait is a process that hangs
+_LONGEST_RUN = 86_400  # seconds from reading a page to loading it
 _MODES = {"live": True, "test": False}
 
 
@@ -112,6 +113,8 @@ class Loaded:
     missing: list[tuple[Batch, dict[date, list[str]]]] = field(default_factory=list)
     """Ids by day that the table holds and a complete list of their day did not name. Those days were loaded but not
     recorded as listed: whether the objects are gone must be asked first."""
+    refused: dict[str, set[str]] = field(default_factory=dict)
+    """Ids by table name of what was not stored because something newer is known, or nothing of it any more."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,11 @@ class Warehouse:
                     f"Another process has been writing to {self.folder.private} for over {_LOCK_TIMEOUT} seconds",
                     "See whether a stripe-pipeline or Dagster process hangs, and end it",
                 ) from None
+            except OSError as error:
+                raise WarehouseError(
+                    f"The lock {self.folder.lock} cannot be taken ({error.strerror})",
+                    "Give this user write access to it",
+                ) from error
             try:
                 connection = self._connect()
                 try:
@@ -181,11 +189,18 @@ class Warehouse:
             ) from error
         return connection
 
-    def load(self, batches: Sequence[Batch], *, cursors: dict[tuple[Mode, str], float] | None = None) -> Loaded:
+    def load(
+        self,
+        batches: Sequence[Batch],
+        *,
+        cursors: dict[tuple[Mode, str], float] | None = None,
+        clock: tuple[float, float] | None = None,
+    ) -> Loaded:
         """Write what was read, with its coverage and cursors, in one transaction.
 
         A row is replaced by what was requested at the same time or later on Stripe's clock, never by anything older.
-        `cursors`: seconds on Stripe's clock by mode and name. Raises `WarehouseError`; then nothing was written.
+        `cursors`: seconds on Stripe's clock by mode and name. `clock`: the bounds between which Stripe's clock is
+        ahead of the local one. Raises `WarehouseError`; then nothing was written.
         """
         loaded = Loaded()
         with self._open() as connection:
@@ -195,6 +210,8 @@ class Warehouse:
                     _load_batch(connection, batch, loaded)
                 for (mode, name), at in (cursors or {}).items():
                     _set_cursor(connection, mode, name, at)
+                if clock:
+                    _set_clock(connection, *clock)
                 connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
                 connection.execute("COMMIT")
                 connection.execute(f"CHECKPOINT {CATALOG}")
@@ -229,6 +246,12 @@ class Warehouse:
             "SELECT name, epoch_us(read_until) / 1e6 FROM pipeline.cursors WHERE account = ? AND livemode = ?", mode
         )
         return {str(name): float(at) for name, at in rows}
+
+    def clock(self) -> tuple[float, float] | None:
+        """The bounds, in seconds, between which Stripe's clock was last found to be ahead of the local one."""
+        with self._open() as connection:
+            found = connection.execute("SELECT lowest, highest FROM pipeline.clock").fetchall()
+        return (float(found[0][0]), float(found[0][1])) if found else None
 
     def coverage(self, mode: Mode) -> dict[tuple[str, date], Covered]:
         """What is known to be listed completely, by table name and day."""
@@ -354,7 +377,10 @@ def _ensure_schema(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
 _PIPELINE_TABLES = {
     "meta": "format INTEGER, revision BIGINT",
     "keys": "fingerprint VARCHAR, account VARCHAR, livemode BOOLEAN",
+    "clock": "lowest DOUBLE, highest DOUBLE",
     "cursors": "account VARCHAR, livemode BOOLEAN, name VARCHAR, read_until TIMESTAMPTZ",
+    # Found gone before anything of them was stored: a list on its way may still hold them.
+    "gone": "object_type VARCHAR, id VARCHAR, found_at TIMESTAMPTZ",
     "coverage": "object_type VARCHAR, account VARCHAR, livemode BOOLEAN, day DATE, listed_at TIMESTAMPTZ,"
     ' listed_until TIMESTAMPTZ, "rows" BIGINT, how VARCHAR',
 }
@@ -381,6 +407,8 @@ def _load_batch(connection: duckdb.DuckDBPyConnection, batch: Batch, loaded: Loa
     _stage_days(connection, batch.days)
     _stage(connection, parent, batch)
     _judge(connection, parent, batch, bounds)
+    refused = connection.execute("SELECT id FROM temp.incoming ANTI JOIN temp.accepted USING (id)").fetchall()
+    loaded.refused.setdefault(parent.name, set()).update(object_id for (object_id,) in refused)
     changes = loaded.changes.setdefault(parent.name, Changes())
     _count(connection, parent, changes)
     missing = {} if batch.nothing_missing else _missing(connection, parent, batch, bounds)
@@ -474,8 +502,11 @@ def _judge(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch
         f" LEFT JOIN pipeline.coverage v ON v.object_type = ? AND v.account = ? AND v.livemode = ?"
         f" AND v.day = i.created::DATE"
         f" WHERE (c._fetched_at IS NULL OR i._fetched_at >= c._fetched_at)"
-        f" AND (v.listed_at IS NULL OR i._fetched_at >= v.listed_at)",
-        [object_type.name, batch.mode.account, batch.mode.livemode],
+        # A list knows nothing of what was made after its bound, however late it was requested.
+        f" AND (v.listed_at IS NULL OR i._fetched_at >= v.listed_at OR i.created >= v.listed_until)"
+        f" AND NOT EXISTS (SELECT 1 FROM pipeline.gone g WHERE g.object_type = ? AND g.id = i.id"
+        f" AND g.found_at > i._fetched_at)",
+        [object_type.name, batch.mode.account, batch.mode.livemode, object_type.name],
     )
 
 
@@ -558,6 +589,27 @@ def _bury(connection: duckdb.DuckDBPyConnection, batch: Batch, loaded: Loaded) -
                 [tombstone.id],
             ).fetchall()
             loaded.changes[object_type.name].deleted.update(day for (day,) in buried)
+    if batch.tombstones:
+        _note_gone(connection, batch)
+        alive = connection.execute(
+            f"SELECT id FROM raw.{batch.object_type.name} WHERE id IN (SELECT unnest(?)) AND _deleted_at IS NULL",
+            [[tombstone.id for tombstone in batch.tombstones]],
+        ).fetchall()
+        loaded.refused.setdefault(batch.object_type.name, set()).update(object_id for (object_id,) in alive)
+
+
+def _note_gone(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
+    """Remember what is gone and has no row that could be marked, for as long as a run may take."""
+    for tombstone in batch.tombstones:
+        at = microseconds(tombstone.found_at)
+        connection.execute(
+            f"INSERT INTO pipeline.gone SELECT ?, ?, make_timestamptz({at})"
+            f" WHERE NOT EXISTS (SELECT 1 FROM raw.{batch.object_type.name} WHERE id = ?)",
+            [batch.object_type.name, tombstone.id, tombstone.id],
+        )
+        connection.execute(
+            f"DELETE FROM pipeline.gone WHERE found_at < make_timestamptz({at - _LONGEST_RUN * 1_000_000})"
+        )
 
 
 def _row_counts(
@@ -581,6 +633,12 @@ def _record_coverage(
     days = [listed.day for listed in batch.days]
     rows = [counts[day, batch.mode.livemode] for day in days]
     where = [object_type.name, batch.mode.account, batch.mode.livemode]
+    # Another run may have listed a day later and stored it sooner.
+    connection.execute(
+        "DELETE FROM temp.listed AS l USING pipeline.coverage AS c WHERE c.day = l.day AND c.listed_at > l.listed_at"
+        " AND object_type = ? AND account = ? AND livemode = ?",
+        where,
+    )
     connection.execute(
         "DELETE FROM pipeline.coverage USING temp.listed AS l WHERE coverage.day = l.day"
         " AND object_type = ? AND account = ? AND livemode = ?",
@@ -604,6 +662,15 @@ def _set_cursor(connection: duckdb.DuckDBPyConnection, mode: Mode, name: str, at
         return
     connection.execute("DELETE FROM pipeline.cursors WHERE account = ? AND livemode = ? AND name = ?", where)
     connection.execute("INSERT INTO pipeline.cursors VALUES (?, ?, ?, make_timestamptz(?))", [*where, microseconds(at)])
+
+
+def _set_clock(connection: duckdb.DuckDBPyConnection, lowest: float, highest: float) -> None:
+    """Narrow the bounds of the clock's offset, or replace them where these contradict them: a clock was set."""
+    for known_lowest, known_highest in connection.execute("SELECT lowest, highest FROM pipeline.clock").fetchall():
+        if max(lowest, known_lowest) <= min(highest, known_highest):
+            lowest, highest = max(lowest, known_lowest), min(highest, known_highest)
+    connection.execute("DELETE FROM pipeline.clock")
+    connection.execute("INSERT INTO pipeline.clock VALUES (?, ?)", [lowest, highest])
 
 
 def _day_start(day: date) -> int:

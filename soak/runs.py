@@ -1,0 +1,78 @@
+"""A process that runs the pipeline over and over, for others to kill or to run beside: `python -m soak.runs`.
+
+It imports no Dagster, so that it is at work within a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.resources.warehouse import Loaded, Warehouse
+from stripe_pipeline.settings import Settings, load_keys
+from stripe_pipeline.sync import Pipeline
+
+
+class Timed(Warehouse):
+    """A warehouse that notes how long its loads and publishing took, waiting for its turn included."""
+
+    def __init__(self, folder: DataFolder) -> None:
+        super().__init__(folder)
+        self.loads: list[float] = []
+        self.publishes: list[float] = []
+
+    def load(self, batches: object, **options: object) -> Loaded:
+        """As `Warehouse.load`."""
+        started = time.monotonic()
+        loaded = super().load(batches, **options)  # type: ignore[arg-type]
+        self.loads.append(time.monotonic() - started)
+        return loaded
+
+    def publish(self, *, force: bool = True) -> None:
+        """As `Warehouse.publish`."""
+        started = time.monotonic()
+        before = self.publisher.published_revision()
+        super().publish(force=force)
+        if self.publisher.published_revision() != before:
+            self.publishes.append(time.monotonic() - started)
+
+
+def main() -> None:
+    """Run until the time is up, and print what was done as JSON."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("work", choices=("tick", "backfill"))
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--history", type=date.fromisoformat, required=True)
+    parser.add_argument("--seconds", type=float, default=1e9)
+    parser.add_argument("--pause", type=float, default=0.0)
+    parser.add_argument(
+        "--keys", nargs="+", default=["STRIPE_API_KEY=sk_live_soak_1", "STRIPE_TEST_API_KEY=sk_test_soak_1"]
+    )
+    options = parser.parse_args()
+    days = [options.history + timedelta(days=n) for n in range((datetime.now(UTC).date() - options.history).days + 1)]
+    pipeline = Pipeline(
+        settings=Settings(history=options.history),
+        keys=load_keys(dict(key.split("=") for key in options.keys)),
+        folder=DataFolder(options.data),
+        base_url=options.url,
+    )
+    pipeline.warehouse = warehouse = Timed(pipeline.folder)
+    print("at work", flush=True)
+    runs = 0
+    until = time.monotonic() + options.seconds
+    with pipeline:
+        while time.monotonic() < until:
+            report = pipeline.tick() if options.work == "tick" else pipeline.backfill(days[runs % 3 :: 3])
+            assert not report.failures, report.failures
+            runs += 1
+            time.sleep(options.pause)
+    print(json.dumps({"runs": runs, "loads": warehouse.loads, "publishes": warehouse.publishes}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Four processes write and four read the published file for minutes: no error on either side."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from soak.trading import assert_equal_in_the_end, output_of, start, trading
+from stripe_pipeline.data_folder import DataFolder
+
+SECONDS = float(os.environ.get("SOAK_SECONDS", "180"))
+LIVE, TEST = "STRIPE_API_KEY=sk_live_soak_1", "STRIPE_TEST_API_KEY=sk_test_soak_1"
+WRITERS = (
+    ("tick", "--keys", LIVE, TEST),
+    ("backfill", "--keys", LIVE, TEST),
+    ("tick", "--keys", LIVE.replace("_1", "_2"), "--pause", "0.5"),
+    ("tick", "--keys", TEST.replace("_1", "_2"), "--pause", "2"),
+)
+"""The last two find more pokes at a time. All four start at once, on a folder that does not exist yet."""
+HOLDS = (0.0, 0.0, 0.5, 5.0)
+"""Seconds for which the readers hold their connections."""
+
+
+@pytest.mark.timeout(1800)
+def test_writers_and_readers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = DataFolder(tmp_path / "data")
+    with trading(every=0.05) as (server, closed):
+        started = time.monotonic()
+        readers = [
+            subprocess.Popen(
+                [sys.executable, "-m", "soak.reads", str(folder.published), str(hold)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            for hold in HOLDS
+        ]
+        writers = [start(server, folder, *options, "--seconds", str(SECONDS)) for options in WRITERS]
+        results = [json.loads(output_of(writer)) for writer in writers]
+        seconds = time.monotonic() - started
+        reads = [took for reader in readers for took in json.loads(output_of(reader))]
+        assert_equal_in_the_end(server, closed, folder)
+    loads, publishes = ([took for result in results for took in result[what]] for what in ("loads", "publishes"))
+    with capsys.disabled():
+        print(
+            f"\nconcurrency: {seconds:.0f} s, {'+'.join(str(result['runs']) for result in results)} runs,"
+            f" {len(loads)} loads ({len(loads) / seconds:.1f}/s, {_spread(loads)}),"
+            f" {len(publishes)} publishes ({_spread(publishes)}), {len(reads)} reads ({_spread(reads)}), 0 errors"
+        )
+
+
+def _spread(seconds: list[float]) -> str:
+    return f"p50 {statistics.median(seconds):.3f} s, p95 {statistics.quantiles(seconds, n=20)[18]:.3f} s"

@@ -1,0 +1,66 @@
+"""A thousand histories and more, other ones each time; what fails is printed with the seed that repeats it."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import random
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests import test_histories
+from tests.test_histories import Histories
+
+HISTORIES = int(os.environ.get("SOAK_HISTORIES", "1000"))
+SECONDS = float(os.environ.get("SOAK_HISTORIES_SECONDS", "7200"))
+"""What was not begun by then is left out; the figures tell."""
+SEED = int(os.environ.get("SOAK_SEED", "0")) or random.SystemRandom().randrange(10**9)
+_AT_ONCE = 20
+
+
+def histories(number: int) -> Counter[str]:
+    """Some histories, in a process of their own; what they did."""
+    test_histories.FIGURES.clear()
+    run_state_machine_as_test(
+        seed(number)(Histories),
+        settings=settings(
+            max_examples=_AT_ONCE,
+            stateful_step_count=12,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate],  # shrinking takes longer than reading the history
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    return test_histories.FIGURES
+
+
+@pytest.mark.timeout(4 * 3600)
+def test_many_histories(capsys: pytest.CaptureFixture[str]) -> None:
+    started = time.monotonic()
+    did: Counter[str] = Counter()
+    failed: dict[int, BaseException] = {}
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as processes:
+        numbers = itertools.count(SEED)
+        while did["histories"] < HISTORIES and not failed and time.monotonic() - started < SECONDS:
+            jobs = {number: processes.submit(histories, number) for number in itertools.islice(numbers, os.cpu_count())}
+            for number, job in jobs.items():
+                if problem := job.exception():
+                    failed[number] = problem
+                else:
+                    did.update(job.result())
+    with capsys.disabled():
+        print(
+            f"\nhistories: {did['histories']} in {time.monotonic() - started:.0f} s,"
+            f" {did['happenings']} happenings, {did['runs']} runs and {did['crashes']} crashes; seeds from {SEED} on"
+        )
+    for number, problem in failed.items():
+        problem.add_note(f"SOAK_SEED={number} repeats it.")
+        raise problem
+    assert did["histories"] > 0

@@ -1,0 +1,55 @@
+"""Runs that are killed at any moment lose nothing, double nothing, and leave a published file that opens."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from soak.trading import assert_equal_in_the_end, assert_whole, run_once, start, trading
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.resources.publisher import Publisher
+
+KILLS = int(os.environ.get("SOAK_KILLS", "200"))
+LONGEST = 2.5
+"""Seconds a process is at work before it is killed, at most: enough for some loads and to publish them."""
+
+
+@pytest.mark.timeout(3600)
+def test_killed_at_any_moment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = DataFolder(tmp_path / "data")
+    moments = random.Random(1)
+    started = time.monotonic()
+    published, versions = -1, 0
+    with trading(every=0.05) as (server, closed):
+        run_once(server, folder)
+        for n in range(KILLS):
+            process = start(server, folder, ("tick", "tick", "backfill")[n % 3])
+            assert process.stdout
+            process.stdout.readline()
+            try:
+                process.wait(moments.uniform(0, LONGEST))
+            except subprocess.TimeoutExpired:
+                process.kill()
+            _, errors = process.communicate()
+            assert process.returncode == -9, errors.decode()
+            assert_whole(folder.published)
+            revision = Publisher(folder).published_revision()
+            assert revision is not None
+            assert revision >= published
+            versions += revision > published
+            published = revision
+        assert_equal_in_the_end(server, closed, folder)
+        rows = sum(
+            len(server.shop.collection(name, mode)) for name in ("charges", "invoices") for mode in (True, False)
+        )
+    with capsys.disabled():
+        print(
+            f"\nkills: {KILLS} in {time.monotonic() - started:.0f} s, {published} loads committed and {versions} versions published"
+            " meanwhile;"
+            f" at the end nothing lost, nothing twice ({rows} charges and invoices)"
+        )

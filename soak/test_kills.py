@@ -49,7 +49,7 @@ def test_killed_at_any_moment(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         )
     with capsys.disabled():
         print(
-            f"\nkills: {KILLS} in {time.monotonic() - started:.0f} s, {published} loads committed and {versions} versions published"
-            " meanwhile;"
+            f"\nkills: {KILLS} in {time.monotonic() - started:.0f} s, {published} loads committed and"
+            f" {versions} versions published meanwhile;"
             f" at the end nothing lost, nothing twice ({rows} charges and invoices)"
         )

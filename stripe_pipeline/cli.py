@@ -38,9 +38,9 @@ from stripe_pipeline.errors import (
 )
 from stripe_pipeline.objects import OBJECT_TYPES, family_of
 from stripe_pipeline.processes import HOST, Processes, claim_port, free_port
-from stripe_pipeline.resources.stripe_api import StripeApi
+from stripe_pipeline.resources.stripe_api import BASE_URL, StripeApi
 from stripe_pipeline.resources.warehouse import Changes, Warehouse
-from stripe_pipeline.settings import STRIPE, api_base, load_keys, load_settings
+from stripe_pipeline.settings import api_base, load_keys, load_settings
 from stripe_pipeline.sync import EVENTS, Report, today
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def dev(port: UiPort = 3000) -> None:
     claim_port(port, option="--port")
     folder = DataFolder.from_environment()
     with _claimed(folder):
-        if api_base() == STRIPE and DEMO_ACCOUNT in Warehouse(folder).accounts():
+        if api_base() == BASE_URL and DEMO_ACCOUNT in Warehouse(folder).accounts():
             raise SettingsError(
                 f"The data folder {_short(folder.root)} holds the demo's shop",
                 "Remove it with `make clean`, or name another folder in STRIPE_PIPELINE_DATA",

@@ -19,10 +19,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from stripe_pipeline.errors import SettingsError
 from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
-from stripe_pipeline.resources.stripe_api import ApiKey
+from stripe_pipeline.resources.stripe_api import BASE_URL, ApiKey
 
 DEFAULT_FILE = "stripe_pipeline.yaml"
-STRIPE = "https://api.stripe.com"
+
 _AGE = re.compile(r"(\d+)\s*(day|week|month|year)s?")
 _STRIPE_BEGAN = date(2010, 1, 1)
 _DAYS = {"day": 1, "week": 7}
@@ -203,10 +203,10 @@ def _key(name: str, text: str) -> ApiKey:
 
 def api_base(environment: Mapping[str, str] = os.environ) -> str:
     """Where the API is: `STRIPE_API_BASE`, else Stripe. Raises `SettingsError` if that is no address of a server."""
-    base = environment.get("STRIPE_API_BASE", "").strip() or STRIPE
+    base = environment.get("STRIPE_API_BASE", "").strip() or BASE_URL
     if not re.match(r"https?://\w", base):
         raise SettingsError(
             f"STRIPE_API_BASE is {base!r}, which is no address of a server",
-            f"Unset it to use {STRIPE}, or give one like http://127.0.0.1:12111",
+            f"Unset it to use {BASE_URL}, or give one like http://127.0.0.1:12111",
         )
     return base.rstrip("/")

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import duckdb
@@ -27,6 +28,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.emulator import Fault, LoggedRequest, Server, Shop
 from stripe_pipeline.errors import PermissionMissing, RequestRefused, Unavailable, WarehouseError
 from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.resources import stripe_api
 from stripe_pipeline.resources.inbox import Inbox, Poke
 from stripe_pipeline.resources.reading import DAY, day_of, day_start
 from stripe_pipeline.resources.stripe_api import StripeApi
@@ -153,8 +155,9 @@ def test_trap_04_after_31_days_a_changed_old_object_is_found_and_it_says_so(
 
 @pytest.mark.parametrize("seconds", [-1, 0, 1])
 def test_trap_04_after_exactly_30_days_nothing_is_lost(
-    pipeline: Pipeline, shop: Shop, folder: DataFolder, seconds: int
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, seconds: int
 ) -> None:
+    pipeline = make_pipeline(TEST_KEY, sweep={"requests_a_month": 0})
     late = shop.create_customer(name="before", created=back(shop, 20))["id"]
     prompt = shop.create_customer(name="before", created=back(shop, 20))["id"]
     pipeline.tick()
@@ -218,9 +221,10 @@ def test_trap_07_an_event_that_is_visible_late_or_shares_its_second_with_the_cur
     shop.update("customers", same, name="changed", created=int(cursor))
     news = shop.update("customers", late, announce=False, name="changed")
     shop.emit_event("customer.updated", news, livemode=False, visible_after=40)
+    shop.clock.advance(20)
     pipeline.tick()
     assert (name_of(folder, late), name_of(folder, same)) == (None, "changed")
-    shop.clock.advance(41)
+    shop.clock.advance(21)
     pipeline.tick()
     assert name_of(folder, late) == "changed"
 
@@ -964,7 +968,7 @@ def test_trap_28_a_first_run_that_is_killed_again_and_again_is_completed_by_the_
 
 
 def test_trap_29_what_is_older_than_the_history_stays_out_until_a_longer_history_brings_it_in(
-    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+    make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     first = day_of(back(shop, 10))
     old = shop.create_customer(created=back(shop, 30))["id"]
@@ -983,6 +987,7 @@ def test_trap_29_what_is_older_than_the_history_stays_out_until_a_longer_history
     shop.clock.advance(DAY)
     pipeline.tick()
     assert [row["id"] for row in rows(folder.published, "raw.customers")] == [young]
+    assert requests_of(server, f"/v1/customers/{edge}") == []
     assert rows(folder.published, "raw.charges") == []
     assert [row["id"] for row in rows(folder.published, "raw.refunds")] == [refund]  # made today
 
@@ -1025,21 +1030,36 @@ def test_trap_31_a_local_clock_that_is_wrong_loses_nothing(
 
 
 @pytest.mark.parametrize("minutes", [-10, 10])
+@pytest.mark.parametrize("set_back", [0.0, 1.0])
 def test_trap_31_with_a_wrong_local_clock_what_changes_right_after_it_was_read_is_not_taken_for_old(
-    pipeline: Pipeline, shop: Shop, folder: DataFolder, minutes: int
+    pipeline: Pipeline,
+    server: Server,
+    shop: Shop,
+    folder: DataFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    minutes: int,
+    set_back: float,
 ) -> None:
-    """Each run works out Stripe's time anew from answers that tell whole seconds, and so may think it earlier."""
-    shop.clock.advance(minutes * 60)
+    """Stripe tells its time in whole seconds, so one run may think it earlier than the one before it did."""
+    local = [float(int(time.time()))]
+    monkeypatch.setattr(stripe_api, "time", SimpleNamespace(time=lambda: local[0], monotonic=time.monotonic))
+    shop.clock.freeze(local[0] + minutes * 60)
+
+    def pass_by(seconds: float) -> None:
+        local[0] += seconds
+        shop.clock.advance(seconds)
+
     customer = shop.create_customer(created=back(shop, 2))["id"]
-    kept = [shop.create_customer(created=back(shop, 3))["id"] for _ in range(3)]
+    gone = shop.create_customer(created=back(shop, 3))["id"]
+    # The first answer comes on the full second and tells the time exactly, the others do not.
+    server.faults.append(Fault(path="/v1/events", before=lambda _: pass_by(0.3)))
     pipeline.tick()
-    for n, gone in enumerate(kept):
-        shop.update("customers", customer, name=f"state {n}")
-        shop.update("customers", gone, name="last words")
-        pipeline.tick()
-        shop.update("customers", customer, name=f"state {n}, changed")
-        shop.delete_customer(gone)
-        pipeline.tick()
-    time.sleep(2)  # longer than two estimates of the same clock differ
+    shop.update("customers", customer, name="changed")
+    shop.delete_customer(gone)
+    pass_by(0.3)
+    local[0] -= set_back
     pipeline.tick()
+    if set_back:  # then what was read is refused, and asked for again
+        pass_by(2)
+        pipeline.tick()
     assert_equal_to_stripe(shop, folder.published)

@@ -84,6 +84,14 @@ def test_what_was_requested_before_a_complete_list_of_its_day_is_older_than_it(
     assert names(warehouse) == ["old"]
 
 
+def test_what_was_made_after_a_lists_bound_is_no_older_than_the_list(warehouse: Warehouse, tmp_path: Path) -> None:
+    today = {"days": [ListedDay(DAY, NOON + 30, NOON + 10, "test")]}
+    warehouse.load([batch_of(tmp_path, customer("listed"), at=NOON + 30, **today)])
+    young = customer("made meanwhile", object_id="cus_2", created=NOON + 20)
+    warehouse.load([batch_of(tmp_path, young, at=NOON + 25)])
+    assert names(warehouse) == ["listed", "made meanwhile"]
+
+
 def test_what_was_read_again_for_a_poke_is_known_as_of_that_request(warehouse: Warehouse, tmp_path: Path) -> None:
     warehouse.load([batch_of(tmp_path, customer("same"), at=NOON)])
     again = warehouse.load([batch_of(tmp_path, customer("same"), at=NOON + 30, read_again=True)])

@@ -31,7 +31,7 @@ HOLDS = (0.0, 0.0, 0.5, 5.0)
 @pytest.mark.timeout(1800)
 def test_writers_and_readers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = DataFolder(tmp_path / "data")
-    with trading(every=0.05) as (server, closed):
+    with trading(every=0.2) as (server, closed):
         started = time.monotonic()
         readers = [
             subprocess.Popen(

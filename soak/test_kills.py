@@ -15,8 +15,8 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.resources.publisher import Publisher
 
 KILLS = int(os.environ.get("SOAK_KILLS", "200"))
-LONGEST = 2.5
-"""Seconds a process is at work before it is killed, at most: enough for some loads and to publish them."""
+TICKS = 2.0
+"""How many undisturbed ticks long a process is at work before it is killed, at most: time to load and to publish."""
 
 
 @pytest.mark.timeout(3600)
@@ -25,14 +25,17 @@ def test_killed_at_any_moment(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     moments = random.Random(1)
     started = time.monotonic()
     published, versions = -1, 0
-    with trading(every=0.05) as (server, closed):
+    with trading(every=0.5) as (server, closed):
         run_once(server, folder)
+        began = time.monotonic()
+        run_once(server, folder)
+        longest = TICKS * (time.monotonic() - began)
         for n in range(KILLS):
             process = start(server, folder, ("tick", "tick", "backfill")[n % 3])
             assert process.stdout
             process.stdout.readline()
             try:
-                process.wait(moments.uniform(0, LONGEST))
+                process.wait(moments.uniform(0, longest))
             except subprocess.TimeoutExpired:
                 process.kill()
             _, errors = process.communicate()

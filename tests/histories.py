@@ -176,6 +176,25 @@ class Trade:
             self.shop.vanish(type_name, obj["id"], livemode=self._on["livemode"])
 
 
+def stock(shop: Shop) -> None:
+    """Something of everything in both modes, so that from the start anything can happen to something."""
+    for livemode in (True, False):
+        days = iter(range(2, 15))
+        mode: Any = {"livemode": livemode, "announce": False}
+
+        def made(mode: Any = mode, days: Any = days) -> Any:
+            return mode | {"created": int(shop.clock.now()) - next(days) * DAY}
+
+        customer = shop.create_customer(**made())["id"]
+        for outcome in OUTCOMES:
+            shop.create_payment(customer, outcome=outcome, **made())
+        paid = [shop.create_payment(customer, amount=5000, **made())["latest_charge"] for _ in range(2)]
+        for charge, change in zip(paid, (shop.refund, shop.dispute), strict=True):
+            change(charge, amount=500, **mode)
+        for lines, draft in ((1, True), (12, True), (25, False)):
+            shop.create_invoice(customer, n_lines=lines, draft=draft, **made())
+
+
 ACTIONS = tuple(name for name in vars(Trade) if not name.startswith("_"))
 
 

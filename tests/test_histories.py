@@ -37,7 +37,7 @@ from stripe_pipeline.resources.warehouse import Warehouse
 from stripe_pipeline.settings import Settings, load_keys
 from stripe_pipeline.sync import Pipeline, Report
 from tests.conftest import KEYS
-from tests.histories import ACTIONS, TELLING, Happening, Told
+from tests.histories import ACTIONS, TELLING, Happening, Told, stock
 from tests.stripe_state import assert_equal_to_stripe, differences
 
 HISTORY_DAYS = 20
@@ -66,6 +66,7 @@ things = st.lists(
     max_size=12,
 )
 few_things = st.lists(things.map(lambda drawn: drawn[0]), min_size=1, max_size=2)
+nths = st.sampled_from((1, 1, 1, 2, 4))
 paths = st.sampled_from(
     ["/v1/", "/v1/events", "/lines", *(f"/v1/{t.name}" for t in OBJECT_TYPES.values() if t.endpoint)]
 )
@@ -163,6 +164,7 @@ class Histories(RuleBasedStateMachine):
         self.local.ahead = ahead
         today = time.time() // DAY * DAY
         self.shop = Shop(clock=Clock(today + moment - time.time()))
+        stock(self.shop)
         self.told = Told(self.shop)
         self.server = self.stack.enter_context(Server(self.shop))
         root = Path(self.stack.enter_context(tempfile.TemporaryDirectory(dir=fast_disk())))
@@ -221,21 +223,28 @@ class Histories(RuleBasedStateMachine):
         """A tick that also lists a day, of today's if `n` is 0."""
         self._clean(lambda: self.pipelines[0].tick([day_of(self.shop.clock.now()) - timedelta(days=n)]))
 
-    @rule(path=paths, nth=st.integers(1, 12), times=st.integers(1, 2), trouble=st.sampled_from(TROUBLES))
-    def tick_in_trouble(self, path: str, nth: int, times: int, trouble: dict[str, Any]) -> None:
+    @rule(happenings=things, path=paths, nth=nths, times=st.integers(1, 2), trouble=st.sampled_from(TROUBLES))
+    def tick_in_trouble(
+        self, happenings: list[Happening], path: str, nth: int, times: int, trouble: dict[str, Any]
+    ) -> None:
         """Requests fail that succeed when they are sent again."""
+        self._all(happenings)
         self.server.faults.append(Fault(path=path, nth=nth, times=times, **trouble))
         self._clean(self.pipelines[0].tick)
         self.server.faults.clear()
 
     @rule(
+        happenings=things,
         path=paths,
-        nth=st.integers(1, 6),
+        nth=nths,
         livemode=st.sampled_from((None, True, False)),
         with_=st.sampled_from(REFUSALS),
     )
-    def tick_refused(self, path: str, nth: int, livemode: bool | None, with_: dict[str, Any]) -> None:
+    def tick_refused(
+        self, happenings: list[Happening], path: str, nth: int, livemode: bool | None, with_: dict[str, Any]
+    ) -> None:
         """Requests fail however often they are sent."""
+        self._all(happenings)
         self.server.faults.append(Fault(path=path, nth=nth, livemode=livemode, times=None, **with_))
         with suppress(StripePipelineError):
             self._run(self.pipelines[0].tick)
@@ -249,15 +258,15 @@ class Histories(RuleBasedStateMachine):
 
     @rule(
         nth=st.integers(0, 40),
-        before=few_things,
+        before=things,
         after=few_things,
         inner=st.sampled_from(("tick", "tick", "backfill")),
-        outer=st.sampled_from(("tick", "tick", "backfill")),
+        outer=st.sampled_from(("backfill", "backfill", "tick")),
     )
     def two_at_once(self, nth: int, before: list[Happening], after: list[Happening], inner: str, outer: str) -> None:
         """While one run waits for an answer, or has one it did not store yet, things happen and another one runs."""
         first, second = (
-            pipeline.tick if kind == "tick" else lambda p=pipeline: p.backfill(self._days(range(8)))
+            pipeline.tick if kind == "tick" else lambda p=pipeline: p.backfill(self._days(range(HISTORY_DAYS)))
             for kind, pipeline in zip((outer, inner), self.pipelines, strict=True)
         )
 
@@ -280,9 +289,16 @@ class Histories(RuleBasedStateMachine):
         """Of random days."""
         self._run(lambda: self.pipelines[1].backfill(self._days(ns), only and [only]))
 
-    @rule(step=st.sampled_from(STEPS), nth=st.integers(0, 4), done=st.booleans(), which=st.sampled_from((0, 0, 1)))
-    def crash(self, step: str, nth: int, done: bool, which: int) -> None:
+    @rule(
+        happenings=things,
+        step=st.sampled_from(STEPS),
+        nth=st.integers(0, 3),
+        done=st.booleans(),
+        which=st.sampled_from((0, 0, 1)),
+    )
+    def crash(self, happenings: list[Happening], step: str, nth: int, done: bool, which: int) -> None:
         """A run ends right before or right after it stores something."""
+        self._all(happenings)
         owner: Any = self.pipelines[0]
         *names, name = step.split(".")
         for it in names:
@@ -372,10 +388,10 @@ def _but_status(obj: dict[str, Any] | None) -> dict[str, Any]:
 
 
 TestHistories = Histories.TestCase
-# Always the same few dozen, so that a failure is the change's.
+# Always the same few, so that a failure is the change's.
 TestHistories.settings = settings(
-    max_examples=24,
-    stateful_step_count=10,
+    max_examples=20,
+    stateful_step_count=8,
     deadline=None,
     derandomize=True,
     database=None,

@@ -20,7 +20,7 @@ test: $(VENV)/.dev
 
 # The same tests with the next major version of DuckDB laid over the locked one.
 test-duckdb-2: $(VENV)/.dev $(VENV)/.duckdb-2
-	PYTHONPATH=$(VENV)/duckdb-2 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	PYTHONPATH=$(CURDIR)/$(VENV)/duckdb-2 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # About an hour: a thousand random histories, two hundred kills, four writers beside four readers.
 soak: $(VENV)/.dev

@@ -177,7 +177,9 @@ class Warehouse:
             connection.execute("SET TimeZone = 'UTC'")
             connection.execute("SET preserve_insertion_order = false")
             connection.execute(f"SET temp_directory = {_quoted(self.folder.private.parent / 'temp')}")
-            connection.execute(f"ATTACH {_quoted(self.folder.private)} AS {CATALOG} (STORAGE_VERSION 'v1.4.0')")
+            # DuckDB 1.4 to 2.0 can read files made so; one that is there keeps what it was made with.
+            made = "" if self.folder.private.exists() else " (STORAGE_VERSION 'v1.4.0')"
+            connection.execute(f"ATTACH {_quoted(self.folder.private)} AS {CATALOG}{made}")
             connection.execute(f"USE {CATALOG}")
         except duckdb.Error as error:
             connection.close()

@@ -61,8 +61,9 @@ _INTERRUPTED = 130  # exit status after Ctrl-C, by convention
 
 def main() -> None:
     """Entry point of `stripe-pipeline`."""
-    # An end from outside is the same as Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # An end from outside is the same as Ctrl-C, which a shell has ignored in what it runs in the background.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     # Without any handler Python prints the warnings of libraries to the terminal.
     logging.getLogger().addHandler(logging.NullHandler())
     try:

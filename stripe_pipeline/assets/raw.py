@@ -121,22 +121,16 @@ def _report(
         own = days if table in selected else set()
         for day in sorted(own):
             context.add_asset_metadata(
-                _metadata(changes, day), asset_key=key_of(object_type), partition_key=day.isoformat()
+                _metadata(report, table, day), asset_key=key_of(object_type), partition_key=day.isoformat()
             )
         for day in sorted((changes.days | report.listed.get(table, set())) - own):
             context.log_event(
                 dg.AssetMaterialization(
-                    key_of(object_type), partition=day.isoformat(), metadata=_metadata(changes, day)
+                    key_of(object_type), partition=day.isoformat(), metadata=_metadata(report, table, day)
                 )
             )
         if own:
-            yield dg.MaterializeResult(
-                asset_key=key_of(object_type),
-                metadata={
-                    "requests": report.requests[table],
-                    "days changed": len(changes.days),
-                },
-            )
+            yield dg.MaterializeResult(asset_key=key_of(object_type))
     if report.failures:
         raise dg.Failure(
             description=" — ".join(f"{', '.join(tables)}: {error}" for tables, error in by_cause(report.failures)),
@@ -145,11 +139,13 @@ def _report(
         )
 
 
-def _metadata(changes: Changes, day: date) -> dict[str, int]:
+def _metadata(report: Report, table: str, day: date) -> dict[str, int]:
+    changes = report.changes.get(table, Changes())
     metadata = {
         "inserted": changes.inserted[day],
         "updated": changes.updated[day],
         "deleted": changes.deleted[day],
+        "requests of the run": report.requests[table],
     }
     if day in changes.rows:
         metadata["dagster/partition_row_count"] = changes.rows[day]

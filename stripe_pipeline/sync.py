@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -281,10 +281,14 @@ class _Run:
     ) -> dict[str, dict[date, str]]:
         """The days that each type must list, with the reason."""
         history = _days(self._settings.history, day_of(now))
-        return {
-            name: dict.fromkeys(_unlisted(reader.object_type, history, coverage, now), how)
-            | dict.fromkeys(asked, "backfill")
+        enabled = {object_type.name for object_type in self._settings.enabled}
+        tables = {
+            name: enabled & {name, *(child.name for child in children_of(reader.object_type))}
             for name, reader in self._readers.items()
+        }
+        return {
+            name: dict.fromkeys(_unlisted(tables[name], history, coverage, now), how) | dict.fromkeys(asked, "backfill")
+            for name in self._readers
         }
 
     def _forget_everything(self, gap: float) -> None:
@@ -521,11 +525,10 @@ def _plan(
 
 
 def _unlisted(
-    object_type: ObjectType, history: Sequence[date], coverage: Mapping[tuple[str, date], Covered], now: float
+    tables: Collection[str], history: Sequence[date], coverage: Mapping[tuple[str, date], Covered], now: float
 ) -> set[date]:
     """Days of `history` that must be listed: finished ones no list was made of since they ended; and the last ones,
     where the day before is not known either, so that events alone cannot tell what they hold."""
-    tables = [object_type.name, *(child.name for child in children_of(object_type))]
     days = set()
     followed = False
     for day in history:

@@ -247,3 +247,14 @@ def test_coverage_and_cursors_can_be_asked_in_sql(make_pipeline: MakePipeline, s
     assert covered == [(history, 0), (history + timedelta(days=1), 1), (today, 0)]
     names = ask(folder.published, "SELECT DISTINCT name FROM pipeline.cursors ORDER BY 1")
     assert names == [("balance_transactions",), (EVENTS,), (SWEEP,)]
+
+
+def test_a_child_that_is_switched_off_does_not_make_its_parent_be_listed_at_each_tick(
+    make_pipeline: MakePipeline, server: Server, shop: Shop
+) -> None:
+    shop.create_invoice(created=back(shop, 3))
+    pipeline = make_pipeline(objects={"invoice_lines": {"enabled": False}})
+    settle(pipeline, server)
+    for _ in range(2):
+        pipeline.tick()
+    assert not [request for request in server.requests if request.path == "/v1/invoices"]

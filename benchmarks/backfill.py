@@ -15,10 +15,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import DAY, today
 from stripe_pipeline.emulator import Server, Shop
-from stripe_pipeline.resources.reading import DAY
 from stripe_pipeline.settings import Settings, load_keys
-from stripe_pipeline.sync import Pipeline, today
+from stripe_pipeline.sync import Pipeline
 
 DAYS = 30
 

@@ -29,6 +29,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import today
 from stripe_pipeline.errors import (
     AuthenticationFailed,
     PermissionMissing,
@@ -41,7 +42,7 @@ from stripe_pipeline.processes import HOST, Processes, claim_port, free_port
 from stripe_pipeline.resources.stripe_api import BASE_URL, StripeApi
 from stripe_pipeline.resources.warehouse import Changes, Warehouse
 from stripe_pipeline.settings import api_base, load_keys, load_settings
-from stripe_pipeline.sync import EVENTS, Report, today
+from stripe_pipeline.sync import EVENTS, Report
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance

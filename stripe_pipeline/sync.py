@@ -17,16 +17,17 @@ from collections.abc import Collection, Container, Iterable, Iterator, Mapping, 
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
 from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import DAY, day_of, day_start, days_between, today
 from stripe_pipeline.errors import AuthenticationFailed, Cancelled, StripePipelineError, Unavailable, WarehouseError
 from stripe_pipeline.objects import BY_STRIPE_OBJECT, OBJECT_TYPES, ObjectType, children_of, family_of
 from stripe_pipeline.resources.inbox import Inbox, Poke
 from stripe_pipeline.resources.listing import newest_first
-from stripe_pipeline.resources.reading import DAY, DayRead, Reader, day_of, day_start
+from stripe_pipeline.resources.reading import DayRead, Reader
 from stripe_pipeline.resources.stripe_api import ApiKey, StripeApi
 from stripe_pipeline.resources.warehouse import Batch, Changes, Covered, Loaded, Mode, Warehouse
 from stripe_pipeline.rows import Surprises
@@ -116,6 +117,7 @@ class Pipeline:
 
     def __exit__(self, *exception: object) -> None:
         self._inbox.close()
+        self.warehouse.close()
 
     def tick(self, days: Iterable[date] = ()) -> Report:
         """Bring every enabled table up to date with Stripe; list `days` completely besides.
@@ -206,7 +208,14 @@ class _Run:
         self._refused: dict[str, set[str]] = {}
         side = "live" if mode.livemode else "test"
         self._readers = {
-            name: Reader(api, family, mode, folder=spool / side / name, executor=executors[name])
+            name: Reader(
+                api,
+                family,
+                tuple(child for child in children_of(family) if child in self._settings.enabled),
+                mode,
+                folder=spool / side / name,
+                executor=executors[name],
+            )
             for name, family in families.items()
         }
 
@@ -244,7 +253,7 @@ class _Run:
         batches = []
         for name, reader in self._readers.items():
             since = looked.get(name)
-            if since and set(_days(day_of(since - OVERLAP), day_of(now))) <= to_list[name].keys():
+            if since and set(days_between(day_of(since - OVERLAP), day_of(now))) <= to_list[name].keys():
                 since = None  # listed anyway
             try:
                 if name not in failed:
@@ -252,7 +261,7 @@ class _Run:
             except Cancelled:
                 raise
             except StripePipelineError as error:
-                self._fail(reader.object_type, error)
+                self._fail(reader, error)
                 failed.add(name)
 
         moved = {}
@@ -280,15 +289,11 @@ class _Run:
         self, asked: set[date], coverage: Mapping[tuple[str, date], Covered], now: float, *, how: str
     ) -> dict[str, dict[date, str]]:
         """The days that each type must list, with the reason."""
-        history = _days(self._settings.history, day_of(now))
-        enabled = {object_type.name for object_type in self._settings.enabled}
-        tables = {
-            name: enabled & {name, *(child.name for child in children_of(reader.object_type))}
-            for name, reader in self._readers.items()
-        }
+        history = days_between(self._settings.history, day_of(now))
         return {
-            name: dict.fromkeys(_unlisted(tables[name], history, coverage, now), how) | dict.fromkeys(asked, "backfill")
-            for name in self._readers
+            name: dict.fromkeys(_unlisted(reader.tables, history, coverage, now), how)
+            | dict.fromkeys(asked, "backfill")
+            for name, reader in self._readers.items()
         }
 
     def _forget_everything(self, gap: float) -> None:
@@ -404,7 +409,7 @@ class _Run:
                     pass
                 else:
                     if isinstance(item, DayRead):
-                        batch = batches.setdefault(name, Batch(OBJECT_TYPES[name], self._mode))
+                        batch = batches.setdefault(name, self._readers[name].batch())
                         _add_day(batch, item, how=days[name][item.listed.day])
                         rows[name] += item.rows
                         done[name] += 1
@@ -414,7 +419,7 @@ class _Run:
                     else:
                         open_lists.discard(name)
                         if item is not None:
-                            self._fail(OBJECT_TYPES[name], item)
+                            self._fail(self._readers[name], item)
                             failed.add(name)
                             if not isinstance(item, Unavailable):
                                 # Refused half-way: its rows stay as they were. What is only late is kept.
@@ -434,25 +439,26 @@ class _Run:
         for name, refused in loaded.refused.items():
             self._refused.setdefault(name, set()).update(refused)
         for batch in batches:
-            for table in (batch.object_type, *children_of(batch.object_type)):
+            for table in batch.tables:
                 self._report.listed.setdefault(table.name, set()).update(day.day for day in batch.days)
             for files in batch.files.values():
                 for file in files:
                     file.unlink(missing_ok=True)
         for batch, missing in loaded.missing:
             ids = [object_id for day in missing.values() for object_id in day]
+            reader = self._readers[batch.object_type.name]
             try:
-                again = self._readers[batch.object_type.name].read_again(ids)
+                again = reader.read_again(ids)
             except Cancelled:
                 raise
             except StripePipelineError as error:
-                self._fail(batch.object_type, error)
+                self._fail(reader, error)
                 continue
             again.days = [listed for listed in batch.days if listed.day in missing]
             again.nothing_missing = True
             self._load([again])
 
-    def _fail(self, object_type: ObjectType, error: Exception) -> None:
+    def _fail(self, reader: Reader, error: Exception) -> None:
         if isinstance(error, OSError):
             raise WarehouseError(
                 f"Rows could not be kept on their way to the warehouse ({error.strerror})",
@@ -462,8 +468,8 @@ class _Run:
             error, StripePipelineError
         ):
             raise error
-        for table in (object_type, *children_of(object_type)):
-            self._report.failures[table.name] = error
+        for table in reader.tables:
+            self._report.failures[table] = error
 
     def count_requests(self) -> None:
         """Put what was spent and what was odd into the report."""
@@ -471,7 +477,7 @@ class _Run:
         for name, reader in self._readers.items():
             endpoint = reader.object_type.endpoint
             self._report.requests[name] += self._api.spent_on(f"{endpoint}")
-            for child in children_of(reader.object_type):
+            for child in reader.children:
                 self._report.requests[child.name] += self._api.spent_on(f"{endpoint}/id/{child.embedded_in}")
             self._report.surprises.update(reader.surprises)
         self._report.requests[EVENTS] += self._api.spent() - (self._report.requests.total() - before)
@@ -591,12 +597,3 @@ def _add_day(batch: Batch, day: DayRead, *, how: str) -> None:
     for table, file in day.files.items():
         batch.files.setdefault(table, []).append(file)
     batch.first, batch.last = min(batch.first, day.span[0]), max(batch.last, day.span[1])
-
-
-def _days(first: date, last: date) -> list[date]:
-    return [first + timedelta(days=n) for n in range((last - first).days + 1)]
-
-
-def today() -> date:
-    """The present UTC day by the local clock."""
-    return datetime.now(UTC).date()

@@ -8,9 +8,9 @@ from typing import Any
 
 import orjson
 
+from stripe_pipeline.days import DAY
 from stripe_pipeline.emulator import Shop
 from stripe_pipeline.objects import BY_STRIPE_OBJECT
-from stripe_pipeline.resources.reading import DAY
 
 OUTCOMES = ("succeeded", "succeeded", "failed", "requires_capture", "processing", "requires_action")
 UNPAID = ("requires_payment_method", "requires_action", "requires_capture")

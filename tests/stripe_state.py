@@ -8,9 +8,9 @@ from typing import Any
 
 import duckdb
 
+from stripe_pipeline.days import DAY
 from stripe_pipeline.emulator import Shop
 from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
-from stripe_pipeline.resources.reading import DAY
 from stripe_pipeline.resources.warehouse import table_columns
 from stripe_pipeline.rows import restore
 from stripe_pipeline.sync import Report

@@ -13,11 +13,11 @@ import pytest
 from stripe_pipeline.assets.raw import RESOURCE
 from stripe_pipeline.automation import sync_every_15_minutes
 from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import DAY, day_of, today
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.resources.reading import DAY, day_of
-from stripe_pipeline.sync import Pipeline, today
+from stripe_pipeline.sync import Pipeline
 from tests.conftest import MakePipeline
 from tests.stripe_state import assert_equal_to_stripe
 

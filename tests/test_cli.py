@@ -28,10 +28,10 @@ import pytest
 
 from stripe_pipeline.cli import main
 from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import today
 from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.resources import stripe_api
-from stripe_pipeline.sync import today
 from tests.conftest import KEYS
 from tests.stripe_state import assert_equal_to_stripe
 

@@ -19,9 +19,9 @@ import httpx
 import pytest
 
 from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import today
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.processes import HOST, PortTaken, ProcessEnded, Processes, claim_port, free_port
-from stripe_pipeline.sync import today
 
 REPOSITORY = Path(__file__).parent.parent
 COMMAND = Path(sys.executable).parent / "stripe-pipeline"

@@ -25,13 +25,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from stripe_pipeline import sync
-from stripe_pipeline.data_folder import CATALOG, DataFolder
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import DAY, day_of
 from stripe_pipeline.emulator import LOCK_TIMEOUT, Clock, Fault, Server, Shop
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.resources import stripe_api, warehouse
+from stripe_pipeline.resources import stripe_api
 from stripe_pipeline.resources.rate_limits import RateLimits
-from stripe_pipeline.resources.reading import DAY, day_of
 from stripe_pipeline.resources.stripe_api import Params, Reply, StripeApi
 from stripe_pipeline.resources.warehouse import Warehouse
 from stripe_pipeline.settings import Settings, load_keys
@@ -112,23 +112,6 @@ class Api(StripeApi):
             happens()
 
 
-class Connection:
-    """A connection of one DuckDB that stays: a new one for every look takes half the time of a history."""
-
-    stays = duckdb.connect(":memory:", config={"threads": 1})
-
-    def __init__(self, *_: object) -> None:
-        self._cursor = Connection.stays.cursor()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._cursor, name)
-
-    def close(self) -> None:
-        """Close the file, too."""
-        self._cursor.close()
-        Connection.stays.execute(f"DETACH DATABASE IF EXISTS {CATALOG}")
-
-
 @cache
 def empty_warehouse() -> bytes:
     """A private file with the schema in place: making it takes longer than a short history."""
@@ -159,8 +142,6 @@ class Histories(RuleBasedStateMachine):
         for name, value in (("time", self.local), ("FIRST_BACKOFF", 0.001)):
             self.stack.enter_context(mock.patch.object(stripe_api, name, value))
         self.stack.enter_context(mock.patch.object(sync, "StripeApi", Api))
-        instead = SimpleNamespace(**vars(duckdb) | {"connect": Connection})
-        self.stack.enter_context(mock.patch.object(warehouse, "duckdb", instead))
         self.local.ahead = ahead
         today = time.time() // DAY * DAY
         self.shop = Shop(clock=Clock(today + moment - time.time()))

@@ -414,7 +414,7 @@ def test_whatever_is_in_an_object_comes_back(folder: DataFolder, drawn: tuple[Ob
             for obj in orjson.loads(orjson.dumps(objects))
         )
     )
-    batch = Batch(object_type, MODE, files={object_type.name: [file]})
+    batch = Batch(object_type, (), MODE, files={object_type.name: [file]})
     batch.first, batch.last = min(it["created"] for it in objects), max(it["created"] for it in objects)
     warehouse = Warehouse(folder)
     warehouse.load([batch])

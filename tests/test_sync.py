@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from typing import Any
 
 import pytest
 
 from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import DAY, day_of
 from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.errors import AuthenticationFailed, Unavailable
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.resources.reading import DAY, day_of
 from stripe_pipeline.sync import EVENTS, SWEEP, Pipeline
 from tests.conftest import MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed, everything, rows
@@ -258,3 +259,20 @@ def test_a_child_that_is_switched_off_does_not_make_its_parent_be_listed_at_each
     for _ in range(2):
         pipeline.tick()
     assert not [request for request in server.requests if request.path == "/v1/invoices"]
+
+
+def test_a_child_that_is_switched_off_is_not_kept_and_comes_once_it_is_switched_on(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    draft = shop.create_invoice(n_lines=13, draft=True, created=back(shop, 3))["id"]
+    shop.create_invoice(n_lines=13, created=back(shop, 2))
+    off: dict[str, Any] = {"invoice_lines": {"enabled": False}}
+    report = make_pipeline(objects=off).tick()
+    assert not {"invoice_lines"} & (report.changes.keys() | report.listed.keys() | report.requests.keys())
+    assert ask(folder.published, "SELECT count(*) FROM raw.invoice_lines") == [(0,)]
+    make_pipeline().tick()
+    assert_equal_to_stripe(shop, folder.published)
+    shop.delete_invoice(draft)
+    make_pipeline(objects=off).tick()
+    make_pipeline().tick()
+    assert_equal_to_stripe(shop, folder.published)

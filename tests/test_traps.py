@@ -25,12 +25,12 @@ import pytest
 
 from stripe_pipeline import sync
 from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import DAY, day_of, day_start
 from stripe_pipeline.emulator import Fault, LoggedRequest, Server, Shop
 from stripe_pipeline.errors import PermissionMissing, RequestRefused, Unavailable, WarehouseError
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.resources import stripe_api
 from stripe_pipeline.resources.inbox import Inbox, Poke
-from stripe_pipeline.resources.reading import DAY, day_of, day_start
 from stripe_pipeline.resources.stripe_api import StripeApi
 from stripe_pipeline.resources.warehouse import Batch, Loaded, Mode
 from stripe_pipeline.sync import EVENTS, OVERLAP, Pipeline
@@ -823,7 +823,8 @@ with Pipeline.from_environment() as pipeline:
 """
 _BACKFILLS = """
 import datetime
-from stripe_pipeline.sync import Pipeline, today
+from stripe_pipeline.days import today
+from stripe_pipeline.sync import Pipeline
 with Pipeline.from_environment() as pipeline:
     for _ in range(2):
         report = pipeline.backfill([today() - datetime.timedelta(days=n) for n in range(3)])
@@ -881,7 +882,8 @@ def test_trap_27_schedule_webhooks_and_backfill_at_once_with_analysts_reading(
 
 _KILLED = """
 import functools, importlib, os, signal, sys
-from stripe_pipeline.sync import Pipeline, today
+from stripe_pipeline.days import today
+from stripe_pipeline.sync import Pipeline
 
 def die(*arguments, **named):
     os.kill(os.getpid(), signal.SIGKILL)

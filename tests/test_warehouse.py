@@ -35,7 +35,7 @@ def customer(name: str, *, object_id: str = "cus_1", created: int = NOON) -> dic
 
 def batch_of(tmp_path: Path, *objects: dict[str, Any], at: float, **fields: Any) -> Batch:
     """What one request, sent `at` seconds, brought."""
-    batch = Batch(CUSTOMERS, TEST, **fields)
+    batch = Batch(CUSTOMERS, (), TEST, **fields)
     for obj in objects:
         line = shape(CUSTOMERS, obj, account="acct_1", livemode=False, fetched_at=at, surprises=Surprises())
         path = tmp_path / f"{time.monotonic_ns()}.ndjson"
@@ -109,7 +109,7 @@ def test_an_object_that_a_complete_list_leaves_out_is_asked_about_before_its_day
     assert warehouse.coverage(TEST) == {}
     assert names(warehouse) == ["gone", "kept"]
     found = Batch(
-        CUSTOMERS, TEST, tombstones=[Tombstone("cus_2", NOON + 40)], nothing_missing=True, **listed(NOON + 30)
+        CUSTOMERS, (), TEST, tombstones=[Tombstone("cus_2", NOON + 40)], nothing_missing=True, **listed(NOON + 30)
     )
     assert not warehouse.load([found]).missing
     assert names(warehouse) == ["kept"]
@@ -118,7 +118,7 @@ def test_an_object_that_a_complete_list_leaves_out_is_asked_about_before_its_day
 
 def test_a_deleted_object_stays_deleted_for_older_news(warehouse: Warehouse, tmp_path: Path) -> None:
     warehouse.load([batch_of(tmp_path, customer("Ada"), at=NOON)])
-    buried = warehouse.load([Batch(CUSTOMERS, TEST, tombstones=[Tombstone("cus_1", NOON + 30)])])
+    buried = warehouse.load([Batch(CUSTOMERS, (), TEST, tombstones=[Tombstone("cus_1", NOON + 30)])])
     assert buried.changes["customers"].deleted.total() == 1
     warehouse.load([batch_of(tmp_path, customer("late news"), at=NOON + 20)])
     assert names(warehouse) == []
@@ -128,7 +128,7 @@ def test_a_deleted_object_stays_deleted_for_older_news(warehouse: Warehouse, tmp
 def test_what_was_gone_before_anything_of_it_was_stored_is_not_stored_by_older_news(
     warehouse: Warehouse, tmp_path: Path
 ) -> None:
-    warehouse.load([Batch(CUSTOMERS, TEST, tombstones=[Tombstone("cus_1", NOON + 30)])])
+    warehouse.load([Batch(CUSTOMERS, (), TEST, tombstones=[Tombstone("cus_1", NOON + 30)])])
     late = warehouse.load([batch_of(tmp_path, customer("on its way"), at=NOON + 20)])
     assert names(warehouse) == []
     assert late.refused == {"customers": {"cus_1"}}
@@ -138,7 +138,7 @@ def test_what_is_refused_is_named_so_that_it_can_be_read_again(warehouse: Wareho
     assert warehouse.load([batch_of(tmp_path, customer("Ada"), at=NOON + 30)]).refused == {"customers": set()}
     older = warehouse.load([batch_of(tmp_path, customer("older"), at=NOON)])
     assert older.refused == {"customers": {"cus_1"}}
-    gone = warehouse.load([Batch(CUSTOMERS, TEST, tombstones=[Tombstone("cus_1", NOON)])])
+    gone = warehouse.load([Batch(CUSTOMERS, (), TEST, tombstones=[Tombstone("cus_1", NOON)])])
     assert gone.refused == {"customers": {"cus_1"}}
     assert names(warehouse) == ["Ada"]
 

@@ -3,18 +3,19 @@
 A tick shares one scan of events, one rate budget, one load and one publish, so the assets come from one multi-asset.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import date
 from typing import Any, Protocol
 
 import dagster as dg
 
+from stripe_pipeline.days import today
 from stripe_pipeline.errors import Cancelled, StripePipelineError, by_cause
 from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
 from stripe_pipeline.resources.warehouse import Changes, table_columns
 from stripe_pipeline.settings import Settings
-from stripe_pipeline.sync import Pipeline, Report, today
+from stripe_pipeline.sync import Pipeline, Report
 
 SYNC_JOB = "sync"
 RESOURCE = "pipeline"
@@ -90,7 +91,7 @@ def build_raw_assets(settings: Settings) -> dg.AssetsDefinition:
             raise
         except StripePipelineError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from None
-        yield from _report(context, report, days, selected)
+        yield from _report(context, report, days, selected, settings.enabled)
 
     return stripe
 
@@ -102,7 +103,11 @@ def _describe(object_type: ObjectType, settings: Settings) -> str:
 
 
 def _report(
-    context: dg.AssetExecutionContext, report: Report, days: set[date], selected: set[str]
+    context: dg.AssetExecutionContext,
+    report: Report,
+    days: set[date],
+    selected: set[str],
+    enabled: Sequence[ObjectType],
 ) -> Iterator[dg.MaterializeResult[Any]]:
     """Tell Dagster what changed where, then fail if anything could not be brought up to date."""
     for note in report.notes:
@@ -112,7 +117,7 @@ def _report(
             "Values of an unexpected type were kept in _extra and their columns left null: %s", report.surprises
         )
     # Dagster wants parents before children.
-    for object_type in sorted(OBJECT_TYPES.values(), key=lambda it: it.parent is not None):
+    for object_type in sorted(enabled, key=lambda it: it.parent is not None):
         table = object_type.name
         if table in report.failures:
             context.log.error("%s was left as it was: %s", table, report.failures[table])

@@ -11,19 +11,18 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from stripe_pipeline.days import DAY, day_of, day_start, days_between
 from stripe_pipeline.errors import CursorLost, NotFound
-from stripe_pipeline.objects import ObjectType, children_of
+from stripe_pipeline.objects import ObjectType
 from stripe_pipeline.resources.listing import Listed, Listing, everything, newest_first
 from stripe_pipeline.resources.stripe_api import StripeApi
 from stripe_pipeline.resources.warehouse import Batch, ListedDay, Mode, Tombstone
 from stripe_pipeline.rows import BadObject, Surprises, created_of, id_of, shape
-
-DAY = 86_400  # seconds
 
 
 @dataclass(frozen=True)
@@ -53,23 +52,39 @@ class _Day:
 
 
 class Reader:
-    """Reads one type and its children with one key, in the threads of `executor`; its files lie in `folder`."""
+    """Reads one type and `children` with one key, in the threads of `executor`; its files lie in `folder`."""
 
     def __init__(
-        self, api: StripeApi, object_type: ObjectType, mode: Mode, *, folder: Path, executor: Executor
+        self,
+        api: StripeApi,
+        object_type: ObjectType,
+        children: tuple[ObjectType, ...],
+        mode: Mode,
+        *,
+        folder: Path,
+        executor: Executor,
     ) -> None:
         self.object_type = object_type
+        self.children = children
         self.mode = mode
         self.surprises = Surprises()
         self._api = api
         self._folder = folder
         self._executor = executor
-        self._children = children_of(object_type)
         self._lock = threading.Lock()
         self._days: dict[date, _Day] = {}
         self._batches = itertools.count()
         assert object_type.endpoint is not None
         self._endpoint: str = object_type.endpoint
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The names of the tables that what is read goes to."""
+        return (self.object_type.name, *(child.name for child in self.children))
+
+    def batch(self) -> Batch:
+        """An empty batch for what this reader reads."""
+        return Batch(self.object_type, self.children, self.mode)
 
     def list_days(
         self,
@@ -117,7 +132,8 @@ class Reader:
         with self._lock:
             for day, objects in by_day.items():
                 self._append(day, objects, listed.sent_at)
-            for day in _days_between(listed.start, listed.end):
+            covered = days_between(day_of(listed.start), day_of(listed.end - 1)) if listed.end > listed.start else []
+            for day in covered:
                 found = self._days[day]
                 start = day_start(day)
                 found.left -= min(listed.end, start + DAY) - max(listed.start, start)
@@ -149,7 +165,7 @@ class Reader:
         surprises = Surprises()
         for obj in objects:
             try:
-                children = {child.name: self._children_in(child, obj) for child in self._children}
+                children = {child.name: self._children_in(child, obj) for child in self.children}
             except CursorLost:
                 raise  # A line is gone, not the invoice.
             except NotFound as error:
@@ -189,7 +205,7 @@ class Reader:
         )
         lines = {self.object_type.name: [row(self.object_type, obj)]}
         livemode = obj.get("livemode")
-        for child in self._children:
+        for child in self.children:
             assert child.parent_key is not None
             given: dict[str, Any] = {child.parent_key: id_of(obj), "created": created_of(obj)}
             if isinstance(livemode, bool):
@@ -206,7 +222,8 @@ class Reader:
 
         Raises what `StripeApi.get` raises, but for `NotFound`.
         """
-        batch = Batch(self.object_type, self.mode, read_again=True)
+        batch = self.batch()
+        batch.read_again = True
         self._folder.mkdir(parents=True, exist_ok=True)
         stem = f"again-{next(self._batches)}"
         for objects in self._executor.map(self._retrieve, sorted(set(ids))):
@@ -225,7 +242,7 @@ class Reader:
 
         Raises as `StripeApi.page` does.
         """
-        batch = Batch(self.object_type, self.mode)
+        batch = self.batch()
         ids: set[str] = set()
         self._folder.mkdir(parents=True, exist_ok=True)
         stem = f"since-{next(self._batches)}"
@@ -264,20 +281,3 @@ def _check_gone(error: NotFound) -> None:
     """Raise `error` again if it does not say that the object is gone, but that there is no such address."""
     if error.code != "resource_missing":
         raise error
-
-
-def day_start(day: date) -> int:
-    """The first second of a UTC day, Unix seconds."""
-    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
-
-
-def day_of(seconds: float) -> date:
-    """The UTC day of a time in Unix seconds."""
-    return datetime.fromtimestamp(seconds, UTC).date()
-
-
-def _days_between(start: int, end: int) -> list[date]:
-    if end <= start:
-        return []
-    first, last = day_of(start), day_of(end - 1)
-    return [first + timedelta(days=n) for n in range((last - first).days + 1)]

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import duckdb
 import filelock
 
 from stripe_pipeline.data_folder import CATALOG, DataFolder
+from stripe_pipeline.days import DAY, day_start
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.objects import BOOKKEEPING, OBJECT_TYPES, Column, Kind, ObjectType, children_of
 from stripe_pipeline.resources.publisher import Publisher
@@ -28,7 +29,7 @@ FORMAT = 1
 """Layout of the file; raised when older code could no longer write it rightly."""
 
 _LOCK_TIMEOUT = 600  # seconds; loads hold the lock for seconds at most, so a longer wait is a process that hangs
-_LONGEST_RUN = 86_400  # seconds from reading a page to loading it
+_LONGEST_RUN = DAY  # seconds from reading a page to loading it
 _MODES = {"live": True, "test": False}
 
 
@@ -67,6 +68,8 @@ class Batch:
     """What was read of one listed type and its children, to be loaded as one."""
 
     object_type: ObjectType
+    children: tuple[ObjectType, ...]
+    """Those that were read with it: one that is switched off is not."""
     mode: Mode
     files: dict[str, list[Path]] = field(default_factory=dict)
     """NDJSON files of `rows.shape`'s lines by table name: the type's own and its children's."""
@@ -79,6 +82,11 @@ class Batch:
     """The days hold more than what was read: do not look for objects that these days' lists left out."""
     read_again: bool = False
     """The rows were asked for one by one: even where nothing changed they are now known as of this request."""
+
+    @property
+    def tables(self) -> tuple[ObjectType, ...]:
+        """The type and its children."""
+        return (self.object_type, *self.children)
 
 
 @dataclass
@@ -140,10 +148,21 @@ class Warehouse:
         self._thread_lock = threading.Lock()
         self._process_lock = filelock.FileLock(folder.lock, timeout=_LOCK_TIMEOUT, thread_local=False)
         self._prepared = False
+        self._duckdb: duckdb.DuckDBPyConnection | None = None
+
+    def close(self) -> None:
+        """Give the memory back; the warehouse may be used again."""
+        with self._thread_lock:
+            self._end_duckdb()
 
     @contextmanager
     def _open(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """The file's only connection, with the schema in place; closed, and the lock freed, on the way out."""
+        with self._locked(), self._attached() as connection:
+            yield connection
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         with self._thread_lock:
             if not self._prepared:
                 self.folder.prepare()
@@ -160,36 +179,50 @@ class Warehouse:
                     "Give this user write access to it",
                 ) from error
             try:
-                connection = self._connect()
-                try:
-                    if not self._prepared:
-                        _ensure_schema(connection, self.folder.private)
-                        self._prepared = True
-                    yield connection
-                finally:
-                    connection.close()
+                yield
             finally:
                 self._process_lock.release()
 
-    def _connect(self) -> duckdb.DuckDBPyConnection:
-        connection = duckdb.connect(":memory:")
+    @contextmanager
+    def _attached(self) -> Iterator[duckdb.DuckDBPyConnection]:
         try:
-            connection.execute("SET TimeZone = 'UTC'")
-            connection.execute("SET preserve_insertion_order = false")
-            connection.execute(f"SET temp_directory = {_quoted(self.folder.private.parent / 'temp')}")
+            connection = self._attach()
+            if not self._prepared:
+                _ensure_schema(connection, self.folder.private)
+                self._prepared = True
+            yield connection
+            connection.execute("USE memory")
+            connection.execute(f"DETACH {CATALOG}")
+        except BaseException:
+            # Whatever state it is in, nothing of it is kept.
+            self._end_duckdb()
+            raise
+
+    def _attach(self) -> duckdb.DuckDBPyConnection:
+        try:
+            if self._duckdb is None:
+                # One for all looks and loads: to start DuckDB takes 16 ms, to attach the file 1 ms.
+                self._duckdb = duckdb.connect(":memory:")
+                self._duckdb.execute("SET TimeZone = 'UTC'")
+                self._duckdb.execute("SET preserve_insertion_order = false")
+                self._duckdb.execute(f"SET temp_directory = {_quoted(self.folder.private.parent / 'temp')}")
             # DuckDB 1.4 to 2.0 can read files made so; one that is there keeps what it was made with.
             made = "" if self.folder.private.exists() else " (STORAGE_VERSION 'v1.4.0')"
-            connection.execute(f"ATTACH {_quoted(self.folder.private)} AS {CATALOG}{made}")
-            connection.execute(f"USE {CATALOG}")
+            self._duckdb.execute(f"ATTACH {_quoted(self.folder.private)} AS {CATALOG}{made}")
+            self._duckdb.execute(f"USE {CATALOG}")
         except duckdb.Error as error:
-            connection.close()
             raise WarehouseError(
                 f"The warehouse {self.folder.private} cannot be opened: {_first_line(error)}",
                 "If another program has it open, close that program (analysts open"
                 f" {self.folder.published.name} instead). If the file is damaged, move the folder"
                 f" {self.folder.private.parent} away and run `stripe-pipeline backfill`: everything is read again",
             ) from error
-        return connection
+        return self._duckdb
+
+    def _end_duckdb(self) -> None:
+        if self._duckdb is not None:
+            self._duckdb.close()
+            self._duckdb = None
 
     def load(
         self,
@@ -232,14 +265,13 @@ class Warehouse:
         """
         if not force and not self.publisher.due():
             return
-        with self._open() as connection:
-            [(revision,)] = connection.execute("SELECT revision FROM pipeline.meta").fetchall()
-            if revision in (0, self.publisher.published_revision()):
-                return  # nothing was ever loaded, or nothing since
-            connection.execute(f"CHECKPOINT {CATALOG}")
-            connection.execute("USE memory")
+        with self._locked():
+            with self._attached() as connection:
+                [(revision,)] = connection.execute("SELECT revision FROM pipeline.meta").fetchall()
+                if revision in (0, self.publisher.published_revision()):
+                    return  # nothing was ever loaded, or nothing since
+                connection.execute(f"CHECKPOINT {CATALOG}")
             # Detached, so that no write-ahead log is left beside the file: the file alone is the whole database.
-            connection.execute(f"DETACH {CATALOG}")
             self.publisher.publish(revision)
 
     def cursors(self, mode: Mode) -> dict[str, float]:
@@ -405,41 +437,53 @@ def _view(object_type: ObjectType, schema: str) -> str:
 
 def _load_batch(connection: duckdb.DuckDBPyConnection, batch: Batch, loaded: Loaded) -> None:
     parent = batch.object_type
+    for object_type in batch.tables:
+        loaded.changes.setdefault(object_type.name, Changes())
+    loaded.refused.setdefault(parent.name, set())
     bounds = _bounds(batch)
-    _stage_days(connection, batch.days)
     _stage(connection, parent, batch)
-    _judge(connection, parent, batch, bounds)
-    refused = connection.execute("SELECT id FROM temp.incoming ANTI JOIN temp.accepted USING (id)").fetchall()
-    loaded.refused.setdefault(parent.name, set()).update(object_id for (object_id,) in refused)
-    changes = loaded.changes.setdefault(parent.name, Changes())
-    _count(connection, parent, changes)
-    missing = {} if batch.nothing_missing else _missing(connection, parent, batch, bounds)
-    if missing:
-        loaded.missing.append((batch, missing))
-        connection.execute("DELETE FROM temp.listed WHERE day IN (SELECT unnest(?))", [list(missing)])
-    _replace(connection, parent, "accepted", bounds, even_unchanged=batch.read_again)
-    for child in children_of(parent):
-        child_changes = loaded.changes.setdefault(child.name, Changes())
-        _stage(connection, child, batch)
-        _judge_children(connection, child, bounds)
-        _count(connection, child, child_changes)
-        _replace(connection, child, "accepted_children", bounds, even_unchanged=False)
-    _bury(connection, batch, loaded)
-    for object_type in (parent, *children_of(parent)):
+    if batch.days:
+        _stage_days(connection, batch.days)
+        missing = {} if batch.nothing_missing else _missing(connection, parent, batch, bounds)
+        if missing:
+            loaded.missing.append((batch, missing))
+            connection.execute("DELETE FROM temp.listed WHERE day IN (SELECT unnest(?))", [list(missing)])
+    if parent.name in batch.files:  # else many a statement would find nothing to do
+        _take_in(connection, batch, bounds, loaded)
+    if batch.tombstones:
+        _bury(connection, batch, loaded)
+    for object_type in batch.tables:
         table_changes = loaded.changes[object_type.name]
         touched = table_changes.days | {listed.day for listed in batch.days}
-        counts = _row_counts(connection, object_type, touched)
-        table_changes.rows.update({day: counts[day, True] + counts[day, False] for day in touched})
-        _record_coverage(connection, object_type, batch, counts)
+        if touched:
+            counts = _row_counts(connection, object_type, touched)
+            table_changes.rows.update({day: counts[day, True] + counts[day, False] for day in touched})
+            if batch.days:
+                _record_coverage(connection, object_type, batch, counts)
     for table in ("listed", "incoming", "accepted", "accepted_children"):
         connection.execute(f"DROP TABLE IF EXISTS temp.{table}")
 
 
+def _take_in(connection: duckdb.DuckDBPyConnection, batch: Batch, bounds: str, loaded: Loaded) -> None:
+    """Store what was read, where nothing newer is known."""
+    parent = batch.object_type
+    _judge(connection, parent, batch, bounds)
+    refused = connection.execute("SELECT id FROM temp.incoming ANTI JOIN temp.accepted USING (id)").fetchall()
+    loaded.refused[parent.name].update(object_id for (object_id,) in refused)
+    _count(connection, parent, loaded.changes[parent.name])
+    _replace(connection, parent, "accepted", bounds, even_unchanged=batch.read_again)
+    for child in batch.children:
+        _stage(connection, child, batch)
+        _judge_children(connection, child, bounds)
+        _count(connection, child, loaded.changes[child.name])
+        _replace(connection, child, "accepted_children", bounds, even_unchanged=False)
+
+
 def _bounds(batch: Batch) -> str:
     """The condition that keeps every statement within the touched days, however large the table is."""
-    starts = [_day_start(listed.day) for listed in batch.days]
+    starts = [day_start(listed.day) for listed in batch.days]
     first = min([batch.first, *starts])
-    last = max([batch.last + 1, *(start + 86_400 for start in starts)])
+    last = max([batch.last + 1, *(start + DAY for start in starts)])
     if first >= last:
         return "false"  # nothing but tombstones
     return f"created >= make_timestamptz({first * 1_000_000}) AND created < make_timestamptz({last * 1_000_000})"
@@ -450,13 +494,12 @@ def _stage_days(connection: duckdb.DuckDBPyConnection, days: Sequence[ListedDay]
     connection.execute(
         "CREATE OR REPLACE TEMP TABLE listed (day DATE, listed_at TIMESTAMPTZ, until TIMESTAMPTZ, how VARCHAR)"
     )
-    if days:
-        values = ", ".join(
-            f"('{listed.day}', make_timestamptz({microseconds(listed.listed_at)}),"
-            f" make_timestamptz({microseconds(listed.until)}), '{listed.how}')"
-            for listed in days
-        )
-        connection.execute(f"INSERT INTO temp.listed VALUES {values}")
+    values = ", ".join(
+        f"('{listed.day}', make_timestamptz({microseconds(listed.listed_at)}),"
+        f" make_timestamptz({microseconds(listed.until)}), '{listed.how}')"
+        for listed in days
+    )
+    connection.execute(f"INSERT INTO temp.listed VALUES {values}")
 
 
 def _stage(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch) -> None:
@@ -578,7 +621,7 @@ def _missing(
 
 
 def _bury(connection: duckdb.DuckDBPyConnection, batch: Batch, loaded: Loaded) -> None:
-    """Mark what Stripe says is gone, with its children; their last columns stay."""
+    """Mark what Stripe says is gone, with its children, also those switched off; their last columns stay."""
     for object_type in (batch.object_type, *children_of(batch.object_type)):
         key = object_type.parent_key or "id"
         for tombstone in batch.tombstones:
@@ -590,14 +633,13 @@ def _bury(connection: duckdb.DuckDBPyConnection, batch: Batch, loaded: Loaded) -
                 f" RETURNING created::DATE",
                 [tombstone.id],
             ).fetchall()
-            loaded.changes[object_type.name].deleted.update(day for (day,) in buried)
-    if batch.tombstones:
-        _note_gone(connection, batch)
-        alive = connection.execute(
-            f"SELECT id FROM raw.{batch.object_type.name} WHERE id IN (SELECT unnest(?)) AND _deleted_at IS NULL",
-            [[tombstone.id for tombstone in batch.tombstones]],
-        ).fetchall()
-        loaded.refused.setdefault(batch.object_type.name, set()).update(object_id for (object_id,) in alive)
+            loaded.changes.setdefault(object_type.name, Changes()).deleted.update(day for (day,) in buried)
+    _note_gone(connection, batch)
+    alive = connection.execute(
+        f"SELECT id FROM raw.{batch.object_type.name} WHERE id IN (SELECT unnest(?)) AND _deleted_at IS NULL",
+        [[tombstone.id for tombstone in batch.tombstones]],
+    ).fetchall()
+    loaded.refused[batch.object_type.name].update(object_id for (object_id,) in alive)
 
 
 def _note_gone(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
@@ -620,7 +662,7 @@ def _row_counts(
     """How many rows that exist in Stripe the table holds, by day and livemode."""
     if not days:
         return Counter()
-    first, last = _day_start(min(days)), _day_start(max(days)) + 86_400
+    first, last = day_start(min(days)), day_start(max(days)) + DAY
     counted = connection.execute(
         f"SELECT created::DATE, livemode, count(*) FROM raw.{object_type.name} WHERE _deleted_at IS NULL"
         f" AND created >= make_timestamptz(?) AND created < make_timestamptz(?) GROUP BY ALL",
@@ -673,10 +715,6 @@ def _set_clock(connection: duckdb.DuckDBPyConnection, lowest: float, highest: fl
             lowest, highest = max(lowest, known_lowest), min(highest, known_highest)
     connection.execute("DELETE FROM pipeline.clock")
     connection.execute("INSERT INTO pipeline.clock VALUES (?, ?)", [lowest, highest])
-
-
-def _day_start(day: date) -> int:
-    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
 
 
 def _name(column: Column) -> str:

@@ -1,0 +1,30 @@
+"""UTC days, by which everything is partitioned, and their bounds in Unix seconds.
+
+The one place that turns a time into a day and back; which days are to be read belongs to `sync`.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+DAY = 86_400  # seconds; Unix time has no leap seconds
+
+
+def day_start(day: date) -> int:
+    """The first second of a UTC day, Unix seconds."""
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
+
+
+def day_of(seconds: float) -> date:
+    """The UTC day of a time in Unix seconds."""
+    return datetime.fromtimestamp(seconds, UTC).date()
+
+
+def days_between(first: date, last: date) -> list[date]:
+    """All days from `first` to `last`, both included."""
+    return [first + timedelta(days=n) for n in range((last - first).days + 1)]
+
+
+def today() -> date:
+    """The present UTC day by the local clock."""
+    return datetime.now(UTC).date()

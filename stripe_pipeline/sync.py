@@ -1,6 +1,6 @@
-"""Deciding what to read from Stripe and bringing it into the warehouse: the tick and the backfill.
+"""Deciding what to read from Stripe and bringing it into the warehouse: the tick, the drain and the backfill.
 
-Both end in the same two steps, reading (`resources.reading`) and loading (`resources.warehouse`). Nothing here knows of
+All end in the same two steps, reading (`resources.reading`) and loading (`resources.warehouse`). Nothing here knows of
 Dagster; `assets` reports what a run did.
 """
 
@@ -13,13 +13,13 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, day_start, days_between, today
@@ -41,11 +41,17 @@ EVENTS_KEPT = 30 * DAY  # FACTS.md, Events
 OVERLAP = 300  # seconds; events and balance transactions become visible up to a minute late (FACTS.md, Events)
 CLOCK_ERROR = 2  # seconds by which Stripe's clock may be ahead of what it is taken for (`ServerClock`)
 SETTLED = 300  # seconds after a day's end from when its list is taken for complete
+FRESH = 30  # seconds; of objects made since then a drain takes a list to be shorter than its pokes
+JUST_BEFORE = 10  # seconds before the event that announces it in which a balance transaction may have been made
+BALANCE_TRANSACTIONS = "balance_transactions"
 
 _THREADS = 6  # of each listed type: 25 requests a second an endpoint, at 100 to 240 ms each
 _ROWS_A_LOAD = 20_000
 _SECONDS_A_LOAD = 3.0
 _PAGE = 100
+_MOVE_MONEY = ("charges", "refunds", "disputes")
+_PATIENCE = 120.0  # seconds to be answered 429 in a row before a run gives up
+_DRAIN_PATIENCE = 10.0  # a sensor's tick must end within a minute; what was not read stays in the inbox
 
 
 class Progress(Protocol):
@@ -72,6 +78,8 @@ class Report:
     surprises: Surprises = field(default_factory=Surprises)
     notes: list[str] = field(default_factory=list)
     """What whoever watches the run should know, one sentence each."""
+    applied: int = 0
+    """Pokes whose objects were read again and stored."""
 
     def add(self, loaded: Loaded) -> None:
         """Count a load's changes."""
@@ -99,7 +107,7 @@ class Pipeline:
         self._base_url = base_url
         self._progress = progress
         folder.prepare()
-        self._inbox = Inbox(folder, inbox_url)
+        self.inbox = Inbox(folder, inbox_url)
 
     @classmethod
     def from_environment(cls, progress: Progress | None = None) -> Pipeline:
@@ -117,7 +125,7 @@ class Pipeline:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._inbox.close()
+        self.inbox.close()
         self.warehouse.close()
 
     def tick(self, days: Iterable[date] = ()) -> Report:
@@ -135,15 +143,42 @@ class Pipeline:
         asked = self.settings.enabled if tables is None else tuple(OBJECT_TYPES[name] for name in tables)
         return self._run(lambda run: run.backfill(set(days)), asked)
 
-    def _run(self, work: Any, asked: Iterable[ObjectType]) -> Report:
-        report = Report()
+    def drain(self, *, most: int, report: Report | None = None) -> Report:
+        """Read again what the inbox's pokes name that are due, at most `most` objects of each mode.
+
+        Adds to `report` if one is given. What was stored is published only as often as `publish_if_due` says, so
+        whoever drains calls `publish` in the end. Raises as `tick` does.
+        """
+        return self._run(
+            lambda run: run.drain(most), self.settings.enabled, report=report, patience=_DRAIN_PATIENCE, publish=False
+        )
+
+    def has_news(self) -> bool:
+        """Whether the inbox holds a poke that is due; asked as often as you like."""
+        return self.inbox.has_due()
+
+    def publish(self, *, force: bool = True) -> None:
+        """Make what was stored visible, with what the inbox could not apply; without `force` only where it is due."""
+        self.warehouse.publish(force=force, failing=self.inbox.rows(failing=True))
+
+    def _run(
+        self,
+        work: Callable[[_Run], None],
+        asked: Iterable[ObjectType],
+        *,
+        report: Report | None = None,
+        patience: float = _PATIENCE,
+        publish: bool = True,
+    ) -> Report:
+        report = report or Report()
         stopped: StripePipelineError | None = None
+        self.inbox.drop_modes({key.livemode for key in self._keys})
         families = {family_of(object_type).name: family_of(object_type) for object_type in asked}
         with self._spool() as spool, ExitStack() as threads:
             # Threads of its own for each type: those that wait for one endpoint's turn do not hold up another's.
             executors = {name: threads.enter_context(ThreadPoolExecutor(_THREADS, name)) for name in families}
             for key in self._keys:
-                with StripeApi(key, base_url=self._base_url, share=self.settings.rate.share) as api:
+                with StripeApi(key, base_url=self._base_url, share=self.settings.rate.share, patience=patience) as api:
                     try:
                         mode = self._mode(api, key)
                         run = _Run(self, api, mode, families, executors, spool, report)
@@ -158,7 +193,7 @@ class Pipeline:
                         stopped = stopped or error
         # What was stored before an error is right and may be seen.
         try:
-            self.warehouse.publish()
+            self.publish(force=publish)
         except WarehouseError as error:
             stopped = stopped or error
         if stopped is not None:
@@ -200,7 +235,7 @@ class _Run:
         report: Report,
     ) -> None:
         self._warehouse = pipeline.warehouse
-        self._inbox = pipeline._inbox
+        self._inbox = pipeline.inbox
         self._progress = pipeline._progress
         self._settings = pipeline.settings
         self._api = api
@@ -240,51 +275,126 @@ class _Run:
         swept = cursors.get(SWEEP, now) <= now - DAY
         if swept:
             _sweep(to_list, coverage, now, budget=self._settings.sweep.requests_a_month / 30)
-        pokes = self._waiting()
-        wanted = self._wanted(pokes, now)
         # No event announces balance transactions: those made since the last look are listed at every tick.
-        looked = {"balance_transactions": cursors.get("balance_transactions", cursors.get(EVENTS))}
-        plans = {}
-        for name in self._readers:
-            young_since = looked.get(name) or cursors.get(EVENTS)
-            plans[name] = _plan(name, wanted[name], to_list[name], coverage, now, young_since=young_since)
-            to_list[name] |= dict.fromkeys(plans[name].days, "tick")
-
-        failed = self._list(to_list)
-        batches = []
-        for name, reader in self._readers.items():
-            since = looked.get(name)
-            if since and set(days_between(day_of(since - OVERLAP), day_of(now))) <= to_list[name].keys():
-                since = None  # listed anyway
-            try:
-                if name not in failed:
-                    batches += self._read(reader, plans[name], since, poked=bool(wanted[name]))
-            except Cancelled:
-                raise
-            except StripePipelineError as error:
-                self._fail(reader, error)
-                failed.add(name)
-
+        looked = cursors.get(BALANCE_TRANSACTIONS, cursors.get(EVENTS))
+        followed = cursors.get(EVENTS)
+        pokes = self._waiting()
+        batches, failed, bad = self._bring_in(
+            pokes,
+            to_list,
+            coverage,
+            now,
+            how="tick",
+            young_since=None if followed is None else followed - OVERLAP,
+            money_since=None if looked is None else looked - OVERLAP,
+            due=self._warehouse.pending_balance_transactions(self._mode, now),
+        )
         moved = {}
         if scanned_at is not None:
             moved[self._mode, EVENTS] = scanned_at
-        if "balance_transactions" in self._readers and "balance_transactions" not in failed:
-            moved[self._mode, "balance_transactions"] = scanned_at or now
+        if BALANCE_TRANSACTIONS in self._readers and BALANCE_TRANSACTIONS not in failed:
+            moved[self._mode, BALANCE_TRANSACTIONS] = scanned_at or now
         if swept or SWEEP not in cursors:
             moved[self._mode, SWEEP] = now
         self._load(batches, cursors=moved)
-        # What was read for a poke and then taken for older than what is known is read again at the next tick: another
-        # run may have read the object before it changed and yet a moment later by its idea of Stripe's clock.
-        self._inbox.applied(
-            [
-                poke
-                for name, them in pokes.items()
-                if name not in failed
-                for poke in them
-                if poke.object_id not in self._refused.get(name, ())
-            ]
-        )
+        self._settle(pokes, failed, bad)
         self._inbox.forget(applied_before=time.time() - self._settings.inbox.keep_days * DAY)
+
+    def drain(self, most: int) -> None:
+        pokes = self._waiting(due=time.time(), most=most)
+        if not pokes:
+            return
+        cursors = self._warehouse.cursors(self._mode)
+        if EVENTS not in cursors:
+            # Nothing was listed yet: the first load finds what these tell.
+            self._settle(pokes, {}, {})
+            return
+        now = self._api.now()
+        batches, failed, bad = self._bring_in(
+            pokes,
+            {name: {} for name in self._readers},
+            self._warehouse.coverage(self._mode),
+            now,
+            how="webhook",
+            young_since=now - FRESH,
+            money_since=_money_since(pokes, looked=cursors.get(BALANCE_TRANSACTIONS, cursors[EVENTS])),
+        )
+        self._load(batches)
+        self._settle(pokes, failed, bad)
+
+    def _bring_in(
+        self,
+        pokes: Mapping[str, Sequence[Poke]],
+        to_list: dict[str, dict[date, str]],
+        coverage: Mapping[tuple[str, date], Covered],
+        now: float,
+        *,
+        how: str,
+        young_since: float | None,
+        money_since: float | None,
+        due: Iterable[tuple[str, int]] = (),
+    ) -> tuple[list[Batch], dict[str, StripePipelineError], dict[str, dict[str, StripePipelineError]]]:
+        """Read what is to be listed, what `pokes` name, the balance transactions made since `money_since` and those
+        that are `due`. Lists are loaded as they come.
+
+        Returns what is left to load, the types that failed, and the single objects that did, by table name.
+        """
+        wanted = self._wanted(pokes, due)
+        plans = {}
+        for name in self._readers:
+            plans[name] = _plan(name, wanted[name], to_list[name], coverage, now, young_since=young_since)
+            to_list[name] |= dict.fromkeys(plans[name].days, how)
+        failed = self._list(to_list)
+        if (
+            money_since is not None
+            and set(days_between(day_of(money_since), day_of(now))) <= to_list.get(BALANCE_TRANSACTIONS, {}).keys()
+        ):
+            money_since = None  # listed anyway
+        reads = {}
+        bad: dict[str, dict[str, StripePipelineError]] = {}
+        batches: list[Batch] = []
+        with ThreadPoolExecutor(len(self._readers), "read") as side_by_side:
+            for name, reader in self._readers.items():
+                since = money_since if name == BALANCE_TRANSACTIONS else None
+                if name not in failed and (plans[name].ids or since is not None):
+                    reads[name] = side_by_side.submit(self._read, reader, plans[name], since, poked=bool(wanted[name]))
+        for name, read in reads.items():
+            try:
+                found, bad[name] = read.result()
+            except Cancelled:
+                raise
+            except StripePipelineError as error:
+                failed[name] = self._fail(self._readers[name], error)
+            else:
+                batches += found
+                for problem in bad[name].values():
+                    self._fail(self._readers[name], problem)
+        return batches, failed, bad
+
+    def _settle(
+        self,
+        pokes: Mapping[str, Sequence[Poke]],
+        failed: Mapping[str, StripePipelineError],
+        bad: Mapping[str, Mapping[str, StripePipelineError]],
+    ) -> None:
+        """Tell the inbox how its pokes fared.
+
+        What was read for a poke and then taken for older than what is known goes on waiting: another run may have read
+        the object before it changed and yet a moment later by its idea of Stripe's clock.
+        """
+        done = []
+        for name, them in pokes.items():
+            if name in failed:
+                # Nothing is wrong with what they name: they wait for as long as it takes.
+                self._inbox.defer(them, failed[name])
+                continue
+            failing = bad.get(name, {})
+            for object_id, error in failing.items():
+                self._inbox.failed([poke for poke in them if poke.object_id == object_id], error)
+            again = failing.keys() | self._refused.get(name, set())
+            done += [poke for poke in them if poke.object_id not in again]
+        self._inbox.applied(done)
+        self._report.applied += len(done)
 
     def _days_to_list(
         self, asked: set[date], coverage: Mapping[tuple[str, date], Covered], now: float, *, how: str
@@ -335,37 +445,44 @@ class _Run:
             return None
         return started
 
-    def _waiting(self) -> dict[str, list[Poke]]:
-        waiting: dict[str, list[Poke]] = {name: [] for name in self._readers}
-        for poke in self._inbox.waiting(self._mode):
-            name = BY_STRIPE_OBJECT[poke.object].name
-            if name in self._readers:
-                waiting[name].append(poke)
+    def _waiting(self, *, due: float = math.inf, most: int | None = None) -> dict[str, list[Poke]]:
+        """Pokes by table name: all that wait, or those that may be tried at `due` (Unix seconds), of `most` objects."""
+        waiting: dict[str, list[Poke]] = {}
+        objects: set[tuple[str, str]] = set()
+        for poke in self._inbox.waiting(self._mode, now=due):
+            it = (poke.object, poke.object_id)
+            if most is None or it in objects or len(objects) < most:
+                objects.add(it)
+                waiting.setdefault(BY_STRIPE_OBJECT[poke.object].name, []).append(poke)
         return waiting
 
-    def _wanted(self, pokes: Mapping[str, Sequence[Poke]], now: float) -> dict[str, dict[str, int | None]]:
+    def _wanted(
+        self, pokes: Mapping[str, Sequence[Poke]], due: Iterable[tuple[str, int]]
+    ) -> dict[str, dict[str, int | None]]:
         """The objects to read again, with their `created` where it is known: those that pokes name, and balance
-        transactions that are due. What is older than the history asked for is left out: a change does not bring it
+        transactions that are `due`. What is older than the history asked for is left out: a change does not bring it
         in."""
         oldest = day_start(self._settings.history)
         wanted: dict[str, dict[str, int | None]] = {
             name: {
                 poke.object_id: poke.object_created
-                for poke in them
+                for poke in pokes.get(name, ())
                 if poke.object_created is None or poke.object_created >= oldest
             }
-            for name, them in pokes.items()
+            for name in self._readers
         }
-        if "balance_transactions" in wanted:
-            for object_id, created in self._warehouse.pending_balance_transactions(self._mode, now):
-                wanted["balance_transactions"].setdefault(object_id, created)
+        if BALANCE_TRANSACTIONS in wanted:
+            wanted[BALANCE_TRANSACTIONS] |= dict(due)
         return wanted
 
-    def _read(self, reader: Reader, plan: _Plan, looked_until: float | None, *, poked: bool) -> list[Batch]:
-        """What a list of everything made since the last look, or since the plan's, and single reads bring."""
+    def _read(
+        self, reader: Reader, plan: _Plan, made_since: float | None, *, poked: bool
+    ) -> tuple[list[Batch], dict[str, StripePipelineError]]:
+        """What a list of everything made since then, or since the plan's start, and single reads bring."""
         batches = []
+        bad: dict[str, StripePipelineError] = {}
         ids = plan.ids
-        starts = [start for start in (plan.list_since, looked_until and int(looked_until) - OVERLAP) if start]
+        starts = [int(start) for start in (plan.list_since, made_since) if start is not None]
         if starts:
             batch, listed = reader.list_since(min(starts))
             batch.read_again = poked
@@ -373,10 +490,11 @@ class _Run:
             # Wanted but not listed: deleted meanwhile, or older than it said.
             ids = ids - listed
         if ids:
-            batches.append(reader.read_again(ids, since=day_start(self._settings.history)))
-        return batches
+            batch, bad = reader.read_again(ids, since=day_start(self._settings.history))
+            batches.append(batch)
+        return batches, bad
 
-    def _list(self, days: Mapping[str, Mapping[date, str]]) -> set[str]:
+    def _list(self, days: Mapping[str, Mapping[date, str]]) -> dict[str, StripePipelineError]:
         """List these days of these types side by side and load them as they come; the types that failed.
 
         `days`: why each day is listed, by table name and day.
@@ -398,7 +516,7 @@ class _Run:
         totals = {name: len([day for day in wanted if day_start(day) < until]) for name, wanted in days.items()}
         rows: Counter[str] = Counter()
         done: Counter[str] = Counter()
-        failed: set[str] = set()
+        failed: dict[str, StripePipelineError] = {}
         batches: dict[str, Batch] = {}
         loaded_at = time.monotonic()
         held = 0
@@ -420,8 +538,7 @@ class _Run:
                     else:
                         open_lists.discard(name)
                         if item is not None:
-                            self._fail(self._readers[name], item)
-                            failed.add(name)
+                            failed[name] = self._fail(self._readers[name], item)
                             if not isinstance(item, Unavailable):
                                 # Refused half-way: its rows stay as they were. What is only late is kept.
                                 batches.pop(name, None)
@@ -449,17 +566,21 @@ class _Run:
             ids = [object_id for day in missing.values() for object_id in day]
             reader = self._readers[batch.object_type.name]
             try:
-                again = reader.read_again(ids)
+                again, bad = reader.read_again(ids)
             except Cancelled:
                 raise
             except StripePipelineError as error:
                 self._fail(reader, error)
                 continue
+            if bad:
+                self._fail(reader, next(iter(bad.values())))
+                continue
             again.days = [listed for listed in batch.days if listed.day in missing]
             again.nothing_missing = True
             self._load([again])
 
-    def _fail(self, reader: Reader, error: Exception) -> None:
+    def _fail(self, reader: Reader, error: Exception) -> StripePipelineError:
+        """Note that this type failed, if the others can go on; else raise."""
         if isinstance(error, OSError):
             raise WarehouseError(
                 f"Rows could not be kept on their way to the warehouse ({error.strerror})",
@@ -471,6 +592,7 @@ class _Run:
             raise error
         for table in reader.tables:
             self._report.failures[table] = error
+        return error
 
     def count_requests(self) -> None:
         """Put what was spent and what was odd into the report."""
@@ -510,7 +632,7 @@ def _plan(
     for object_id, created in wanted.items():
         if created is None:
             ids.add(object_id)
-        elif young_since is not None and created >= young_since - OVERLAP:
+        elif young_since is not None and created >= young_since:
             young[object_id] = created
         else:
             by_day.setdefault(day_of(created), set()).add(object_id)
@@ -529,6 +651,17 @@ def _plan(
         else:
             ids |= them
     return _Plan(days, ids, list_since)
+
+
+def _money_since(pokes: Mapping[str, Sequence[Poke]], *, looked: float) -> float | None:
+    """From when on to list the balance transactions that pokes announce; None for none that a tick has not listed."""
+    announced = [
+        poke.event_created
+        for name in _MOVE_MONEY
+        for poke in pokes.get(name, ())
+        if poke.event_created >= looked - OVERLAP
+    ]
+    return min(announced) - JUST_BEFORE if announced else None
 
 
 def _unlisted(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import tempfile
 import threading
 import time
@@ -31,6 +32,7 @@ from stripe_pipeline.emulator import LOCK_TIMEOUT, Clock, Fault, Server, Shop
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.resources import stripe_api
+from stripe_pipeline.resources.inbox import poke_of
 from stripe_pipeline.resources.rate_limits import RateLimits
 from stripe_pipeline.resources.stripe_api import Params, Reply, StripeApi
 from stripe_pipeline.resources.warehouse import Warehouse
@@ -58,7 +60,7 @@ JUMPS = (2, 50, 400, 3700, 6 * 3600, DAY, 3 * DAY, 29 * DAY, 30 * DAY - 30, 30 *
 MOMENTS = (-2, 1, 120, 330)
 """Seconds from a midnight: days end, begin, and are sealed."""
 FAMILY = {child.name: child.parent for child in OBJECT_TYPES.values() if child.parent}
-STEPS = ("warehouse.load", "warehouse.publish", "warehouse.forget_coverage", "_inbox.add", "_inbox.applied")
+STEPS = ("warehouse.load", "warehouse.publish", "warehouse.forget_coverage", "inbox.add", "inbox.applied")
 
 things = st.lists(
     st.tuples(st.sampled_from(ACTIONS), st.booleans(), st.sampled_from(TELLING), st.integers(0, 999)),
@@ -96,7 +98,7 @@ class Api(StripeApi):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         limits = RateLimits(account=1e6, endpoint=1e6)
-        super().__init__(*arguments, **options, limits=limits, patience=0.05, max_attempts=4)
+        super().__init__(*arguments, **options | {"limits": limits, "patience": 0.05, "max_attempts": 4})
 
     def get(self, path: str, params: Params | None = None) -> Reply:
         """As `StripeApi.get`."""
@@ -306,6 +308,19 @@ class Histories(RuleBasedStateMachine):
     def _days(self, ns: Sequence[int]) -> list[Any]:
         today = day_of(self.shop.clock.now())
         return [today - timedelta(days=n) for n in ns]
+
+    @rule(happenings=things, which=st.randoms(use_true_random=False), most=st.sampled_from((2, 1000)))
+    def webhooks(self, happenings: list[Happening], which: random.Random, most: int) -> None:
+        """Some of the latest events come as webhooks, in any order and some of them twice."""
+        self._all(happenings)
+        events = [event for livemode in (True, False) for event in self.shop.events(livemode)[:20]]
+        sent = which.choices(events, k=min(len(events), 25)) if events else []
+        self.pipelines[1].inbox.add([poke for event in sent if (poke := poke_of(event))])
+        report = self._run(lambda: self.pipelines[1].drain(most=most))
+        assert not report.failures
+        self.pipelines[1].publish()
+        if self.folder.published.exists():
+            self._no_row_twice()
 
     @contextmanager
     def _around(self, nth: int, happens: Callable[[], object]) -> Iterator[None]:

@@ -42,7 +42,7 @@ def build_view_assets(settings: Settings) -> dg.AssetsDefinition:
         try:
             with opens.open() as pipeline:
                 counts = pipeline.warehouse.row_counts([".".join(key.path) for key in keys])
-                pipeline.warehouse.publish()
+                pipeline.publish()
         except StripePipelineError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from None
         for key in keys:

@@ -29,6 +29,8 @@ MAX_ATTEMPTS = 5
 """So often what a poke names is read again in vain before the poke is dead."""
 FIRST_PAUSE = 10
 """Seconds after the first failed attempt; four times as long after each further one."""
+DEFERRED = 60
+"""Seconds to the next attempt where Stripe or a missing permission is the trouble: those do not count."""
 
 _BUSY_TIMEOUT = 60  # seconds to wait for another process's write, which takes milliseconds
 _CHUNK = 500  # ids a statement, well below SQLite's limit of variables
@@ -258,8 +260,18 @@ class Inbox:
             return [_poke(row) for row in connection.execute(query)]
 
     def applied(self, pokes: Sequence[Poke]) -> None:
-        """Note that the objects these pokes name were read again and stored."""
-        self._change(pokes, {"applied_at": time.time()})
+        """Note that the objects these pokes name were read again and stored: dead pokes of theirs are applied, too."""
+        now = time.time()
+        self._change(pokes, {"applied_at": now})
+        objects = sorted({poke.object_id for poke in pokes})
+        with self._writing() as connection:
+            for start in range(0, len(objects), _CHUNK):
+                named = _POKES.c.object_id.in_(objects[start : start + _CHUNK])
+                connection.execute(sa.update(_POKES).where(_DEAD, named).values(applied_at=now))
+
+    def defer(self, pokes: Sequence[Poke], error: object, *, now: float | None = None) -> None:
+        """Note why these pokes cannot be tried for now, through no fault of what they name: they wait a minute."""
+        self._change(pokes, {"error": _told(error), "not_before": _or_now(now) + DEFERRED})
 
     def failed(self, pokes: Sequence[Poke], error: object, *, now: float | None = None) -> None:
         """Note that the objects these pokes name were read again in vain, and why.
@@ -271,7 +283,7 @@ class Inbox:
             pokes,
             {
                 "attempts": _POKES.c.attempts + 1,
-                "error": scrub(str(error))[:_LONGEST_ERROR],
+                "error": _told(error),
                 "not_before": _or_now(now) + pause,
             },
         )
@@ -288,9 +300,9 @@ class Inbox:
                 connection.execute(sa.update(_POKES).where(_DEAD, some).values(anew)).rowcount for some in chosen
             )
 
-    def rows(self) -> list[Entry]:
-        """All that was not applied, waiting or dead, in the order it was received."""
-        return self._entries(_OPEN)
+    def rows(self, *, failing: bool = False) -> list[Entry]:
+        """All that was not applied, waiting or dead, or only what was tried in vain; in the order it was received."""
+        return self._entries(sa.and_(_OPEN, _POKES.c.error.is_not(None)) if failing else _OPEN)
 
     def dead(self) -> list[Entry]:
         """What was tried in vain as often as it may be, in the order it was received."""
@@ -424,6 +436,10 @@ def _lacks(connection: sa.Connection) -> list[sa.Column[Any] | sa.Index]:
         *(column for column in _POKES.columns if column.name not in columns),
         *(index for index in _POKES.indexes if index.name not in indexes),
     ]
+
+
+def _told(error: object) -> str:
+    return scrub(str(error))[:_LONGEST_ERROR]
 
 
 def _or_now(now: float | None) -> float:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stripe_pipeline.days import DAY, day_of, day_start, days_between
-from stripe_pipeline.errors import CursorLost, NotFound
+from stripe_pipeline.errors import CursorLost, NotFound, RequestRefused, StripePipelineError
 from stripe_pipeline.objects import ObjectType
 from stripe_pipeline.resources.listing import Listed, Listing, everything, newest_first
 from stripe_pipeline.resources.stripe_api import StripeApi
@@ -216,26 +216,29 @@ class Reader:
             ]
         return lines
 
-    def read_again(self, ids: Iterable[str], *, since: int = 0) -> Batch:
-        """Retrieve each id, with its children. What Stripe says is gone comes back as a tombstone; what turns out to
-        be made before `since` (Unix seconds) is left out.
+    def read_again(self, ids: Iterable[str], *, since: int = 0) -> tuple[Batch, dict[str, StripePipelineError]]:
+        """Retrieve each id, with its children; and why, for those that are refused or bad while the others are not.
 
-        Raises what `StripeApi.get` raises, but for `NotFound`.
+        What Stripe says is gone comes back as a tombstone; what turns out to be made before `since` (Unix seconds) is
+        left out. Raises what `StripeApi.get` raises, but for `NotFound` and `RequestRefused`.
         """
         batch = self.batch()
         batch.read_again = True
+        bad: dict[str, StripePipelineError] = {}
         self._folder.mkdir(parents=True, exist_ok=True)
         stem = f"again-{next(self._batches)}"
-        for objects in self._executor.map(self._retrieve, sorted(set(ids))):
-            if isinstance(objects, Tombstone):
+        asked = sorted(set(ids))
+        for object_id, objects in zip(asked, self._executor.map(self._retrieve, asked), strict=True):
+            if isinstance(objects, StripePipelineError):
+                bad[object_id] = objects
+            elif isinstance(objects, Tombstone):
                 batch.tombstones.append(objects)
-                continue
-            created, lines = objects
-            if created < since:
-                continue
-            batch.first, batch.last = min(batch.first, created), max(batch.last, created)
-            self._write(batch, stem, lines)
-        return batch
+            else:
+                created, lines = objects
+                if created >= since:
+                    batch.first, batch.last = min(batch.first, created), max(batch.last, created)
+                    self._write(batch, stem, lines)
+        return batch, bad
 
     def list_since(self, since: int) -> tuple[Batch, set[str]]:
         """List what was made since `since` (Unix seconds, inclusive), with children; and the ids that were listed.
@@ -261,16 +264,21 @@ class Reader:
                 file.writelines(rows)
             batch.files[table] = [path]
 
-    def _retrieve(self, object_id: str) -> Tombstone | tuple[int, dict[str, list[bytes]]]:
+    def _retrieve(self, object_id: str) -> Tombstone | StripePipelineError | tuple[int, dict[str, list[bytes]]]:
         asked_at = self._api.now()
         try:
             reply = self._api.get(f"{self._endpoint}/{object_id}")
         except NotFound as error:
             _check_gone(error)
             return Tombstone(object_id, asked_at)
+        except RequestRefused as error:
+            return error
         if reply.data.get("deleted"):
             return Tombstone(object_id, reply.sent_at)
-        whole = self._with_children([reply.data], reply.sent_at)
+        try:
+            whole = self._with_children([reply.data], reply.sent_at)
+        except BadObject as error:
+            return error
         if not whole:
             return Tombstone(object_id, reply.sent_at)
         [(obj, lines)] = whole

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import filelock
@@ -24,6 +24,9 @@ from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.objects import BOOKKEEPING, OBJECT_TYPES, Column, Kind, ObjectType, children_of
 from stripe_pipeline.resources.publisher import Publisher
 from stripe_pipeline.rows import microseconds
+
+if TYPE_CHECKING:
+    from stripe_pipeline.resources.inbox import Entry
 
 FORMAT = 1
 """Layout of the file; raised when older code could no longer write it rightly."""
@@ -258,15 +261,18 @@ class Warehouse:
                 ) from error
         return loaded
 
-    def publish(self, *, force: bool = True) -> None:
+    def publish(self, *, force: bool = True, failing: Sequence[Entry] | None = None) -> None:
         """Make what is committed visible in the published file, if it is not yet.
 
-        Without `force` only where it is due: publishing takes at most about a tenth of the time.
+        `failing` is what `pipeline.inbox` is to show; without it that stays as it is. Without `force` only where it is
+        due: publishing takes at most about a tenth of the time.
         """
         if not force and not self.publisher.due():
             return
         with self._locked():
             with self._attached() as connection:
+                if failing is not None:
+                    _show_failing(connection, failing)
                 [(revision,)] = connection.execute("SELECT revision FROM pipeline.meta").fetchall()
                 if revision in (0, self.publisher.published_revision()):
                     return  # nothing was ever loaded, or nothing since
@@ -417,6 +423,9 @@ _PIPELINE_TABLES = {
     "gone": "object_type VARCHAR, id VARCHAR, found_at TIMESTAMPTZ",
     "coverage": "object_type VARCHAR, account VARCHAR, livemode BOOLEAN, day DATE, listed_at TIMESTAMPTZ,"
     ' listed_until TIMESTAMPTZ, "rows" BIGINT, how VARCHAR',
+    # What the inbox holds and was tried in vain, as of the last publish.
+    "inbox": "event_id VARCHAR, livemode BOOLEAN, object VARCHAR, object_id VARCHAR, received_at TIMESTAMPTZ,"
+    " attempts INTEGER, state VARCHAR, error VARCHAR",
 }
 
 
@@ -694,6 +703,36 @@ def _record_coverage(
         " ON r.day = l.day",
         [*where, days, rows],
     )
+
+
+def _show_failing(connection: duckdb.DuckDBPyConnection, failing: Sequence[Entry]) -> None:
+    """Renew `pipeline.inbox` where it differs."""
+    columns = "event_id, livemode, object, object_id, epoch_us(received_at), attempts, state, error"
+    rows = [
+        (
+            entry.poke.event_id,
+            entry.poke.livemode,
+            entry.poke.object,
+            entry.poke.object_id,
+            microseconds(entry.received_at),
+            entry.attempts,
+            str(entry.state),
+            entry.error,
+        )
+        for entry in failing
+    ]
+    if connection.execute(f"SELECT {columns} FROM pipeline.inbox ORDER BY received_at, event_id").fetchall() == rows:
+        return
+    connection.execute("BEGIN")
+    connection.execute("DELETE FROM pipeline.inbox")
+    if rows:
+        connection.execute(
+            "INSERT INTO pipeline.inbox SELECT r[1], r[2]::BOOLEAN, r[3], r[4], make_timestamptz(r[5]::BIGINT),"
+            " r[6]::INTEGER, r[7], r[8] FROM (SELECT unnest(?::VARCHAR[][]) AS r)",
+            [[[None if value is None else str(value) for value in row] for row in rows]],
+        )
+    connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
+    connection.execute("COMMIT")
 
 
 def _set_cursor(connection: duckdb.DuckDBPyConnection, mode: Mode, name: str, at: float) -> None:

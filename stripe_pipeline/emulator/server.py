@@ -86,12 +86,13 @@ class Server:
             denied=self._denied,
             requests=self.requests,
             disconnect=self._disconnect,
+            webhooks=self.webhooks,
             **self._options,
         )
         config = uvicorn.Config(
             app,
             http=_protocol(self._connections),
-            ws="none",
+            ws="websockets-sansio",
             lifespan="off",
             log_config=None,
             access_log=False,

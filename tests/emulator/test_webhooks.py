@@ -14,7 +14,7 @@ import stripe
 
 from stripe_pipeline.emulator import Attempt, Clock, Server, Shop
 from stripe_pipeline.emulator.webhooks import DISABLED_AFTER, RETRIES
-from tests.emulator.conftest import LIVE_KEY, NOW, Get, ids
+from tests.emulator.conftest import LIVE_KEY, NOW, TEST_KEY, Get, ids
 from tests.emulator.receiver import Receiver, wait_for
 
 DAY = 86400
@@ -332,3 +332,13 @@ def test_a_burst_comes_over_twenty_connections(shop: Shop, server: Server, recei
     assert len(receiver.events) == 300
     assert 2 <= len({received.peer for received in receiver.received}) <= 20
     assert {event["pending_webhooks"] for event in shop.events(False)} == {0}
+
+
+def test_a_session_of_the_stripe_cli_is_refused_without_its_id(server: Server) -> None:
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    upgrade |= {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Websocket-Id": "cliws_x"}
+    refused = httpx.get(f"{server.url}/subscribe", headers=upgrade)
+    assert (refused.status_code, refused.json()) == (401, {"error": {"message": "Unknown WebSocket ID."}})
+    assert httpx.post(f"{server.url}/v1/stripecli/sessions").status_code == 401
+    made = httpx.post(f"{server.url}/v1/stripecli/sessions", auth=(TEST_KEY, "")).json()
+    assert made["websocket_url"] == server.url.replace("http", "ws") + "/subscribe"

@@ -8,5 +8,6 @@ from stripe_pipeline.emulator.clock import Clock
 from stripe_pipeline.emulator.faults import LOCK_TIMEOUT, Fault, LoggedRequest
 from stripe_pipeline.emulator.server import Server
 from stripe_pipeline.emulator.shop import Shop
+from stripe_pipeline.emulator.webhooks import Attempt, Webhooks
 
-__all__ = ["LOCK_TIMEOUT", "Clock", "Fault", "LoggedRequest", "Server", "Shop", "create_app"]
+__all__ = ["LOCK_TIMEOUT", "Attempt", "Clock", "Fault", "LoggedRequest", "Server", "Shop", "Webhooks", "create_app"]

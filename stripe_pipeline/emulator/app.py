@@ -21,7 +21,7 @@ import orjson
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from stripe_pipeline.emulator import store, templates
@@ -29,6 +29,8 @@ from stripe_pipeline.emulator.faults import RATE_LIMIT, Fault, LoggedRequest, ch
 from stripe_pipeline.emulator.rate_limits import RateLimiter
 from stripe_pipeline.emulator.shop import EVENTS_KEPT, Shop, type_of
 from stripe_pipeline.emulator.store import Json, reference
+from stripe_pipeline.emulator.stripe_cli import PATH, StripeCli
+from stripe_pipeline.emulator.webhooks import Webhooks
 from stripe_pipeline.objects import OBJECT_TYPES, Kind
 
 _PATH_NAMES = {
@@ -114,14 +116,17 @@ def create_app(
     keys: Collection[str] | None = None,
     requests: MutableSequence[LoggedRequest] | None = None,
     disconnect: Disconnect | None = None,
+    webhooks: Webhooks | None = None,
 ) -> Starlette:
     """The Stripe API for a shop.
 
     `denied` are types that restricted keys (`rk_`) may not read, `keys` all keys there are (default: any well-formed
     one). `faults`, `denied` and `keys` may be changed while the app runs. Every request is added to `requests`.
-    Faults that break connections need `disconnect`, which only a server can give.
+    Faults that break connections need `disconnect`, which only a server can give; so do `webhooks` that are running,
+    without which nothing is sent to a `stripe listen`.
     """
-    api = _Api(shop, denied)
+    stripe_cli = StripeCli(webhooks or Webhooks(shop))
+    api = _Api(shop, denied, stripe_cli)
     limiter = RateLimiter() if rate_limits else None
     rules: MutableSequence[Fault] = [] if faults is None else faults
     log: MutableSequence[LoggedRequest] = [] if requests is None else requests
@@ -166,7 +171,7 @@ def create_app(
                     raise _too_many(reason, caller.livemode)
                 if complaint is not None:
                     raise complaint
-                status, headers, body = 200, {}, api.answer(entry, caller)
+                status, headers, body = 200, {}, api.answer(entry, caller, request.url.netloc)
             except StripeError as error:
                 status, headers, body = error.status, error.headers, orjson.dumps(error.body)
         entry.status = status
@@ -191,7 +196,8 @@ def create_app(
         await send({"type": "http.response.body", "body": sent, "more_body": True})
         await _break_off(disconnect, scope, receive, graceful=True)
 
-    return Starlette(routes=[Route("/{path:path}", _Endpoint(answer))])
+    routes = [WebSocketRoute(PATH, stripe_cli.listen), Route("/{path:path}", _Endpoint(answer))]
+    return Starlette(routes=routes)
 
 
 class _Endpoint:
@@ -229,11 +235,12 @@ async def _break_off(disconnect: Disconnect | None, scope: Scope, receive: Recei
 class _Api:
     """The endpoints: from a request to JSON, or to a StripeError."""
 
-    def __init__(self, shop: Shop, denied: Collection[str]) -> None:
+    def __init__(self, shop: Shop, denied: Collection[str], stripe_cli: StripeCli) -> None:
         self._shop = shop
         self._denied = denied
+        self._stripe_cli = stripe_cli
 
-    def answer(self, request: LoggedRequest, caller: _Caller) -> bytes:
+    def answer(self, request: LoggedRequest, caller: _Caller, host: str) -> bytes:
         version = request.stripe_version
         if version is not None and not _VERSION.fullmatch(version):
             raise StripeError(400, f"Invalid Stripe API version: {version}")
@@ -263,6 +270,9 @@ class _Api:
                 case ("DELETE", "v1", "webhook_endpoints", object_id):
                     self._permit("webhook_endpoints", caller, "write")
                     return self._delete_endpoint(object_id, params, caller)
+                case ("POST", "v1", "stripecli", "sessions"):
+                    session = self._stripe_cli.open_session(key=caller.key, livemode=caller.livemode, host=host)
+                    return orjson.dumps(session)
         raise StripeError(
             404,
             f"Unrecognized request URL ({method}: {request.path}). Please see https://stripe.com/docs"

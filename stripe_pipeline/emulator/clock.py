@@ -1,7 +1,8 @@
 """The shop's clock: what the emulator takes for now.
 
 Everything that carries a time reads it here: `created`, event visibility and retention, settlement, the Date header.
-Rate limits, latency and delays run on the machine's clock, since they are about real requests.
+Rate limits, latency, delays, and when webhooks are signed and tried again, run on the machine's clock, since they are
+about real requests.
 """
 
 from __future__ import annotations

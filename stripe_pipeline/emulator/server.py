@@ -1,6 +1,6 @@
 """The emulator as a running server: a socket on this machine, a thread, background trading.
 
-What is answered belongs to `app`; running as a process of its own to `__main__`.
+What is answered belongs to `app`, what is sent to `webhooks`; running as a process of its own to `__main__`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,31 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from stripe_pipeline.emulator.app import create_app
 from stripe_pipeline.emulator.faults import Fault, LoggedRequest
 from stripe_pipeline.emulator.shop import Shop
+from stripe_pipeline.emulator.webhooks import Webhooks
 
 _HOST = "127.0.0.1"
 _START_SECONDS = 10.0
 
 
 class Server:
-    """Serves a shop on 127.0.0.1 while its `with` block runs; `options` are those of `create_app`."""
+    """Serves a shop on 127.0.0.1 and sends its webhooks while its `with` block runs."""
 
-    def __init__(self, shop: Shop | None = None, *, port: int = 0, **options: Any) -> None:
+    def __init__(
+        self,
+        shop: Shop | None = None,
+        *,
+        port: int = 0,
+        webhook_backoff: float = 1.0,
+        webhook_concurrency: int = 20,
+        webhook_timeout: float = 30.0,
+        **options: Any,
+    ) -> None:
+        """What begins with `webhook_` is explained in `Webhooks`; `options` are those of `create_app`."""
         self.shop = shop or Shop()
+        self.webhooks = Webhooks(
+            self.shop, backoff=webhook_backoff, concurrency=webhook_concurrency, timeout=webhook_timeout
+        )
+        """What is sent of the events that happen, and to hold it, repeat it and wait for it."""
         self.faults: list[Fault] = list(options.pop("faults", ()))
         """Rules in force; may be changed at any time."""
         self.requests: list[LoggedRequest] = []
@@ -71,12 +86,13 @@ class Server:
             denied=self._denied,
             requests=self.requests,
             disconnect=self._disconnect,
+            webhooks=self.webhooks,
             **self._options,
         )
         config = uvicorn.Config(
             app,
             http=_protocol(self._connections),
-            ws="none",
+            ws="websockets-sansio",
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -85,6 +101,7 @@ class Server:
         )
         self._server = uvicorn.Server(config)
         self._stopping.clear()
+        self.webhooks.start()
         self._start(lambda: self._serve(listener))
         waited = threading.Event()
         for _ in range(int(_START_SECONDS / 0.005)):
@@ -98,6 +115,7 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopping.set()
+        self.webhooks.stop()
         self._server.should_exit = True
         # Requests that a fault still delays are not waited for.
         self._connections.abort_all()

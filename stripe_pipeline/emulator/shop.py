@@ -78,6 +78,8 @@ class _Side:
     """The payout that a balance transaction was part of."""
     invoice_intents: dict[str, str] = field(default_factory=dict)
     """The payment intent that collects an invoice."""
+    webhook_secrets: dict[str, str] = field(default_factory=dict)
+    """By webhook endpoint."""
 
 
 def _locked(method: Method) -> Method:
@@ -104,11 +106,14 @@ class Shop:
         self.lock = threading.RLock()
         self.event_delay: float = 0.0
         """Seconds by which new events become visible later than their `created`, unless one says otherwise."""
+        self.event_listeners: list[Callable[[str, bool], object]] = []
+        """Called with id and mode of every event that something makes, at once, while the shop is locked."""
         self._random = Random(seed)
         self._event_random = Random(f"{seed} events")
         self._trade_random = Random(f"{seed} trade")
         self._sides = {True: _Side(), False: _Side()}
         self._numbers = 0
+        self._seeding = False
 
     # Reading
 
@@ -165,6 +170,16 @@ class Shop:
         if invoice_id not in side.objects["invoices"]:
             raise KeyError(invoice_id)
         return list(side.lines.get(invoice_id, {}).values())
+
+    @_locked
+    def event_body(self, event_id: str, livemode: bool) -> bytes:
+        """JSON of an event, visible or not; a KeyError if there is none."""
+        return self._sides[livemode].objects["events"].rendered[event_id]
+
+    @_locked
+    def mode_of_event(self, event_id: str) -> bool:
+        """Whether an event is a live one; a KeyError if there is none."""
+        return self._mode("events", event_id, None)
 
     def event_is_visible(self, event_id: str, livemode: bool) -> bool:
         """Whether an event is out already and still kept."""
@@ -777,15 +792,45 @@ class Shop:
         url: str,
         enabled_events: Sequence[str] = ("*",),
         *,
+        secret: str | None = None,
         livemode: bool = False,
         created: int | None = None,
         **fields: Any,
     ) -> Json:
-        """Register an endpoint; its `secret` is in this answer and nowhere else. Nothing is ever sent to it."""
+        """Register an endpoint; its `secret` (by default a new one) is in this answer and in no other.
+
+        Several secrets, comma-separated, are those of an endpoint whose secret is being rolled: each signs.
+        """
         at = self._at(created)
         obj = templates.webhook_endpoint(self._id("we"), at, livemode, url, list(enabled_events)) | fields
-        secret = "whsec_" + "".join(self._random.choices(_ALPHABET, k=32))
+        secret = secret or "whsec_" + "".join(self._random.choices(_ALPHABET, k=32))
+        self._sides[livemode].webhook_secrets[obj["id"]] = secret
         return self._add("webhook_endpoints", obj, at, False, livemode) | {"secret": secret}
+
+    @_locked
+    def endpoints_for(self, event_id: str, livemode: bool) -> list[str]:
+        """Ids of the enabled webhook endpoints that want events of this one's type."""
+        return self._listening(self._sides[livemode].objects["events"].objects[event_id]["type"], livemode)
+
+    @_locked
+    def endpoint_to_call(self, endpoint_id: str, livemode: bool) -> tuple[str, str] | None:
+        """URL and secret of a webhook endpoint; none if it is disabled, deleted, or was put without a secret."""
+        side = self._sides[livemode]
+        endpoint = side.objects["webhook_endpoints"].objects.get(endpoint_id)
+        secret = side.webhook_secrets.get(endpoint_id)
+        if endpoint is None or endpoint["status"] != "enabled" or secret is None:
+            return None
+        return endpoint["url"], secret
+
+    @_locked
+    def webhook_delivered(self, event_id: str, livemode: bool) -> None:
+        """Count one of the event's `pending_webhooks` as delivered."""
+        rendered = self._sides[livemode].objects["events"].rendered
+        # The last one is the event's own: what follows it is written by Stripe, not by the shop's customers.
+        before, name, after = rendered[event_id].rpartition(b'"pending_webhooks":')
+        number, comma, rest = after.partition(b",")
+        if name and number.isdigit():
+            rendered[event_id] = b"%b%b%d%b%b" % (before, name, max(int(number) - 1, 0), comma, rest)
 
     # Anything
 
@@ -864,25 +909,31 @@ class Shop:
         data: Json = {"object": obj}
         if previous_attributes is not None:
             data["previous_attributes"] = previous_attributes
-        listening = sum(
-            endpoint["status"] == "enabled" and not {"*", kind}.isdisjoint(endpoint["enabled_events"])
-            for endpoint in self._sides[livemode].objects["webhook_endpoints"].objects.values()
-        )
+        listening = len(self._listening(kind, livemode))
         event_id = "evt_1" + "".join(self._event_random.choices(_ALPHABET, k=23))
         event = templates.event(event_id, at, livemode, kind, data, listening)
         if at + EVENTS_KEPT < self.clock.now():
             return event
         self._keep_event(event, livemode, at, self.event_delay if visible_after is None else visible_after)
+        for listener in self.event_listeners if not self._seeding else ():
+            listener(event_id, livemode)
         return event
 
     # Trade
 
     @_locked
     def seed_history(self, days: int = 60) -> None:
-        """Fill both modes with the trade of the last `days` days; the same for the same seed and day."""
+        """Fill both modes with the trade of the last `days` days; the same for the same seed and day.
+
+        Its events are history: no webhooks are sent for them.
+        """
         from stripe_pipeline.emulator.history import seed_history
 
-        seed_history(self, days)
+        self._seeding = True
+        try:
+            seed_history(self, days)
+        finally:
+            self._seeding = False
 
     @_locked
     def trade(self, livemode: bool | None = None) -> str:
@@ -898,6 +949,15 @@ class Shop:
 
     def _id(self, prefix: str) -> str:
         return f"{prefix}_1" + "".join(self._random.choices(_ALPHABET, k=23))
+
+    def _listening(self, kind: str, livemode: bool) -> list[str]:
+        if self._seeding:
+            return []
+        return [
+            endpoint_id
+            for endpoint_id, endpoint in self._sides[livemode].objects["webhook_endpoints"].objects.items()
+            if endpoint["status"] == "enabled" and not {"*", kind}.isdisjoint(endpoint["enabled_events"])
+        ]
 
     def _mode(self, type_name: str, object_id: str, livemode: bool | None) -> bool:
         for mode in (False, True) if livemode is None else (livemode,):

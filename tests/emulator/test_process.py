@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from tests.emulator.conftest import LIVE_KEY, TEST_KEY
+from tests.emulator.receiver import Receiver, wait_for
 
 _COMMAND = [sys.executable, "-W", "error", "-m", "stripe_pipeline.emulator"]
 
@@ -59,6 +60,41 @@ def test_rate_limits_are_on_unless_switched_off() -> None:
         ):
             statuses = {client.get("/v1/charges").status_code for _ in range(100)}
             assert statuses == ({200, 429} if refused else {200})
+
+
+def test_webhooks_of_both_modes_go_to_the_url_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = {True: "whsec_live_of_the_tests", False: "whsec_test_of_the_tests"}
+    monkeypatch.setenv("STRIPE_WEBHOOK_SECRET", secrets[True])
+    monkeypatch.setenv("STRIPE_TEST_WEBHOOK_SECRET", secrets[False])
+    with Receiver() as receiver:
+        receiver.statuses.append(503)
+        arguments = ("--webhook-url", receiver.url, "--webhook-backoff", "0.0005", "--trade-every", "0.05")
+        with _running("--port", "0", "--days", "3", *arguments) as (process, url):
+            wait_for(lambda: len(set(receiver.events)) < len(receiver.events), 20)
+            wait_for(lambda: {received.event["livemode"] for received in receiver.received} == {True, False}, 20)
+            endpoints = httpx.get(f"{url}/v1/webhook_endpoints", auth=(LIVE_KEY, "")).json()["data"]
+            process.send_signal(signal.SIGTERM)
+            output = process.communicate(timeout=10)
+    assert output == ("", "")
+    assert [(endpoint["url"], endpoint["enabled_events"]) for endpoint in endpoints] == [(receiver.url, ["*"])]
+    for received in receiver.received:
+        received.verify(secrets[received.event["livemode"]])
+        assert received.event["created"] > time.time() - 60, "history is not delivered"
+
+
+def test_what_webhook_options_need_is_said_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STRIPE_WEBHOOK_SECRET", "STRIPE_TEST_WEBHOOK_SECRET"):
+        monkeypatch.delenv(name, raising=False)
+    for arguments, complaint in (
+        (
+            ("--webhook-url", "http://127.0.0.1:1/"),
+            "--webhook-url needs STRIPE_WEBHOOK_SECRET or STRIPE_TEST_WEBHOOK_SECRET in the environment",
+        ),
+        (("--webhook-backoff", "0"), "--webhook-backoff must be more than 0"),
+    ):
+        done = subprocess.run([*_COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert complaint in done.stderr
 
 
 def test_a_port_that_is_taken_is_said_clearly() -> None:

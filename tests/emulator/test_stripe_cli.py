@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 
 from stripe_pipeline.emulator import Server, Shop
 from tests.emulator.conftest import LIVE_KEY, TEST_KEY
+from tests.emulator.receiver import Receiver, wait_for
 
 _VERSION = "1.52.0"
 _FOLDER = Path(sys.prefix) / "stripe-cli"
@@ -44,9 +46,14 @@ def binary() -> Path:
 
 
 @pytest.fixture
-def cli(binary: Path, server: Server, tmp_path: Path) -> Cli:
+def environment(tmp_path: Path) -> dict[str, str]:
+    """What the CLI may know of this machine."""
+    return {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "STRIPE_CLI_TELEMETRY_OPTOUT": "1"}
+
+
+@pytest.fixture
+def cli(binary: Path, server: Server, environment: dict[str, str]) -> Cli:
     """Run the CLI against the server and return the JSON it prints."""
-    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "STRIPE_CLI_TELEMETRY_OPTOUT": "1"}
 
     def run(*arguments: str, key: str = TEST_KEY) -> Any:
         command = [str(binary), *arguments, "--api-base", server.url, "--api-key", key, "--color", "off"]
@@ -134,3 +141,45 @@ def test_modes_and_errors(cli: Cli, shop: Shop) -> None:
     assert cli("customers", "list")["data"] == []
     assert cli("charges", "retrieve", "ch_x")["error"]["code"] == "resource_missing"
     assert cli("get", "/v1/charges", "-d", "foo=1")["error"]["code"] == "parameter_unknown"
+
+
+def test_listen_forwards_what_happens(binary: Path, server: Server, shop: Shop, environment: dict[str, str]) -> None:
+    listen = [str(binary), "listen", "--skip-update", "--api-base", server.url, "--api-key", TEST_KEY, "--color", "off"]
+    printed = subprocess.run(
+        [*listen, "--print-secret"], capture_output=True, text=True, timeout=30, check=True, env=environment
+    )
+    secret = printed.stdout.strip()
+    assert secret.startswith("whsec_")
+    with Receiver() as receiver:
+        command = [*listen, "--all-snapshot", "--no-wss", "--forward-to", receiver.url]
+        # A session of its own: the CLI is started by a script that would not pass signals on.
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            wait_for(lambda: server.webhooks.listeners, 30)
+            receiver.statuses.append(500)
+            person = shop.create_customer(name="Jürgen 🎉")
+            wait_for(lambda: server.webhooks.attempts, 10)
+            shop.create_customer(livemode=True)
+            shop.update_customer(person["id"], name="Ada")
+            wait_for(lambda: len(server.webhooks.attempts) == 2, 10)
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(10)
+    wait_for(lambda: not server.webhooks.listeners)
+    created, updated = receiver.received
+    assert created.event == shop.events(False)[-1]
+    assert created.event["data"]["object"] == person
+    assert updated.event["data"]["object"]["name"] == "Ada"
+    for received in receiver.received:
+        received.verify(secret)
+    assert [(attempt.event, attempt.status) for attempt in server.webhooks.attempts] == [
+        (created.event["id"], 500),
+        (updated.event["id"], 200),
+    ]

@@ -32,13 +32,14 @@ class Timed(Warehouse):
         self.loads.append(time.monotonic() - started)
         return loaded
 
-    def publish(self, **options: object) -> None:
+    def publish(self, **options: object) -> bool:
         """As `Warehouse.publish`."""
         started = time.monotonic()
         before = self.publisher.published_revision()
-        super().publish(**options)  # type: ignore[arg-type]
+        published = super().publish(**options)  # type: ignore[arg-type]
         if self.publisher.published_revision() != before:
             self.publishes.append(time.monotonic() - started)
+        return published
 
 
 def main() -> None:

@@ -1,8 +1,19 @@
-"""What runs by itself: the job `sync` and its schedule. What a run does belongs to `assets` and `sync`."""
+"""What runs by itself: the job `sync`, its schedule, and the sensor that applies webhooks.
+
+What a run or a drain does belongs to `assets` and `sync`.
+"""
+
+from __future__ import annotations
+
+import time
 
 import dagster as dg
 
-from stripe_pipeline.assets.raw import SYNC_JOB
+from stripe_pipeline.assets.checks import failed_checks
+from stripe_pipeline.assets.raw import RESOURCE, SYNC_JOB, OpensPipeline, materializations
+from stripe_pipeline.days import today
+from stripe_pipeline.errors import StripePipelineError, by_cause
+from stripe_pipeline.sync import Pipeline, Report
 
 sync_job = dg.define_asset_job(
     SYNC_JOB,
@@ -10,12 +21,31 @@ sync_job = dg.define_asset_job(
     description="One tick: what changed in Stripe since the last one, and every day that is not complete yet.",
 )
 
+WAIT = 20.0
+"""Seconds that the sensor waits for news inside its tick. Dagster begins the next one at once after 5 seconds or more,
+ends a tick that takes 60, and stores a row for each."""
+TELL_WITHIN = 4.0
+"""Seconds after the first news of a tick in which Dagster is told of it: the tick ends."""
+OBJECTS = 200
+"""Objects of each mode that are read again inside a tick: at 25 requests a second 8 seconds. More are a run's work."""
+
+_POLL = 0.1  # seconds
+_REST = 2.0  # times as long as a drain took, nothing more is read: what is announced again meanwhile is read once
+_LONGEST_REST = 6.0  # seconds
+_REST_AFTER_TROUBLE = 30.0  # seconds
+
 _UNDER_WAY = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
 ]
+
+
+def _sync_under_way(instance: dg.DagsterInstance) -> str | None:
+    """The id of the run of `sync` that has not ended yet, if there is one."""
+    runs = instance.get_runs(dg.RunsFilter(job_name=SYNC_JOB, statuses=_UNDER_WAY), limit=1)
+    return runs[0].run_id if runs else None
 
 
 @dg.schedule(
@@ -26,8 +56,91 @@ _UNDER_WAY = [
 )
 def sync_every_15_minutes(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """Ticks every 15 minutes. A missed tick needs no making up: the next one finds by itself what is missing."""
-    under_way = context.instance.get_runs(dg.RunsFilter(job_name=SYNC_JOB, statuses=_UNDER_WAY), limit=1)
-    if under_way:
-        return dg.SkipReason(f"The run {under_way[0].run_id} is still reading Stripe")
+    if run_id := _sync_under_way(context.instance):
+        return dg.SkipReason(f"The run {run_id} is still reading Stripe")
     now = context.scheduled_execution_time
     return dg.RunRequest(run_key=now.isoformat(), partition_key=f"{now:%Y-%m-%d}")
+
+
+@dg.sensor(
+    target=sync_job,
+    minimum_interval_seconds=1,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    required_resource_keys={RESOURCE},
+)
+def webhook_refresh(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """Applies webhooks within seconds: waits for them inside its tick, reads again what they name, loads, publishes.
+
+    More than a tick can do becomes a run of `sync`. The cursor is the time until which nothing is read, Unix seconds.
+    """
+    opens: OpensPipeline = getattr(context.resources, RESOURCE)
+    report = Report()
+    events: list[dg.AssetMaterialization | dg.AssetCheckEvaluation] = []
+    trouble: StripePipelineError | None = None
+    rest_until = float(context.cursor or 0)
+    backlog = False
+    try:
+        with opens.open() as pipeline:
+            try:
+                rest_until, backlog = _refresh(pipeline, report, rest_until, context.instance)
+            finally:
+                events += materializations(report, pipeline.settings.enabled)
+                if report.failures:
+                    events += failed_checks(pipeline.inbox, pipeline.settings)
+    except StripePipelineError as error:
+        trouble = error
+        rest_until = time.time() + _REST_AFTER_TROUBLE
+    if trouble:
+        context.log.error(str(trouble))
+    for tables, failure in by_cause(report.failures):
+        context.log.error("%s could not be brought up to date: %s", ", ".join(tables), failure)
+    if backlog:
+        return dg.SensorResult(
+            run_requests=[dg.RunRequest(partition_key=today().isoformat())],
+            asset_events=events,
+            cursor=str(rest_until),
+        )
+    return dg.SensorResult(skip_reason=_summary(report, trouble), asset_events=events, cursor=str(rest_until))
+
+
+def _refresh(pipeline: Pipeline, report: Report, rest_until: float, instance: dg.DagsterInstance) -> tuple[float, bool]:
+    """Apply what comes in while the tick lasts; until when to rest then, and whether there is work for a run."""
+    ends = time.time() + WAIT
+    published = True
+    try:
+        while (now := time.time()) < ends:
+            if not published:
+                published = pipeline.publish(force=False)
+            if now < rest_until or not pipeline.inbox.has_due():
+                time.sleep(_POLL)
+                continue
+            ends = min(ends, now + TELL_WITHIN)
+            if pipeline.inbox.objects_due() > OBJECTS and _sync_under_way(instance):
+                rest_until = now + _LONGEST_REST  # that run reads all of it
+                continue
+            applied = report.applied
+            pipeline.drain(most=OBJECTS, report=report)
+            took = time.time() - now
+            rest_until = time.time() + (min(_REST * took, _LONGEST_REST) if report.applied > applied else 1.0)
+            published = pipeline.publish(force=False)
+            if pipeline.inbox.objects_due() > OBJECTS:
+                return rest_until, not _sync_under_way(instance)
+    finally:
+        if not published:
+            pipeline.publish()
+    return rest_until, False
+
+
+def _summary(report: Report, trouble: StripePipelineError | None) -> str:
+    changed = {
+        table: changes.inserted.total() + changes.updated.total() + changes.deleted.total()
+        for table, changes in report.changes.items()
+    }
+    sentences = []
+    if report.applied:
+        rows = ", ".join(f"{number} in {table}" for table, number in changed.items() if number)
+        sentences.append(f"Applied {report.applied} events; rows changed: {rows or 'none'}")
+    sentences += [f"{', '.join(tables)}: {failure}" for tables, failure in by_cause(report.failures)]
+    if trouble:
+        sentences.append(str(trouble))
+    return ". ".join(sentences) or "No webhook came in"

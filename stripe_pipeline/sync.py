@@ -146,20 +146,18 @@ class Pipeline:
     def drain(self, *, most: int, report: Report | None = None) -> Report:
         """Read again what the inbox's pokes name that are due, at most `most` objects of each mode.
 
-        Adds to `report` if one is given. What was stored is published only as often as `publish_if_due` says, so
-        whoever drains calls `publish` in the end. Raises as `tick` does.
+        Adds to `report` if one is given. Publishing what was stored is left to the caller. Raises as `tick` does.
         """
         return self._run(
             lambda run: run.drain(most), self.settings.enabled, report=report, patience=_DRAIN_PATIENCE, publish=False
         )
 
-    def has_news(self) -> bool:
-        """Whether the inbox holds a poke that is due; asked as often as you like."""
-        return self.inbox.has_due()
+    def publish(self, *, force: bool = True) -> bool:
+        """Make what was stored visible, with what the inbox could not apply.
 
-    def publish(self, *, force: bool = True) -> None:
-        """Make what was stored visible, with what the inbox could not apply; without `force` only where it is due."""
-        self.warehouse.publish(force=force, failing=self.inbox.rows(failing=True))
+        Without `force` only if publishing is due (`Warehouse.publish`); False where it has to wait.
+        """
+        return self.warehouse.publish(force=force, failing=self.inbox.rows(failing=True))
 
     def _run(
         self,
@@ -192,10 +190,11 @@ class Pipeline:
                         # The other key's mode has nothing to do with it.
                         stopped = stopped or error
         # What was stored before an error is right and may be seen.
-        try:
-            self.publish(force=publish)
-        except WarehouseError as error:
-            stopped = stopped or error
+        if publish:
+            try:
+                self.publish()
+            except WarehouseError as error:
+                stopped = stopped or error
         if stopped is not None:
             raise stopped
         if self._progress:

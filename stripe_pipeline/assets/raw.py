@@ -119,21 +119,17 @@ def _report(
     # Dagster wants parents before children.
     for object_type in sorted(enabled, key=lambda it: it.parent is not None):
         table = object_type.name
-        if table in report.failures:
-            context.log.error("%s was left as it was: %s", table, report.failures[table])
-            continue
         changes = report.changes.get(table, Changes())
         own = days if table in selected else set()
+        if table in report.failures:
+            context.log.error("%s could not be brought up to date: %s", table, report.failures[table])
+            own = set()
         for day in sorted(own):
             context.add_asset_metadata(
                 _metadata(report, table, day), asset_key=key_of(object_type), partition_key=day.isoformat()
             )
         for day in sorted((changes.days | report.listed.get(table, set())) - own):
-            context.log_event(
-                dg.AssetMaterialization(
-                    key_of(object_type), partition=day.isoformat(), metadata=_metadata(report, table, day)
-                )
-            )
+            context.log_event(_materialization(report, object_type, day))
         if own:
             yield dg.MaterializeResult(asset_key=key_of(object_type))
     if report.failures:
@@ -142,6 +138,21 @@ def _report(
             metadata={table: str(error) for table, error in report.failures.items()},
             allow_retries=False,
         )
+
+
+def materializations(report: Report, enabled: Sequence[ObjectType]) -> list[dg.AssetMaterialization]:
+    """One for each table and day in which something changed, for whoever reports without a run."""
+    return [
+        _materialization(report, object_type, day)
+        for object_type in enabled
+        for day in sorted(report.changes.get(object_type.name, Changes()).days)
+    ]
+
+
+def _materialization(report: Report, object_type: ObjectType, day: date) -> dg.AssetMaterialization:
+    return dg.AssetMaterialization(
+        key_of(object_type), partition=day.isoformat(), metadata=_metadata(report, object_type.name, day)
+    )
 
 
 def _metadata(report: Report, table: str, day: date) -> dict[str, int]:

@@ -241,6 +241,17 @@ class Inbox:
         with self._reading() as connection:
             return connection.execute(query).first() is not None
 
+    def objects_due(self, now: float | None = None) -> int:
+        """How many objects, of both modes, the pokes name that may be tried at `now` (Unix seconds)."""
+        objects = (
+            sa.select(_POKES.c.object, _POKES.c.object_id)
+            .where(_WAITING, _POKES.c.not_before <= _or_now(now))
+            .distinct()
+            .subquery()
+        )
+        with self._reading() as connection:
+            return connection.execute(sa.select(sa.func.count()).select_from(objects)).scalar_one()
+
     def waiting(self, mode: Mode, *, now: float | None = None) -> list[Poke]:
         """Pokes of `mode` that may be tried at `now` (Unix seconds; the present unless given), oldest event first.
 

@@ -261,24 +261,25 @@ class Warehouse:
                 ) from error
         return loaded
 
-    def publish(self, *, force: bool = True, failing: Sequence[Entry] | None = None) -> None:
-        """Make what is committed visible in the published file, if it is not yet.
+    def publish(self, *, force: bool = True, failing: Sequence[Entry] | None = None) -> bool:
+        """Make what is committed visible in the published file, if it is not yet; False where it has to wait.
 
         `failing` is what `pipeline.inbox` is to show; without it that stays as it is. Without `force` only where it is
         due: publishing takes at most about a tenth of the time.
         """
         if not force and not self.publisher.due():
-            return
+            return False
         with self._locked():
             with self._attached() as connection:
                 if failing is not None:
                     _show_failing(connection, failing)
                 [(revision,)] = connection.execute("SELECT revision FROM pipeline.meta").fetchall()
                 if revision in (0, self.publisher.published_revision()):
-                    return  # nothing was ever loaded, or nothing since
+                    return True  # nothing was ever loaded, or nothing since
                 connection.execute(f"CHECKPOINT {CATALOG}")
             # Detached, so that no write-ahead log is left beside the file: the file alone is the whole database.
             self.publisher.publish(revision)
+        return True
 
     def cursors(self, mode: Mode) -> dict[str, float]:
         """The cursors of `mode` by name, seconds on Stripe's clock."""

@@ -271,7 +271,7 @@ class _Run:
         self._forget_disabled(coverage)
 
         to_list = self._days_to_list(asked, coverage, now, how="first load" if first else "tick")
-        swept = cursors.get(SWEEP, now) <= now - DAY
+        swept = cursors.get(SWEEP, -math.inf) <= now - DAY
         if swept:
             _sweep(to_list, coverage, now, budget=self._settings.sweep.requests_a_month / 30)
         # No event announces balance transactions: those made since the last look are listed at every tick.
@@ -293,7 +293,7 @@ class _Run:
             moved[self._mode, EVENTS] = scanned_at
         if BALANCE_TRANSACTIONS in self._readers and BALANCE_TRANSACTIONS not in failed:
             moved[self._mode, BALANCE_TRANSACTIONS] = scanned_at or now
-        if swept or SWEEP not in cursors:
+        if swept:
             moved[self._mode, SWEEP] = now
         self._load(batches, cursors=moved)
         self._settle(pokes, failed, bad)

@@ -250,6 +250,18 @@ def test_coverage_and_cursors_can_be_asked_in_sql(make_pipeline: MakePipeline, s
     assert names == [("balance_transactions",), (EVENTS,), (SWEEP,)]
 
 
+def test_days_that_only_a_backfill_has_listed_are_swept_by_the_first_tick(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    customer = shop.create_customer(name="old", created=back(shop, 5))["id"]
+    pipeline = make_pipeline(history=day_of(back(shop, 6)))
+    pipeline.backfill([day_of(back(shop, days)) for days in range(7)])
+    shop.update("customers", customer, name="new", announce=False)
+    shop.clock.advance(2 * DAY)
+    pipeline.tick()
+    assert ask(folder.published, "SELECT name FROM test.customers") == [("new",)]
+
+
 def test_a_child_that_is_switched_off_does_not_make_its_parent_be_listed_at_each_tick(
     make_pipeline: MakePipeline, server: Server, shop: Shop
 ) -> None:

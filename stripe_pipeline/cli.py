@@ -1,7 +1,8 @@
 """The command line: what people type, what they read, and the exit status.
 
 Exit status: 0 if all of it worked, 1 if something failed, 2 if it could not be started as asked. The work itself
-belongs to `sync` and `assets`; runs are recorded in the same Dagster instance as those of the UI.
+belongs to `sync` and `assets`; runs are recorded in the same Dagster instance as those of the UI. What takes long to
+import (Dagster, DuckDB) is imported where it is needed: `webhooks serve` does without.
 """
 
 from __future__ import annotations
@@ -40,17 +41,17 @@ from stripe_pipeline.errors import (
 from stripe_pipeline.objects import OBJECT_TYPES, family_of
 from stripe_pipeline.processes import HOST, Processes, claim_port, free_port
 from stripe_pipeline.resources.stripe_api import BASE_URL, StripeApi
-from stripe_pipeline.resources.warehouse import Changes, Warehouse
 from stripe_pipeline.settings import api_base, load_keys, load_settings
-from stripe_pipeline.sync import EVENTS, Report
+from stripe_pipeline.terminal import complain, err, out
+from stripe_pipeline.webhooks.commands import app as webhooks
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
+    from stripe_pipeline.sync import Report
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-# What is said may hold brackets, colons and paths: nothing of it is markup.
-out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+app.add_typer(webhooks, name="webhooks")
 
 DEMO_ACCOUNT = "acct_1DemoShop0000000"
 _DEMO_KEYS = {"STRIPE_API_KEY": "sk_live_demo_shop_key", "STRIPE_TEST_API_KEY": "sk_test_demo_shop_key"}
@@ -74,12 +75,8 @@ def main() -> None:
             err.print("Stopped.")
         raise
     except StripePipelineError as error:
-        _complain(error)
+        complain(error)
         sys.exit(2 if isinstance(error, SettingsError) else 1)
-
-
-def _complain(what: object) -> None:
-    err.print(Text.assemble(("error: ", "red"), str(what)))
 
 
 def _show_version(wanted: bool) -> None:
@@ -135,6 +132,8 @@ def _is_project(folder: Path) -> bool:
 
 
 def _day(text: str) -> date:
+    from stripe_pipeline.sync import today
+
     try:
         return date.fromisoformat(text)
     except ValueError:
@@ -152,6 +151,8 @@ def sync() -> None:
 
     One tick now, the same as the schedule's every 15 minutes. The first one loads the whole history.
     """
+    from stripe_pipeline.sync import today
+
     _check_environment()
     if not _execute(job="sync", first=today(), last=today()):
         raise typer.Exit(1)
@@ -170,6 +171,8 @@ def backfill(
     The same as a backfill from the UI. Days are UTC days of `created`. What is already there is compared and
     corrected, never doubled.
     """
+    from stripe_pipeline.sync import today
+
     _check_environment()
     settings = load_settings()
     if first > last:
@@ -195,6 +198,8 @@ def backfill(
 @app.command()
 def check() -> None:
     """Show what the key may read, and what not."""
+    from stripe_pipeline.sync import EVENTS
+
     settings = load_settings()
     families = {family_of(object_type).name: family_of(object_type) for object_type in settings.enabled}
     paths = {name: f"{family.endpoint}" for name, family in families.items()} | {EVENTS: "/v1/events"}
@@ -205,7 +210,7 @@ def check() -> None:
                 out.print(f"{'Live' if key.livemode else 'Test'} key of {api.account()}", style="bold")
             except AuthenticationFailed as error:
                 complete = False
-                _complain(error)
+                complain(error)
                 continue
             missing = []
             for name, path in paths.items():
@@ -217,7 +222,7 @@ def check() -> None:
                     out.print(Text.assemble(("  may not   ", "red"), f"{name} (needs {error.permission or 'more'})"))
             if missing:
                 complete = False
-                _complain(f"Something may not be read. {missing[0].remedy}.")
+                complain(f"Something may not be read. {missing[0].remedy}.")
     if not complete:
         raise typer.Exit(1)
 
@@ -228,6 +233,8 @@ def dev(port: UiPort = 3000) -> None:
 
     Loads what is missing and starts Dagster, with its UI and the schedule that keeps the tables up to date.
     """
+    from stripe_pipeline.resources.warehouse import Warehouse
+
     _check_environment()
     claim_port(port, option="--port")
     folder = DataFolder.from_environment()
@@ -310,6 +317,8 @@ def _claimed(folder: DataFolder) -> Iterator[None]:
 
 def _run_until_stopped(processes: Processes, folder: DataFolder, port: int, *, emulator: str | None) -> None:
     """Start Dagster, read Stripe while it starts, and wait for Ctrl-C, which from then on is the good end."""
+    from stripe_pipeline.sync import today
+
     out.print("Starting Dagster and loading the history from Stripe …")
     with _dagster():
         pass  # Makes Dagster's databases; processes that make them at the same time break each other.
@@ -358,6 +367,8 @@ def _say_ready(folder: DataFolder, port: int, emulator: str | None) -> None:
 
 def _forget_last_demo(folder: DataFolder) -> None:
     """The emulator keeps nothing between two starts, so neither may what was loaded from it."""
+    from stripe_pipeline.resources.warehouse import Warehouse
+
     if not folder.private.exists():
         return
     accounts = Warehouse(folder).accounts()
@@ -385,7 +396,6 @@ def _use_demo_settings(folder: DataFolder) -> None:
 @contextlib.contextmanager
 def _dagster() -> Iterator[DagsterInstance]:
     """The Dagster instance that runs are recorded in."""
-    # Importing Dagster takes over a second: only where it is needed.
     import dagster as dg
 
     try:
@@ -425,7 +435,7 @@ def _execute(*, job: str | None, first: date, last: date, tables: list[str] | No
     if display.report:
         _show(display.report)
         for names, error in by_cause(display.report.failures):
-            _complain(f"{', '.join(names)} not updated: {error}")
+            complain(f"{', '.join(names)} not updated: {error}")
         if display.report.failures:
             return False
     if not result.success:
@@ -457,6 +467,8 @@ def _failure(result: Any) -> BaseException:
 
 
 def _show(report: Report) -> None:
+    from stripe_pipeline.resources.warehouse import Changes
+
     table = Table(box=None, pad_edge=False)
     for heading in ("table", "inserted", "updated", "deleted", "requests"):
         table.add_column(heading, justify="left" if heading == "table" else "right")

@@ -69,6 +69,8 @@ class ObjectType:
     """List endpoint, for example `/v1/charges`; none for children, which come with their parent."""
     events: tuple[str, ...] = ()
     """Event types that announce a change of this type."""
+    announced_by: tuple[str, ...] = ()
+    """Tables whose objects' events announce that there are new ones of this type, which has no events of its own."""
     parent: str | None = None
     """Table name of the parent whose objects carry these; their `created` is the parent's."""
     parent_key: str | None = None
@@ -122,6 +124,7 @@ BALANCE_TRANSACTIONS = ObjectType(
     object="balance_transaction",
     description="Every movement of the Stripe balance: charges, refunds, disputes, fees, payouts.",
     endpoint="/v1/balance_transactions",
+    announced_by=("charges", "disputes", "refunds"),
     columns=_columns(
         added={"livemode": Kind.BOOLEAN},
         text="balance_type currency description id object reporting_category status type",

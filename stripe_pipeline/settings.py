@@ -24,6 +24,7 @@ from stripe_pipeline.resources.stripe_api import BASE_URL, ApiKey
 DEFAULT_FILE = "stripe_pipeline.yaml"
 
 _AGE = re.compile(r"(\d+)\s*(day|week|month|year)s?")
+_SIGNING_SECRET = re.compile(r"whsec_[\w+/=-]+", re.ASCII)
 _STRIPE_BEGAN = date(2010, 1, 1)
 _DAYS = {"day": 1, "week": 7}
 _MONTHS = {"month": 1, "year": 12}
@@ -108,6 +109,19 @@ class Settings(_Section):
             return self.objects.get(object_type.name, ObjectSettings()).enabled
 
         return tuple(t for t in OBJECT_TYPES.values() if on(t) and (t.parent is None or on(OBJECT_TYPES[t.parent])))
+
+    @property
+    def announcing(self) -> tuple[ObjectType, ...]:
+        """The object types whose events matter for what is kept, in table order: those kept, and those that announce
+        one of them and may be switched off themselves."""
+        kept = {object_type.name for object_type in self.enabled}
+        announcing = {name for object_type in self.enabled for name in object_type.announced_by}
+        return tuple(t for t in OBJECT_TYPES.values() if t.events and t.name in kept | announcing)
+
+    @property
+    def event_types(self) -> tuple[str, ...]:
+        """The event types that a webhook endpoint needs, in alphabetical order."""
+        return tuple(sorted(event for object_type in self.announcing for event in object_type.events))
 
     def title(self, object_type: ObjectType) -> str:
         """What people call this type: the settings' title, else the table's name."""
@@ -208,6 +222,30 @@ def _key(name: str, text: str) -> ApiKey:
         return ApiKey.from_text(text)
     except SettingsError as error:
         raise SettingsError(f"{name} does not hold a Stripe secret or restricted key", error.remedy) from None
+
+
+def webhook_secrets(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """The signing secrets in `STRIPE_WEBHOOK_SECRET` and `STRIPE_TEST_WEBHOOK_SECRET`, which may hold several each.
+
+    Raises `SettingsError` if there is none, or if one is no signing secret.
+    """
+    secrets: list[str] = []
+    for name in ("STRIPE_WEBHOOK_SECRET", "STRIPE_TEST_WEBHOOK_SECRET"):
+        for secret in filter(None, map(str.strip, environment.get(name, "").split(","))):
+            if not _SIGNING_SECRET.fullmatch(secret):
+                raise SettingsError(
+                    f"{name} does not hold a webhook signing secret",
+                    "One starts with whsec_: `stripe-pipeline webhooks register`, `stripe listen` and the endpoint's"
+                    " page in the Stripe Dashboard show it; several are separated by commas",
+                )
+            secrets.append(secret)
+    if not secrets:
+        raise SettingsError(
+            "No webhook signing secret is set",
+            "Set STRIPE_WEBHOOK_SECRET to the one (whsec_…) that `stripe-pipeline webhooks register` or `stripe listen`"
+            " shows",
+        )
+    return tuple(dict.fromkeys(secrets))
 
 
 def inbox_url(environment: Mapping[str, str] = os.environ) -> str | None:

@@ -10,7 +10,7 @@ import pytest
 
 from stripe_pipeline.errors import SettingsError
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.settings import Settings, api_base, load_keys, load_settings
+from stripe_pipeline.settings import Settings, api_base, load_keys, load_settings, webhook_secrets
 
 Load = Callable[[str], Settings]
 
@@ -164,3 +164,36 @@ def test_api_base_is_stripe_unless_set() -> None:
     for nonsense in ("api.stripe.com", "ftp://api.stripe.com", "https://", "https:///v1"):
         with pytest.raises(SettingsError, match="is no address of a server"):
             api_base({"STRIPE_API_BASE": nonsense})
+
+
+def test_events_that_matter_are_those_of_what_is_kept_and_of_what_announces_it(load: Load) -> None:
+    everything = load("")
+    assert [t.name for t in everything.announcing] == [t.name for t in OBJECT_TYPES.values() if t.events]
+    assert len(everything.event_types) == len(set(everything.event_types)) == 43
+    assert "invoice.upcoming" not in everything.event_types
+    off = load("objects: {charges: {enabled: false}, refunds: {enabled: false}, customers: {enabled: false}}")
+    assert [t.object for t in off.announcing] == ["charge", "dispute", "invoice", "payment_intent", "refund"]
+    without = load("objects: {charges: {enabled: false}, balance_transactions: {enabled: false}}")
+    assert "charge" not in [t.object for t in without.announcing]
+    assert "charge.dispute.created" in without.event_types
+    assert "charge.captured" not in without.event_types
+
+
+def test_webhook_secrets_may_be_several_of_both_modes() -> None:
+    environment = {"STRIPE_WEBHOOK_SECRET": " whsec_1, whsec_2,", "STRIPE_TEST_WEBHOOK_SECRET": "whsec_3,whsec_1"}
+    assert webhook_secrets(environment) == ("whsec_1", "whsec_2", "whsec_3")
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({}, "No webhook signing secret is set"),
+        ({"STRIPE_WEBHOOK_SECRET": " , "}, "No webhook signing secret is set"),
+        ({"STRIPE_WEBHOOK_SECRET": "whsec_1,we_01234"}, "STRIPE_WEBHOOK_SECRET does not hold"),
+        ({"STRIPE_TEST_WEBHOOK_SECRET": "whsec_ 01234"}, "STRIPE_TEST_WEBHOOK_SECRET does not hold"),
+    ],
+)
+def test_webhook_secrets_that_cannot_be_used_are_named_but_not_shown(environment: dict[str, str], said: str) -> None:
+    with pytest.raises(SettingsError, match=said) as refused:
+        webhook_secrets(environment)
+    assert "01234" not in str(refused.value)

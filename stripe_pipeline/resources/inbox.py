@@ -32,7 +32,6 @@ FIRST_PAUSE = 10
 DEFERRED = 60
 """Seconds to the next attempt where Stripe or a missing permission is the trouble: those do not count."""
 
-_BUSY_TIMEOUT = 60  # seconds to wait for another process's write, which takes milliseconds
 _CHUNK = 500  # ids a statement, well below SQLite's limit of variables
 _LONGEST_ERROR = 1000  # characters
 _LARGEST = 2**53  # of a number in JSON
@@ -43,10 +42,9 @@ _ID = re.compile(r"[^\s/?#%\\]{1,255}")
 
 
 class State(StrEnum):
-    """Where a poke stands; derived from what is stored of it."""
+    """Where a poke stands that was not applied; derived from what is stored of it."""
 
     WAITING = "waiting"
-    APPLIED = "applied"
     DEAD = "dead"
 
 
@@ -158,18 +156,19 @@ sa.Index("pokes_state", _POKES.c.applied_at, _POKES.c.attempts, _POKES.c.not_bef
 class Inbox:
     """The table of pokes, in SQLite in the data folder or in the database that `url` names; thread-safe.
 
-    `url` is an SQLAlchemy URL of SQLite or Postgres. Raises `SettingsError` if it is none, and `WarehouseError`, as all
+    `url` is an SQLAlchemy URL of SQLite or Postgres; `patience` how many seconds SQLite waits for another process's
+    write, which takes milliseconds. Raises `SettingsError` if it is none, and `WarehouseError`, as all
     methods do, if the database does not do what it should. One inbox serves one data folder and one account.
     """
 
-    def __init__(self, folder: DataFolder, url: str | None = None) -> None:
+    def __init__(self, folder: DataFolder, url: str | None = None, *, patience: float = 60.0) -> None:
         self._url = _parsed(url) if url else sa.URL.create("sqlite", database=str(folder.inbox))
         self._is_sqlite = self._url.get_backend_name() == "sqlite"
         try:
             # Connections stay open, so that asking whether something is due costs no more than the question.
             self._engine = sa.create_engine(
                 self._url,
-                connect_args={"timeout": _BUSY_TIMEOUT} if self._is_sqlite else {"connect_timeout": 10},
+                connect_args={"timeout": patience} if self._is_sqlite else {"connect_timeout": 10},
                 pool_pre_ping=not self._is_sqlite,
             )
         except ImportError:

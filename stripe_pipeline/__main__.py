@@ -1,0 +1,5 @@
+"""`python -m stripe_pipeline` is the command line."""
+
+from stripe_pipeline.cli import main
+
+main()

@@ -1,0 +1,15 @@
+"""What commands print on, and how they say that something went wrong."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+# What is said may hold brackets, colons and paths: nothing of it is markup.
+out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+def complain(what: object) -> None:
+    """Print an error."""
+    err.print(Text.assemble(("error: ", "red"), str(what)))

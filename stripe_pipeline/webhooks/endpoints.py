@@ -1,0 +1,178 @@
+"""Webhook endpoints at Stripe: what sends events to the receiver, made and kept right through Stripe's API.
+
+Unlike everything else that asks Stripe, this writes there, through the SDK. What is said about it belongs to
+`commands`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import stripe
+
+from stripe_pipeline.errors import (
+    ApiError,
+    AuthenticationFailed,
+    NotFound,
+    PermissionMissing,
+    RequestRefused,
+    SettingsError,
+    Unavailable,
+)
+from stripe_pipeline.resources.stripe_api import ApiKey
+
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+_DESCRIPTION = "stripe_pipeline"
+
+
+@dataclass
+class Registered:
+    """What `Endpoints.register` did."""
+
+    id: str
+    secret: str | None = None
+    """The signing secret of a new endpoint; Stripe never shows it again."""
+    changes: list[str] = field(default_factory=list)
+    """What was changed of one that was there, a few words each."""
+    removed: list[str] = field(default_factory=list)
+    """Ids of endpoints with the same URL and another API version that were removed."""
+    outdated: list[str] = field(default_factory=list)
+    """Ids of such endpoints that are still there, and send each event a second time."""
+
+
+def checked_url(url: str) -> str:
+    """`url` if Stripe could send events there; raises `SettingsError` otherwise."""
+    try:
+        parts = urlsplit(url)
+        sound = bool(parts.hostname) and parts.username is None and not parts.fragment and url.isprintable()
+        local = parts.hostname in _LOCAL
+        _ = parts.port
+    except ValueError:
+        sound = local = False
+    if not sound or parts.scheme not in ("https", "http") or " " in url:
+        raise SettingsError(f"{url!r} is no address that Stripe could send events to", _URL_REMEDY)
+    if parts.scheme == "http" and not local:
+        raise SettingsError(f"{url} is not encrypted, and Stripe sends events to https only", _URL_REMEDY)
+    return url
+
+
+_URL_REMEDY = "Give the receiver's public address, such as https://stripe.example.com/webhooks/stripe"
+
+
+class Endpoints:
+    """The webhook endpoints of one key's account and mode, at the API at `base_url`.
+
+    All methods raise `ApiError`s: `AuthenticationFailed`, `PermissionMissing`, `RequestRefused`, `Unavailable`.
+    """
+
+    def __init__(self, key: ApiKey, *, base_url: str) -> None:
+        stripe.enable_telemetry = False  # it would write files into the home folder (FACTS.md, stripe-python)
+        self._key = key
+        self._client = stripe.StripeClient(key.secret, base_addresses={"api": base_url}, max_network_retries=2)
+
+    def register(self, url: str, *, event_types: Collection[str], replace: bool = False) -> Registered:
+        """Make the endpoint for `url`, or give the one there exactly these event types.
+
+        An endpoint keeps the API version that it was made with (FACTS.md, Webhooks): beside one with another version
+        a new one is made, and with `replace` the old one is removed then.
+        """
+        same_url = [endpoint for endpoint in self.all() if endpoint.url == url]
+        current = [endpoint for endpoint in same_url if endpoint.api_version == stripe.api_version]
+        others = [endpoint.id for endpoint in same_url if endpoint not in current[:1]]
+        if current:
+            done = self._correct(current[0], event_types)
+        else:
+            version: Any = stripe.api_version
+            with self._errors():
+                made = self._client.v1.webhook_endpoints.create(
+                    {
+                        "url": url,
+                        "enabled_events": _listed(event_types),
+                        "api_version": version,
+                        "description": _DESCRIPTION,
+                    }
+                )
+            done = Registered(made.id, secret=made.secret)
+        if replace:
+            for endpoint_id in others:
+                self.remove(endpoint_id)
+            done.removed = others
+        else:
+            done.outdated = others
+        return done
+
+    def _correct(self, endpoint: stripe.WebhookEndpoint, event_types: Collection[str]) -> Registered:
+        """Change what is not as it should be."""
+        done = Registered(endpoint.id)
+        there = set(endpoint.enabled_events)
+        if missing := sorted(set(event_types) - there):
+            done.changes.append(f"added {', '.join(missing)}")
+        if needless := sorted(there - set(event_types)):
+            done.changes.append(f"took out {', '.join(needless)}")
+        disabled = endpoint.status == "disabled"
+        if disabled:
+            done.changes.append("enabled it again")
+        if done.changes:
+            params: stripe.params.WebhookEndpointUpdateParams = {"enabled_events": _listed(event_types)}
+            if disabled:
+                params["disabled"] = False
+            with self._errors():
+                self._client.v1.webhook_endpoints.update(endpoint.id, params)
+        return done
+
+    def all(self) -> list[stripe.WebhookEndpoint]:
+        """Every endpoint of this account and mode, newest first."""
+        with self._errors():
+            return list(self._client.v1.webhook_endpoints.list({"limit": 100}).auto_paging_iter())
+
+    def remove(self, endpoint_id: str) -> None:
+        """Remove an endpoint; Stripe sends nothing there any more. Raises `NotFound` if it is not there."""
+        with self._errors():
+            self._client.v1.webhook_endpoints.delete(endpoint_id)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Stripe's errors as ours."""
+        try:
+            yield
+        except stripe.StripeError as error:
+            raise self._explained(error) from None
+
+    def _explained(self, error: stripe.StripeError) -> ApiError:
+        mode = "live" if self._key.livemode else "test"
+        said = str(error.user_message or error).rstrip(". ")
+        if error.request_id:
+            said += f" (request {error.request_id})"
+        kind: type[ApiError] = RequestRefused
+        what, remedy = f"Stripe refused the webhook endpoint: {said}", "Correct what Stripe names"
+        if isinstance(error, stripe.AuthenticationError):
+            kind, what = AuthenticationFailed, f"Stripe does not accept the {mode} key: {said}"
+            remedy = "Check STRIPE_API_KEY and STRIPE_TEST_API_KEY"
+        elif isinstance(error, stripe.PermissionError):
+            kind = PermissionMissing
+            named = re.search(r"\brak_\w+", said)
+            lacking = f", it lacks the permission '{named[0]}'" if named else ""
+            what = f"The {mode} key may not change webhook endpoints{lacking}: {said}"
+            remedy = (
+                "Add Webhook Endpoints (write) to the key in the Stripe Dashboard (Developers, API keys),"
+                " or make the endpoint there (Developers, Webhooks)"
+            )
+        elif error.http_status == 404 or error.code == "resource_missing":
+            kind, what, remedy = NotFound, f"Stripe has no such webhook endpoint: {said}", "List those that are there"
+        elif not isinstance(error, stripe.InvalidRequestError):
+            kind, what = Unavailable, f"Stripe did not answer as it should: {said}"
+            remedy = "Check the network, STRIPE_API_BASE and status.stripe.com, then try again"
+        refusal = kind(what, remedy, status=error.http_status, code=error.code, request_id=error.request_id)
+        if isinstance(refusal, PermissionMissing) and named:
+            refusal.permission = named[0]
+        return refusal
+
+
+def _listed(event_types: Collection[str]) -> Any:
+    """As the SDK wants them, whose types list every event there is."""
+    return sorted(event_types)

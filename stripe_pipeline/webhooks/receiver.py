@@ -1,0 +1,244 @@
+"""Receiving webhooks: signature checked, poke stored durably, then answered 200.
+
+This may be exposed to the internet, so it does nothing else: it never opens the warehouse, never asks Stripe, and keeps
+nothing of an event but its poke. Listening on a port belongs to `server`, what a poke is to `resources.inbox`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Sequence
+from typing import Any
+
+import orjson
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from stripe import SignatureVerificationError, WebhookSignature
+
+from stripe_pipeline.errors import StripePipelineError
+from stripe_pipeline.resources.inbox import Inbox, Poke, Summary, poke_of
+
+logger = logging.getLogger(__name__)
+
+PATH = "/webhooks/stripe"
+HEALTH = "/health"
+TOLERANCE = 300
+"""Seconds that a signature's time may differ from this machine's, in both directions."""
+MAX_BODY = 1_000_000
+"""Bytes; an event has a few kilobytes."""
+
+_BODY_SECONDS = 10.0  # for a whole body to arrive
+_STORE_SECONDS = 10.0  # for the inbox; Stripe does not wait much longer and sends the event again
+_TELL_EVERY = 60.0  # seconds between two lines in the log
+_LOOK_EVERY = 1.0  # seconds for which an answer about the inbox is good: everyone may ask
+_BATCH = 1000  # pokes a transaction
+_TYPES = 100  # event types that a line in the log counts one by one
+_TIME = re.compile(r"(?:^|,)t=(\d{1,12})(?:,|$)", re.ASCII)
+
+
+def create_app(inbox: Inbox, secrets: Sequence[str], wanted_objects: Collection[str]) -> Starlette:
+    """The receiver: POST `PATH` and GET `HEALTH`.
+
+    `secrets` are the signing secrets of which any one is enough; `wanted_objects` are the values of
+    `data.object.object` whose pokes are kept, for example `charge`.
+    """
+    receiver = _Receiver(inbox, tuple(secrets), frozenset(wanted_objects))
+    return Starlette(
+        routes=[
+            Route(PATH, receiver.receive, methods=["POST"]),
+            Route(HEALTH, receiver.health, methods=["GET"]),
+        ],
+        lifespan=receiver.lifespan,
+    )
+
+
+class _Refused(Exception):
+    """The request is no webhook of ours: the status it is answered with, and why."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+        self.why = why
+
+
+class _Receiver:
+    def __init__(self, inbox: Inbox, secrets: tuple[str, ...], wanted_objects: frozenset[str]) -> None:
+        self._inbox = inbox
+        self._secrets = secrets
+        self._wanted = wanted_objects
+        self._writer = _Writer(inbox)
+        self._counts: Counter[str] = Counter()
+        self._told: Counter[str] = Counter()
+        self._details: Counter[str] = Counter()
+        self._looking = asyncio.Lock()
+        self._looked_at = float("-inf")
+        self._summary: Summary | None = None
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        """Write what comes while the server runs."""
+        tasks = [asyncio.create_task(self._writer.run()), asyncio.create_task(self._tell())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._tell_now()
+
+    async def receive(self, request: Request) -> JSONResponse:
+        """Store what an event tells; 200 once it is on the disk, or where it tells nothing of ours."""
+        try:
+            event = _event(await _body(request), request.headers.get("stripe-signature", ""), self._secrets)
+        except _Refused as refused:
+            return self._answer(refused.status, "refused", refused.why)
+        poke = poke_of(event)
+        if poke is None or poke.object not in self._wanted:
+            return self._answer(200, "ignored", _name(event.get("type")))
+        try:
+            async with asyncio.timeout(_STORE_SECONDS):
+                await self._writer.store(poke)
+        except (StripePipelineError, TimeoutError):
+            return self._answer(503, "failed", "The event could not be stored; send it again later")
+        return self._answer(200, "stored")
+
+    async def health(self, _: Request) -> JSONResponse:
+        """Whether the inbox can be written, how much waits in it, and what was received since the start."""
+        async with self._looking:
+            if time.monotonic() - self._looked_at > _LOOK_EVERY:
+                self._summary = await self._look()
+                self._looked_at = time.monotonic()
+        counts = {name: self._counts[name] for name in ("stored", "ignored", "refused", "failed")}
+        if self._summary is None:
+            return JSONResponse({"status": "the inbox cannot be written"} | counts, 503)
+        oldest = self._summary.oldest_waiting
+        return JSONResponse(
+            {
+                "status": "ok",
+                "waiting": self._summary.waiting,
+                "oldest_waiting_seconds": None if oldest is None else round(max(0.0, time.time() - oldest), 1),
+                "dead": self._summary.dead,
+            }
+            | counts
+        )
+
+    async def _look(self) -> Summary | None:
+        def look() -> Summary:
+            self._inbox.check_writable()
+            return self._inbox.summary()
+
+        try:
+            async with asyncio.timeout(_STORE_SECONDS):
+                return await asyncio.to_thread(look)
+        except (StripePipelineError, TimeoutError) as error:
+            logger.error("%s", error or "The inbox does not answer")
+            return None
+
+    def _answer(self, status: int, outcome: str, detail: str = "") -> JSONResponse:
+        self._counts[outcome] += 1
+        if detail and (detail in self._details or len(self._details) < _TYPES):
+            self._details[detail] += 1
+        return JSONResponse({"received": True} if status == 200 else {"error": detail}, status)
+
+    async def _tell(self) -> None:
+        """Log what came, but no line for each: everyone may send what is refused."""
+        while True:
+            await asyncio.sleep(_TELL_EVERY)
+            self._tell_now()
+
+    def _tell_now(self) -> None:
+        told, self._told = self._told, self._counts.copy()
+        if new := self._counts - told:
+            details = "".join(f"; {detail} ({count})" for detail, count in self._details.most_common())
+            logger.info("%s%s", ", ".join(f"{count} {outcome}" for outcome, count in new.items()), details)
+        self._details.clear()
+
+
+class _Writer:
+    """Stores pokes in one transaction for all that came while the one before was written."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+        self._queue: asyncio.Queue[tuple[Poke, asyncio.Future[None]]] = asyncio.Queue()
+
+    async def store(self, poke: Poke) -> None:
+        """Returns once the poke is on the disk; raises `WarehouseError` if it could not be stored."""
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait((poke, stored))
+        await stored
+
+    async def run(self) -> None:
+        """Store what comes, for as long as it is not cancelled."""
+        while True:
+            batch = [await self._queue.get()]
+            while len(batch) < _BATCH and not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            problem: Exception | None = None
+            try:
+                await asyncio.to_thread(self._inbox.add, [poke for poke, _ in batch])
+            except StripePipelineError as error:
+                problem = error
+                logger.error("%d events could not be stored: %s", len(batch), error)
+            for _, stored in batch:
+                if stored.done():
+                    continue  # its sender was told that it took too long
+                if problem:
+                    stored.set_exception(problem)
+                else:
+                    stored.set_result(None)
+
+
+async def _body(request: Request) -> bytes:
+    """The whole body, as it was sent."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise _Refused(413, f"The body has more than {MAX_BODY:,} bytes")
+    except TimeoutError:
+        raise _Refused(408, f"The body did not arrive within {_BODY_SECONDS:.0f} seconds") from None
+    except ClientDisconnect:
+        raise _Refused(400, "The body was cut off") from None
+    return bytes(body)
+
+
+def _event(body: bytes, header: str, secrets: Sequence[str]) -> dict[str, Any]:
+    """The event in `body`, if one of `secrets` signed it."""
+    if not header:
+        raise _Refused(400, "The Stripe-Signature header is missing")
+    signed_at = _TIME.search(header)
+    if signed_at is None:
+        raise _Refused(400, "The Stripe-Signature header has no time")
+    # stripe-python looks only into the past (FACTS.md, stripe-python).
+    if abs(time.time() - int(signed_at[1])) > TOLERANCE:
+        raise _Refused(400, f"The signature's time is more than {TOLERANCE} seconds from the receiver's")
+    if not any(_signed(body, header, secret) for secret in secrets):
+        raise _Refused(400, "The signature is of none of the receiver's secrets")
+    try:
+        event = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise _Refused(400, "The body is no JSON") from None
+    if not isinstance(event, dict):
+        raise _Refused(400, "The body is no JSON object")
+    return event
+
+
+def _signed(body: bytes, header: str, secret: str) -> bool:
+    try:
+        return bool(WebhookSignature.verify_header(body, header, secret, TOLERANCE))
+    except (SignatureVerificationError, ValueError, TypeError):  # the latter two: text that is no UTF-8, no ASCII
+        return False
+
+
+def _name(event_type: object) -> str:
+    """What the log calls events of this type."""
+    return event_type[:60] if isinstance(event_type, str) and event_type.isprintable() else "no type"

@@ -1,0 +1,118 @@
+"""Listening for webhooks: the socket, uvicorn's limits, and connections that only take up room.
+
+What is answered belongs to `receiver`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from stripe_pipeline.processes import PortTaken
+
+_QUIET = 10.0  # seconds a connection may take for the headers of a request, and between two
+_MOST_CONNECTIONS = 500  # open at once, well below the usual limit of 1,024 open files
+_LONGEST_HEADERS = 16_384  # bytes
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; any free port if `port` is 0. Raises `PortTaken`."""
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024
+        )
+    except OSError as error:
+        raise PortTaken(
+            f"Port {port} of {host} cannot be used ({error.strerror})",
+            "Name another one with --port, or another address of this machine with --host",
+        ) from None
+
+
+def serve(app: ASGIApp, listener: socket.socket) -> None:
+    """Answer on `listener` until SIGINT or SIGTERM, which are then raised as they would have been without it."""
+    connections = _Connections(app)
+    config = uvicorn.Config(
+        connections,
+        http=connections.protocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # connections are told apart by who is really there
+        limit_concurrency=_MOST_CONNECTIONS,
+        h11_max_incomplete_event_size=_LONGEST_HEADERS,
+        timeout_keep_alive=int(_QUIET),
+        timeout_graceful_shutdown=1,
+    )
+    with listener:
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+class _Connections:
+    """Closes connections on which no request comes: uvicorn itself waits for ever for one to be complete.
+
+    An ASGI application around another one, and the protocol that uvicorn needs besides.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._open: dict[Any, asyncio.Transport] = {}
+        self._quiet_since: dict[Any, float] = {}
+        """Connections without a request under way, longest first."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            closing = asyncio.create_task(self._close_quiet())
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                closing.cancel()
+            return
+        peer = tuple(scope["client"] or ())
+        self._quiet_since.pop(peer, None)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            if peer in self._open:
+                self._quiet_since[peer] = time.monotonic()
+
+    async def _close_quiet(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            for peer, since in list(self._quiet_since.items()):
+                if time.monotonic() - since < _QUIET:
+                    break
+                del self._quiet_since[peer]
+                self._open[peer].abort()
+
+    @property
+    def protocol(self) -> type[asyncio.Protocol]:
+        """uvicorn's HTTP protocol, noting its connections."""
+        connections = self
+
+        class Protocol(H11Protocol):
+            def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+                self._peer = tuple(transport.get_extra_info("peername") or ())[:2]
+                connections._open[self._peer] = transport
+                connections._quiet_since[self._peer] = time.monotonic()
+                super().connection_made(transport)
+
+            def connection_lost(self, exc: Exception | None) -> None:
+                connections._open.pop(self._peer, None)
+                connections._quiet_since.pop(self._peer, None)
+                super().connection_lost(exc)
+
+        return Protocol
+
+
+def address_of(listener: socket.socket) -> str:
+    """Where it listens, as a URL without a path."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

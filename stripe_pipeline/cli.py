@@ -41,7 +41,7 @@ from stripe_pipeline.errors import (
 from stripe_pipeline.objects import OBJECT_TYPES, family_of
 from stripe_pipeline.processes import HOST, Processes, claim_port, free_port
 from stripe_pipeline.resources.stripe_api import BASE_URL, StripeApi
-from stripe_pipeline.settings import api_base, load_keys, load_settings
+from stripe_pipeline.settings import api_base, inbox_url, load_keys, load_settings
 from stripe_pipeline.terminal import complain, err, out
 from stripe_pipeline.webhooks.commands import app as webhooks
 
@@ -296,9 +296,13 @@ def demo(
 
 def _check_environment() -> None:
     """Raise `SettingsError` before anything is begun that could not work."""
+    from stripe_pipeline.resources.inbox import parse_url
+
     load_settings()
     load_keys()
     api_base()
+    if url := inbox_url():
+        parse_url(url)
 
 
 @contextlib.contextmanager

@@ -273,6 +273,7 @@ def test_a_command_that_makes_no_sense(project: Project, run: Run, arguments: li
         ({"STRIPE_API_KEY": f"sk_test_{SECRET}2"}, "are keys of the same mode"),
         ({"STRIPE_API_KEY": "", "STRIPE_TEST_API_KEY": f"sk_live_{SECRET}"}, "STRIPE_TEST_API_KEY holds a live key"),
         ({"STRIPE_API_BASE": "api.stripe.com"}, "STRIPE_API_BASE is 'api.stripe.com'"),
+        ({"STRIPE_PIPELINE_INBOX": "localhost/inbox"}, "STRIPE_PIPELINE_INBOX is no address of a database"),
         ({"DAGSTER_HOME": "here"}, "DAGSTER_HOME is here"),
         ({"DAGSTER_HOME": "/nowhere/at/all"}, "DAGSTER_HOME is /nowhere/at/all"),
         ({"STRIPE_PIPELINE_CONFIG": "/[red]not[/red]/there.yaml"}, "/[red]not[/red]/there.yaml is not there"),

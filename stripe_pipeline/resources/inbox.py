@@ -32,6 +32,7 @@ FIRST_PAUSE = 10
 DEFERRED = 60
 """Seconds to the next attempt where Stripe or a missing permission is the trouble: those do not count."""
 
+_POSTGRES_TIMES = {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeout": 30_000}  # the last in ms
 _CHUNK = 500  # ids a statement, well below SQLite's limit of variables
 _LONGEST_ERROR = 1000  # characters
 _LARGEST = 2**53  # of a number in JSON
@@ -162,13 +163,13 @@ class Inbox:
     """
 
     def __init__(self, folder: DataFolder, url: str | None = None, *, patience: float = 60.0) -> None:
-        self._url = _parsed(url) if url else sa.URL.create("sqlite", database=str(folder.inbox))
+        self._url = parse_url(url) if url else sa.URL.create("sqlite", database=str(folder.inbox))
         self._is_sqlite = self._url.get_backend_name() == "sqlite"
         try:
             # Connections stay open, so that asking whether something is due costs no more than the question.
             self._engine = sa.create_engine(
                 self._url,
-                connect_args={"timeout": patience} if self._is_sqlite else {"connect_timeout": 10},
+                connect_args={"timeout": patience} if self._is_sqlite else _POSTGRES_TIMES,
                 pool_pre_ping=not self._is_sqlite,
             )
         except ImportError:
@@ -412,8 +413,8 @@ class Inbox:
             ) from None
 
 
-def _parsed(url: str) -> sa.URL:
-    """`url` with the driver that the project has."""
+def parse_url(url: str) -> sa.URL:
+    """`url` with the driver that the project has. Raises `SettingsError` if it is none of SQLite or Postgres."""
     try:
         parsed = sa.make_url(url)
     except (sa.exc.SQLAlchemyError, ValueError):  # their messages show the password

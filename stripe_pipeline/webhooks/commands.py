@@ -18,7 +18,9 @@ from stripe_pipeline.processes import HOST
 from stripe_pipeline.settings import api_base, inbox_url, load_keys, load_settings, webhook_secrets
 from stripe_pipeline.terminal import complain, out
 
-app = typer.Typer(rich_markup_mode=None, help="Receive Stripe's webhooks, and tell Stripe where to send them.")
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Receive Stripe's webhooks, and tell Stripe where to send them."
+)
 
 _PATIENCE = 10.0  # seconds; whoever sends a webhook waits meanwhile
 

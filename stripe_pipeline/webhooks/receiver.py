@@ -105,7 +105,7 @@ class _Receiver:
         try:
             async with asyncio.timeout(_STORE_SECONDS):
                 await self._writer.store(poke)
-        except (StripePipelineError, TimeoutError):
+        except Exception:  # the writer logged why, or it takes too long
             return self._answer(503, "failed", "The event could not be stored; send it again later")
         return self._answer(200, "stored")
 
@@ -138,7 +138,7 @@ class _Receiver:
             async with asyncio.timeout(_STORE_SECONDS):
                 return await asyncio.to_thread(look)
         except (StripePipelineError, TimeoutError) as error:
-            logger.error("%s", error or "The inbox does not answer")
+            logger.error("%s", error if isinstance(error, StripePipelineError) else "The inbox does not answer")
             return None
 
     def _answer(self, status: int, outcome: str, detail: str = "") -> JSONResponse:
@@ -169,7 +169,7 @@ class _Writer:
         self._queue: asyncio.Queue[tuple[Poke, asyncio.Future[None]]] = asyncio.Queue()
 
     async def store(self, poke: Poke) -> None:
-        """Returns once the poke is on the disk; raises `WarehouseError` if it could not be stored."""
+        """Returns once the poke is on the disk; raises what kept it from being stored, mostly a `WarehouseError`."""
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait((poke, stored))
         await stored
@@ -183,9 +183,10 @@ class _Writer:
             problem: Exception | None = None
             try:
                 await asyncio.to_thread(self._inbox.add, [poke for poke, _ in batch])
-            except StripePipelineError as error:
+            except Exception as error:  # whatever it is, those who wait are told, and the next ones may fare better
                 problem = error
-                logger.error("%d events could not be stored: %s", len(batch), error)
+                reason = error if isinstance(error, StripePipelineError) else type(error).__name__
+                logger.error("%d events could not be stored: %s", len(batch), reason)
             for _, stored in batch:
                 if stored.done():
                     continue  # its sender was told that it took too long

@@ -16,7 +16,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from stripe_pipeline.processes import PortTaken
 
-_QUIET = 10.0  # seconds a connection may take for the headers of a request, and between two
+_HEADERS_SECONDS = 10.0  # for the headers of a connection's first request to arrive
+_IDLE_SECONDS = 75.0  # between two requests; longer than reverse proxies keep a connection that they do not use
 _MOST_CONNECTIONS = 500  # open at once, well below the usual limit of 1,024 open files
 _LONGEST_HEADERS = 16_384  # bytes
 
@@ -48,7 +49,7 @@ def serve(app: ASGIApp, listener: socket.socket) -> None:
         proxy_headers=False,  # connections are told apart by who is really there
         limit_concurrency=_MOST_CONNECTIONS,
         h11_max_incomplete_event_size=_LONGEST_HEADERS,
-        timeout_keep_alive=int(_QUIET),
+        timeout_keep_alive=int(_IDLE_SECONDS),
         timeout_graceful_shutdown=1,
     )
     with listener:
@@ -64,8 +65,8 @@ class _Connections:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._open: dict[Any, asyncio.Transport] = {}
-        self._quiet_since: dict[Any, float] = {}
-        """Connections without a request under way, longest first."""
+        self._ends: dict[Any, float] = {}
+        """When connections end that have no request under way."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -76,21 +77,20 @@ class _Connections:
                 closing.cancel()
             return
         peer = tuple(scope["client"] or ())
-        self._quiet_since.pop(peer, None)
+        self._ends.pop(peer, None)
         try:
             await self._app(scope, receive, send)
         finally:
             if peer in self._open:
-                self._quiet_since[peer] = time.monotonic()
+                self._ends[peer] = time.monotonic() + _IDLE_SECONDS
 
     async def _close_quiet(self) -> None:
         while True:
             await asyncio.sleep(1)
-            for peer, since in list(self._quiet_since.items()):
-                if time.monotonic() - since < _QUIET:
-                    break
-                del self._quiet_since[peer]
-                self._open[peer].abort()
+            for peer, end in list(self._ends.items()):
+                if time.monotonic() > end:
+                    del self._ends[peer]
+                    self._open[peer].abort()
 
     @property
     def protocol(self) -> type[asyncio.Protocol]:
@@ -101,12 +101,12 @@ class _Connections:
             def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
                 self._peer = tuple(transport.get_extra_info("peername") or ())[:2]
                 connections._open[self._peer] = transport
-                connections._quiet_since[self._peer] = time.monotonic()
+                connections._ends[self._peer] = time.monotonic() + _HEADERS_SECONDS
                 super().connection_made(transport)
 
             def connection_lost(self, exc: Exception | None) -> None:
                 connections._open.pop(self._peer, None)
-                connections._quiet_since.pop(self._peer, None)
+                connections._ends.pop(self._peer, None)
                 super().connection_lost(exc)
 
         return Protocol

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from unittest import mock
 
 import httpx
@@ -238,3 +238,10 @@ def test_retry_lets_dead_pokes_wait_again(run: Run, folder: DataFolder) -> None:
     assert run("retry", **data).out == "Nothing has failed five times.\n"
     assert inbox.summary().waiting == 3
     inbox.close()
+
+
+def test_stripe_knows_every_event_type_that_is_asked_for() -> None:
+    """It refuses an endpoint with one that it does not know; the SDK lists those of the pinned API version."""
+    asked = stripe.params.WebhookEndpointCreateParams.__annotations__["enabled_events"]
+    [listed] = get_args(asked)
+    assert set(Settings().event_types) <= set(get_args(listed))

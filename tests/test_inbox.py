@@ -211,6 +211,22 @@ def test_several_may_make_it_and_use_it_at_once(open_inbox: Open) -> None:
     assert open_inbox().rows() == []
 
 
+def test_two_that_hear_of_the_same_events_in_opposite_orders_do_not_lock_each_other_out(open_inbox: Open) -> None:
+    together = threading.Barrier(2, timeout=30)
+
+    def use(step: int) -> int:
+        inbox, added = open_inbox(), 0
+        for start in range(0, 8000, 1000):
+            pokes = [poke(n) for n in range(start, start + 1000)][::step]
+            together.wait()
+            added += inbox.add(pokes)
+            inbox.applied(pokes)
+        return added
+
+    with ThreadPoolExecutor(2) as threads:
+        assert sum(threads.map(use, (1, -1))) == 8000
+
+
 _ADD = """
 import sys
 from stripe_pipeline.data_folder import DataFolder

@@ -145,7 +145,8 @@ class _Receiver:
         self._counts[outcome] += 1
         if detail and (detail in self._details or len(self._details) < _TYPES):
             self._details[detail] += 1
-        return JSONResponse({"received": True} if status == 200 else {"error": detail}, status)
+        headers = {"Connection": "close"} if status == 408 else None  # the rest of its body is not waited for
+        return JSONResponse({"received": True} if status == 200 else {"error": detail}, status, headers)
 
     async def _tell(self) -> None:
         """Log what came, but no line for each: everyone may send what is refused."""

@@ -144,6 +144,15 @@ def test_an_endpoint_of_another_api_version_is_not_changed_but_replaced(run: Run
     assert {endpoint["id"] for endpoint in endpoints(server)} == {new, other}
 
 
+def test_a_new_secret_is_shown_even_if_the_old_endpoint_cannot_be_removed(run: Run, server: Server) -> None:
+    old = server.shop.create_webhook_endpoint(URL, ["*"], livemode=True, api_version="2020-08-27")["id"]
+    server.faults.append(Fault(path="/v1/webhook_endpoints/", method="DELETE", status=400, times=None))
+    ended = run("register", "--url", URL, "--replace")
+    assert ended.status == 0
+    assert ended.out.count("  whsec_") == 2
+    assert f"stripe-pipeline webhooks unregister {old}" in ended.out
+
+
 def test_list_and_unregister(run: Run, server: Server) -> None:
     assert run("list").out.startswith("There are none.")
     run("register", "--url", URL)

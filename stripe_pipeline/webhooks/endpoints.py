@@ -98,12 +98,11 @@ class Endpoints:
                     }
                 )
             done = Registered(made.id, secret=made.secret)
-        if replace:
-            for endpoint_id in others:
-                self.remove(endpoint_id)
-            done.removed = others
-        else:
-            done.outdated = others
+        for endpoint_id in others:
+            if replace and self._removed(endpoint_id):
+                done.removed.append(endpoint_id)
+            else:
+                done.outdated.append(endpoint_id)
         return done
 
     def _correct(self, endpoint: stripe.WebhookEndpoint, event_types: Collection[str]) -> Registered:
@@ -124,6 +123,14 @@ class Endpoints:
             with self._errors():
                 self._client.v1.webhook_endpoints.update(endpoint.id, params)
         return done
+
+    def _removed(self, endpoint_id: str) -> bool:
+        """Whether it could be removed; an error must not keep the new one's secret from being shown."""
+        try:
+            self.remove(endpoint_id)
+        except ApiError:
+            return False
+        return True
 
     def all(self) -> list[stripe.WebhookEndpoint]:
         """Every endpoint of this account and mode, newest first."""

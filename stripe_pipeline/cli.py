@@ -132,8 +132,6 @@ def _is_project(folder: Path) -> bool:
 
 
 def _day(text: str) -> date:
-    from stripe_pipeline.sync import today
-
     try:
         return date.fromisoformat(text)
     except ValueError:
@@ -151,8 +149,6 @@ def sync() -> None:
 
     One tick now, the same as the schedule's every 15 minutes. The first one loads the whole history.
     """
-    from stripe_pipeline.sync import today
-
     _check_environment()
     if not _execute(job="sync", first=today(), last=today()):
         raise typer.Exit(1)
@@ -171,8 +167,6 @@ def backfill(
     The same as a backfill from the UI. Days are UTC days of `created`. What is already there is compared and
     corrected, never doubled.
     """
-    from stripe_pipeline.sync import today
-
     _check_environment()
     settings = load_settings()
     if first > last:
@@ -321,8 +315,6 @@ def _claimed(folder: DataFolder) -> Iterator[None]:
 
 def _run_until_stopped(processes: Processes, folder: DataFolder, port: int, *, emulator: str | None) -> None:
     """Start Dagster, read Stripe while it starts, and wait for Ctrl-C, which from then on is the good end."""
-    from stripe_pipeline.sync import today
-
     out.print("Starting Dagster and loading the history from Stripe …")
     with _dagster():
         pass  # Makes Dagster's databases; processes that make them at the same time break each other.

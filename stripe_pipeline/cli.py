@@ -221,6 +221,39 @@ def check() -> None:
         raise typer.Exit(1)
 
 
+@webhooks.command()
+def drain() -> None:
+    """Apply what the inbox holds now, once.
+
+    The sensor of `dev` and `demo` does the same all the time.
+    """
+    from stripe_pipeline.assets.checks import failed_checks
+    from stripe_pipeline.assets.raw import materializations
+    from stripe_pipeline.automation import OBJECTS
+    from stripe_pipeline.sync import Pipeline, Report
+
+    _check_environment()
+    report = Report()
+    with _Display() as display, _dagster() as instance, Pipeline.from_environment(display) as pipeline:
+        try:
+            applied = -1
+            while pipeline.inbox.has_due() and report.applied > applied:
+                applied = report.applied
+                pipeline.drain(most=OBJECTS, report=report)
+        finally:
+            pipeline.publish()
+            for event in materializations(report, pipeline.settings.enabled):
+                instance.report_runless_asset_event(event)
+            for evaluation in failed_checks(pipeline.inbox, pipeline.settings):
+                instance.report_runless_asset_event(evaluation)
+        waiting = pipeline.inbox.objects_due()
+    _show(report)
+    out.print(f"{report.applied} {'event' if report.applied == 1 else 'events'} applied.")
+    _complain_of(report)
+    if report.failures or waiting:
+        raise typer.Exit(1)
+
+
 @app.command()
 def dev(port: UiPort = 3000) -> None:
     """Run everything against your Stripe account.
@@ -430,13 +463,17 @@ def _execute(*, job: str | None, first: date, last: date, tables: list[str] | No
         )
     if display.report:
         _show(display.report)
-        for names, error in by_cause(display.report.failures):
-            complain(f"{', '.join(names)} not updated: {error}")
+        _complain_of(display.report)
         if display.report.failures:
             return False
     if not result.success:
         raise _failure(result)
     return True
+
+
+def _complain_of(report: Report) -> None:
+    for names, error in by_cause(report.failures):
+        complain(f"{', '.join(names)} not updated: {error}")
 
 
 def _failure(result: Any) -> BaseException:

@@ -49,7 +49,6 @@ _THREADS = 6  # of each listed type: 25 requests a second an endpoint, at 100 to
 _ROWS_A_LOAD = 20_000
 _SECONDS_A_LOAD = 3.0
 _PAGE = 100
-_MOVE_MONEY = ("charges", "refunds", "disputes")
 _PATIENCE = 120.0  # seconds to be answered 429 in a row before a run gives up
 _DRAIN_PATIENCE = 10.0  # a sensor's tick must end within a minute; what was not read stays in the inbox
 
@@ -656,7 +655,7 @@ def _money_since(pokes: Mapping[str, Sequence[Poke]], *, looked: float) -> float
     """From when on to list the balance transactions that pokes announce; None for none that a tick has not listed."""
     announced = [
         poke.event_created
-        for name in _MOVE_MONEY
+        for name in OBJECT_TYPES[BALANCE_TRANSACTIONS].announced_by
         for poke in pokes.get(name, ())
         if poke.event_created >= looked - OVERLAP
     ]

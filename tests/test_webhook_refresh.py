@@ -1,0 +1,214 @@
+"""The sensor that applies webhooks: what Dagster is told, and what becomes a run.
+
+That the rows are right is in the tests of webhooks.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from stripe_pipeline import automation
+from stripe_pipeline.assets.checks import CHECK
+from stripe_pipeline.assets.raw import RESOURCE, SYNC_JOB
+from stripe_pipeline.automation import webhook_refresh
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import day_of, today
+from stripe_pipeline.definitions import build_defs
+from stripe_pipeline.emulator import Fault, Server, Shop
+from stripe_pipeline.errors import SettingsError
+from stripe_pipeline.resources.inbox import poke_of
+from stripe_pipeline.sync import Pipeline
+from tests.conftest import MakePipeline
+from tests.stripe_state import assert_equal_to_stripe, back
+
+
+class Opens:
+    """The pipeline resource of the tests."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    @contextmanager
+    def open(self) -> Iterator[Pipeline]:
+        """The tests' pipeline."""
+        yield self._pipeline
+
+
+@pytest.fixture
+def pipeline(make_pipeline: MakePipeline) -> Pipeline:
+    """A pipeline of the test mode."""
+    return make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"})
+
+
+@pytest.fixture(autouse=True)
+def short_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ticks of a second."""
+    monkeypatch.setattr(automation, "WAIT", 1.0)
+    monkeypatch.setattr(automation, "TELL_WITHIN", 0.5)
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance of the test's own."""
+    with dg.instance_for_test() as instance:
+        yield instance
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What a tick of the sensor gave Dagster."""
+
+    said: str
+    events: Sequence[Any]
+    partitions: list[str | None]
+    """Of the runs that it asks for."""
+    cursor: str | None
+
+
+def tick(opens: object, instance: dg.DagsterInstance, cursor: str | None = None) -> Tick:
+    """One tick of the sensor."""
+    with dg.build_sensor_context(
+        instance=instance, cursor=cursor, resources={RESOURCE: opens}, definitions=build_defs()
+    ) as context:
+        done = webhook_refresh.evaluate_tick(context)
+    runs = [request.partition_key for request in done.run_requests or ()]
+    return Tick(done.skip_message or "", done.asset_events, runs, done.cursor)
+
+
+def tell(pipeline: Pipeline, shop: Shop) -> None:
+    """Put all events into the inbox, as the receiver does."""
+    pipeline.inbox.add([poke for event in shop.events(False) if (poke := poke_of(event))])
+
+
+def test_it_applies_what_comes_in_while_it_waits_and_tells_of_each_table_and_day(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder, instance: dg.DagsterInstance
+) -> None:
+    created = back(shop, 30)
+    charge = shop.create_payment(created=created)["latest_charge"]
+    pipeline.tick()
+    tell(pipeline, shop)
+    pipeline.drain(most=1000)
+    shop.refund(charge, amount=100)
+    threading.Timer(0.3, tell, (pipeline, shop)).start()
+    result = tick(Opens(pipeline), instance)
+    assert_equal_to_stripe(shop, folder.published)
+    told = {
+        (event.asset_key.path[-1], event.partition): {name: it.value for name, it in event.metadata.items()}
+        for event in result.events
+        if isinstance(event, dg.AssetMaterialization)
+    }
+    today_, old = today().isoformat(), day_of(created).isoformat()
+    assert told.keys() == {("charges", old), ("refunds", today_), ("balance_transactions", today_)}
+    assert told["charges", old] | {"requests of the run": 1} == {
+        "inserted": 0,
+        "updated": 1,
+        "deleted": 0,
+        "requests of the run": 1,
+        "dagster/partition_row_count": 1,
+    }
+    assert result.said.startswith("Applied 2 events; rows changed: ")
+    assert "1 in charges" in result.said
+
+
+def test_it_says_when_nothing_came_in_and_reads_nothing(
+    pipeline: Pipeline, server: Server, instance: dg.DagsterInstance
+) -> None:
+    pipeline.tick()
+    server.requests.clear()
+    result = tick(Opens(pipeline), instance)
+    assert result.said == "No webhook came in"
+    assert not result.events
+    assert not server.requests
+
+
+def test_more_than_a_tick_can_do_becomes_one_run(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(automation, "OBJECTS", 3)
+    customers = [shop.create_customer(name="old", created=back(shop, 20 + n))["id"] for n in range(9)]
+    pipeline.tick()
+    for customer in customers:
+        shop.update("customers", customer, name="new")
+    tell(pipeline, shop)
+    result = tick(Opens(pipeline), instance)
+    assert result.partitions == [today().isoformat()]
+    assert len(result.events) == 3, "the first ones are here at once"
+    assert pipeline.inbox.objects_due() == 6
+
+    run = instance.create_run_for_job(_a_job(), status=dg.DagsterRunStatus.STARTED)
+    assert run.job_name == SYNC_JOB
+    result = tick(Opens(pipeline), instance, result.cursor)
+    assert not result.partitions, "that run reads them"
+    assert pipeline.inbox.objects_due() == 6
+    pipeline.tick()
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def _a_job() -> dg.JobDefinition:
+    @dg.job(name=SYNC_JOB)
+    def sync() -> None: ...
+
+    return sync
+
+
+def test_news_that_come_in_quick_succession_are_read_once(
+    pipeline: Pipeline, shop: Shop, server: Server, folder: DataFolder, instance: dg.DagsterInstance
+) -> None:
+    customers = [shop.create_customer(created=back(shop, 20 + n))["id"] for n in range(20)]
+    pipeline.tick()
+    server.requests.clear()
+    ends = time.monotonic() + 3
+
+    def trade() -> None:
+        while time.monotonic() < ends:
+            for customer in customers:
+                shop.update("customers", customer, description=f"{time.monotonic()}")
+            tell(pipeline, shop)
+            time.sleep(0.05)
+
+    trading = threading.Thread(target=trade)
+    trading.start()
+    cursor = None
+    while trading.is_alive() or pipeline.inbox.has_due():
+        cursor = tick(Opens(pipeline), instance, cursor).cursor
+    trading.join()
+    assert_equal_to_stripe(shop, folder.published)
+    assert len(server.requests) <= 20 * 6
+
+
+def test_objects_given_up_fail_a_check_of_their_table(
+    pipeline: Pipeline, shop: Shop, server: Server, instance: dg.DagsterInstance
+) -> None:
+    customer = shop.create_customer(created=back(shop, 20))["id"]
+    pipeline.tick()
+    server.faults.append(Fault(path=f"/v1/customers/{customer}", status=400, times=None))
+    shop.update("customers", customer, name="new")
+    tell(pipeline, shop)
+    pokes = [entry.poke for entry in pipeline.inbox.rows() if entry.poke.object_id == customer]
+    for _ in range(4):
+        pipeline.inbox.failed(pokes, "no", now=0)
+    result = tick(Opens(pipeline), instance)
+    [check] = [event for event in result.events if isinstance(event, dg.AssetCheckEvaluation)]
+    assert (check.asset_key.to_user_string(), check.check_name, check.passed) == ("raw/customers", CHECK, False)
+    assert customer in check.metadata
+    assert "customers" in result.said
+
+
+def test_a_setting_that_cannot_work_is_said_and_does_not_fail_tick_after_tick(instance: dg.DagsterInstance) -> None:
+    class Broken:
+        @contextmanager
+        def open(self) -> Iterator[Pipeline]:
+            raise SettingsError("No Stripe API key is set", "Set STRIPE_API_KEY")
+            yield
+
+    result = tick(Broken(), instance)
+    assert result.said == "No Stripe API key is set. Set STRIPE_API_KEY."
+    assert float(result.cursor or 0) > time.time() + 10, "and not asked again at once"

@@ -1,0 +1,389 @@
+"""Webhooks from the shop to the row: the emulator posts signed events to the receiver, and the inbox is drained.
+
+One test for each trap of FACTS.md that webhooks can step into, named after it. What the receiver refuses is in the
+tests of the receiver (trap 25).
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import uvicorn
+
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import DAY, day_of
+from stripe_pipeline.emulator import Fault, Server, Shop
+from stripe_pipeline.errors import AuthenticationFailed, PermissionMissing
+from stripe_pipeline.objects import BY_STRIPE_OBJECT
+from stripe_pipeline.resources.inbox import Inbox, poke_of
+from stripe_pipeline.sync import Pipeline, Report
+from stripe_pipeline.webhooks.receiver import PATH, create_app
+from stripe_pipeline.webhooks.server import address_of, listen
+from tests.conftest import KEYS, MakePipeline
+from tests.stripe_state import ask, assert_equal_to_stripe, back, changed, rows
+
+SECRETS = {True: "whsec_live_of_the_tests", False: "whsec_test_of_the_tests"}
+MOST = 200
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """An emulator that delivers one event after the other, or over as many connections as the test says."""
+    connections = getattr(request, "param", 1)
+    with Server(Shop(), webhook_backoff=0.001, webhook_concurrency=connections) as running:
+        yield running
+
+
+@pytest.fixture
+def receiver(folder: DataFolder) -> Iterator[str]:
+    """Where the receiver takes webhooks into the inbox of the data folder."""
+    folder.prepare()
+    inbox = Inbox(folder)
+    listener = listen("127.0.0.1", 0)
+    config = uvicorn.Config(
+        create_app(inbox, list(SECRETS.values()), BY_STRIPE_OBJECT), lifespan="on", ws="none", log_config=None
+    )
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
+    thread.start()
+    yield f"{address_of(listener)}{PATH}"
+    running.should_exit = True
+    thread.join(20)
+    listener.close()
+    inbox.close()
+
+
+@pytest.fixture
+def webhooks(server: Server, shop: Shop, receiver: str) -> Server:
+    """The emulator, telling the receiver of everything in both modes."""
+    for livemode, secret in SECRETS.items():
+        shop.create_webhook_endpoint(receiver, livemode=livemode, secret=secret)
+    return server
+
+
+def drain(pipeline: Pipeline, server: Server, report: Report | None = None) -> Report:
+    """Wait until everything was delivered, apply it and publish."""
+    server.webhooks.settled()
+    report = pipeline.drain(most=MOST, report=report)
+    pipeline.publish()
+    return report
+
+
+def test_every_type_follows_its_webhooks_without_a_tick(
+    pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
+) -> None:
+    for livemode in (True, False):
+        shop.create_payment(created=back(shop, 20), livemode=livemode)
+    pipeline.tick()
+    for livemode in (True, False):
+        old = next(iter(shop.objects("charges", livemode)))
+        shop.create_customer(name="new", livemode=livemode)
+        shop.create_payment(livemode=livemode)
+        shop.refund(old, amount=100, livemode=livemode)
+        shop.dispute(old, livemode=livemode)
+        shop.create_invoice(n_lines=13, livemode=livemode)
+    report = drain(pipeline, webhooks)
+    assert not report.failures
+    assert_equal_to_stripe(shop, folder.published)
+    assert len([request for request in webhooks.requests if request.path == "/v1/events"]) == 2, "those of the tick"
+    assert pipeline.inbox.summary().waiting == 0
+
+
+def test_a_refund_of_an_old_charge_takes_few_requests(
+    make_pipeline: MakePipeline, webhooks: Server, shop: Shop, folder: DataFolder
+) -> None:
+    charge = shop.create_payment(created=back(shop, 30))["latest_charge"]
+    pipeline = make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"})
+    pipeline.tick()
+    webhooks.requests.clear()
+    shop.refund(charge, amount=100)
+    report = drain(pipeline, webhooks)
+    assert changed(report) == {"charges": (0, 1, 0), "refunds": (1, 0, 0), "balance_transactions": (1, 0, 0)}
+    assert len(webhooks.requests) <= 4
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_before_the_first_load_there_is_nothing_to_read_again(
+    pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
+) -> None:
+    shop.create_payment()
+    report = drain(pipeline, webhooks)
+    assert report.applied > 0
+    assert not [request for request in webhooks.requests if request.path != "/v1/account"]
+    pipeline.tick()
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_trap_15_webhooks_twice_and_in_every_order_give_what_the_api_says(
+    pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
+) -> None:
+    orders = list(itertools.permutations(range(3)))
+    charges = [shop.create_payment(created=back(shop, 40 + n))["latest_charge"] for n in range(len(orders))]
+    pipeline.tick()
+    webhooks.webhooks.settled()
+    told: list[list[str]] = []
+    at = int(shop.clock.now())
+    webhooks.webhooks.hold()
+    for charge in charges:
+        before = set(webhooks.webhooks.held)
+        for n in range(3):
+            shop.update("charges", charge, description=f"{n}", created=at)
+        told.append([event for event in webhooks.webhooks.held if event not in before])
+        assert len(told[-1]) == 3
+    for step in range(3):
+        for events, order in zip(told, orders, strict=True):
+            webhooks.webhooks.release(events[order[step]], events[order[step]])
+        for charge in charges:
+            shop.update("charges", charge, announce=False, description=f"state {step}")
+        drain(pipeline, webhooks)
+        assert ask(folder.published, "SELECT DISTINCT description FROM test.charges") == [(f"state {step}",)]
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_trap_16_a_page_that_is_written_late_does_not_undo_what_a_webhook_brought_meanwhile(
+    make_pipeline: MakePipeline,
+    webhooks: Server,
+    shop: Shop,
+    folder: DataFolder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    customer = shop.create_customer(name="t0", created=back(shop, 5))["id"]
+    late, prompt = make_pipeline(), make_pipeline()
+    prompt.tick()
+    has_read, may_write, load = threading.Event(), threading.Event(), late.warehouse.load
+
+    def held(batches: Any, **options: Any) -> Any:
+        if batches:
+            has_read.set()
+            assert may_write.wait(60)
+        return load(batches, **options)
+
+    monkeypatch.setattr(late.warehouse, "load", held)
+    with ThreadPoolExecutor(1) as thread:
+        shop.update("customers", customer, name="t0 + 0.5", announce=False)
+        backfill = thread.submit(late.backfill, [day_of(back(shop, 5))], ["customers"])
+        assert has_read.wait(60)
+        shop.update("customers", customer, name="t0 + 1")
+        drain(prompt, webhooks)
+        may_write.set()
+        assert not backfill.result(60).failures
+    assert ask(folder.published, "SELECT name FROM test.customers") == [("t0 + 1",)]
+
+
+def test_trap_17_a_webhook_replayed_15_days_later_does_not_bring_back_old_values(
+    pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
+) -> None:
+    customer, gone = (shop.create_customer(name="first", created=back(shop, 40))["id"] for _ in range(2))
+    pipeline.tick()
+    webhooks.webhooks.hold()
+    for it in (customer, gone):
+        shop.update("customers", it, name="second")
+    first = webhooks.webhooks.held
+    webhooks.webhooks.release()
+    drain(pipeline, webhooks)
+    shop.update("customers", customer, name="third")
+    shop.delete_customer(gone)
+    drain(pipeline, webhooks)
+    assert_equal_to_stripe(shop, folder.published)
+
+    shop.clock.advance(15 * DAY)
+    pipeline.inbox.forget(applied_before=2**40)  # as if the events were new
+    for event in first:
+        webhooks.webhooks.deliver(event)
+    report = drain(pipeline, webhooks)
+    assert report.applied == 2
+    assert changed(report) == {}
+    assert ask(folder.published, "SELECT name FROM test.customers") == [("third",)]
+
+
+def test_trap_18_an_event_in_an_old_api_versions_shape_blanks_out_nothing(
+    pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
+) -> None:
+    payment = shop.create_payment(description="Order 6735", created=back(shop, 3))
+    pipeline.tick()
+    webhooks.webhooks.hold()
+    old = {"id": payment["latest_charge"], "object": "charge", "created": payment["created"], "card": {}}
+    event = shop.emit_event("charge.updated", old, livemode=False)
+    shop.put(event | {"api_version": "2015-10-16"}, livemode=False)
+    webhooks.webhooks.release()
+    report = drain(pipeline, webhooks)
+    assert report.applied == 1
+    assert changed(report) == {}
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_trap_19_a_deleted_customer_stays_gone_after_late_webhooks_and_keeps_its_last_columns(
+    pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
+) -> None:
+    customer = shop.create_customer(name="Ada", created=back(shop, 10))["id"]
+    pipeline.tick()
+    webhooks.webhooks.hold()
+    shop.update("customers", customer, name="Ada Lovelace")
+    [late] = webhooks.webhooks.held
+    shop.delete_customer(customer)
+    webhooks.webhooks.release(*[event for event in webhooks.webhooks.held if event != late])
+    drain(pipeline, webhooks)
+    kept = "SELECT name, _deleted_at IS NOT NULL FROM raw.customers"
+    assert ask(folder.published, "SELECT count(*) FROM test.customers") == [(0,)]
+    assert ask(folder.published, kept) == [("Ada", True)]
+    webhooks.webhooks.release(late)
+    assert drain(pipeline, webhooks).applied == 1
+    pipeline.backfill([day_of(back(shop, 10))])
+    assert ask(folder.published, "SELECT count(*) FROM test.customers") == [(0,)]
+    assert ask(folder.published, kept) == [("Ada", True)]
+
+
+@pytest.mark.parametrize("server", [20], indirect=True)
+def test_trap_26_5000_webhooks_at_once_are_read_once_an_object(
+    pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
+) -> None:
+    customers = [shop.create_customer(created=back(shop, 40 - n / 4))["id"] for n in range(100)]
+    pipeline.tick()
+    webhooks.requests.clear()
+    before = len(webhooks.webhooks.attempts)
+    for n in range(5000):
+        shop.update("customers", customers[n % 100], description=f"{n}")
+    webhooks.webhooks.settled(120)
+    assert {attempt.status for attempt in webhooks.webhooks.attempts[before:]} == {200}
+    report = drain(pipeline, webhooks)
+    assert report.applied == 5000
+    assert len(webhooks.requests) <= 110
+    assert_equal_to_stripe(shop, folder.published)
+
+
+class Killed(BaseException):
+    """Ends the process where it stands."""
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("step", ["warehouse.load", "inbox.applied", "warehouse.publish"])
+def test_trap_28_killed_between_any_two_steps_the_next_drain_completes_the_work(
+    make_pipeline: MakePipeline,
+    webhooks: Server,
+    shop: Shop,
+    folder: DataFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    done: bool,
+) -> None:
+    charge = shop.create_payment(created=back(shop, 30))["latest_charge"]
+    killed = make_pipeline()
+    killed.tick()
+    shop.refund(charge, amount=100)
+    shop.create_customer(name="new")
+    owner: Any = killed
+    *names, name = step.split(".")
+    for it in names:
+        owner = getattr(owner, it)
+    real: Callable[..., Any] = getattr(owner, name)
+
+    def kill(*arguments: Any, **options: Any) -> Any:
+        if done:
+            real(*arguments, **options)
+        raise Killed
+
+    monkeypatch.setattr(owner, name, kill)
+    with suppress(Killed):
+        drain(killed, webhooks)
+        pytest.fail("it was not killed")
+    monkeypatch.undo()
+    drain(make_pipeline(), webhooks)
+    assert_equal_to_stripe(shop, folder.published)
+    assert not [row for row in rows(folder.published, "raw.refunds") if row["_deleted_at"]]
+    assert ask(folder.published, "SELECT count(*), count(DISTINCT id) FROM raw.refunds") == [(1, 1)]
+
+
+def test_a_type_that_may_not_be_read_waits_and_the_others_are_fresh(
+    make_pipeline: MakePipeline, webhooks: Server, shop: Shop, folder: DataFolder
+) -> None:
+    pipeline = make_pipeline({"STRIPE_API_KEY": "rk_test_of_the_tests"})
+    charge = shop.create_payment(created=back(shop, 30))["latest_charge"]
+    pipeline.tick()
+    webhooks.deny("refunds")
+    shop.refund(charge, amount=100)
+    report = drain(pipeline, webhooks)
+    assert report.failures.keys() == {"refunds"}
+    assert isinstance(report.failures["refunds"], PermissionMissing)
+    assert ask(folder.published, "SELECT amount_refunded FROM test.charges") == [(100,)]
+    assert not pipeline.inbox.has_due(), "it is not asked for again at once"
+    [found] = ask(folder.published, "SELECT DISTINCT object, attempts, state FROM pipeline.inbox")
+    assert found == ("refund", 0, "waiting")
+    assert "rak_charge_read" in ask(folder.published, "SELECT error FROM pipeline.inbox")[0][0]
+    webhooks.allow("refunds")
+    assert not pipeline.tick().failures
+    assert_equal_to_stripe(shop, folder.published)
+    assert ask(folder.published, "SELECT count(*) FROM pipeline.inbox") == [(0,)]
+
+
+def test_an_object_that_cannot_be_read_is_given_up_after_five_times_and_holds_up_no_other(
+    make_pipeline: MakePipeline, webhooks: Server, shop: Shop, folder: DataFolder
+) -> None:
+    bad, good = (shop.create_customer(name="old", created=back(shop, 30 + n))["id"] for n in range(2))
+    pipeline = make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"})
+    pipeline.tick()
+    webhooks.faults.append(Fault(path=f"/v1/customers/{bad}", status=400, times=None))
+    for it in (bad, good):
+        shop.update("customers", it, name="new")
+    report = drain(pipeline, webhooks)
+    assert report.failures.keys() == {"customers"}
+    assert ask(folder.published, "SELECT id FROM test.customers WHERE name = 'new'") == [(good,)]
+    for _ in range(4):
+        assert pipeline.tick().failures.keys() == {"customers"}
+    found = "SELECT object_id, attempts, state FROM pipeline.inbox"
+    assert ask(folder.published, found) == [(bad, 5, "dead")]
+    assert not pipeline.tick().failures, "the type goes on"
+
+    webhooks.faults.clear()
+    assert pipeline.inbox.retry() == 1
+    assert not drain(pipeline, webhooks).failures
+    assert_equal_to_stripe(shop, folder.published)
+    assert ask(folder.published, "SELECT count(*) FROM pipeline.inbox") == [(0,)]
+
+
+def test_what_was_given_up_is_done_once_the_object_is_read_for_another_event(
+    pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
+) -> None:
+    customer = shop.create_customer(name="old", created=back(shop, 30))["id"]
+    pipeline.tick()
+    shop.update("customers", customer, name="new")
+    webhooks.webhooks.settled()
+    for _ in range(5):
+        pipeline.inbox.failed([entry.poke for entry in pipeline.inbox.rows()], "no")
+    assert len(pipeline.inbox.dead()) == 1
+    shop.update("customers", customer, name="newer")
+    drain(pipeline, webhooks)
+    assert pipeline.inbox.rows() == []
+
+
+def test_webhooks_of_a_mode_without_a_key_do_not_wait_for_ever(
+    make_pipeline: MakePipeline, webhooks: Server, shop: Shop
+) -> None:
+    pipeline = make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"})
+    pipeline.tick()
+    shop.create_customer(livemode=True)
+    drain(pipeline, webhooks)
+    assert pipeline.inbox.rows() == []
+
+
+def test_a_key_that_stripe_does_not_know_leaves_the_inbox_as_it_is(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    with Server(shop, keys=list(KEYS.values())) as strict:
+        make_pipeline(url=strict.url).tick()
+    pipeline = make_pipeline()
+    shop.create_customer(name="new")
+    with Server(shop, keys=["sk_test_another"]) as strict:
+        refused = make_pipeline(url=strict.url)
+        refused.inbox.add([poke for event in shop.events(False) if (poke := poke_of(event))])
+        with pytest.raises(AuthenticationFailed):
+            refused.drain(most=MOST)
+    assert pipeline.inbox.has_due()
+    pipeline.drain(most=MOST)
+    pipeline.publish()
+    assert_equal_to_stripe(shop, folder.published)

@@ -1,0 +1,268 @@
+"""Webhooks against a running Dagster: seconds until a change is in the published file, a burst, and a steady flow.
+
+The emulator answers in 50 ms and posts to a receiver in a process of its own; `stripe-pipeline dev` runs the sensor.
+Everything lies in a temporary folder. Takes about a quarter of an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import duckdb
+import filelock
+
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import today
+from stripe_pipeline.emulator import Server, Shop
+from stripe_pipeline.processes import HOST, free_port
+from stripe_pipeline.resources.inbox import Inbox
+
+REPOSITORY = Path(__file__).parent.parent
+SECRET = "whsec_of_the_benchmark"
+KEY = "sk_live_of_the_benchmark"
+DAYS = 30
+
+
+@dataclass
+class Setup:
+    """What runs while the figures are taken."""
+
+    server: Server
+    folder: DataFolder
+    root: Path
+    receiver: subprocess.Popen[bytes]
+    port: int
+
+    @property
+    def shop(self) -> Shop:
+        """The emulator's shop."""
+        return self.server.shop
+
+    def start_receiver(self) -> None:
+        """Start the receiver, again if it was killed."""
+        self.receiver = command(self.root, "webhooks", "serve", "--port", f"{self.port}")
+
+    def visible(self, sql: str) -> object:
+        """The first value of `sql` on the published file."""
+        with duckdb.connect(str(self.folder.published), read_only=True) as connection:
+            [(value,)] = connection.execute(sql).fetchall()
+        return value
+
+    def wait_until_visible(self, sql: str, value: object, *, seconds: float = 60) -> None:
+        """Wait until `sql` gives `value`; looks whenever there is a new version."""
+        end, seen = time.monotonic() + seconds, None
+        while time.monotonic() < end:
+            version = self.folder.published.readlink()
+            if version != seen:
+                seen = version
+                if self.visible(sql) == value:
+                    return
+            time.sleep(0.005)
+        raise TimeoutError(f"{value!r} did not appear within {seconds:.0f} seconds")
+
+    def storage(self) -> int:
+        """Bytes of Dagster's own storage."""
+        files = (self.root / ".dagster").rglob("*")
+        return sum(file.stat().st_size for file in files if file.is_file() and file.suffix != ".ndjson")
+
+
+def command(root: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """A command of ours in the background, in the folder of the benchmark."""
+    with (root / f"{arguments[0]}.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "stripe_pipeline", *arguments],
+            cwd=root,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+@contextmanager
+def setup() -> Iterator[Setup]:
+    """The emulator, the receiver and Dagster, until the history is loaded."""
+    with ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for name in ("dagster.yaml", "pyproject.toml"):
+            shutil.copy(REPOSITORY / name, root)
+        (root / "stripe_pipeline.yaml").write_text(f"history: {today() - timedelta(days=DAYS)}\n")
+        shop = Shop()
+        shop.seed_history(DAYS)
+        server = stack.enter_context(Server(shop, latency_ms=50, rate_limits=True, webhook_backoff=0.001))
+        os.environ.update(
+            STRIPE_API_KEY=KEY,
+            STRIPE_API_BASE=server.url,
+            STRIPE_WEBHOOK_SECRET=SECRET,
+            STRIPE_PIPELINE_DATA=str(root / "data"),
+        )
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ.pop("DAGSTER_HOME", None)
+        port = free_port()
+        receiver = command(root, "webhooks", "serve", "--port", f"{port}")
+        made = Setup(server, DataFolder(root / "data"), root, receiver, port)
+        stack.callback(lambda: end(made.receiver))
+        secret = os.environ.pop("STRIPE_WEBHOOK_SECRET")  # the receiver is ours: it is killed in between
+        dagster = command(root, "dev", "--port", f"{free_port()}")
+        os.environ["STRIPE_WEBHOOK_SECRET"] = secret
+        stack.callback(lambda: end(dagster))
+        wait_for(lambda: "Ready." in (root / "dev.log").read_text(), 180)
+        shop.create_webhook_endpoint(f"http://{HOST}:{port}/webhooks/stripe", livemode=True, secret=SECRET)
+        yield made
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process of ours as Ctrl-C does."""
+    with suppress(ProcessLookupError):
+        process.send_signal(signal.SIGINT)
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def wait_for(true: Callable[[], bool], seconds: float) -> None:
+    """Wait for a condition; a TimeoutError after so many seconds."""
+    stop = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > stop:
+            raise TimeoutError(f"it did not come true within {seconds:.0f} seconds")
+        time.sleep(0.1)
+
+
+def singles(made: Setup, tries: int, what: str) -> None:
+    """One webhook at a time: how long until its change can be read."""
+    charges = [charge for charge, _ in zip(made.shop.collection("charges", True), range(400), strict=False)]
+    took = []
+    for n in range(tries):
+        time.sleep(random.uniform(1, 7))
+        charge, text = random.choice(charges), f"{what} {n}"
+        started = time.monotonic()
+        made.shop.update("charges", charge, livemode=True, description=text)
+        made.wait_until_visible(f"SELECT description FROM live.charges WHERE id = '{charge}'", text)
+        took.append(time.monotonic() - started)
+    took.sort()
+    size = made.folder.published.stat().st_size / 1e6
+    rows = made.visible("SELECT count(*) FROM raw.charges")
+    print(
+        f"single, {rows:,} charges, file of {size:.0f} MB: p50 {took[len(took) // 2]:.2f} s,"
+        f" p95 {took[int(len(took) * 0.95)]:.2f} s, max {took[-1]:.2f} s ({tries} tries)",
+        flush=True,
+    )
+
+
+def fill(made: Setup, rows: int) -> None:
+    """Charges of years before the history, which nothing reads again, so that the table is large."""
+    with filelock.FileLock(made.folder.lock), duckdb.connect(str(made.folder.private)) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute(
+            "INSERT INTO raw.charges SELECT c.* REPLACE ("
+            " 'ch_' || md5(i::VARCHAR) AS id, TIMESTAMPTZ '2021-01-01' + i * INTERVAL 90 SECOND AS created,"
+            " (hash(i) % 100000)::BIGINT AS amount, 'pi_' || md5((i + 1)::VARCHAR) AS payment_intent,"
+            " 'txn_' || md5((i + 2)::VARCHAR) AS balance_transaction, 'cus_' || md5((i % 9973)::VARCHAR) AS customer)"
+            " FROM (SELECT * FROM raw.charges WHERE _deleted_at IS NULL LIMIT 1) c, range(?) r(i)",
+            [rows],
+        )
+        connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
+
+
+def burst(made: Setup, webhooks: int, objects: int) -> None:
+    """Many webhooks over few objects, with the receiver killed in the middle."""
+    charges = random.sample(list(made.shop.collection("charges", True)), objects)
+    before, asked = len(made.server.webhooks.attempts), len(made.server.requests)
+    started = time.monotonic()
+    for n in range(webhooks):
+        made.shop.update("charges", charges[n % objects], livemode=True, description=f"burst {n}")
+    wait_for(lambda: len(made.server.webhooks.attempts) - before > webhooks / 3, 60)
+    made.receiver.kill()
+    made.receiver.wait()
+    answered = {attempt.event for attempt in made.server.webhooks.attempts[before:] if attempt.status == 200}
+    lost = len(answered - known(made.folder))
+    made.start_receiver()
+    stored = Inbox(made.folder)
+    made.server.webhooks.settled(300)
+    delivered = time.monotonic() - started
+    attempts = made.server.webhooks.attempts[before:]
+    wait_for(lambda: not stored.has_due(), 120)
+    stored.close()
+    last = {charges[n % objects]: f"burst {n}" for n in range(webhooks)}
+    sql = "SELECT list({id: id, description: description}) FROM live.charges WHERE description LIKE 'burst %'"
+    wait_for(lambda: {it["id"]: it["description"] for it in made.visible(sql) or []} == last, 60)  # type: ignore[attr-defined]
+    right = time.monotonic() - started
+    good = sorted(attempt.seconds for attempt in attempts if attempt.status == 200)
+    failed = len(attempts) - len(good)
+    reads = len(made.server.requests) - asked
+    print(
+        f"burst: {webhooks:,} webhooks over {objects} objects: {len(good):,} answered 200 (p50"
+        f" {good[len(good) // 2] * 1e3:.0f} ms, p99 {good[int(len(good) * 0.99)] * 1e3:.0f} ms), {failed} tries failed"
+        f" while the receiver was dead, {lost} of those answered until then not in the inbox, all delivered after"
+        f" {delivered:.0f} s, all rows right after {right:.0f} s, {reads} API requests",
+        flush=True,
+    )
+
+
+def known(folder: DataFolder) -> set[str]:
+    """The ids of all events that the inbox has stored, applied or not."""
+    with sqlite3.connect(folder.inbox) as connection:
+        return {event for (event,) in connection.execute("SELECT event_id FROM pokes")}
+
+
+def steady(made: Setup, seconds: float, rate: float) -> None:
+    """A flow of webhooks for minutes: does the inbox keep up, and how does Dagster's storage grow?"""
+    charges = list(made.shop.collection("charges", True))[:2000]
+    storage, asked = made.storage(), len(made.server.requests)
+    inbox = Inbox(made.folder)
+    waiting = []
+    started = time.monotonic()
+    sent = 0
+    while time.monotonic() - started < seconds:
+        made.shop.update("charges", random.choice(charges), livemode=True, description=f"steady {sent}")
+        sent += 1
+        if sent % int(rate * 10) == 0:
+            waiting.append(inbox.summary().waiting)
+        time.sleep(max(0.0, started + sent / rate - time.monotonic()))
+    made.server.webhooks.settled(60)
+    wait_for(lambda: not inbox.has_due(), 60)
+    time.sleep(10)  # the sensor's tick ends and is stored
+    inbox.close()
+    print(
+        f"steady: {sent:,} webhooks in {seconds:.0f} s; waiting in the inbox, every 10 s: {waiting};"
+        f" Dagster's storage grew by {(made.storage() - storage) / 1e6:.1f} MB;"
+        f" {len(made.server.requests) - asked:,} API requests",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Take the figures of issue 4."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tries", type=int, default=50)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--burst", type=int, default=5000)
+    parser.add_argument("--steady-seconds", type=float, default=300)
+    options = parser.parse_args()
+    with setup() as made:
+        time.sleep(20)  # what starts with Dagster is done
+        singles(made, options.tries, "few rows")
+        burst(made, options.burst, 100)
+        steady(made, options.steady_seconds, 20)
+        fill(made, options.rows)
+        singles(made, options.tries, "many rows")
+
+
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import signal
@@ -237,16 +238,17 @@ def drain() -> None:
     with _Display() as display, _dagster() as instance, Pipeline.from_environment(display) as pipeline:
         try:
             applied = -1
-            while pipeline.inbox.has_due() and report.applied > applied:
+            # Whoever asks for it now does not want to wait for the next attempt.
+            while pipeline.inbox.has_due(math.inf) and report.applied > applied:
                 applied = report.applied
-                pipeline.drain(most=OBJECTS, report=report)
+                pipeline.drain(most=OBJECTS, report=report, due=math.inf)
         finally:
             pipeline.publish()
             for event in materializations(report, pipeline.settings.enabled):
                 instance.report_runless_asset_event(event)
             for evaluation in failed_checks(pipeline.inbox, pipeline.settings):
                 instance.report_runless_asset_event(evaluation)
-        waiting = pipeline.inbox.objects_due()
+        waiting = pipeline.inbox.objects_due(math.inf)
     _show(report)
     out.print(f"{report.applied} {'event' if report.applied == 1 else 'events'} applied.")
     _complain_of(report)

@@ -142,13 +142,19 @@ class Pipeline:
         asked = self.settings.enabled if tables is None else tuple(OBJECT_TYPES[name] for name in tables)
         return self._run(lambda run: run.backfill(set(days)), asked)
 
-    def drain(self, *, most: int, report: Report | None = None) -> Report:
-        """Read again what the inbox's pokes name that are due, at most `most` objects of each mode.
+    def drain(self, *, most: int, report: Report | None = None, due: float | None = None) -> Report:
+        """Read again what the inbox's pokes name that may be tried at `due`, at most `most` objects of each mode.
 
+        `due`: Unix seconds, the present unless given; infinity for all of them.
         Adds to `report` if one is given. Publishing what was stored is left to the caller. Raises as `tick` does.
         """
+        until = time.time() if due is None else due
         return self._run(
-            lambda run: run.drain(most), self.settings.enabled, report=report, patience=_DRAIN_PATIENCE, publish=False
+            lambda run: run.drain(most, until),
+            self.settings.enabled,
+            report=report,
+            patience=_DRAIN_PATIENCE,
+            publish=False,
         )
 
     def publish(self, *, force: bool = True) -> bool:
@@ -298,8 +304,8 @@ class _Run:
         self._settle(pokes, failed, bad)
         self._inbox.forget(applied_before=time.time() - self._settings.inbox.keep_days * DAY)
 
-    def drain(self, most: int) -> None:
-        pokes = self._waiting(due=time.time(), most=most)
+    def drain(self, most: int, due: float) -> None:
+        pokes = self._waiting(due=due, most=most)
         if not pokes:
             return
         cursors = self._warehouse.cursors(self._mode)

@@ -32,6 +32,7 @@ from stripe_pipeline.days import today
 from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.resources import stripe_api
+from stripe_pipeline.resources.inbox import Inbox, poke_of
 from tests.conftest import KEYS
 from tests.stripe_state import assert_equal_to_stripe
 
@@ -221,6 +222,39 @@ def test_a_relative_data_folder_is_where_it_was_typed(project: Project) -> None:
     assert (project.root / ".dagster").is_dir()
     assert not (below / ".dagster").exists()
     assert not project.folder.root.exists()
+
+
+def test_drain_applies_what_the_inbox_holds_and_tells_dagster(loaded: Project, run: Run, api: Server) -> None:
+    customer = next(iter(api.shop.objects("customers", True)))
+    api.shop.update("customers", customer, livemode=True, name="by webhook")
+    [poke] = [poke for event in api.shop.events(True)[:1] if (poke := poke_of(event))]
+    inbox = Inbox(loaded.folder)
+    inbox.add([poke])
+
+    api.faults.append(Fault(path="/v1/customers", status=403, times=None))
+    refused = run("webhooks", "drain")
+    assert (refused.status, "0 events applied." in refused.out) == (1, True)
+    assert refused.err.startswith("error: customers not updated: ")
+    with duckdb.connect(str(loaded.folder.published), read_only=True) as connection:
+        found = connection.execute("SELECT object_id, attempts, state FROM pipeline.inbox").fetchall()
+    assert found == [(customer, 0, "waiting")]
+
+    api.faults.clear()
+    done = run("webhooks", "drain")
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines()[-1] == "1 event applied."
+    with duckdb.connect(str(loaded.folder.published), read_only=True) as connection:
+        assert connection.execute("SELECT name FROM live.customers WHERE id = ?", [customer]).fetchall() == [
+            ("by webhook",)
+        ]
+    with dg.DagsterInstance.from_config(str(loaded.root)) as instance:
+        latest = instance.get_latest_materialization_event(dg.AssetKey(["raw", "customers"]))
+        assert latest
+        assert latest.run_id == "", "told without a run"
+        assert latest.asset_materialization
+        assert latest.asset_materialization.metadata["updated"].value == 1
+    again = run("webhooks", "drain")
+    assert (again.status, again.out) == (0, "Nothing new.\n0 events applied.\n")
 
 
 def test_backfill_lists_the_days_and_tables_asked_for(loaded: Project, run: Run, api: Server) -> None:

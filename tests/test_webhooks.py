@@ -29,6 +29,7 @@ from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed, rows
 
 SECRETS = {True: "whsec_live_of_the_tests", False: "whsec_test_of_the_tests"}
+TEST_KEY = {"STRIPE_API_KEY": "sk_test_of_the_tests"}
 MOST = 200
 
 
@@ -99,7 +100,7 @@ def test_a_refund_of_an_old_charge_takes_few_requests(
     make_pipeline: MakePipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
     charge = shop.create_payment(created=back(shop, 30))["latest_charge"]
-    pipeline = make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"})
+    pipeline = make_pipeline(TEST_KEY)
     pipeline.tick()
     webhooks.requests.clear()
     shop.refund(charge, amount=100)
@@ -154,7 +155,7 @@ def test_trap_16_a_page_that_is_written_late_does_not_undo_what_a_webhook_brough
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     customer = shop.create_customer(name="t0", created=back(shop, 5))["id"]
-    late, prompt = make_pipeline(), make_pipeline()
+    late, prompt = make_pipeline(TEST_KEY), make_pipeline(TEST_KEY)
     prompt.tick()
     has_read, may_write, load = threading.Event(), threading.Event(), late.warehouse.load
 
@@ -253,7 +254,7 @@ def test_trap_26_5000_webhooks_at_once_are_read_once_an_object(
     assert {attempt.status for attempt in webhooks.webhooks.attempts[before:]} == {200}
     report = drain(pipeline, webhooks)
     assert report.applied == 5000
-    assert len(webhooks.requests) <= 110
+    assert len(webhooks.requests) <= 5, "their days are listed"
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -325,7 +326,7 @@ def test_an_object_that_cannot_be_read_is_given_up_after_five_times_and_holds_up
     make_pipeline: MakePipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
     bad, good = (shop.create_customer(name="old", created=back(shop, 30 + n))["id"] for n in range(2))
-    pipeline = make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"})
+    pipeline = make_pipeline(TEST_KEY)
     pipeline.tick()
     webhooks.faults.append(Fault(path=f"/v1/customers/{bad}", status=400, times=None))
     for it in (bad, good):
@@ -364,7 +365,7 @@ def test_what_was_given_up_is_done_once_the_object_is_read_for_another_event(
 def test_webhooks_of_a_mode_without_a_key_do_not_wait_for_ever(
     make_pipeline: MakePipeline, webhooks: Server, shop: Shop
 ) -> None:
-    pipeline = make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"})
+    pipeline = make_pipeline(TEST_KEY)
     pipeline.tick()
     shop.create_customer(livemode=True)
     drain(pipeline, webhooks)

@@ -42,7 +42,7 @@ from stripe_pipeline.errors import (
 from stripe_pipeline.objects import OBJECT_TYPES, family_of
 from stripe_pipeline.processes import HOST, Processes, claim_port, free_port
 from stripe_pipeline.resources.stripe_api import BASE_URL, StripeApi
-from stripe_pipeline.settings import api_base, inbox_url, load_keys, load_settings
+from stripe_pipeline.settings import api_base, inbox_url, load_keys, load_settings, webhook_secrets
 from stripe_pipeline.terminal import complain, err, out
 from stripe_pipeline.webhooks.commands import app as webhooks
 
@@ -55,9 +55,15 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 app.add_typer(webhooks, name="webhooks")
 
 DEMO_ACCOUNT = "acct_1DemoShop0000000"
-_DEMO_KEYS = {"STRIPE_API_KEY": "sk_live_demo_shop_key", "STRIPE_TEST_API_KEY": "sk_test_demo_shop_key"}
+_DEMO_KEYS = {
+    "STRIPE_API_KEY": "sk_live_demo_shop_key",
+    "STRIPE_TEST_API_KEY": "sk_test_demo_shop_key",
+    "STRIPE_WEBHOOK_SECRET": "whsec_demo_shop_live",
+    "STRIPE_TEST_WEBHOOK_SECRET": "whsec_demo_shop_test",
+}
 _DEMO_DAYS = 60
 _DEMO_LATENCY_MS = 20
+_DEMO_BACKOFF = 0.001  # of Stripe's waits before a webhook is sent again: a third of a second at first
 _UI_WAIT = 180  # seconds; starting takes 8 to 30, more where nothing is compiled yet
 _INTERRUPTED = 130  # exit status after Ctrl-C, by convention
 
@@ -141,6 +147,9 @@ def _day(text: str) -> date:
 
 UiPort = Annotated[
     int, typer.Option(min=1, max=65535, metavar="PORT", help=f"Where the Dagster UI listens, on {HOST}.")
+]
+WebhookPort = Annotated[
+    int, typer.Option(min=0, max=65535, metavar="PORT", help="Where webhooks arrive; 0 takes any free one.")
 ]
 
 
@@ -257,15 +266,19 @@ def drain() -> None:
 
 
 @app.command()
-def dev(port: UiPort = 3000) -> None:
+def dev(port: UiPort = 3000, webhook_port: WebhookPort = 4242) -> None:
     """Run everything against your Stripe account.
 
-    Loads what is missing and starts Dagster, with its UI and the schedule that keeps the tables up to date.
+    Loads what is missing and starts Dagster, with its UI and the schedule that keeps the tables up to date, and the
+    receiver of webhooks if STRIPE_WEBHOOK_SECRET or STRIPE_TEST_WEBHOOK_SECRET is set.
     """
     from stripe_pipeline.resources.warehouse import Warehouse
 
     _check_environment()
-    claim_port(port, option="--port")
+    ports = {"--port": port}
+    if webhook_secrets(needed=False):
+        ports["--webhook-port"] = webhook_port = webhook_port or free_port()
+    _claim(ports)
     folder = DataFolder.from_environment()
     with _claimed(folder):
         if api_base() == BASE_URL and DEMO_ACCOUNT in Warehouse(folder).accounts():
@@ -274,7 +287,10 @@ def dev(port: UiPort = 3000) -> None:
                 "Remove it with `make clean`, or name another folder in STRIPE_PIPELINE_DATA",
             )
         with Processes(folder.logs) as processes:
-            _run_until_stopped(processes, folder, port, emulator=None)
+            webhooks = None
+            if "--webhook-port" in ports:
+                webhooks = _start_receiver(processes, webhook_port)
+            _run_until_stopped(processes, folder, port, webhooks=webhooks, emulator=None)
 
 
 @app.command()
@@ -284,6 +300,7 @@ def demo(
         int,
         typer.Option(min=0, max=65535, metavar="PORT", help="Where the Stripe emulator listens; 0 takes any free one."),
     ] = 0,
+    webhook_port: WebhookPort = 0,
     trade_every: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="How often something happens in the shop; 0 for never.")
     ] = 3.0,
@@ -298,11 +315,8 @@ def demo(
             f"The file .env sets {', '.join(set_there)}, and Dagster would use that instead of the demo's shop",
             "Move .env away while the demo runs",
         )
-    emulator_port = emulator_port or free_port()
-    claim_port(port, option="--port")
-    if emulator_port == port:
-        raise SettingsError(f"Dagster and the emulator cannot both listen on port {port}", "Change --emulator-port")
-    claim_port(emulator_port, option="--emulator-port")
+    emulator_port, webhook_port = emulator_port or free_port(), webhook_port or free_port()
+    _claim({"--port": port, "--emulator-port": emulator_port, "--webhook-port": webhook_port})
     folder = DataFolder.from_environment()
     with _claimed(folder):
         _forget_last_demo(folder)
@@ -314,13 +328,15 @@ def demo(
         _use_demo_settings(folder)
         with Processes(folder.logs) as processes:
             out.print("Starting the Stripe emulator and its shop …")
+            webhooks = _start_receiver(processes, webhook_port)
             processes.start(
                 "Stripe emulator",
                 f"stripe_pipeline.emulator --port {emulator_port} --days {_DEMO_DAYS} --trade-every {trade_every}"
-                f" --rate-limits --latency-ms {_DEMO_LATENCY_MS}",
+                f" --rate-limits --latency-ms {_DEMO_LATENCY_MS}"
+                f" --webhook-url {webhooks} --webhook-backoff {_DEMO_BACKOFF}",
             )
             processes.wait_for(lambda: _answers(f"{emulator}/v1/charges", 401), what="The emulator", seconds=60)
-            _run_until_stopped(processes, folder, port, emulator=emulator)
+            _run_until_stopped(processes, folder, port, webhooks=webhooks, emulator=emulator)
 
 
 def _check_environment() -> None:
@@ -348,7 +364,28 @@ def _claimed(folder: DataFolder) -> Iterator[None]:
         ) from None
 
 
-def _run_until_stopped(processes: Processes, folder: DataFolder, port: int, *, emulator: str | None) -> None:
+def _claim(ports: dict[str, int]) -> None:
+    """Raise `SettingsError`, which names the option, if one of them cannot be listened on."""
+    for option, port in ports.items():
+        first = next(other for other in ports if ports[other] == port)
+        if first != option:
+            raise SettingsError(f"{first} and {option} cannot both be {port}", f"Change {option}")
+        claim_port(port, option=option)
+
+
+def _start_receiver(processes: Processes, port: int) -> str:
+    """Start the receiver of webhooks and wait until it listens; where they arrive."""
+    from stripe_pipeline.webhooks.receiver import HEALTH, PATH
+
+    address = f"http://{HOST}:{port}"
+    processes.start("Webhook receiver", f"stripe_pipeline webhooks serve --port {port}")
+    processes.wait_for(lambda: _answers(f"{address}{HEALTH}", 200), what="The webhook receiver", seconds=60)
+    return f"{address}{PATH}"
+
+
+def _run_until_stopped(
+    processes: Processes, folder: DataFolder, port: int, *, webhooks: str | None, emulator: str | None
+) -> None:
     """Start Dagster, read Stripe while it starts, and wait for Ctrl-C, which from then on is the good end."""
     out.print("Starting Dagster and loading the history from Stripe …")
     with _dagster():
@@ -363,7 +400,7 @@ def _run_until_stopped(processes: Processes, folder: DataFolder, port: int, *, e
     with err.status("Waiting for Dagster …") if err.is_terminal else contextlib.nullcontext():
         processes.wait_for(lambda: _dagster_is_up(port), what="Dagster", seconds=_UI_WAIT)
     try:
-        _say_ready(folder, port, emulator)
+        _say_ready(folder, port, webhooks, emulator)
         processes.watch()
     except KeyboardInterrupt:
         out.print("\nStopping …")
@@ -371,7 +408,7 @@ def _run_until_stopped(processes: Processes, folder: DataFolder, port: int, *, e
         out.print("Stopped.")
 
 
-def _say_ready(folder: DataFolder, port: int, emulator: str | None) -> None:
+def _say_ready(folder: DataFolder, port: int, webhooks: str | None, emulator: str | None) -> None:
     from stripe_pipeline import query
 
     published = _short(folder.published)
@@ -385,12 +422,20 @@ def _say_ready(folder: DataFolder, port: int, emulator: str | None) -> None:
     out.print(f"  Dagster UI       http://{HOST}:{port}")
     if emulator:
         out.print(f"  Stripe emulator  {emulator}")
+    out.print(
+        "  Webhooks         "
+        + (webhooks or "none; `webhooks register` or `stripe listen` shows a secret for STRIPE_WEBHOOK_SECRET")
+    )
     out.print(f"  Data             {published}")
     out.print(f"  Logs             {_short(folder.logs)}")
     if emulator:
         out.print("\nThe shop goes on trading; any key that begins with sk_test_ opens its API.")
-    out.print("The schedule brings in what is new every 15 minutes; to have it now, start the")
-    out.print(f"job `sync` in the UI. To query: duckdb -readonly {published}\n")
+    if webhooks:
+        out.print("Webhooks bring in what happens within seconds, the schedule every 15 minutes what")
+        out.print(f"they did not tell. To query: duckdb -readonly {published}\n")
+    else:
+        out.print("The schedule brings in what is new every 15 minutes; to have it now, start the")
+        out.print(f"job `sync` in the UI. To query: duckdb -readonly {published}\n")
     out.print(sql, style="cyan")
     out.print(query(sql).to_string(index=False))
     out.print("\nCtrl-C stops everything.")

@@ -224,10 +224,10 @@ def _key(name: str, text: str) -> ApiKey:
         raise SettingsError(f"{name} does not hold a Stripe secret or restricted key", error.remedy) from None
 
 
-def webhook_secrets(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+def webhook_secrets(environment: Mapping[str, str] = os.environ, *, needed: bool = True) -> tuple[str, ...]:
     """The signing secrets in `STRIPE_WEBHOOK_SECRET` and `STRIPE_TEST_WEBHOOK_SECRET`, which may hold several each.
 
-    Raises `SettingsError` if there is none, or if one is no signing secret.
+    Raises `SettingsError` if there is none although one is `needed`, or if one is no signing secret.
     """
     secrets: list[str] = []
     for name in ("STRIPE_WEBHOOK_SECRET", "STRIPE_TEST_WEBHOOK_SECRET"):
@@ -239,7 +239,7 @@ def webhook_secrets(environment: Mapping[str, str] = os.environ) -> tuple[str, .
                     " page in the Stripe Dashboard show it; several are separated by commas",
                 )
             secrets.append(secret)
-    if not secrets:
+    if needed and not secrets:
         raise SettingsError(
             "No webhook signing secret is set",
             "Set STRIPE_WEBHOOK_SECRET to the one (whsec_…) that `stripe-pipeline webhooks register` or `stripe listen`"

@@ -13,6 +13,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.emulator import Server, Shop
 from stripe_pipeline.settings import Settings, load_keys
 from stripe_pipeline.sync import Pipeline
+from tests.stripe_cli import StripeCli, install
 
 # Tests press Ctrl-C. A shell that runs pytest in the background has SIGINT ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -39,6 +40,12 @@ def server() -> Iterator[Server]:
 def shop(server: Server) -> Shop:
     """The emulator's shop."""
     return server.shop
+
+
+@pytest.fixture
+def stripe_cli(server: Server, tmp_path: Path) -> StripeCli:
+    """The official Stripe CLI, talking to the emulator."""
+    return StripeCli(install(), server.url, tmp_path)
 
 
 @pytest.fixture

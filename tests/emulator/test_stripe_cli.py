@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,49 +11,17 @@ import pytest
 from stripe_pipeline.emulator import Server, Shop
 from tests.emulator.conftest import LIVE_KEY, TEST_KEY
 from tests.emulator.receiver import Receiver, wait_for
-
-_VERSION = "1.52.0"
-_FOLDER = Path(sys.prefix) / "stripe-cli"
+from tests.stripe_cli import StripeCli
 
 Cli = Callable[..., Any]
 
 
-@pytest.fixture(scope="module")
-def binary() -> Path:
-    """The CLI, installed beside this environment's packages on first use."""
-    found = _FOLDER / "node_modules" / ".bin" / "stripe"
-    package = _FOLDER / "node_modules" / "@stripe" / "cli" / "package.json"
-    if found.exists() and json.loads(package.read_text())["version"] == _VERSION:
-        return found
-    npm = shutil.which("npm")
-    if npm is None:
-        reason = "npm is not installed, so the Stripe CLI cannot be"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    _FOLDER.mkdir(exist_ok=True)
-    wanted = f"@stripe/cli@{_VERSION}"
-    command = [npm, "install", "--prefix", str(_FOLDER), "--no-save", "--no-audit", "--no-fund", wanted]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    return found
-
-
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    """What the CLI may know of this machine."""
-    return {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "STRIPE_CLI_TELEMETRY_OPTOUT": "1"}
-
-
-@pytest.fixture
-def cli(binary: Path, server: Server, environment: dict[str, str]) -> Cli:
+def cli(stripe_cli: StripeCli) -> Cli:
     """Run the CLI against the server and return the JSON it prints."""
 
     def run(*arguments: str, key: str = TEST_KEY) -> Any:
-        command = [str(binary), *arguments, "--api-base", server.url, "--api-key", key, "--color", "off"]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=60, check=False, env=environment, stdin=subprocess.DEVNULL
-        )
+        done = stripe_cli.run(*arguments, key=key)
         # Errors of the API are printed after a sentence, on either stream.
         printed = done.stdout + done.stderr
         assert "{" in printed, printed
@@ -143,35 +105,17 @@ def test_modes_and_errors(cli: Cli, shop: Shop) -> None:
     assert cli("get", "/v1/charges", "-d", "foo=1")["error"]["code"] == "parameter_unknown"
 
 
-def test_listen_forwards_what_happens(binary: Path, server: Server, shop: Shop, environment: dict[str, str]) -> None:
-    listen = [str(binary), "listen", "--skip-update", "--api-base", server.url, "--api-key", TEST_KEY, "--color", "off"]
-    printed = subprocess.run(
-        [*listen, "--print-secret"], capture_output=True, text=True, timeout=30, check=True, env=environment
-    )
-    secret = printed.stdout.strip()
+def test_listen_forwards_what_happens(stripe_cli: StripeCli, server: Server, shop: Shop) -> None:
+    secret = stripe_cli.signing_secret(key=TEST_KEY)
     assert secret.startswith("whsec_")
-    with Receiver() as receiver:
-        command = [*listen, "--all-snapshot", "--no-wss", "--forward-to", receiver.url]
-        # A session of its own: the CLI is started by a script that would not pass signals on.
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            start_new_session=True,
-        )
-        try:
-            wait_for(lambda: server.webhooks.listeners, 30)
-            receiver.statuses.append(500)
-            person = shop.create_customer(name="Jürgen 🎉")
-            wait_for(lambda: server.webhooks.attempts, 10)
-            shop.create_customer(livemode=True)
-            shop.update_customer(person["id"], name="Ada")
-            wait_for(lambda: len(server.webhooks.attempts) == 2, 10)
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(10)
+    with Receiver() as receiver, stripe_cli.listening(forward_to=receiver.url, key=TEST_KEY):
+        wait_for(lambda: server.webhooks.listeners, 30)
+        receiver.statuses.append(500)
+        person = shop.create_customer(name="Jürgen 🎉")
+        wait_for(lambda: server.webhooks.attempts, 10)
+        shop.create_customer(livemode=True)
+        shop.update_customer(person["id"], name="Ada")
+        wait_for(lambda: len(server.webhooks.attempts) == 2, 10)
     wait_for(lambda: not server.webhooks.listeners)
     created, updated = receiver.received
     assert created.event == shop.events(False)[-1]

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from stripe_pipeline.assets.checks import CHECK
 from stripe_pipeline.assets.raw import RESOURCE
 from stripe_pipeline.automation import sync_every_15_minutes
 from stripe_pipeline.data_folder import DataFolder
@@ -203,3 +204,30 @@ def test_a_disabled_object_has_no_assets(monkeypatch: pytest.MonkeyPatch, tmp_pa
     keys = {key.to_user_string() for key in build_defs().resolve_all_asset_keys()}
     assert "raw/charges" in keys
     assert not {"raw/invoices", "raw/invoice_lines", "live/invoices", "test/invoice_lines"} & keys
+
+
+def test_a_run_checks_that_each_announced_change_was_read(
+    defs: dg.Definitions, instance: dg.DagsterInstance, server: Server, shop: Shop, make_pipeline: MakePipeline
+) -> None:
+    customer = shop.create_customer(created=days_ago(shop, 5))["id"]
+    job = defs.resolve_job_def("sync")
+    pipeline = make_pipeline()
+
+    def checked() -> dict[str, bool]:
+        result = job.execute_in_process(
+            instance=instance, partition_key=today().isoformat(), run_config=None, raise_on_error=False
+        )
+        return {
+            it.asset_key.path[-1]: it.passed for it in result.get_asset_check_evaluations() if it.check_name == CHECK
+        }
+
+    listed = {name for name, object_type in OBJECT_TYPES.items() if object_type.endpoint}
+    assert checked() == dict.fromkeys(listed, True)
+    server.faults.append(Fault(path=f"/v1/customers/{customer}", status=400, times=None))
+    shop.update("customers", customer, name="new")
+    for _ in range(5):
+        checked()
+    assert checked() == dict.fromkeys(listed, True) | {"customers": False}
+    server.faults.clear()
+    pipeline.inbox.retry()
+    assert checked() == dict.fromkeys(listed, True)

@@ -386,7 +386,7 @@ def _but_status(obj: dict[str, Any] | None) -> dict[str, Any]:
 TestHistories = Histories.TestCase
 # Always the same ones, so that a failure is the change's; few, for each takes seconds. `make soak` runs a thousand.
 TestHistories.settings = settings(
-    max_examples=12,
+    max_examples=24,
     stateful_step_count=6,
     deadline=None,
     derandomize=True,

@@ -45,7 +45,7 @@ class Timed(Warehouse):
 def main() -> None:
     """Run until the time is up, and print what was done as JSON."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("work", choices=("tick", "backfill"))
+    parser.add_argument("work", choices=("tick", "drain", "backfill"))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--url", required=True)
     parser.add_argument("--history", type=date.fromisoformat, required=True)
@@ -68,7 +68,13 @@ def main() -> None:
     until = time.monotonic() + options.seconds
     with pipeline:
         while time.monotonic() < until:
-            report = pipeline.tick() if options.work == "tick" else pipeline.backfill(days[runs % 3 :: 3])
+            if options.work == "tick":
+                report = pipeline.tick()
+            elif options.work == "backfill":
+                report = pipeline.backfill(days[runs % 3 :: 3])
+            else:
+                report = pipeline.drain(most=200)
+                pipeline.publish(force=False)
             assert not report.failures, report.failures
             runs += 1
             time.sleep(options.pause)

@@ -20,10 +20,10 @@ LIVE, TEST = "STRIPE_API_KEY=sk_live_soak_1", "STRIPE_TEST_API_KEY=sk_test_soak_
 WRITERS = (
     ("tick", "--keys", LIVE, TEST),
     ("backfill", "--keys", LIVE, TEST),
-    ("tick", "--keys", LIVE.replace("_1", "_2"), "--pause", "0.5"),
+    ("drain", "--keys", LIVE, TEST, "--pause", "0.1"),
     ("tick", "--keys", TEST.replace("_1", "_2"), "--pause", "2"),
 )
-"""The last two find more pokes at a time. All four start at once, on a folder that does not exist yet."""
+"""All four start at once, on a folder that does not exist yet."""
 HOLDS = (0.0, 0.0, 0.5, 5.0)
 """Seconds for which the readers hold their connections."""
 
@@ -31,7 +31,7 @@ HOLDS = (0.0, 0.0, 0.5, 5.0)
 @pytest.mark.timeout(1800)
 def test_writers_and_readers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = DataFolder(tmp_path / "data")
-    with trading(every=0.2) as (server, closed):
+    with trading(0.2, folder) as (server, closed):
         started = time.monotonic()
         readers = [
             subprocess.Popen(

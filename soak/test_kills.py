@@ -25,13 +25,13 @@ def test_killed_at_any_moment(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     moments = random.Random(1)
     started = time.monotonic()
     published, versions = -1, 0
-    with trading(every=0.5) as (server, closed):
+    with trading(0.5, folder) as (server, closed):
         run_once(server, folder)
         began = time.monotonic()
         run_once(server, folder)
         longest = TICKS * (time.monotonic() - began)
         for n in range(KILLS):
-            process = start(server, folder, ("tick", "tick", "backfill")[n % 3])
+            process = start(server, folder, ("tick", "drain", "backfill")[n % 3])
             assert process.stdout
             process.stdout.readline()
             try:

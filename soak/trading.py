@@ -15,14 +15,16 @@ import duckdb
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.emulator import Server, Shop
 from stripe_pipeline.objects import OBJECT_TYPES
+from tests.receiving import receiving
 from tests.stripe_state import assert_equal_to_stripe
 
 DAYS = 12
 
 
 @contextmanager
-def trading(every: float) -> Iterator[tuple[Server, threading.Event]]:
-    """An emulator in whose shop something happens every so many seconds, until the event is set."""
+def trading(every: float, folder: DataFolder) -> Iterator[tuple[Server, threading.Event]]:
+    """An emulator in whose shop something happens every so many seconds, until the event is set; webhooks tell the
+    inbox of the data folder."""
     shop = Shop()
     shop.seed_history(DAYS - 2)
     closed = threading.Event()
@@ -31,7 +33,7 @@ def trading(every: float) -> Iterator[tuple[Server, threading.Event]]:
         while not closed.wait(every):
             shop.trade()
 
-    with Server(shop) as server:
+    with Server(shop, webhook_backoff=0.001) as server, receiving(server, folder):
         thread = threading.Thread(target=trade)
         thread.start()
         try:

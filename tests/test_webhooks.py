@@ -14,21 +14,17 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-import uvicorn
 
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of
 from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.errors import AuthenticationFailed, PermissionMissing
-from stripe_pipeline.objects import BY_STRIPE_OBJECT
-from stripe_pipeline.resources.inbox import Inbox, poke_of
+from stripe_pipeline.resources.inbox import poke_of
 from stripe_pipeline.sync import Pipeline, Report
-from stripe_pipeline.webhooks.receiver import PATH, create_app
-from stripe_pipeline.webhooks.server import address_of, listen
 from tests.conftest import KEYS, MakePipeline
+from tests.receiving import receiving
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed, rows
 
-SECRETS = {True: "whsec_live_of_the_tests", False: "whsec_test_of_the_tests"}
 TEST_KEY = {"STRIPE_API_KEY": "sk_test_of_the_tests"}
 MOST = 200
 
@@ -42,30 +38,10 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 @pytest.fixture
-def receiver(folder: DataFolder) -> Iterator[str]:
-    """Where the receiver takes webhooks into the inbox of the data folder."""
-    folder.prepare()
-    inbox = Inbox(folder)
-    listener = listen("127.0.0.1", 0)
-    config = uvicorn.Config(
-        create_app(inbox, list(SECRETS.values()), BY_STRIPE_OBJECT), lifespan="on", ws="none", log_config=None
-    )
-    running = uvicorn.Server(config)
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield f"{address_of(listener)}{PATH}"
-    running.should_exit = True
-    thread.join(20)
-    listener.close()
-    inbox.close()
-
-
-@pytest.fixture
-def webhooks(server: Server, shop: Shop, receiver: str) -> Server:
+def webhooks(server: Server, folder: DataFolder) -> Iterator[Server]:
     """The emulator, telling the receiver of everything in both modes."""
-    for livemode, secret in SECRETS.items():
-        shop.create_webhook_endpoint(receiver, livemode=livemode, secret=secret)
-    return server
+    with receiving(server, folder):
+        yield server
 
 
 def drain(pipeline: Pipeline, server: Server, report: Report | None = None) -> Report:

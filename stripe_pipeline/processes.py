@@ -133,12 +133,11 @@ class Processes:
             time.sleep(_POLL)
 
     def _end_all(self) -> None:
-        for child in self._children:
+        # The last one first: what it still does, it may do with those before it.
+        for child in reversed(self._children):
             _signal(child, signal.SIGINT)
-        end = time.monotonic() + _GRACE
-        for child in self._children:
             try:
-                child.process.wait(max(0.0, end - time.monotonic()))
+                child.process.wait(_GRACE)
             except subprocess.TimeoutExpired:
                 child.process.kill()
                 child.process.wait()

@@ -288,7 +288,8 @@ def test_backfill_lists_the_days_and_tables_asked_for(loaded: Project, run: Run,
         (["snyc"], "No such command"),
         (["sync", "--fast"], "No such option"),
         (["demo", "--port", "70000"], "--port"),
-        (["demo", "--port", "5555", "--emulator-port", "5555"], "--emulator-port"),
+        (["demo", "--port", "5555", "--emulator-port", "5555"], "--port and --emulator-port cannot both be 5555"),
+        (["demo", "--emulator-port", "5555", "--webhook-port", "5555"], "--emulator-port and --webhook-port cannot"),
     ],
 )
 def test_a_command_that_makes_no_sense(project: Project, run: Run, arguments: list[str], said: str) -> None:
@@ -504,6 +505,23 @@ def test_dev_needs_a_key_and_data_of_an_account(project: Project, run: Run) -> N
     assert "holds the demo's shop. Remove it with `make clean`" in ended.err
 
 
+def test_dev_needs_the_webhook_port_where_a_signing_secret_is_set(project: Project, run: Run) -> None:
+    ended = run("dev", STRIPE_TEST_WEBHOOK_SECRET="we_01234")
+    assert (ended.status, ended.out) == (2, "")
+    assert "STRIPE_TEST_WEBHOOK_SECRET does not hold a webhook signing secret" in ended.err
+    project.folder.prepare()
+    with socket.socket() as taken, filelock.FileLock(project.folder.running):
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = f"{taken.getsockname()[1]}"
+        ended = run("dev", "--port", "3999", "--webhook-port", port, STRIPE_WEBHOOK_SECRET=f"whsec_{SECRET}")
+        assert (ended.status, ended.out) == (2, "")
+        assert f"Port {port} of 127.0.0.1 cannot be used" in ended.err
+        assert "with --webhook-port" in ended.err
+        ended = run("dev", "--port", "3999", "--webhook-port", port)
+    assert "Another `stripe-pipeline demo` or `dev` is using" in ended.err
+
+
 def test_demo_leaves_an_accounts_data_alone(loaded: Project, run: Run) -> None:
     before = loaded.stored()
     ended = run("demo", "--port", "3999")
@@ -517,7 +535,7 @@ def test_demo_starts_nothing_where_another_one_runs(project: Project, run: Run) 
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        for option in ("--port", "--emulator-port"):
+        for option in ("--port", "--emulator-port", "--webhook-port"):
             ended = run("demo", option, f"{port}")
             assert (ended.status, ended.out) == (2, "")
             assert f"Port {port} of 127.0.0.1 cannot be used" in ended.err

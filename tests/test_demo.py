@@ -114,6 +114,11 @@ SCHEDULES = """
 { schedulesOrError(repositorySelector: {repositoryName: "__repository__", repositoryLocationName: "stripe_pipeline"}) {
     ... on Schedules { results { name scheduleState { status } } } } }
 """
+TICKS = """
+{ sensorOrError(sensorSelector: {
+    repositoryName: "__repository__", repositoryLocationName: "stripe_pipeline", sensorName: "webhook_refresh" }) {
+    ... on Sensor { sensorState { ticks { skipReason } } } } }
+"""
 BACKFILL = """
 mutation ($params: LaunchBackfillParams!) {
   launchPartitionBackfill(backfillParams: $params) {
@@ -152,8 +157,19 @@ def test_demo_from_start_to_end(clone: Path, start: Start) -> None:
     }
     assert schedules["sync_every_15_minutes"] == "RUNNING"
 
-    # The shop has traded meanwhile; a backfill from the UI brings in what the last days have become.
+    # What the shop goes on doing, webhooks bring in.
+    [webhooks] = [line.split()[1] for line in said(clone).splitlines() if line.startswith("  Webhooks ")]
+    assert httpx.get(webhooks.replace("/webhooks/stripe", "/health")).json()["stored"] > 0
     charges = count(folder, "raw.charges")
+    wait_until(lambda: count(folder, "raw.charges") > charges)
+
+    def told_by_sensor() -> bool:
+        ticks = ask(port, TICKS)["sensorOrError"]["sensorState"]["ticks"]
+        return any((tick["skipReason"] or "").startswith("Applied ") for tick in ticks)
+
+    wait_until(told_by_sensor)
+
+    # A backfill from the UI lists the last days once more.
     launched_at = datetime.now(UTC)
     days = [f"{today() - timedelta(days=n)}" for n in (2, 1, 0)]
     params = {"assetSelection": [{"path": ["raw", table]} for table in OBJECT_TYPES], "partitionNames": days}
@@ -169,7 +185,6 @@ def test_demo_from_start_to_end(clone: Path, start: Start) -> None:
 
     wait_until(backfill_has_finished, seconds=120)
     assert status == "COMPLETED_SUCCESS"
-    assert count(folder, "raw.charges") > charges
     with duckdb.connect(str(folder.published), read_only=True) as connection:
         listed = connection.execute(
             "SELECT count(*) FROM pipeline.coverage"
@@ -181,7 +196,8 @@ def test_demo_from_start_to_end(clone: Path, start: Start) -> None:
     assert doubled == []
 
     below = started_by(demo.pid)
-    assert len(below) >= 5  # the emulator, Dagster and what Dagster started
+    assert len(below) >= 6  # the receiver, the emulator, Dagster and what Dagster started
+    assert not [arguments for arguments in below.values() if "whsec_" in arguments or "sk_" in arguments]
     demo.send_signal(signal.SIGINT)
     assert demo.wait(30) == 0
     assert said(clone).endswith("Stopping …\nStopped.\n")

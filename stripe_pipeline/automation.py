@@ -111,11 +111,11 @@ def _refresh(pipeline: Pipeline, report: Report, rest_until: float, instance: dg
         while (now := time.time()) < ends:
             if not published:
                 published = pipeline.publish(force=False)
-            if now < rest_until or not pipeline.inbox.has_due():
+            if now < rest_until or not pipeline.has_news():
                 time.sleep(_POLL)
                 continue
             ends = min(ends, now + TELL_WITHIN)
-            if pipeline.inbox.objects_due() > OBJECTS and _sync_under_way(instance):
+            if pipeline.objects_to_read() > OBJECTS and _sync_under_way(instance):
                 rest_until = now + _LONGEST_REST  # that run reads all of it
                 continue
             applied = report.applied
@@ -123,7 +123,7 @@ def _refresh(pipeline: Pipeline, report: Report, rest_until: float, instance: dg
             took = time.time() - now
             rest_until = time.time() + (min(_REST * took, _LONGEST_REST) if report.applied > applied else 1.0)
             published = pipeline.publish(force=False)
-            if pipeline.inbox.objects_due() > OBJECTS:
+            if pipeline.objects_to_read() > OBJECTS:
                 return rest_until, not _sync_under_way(instance)
     finally:
         if not published:

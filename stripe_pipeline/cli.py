@@ -248,7 +248,7 @@ def drain() -> None:
         try:
             applied = -1
             # Whoever asks for it now does not want to wait for the next attempt.
-            while pipeline.inbox.has_due(math.inf) and report.applied > applied:
+            while pipeline.has_news(math.inf) and report.applied > applied:
                 applied = report.applied
                 pipeline.drain(most=OBJECTS, report=report, due=math.inf)
         finally:
@@ -257,7 +257,7 @@ def drain() -> None:
                 instance.report_runless_asset_event(event)
             for evaluation in failed_checks(pipeline.inbox, pipeline.settings):
                 instance.report_runless_asset_event(evaluation)
-        waiting = pipeline.inbox.objects_due(math.inf)
+        waiting = pipeline.objects_to_read(math.inf)
     _show(report)
     out.print(f"{report.applied} {'event' if report.applied == 1 else 'events'} applied.")
     _complain_of(report)

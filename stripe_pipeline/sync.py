@@ -103,6 +103,7 @@ class Pipeline:
         self.folder = folder
         self.warehouse = Warehouse(folder)
         self._keys = keys
+        self._modes = {key.livemode for key in keys}
         self._base_url = base_url
         self._progress = progress
         folder.prepare()
@@ -157,6 +158,14 @@ class Pipeline:
             publish=False,
         )
 
+    def has_news(self, due: float | None = None) -> bool:
+        """Whether pokes wait that `drain` would read; may be asked ten times a second. `due`: as for `drain`."""
+        return self.inbox.has_due(due, modes=self._modes)
+
+    def objects_to_read(self, due: float | None = None) -> int:
+        """How many objects those pokes name."""
+        return self.inbox.objects_due(due, modes=self._modes)
+
     def publish(self, *, force: bool = True) -> bool:
         """Make what was stored visible, with what the inbox could not apply.
 
@@ -175,7 +184,9 @@ class Pipeline:
     ) -> Report:
         report = report or Report()
         stopped: StripePipelineError | None = None
-        self.inbox.drop_modes({key.livemode for key in self._keys})
+        if unread := {True, False} - self._modes:
+            # Without a key of a mode, and never loaded, nobody will ever want its news.
+            self.inbox.drop_modes(self._modes | (unread & self.warehouse.modes()))
         families = {family_of(object_type).name: family_of(object_type) for object_type in asked}
         with self._spool() as spool, ExitStack() as threads:
             # Threads of its own for each type: those that wait for one endpoint's turn do not hold up another's.

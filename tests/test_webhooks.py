@@ -348,6 +348,19 @@ def test_webhooks_of_a_mode_without_a_key_do_not_wait_for_ever(
     assert pipeline.inbox.rows() == []
 
 
+def test_webhooks_of_a_mode_that_is_loaded_wait_for_its_key(
+    make_pipeline: MakePipeline, webhooks: Server, shop: Shop, folder: DataFolder
+) -> None:
+    both, one = make_pipeline(), make_pipeline(TEST_KEY)
+    both.tick()
+    shop.create_customer(livemode=True)
+    drain(one, webhooks)
+    assert not one.has_news()
+    assert both.has_news()
+    drain(both, webhooks)
+    assert_equal_to_stripe(shop, folder.published)
+
+
 def test_a_key_that_stripe_does_not_know_leaves_the_inbox_as_it_is(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:

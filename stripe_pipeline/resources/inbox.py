@@ -232,23 +232,19 @@ class Inbox:
         with self._writing() as connection:
             return connection.execute(statement, rows).rowcount
 
-    def has_due(self, now: float | None = None) -> bool:
-        """Whether a poke waits that may be tried at `now` (Unix seconds; the present unless given), of either mode.
+    def has_due(self, now: float | None = None, *, modes: Collection[bool] = (True, False)) -> bool:
+        """Whether a poke of these modes (their `livemode`) waits that may be tried at `now` (Unix seconds; the present
+        unless given).
 
         Cheap enough to be asked ten times a second: it looks at one entry of an index.
         """
-        query = sa.select(sa.literal(1)).where(_WAITING, _POKES.c.not_before <= _or_now(now)).limit(1)
+        query = sa.select(sa.literal(1)).where(_due(now, modes)).limit(1)
         with self._reading() as connection:
             return connection.execute(query).first() is not None
 
-    def objects_due(self, now: float | None = None) -> int:
-        """How many objects, of both modes, the pokes name that may be tried at `now` (Unix seconds)."""
-        objects = (
-            sa.select(_POKES.c.object, _POKES.c.object_id)
-            .where(_WAITING, _POKES.c.not_before <= _or_now(now))
-            .distinct()
-            .subquery()
-        )
+    def objects_due(self, now: float | None = None, *, modes: Collection[bool] = (True, False)) -> int:
+        """How many objects those pokes name."""
+        objects = sa.select(_POKES.c.object, _POKES.c.object_id).where(_due(now, modes)).distinct().subquery()
         with self._reading() as connection:
             return connection.execute(sa.select(sa.func.count()).select_from(objects)).scalar_one()
 
@@ -259,12 +255,7 @@ class Inbox:
         """
         query = (
             sa.select(_POKES)
-            .where(
-                _WAITING,
-                _POKES.c.not_before <= _or_now(now),
-                _POKES.c.livemode == mode.livemode,
-                _POKES.c.account.in_(("", mode.account)),
-            )
+            .where(_due(now, {mode.livemode}), _POKES.c.account.in_(("", mode.account)))
             .order_by(_POKES.c.event_created, _POKES.c.event_id)
         )
         with self._reading() as connection:
@@ -447,6 +438,12 @@ def _lacks(connection: sa.Connection) -> list[sa.Column[Any] | sa.Index]:
         *(column for column in _POKES.columns if column.name not in columns),
         *(index for index in _POKES.indexes if index.name not in indexes),
     ]
+
+
+def _due(now: float | None, modes: Collection[bool]) -> sa.ColumnElement[bool]:
+    """The condition of pokes of these modes that may be tried at `now`."""
+    due = sa.and_(_WAITING, _POKES.c.not_before <= _or_now(now))
+    return due if {True, False} <= set(modes) else sa.and_(due, _POKES.c.livemode.in_(set(modes)))
 
 
 def _told(error: object) -> str:

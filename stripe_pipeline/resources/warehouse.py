@@ -346,6 +346,11 @@ class Warehouse:
         with self._open() as connection:
             return {account for (account,) in connection.execute("SELECT account FROM pipeline.keys").fetchall()}
 
+    def modes(self) -> set[bool]:
+        """The `livemode` of keys that have written here."""
+        with self._open() as connection:
+            return {livemode for (livemode,) in connection.execute("SELECT livemode FROM pipeline.keys").fetchall()}
+
     def remember_key(self, fingerprint: str, mode: Mode) -> None:
         """Note whose key this is. Raises `WarehouseError` if the warehouse belongs to another account."""
         with self._open() as connection:

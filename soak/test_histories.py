@@ -8,7 +8,7 @@ import os
 import random
 import time
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
@@ -48,9 +48,17 @@ def test_many_histories(capsys: pytest.CaptureFixture[str]) -> None:
     failed: dict[int, BaseException] = {}
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as processes:
         numbers = itertools.count(SEED)
-        while did["histories"] < HISTORIES and not failed and time.monotonic() - started < SECONDS:
-            jobs = {number: processes.submit(histories, number) for number in itertools.islice(numbers, os.cpu_count())}
-            for number, job in jobs.items():
+        jobs: dict[Future[Counter[str]], int] = {}
+        while not failed:
+            begun = did["histories"] + len(jobs) * _AT_ONCE
+            if len(jobs) < (os.cpu_count() or 1) and begun < HISTORIES and time.monotonic() - started < SECONDS:
+                number = next(numbers)
+                jobs[processes.submit(histories, number)] = number
+                continue
+            if not jobs:
+                break
+            for job in wait(jobs, return_when=FIRST_COMPLETED).done:
+                number = jobs.pop(job)
                 if problem := job.exception():
                     failed[number] = problem
                 else:

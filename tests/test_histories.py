@@ -98,7 +98,7 @@ class Api(StripeApi):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         limits = RateLimits(account=1e6, endpoint=1e6)
-        super().__init__(*arguments, **options | {"limits": limits, "patience": 0.05, "max_attempts": 4})
+        super().__init__(*arguments, **options | {"limits": limits, "patience": 0.4, "max_attempts": 4})
 
     def get(self, path: str, params: Params | None = None) -> Reply:
         """As `StripeApi.get`."""

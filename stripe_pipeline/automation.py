@@ -6,10 +6,12 @@ What a run or a drain does belongs to `assets` and `sync`.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import dagster as dg
 
-from stripe_pipeline.assets.checks import failed_checks
+from stripe_pipeline.assets.checks import evaluations
 from stripe_pipeline.assets.raw import RESOURCE, SYNC_JOB, OpensPipeline, materializations
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import StripePipelineError, by_cause
@@ -21,9 +23,9 @@ sync_job = dg.define_asset_job(
     description="One tick: what changed in Stripe since the last one, and every day that is not complete yet.",
 )
 
-WAIT = 20.0
+WAIT = 10.0
 """Seconds that the sensor waits for news inside its tick. Dagster begins the next one at once after 5 seconds or more,
-ends a tick that takes 60, and stores a row for each."""
+ends a tick that takes 60, stores a row for each, and waits for the one under way before it ends."""
 TELL_WITHIN = 4.0
 """Seconds after the first news of a tick in which Dagster is told of it: the tick ends."""
 OBJECTS = 200
@@ -50,12 +52,13 @@ def _sync_under_way(instance: dg.DagsterInstance) -> str | None:
 
 @dg.schedule(
     target=sync_job,
+    description="A missed tick needs no making up: the next one finds by itself what is missing.",
     cron_schedule="*/15 * * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
 def sync_every_15_minutes(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """Ticks every 15 minutes. A missed tick needs no making up: the next one finds by itself what is missing."""
+    """Ticks every 15 minutes, unless a run is still at it."""
     if run_id := _sync_under_way(context.instance):
         return dg.SkipReason(f"The run {run_id} is still reading Stripe")
     now = context.scheduled_execution_time
@@ -64,29 +67,27 @@ def sync_every_15_minutes(context: dg.ScheduleEvaluationContext) -> dg.RunReques
 
 @dg.sensor(
     target=sync_job,
+    description="Applies webhooks within about a second: waits for them inside its tick, reads again what they name,"
+    " loads and publishes. Its ticks ask for a run of `sync` only where there is more to read than a tick can do;"
+    " what the others applied is in their logs and in the events of the assets.",
     minimum_interval_seconds=1,
     default_status=dg.DefaultSensorStatus.RUNNING,
     required_resource_keys={RESOURCE},
 )
 def webhook_refresh(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-    """Applies webhooks within seconds: waits for them inside its tick, reads again what they name, loads, publishes.
-
-    More than a tick can do becomes a run of `sync`. The cursor is the time until which nothing is read, Unix seconds.
-    """
+    """Waits for pokes and drains them; the cursor is the UTC time until which nothing is read."""
     opens: OpensPipeline = getattr(context.resources, RESOURCE)
     report = Report()
-    events: list[dg.AssetMaterialization | dg.AssetCheckEvaluation] = []
+    events: Sequence[dg.AssetMaterialization | dg.AssetCheckEvaluation] = ()
     trouble: StripePipelineError | None = None
-    rest_until = float(context.cursor or 0)
+    rest_until = datetime.fromisoformat(context.cursor).timestamp() if context.cursor else 0.0
     backlog = False
     try:
         with opens.open() as pipeline:
             try:
                 rest_until, backlog = _refresh(pipeline, report, rest_until, context.instance)
             finally:
-                events += materializations(report, pipeline.settings.enabled)
-                if report.failures:
-                    events += failed_checks(pipeline.inbox, pipeline.settings)
+                events = events_without_a_run(report, pipeline)
     except StripePipelineError as error:
         trouble = error
         rest_until = time.time() + _REST_AFTER_TROUBLE
@@ -94,13 +95,21 @@ def webhook_refresh(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         context.log.error(str(trouble))
     for tables, failure in by_cause(report.failures):
         context.log.error("%s could not be brought up to date: %s", ", ".join(tables), failure)
-    if backlog:
-        return dg.SensorResult(
-            run_requests=[dg.RunRequest(partition_key=today().isoformat())],
-            asset_events=events,
-            cursor=str(rest_until),
-        )
-    return dg.SensorResult(skip_reason=_summary(report, trouble), asset_events=events, cursor=str(rest_until))
+    said = _summary(report, trouble)
+    if events:
+        context.log.info(said)
+    return dg.SensorResult(
+        run_requests=[dg.RunRequest(partition_key=today().isoformat())] if backlog else None,
+        skip_reason=None if backlog else said,
+        asset_events=events,
+        cursor=datetime.fromtimestamp(rest_until, UTC).isoformat(timespec="seconds"),
+    )
+
+
+def events_without_a_run(report: Report, pipeline: Pipeline) -> list[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+    """What Dagster is told of drains: they are no runs."""
+    # After its table's materialization, or Dagster takes a check for older than the rows.
+    return [*materializations(report, pipeline.settings.enabled), *evaluations(report, pipeline)]
 
 
 def _refresh(pipeline: Pipeline, report: Report, rest_until: float, instance: dg.DagsterInstance) -> tuple[float, bool]:
@@ -112,6 +121,8 @@ def _refresh(pipeline: Pipeline, report: Report, rest_until: float, instance: dg
             if not published:
                 published = pipeline.publish(force=False)
             if now < rest_until or not pipeline.has_news():
+                if pipeline.folder.stopping.exists():
+                    break  # Dagster waits for a tick before it ends
                 time.sleep(_POLL)
                 continue
             ends = min(ends, now + TELL_WITHIN)

@@ -237,9 +237,7 @@ def drain() -> None:
 
     The sensor of `dev` and `demo` does the same all the time.
     """
-    from stripe_pipeline.assets.checks import failed_checks
-    from stripe_pipeline.assets.raw import materializations
-    from stripe_pipeline.automation import OBJECTS
+    from stripe_pipeline.automation import OBJECTS, events_without_a_run
     from stripe_pipeline.sync import Pipeline, Report
 
     _check_environment()
@@ -253,10 +251,8 @@ def drain() -> None:
                 pipeline.drain(most=OBJECTS, report=report, due=math.inf)
         finally:
             pipeline.publish()
-            for event in materializations(report, pipeline.settings.enabled):
+            for event in events_without_a_run(report, pipeline):
                 instance.report_runless_asset_event(event)
-            for evaluation in failed_checks(pipeline.inbox, pipeline.settings):
-                instance.report_runless_asset_event(evaluation)
         waiting = pipeline.objects_to_read(math.inf)
     _show(report)
     out.print(f"{report.applied} {'event' if report.applied == 1 else 'events'} applied.")
@@ -286,7 +282,7 @@ def dev(port: UiPort = 3000, webhook_port: WebhookPort = 4242) -> None:
                 f"The data folder {_short(folder.root)} holds the demo's shop",
                 "Remove it with `make clean`, or name another folder in STRIPE_PIPELINE_DATA",
             )
-        with Processes(folder.logs) as processes:
+        with Processes(folder.logs, stopping=folder.stopping) as processes:
             webhooks = None
             if "--webhook-port" in ports:
                 webhooks = _start_receiver(processes, webhook_port)
@@ -326,7 +322,7 @@ def demo(
         # The shop's news have no place among those of an account.
         os.environ.pop("STRIPE_PIPELINE_INBOX", None)
         _use_demo_settings(folder)
-        with Processes(folder.logs) as processes:
+        with Processes(folder.logs, stopping=folder.stopping) as processes:
             out.print("Starting the Stripe emulator and its shop …")
             webhooks = _start_receiver(processes, webhook_port)
             processes.start(

@@ -63,6 +63,11 @@ class DataFolder:
         return self.root / "running.lock"
 
     @property
+    def stopping(self) -> Path:
+        """There while the `demo` or `dev` that uses this folder ends: who waits for news goes on without."""
+        return self.root / "stopping"
+
+    @property
     def logs(self) -> Path:
         """What the processes that `demo` and `dev` start print."""
         return self.root / "logs"

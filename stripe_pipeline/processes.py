@@ -71,11 +71,15 @@ class _Child:
 class Processes:
     """Child processes, each in a group of its own, that are all ended on the way out of the `with` block."""
 
-    def __init__(self, logs: Path) -> None:
+    def __init__(self, logs: Path, *, stopping: Path | None = None) -> None:
+        """`stopping` is a file that is there while they are ended, for those that would wait for something."""
         self._logs = logs
+        self._stopping = stopping
         self._children: list[_Child] = []
 
     def __enter__(self) -> Processes:
+        if self._stopping:
+            self._stopping.unlink(missing_ok=True)  # left by one that was killed
         return self
 
     def __exit__(
@@ -88,8 +92,12 @@ class Processes:
         # A second Ctrl-C must not leave half of them running.
         handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
+            if self._stopping and self._children:
+                self._stopping.touch()
             self._end_all()
         finally:
+            if self._stopping:
+                self._stopping.unlink(missing_ok=True)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
 

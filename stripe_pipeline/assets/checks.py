@@ -13,6 +13,7 @@ from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.objects import BY_STRIPE_OBJECT, ObjectType
 from stripe_pipeline.resources.inbox import Inbox
 from stripe_pipeline.settings import Settings
+from stripe_pipeline.sync import Pipeline, Report
 
 CHECK = "announced_changes_read"
 _SHOWN = 20
@@ -54,18 +55,19 @@ def build_inbox_check(settings: Settings) -> dg.AssetChecksDefinition:
     return inbox
 
 
-def failed_checks(inbox: Inbox, settings: Settings) -> list[dg.AssetCheckEvaluation]:
-    """The checks that do not pass now, for whoever reports without a run."""
-    dead = dead_by_table(inbox)
+def evaluations(report: Report, pipeline: Pipeline) -> list[dg.AssetCheckEvaluation]:
+    """The checks of tables that changed or failed, for whoever reports without a run."""
+    touched = report.failures.keys() | {table for table, changes in report.changes.items() if changes.days}
+    dead = dead_by_table(pipeline.inbox) if touched else {}
     return [
         dg.AssetCheckEvaluation(
             asset_key=key_of(object_type),
             check_name=CHECK,
-            passed=False,
-            metadata={name: dg.MetadataValue.text(text) for name, text in _metadata(dead[object_type.name]).items()},
+            passed=object_type.name not in dead,
+            metadata=_metadata(dead.get(object_type.name, {})),
         )
-        for object_type in settings.enabled
-        if object_type.name in dead
+        for object_type in pipeline.settings.enabled
+        if object_type.endpoint and object_type.name in touched
     ]
 
 
@@ -78,6 +80,6 @@ def dead_by_table(inbox: Inbox) -> dict[str, dict[str, str]]:
     return dead
 
 
-def _metadata(problems: Mapping[str, str]) -> dict[str, Any]:
-    shown = dict(list(problems.items())[:_SHOWN])
-    return {"objects given up": str(len(problems)), **shown}
+def _metadata(problems: Mapping[str, str]) -> dict[str, dg.MetadataValue[Any]]:
+    shown = {object_id: dg.MetadataValue.text(error) for object_id, error in list(problems.items())[:_SHOWN]}
+    return {"objects given up": dg.MetadataValue.int(len(problems)), **shown}

@@ -161,7 +161,7 @@ def _metadata(report: Report, table: str, day: date) -> dict[str, int]:
         "inserted": changes.inserted[day],
         "updated": changes.updated[day],
         "deleted": changes.deleted[day],
-        "requests of the run": report.requests[table],
+        "requests": report.requests[table],
     }
     if day in changes.rows:
         metadata["dagster/partition_row_count"] = changes.rows[day]

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Protocol
@@ -28,7 +28,7 @@ from stripe_pipeline.objects import BY_STRIPE_OBJECT, OBJECT_TYPES, ObjectType, 
 from stripe_pipeline.resources.inbox import Inbox, Poke, poke_of
 from stripe_pipeline.resources.listing import newest_first
 from stripe_pipeline.resources.reading import DayRead, Reader
-from stripe_pipeline.resources.stripe_api import ApiKey, StripeApi
+from stripe_pipeline.resources.stripe_api import TIMEOUT, ApiKey, StripeApi
 from stripe_pipeline.resources.warehouse import Batch, Changes, Covered, Loaded, Mode, Warehouse
 from stripe_pipeline.rows import Surprises
 from stripe_pipeline.settings import Settings, api_base, inbox_url, load_keys, load_settings
@@ -49,8 +49,22 @@ _THREADS = 6  # of each listed type: 25 requests a second an endpoint, at 100 to
 _ROWS_A_LOAD = 20_000
 _SECONDS_A_LOAD = 3.0
 _PAGE = 100
-_PATIENCE = 120.0  # seconds to be answered 429 in a row before a run gives up
-_DRAIN_PATIENCE = 10.0  # a sensor's tick must end within a minute; what was not read stays in the inbox
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a run goes on asking Stripe when it does not get an answer."""
+
+    max_attempts: int
+    patience: float
+    """Seconds to be answered 429 in a row."""
+    timeout: float
+    """Seconds without any answer."""
+
+
+OF_A_RUN = Patience(max_attempts=6, patience=120.0, timeout=TIMEOUT)
+OF_A_DRAIN = Patience(max_attempts=2, patience=10.0, timeout=15.0)
+"""A sensor's tick must end within a minute; what was not read goes on waiting in the inbox."""
 
 
 class Progress(Protocol):
@@ -154,7 +168,7 @@ class Pipeline:
             lambda run: run.drain(most, until),
             self.settings.enabled,
             report=report,
-            patience=_DRAIN_PATIENCE,
+            patience=OF_A_DRAIN,
             publish=False,
         )
 
@@ -179,7 +193,7 @@ class Pipeline:
         asked: Iterable[ObjectType],
         *,
         report: Report | None = None,
-        patience: float = _PATIENCE,
+        patience: Patience = OF_A_RUN,
         publish: bool = True,
     ) -> Report:
         report = report or Report()
@@ -192,7 +206,7 @@ class Pipeline:
             # Threads of its own for each type: those that wait for one endpoint's turn do not hold up another's.
             executors = {name: threads.enter_context(ThreadPoolExecutor(_THREADS, name)) for name in families}
             for key in self._keys:
-                with StripeApi(key, base_url=self._base_url, share=self.settings.rate.share, patience=patience) as api:
+                with StripeApi(key, base_url=self._base_url, share=self.settings.rate.share, **asdict(patience)) as api:
                     try:
                         mode = self._mode(api, key)
                         run = _Run(self, api, mode, families, executors, spool, report)

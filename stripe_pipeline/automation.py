@@ -68,7 +68,7 @@ def sync_every_15_minutes(context: dg.ScheduleEvaluationContext) -> dg.RunReques
 @dg.sensor(
     target=sync_job,
     description="Applies webhooks within about a second: waits for them inside its tick, reads again what they name,"
-    " loads and publishes. Its ticks ask for a run of `sync` only where there is more to read than a tick can do;"
+    " loads and publishes. Its ticks ask for a run of sync only where there is more to read than a tick can do;"
     " what the others applied is in their logs and in the events of the assets.",
     minimum_interval_seconds=1,
     default_status=dg.DefaultSensorStatus.RUNNING,

@@ -5,6 +5,7 @@ That the rows are right is in the tests of webhooks.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -26,6 +28,7 @@ from stripe_pipeline.days import day_of, today
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.errors import SettingsError
+from stripe_pipeline.processes import Processes
 from stripe_pipeline.resources.inbox import poke_of
 from stripe_pipeline.sync import Pipeline
 from tests.conftest import MakePipeline
@@ -223,3 +226,35 @@ def test_a_setting_that_cannot_work_is_said_and_does_not_fail_tick_after_tick(in
     result = tick(Broken(), instance)
     assert result.said == "No Stripe API key is set. Set STRIPE_API_KEY."
     assert datetime.fromisoformat(result.cursor or "").timestamp() > time.time() + 10, "and not asked again at once"
+
+
+def test_a_tick_does_not_wait_while_dagster_is_being_ended_but_applies_what_is_there(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(automation, "WAIT", 30.0)
+    monkeypatch.setattr(automation, "TELL_WITHIN", 30.0)
+    shop.create_customer(created=back(shop, 20))
+    pipeline.tick()
+    folder.stopping.touch()
+    started = time.monotonic()
+    assert tick(Opens(pipeline), instance).said == "No webhook came in"
+    shop.create_customer()
+    tell(pipeline, shop)
+    assert tick(Opens(pipeline), instance).said.startswith("Applied")
+    assert time.monotonic() - started < 25
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_what_ends_is_marked_and_a_mark_that_was_left_is_removed(tmp_path: Path) -> None:
+    mark = tmp_path / "stopping"
+    mark.touch()
+    program = f"import pathlib, time; m = pathlib.Path({str(mark)!r})\ntry: time.sleep(60)\n"
+    program += "except KeyboardInterrupt: pathlib.Path('seen').write_text(str(m.exists()))\n"
+    (tmp_path / "waits.py").write_text(program)
+    with contextlib.chdir(tmp_path):
+        with Processes(tmp_path, stopping=mark) as processes:
+            assert not mark.exists()
+            processes.start("Waits", "waits")
+            time.sleep(1)
+        assert (tmp_path / "seen").read_text() == "True"
+    assert not mark.exists()

@@ -149,7 +149,7 @@ def singles(made: Setup, tries: int, what: str) -> None:
     charges = [charge for charge, _ in zip(made.shop.collection("charges", True), range(400), strict=False)]
     took = []
     for n in range(tries):
-        time.sleep(random.uniform(1, 7))
+        time.sleep(random.uniform(0.5, 5))
         charge, text = random.choice(charges), f"{what} {n}"
         started = time.monotonic()
         made.shop.update("charges", charge, livemode=True, description=text)

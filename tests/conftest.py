@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from stripe_pipeline.data_folder import DataFolder
@@ -73,3 +75,22 @@ def make_pipeline(server: Server, folder: DataFolder) -> Iterator[MakePipeline]:
 def pipeline(make_pipeline: MakePipeline) -> Pipeline:
     """A pipeline with both modes' keys and 60 days of history."""
     return make_pipeline()
+
+
+class Opens:
+    """The pipeline resource of the tests."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    @contextmanager
+    def open(self) -> Iterator[Pipeline]:
+        """The tests' pipeline."""
+        yield self._pipeline
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance of the test's own."""
+    with dg.instance_for_test() as instance:
+        yield instance

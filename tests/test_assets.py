@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,23 +16,10 @@ from stripe_pipeline.days import DAY, day_of, today
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.sync import Pipeline
-from tests.conftest import MakePipeline
+from tests.conftest import MakePipeline, Opens
 from tests.stripe_state import assert_equal_to_stripe
 
 RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
-
-
-class Opens:
-    """The pipeline resource of the tests."""
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
-
-    @contextmanager
-    def open(self) -> Iterator[Pipeline]:
-        """The tests' pipeline."""
-        yield self._pipeline
 
 
 @pytest.fixture
@@ -45,13 +30,6 @@ def defs(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, make_pipeline: MakePipe
     settings.write_text(f"history: {history}\nobjects:\n  charges: {{title: Card charges}}\n")
     monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(settings))
     return build_defs(resource_overrides={RESOURCE: Opens(make_pipeline(history=history))})
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    """A Dagster instance of the test's own."""
-    with dg.instance_for_test() as instance:
-        yield instance
 
 
 def materialized(instance: dg.DagsterInstance, *path: str) -> set[str]:

@@ -31,20 +31,8 @@ from stripe_pipeline.errors import SettingsError
 from stripe_pipeline.processes import Processes
 from stripe_pipeline.resources.inbox import poke_of
 from stripe_pipeline.sync import Pipeline
-from tests.conftest import MakePipeline
+from tests.conftest import MakePipeline, Opens
 from tests.stripe_state import assert_equal_to_stripe, back
-
-
-class Opens:
-    """The pipeline resource of the tests."""
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
-
-    @contextmanager
-    def open(self) -> Iterator[Pipeline]:
-        """The tests' pipeline."""
-        yield self._pipeline
 
 
 @pytest.fixture
@@ -58,13 +46,6 @@ def short_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ticks of a second."""
     monkeypatch.setattr(automation, "WAIT", 1.0)
     monkeypatch.setattr(automation, "TELL_WITHIN", 0.5)
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    """A Dagster instance of the test's own."""
-    with dg.instance_for_test() as instance:
-        yield instance
 
 
 _definitions = cache(build_defs)

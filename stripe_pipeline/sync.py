@@ -16,10 +16,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, day_start, days_between, today
@@ -28,7 +28,7 @@ from stripe_pipeline.objects import BY_STRIPE_OBJECT, OBJECT_TYPES, ObjectType, 
 from stripe_pipeline.resources.inbox import Inbox, Poke, poke_of
 from stripe_pipeline.resources.listing import newest_first
 from stripe_pipeline.resources.reading import DayRead, Reader
-from stripe_pipeline.resources.stripe_api import TIMEOUT, ApiKey, StripeApi
+from stripe_pipeline.resources.stripe_api import ApiKey, StripeApi
 from stripe_pipeline.resources.warehouse import Batch, Changes, Covered, Loaded, Mode, Warehouse
 from stripe_pipeline.rows import Surprises
 from stripe_pipeline.settings import Settings, api_base, inbox_url, load_keys, load_settings
@@ -51,20 +51,16 @@ _SECONDS_A_LOAD = 3.0
 _PAGE = 100
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How long a run goes on asking Stripe when it does not get an answer."""
+class _Haste(TypedDict, total=False):
+    """How early a run gives up on Stripe, where that is sooner than `StripeApi` does by itself."""
 
     max_attempts: int
     patience: float
-    """Seconds to be answered 429 in a row."""
     timeout: float
-    """Seconds without any answer."""
 
 
-OF_A_RUN = Patience(max_attempts=6, patience=120.0, timeout=TIMEOUT)
-OF_A_DRAIN = Patience(max_attempts=2, patience=10.0, timeout=15.0)
-"""A sensor's tick must end within a minute; what was not read goes on waiting in the inbox."""
+# A sensor's tick must end within a minute; what was not read goes on waiting in the inbox.
+_OF_A_DRAIN = _Haste(max_attempts=2, patience=10.0, timeout=15.0)
 
 
 class Progress(Protocol):
@@ -168,7 +164,7 @@ class Pipeline:
             lambda run: run.drain(most, until),
             self.settings.enabled,
             report=report,
-            patience=OF_A_DRAIN,
+            haste=_OF_A_DRAIN,
             publish=False,
         )
 
@@ -193,7 +189,7 @@ class Pipeline:
         asked: Iterable[ObjectType],
         *,
         report: Report | None = None,
-        patience: Patience = OF_A_RUN,
+        haste: _Haste | None = None,
         publish: bool = True,
     ) -> Report:
         report = report or Report()
@@ -206,7 +202,9 @@ class Pipeline:
             # Threads of its own for each type: those that wait for one endpoint's turn do not hold up another's.
             executors = {name: threads.enter_context(ThreadPoolExecutor(_THREADS, name)) for name in families}
             for key in self._keys:
-                with StripeApi(key, base_url=self._base_url, share=self.settings.rate.share, **asdict(patience)) as api:
+                with StripeApi(
+                    key, base_url=self._base_url, share=self.settings.rate.share, **(haste or _Haste())
+                ) as api:
                     try:
                         mode = self._mode(api, key)
                         run = _Run(self, api, mode, families, executors, spool, report)

@@ -22,7 +22,7 @@ test: $(VENV)/.dev
 test-duckdb-2: $(VENV)/.dev $(VENV)/.duckdb-2
 	PYTHONPATH=$(CURDIR)/$(VENV)/duckdb-2 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-# About an hour: a thousand random histories, two hundred kills, four writers beside four readers.
+# About an hour and a half: a thousand random histories, two hundred kills, four writers beside four readers.
 soak: $(VENV)/.dev
 	$(BIN)/python -m pytest soak $(PYTEST_ARGS)
 

@@ -120,10 +120,10 @@ def _report(
     for object_type in sorted(enabled, key=lambda it: it.parent is not None):
         table = object_type.name
         changes = report.changes.get(table, Changes())
-        own = days if table in selected else set()
-        if table in report.failures:
+        failed = table in report.failures
+        if failed:
             context.log.error("%s could not be brought up to date: %s", table, report.failures[table])
-            own = set()
+        own = days if table in selected and not failed else set()
         for day in sorted(own):
             context.add_asset_metadata(
                 _metadata(report, table, day), asset_key=key_of(object_type), partition_key=day.isoformat()

@@ -181,9 +181,9 @@ def backfill(
     settings = load_settings()
     if first > last:
         raise SettingsError(f"--from {first} is after --to {last}", "Exchange them")
-    if first < settings.history:
+    if first < settings.first_day:
         raise SettingsError(
-            f"--from {first} is before {settings.history}, where the history begins",
+            f"--from {first} is before {settings.first_day}, where the history begins",
             "Begin there, or set `history` in the settings file to an earlier day",
         )
     if last > today():
@@ -268,7 +268,7 @@ def dev(port: UiPort = 3000, webhook_port: WebhookPort = 4242) -> None:
     Loads what is missing and starts Dagster, with its UI and the schedule that keeps the tables up to date, and the
     receiver of webhooks if STRIPE_WEBHOOK_SECRET or STRIPE_TEST_WEBHOOK_SECRET is set.
     """
-    from stripe_pipeline.resources.warehouse import Warehouse
+    from stripe_pipeline.resources.warehouse import accounts
 
     _check_environment()
     ports = {"--port": port}
@@ -277,7 +277,7 @@ def dev(port: UiPort = 3000, webhook_port: WebhookPort = 4242) -> None:
     _claim(ports)
     folder = DataFolder.from_environment()
     with _claimed(folder):
-        if api_base() == BASE_URL and DEMO_ACCOUNT in Warehouse(folder).accounts():
+        if api_base() == BASE_URL and DEMO_ACCOUNT in accounts(folder):
             raise SettingsError(
                 f"The data folder {_short(folder.root)} holds the demo's shop",
                 "Remove it with `make clean`, or name another folder in STRIPE_PIPELINE_DATA",
@@ -439,14 +439,14 @@ def _say_ready(folder: DataFolder, port: int, webhooks: str | None, emulator: st
 
 def _forget_last_demo(folder: DataFolder) -> None:
     """The emulator keeps nothing between two starts, so neither may what was loaded from it."""
-    from stripe_pipeline.resources.warehouse import Warehouse
+    from stripe_pipeline.resources.warehouse import accounts
 
     if not folder.private.exists():
         return
-    accounts = Warehouse(folder).accounts()
-    if accounts - {DEMO_ACCOUNT}:
+    others = accounts(folder) - {DEMO_ACCOUNT}
+    if others:
         raise SettingsError(
-            f"The data folder {_short(folder.root)} holds data of {', '.join(sorted(accounts))}",
+            f"The data folder {_short(folder.root)} holds data of {', '.join(sorted(others))}",
             "Name another folder for the demo in STRIPE_PIPELINE_DATA",
         )
     out.print(f"Removing the last demo's data from {_short(folder.root)}")

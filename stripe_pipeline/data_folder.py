@@ -58,6 +58,11 @@ class DataFolder:
         return self.root / "inbox.sqlite"
 
     @property
+    def hash_key(self) -> Path:
+        """What fields are hashed with, unless the environment gives another."""
+        return self.root / "hash.key"
+
+    @property
     def running(self) -> Path:
         """Locked by the `demo` or `dev` that uses this folder."""
         return self.root / "running.lock"

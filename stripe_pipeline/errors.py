@@ -6,8 +6,9 @@ meet the trouble; no message ever holds a key or a signing secret.
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 _SECRET = re.compile(r"((?:sk|rk)_(?:live|test)_|whsec_)[\w*]+", re.ASCII)
 
@@ -109,3 +110,9 @@ def by_cause(failures: Mapping[str, StripePipelineError]) -> list[tuple[list[str
         cause = (error.status, error.code) if isinstance(error, Unavailable) else str(error)
         causes.setdefault(cause, ([], error))[0].append(name)
     return list(causes.values())
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """What to put behind a name that is not known: the one of `known` that it may be a slip of, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

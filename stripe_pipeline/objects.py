@@ -18,7 +18,8 @@ class Kind(StrEnum):
 
     TEXT = "text"
     REFERENCE = "reference"  # the id; Stripe may also send the expanded object
-    INTEGER = "integer"  # amounts are in minor units of the row's currency
+    INTEGER = "integer"
+    AMOUNT = "amount"  # minor units of the row's `currency`
     TIMESTAMP = "timestamp"  # Stripe sends whole Unix seconds
     BOOLEAN = "boolean"
     NUMBER = "number"
@@ -35,6 +36,7 @@ _SQL_TYPES = {
     Kind.TEXT: "VARCHAR",
     Kind.REFERENCE: "VARCHAR",
     Kind.INTEGER: "BIGINT",
+    Kind.AMOUNT: "BIGINT",
     Kind.TIMESTAMP: "TIMESTAMPTZ",
     Kind.BOOLEAN: "BOOLEAN",
     Kind.NUMBER: "DOUBLE",
@@ -77,11 +79,27 @@ class ObjectType:
     """Column that holds the parent's id."""
     embedded_in: str | None = None
     """Field of the parent that carries these objects."""
+    date_field: str = "created"
+    """The timestamp that says when a row counts: `default_date` in the views, and what retention goes by."""
 
     @property
     def column_names(self) -> tuple[str, ...]:
         """The names of Stripe's fields and the parent's columns, in table order."""
         return tuple(column.name for column in self.columns)
+
+    @property
+    def table_columns(self) -> tuple[Column, ...]:
+        """All columns of the base table, in order."""
+        return (*self.columns, *BOOKKEEPING)
+
+    def kind_of(self, column: str) -> Kind:
+        """The kind of one of the table's columns; raises `KeyError` for any other."""
+        return {it.name: it.kind for it in self.table_columns}[column]
+
+    @property
+    def key_columns(self) -> frozenset[str]:
+        """Columns that no row can do without."""
+        return frozenset({*self.key, "created", "livemode"} | ({self.parent_key} if self.parent_key else set()))
 
 
 BOOKKEEPING = (
@@ -112,12 +130,8 @@ def _columns(
 def _describe(name: str, kind: Kind) -> str:
     if name in _DESCRIPTIONS:
         return _DESCRIPTIONS[name]
-    if kind is Kind.INTEGER and ("amount" in name or name in _MONEY):
-        return "In minor units of `currency`"
-    return ""
+    return "In minor units of `currency`" if kind is Kind.AMOUNT else ""
 
-
-_MONEY = {"fee", "net", "subtotal", "subtotal_excluding_tax", "total", "total_excluding_tax", "balance"}
 
 BALANCE_TRANSACTIONS = ObjectType(
     name="balance_transactions",
@@ -129,7 +143,7 @@ BALANCE_TRANSACTIONS = ObjectType(
         added={"livemode": Kind.BOOLEAN},
         text="balance_type currency description id object reporting_category status type",
         reference="source",
-        integer="amount fee net",
+        amount="amount fee net",
         timestamp="available_on created",
         number="exchange_rate",
         nested="fee_details",
@@ -160,7 +174,7 @@ CHARGES = ObjectType(
             application application_fee balance_transaction customer failure_balance_transaction
             on_behalf_of payment_intent payment_method review source_transfer transfer
         """,
-        integer="amount amount_captured amount_refunded application_fee_amount",
+        amount="amount amount_captured amount_refunded application_fee_amount",
         timestamp="created",
         boolean="captured disputed livemode paid refunded",
         nested="""
@@ -182,7 +196,8 @@ CUSTOMERS = ObjectType(
             invoice_prefix name object phone tax_exempt
         """,
         reference="default_source test_clock",
-        integer="balance next_invoice_sequence",
+        amount="balance",
+        integer="next_invoice_sequence",
         timestamp="created",
         boolean="deleted delinquent livemode",
         nested="""
@@ -207,7 +222,7 @@ DISPUTES = ObjectType(
     columns=_columns(
         text="currency id intended_submission_method network_reason_code object reason status",
         reference="charge payment_intent",
-        integer="amount",
+        amount="amount",
         timestamp="created",
         boolean="is_charge_refundable livemode",
         nested="""
@@ -235,7 +250,7 @@ FEE_DETAILS = ObjectType(
         },
         text="currency description type",
         reference="application",
-        integer="amount",
+        amount="amount",
     ),
 )
 
@@ -252,7 +267,8 @@ INVOICE_LINES = ObjectType(
         added={"created": Kind.TIMESTAMP},
         text="currency description id object",
         reference="invoice subscription",
-        integer="amount quantity subtotal",
+        amount="amount subtotal",
+        integer="quantity",
         boolean="discountable livemode",
         decimal="quantity_decimal",
         nested="discount_amounts discounts metadata parent period pretax_credit_amounts pricing taxes",
@@ -293,12 +309,13 @@ INVOICES = ObjectType(
             application customer default_payment_method default_source latest_revision on_behalf_of
             test_clock
         """,
-        integer="""
+        amount="""
             amount_due amount_overpaid amount_paid amount_paid_off_stripe amount_remaining
-            amount_shipping attempt_count ending_balance post_payment_credit_notes_amount
+            amount_shipping ending_balance post_payment_credit_notes_amount
             pre_payment_credit_notes_amount starting_balance subtotal subtotal_excluding_tax total
             total_excluding_tax
         """,
+        integer="attempt_count",
         timestamp="""
             automatically_finalizes_at created due_date effective_at next_payment_attempt period_end
             period_start webhooks_delivered_at
@@ -339,7 +356,7 @@ PAYMENT_INTENTS = ObjectType(
             application customer customer_account latest_charge on_behalf_of payment_method
             payment_record review source
         """,
-        integer="amount amount_capturable amount_received application_fee_amount",
+        amount="amount amount_capturable amount_received application_fee_amount",
         timestamp="canceled_at created",
         boolean="livemode",
         nested="""
@@ -367,7 +384,7 @@ REFUNDS = ObjectType(
             balance_transaction charge customer customer_account failure_balance_transaction
             payment_intent payment_method source_transfer_reversal transfer_reversal
         """,
-        integer="amount",
+        amount="amount",
         timestamp="created",
         nested="destination_details metadata next_action presentment_details",
     ),

@@ -26,6 +26,7 @@ _PYTHON_TYPES: Mapping[Kind, type] = {
     Kind.TEXT: str,
     Kind.REFERENCE: str,
     Kind.INTEGER: int,
+    Kind.AMOUNT: int,
     Kind.TIMESTAMP: int,
     Kind.BOOLEAN: bool,
     Kind.NUMBER: float,

@@ -6,24 +6,32 @@ Keys and secrets come from the environment only. What an object type is belongs 
 
 from __future__ import annotations
 
+import calendar
 import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from stripe_pipeline.errors import SettingsError
-from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
+from stripe_pipeline.errors import SettingsError, did_you_mean
+from stripe_pipeline.fields import FieldRules, rules_of
+from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType, family_of
 from stripe_pipeline.resources.stripe_api import BASE_URL, ApiKey
 
 DEFAULT_FILE = "stripe_pipeline.yaml"
 
 _AGE = re.compile(r"(\d+)\s*(day|week|month|year)s?")
+_COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
+_STEP = re.compile(r'"[^"]+"|[^."]+')
+_PATH = re.compile(rf"(?:{_STEP.pattern})(?:\.(?:{_STEP.pattern}))*")
 _SIGNING_SECRET = re.compile(r"whsec_[\w+/=-]+", re.ASCII)
 _STRIPE_BEGAN = date(2010, 1, 1)
 _DAYS = {"day": 1, "week": 7}
@@ -39,18 +47,46 @@ def _age_or_date(value: object) -> date:
     elif isinstance(value, str):
         with contextlib.suppress(ValueError, OverflowError):
             match = _AGE.fullmatch(value.strip())
-            first = _ago(today, int(match[1]), match[2]) if match else date.fromisoformat(value.strip())
+            first = Age(int(match[1]), match[2]).before(today) if match else date.fromisoformat(value.strip())
+            if match and match[2] in _MONTHS:
+                first = first.replace(day=1)  # so that the first partition does not move every day
     if first is None or not _STRIPE_BEGAN <= first <= today:
         raise ValueError("should be a date from 2010 on such as 2024-01-01, or an age such as 24 months")
     return first
 
 
-def _ago(today: date, count: int, unit: str) -> date:
-    if unit in _DAYS:
-        return today - timedelta(days=count * _DAYS[unit])
-    # Whole months, so that the first partition does not move every day.
-    months = today.year * 12 + today.month - 1 - count * _MONTHS[unit]
-    return date(months // 12, months % 12 + 1, 1)
+@dataclass(frozen=True)
+class Age:
+    """So many days, weeks, months or years."""
+
+    count: int
+    unit: str
+
+    def before(self, day: date) -> date:
+        """The day so long before `day`; the month's last one where it has no such day."""
+        if self.unit in _DAYS:
+            return day - timedelta(days=self.count * _DAYS[self.unit])
+        months = day.year * 12 + day.month - 1 - self.count * _MONTHS[self.unit]
+        year, month = months // 12, months % 12 + 1
+        return date(year, month, min(day.day, calendar.monthrange(year, month)[1]))
+
+    def __str__(self) -> str:
+        return f"{self.count} {self.unit}{'' if self.count == 1 else 's'}"
+
+
+FOREVER = "forever"
+
+
+def _age_or_forever(value: object) -> Age | str:
+    if isinstance(value, Age) or value == FOREVER:
+        return value
+    match = _AGE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match and int(match[1]) >= 1:
+        age = Age(int(match[1]), match[2])
+        with contextlib.suppress(ValueError, OverflowError):
+            age.before(datetime.now(UTC).date())
+            return age
+    raise ValueError(f"should be an age such as 36 months, or {FOREVER}")
 
 
 def _percent(value: object) -> object:
@@ -85,30 +121,164 @@ class Inbox(_Section):
     taken for new twice (FACTS.md, Events)."""
 
 
+class Runs(_Section):
+    """What is kept of Dagster's own history of this project's runs."""
+
+    keep_days: Annotated[int, Field(ge=1)] = 90
+
+
+class OnDelete(StrEnum):
+    """What becomes of the row of an object that was deleted in Stripe."""
+
+    HIDE = "hide"
+    """It keeps its last columns in the base table, with `_deleted_at`, and leaves the views."""
+    REMOVE = "remove"
+    """It is removed from the base table too."""
+
+
+class Fields(_Section):
+    """Which of Stripe's fields are kept; names of fields, or dotted paths below nested ones."""
+
+    include: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+    hash: tuple[str, ...] = ()
+
+
+class CustomType(StrEnum):
+    """What a custom field is read as; what cannot be is null."""
+
+    TEXT = "text"
+    INTEGER = "integer"
+    NUMBER = "number"
+    BOOLEAN = "boolean"
+    TIMESTAMP = "timestamp"
+    JSON = "json"
+
+
+class CustomField(_Section):
+    """A column of the views that takes its value from a path."""
+
+    path: str
+    type: CustomType | None = None
+    """Unless given, what the field at the beginning of the path is, or text below a nested one."""
+
+    @property
+    def steps(self) -> tuple[str | int, ...]:
+        """The path's names, and places in lists counted from 0; what is in double quotes is a name, dots and all."""
+        found = _STEP.findall(self.path)
+        return tuple(step[1:-1] if step[0] == '"' else int(step) if step.isdigit() else step for step in found)
+
+
+def _path_alone(value: object) -> object:
+    return {"path": value} if isinstance(value, str) else value
+
+
 class ObjectSettings(_Section):
-    """Settings of one object type."""
+    """Settings of one object type; what is not set here is as at the top of the file."""
 
     enabled: bool = True
     title: str | None = None
+    date_field: str | None = None
+    fields: Fields = Fields()
+    custom_fields: dict[str, Annotated[CustomField, BeforeValidator(_path_alone)]] = {}
+    history: Annotated[date, BeforeValidator(_age_or_date)] | None = None
+    retention: Annotated[Any, BeforeValidator(_age_or_forever)] = None
+    on_delete: OnDelete | None = None
+
+
+_STANDARD = ObjectSettings()
 
 
 class Settings(_Section):
     """What `stripe_pipeline.yaml` holds; every key is optional."""
 
     history: Annotated[date, BeforeValidator(_age_or_date)] = Field(default="24 months", validate_default=True)
+    retention: Annotated[Any, BeforeValidator(_age_or_forever)] = FOREVER
+    on_delete: OnDelete = OnDelete.HIDE
     rate: Rate = Rate()
     sweep: Sweep = Sweep()
     inbox: Inbox = Inbox()
+    runs: Runs = Runs()
     objects: dict[str, ObjectSettings] = {}
+
+    @model_validator(mode="after")
+    def _objects_can_be_so(self) -> Self:
+        problems = [f"{where} {problem}" for name in self.objects for where, problem in self._problems(name)]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _problems(self, name: str) -> Iterator[tuple[str, str]]:
+        """What cannot work in the settings of this type: the key, and the sentence that follows it."""
+        here = f"objects.{name}"
+        if name not in OBJECT_TYPES:
+            yield here, f"is no object type{did_you_mean(name, OBJECT_TYPES)}: there are {', '.join(OBJECT_TYPES)}"
+            return
+        object_type, settings = OBJECT_TYPES[name], self.objects[name]
+        try:
+            rules = self.rules(object_type)
+        except ValueError as error:
+            yield f"{here}.fields", str(error)
+            return
+        dates = [column.name for column in object_type.columns if column.kind is Kind.TIMESTAMP]
+        if settings.date_field is not None and settings.date_field not in dates:
+            yield f"{here}.date_field", f"is {settings.date_field!r}: the timestamps of {name} are {', '.join(dates)}"
+        elif settings.date_field in rules.left_out:
+            yield f"{here}.date_field", f"is {settings.date_field!r}, which `fields` leaves out"
+        if settings.history and object_type.parent:
+            yield f"{here}.history", f"cannot be set: {name} come with their {object_type.parent}, set it there"
+        taken = {column.name for column in object_type.table_columns} | {"default_date"}
+        taken |= {f"{column.name}_decimal" for column in object_type.columns if column.kind is Kind.AMOUNT}
+        for column, custom in settings.custom_fields.items():
+            key = f"{here}.custom_fields.{column}"
+            if not _COLUMN_NAME.fullmatch(column):
+                yield key, "should be named in small letters, digits and _, beginning with a letter"
+            elif column in taken:
+                yield key, "has the name of a column that is there already"
+            elif not _PATH.fullmatch(custom.path):
+                yield (
+                    key,
+                    f"has the path {custom.path!r}: names are separated by dots, those with dots in double quotes",
+                )
+            elif custom.steps[0] not in {column.name for column in object_type.table_columns}:
+                like = did_you_mean(str(custom.steps[0]), object_type.column_names)
+                what = f"begins with {custom.steps[0]!r}, which is no field of {name}{like}"
+                yield key, f"{what}; fields that this version does not know are below _extra"
+            elif any(custom.steps[: len(path)] == path for path in rules.exclude):
+                yield key, f"takes {custom.path!r}, which `fields` leaves out"
+
+    def _of(self, object_type: ObjectType) -> ObjectSettings:
+        return self.objects.get(object_type.name, _STANDARD)
+
+    def rules(self, object_type: ObjectType) -> FieldRules:
+        """Which of this type's fields are left out and which hashed."""
+        fields = self._of(object_type).fields
+        return rules_of(
+            OBJECT_TYPES[object_type.name], include=fields.include, exclude=fields.exclude, hashed=fields.hash
+        )
+
+    @cached_property
+    def types(self) -> Mapping[str, ObjectType]:
+        """All object types by table name, with the columns and the default date field that these settings give them."""
+
+        def shaped(object_type: ObjectType) -> ObjectType:
+            left_out = self.rules(object_type).left_out
+            return replace(
+                object_type,
+                columns=tuple(column for column in object_type.columns if column.name not in left_out),
+                date_field=self._of(object_type).date_field or object_type.date_field,
+            )
+
+        return {name: shaped(object_type) for name, object_type in OBJECT_TYPES.items()}
 
     @property
     def enabled(self) -> tuple[ObjectType, ...]:
         """The object types that are kept, in table order. A child without its parent is not kept either."""
 
         def on(object_type: ObjectType) -> bool:
-            return self.objects.get(object_type.name, ObjectSettings()).enabled
+            return self._of(object_type).enabled
 
-        return tuple(t for t in OBJECT_TYPES.values() if on(t) and (t.parent is None or on(OBJECT_TYPES[t.parent])))
+        return tuple(t for t in self.types.values() if on(t) and (t.parent is None or on(OBJECT_TYPES[t.parent])))
 
     @property
     def announcing(self) -> tuple[ObjectType, ...]:
@@ -125,7 +295,48 @@ class Settings(_Section):
 
     def title(self, object_type: ObjectType) -> str:
         """What people call this type: the settings' title, else the table's name."""
-        return self.objects.get(object_type.name, ObjectSettings()).title or object_type.name.replace("_", " ")
+        return self._of(object_type).title or object_type.name.replace("_", " ")
+
+    def custom_fields(self, object_type: ObjectType) -> Mapping[str, CustomField]:
+        """The columns that the views add from paths, by name."""
+        return self._of(object_type).custom_fields
+
+    def history_of(self, object_type: ObjectType) -> date:
+        """The first UTC day of `created` that is kept of this type; children's is their parent's.
+
+        By `created` whatever the date field is: Stripe's lists filter by nothing else (FACTS.md, Lists).
+        """
+        return self._of(family_of(object_type)).history or self.history
+
+    @property
+    def first_day(self) -> date:
+        """The first UTC day that any kept type has: where the partitions begin."""
+        return min((self.history_of(object_type) for object_type in self.enabled), default=self.history)
+
+    def retention_of(self, object_type: ObjectType) -> Age | None:
+        """How long rows of this type are kept, by its date field; None for ever.
+
+        Children go with their parents; one that has a retention of its own may go before.
+        """
+        found = self._of(object_type).retention
+        if found is None and object_type.parent is None:
+            found = self.retention
+        return found if isinstance(found, Age) else None
+
+    def cutoff(self, object_type: ObjectType) -> date | None:
+        """The first UTC day, by the date field, that rows of this type are kept of today; None where all are."""
+        age = self.retention_of(object_type)
+        return age.before(datetime.now(UTC).date()) if age else None
+
+    def first_listed(self, object_type: ObjectType) -> date:
+        """The first UTC day of `created` that is worth listing: what is older is not kept."""
+        family = self.types[family_of(object_type).name]
+        history, cutoff = self.history_of(family), self.cutoff(family)
+        return max(history, cutoff) if cutoff and family.date_field == "created" else history
+
+    def on_delete_of(self, object_type: ObjectType) -> OnDelete:
+        """What becomes of rows whose objects were deleted in Stripe; children's is their parent's."""
+        return self._of(family_of(object_type)).on_delete or self.on_delete
 
 
 def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -136,7 +347,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     named = environment.get("STRIPE_PIPELINE_CONFIG")
     path = Path(named or DEFAULT_FILE)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content, lines = _parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if not named:
             return Settings()
@@ -150,15 +361,32 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     except (ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or a day that does not exist
         raise SettingsError(f"The settings file {path} is not YAML: {_where(error)}", "Correct it there") from error
     try:
-        settings = Settings.model_validate({} if content is None else _given(content))
+        return Settings.model_validate({} if content is None else _given(content))
     except ValidationError as error:
-        raise SettingsError(f"In the settings file {path} {_explain(error)}", _remedy(error)) from None
-    if unknown := sorted(settings.objects.keys() - OBJECT_TYPES.keys()):
-        raise SettingsError(
-            f"The settings file {path} sets objects that do not exist: {', '.join(unknown)}",
-            f"There are {', '.join(OBJECT_TYPES)}",
-        )
-    return settings
+        raise SettingsError(f"In the settings file {path}, {_explain(error, lines)}", _remedy(error)) from None
+
+
+def _parse(text: str) -> tuple[Any, Mapping[tuple[str, ...], int]]:
+    """What YAML says, and the line of each key by its path. Raises `yaml.YAMLError`, also for a key given twice."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        lines = dict(_lines(node, ()))
+        return (loader.construct_document(node) if node else None), lines
+    finally:
+        loader.dispose()
+
+
+def _lines(node: yaml.Node | None, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"`{key.value}` is there twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+            here = (*path, str(key.value))
+            yield here, key.start_mark.line + 1
+            yield from _lines(value, here)
 
 
 def _given(content: Any) -> Any:
@@ -174,18 +402,43 @@ def _where(error: ValueError | yaml.YAMLError) -> str:
     return " ".join(str(error).split())
 
 
-def _explain(error: ValidationError) -> str:
-    return ", ".join(_sentence(problem) for problem in error.errors(include_url=False, include_input=False))
+def _explain(error: ValidationError, lines: Mapping[tuple[str, ...], int]) -> str:
+    problems = error.errors(include_url=False, include_input=False)
+    return "; ".join(sentence for problem in problems for sentence in _sentences(problem, lines))
 
 
-def _sentence(problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
-    name = f"`{where}`" if where else "everything"
+def _sentences(problem: Any, lines: Mapping[tuple[str, ...], int]) -> Iterator[str]:
+    said = str(problem["msg"]).removeprefix("Value error, ").replace("Input should", "should", 1)
+    if not problem["loc"] and problem["type"] == "value_error":
+        for line in said.splitlines():
+            where, _, what = line.partition(" ")
+            yield _at(tuple(where.split(".")), lines) + what
+        return
+    path = tuple(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return f"{name} is no known key"
-    if problem["type"] in ("model_type", "dict_type"):
-        return f"{name} should be lines of `key: value`"
-    return f"{name} {str(problem['msg']).removeprefix('Value error, ').replace('Input should', 'should', 1)}"
+        said = f"is no known key{did_you_mean(path[-1], _known_keys(path))}"
+    elif problem["type"] in ("model_type", "dict_type"):
+        said = "should be lines of `key: value`"
+    elif problem["type"] == "tuple_type":
+        said = "should be a list such as [email, phone]"
+    yield _at(path, lines) + said
+
+
+def _at(path: tuple[str, ...], lines: Mapping[tuple[str, ...], int]) -> str:
+    if not path:
+        return "everything "
+    line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
+    return (f"line {line}: " if line else "") + f"`{'.'.join(path)}` "
+
+
+def _known_keys(path: tuple[str, ...]) -> Iterable[str]:
+    """What could stand where an unknown key does."""
+    sections: Mapping[str, type[BaseModel]] = {"rate": Rate, "sweep": Sweep, "inbox": Inbox, "runs": Runs}
+    below: Mapping[int, type[BaseModel]] = {3: ObjectSettings, 4: Fields, 5: CustomField}
+    if len(path) == 1:
+        return Settings.model_fields
+    section = below.get(len(path)) if path[0] == "objects" else sections.get(path[0])
+    return section.model_fields if section else ()
 
 
 def _remedy(error: ValidationError) -> str:

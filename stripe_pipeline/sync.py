@@ -24,7 +24,8 @@ from typing import Protocol, TypedDict
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, day_start, days_between, today
 from stripe_pipeline.errors import AuthenticationFailed, Cancelled, StripePipelineError, Unavailable, WarehouseError
-from stripe_pipeline.objects import BY_STRIPE_OBJECT, OBJECT_TYPES, ObjectType, children_of, family_of
+from stripe_pipeline.fields import FieldFilter, load_hash_key
+from stripe_pipeline.objects import BY_STRIPE_OBJECT, OBJECT_TYPES, ObjectType, family_of
 from stripe_pipeline.resources.inbox import Inbox, Poke, poke_of
 from stripe_pipeline.resources.listing import newest_first
 from stripe_pipeline.resources.reading import DayRead, Reader
@@ -111,12 +112,15 @@ class Pipeline:
     ) -> None:
         self.settings = settings
         self.folder = folder
-        self.warehouse = Warehouse(folder)
         self._keys = keys
         self._modes = {key.livemode for key in keys}
         self._base_url = base_url
         self._progress = progress
         folder.prepare()
+        rules = {name: settings.rules(object_type) for name, object_type in settings.types.items()}
+        hash_key = load_hash_key(folder) if any(them.hash for them in rules.values()) else None
+        self.fields = FieldFilter(rules, hash_key)
+        self.warehouse = Warehouse(folder, settings, hash_key)
         self.inbox = Inbox(folder, inbox_url)
 
     @classmethod
@@ -150,7 +154,7 @@ class Pipeline:
 
         A table's parent and children come with it. Raises as `tick` does.
         """
-        asked = self.settings.enabled if tables is None else tuple(OBJECT_TYPES[name] for name in tables)
+        asked = self.settings.enabled if tables is None else tuple(self.settings.types[name] for name in tables)
         return self._run(lambda run: run.backfill(set(days)), asked)
 
     def drain(self, *, most: int, report: Report | None = None, due: float | None = None) -> Report:
@@ -197,7 +201,7 @@ class Pipeline:
         if unread := {True, False} - self._modes:
             # Without a key of a mode, and never loaded, nobody will ever want its news.
             self.inbox.drop_modes(self._modes | (unread & self.warehouse.modes()))
-        families = {family_of(object_type).name: family_of(object_type) for object_type in asked}
+        families = {name: self.settings.types[name] for name in {family_of(it).name: None for it in asked}}
         with self._spool() as spool, ExitStack() as threads:
             # Threads of its own for each type: those that wait for one endpoint's turn do not hold up another's.
             executors = {name: threads.enter_context(ThreadPoolExecutor(_THREADS, name)) for name in families}
@@ -274,8 +278,9 @@ class _Run:
             name: Reader(
                 api,
                 family,
-                tuple(child for child in children_of(family) if child in self._settings.enabled),
+                tuple(child for child in self._settings.enabled if child.parent == name),
                 mode,
+                pipeline.fields,
                 folder=spool / side / name,
                 executor=executors[name],
             )
@@ -286,7 +291,7 @@ class _Run:
         cursors = self._warehouse.cursors(self._mode)
         if EVENTS not in cursors:
             self._take_first_cursor()
-        self._list({name: dict.fromkeys(days, "backfill") for name in self._readers})
+        self._list({name: dict.fromkeys(self._kept(name, days), "backfill") for name in self._readers})
 
     def tick(self, asked: set[date]) -> None:
         cursors = self._warehouse.cursors(self._mode)
@@ -325,6 +330,10 @@ class _Run:
             moved[self._mode, SWEEP] = now
         self._load(batches, cursors=moved)
         self._settle(pokes, failed, bad)
+        for table, fields, lacking in self._warehouse.lacking():
+            self._report.notes.append(
+                f"{table}: {lacking} days were read without {fields}; `stripe-pipeline backfill` of them brings it in"
+            )
         self._inbox.forget(applied_before=time.time() - self._settings.inbox.keep_days * DAY)
 
     def drain(self, most: int, due: float) -> None:
@@ -427,12 +436,20 @@ class _Run:
         self, asked: set[date], coverage: Mapping[tuple[str, date], Covered], now: float, *, how: str
     ) -> dict[str, dict[date, str]]:
         """The days that each type must list, with the reason."""
-        history = days_between(self._settings.history, day_of(now))
-        return {
-            name: dict.fromkeys(_unlisted(reader.tables, history, coverage, now), how)
-            | dict.fromkeys(asked, "backfill")
-            for name, reader in self._readers.items()
-        }
+        listed = {}
+        for name, reader in self._readers.items():
+            history = days_between(self._settings.first_listed(reader.object_type), day_of(now))
+            listed[name] = dict.fromkeys(_unlisted(reader.tables, history, coverage, now), how)
+            listed[name] |= dict.fromkeys(self._kept(name, asked), "backfill")
+        return listed
+
+    def _kept(self, name: str, days: set[date]) -> set[date]:
+        """Those of `days` that the settings keep; a note tells of the others."""
+        first = self._settings.first_listed(self._settings.types[name])
+        kept = {day for day in days if day >= first}
+        if left_out := len(days) - len(kept):
+            self._report.notes.append(f"{name}: {left_out} days are older than what the settings keep, from {first} on")
+        return kept
 
     def _forget_everything(self, gap: float) -> None:
         """Take nothing for complete any more: what changed before Stripe's events begin cannot be told by them."""
@@ -489,18 +506,21 @@ class _Run:
         """The objects to read again, with their `created` where it is known: those that pokes name, and balance
         transactions that are `due`. What is older than the history asked for is left out: a change does not bring it
         in."""
-        oldest = day_start(self._settings.history)
         wanted: dict[str, dict[str, int | None]] = {
             name: {
                 poke.object_id: poke.object_created
                 for poke in pokes.get(name, ())
-                if poke.object_created is None or poke.object_created >= oldest
+                if poke.object_created is None or poke.object_created >= self._oldest(reader)
             }
-            for name in self._readers
+            for name, reader in self._readers.items()
         }
         if BALANCE_TRANSACTIONS in wanted:
             wanted[BALANCE_TRANSACTIONS] |= dict(due)
         return wanted
+
+    def _oldest(self, reader: Reader) -> int:
+        """Unix seconds from when on objects are kept."""
+        return day_start(self._settings.first_listed(reader.object_type))
 
     def _read(
         self, reader: Reader, plan: _Plan, made_since: float | None, *, poked: bool
@@ -517,7 +537,7 @@ class _Run:
             # Wanted but not listed: deleted meanwhile, or older than it said.
             ids = ids - listed
         if ids:
-            batch, bad = reader.read_again(ids, since=day_start(self._settings.history))
+            batch, bad = reader.read_again(ids, since=self._oldest(reader))
             batches.append(batch)
         return batches, bad
 

@@ -11,7 +11,6 @@ import duckdb
 from stripe_pipeline.days import DAY
 from stripe_pipeline.emulator import Shop
 from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
-from stripe_pipeline.resources.warehouse import table_columns
 from stripe_pipeline.rows import restore
 from stripe_pipeline.sync import Report
 
@@ -94,7 +93,7 @@ def _cut_lines(obj: dict[str, Any]) -> dict[str, Any]:
 
 def all_columns(object_type: ObjectType) -> list[str]:
     """The names of a base table's columns, in order."""
-    return [column.name for column in table_columns(object_type)]
+    return [column.name for column in object_type.table_columns]
 
 
 def changed(report: Report) -> dict[str, tuple[int, int, int]]:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.emulator import Fault, LoggedRequest, Server, Shop
 from stripe_pipeline.errors import CursorLost
+from stripe_pipeline.fields import FieldFilter
 from stripe_pipeline.objects import CUSTOMERS
 from stripe_pipeline.resources.listing import Listed, Listing
 from stripe_pipeline.resources.rate_limits import RateLimits
@@ -127,7 +128,7 @@ def _read_days(server: Server, folder: Path, days: Iterable[date], *, until: int
     news: queue.Queue[DayRead] = queue.Queue()
     ended: queue.Queue[Exception | None] = queue.Queue()
     with _api(server) as api, ThreadPoolExecutor(8) as executor:
-        reader = Reader(api, CUSTOMERS, (), MODE, folder=folder, executor=executor)
+        reader = Reader(api, CUSTOMERS, (), MODE, FieldFilter({}), folder=folder, executor=executor)
         reader.list_days(days, until=until, read=news.put, done=ended.put)
         read.error = ended.get(timeout=60)
     assert ended.empty()
@@ -338,7 +339,9 @@ def test_a_deleted_cursor_does_not_end_the_list_of_what_is_new(server: Server, t
     server.faults.append(Fault(path="/v1/customers$", times=None, before=delete))
 
     with _api(server) as api, ThreadPoolExecutor(1) as executor:
-        batch, listed = Reader(api, CUSTOMERS, (), MODE, folder=tmp_path, executor=executor).list_since(START)
+        batch, listed = Reader(
+            api, CUSTOMERS, (), MODE, FieldFilter({}), folder=tmp_path, executor=executor
+        ).list_since(START)
 
     assert len(deleted) == 3
     assert sorted(listed) == sorted(ids)
@@ -359,7 +362,7 @@ def test_a_server_that_knows_no_cursor_at_all_is_given_up_on(server: Server, tmp
     assert isinstance(walk.errors[0], CursorLost)
 
     with _api(server) as api, ThreadPoolExecutor(1) as executor, pytest.raises(CursorLost):
-        Reader(api, CUSTOMERS, (), MODE, folder=tmp_path, executor=executor).list_since(START)
+        Reader(api, CUSTOMERS, (), MODE, FieldFilter({}), folder=tmp_path, executor=executor).list_since(START)
 
 
 TROUBLES = {

@@ -111,9 +111,12 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
         ("inbox: {keep_days: 0}", "`inbox.keep_days` should be greater than or equal to 1"),
         ("rate: {share: most}", "`rate.share` should be a valid number"),
         ("objects: {charges: {enabled: perhaps}}", "`objects.charges.enabled` should be a valid boolean"),
-        ("objects: {charges: {colour: red}}\nsize: 3", "`objects.charges.colour` is no known key, `size` is no known"),
+        (
+            "objects: {charges: {colour: red}}\nsize: 3",
+            "line 1: `objects.charges.colour` is no known key; line 2: `size` is no known",
+        ),
         ("size: 3", "or upgrade stripe_pipeline"),
-        ("objects: {chrages: {}}", "objects that do not exist: chrages. There are .*charges"),
+        ("objects: {chrages: {}}", "line 1: `objects.chrages` is no object type .did you mean charges"),
     ],
 )
 def test_what_is_not_understood_is_named(load: Load, text: str, said: str) -> None:

@@ -13,7 +13,7 @@ import dagster as dg
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import Cancelled, StripePipelineError, by_cause
 from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
-from stripe_pipeline.resources.warehouse import Changes, table_columns
+from stripe_pipeline.resources.warehouse import Changes
 from stripe_pipeline.settings import Settings
 from stripe_pipeline.sync import Pipeline, Report
 
@@ -43,14 +43,14 @@ def column_schema(object_type: ObjectType) -> dg.TableSchema:
                 description=column.description or None,
                 constraints=dg.TableColumnConstraints(nullable=column.name not in (*object_type.key, "created")),
             )
-            for column in table_columns(object_type)
+            for column in object_type.table_columns
         ]
     )
 
 
 def build_raw_assets(settings: Settings) -> dg.AssetsDefinition:
     """The base tables of every enabled object type, partitioned by the UTC day of `created`, today included."""
-    daily = dg.DailyPartitionsDefinition(start_date=settings.history.isoformat(), end_offset=1)
+    daily = dg.DailyPartitionsDefinition(start_date=settings.first_day.isoformat(), end_offset=1)
     specs = [
         dg.AssetSpec(
             key_of(object_type),

@@ -34,14 +34,15 @@ class Publisher:
     def published_revision(self) -> int | None:
         """The warehouse revision that is published; None where there is none, or no telling."""
         try:
-            version = self.folder.published.readlink().parent.name
+            return _revision(self.folder.published.readlink().parent)
         except OSError:
             return None
-        _, _, revision = version.rpartition("-r")
-        return int(revision) if revision.isdigit() else None
 
-    def publish(self, revision: int) -> None:
+    def publish(self, revision: int, *, remove_before: int = 0) -> None:
         """Copy the private file into a new version and swap the link to it. The private file must be still and whole.
+
+        Replaced versions are removed a while later; those whose revision is before `remove_before` at once: they hold
+        what was erased since.
 
         Raises `WarehouseError`; then the published file is as it was.
         """
@@ -55,6 +56,9 @@ class Publisher:
             copy.chmod(0o444)
             self._retire(keep=version)
             _swap(copy, published)
+            for other in self.folder.versions.iterdir():
+                if other != version and (_revision(other) or 0) < remove_before:
+                    shutil.rmtree(other, ignore_errors=True)
         except OSError as error:
             raise WarehouseError(
                 f"The published file {published} could not be renewed ({error.strerror})",
@@ -71,6 +75,11 @@ class Publisher:
                 os.utime(version)
             elif version != keep and time.time() - version.stat().st_mtime > _KEEP:
                 shutil.rmtree(version, ignore_errors=True)
+
+
+def _revision(version: Path) -> int | None:
+    _, _, revision = version.name.rpartition("-r")
+    return int(revision) if revision.isdigit() else None
 
 
 def _copy(source: Path, target: Path) -> None:

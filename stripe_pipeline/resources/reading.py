@@ -18,6 +18,7 @@ from typing import Any
 
 from stripe_pipeline.days import DAY, day_of, day_start, days_between
 from stripe_pipeline.errors import CursorLost, NotFound, RequestRefused, StripePipelineError
+from stripe_pipeline.fields import FieldFilter
 from stripe_pipeline.objects import ObjectType
 from stripe_pipeline.resources.listing import Listed, Listing, everything, newest_first
 from stripe_pipeline.resources.stripe_api import StripeApi
@@ -60,6 +61,7 @@ class Reader:
         object_type: ObjectType,
         children: tuple[ObjectType, ...],
         mode: Mode,
+        fields: FieldFilter,
         *,
         folder: Path,
         executor: Executor,
@@ -69,6 +71,7 @@ class Reader:
         self.mode = mode
         self.surprises = Surprises()
         self._api = api
+        self._fields = fields
         self._folder = folder
         self._executor = executor
         self._lock = threading.Lock()
@@ -203,7 +206,7 @@ class Reader:
         row = partial(
             shape, account=self.mode.account, livemode=self.mode.livemode, fetched_at=sent_at, surprises=surprises
         )
-        lines = {self.object_type.name: [row(self.object_type, obj)]}
+        lines = {self.object_type.name: [row(self.object_type, self._fields.apply(self.object_type, obj))]}
         livemode = obj.get("livemode")
         for child in self.children:
             assert child.parent_key is not None
@@ -211,7 +214,11 @@ class Reader:
             if isinstance(livemode, bool):
                 given["livemode"] = livemode
             lines[child.name] = [
-                row(child, it, given=given | ({"position": n} if "position" in child.key else {}))
+                row(
+                    child,
+                    self._fields.apply(child, it),
+                    given=given | ({"position": n} if "position" in child.key else {}),
+                )
                 for n, it in enumerate(children[child.name])
             ]
         return lines

@@ -1,14 +1,14 @@
-"""The warehouse: the private DuckDB file, its schema, and the one path that writes rows.
+"""The warehouse: the private DuckDB file, who may open it when, and the one path that writes rows.
 
-All SQL that changes data lives here. Making the file visible to analysts belongs to `publisher`, deciding what to read
-to `sync`.
+The file's layout belongs to `schema`, removing what is too old to `pruning`, making the file visible to analysts to
+`publisher`, deciding what to read to `sync`.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -21,19 +21,20 @@ import filelock
 from stripe_pipeline.data_folder import CATALOG, DataFolder
 from stripe_pipeline.days import DAY, day_start
 from stripe_pipeline.errors import WarehouseError
-from stripe_pipeline.objects import BOOKKEEPING, OBJECT_TYPES, Column, Kind, ObjectType, children_of
+from stripe_pipeline.objects import Column, Kind, ObjectType, children_of
+from stripe_pipeline.resources.pruning import Pruned, expire, prune, young_enough
 from stripe_pipeline.resources.publisher import Publisher
+from stripe_pipeline.resources.schema import DAILY, NOW, Layout, applied, attach, note, want_compaction
 from stripe_pipeline.rows import microseconds
+from stripe_pipeline.settings import OnDelete, Settings
 
 if TYPE_CHECKING:
     from stripe_pipeline.resources.inbox import Entry
 
-FORMAT = 1
-"""Layout of the file; raised when older code could no longer write it rightly."""
-
 _LOCK_TIMEOUT = 600  # seconds; loads hold the lock for seconds at most, so a longer wait is a process that hangs
 _LONGEST_RUN = DAY  # seconds from reading a page to loading it
-_MODES = {"live": True, "test": False}
+_DEFAULTS = Settings()
+_SMALL = 64  # blocks of 256 KB that are not worth compacting
 
 
 @dataclass(frozen=True)
@@ -137,17 +138,14 @@ class Covered:
     rows: int
 
 
-def table_columns(object_type: ObjectType) -> tuple[Column, ...]:
-    """All columns of the base table, in order."""
-    return (*object_type.columns, *BOOKKEEPING)
-
-
 class Warehouse:
     """The private file. Opened only for a load or a look, by one process at a time; safe to share between threads."""
 
-    def __init__(self, folder: DataFolder) -> None:
+    def __init__(self, folder: DataFolder, settings: Settings = _DEFAULTS, hash_key: bytes | None = None) -> None:
         self.folder = folder
         self.publisher = Publisher(folder)
+        self._settings = settings
+        self._layout = Layout(settings, hash_key)
         self._thread_lock = threading.Lock()
         self._process_lock = filelock.FileLock(folder.lock, timeout=_LOCK_TIMEOUT, thread_local=False)
         self._prepared = False
@@ -191,7 +189,9 @@ class Warehouse:
         try:
             connection = self._attach()
             if not self._prepared:
-                _ensure_schema(connection, self.folder.private)
+                self._layout.ensure(connection, self.folder.private)
+                if applied(connection, "compact") == NOW:
+                    self._compact(connection)
                 self._prepared = True
             yield connection
             connection.execute("USE memory")
@@ -209,9 +209,7 @@ class Warehouse:
                 self._duckdb.execute("SET TimeZone = 'UTC'")
                 self._duckdb.execute("SET preserve_insertion_order = false")
                 self._duckdb.execute(f"SET temp_directory = {_quoted(self.folder.private.parent / 'temp')}")
-            # DuckDB 1.4 to 2.0 can read files made so; one that is there keeps what it was made with.
-            made = "" if self.folder.private.exists() else " (STORAGE_VERSION 'v1.4.0')"
-            self._duckdb.execute(f"ATTACH {_quoted(self.folder.private)} AS {CATALOG}{made}")
+            attach(self._duckdb, self.folder.private)
             self._duckdb.execute(f"USE {CATALOG}")
         except duckdb.Error as error:
             raise WarehouseError(
@@ -221,6 +219,31 @@ class Warehouse:
                 f" {self.folder.private.parent} away and run `stripe-pipeline backfill`: everything is read again",
             ) from error
         return self._duckdb
+
+    def _compact(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Put everything into a new file in the private one's place, so that nothing is left of what was erased."""
+        for left_over in self.folder.spool.rglob("*.ndjson"):
+            left_over.unlink(missing_ok=True)  # of a run that was killed, or that began before the settings changed
+        compacted = self.folder.private.with_name("compacted.duckdb")
+        for left_over in (compacted, compacted.with_suffix(".duckdb.wal")):
+            left_over.unlink(missing_ok=True)
+        attach(connection, compacted, "compacted")
+        connection.execute("SET preserve_insertion_order = true")  # rows lie by day, which is how they are looked for
+        connection.execute(f"COPY FROM DATABASE {CATALOG} TO compacted")
+        connection.execute("SET preserve_insertion_order = false")
+        connection.execute("USE compacted")
+        note(connection, "compact", None)
+        [(revision,)] = connection.execute(
+            "UPDATE pipeline.meta SET revision = revision + 1 RETURNING revision"
+        ).fetchall()
+        # Versions published before hold what this one no longer does.
+        note(connection, "erased", str(revision))
+        connection.execute("USE memory")
+        connection.execute("CHECKPOINT compacted")
+        connection.execute("DETACH compacted")
+        connection.execute(f"DETACH {CATALOG}")
+        compacted.replace(self.folder.private)
+        self._attach()
 
     def _end_duckdb(self) -> None:
         if self._duckdb is not None:
@@ -244,8 +267,12 @@ class Warehouse:
         with self._open() as connection:
             try:
                 connection.execute("BEGIN")
+                if applied(connection, "layout") != self._layout.fingerprint:
+                    raise WarehouseError(
+                        "The settings were changed while this run was under way", "Run again; nothing was stored"
+                    )
                 for batch in batches:
-                    _load_batch(connection, batch, loaded)
+                    self._load_batch(connection, batch, loaded)
                 for (mode, name), at in (cursors or {}).items():
                     _set_cursor(connection, mode, name, at)
                 if clock:
@@ -260,6 +287,42 @@ class Warehouse:
                     " out, then run again",
                 ) from error
         return loaded
+
+    def _load_batch(self, connection: duckdb.DuckDBPyConnection, batch: Batch, loaded: Loaded) -> None:
+        parent = batch.object_type
+        for object_type in batch.tables:
+            loaded.changes.setdefault(object_type.name, Changes())
+        loaded.refused.setdefault(parent.name, set())
+        bounds = _bounds(batch)
+        kept = self._kept(parent)
+        _stage(connection, parent, batch)
+        if kept and parent.name in batch.files:
+            expire(connection, batch.tables, kept, bounds)
+        if batch.days:
+            _stage_days(connection, batch.days)
+            missing = {} if batch.nothing_missing else _missing(connection, parent, batch, bounds, kept or "true")
+            if missing:
+                loaded.missing.append((batch, missing))
+                connection.execute("DELETE FROM temp.listed WHERE day IN (SELECT unnest(?))", [list(missing)])
+        if parent.name in batch.files:  # else many a statement would find nothing to do
+            _take_in(connection, batch, bounds, loaded, {child.name: self._kept(child) for child in batch.children})
+        if batch.tombstones:
+            _bury(connection, batch, loaded, remove=self._settings.on_delete_of(parent) is OnDelete.REMOVE)
+        for object_type in batch.tables:
+            table_changes = loaded.changes[object_type.name]
+            touched = table_changes.days | {listed.day for listed in batch.days}
+            if touched:
+                counts = _row_counts(connection, object_type, touched)
+                table_changes.rows.update({day: counts[day, True] + counts[day, False] for day in touched})
+                if batch.days:
+                    _record_coverage(connection, object_type, batch, counts)
+        for table in ("listed", "incoming", "accepted", "accepted_children"):
+            connection.execute(f"DROP TABLE IF EXISTS temp.{table}")
+
+    def _kept(self, object_type: ObjectType) -> str:
+        """The condition for rows young enough to be kept; empty where all are."""
+        cutoff = self._settings.cutoff(object_type)
+        return young_enough(object_type, cutoff) if cutoff else ""
 
     def publish(self, *, force: bool = True, failing: Sequence[Entry] | None = None) -> bool:
         """Make what is committed visible in the published file, if it is not yet; False where it has to wait.
@@ -276,9 +339,10 @@ class Warehouse:
                 [(revision,)] = connection.execute("SELECT revision FROM pipeline.meta").fetchall()
                 if revision in (0, self.publisher.published_revision()):
                     return True  # nothing was ever loaded, or nothing since
+                erased = int(applied(connection, "erased") or 0)
                 connection.execute(f"CHECKPOINT {CATALOG}")
             # Detached, so that no write-ahead log is left beside the file: the file alone is the whole database.
-            self.publisher.publish(revision)
+            self.publisher.publish(revision, remove_before=erased)
         return True
 
     def cursors(self, mode: Mode) -> dict[str, float]:
@@ -317,9 +381,13 @@ class Warehouse:
 
         No event announces it (FACTS.md, The nine types).
         """
+        columns = self._settings.types["balance_transactions"].column_names
+        if "status" not in columns:
+            return []
+        available_on = "available_on" if "available_on" in columns else "created"
         rows = self._look(
             "SELECT id, epoch_us(created) // 1000000 FROM raw.balance_transactions WHERE _account = ? AND livemode = ?"
-            " AND status = 'pending' AND _deleted_at IS NULL AND available_on <= make_timestamptz(?)"
+            f" AND status = 'pending' AND _deleted_at IS NULL AND {available_on} <= make_timestamptz(?)"
             " AND _fetched_at < make_timestamptz(?)",
             mode,
             microseconds(now),
@@ -338,13 +406,6 @@ class Warehouse:
                 "SELECT account FROM pipeline.keys WHERE fingerprint = ?", [fingerprint]
             ).fetchall()
         return str(rows[0][0]) if rows else None
-
-    def accounts(self) -> set[str]:
-        """The accounts whose keys have written here; empty where there is no warehouse yet."""
-        if not self.folder.private.exists():
-            return set()
-        with self._open() as connection:
-            return {account for (account,) in connection.execute("SELECT account FROM pipeline.keys").fetchall()}
 
     def modes(self) -> set[bool]:
         """The `livemode` of keys that have written here."""
@@ -368,6 +429,39 @@ class Warehouse:
                 [fingerprint, mode.account, mode.livemode, fingerprint],
             )
 
+    def prune(self, *, dry_run: bool = False) -> dict[str, Pruned]:
+        """Remove what is older than its retention, or with `dry_run` only count it, by table name.
+
+        Space that becomes free is used for new rows; the file is compacted where that at least halves it, and where
+        something was deleted that must not stay in it. Raises `WarehouseError`; then everything is as it was.
+        """
+        with self._open() as connection:
+            try:
+                connection.execute("BEGIN")
+                pruned = prune(connection, self._settings)
+                if not dry_run and any(them.rows for them in pruned.values()):
+                    connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
+                connection.execute("ROLLBACK" if dry_run else "COMMIT")
+                if not dry_run:
+                    connection.execute(f"CHECKPOINT {CATALOG}")
+                    if applied(connection, "compact") or _mostly_free(connection):
+                        self._compact(connection)
+            except duckdb.Error as error:
+                raise WarehouseError(
+                    f"Pruning {self.folder.private} failed: {_first_line(error)}",
+                    "Nothing was removed; free disk space if it ran out, then run again",
+                ) from error
+        return pruned
+
+    def lacking(self) -> list[tuple[str, str, int]]:
+        """Which fields older rows lack because the settings did not want them then: table, fields, days to backfill."""
+        with self._open() as connection:
+            found = connection.execute(
+                "SELECT object_type, fields, count(DISTINCT day) FROM pipeline.lacking"
+                ' JOIN pipeline.coverage USING (object_type) WHERE listed_at < since AND "rows" > 0 GROUP BY ALL'
+            ).fetchall()
+        return [(str(table), str(fields), int(days)) for table, fields, days in found]
+
     def row_counts(self, tables: Sequence[str]) -> dict[str, int]:
         """Rows by qualified name of table or view, for example `live.charges`."""
         with self._open() as connection:
@@ -376,111 +470,10 @@ class Warehouse:
             }
 
 
-def _ensure_schema(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Make what is missing: schemas, tables, columns of newer declarations, views.
-
-    Raises `WarehouseError` for a file of another program or of a newer version.
-    """
-    known = connection.execute(
-        "SELECT table_schema, table_name, column_name FROM information_schema.columns WHERE table_catalog = ?",
-        [CATALOG],
-    ).fetchall()
-    columns: dict[str, set[str]] = {}
-    for schema, table, column in known:
-        columns.setdefault(f"{schema}.{table}", set()).add(column)
-    if columns and "pipeline.meta" not in columns:
-        raise WarehouseError(
-            f"{path} is a DuckDB file of another program",
-            "Move it away, or name another folder in STRIPE_PIPELINE_DATA",
-        )
-    if columns:
-        [(found,)] = connection.execute("SELECT format FROM pipeline.meta").fetchall()
-        if found > FORMAT:
-            raise WarehouseError(
-                f"{path} was written by a newer stripe_pipeline (format {found}, this one knows {FORMAT})",
-                "Upgrade stripe_pipeline",
-            )
-    statements = [f"CREATE SCHEMA IF NOT EXISTS {schema}" for schema in ("raw", "live", "test", "pipeline")]
-    statements += [f"CREATE TABLE IF NOT EXISTS pipeline.{name} ({body})" for name, body in _PIPELINE_TABLES.items()]
-    if not columns:
-        statements.append(f"INSERT INTO pipeline.meta VALUES ({FORMAT}, 0)")
-    for object_type in OBJECT_TYPES.values():
-        table = f"raw.{object_type.name}"
-        declared = {column.name: _definition(column) for column in table_columns(object_type)}
-        missing = [definition for name, definition in declared.items() if name not in columns.get(table, set())]
-        if table not in columns:
-            statements.append(f"CREATE TABLE {table} ({', '.join(declared.values())})")
-        else:
-            statements += [f"ALTER TABLE {table} ADD COLUMN {definition}" for definition in missing]
-        if missing or f"live.{object_type.name}" not in columns:
-            statements += [_view(object_type, schema) for schema in _MODES]
-    connection.execute("BEGIN")
-    for statement in statements:
-        connection.execute(statement)
-    connection.execute("COMMIT")
-
-
-_PIPELINE_TABLES = {
-    "meta": "format INTEGER, revision BIGINT",
-    "keys": "fingerprint VARCHAR, account VARCHAR, livemode BOOLEAN",
-    "clock": "lowest DOUBLE, highest DOUBLE",
-    "cursors": "account VARCHAR, livemode BOOLEAN, name VARCHAR, read_until TIMESTAMPTZ",
-    # Found gone before anything of them was stored: a list on its way may still hold them.
-    "gone": "object_type VARCHAR, id VARCHAR, found_at TIMESTAMPTZ",
-    "coverage": "object_type VARCHAR, account VARCHAR, livemode BOOLEAN, day DATE, listed_at TIMESTAMPTZ,"
-    ' listed_until TIMESTAMPTZ, "rows" BIGINT, how VARCHAR',
-    # What the inbox holds and was tried in vain, as of the last publish.
-    "inbox": "event_id VARCHAR, livemode BOOLEAN, object VARCHAR, object_id VARCHAR, received_at TIMESTAMPTZ,"
-    " attempts INTEGER, state VARCHAR, error VARCHAR",
-}
-
-
-def _definition(column: Column) -> str:
-    # Nested JSON takes a third of the space with zstd.
-    compression = " USING COMPRESSION zstd" if column.kind is Kind.NESTED else ""
-    return f"{_name(column)} {column.kind.sql_type}{compression}"
-
-
-def _view(object_type: ObjectType, schema: str) -> str:
-    names = ", ".join(_name(column) for column in table_columns(object_type) if column.name != "_deleted_at")
-    where = "livemode" if _MODES[schema] else "NOT livemode"
-    return (
-        f"CREATE OR REPLACE VIEW {schema}.{object_type.name} AS"
-        f" SELECT {names} FROM raw.{object_type.name} WHERE {where} AND _deleted_at IS NULL"
-    )
-
-
-def _load_batch(connection: duckdb.DuckDBPyConnection, batch: Batch, loaded: Loaded) -> None:
-    parent = batch.object_type
-    for object_type in batch.tables:
-        loaded.changes.setdefault(object_type.name, Changes())
-    loaded.refused.setdefault(parent.name, set())
-    bounds = _bounds(batch)
-    _stage(connection, parent, batch)
-    if batch.days:
-        _stage_days(connection, batch.days)
-        missing = {} if batch.nothing_missing else _missing(connection, parent, batch, bounds)
-        if missing:
-            loaded.missing.append((batch, missing))
-            connection.execute("DELETE FROM temp.listed WHERE day IN (SELECT unnest(?))", [list(missing)])
-    if parent.name in batch.files:  # else many a statement would find nothing to do
-        _take_in(connection, batch, bounds, loaded)
-    if batch.tombstones:
-        _bury(connection, batch, loaded)
-    for object_type in batch.tables:
-        table_changes = loaded.changes[object_type.name]
-        touched = table_changes.days | {listed.day for listed in batch.days}
-        if touched:
-            counts = _row_counts(connection, object_type, touched)
-            table_changes.rows.update({day: counts[day, True] + counts[day, False] for day in touched})
-            if batch.days:
-                _record_coverage(connection, object_type, batch, counts)
-    for table in ("listed", "incoming", "accepted", "accepted_children"):
-        connection.execute(f"DROP TABLE IF EXISTS temp.{table}")
-
-
-def _take_in(connection: duckdb.DuckDBPyConnection, batch: Batch, bounds: str, loaded: Loaded) -> None:
-    """Store what was read, where nothing newer is known."""
+def _take_in(
+    connection: duckdb.DuckDBPyConnection, batch: Batch, bounds: str, loaded: Loaded, kept: Mapping[str, str]
+) -> None:
+    """Store what was read, where nothing newer is known; of a child only what is `kept`."""
     parent = batch.object_type
     _judge(connection, parent, batch, bounds)
     refused = connection.execute("SELECT id FROM temp.incoming ANTI JOIN temp.accepted USING (id)").fetchall()
@@ -489,6 +482,8 @@ def _take_in(connection: duckdb.DuckDBPyConnection, batch: Batch, bounds: str, l
     _replace(connection, parent, "accepted", bounds, even_unchanged=batch.read_again)
     for child in batch.children:
         _stage(connection, child, batch)
+        if kept[child.name]:
+            connection.execute(f"DELETE FROM temp.incoming WHERE NOT ({kept[child.name]})")
         _judge_children(connection, child, bounds)
         _count(connection, child, loaded.changes[child.name])
         _replace(connection, child, "accepted_children", bounds, even_unchanged=False)
@@ -519,7 +514,7 @@ def _stage_days(connection: duckdb.DuckDBPyConnection, days: Sequence[ListedDay]
 
 def _stage(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch) -> None:
     """Read the NDJSON files into `temp.incoming`, one row a key: the one requested last."""
-    columns = table_columns(object_type)
+    columns = object_type.table_columns
     connection.execute("DROP TABLE IF EXISTS temp.incoming")
     files = batch.files.get(object_type.name, [])
     if not files:
@@ -585,7 +580,7 @@ def _judge_children(connection: duckdb.DuckDBPyConnection, child: ObjectType, bo
 
 
 def _verdict(object_type: ObjectType) -> str:
-    compared = [column for column in table_columns(object_type) if column.name != "_fetched_at"]
+    compared = [column for column in object_type.table_columns if column.name != "_fetched_at"]
     # The tombstone is never in what was read, so a row that is back counts as updated.
     same = " AND ".join(f"i.{_name(column)} IS NOT DISTINCT FROM c.{_name(column)}" for column in compared)
     key = object_type.key[0]
@@ -614,7 +609,7 @@ def _replace(
         f" WHERE {_same_key(object_type, 'old', 'new')} AND {written} AND _change <> 'inserted'"
         f" AND {bounds.replace('created', 'old.created')}"
     )
-    names = ", ".join(_name(column) for column in table_columns(object_type))
+    names = ", ".join(_name(column) for column in object_type.table_columns)
     connection.execute(
         f"INSERT INTO raw.{object_type.name} ({names}) SELECT {names} FROM temp.{table}"
         f" WHERE {written} AND _change <> 'deleted'"
@@ -622,11 +617,12 @@ def _replace(
 
 
 def _missing(
-    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, bounds: str
+    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, bounds: str, kept: str
 ) -> dict[date, list[str]]:
-    """Ids that the table holds for a completely listed day and the list did not name."""
+    """Ids that the table holds for a completely listed day and the list did not name, of those that are `kept`."""
     rows = connection.execute(
-        f"SELECT l.day, list(o.id) FROM raw.{object_type.name} o JOIN temp.listed l ON o.created::DATE = l.day"
+        f"SELECT l.day, list(o.id) FROM (SELECT * FROM raw.{object_type.name} WHERE {kept}) o"
+        f" JOIN temp.listed l ON o.created::DATE = l.day"
         f" ANTI JOIN temp.incoming i ON o.id = i.id"
         f" WHERE {bounds.replace('created', 'o.created')} AND o._account = ? AND o.livemode = ?"
         f" AND o._deleted_at IS NULL AND o.created < l.until AND o._fetched_at < l.listed_at GROUP BY l.day",
@@ -635,20 +631,29 @@ def _missing(
     return dict(rows)
 
 
-def _bury(connection: duckdb.DuckDBPyConnection, batch: Batch, loaded: Loaded) -> None:
-    """Mark what Stripe says is gone, with its children, also those switched off; their last columns stay."""
+def _bury(connection: duckdb.DuckDBPyConnection, batch: Batch, loaded: Loaded, *, remove: bool) -> None:
+    """Mark what Stripe says is gone, with its children, also those switched off, or `remove` it.
+
+    What is only marked keeps its last columns.
+    """
     for object_type in (batch.object_type, *children_of(batch.object_type)):
         key = object_type.parent_key or "id"
         for tombstone in batch.tombstones:
             at = microseconds(tombstone.found_at)
-            buried = connection.execute(
-                f"UPDATE raw.{object_type.name} SET _deleted_at = make_timestamptz({at}),"
+            what = (
+                f"DELETE FROM raw.{object_type.name}"
+                if remove
+                else f"UPDATE raw.{object_type.name} SET _deleted_at = make_timestamptz({at}),"
                 f" _fetched_at = make_timestamptz({at})"
-                f" WHERE {key} = ? AND _deleted_at IS NULL AND _fetched_at <= make_timestamptz({at})"
+            )
+            buried = connection.execute(
+                f"{what} WHERE {key} = ? AND _deleted_at IS NULL AND _fetched_at <= make_timestamptz({at})"
                 f" RETURNING created::DATE",
                 [tombstone.id],
             ).fetchall()
             loaded.changes.setdefault(object_type.name, Changes()).deleted.update(day for (day,) in buried)
+            if remove and buried:
+                want_compaction(connection, DAILY)
     _note_gone(connection, batch)
     alive = connection.execute(
         f"SELECT id FROM raw.{batch.object_type.name} WHERE id IN (SELECT unnest(?)) AND _deleted_at IS NULL",
@@ -709,6 +714,25 @@ def _record_coverage(
         " ON r.day = l.day",
         [*where, days, rows],
     )
+
+
+def accounts(folder: DataFolder) -> set[str]:
+    """The accounts whose keys have written into the data folder; empty where there is no warehouse yet."""
+    if not folder.private.exists():
+        return set()
+    with (
+        filelock.FileLock(folder.lock, timeout=_LOCK_TIMEOUT),
+        duckdb.connect(str(folder.private), read_only=True) as connection,
+    ):
+        return {account for (account,) in connection.execute("SELECT account FROM pipeline.keys").fetchall()}
+
+
+def _mostly_free(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether compacting would at least halve the file."""
+    [(total, free)] = connection.execute(
+        "SELECT total_blocks, free_blocks FROM pragma_database_size() WHERE database_name = ?", [CATALOG]
+    ).fetchall()
+    return bool(total > _SMALL and 2 * free >= total)
 
 
 def _show_failing(connection: duckdb.DuckDBPyConnection, failing: Sequence[Entry]) -> None:

@@ -1,0 +1,203 @@
+"""Which of an object's fields are kept, left out or hashed, before anything of it is written anywhere.
+
+What the settings may say belongs to `settings`, which columns a table has follows from it; into which column a value
+goes belongs to `rows`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import secrets
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.errors import WarehouseError, did_you_mean
+from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType, children_of
+
+UNKNOWN = "_extra"
+"""Stands for all fields that this version does not know: they are kept in the column of that name."""
+
+_BY_OBJECT = {object_type.object: object_type.name for object_type in OBJECT_TYPES.values()}
+_DIGITS = 32  # of a hash: 128 bits
+
+
+@dataclass(frozen=True)
+class FieldRules:
+    """What is left out and hashed of one object type: names of fields, or paths into nested ones."""
+
+    exclude: frozenset[tuple[str, ...]] = frozenset()
+    hash: frozenset[tuple[str, ...]] = frozenset()
+    keep_unknown: bool = True
+
+    def __bool__(self) -> bool:
+        return bool(self.exclude or self.hash or not self.keep_unknown)
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """The columns that the table does not have."""
+        return frozenset(path[0] for path in self.exclude if len(path) == 1)
+
+    def __str__(self) -> str:
+        said = [f"-{'.'.join(path)}" for path in self.exclude] + [f"#{'.'.join(path)}" for path in self.hash]
+        return " ".join(sorted(said) + ([] if self.keep_unknown else [f"-{UNKNOWN}"]))
+
+
+@dataclass
+class _Branch:
+    """What the rules say below one field."""
+
+    drop: bool = False
+    hash: bool = False
+    below: dict[str, _Branch] = field(default_factory=dict)
+
+
+_NOTHING = _Branch()
+
+
+class FieldFilter:
+    """Takes out of Stripe's objects what the settings do not want, wherever one object holds another."""
+
+    def __init__(self, rules: Mapping[str, FieldRules], hash_key: bytes | None = None) -> None:
+        """`rules` by table name; `hash_key` is needed where one of them hashes."""
+        self._trees = {table: _tree(them) for table, them in rules.items() if them}
+        self._keep_unknown = {table for table in OBJECT_TYPES if table not in rules or rules[table].keep_unknown}
+        self._known = {table: frozenset(OBJECT_TYPES[table].column_names) for table in OBJECT_TYPES}
+        self._embedded = {
+            table: {child.embedded_in: child.name for child in children_of(object_type)}
+            for table, object_type in OBJECT_TYPES.items()
+        }
+        self._hash_key = hash_key
+
+    def apply(self, object_type: ObjectType, obj: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`obj` as it may be stored; itself if there is no rule at all."""
+        if not self._trees:
+            return obj
+        return self._object(object_type.name, obj)
+
+    def column(self, table: str, name: str, value: Any) -> Any:
+        """What a column holds, as it may be stored: a field's value, or the unknown fields of `_extra`."""
+        if name == UNKNOWN:
+            return self._object(table, value)
+        branch = self._trees.get(table, _NOTHING).below.get(name, _NOTHING)
+        return None if branch.drop else self._value(value, branch, inside=self._embedded[table].get(name))
+
+    def _object(self, table: str, obj: Mapping[str, Any]) -> dict[str, Any]:
+        tree = self._trees.get(table, _NOTHING)
+        kept = {}
+        for name, value in obj.items():
+            if name not in self._known[table] and table not in self._keep_unknown:
+                continue
+            branch = tree.below.get(name, _NOTHING)
+            if not branch.drop:
+                kept[name] = self._value(value, branch, inside=self._embedded[table].get(name))
+        return kept
+
+    def _value(self, value: Any, branch: _Branch, *, inside: str | None = None) -> Any:
+        """`inside` is the table whose objects a list without their name holds."""
+        if branch.hash and not isinstance(value, list):
+            return self._hashed(value)
+        if isinstance(value, list):
+            return [self._value(it, branch, inside=inside) for it in value]
+        if not isinstance(value, dict):
+            return value
+        held = _BY_OBJECT.get(value.get("object", ""))
+        if held is None and inside is not None and value.get("object") != "list":
+            held = inside
+        if held is not None:
+            value = self._object(held, value)
+        return {
+            name: self._value(it, branch.below.get(name, _NOTHING), inside=inside if name == "data" else None)
+            for name, it in value.items()
+            if not branch.below.get(name, _NOTHING).drop
+        }
+
+    def _hashed(self, value: Any) -> Any:
+        """A text that is the same for the same value, and tells nothing of it without the key."""
+        if isinstance(value, dict):
+            value = value.get("id")  # an expanded reference
+        if value is None:
+            return None
+        assert self._hash_key is not None
+        text = value if isinstance(value, str) else repr(value)
+        return hmac.new(self._hash_key, text.encode(), hashlib.sha256).hexdigest()[:_DIGITS]
+
+
+def _tree(rules: FieldRules) -> _Branch:
+    root = _Branch()
+    for paths, what in ((rules.exclude, "drop"), (rules.hash, "hash")):
+        for path in paths:
+            branch = root
+            for name in path:
+                branch = branch.below.setdefault(name, _Branch())
+            setattr(branch, what, True)
+    return root
+
+
+def rules_of(
+    object_type: ObjectType, *, include: Iterable[str] | None, exclude: Iterable[str], hashed: Iterable[str]
+) -> FieldRules:
+    """The rules that lists of names and dotted paths mean.
+
+    Raises `ValueError` with a sentence for a person where a name is no field, is a key, or cannot be hashed.
+    """
+    columns = {column.name: column for column in object_type.columns}
+    keys = object_type.key_columns
+
+    def path_of(name: str, *, of_list: str) -> tuple[str, ...]:
+        path = tuple(name.split("."))
+        if path[0] not in columns and name != UNKNOWN:
+            like = did_you_mean(path[0], columns)
+            raise ValueError(f"names {name!r} under `{of_list}`, which is no field of {object_type.name}{like}")
+        if of_list != "include" and path[0] in keys:
+            raise ValueError(f"names {name!r} under `{of_list}`: rows need {', '.join(sorted(keys))}")
+        if len(path) > 1 and columns[path[0]].kind is not Kind.NESTED:
+            raise ValueError(f"names {name!r} under `{of_list}`, but {path[0]} holds nothing below it")
+        return path
+
+    left_out = {path_of(name, of_list="exclude") for name in exclude}
+    keep_unknown = (UNKNOWN,) not in left_out
+    if include is not None:
+        wanted = {path_of(name, of_list="include") for name in include}
+        if below := sorted(".".join(path) for path in wanted if len(path) > 1):
+            raise ValueError(f"names {below[0]!r} under `include`: include the field, and exclude what is below it")
+        hashed = list(hashed)
+        named = {path[0] for path in wanted} | {name.split(".")[0] for name in hashed}
+        left_out |= {(name,) for name in columns.keys() - named - keys}
+        keep_unknown = keep_unknown and UNKNOWN in named
+    hashes = {path_of(name, of_list="hash") for name in hashed}
+    for path in sorted(hashes):
+        if path[0] == UNKNOWN or (len(path) == 1 and columns[path[0]].kind not in (Kind.TEXT, Kind.REFERENCE)):
+            raise ValueError(f"names {'.'.join(path)!r} under `hash`: only text can be hashed, or a path to it")
+        if any(path[: len(other)] == other for other in left_out):
+            raise ValueError(f"names {'.'.join(path)!r} under both `hash` and `exclude`")
+    return FieldRules(frozenset(left_out - {(UNKNOWN,)}), frozenset(hashes), keep_unknown)
+
+
+def load_hash_key(folder: DataFolder, environment: Mapping[str, str] = os.environ) -> bytes:
+    """The key that fields are hashed with: STRIPE_PIPELINE_HASH_KEY, else one made for this data folder and kept there.
+
+    Raises `WarehouseError` if that cannot be kept.
+    """
+    if given := environment.get("STRIPE_PIPELINE_HASH_KEY", "").strip():
+        return given.encode()
+    try:
+        if not folder.hash_key.exists():
+            folder.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=folder.root) as made:  # nobody else may read it
+                made.write(secrets.token_hex(32))
+                made.flush()
+                with contextlib.suppress(FileExistsError):
+                    # Whole or not at all: another process may look for it at the same moment.
+                    folder.hash_key.hardlink_to(made.name)
+        return folder.hash_key.read_bytes()
+    except OSError as error:
+        raise WarehouseError(
+            f"The key that fields are hashed with cannot be kept in {folder.hash_key} ({error.strerror})",
+            "Correct the permissions of the data folder, or set STRIPE_PIPELINE_HASH_KEY",
+        ) from error

@@ -1,0 +1,19 @@
+"""Amounts in major units: what Stripe's integers mean in each currency.
+
+Base tables keep Stripe's minor units; only views use this.
+"""
+
+# Supported currencies, "Zero-decimal currencies" and "Three-decimal currencies" (FACTS.md, Money). UGX is missing on
+# purpose: it has no decimals, but Stripe represents it with two ("Special cases": 5 UGX is an amount of 500).
+ZERO_DECIMAL = ("bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf")
+THREE_DECIMAL = ("bhd", "jod", "kwd", "omr", "tnd")
+
+
+def major_units(amount: str, currency: str) -> str:
+    """SQL for `amount` (BIGINT, minor units) in major units of `currency`: an exact DECIMAL(23, 3)."""
+    # A division would give a DOUBLE.
+    return (
+        f"{amount}::DECIMAL(19, 0) * CASE WHEN {currency} IN {ZERO_DECIMAL!r} THEN 1.000"
+        f" WHEN {currency} IN {THREE_DECIMAL!r} THEN 0.001"
+        f" WHEN {currency} IS NOT NULL THEN 0.010 END::DECIMAL(4, 3)"
+    )

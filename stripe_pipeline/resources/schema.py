@@ -1,0 +1,271 @@
+"""The layout of the warehouse's file: schemas, tables, columns, views and comments, and bringing a file to it.
+
+What was stored and is no longer wanted, because the settings leave it out now, is erased here. Rows are written by
+`warehouse`, the views' text comes from `views`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+
+import duckdb
+import orjson
+
+from stripe_pipeline.data_folder import CATALOG
+from stripe_pipeline.errors import WarehouseError
+from stripe_pipeline.fields import UNKNOWN, FieldFilter, FieldRules
+from stripe_pipeline.objects import OBJECT_TYPES, Column, Kind, ObjectType
+from stripe_pipeline.resources import views
+from stripe_pipeline.settings import OnDelete, Settings
+
+FORMAT = 2
+"""Layout of the file; raised when older code could no longer write it rightly."""
+
+NOW, DAILY = "now", "daily"
+"""How soon a file must be compacted, so that nothing is left in it of what was erased."""
+
+_PIPELINE_TABLES = {
+    "meta": "format INTEGER, revision BIGINT",
+    "keys": "fingerprint VARCHAR, account VARCHAR, livemode BOOLEAN",
+    "clock": "lowest DOUBLE, highest DOUBLE",
+    "cursors": "account VARCHAR, livemode BOOLEAN, name VARCHAR, read_until TIMESTAMPTZ",
+    # Found gone before anything of them was stored: a list on its way may still hold them.
+    "gone": "object_type VARCHAR, id VARCHAR, found_at TIMESTAMPTZ",
+    "coverage": "object_type VARCHAR, account VARCHAR, livemode BOOLEAN, day DATE, listed_at TIMESTAMPTZ,"
+    ' listed_until TIMESTAMPTZ, "rows" BIGINT, how VARCHAR',
+    # What the inbox holds and was tried in vain, as of the last publish.
+    "inbox": "event_id VARCHAR, livemode BOOLEAN, object VARCHAR, object_id VARCHAR, received_at TIMESTAMPTZ,"
+    " attempts INTEGER, state VARCHAR, error VARCHAR",
+    # The settings that the file was brought to, and what is still to be done for them.
+    "applied": "name VARCHAR, value VARCHAR",
+    # Fields that rows listed before `since` lack, because the settings did not want them then.
+    "lacking": "object_type VARCHAR, fields VARCHAR, since TIMESTAMPTZ",
+}
+
+
+class Layout:
+    """What the settings make of the file; `hash_key` is there where they hash."""
+
+    def __init__(self, settings: Settings, hash_key: bytes | None) -> None:
+        self._settings = settings
+        self._hash_key = hash_key
+        self._views = views.definitions(settings)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The same for settings that ask for the same tables, fields and views."""
+        rules = [f"{t.name} {self._settings.rules(t)} {self._settings.on_delete_of(t)}" for t in OBJECT_TYPES.values()]
+        said = [self._views, list(self._comments()), rules, self._hash_key_name]
+        return hashlib.sha256(orjson.dumps(said)).hexdigest()
+
+    @property
+    def _hash_key_name(self) -> str:
+        """Tells one key from another and not what it is."""
+        return hashlib.sha256(b"stripe_pipeline " + self._hash_key).hexdigest()[:16] if self._hash_key else ""
+
+    def ensure(self, connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+        """Bring the attached file to this layout: make what is missing, take out what is no longer wanted.
+
+        Raises `WarehouseError` for a file of another program or of a newer version.
+        """
+        columns = _columns(connection)
+        if columns and "pipeline.meta" not in columns:
+            raise WarehouseError(
+                f"{path} is a DuckDB file of another program",
+                "Move it away, or name another folder in STRIPE_PIPELINE_DATA",
+            )
+        if columns:
+            [(found,)] = connection.execute("SELECT format FROM pipeline.meta").fetchall()
+            if found > FORMAT:
+                raise WarehouseError(
+                    f"{path} was written by a newer stripe_pipeline (format {found}, this one knows {FORMAT})",
+                    "Upgrade stripe_pipeline",
+                )
+        statements = list(self._missing(columns))
+        connection.execute("BEGIN")
+        for statement in statements:
+            connection.execute(statement)
+        if applied(connection, "layout") != self.fingerprint:
+            if columns:
+                self._change(connection, columns)
+            for name, select in self._views.items():
+                connection.execute(f"CREATE OR REPLACE VIEW {name} AS {select}")
+            for statement in self._comments():
+                connection.execute(statement)
+            for object_type in OBJECT_TYPES.values():
+                note(connection, f"fields of {object_type.name}", str(self._settings.rules(object_type)))
+            note(connection, "hash key", self._hash_key_name)
+            note(connection, "layout", self.fingerprint)
+            if columns:
+                connection.execute("UPDATE pipeline.meta SET revision = revision + 1 WHERE revision > 0")
+        connection.execute("COMMIT")
+
+    def _missing(self, columns: Mapping[str, set[str]]) -> Iterator[str]:
+        for schema in ("raw", *views.MODES, "pipeline"):
+            yield f"CREATE SCHEMA IF NOT EXISTS {schema}"
+        for name, body in _PIPELINE_TABLES.items():
+            yield f"CREATE TABLE IF NOT EXISTS pipeline.{name} ({body})"
+        if columns:
+            yield f"UPDATE pipeline.meta SET format = {FORMAT} WHERE format <> {FORMAT}"
+        else:
+            yield f"INSERT INTO pipeline.meta VALUES ({FORMAT}, 0)"
+        for object_type in self._settings.types.values():
+            table = f"raw.{object_type.name}"
+            declared = {column.name: _definition(column) for column in object_type.table_columns}
+            missing = [definition for name, definition in declared.items() if name not in columns.get(table, set())]
+            if table not in columns:
+                yield f"CREATE TABLE {table} ({', '.join(declared.values())})"
+            else:
+                yield from (f"ALTER TABLE {table} ADD COLUMN {definition}" for definition in missing)
+            for schema in views.MODES:
+                name = f"{schema}.{object_type.name}"
+                if missing or name not in columns:
+                    yield f"CREATE OR REPLACE VIEW {name} AS {self._views[name]}"
+
+    def _comments(self) -> Iterator[str]:
+        for object_type in self._settings.types.values():
+            title = self._settings.title(object_type)
+            said = f"{title[:1].upper()}{title[1:]}. {object_type.description}"
+            yield f"COMMENT ON TABLE raw.{object_type.name} IS {_literal(said)}"
+            for schema in views.MODES:
+                of_mode = f"{said} {schema.capitalize()} data only, without deleted ones."
+                yield f"COMMENT ON VIEW {schema}.{object_type.name} IS {_literal(of_mode)}"
+
+    def _change(self, connection: duckdb.DuckDBPyConnection, columns: Mapping[str, set[str]]) -> None:
+        """Make what is stored what the settings now want of it, and note what only reading again can bring."""
+        known_key = applied(connection, "hash key")
+        other_key = known_key is not None and known_key != self._hash_key_name
+        erased = False
+        again: dict[str, FieldRules] = {}
+        for object_type in OBJECT_TYPES.values():
+            table = object_type.name
+            rules = self._settings.rules(object_type)
+            before = set((applied(connection, f"fields of {table}") or "").split())
+            now = set(str(rules).split())
+            # What was hashed cannot be told any more, nor be hashed with another key.
+            blank = {it for it in before if it[0] == "#" and (it not in now or other_key)}
+            left_out = {it for it in now - before if it[0] == "-"}
+            hashed = {it for it in now - before if it[0] == "#" and f"-{it[1:]}" not in before}
+            again[table] = FieldRules(
+                frozenset(_path(it) for it in left_out | blank if it[1:] != UNKNOWN),
+                frozenset(_path(it) for it in hashed),
+                keep_unknown=f"-{UNKNOWN}" not in left_out,
+            )
+            lacking = {it[1:] for it in (before - now) | blank if f"-{it[1:]}" not in now}
+            if lacking and connection.execute(f"SELECT 1 FROM raw.{table} LIMIT 1").fetchall():
+                connection.execute(
+                    "INSERT INTO pipeline.lacking VALUES (?, ?, now())", [table, ", ".join(sorted(lacking))]
+                )
+            for name in sorted(rules.left_out & columns.get(f"raw.{table}", set())):
+                connection.execute(f'ALTER TABLE raw.{table} DROP COLUMN "{name}"')
+                erased = True
+            if self._settings.on_delete_of(object_type) is OnDelete.REMOVE:
+                removed = connection.execute(f"DELETE FROM raw.{table} WHERE _deleted_at IS NOT NULL RETURNING 1")
+                erased |= bool(removed.fetchall())
+        if any(again.values()):
+            self._filter_again(connection, FieldFilter(again, self._hash_key), again)
+            erased = True
+        if erased:
+            want_compaction(connection, NOW)
+
+    def _filter_again(
+        self, connection: duckdb.DuckDBPyConnection, fields: FieldFilter, rules: Mapping[str, FieldRules]
+    ) -> None:
+        """Put every stored value that the new rules concern through them."""
+
+        def filtered(table: str, column: str, value: str) -> str:
+            nested = OBJECT_TYPES[table].kind_of(column) is Kind.NESTED
+            kept = fields.column(table, column, orjson.loads(value) if nested else value)
+            if kept is None or (column == UNKNOWN and not kept):
+                return ""
+            return orjson.dumps(kept).decode() if nested else str(kept)
+
+        connection.create_function("filtered", filtered, ["VARCHAR"] * 3, "VARCHAR")
+        try:
+            for table, object_type in self._settings.types.items():
+                for column in object_type.table_columns:
+                    if where := _concerned(object_type, column, rules):
+                        name = f'"{column.name}"'
+                        connection.execute(
+                            f"UPDATE raw.{table}"
+                            f" SET {name} = nullif(filtered('{table}', '{column.name}', {name}::VARCHAR), '')"
+                            f" WHERE {name} IS NOT NULL AND {where}"
+                        )
+        finally:
+            connection.remove_function("filtered")
+
+
+def _concerned(object_type: ObjectType, column: Column, rules: Mapping[str, FieldRules]) -> str:
+    """The condition for values of this column that the rules may concern; empty if they cannot."""
+    own = rules[object_type.name]
+    if any(path[0] == column.name for path in own.exclude | own.hash):
+        return "true"
+    if column.kind is not Kind.NESTED:
+        return ""
+    if column.name == UNKNOWN and own:
+        return "true"
+    holding = []
+    for table, them in rules.items():
+        held = OBJECT_TYPES[table]
+        if them and held.parent == object_type.name and held.embedded_in == column.name:
+            return "true"
+        if them:
+            holding.append(f'contains("{column.name}"::VARCHAR, \'"{held.object}"\')')
+    return f"({' OR '.join(holding)})" if holding else ""
+
+
+def applied(connection: duckdb.DuckDBPyConnection, name: str) -> str | None:
+    """What is noted of the settings that the file was brought to."""
+    found = connection.execute("SELECT value FROM pipeline.applied WHERE name = ?", [name]).fetchall()
+    return str(found[0][0]) if found else None
+
+
+def note(connection: duckdb.DuckDBPyConnection, name: str, value: str | None) -> None:
+    """Note it in place of what was noted before; nothing for None."""
+    connection.execute("DELETE FROM pipeline.applied WHERE name = ?", [name])
+    if value is not None:
+        connection.execute("INSERT INTO pipeline.applied VALUES (?, ?)", [name, value])
+
+
+def want_compaction(connection: duckdb.DuckDBPyConnection, when: str) -> None:
+    """Note that something was erased which must not stay in any file.
+
+    `NOW` it is compacted at the next look, `DAILY` when it is next pruned.
+    """
+    if applied(connection, "compact") != NOW:
+        note(connection, "compact", when)
+
+
+def attach(connection: duckdb.DuckDBPyConnection, path: Path, catalog: str = CATALOG) -> None:
+    """Attach the file, which is made if it is not there, so that DuckDB 1.4 to 2.0 can read it."""
+    made = "" if path.exists() else " (STORAGE_VERSION 'v1.4.0')"
+    connection.execute(f"ATTACH {_literal(str(path))} AS {catalog}{made}")
+
+
+def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, set[str]]:
+    """The columns of every table and view that is there, by qualified name."""
+    known = connection.execute(
+        "SELECT table_schema, table_name, column_name FROM information_schema.columns WHERE table_catalog = ?",
+        [CATALOG],
+    ).fetchall()
+    columns: dict[str, set[str]] = {}
+    for schema, table, column in known:
+        columns.setdefault(f"{schema}.{table}", set()).add(column)
+    return columns
+
+
+def _definition(column: Column) -> str:
+    # Nested JSON takes a third of the space with zstd.
+    compression = " USING COMPRESSION zstd" if column.kind is Kind.NESTED else ""
+    return f'"{column.name}" {column.kind.sql_type}{compression}'
+
+
+def _path(rule: str) -> tuple[str, ...]:
+    return tuple(rule[1:].split("."))
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

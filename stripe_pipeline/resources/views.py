@@ -1,0 +1,78 @@
+"""SQL of the views that analysts query: one mode each, without deleted rows, with what the settings add.
+
+Only their text is made here; `schema` puts it into the file.
+"""
+
+from __future__ import annotations
+
+from stripe_pipeline.money import major_units
+from stripe_pipeline.objects import Column, Kind, ObjectType
+from stripe_pipeline.settings import CustomField, CustomType, Settings
+
+MODES = {"live": True, "test": False}
+"""The schemas of the views, and the `livemode` of what they show."""
+
+_SQL_TYPES = {
+    CustomType.INTEGER: "BIGINT",
+    CustomType.NUMBER: "DOUBLE",
+    CustomType.BOOLEAN: "BOOLEAN",
+}
+
+
+def definitions(settings: Settings) -> dict[str, str]:
+    """The SELECT of every view by its qualified name, for example `live.charges`."""
+    return {
+        f"{schema}.{object_type.name}": _select(object_type, settings, livemode=livemode)
+        for schema, livemode in MODES.items()
+        for object_type in settings.types.values()
+    }
+
+
+def _select(object_type: ObjectType, settings: Settings, *, livemode: bool) -> str:
+    kept = {column.name for column in object_type.columns}
+    shown = [_quoted(column.name) for column in object_type.table_columns if column.name != "_deleted_at"]
+    shown.append(f"{_quoted(object_type.date_field)} AS default_date")
+    if "currency" in kept:
+        shown += [
+            f'{major_units(_quoted(column.name), "currency")} AS "{column.name}_decimal"'
+            for column in object_type.columns
+            if column.kind is Kind.AMOUNT
+        ]
+    columns = {column.name: column for column in object_type.table_columns}
+    shown += [
+        f"{_at_path(columns[str(custom.steps[0])], custom)} AS {_quoted(name)}"
+        for name, custom in settings.custom_fields(object_type).items()
+    ]
+    where = "livemode" if livemode else "NOT livemode"
+    return f"SELECT {', '.join(shown)} FROM raw.{object_type.name} WHERE {where} AND _deleted_at IS NULL"
+
+
+def _at_path(column: Column, custom: CustomField) -> str:
+    """The value at the path, as the type that is asked for; null where it is something else."""
+    root, below = _quoted(column.name), custom.steps[1:]
+    if below:
+        path = "$" + "".join(f"[{step}]" if isinstance(step, int) else f'."{step}"' for step in below)
+        literal = "'" + path.replace("'", "''") + "'"
+        if custom.type is CustomType.JSON:
+            return f"json_extract({root}, {literal})"
+        text = f"json_extract_string({root}, {literal})"
+    elif custom.type is None:
+        return root
+    else:
+        text = root
+    match custom.type:
+        case None | CustomType.TEXT:
+            return f"{text}::VARCHAR"
+        case CustomType.JSON:
+            return f"to_json({text})"
+        case CustomType.TIMESTAMP:
+            # Stripe's are Unix seconds; what people put into metadata may be written out.
+            written = f"{text}::VARCHAR"
+            seconds = f"make_timestamptz(TRY_CAST({written} AS BIGINT) * 1000000)"
+            return f"coalesce({seconds}, TRY_CAST({written} AS TIMESTAMPTZ))"
+        case _:
+            return f"TRY_CAST({text} AS {_SQL_TYPES[custom.type]})"
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'

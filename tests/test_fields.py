@@ -1,0 +1,256 @@
+"""Fields that the settings leave out or hash: nowhere to be found, and changed at any time.
+
+Everything runs on the real path: emulator, pipeline, published file. What the settings file may say is in
+`test_settings`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import day_of
+from stripe_pipeline.emulator import Server, Shop
+from stripe_pipeline.errors import WarehouseError
+from stripe_pipeline.sync import Pipeline
+from tests.conftest import KEYS, MakePipeline
+from tests.stripe_state import ask, assert_equal_to_stripe, back, changed, rows
+
+ADDRESS = "ada.of.the.tests@example.com"
+LIVE = {"STRIPE_API_KEY": KEYS["STRIPE_API_KEY"]}
+
+
+def fields(**of_table: dict[str, Any]) -> dict[str, Any]:
+    """Settings of fields by table."""
+    return {"objects": {table: {"fields": them} for table, them in of_table.items()}}
+
+
+def holding(folder: Path, text: str) -> list[str]:
+    """The files below `folder` that hold `text` in any byte."""
+    return [path.name for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+
+
+def columns(published: Path, table: str) -> set[str]:
+    """The columns of a table or view."""
+    with duckdb.connect(str(published), read_only=True) as connection:
+        return {name for name, *_ in connection.execute(f"SELECT * FROM {table} LIMIT 0").description or []}
+
+
+NOWHERE = {
+    "customers": {"exclude": ["email"]},
+    "charges": {"exclude": ["receipt_email", "billing_details.email"]},
+    "payment_intents": {"exclude": ["receipt_email"]},
+    "invoices": {"exclude": ["customer_email"]},
+}
+
+
+def trade(shop: Shop) -> str:
+    """A customer whose address stands in every object that can hold it; the customer's id."""
+    day = back(shop, 3)
+    customer = shop.create_customer(created=day, email=ADDRESS, name="Ada")["id"]
+    paid = shop.create_payment(created=day, customer=customer, receipt_email=ADDRESS)
+    person = {"id": customer, "object": "customer", "email": ADDRESS, "name": "Ada", "created": day}
+    billing = {"email": ADDRESS, "name": "Ada", "address": None, "phone": None, "tax_id": None}
+    given: dict[str, Any] = {"receipt_email": ADDRESS, "customer": person, "billing_details": billing}
+    shop.update("charges", paid["latest_charge"], announce=False, **given)
+    shop.create_invoice(created=day, customer=customer)
+    return str(customer)
+
+
+def test_an_excluded_field_is_nowhere_also_not_in_an_object_that_another_one_holds(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    customer = trade(shop)
+    pipeline = make_pipeline(**fields(**NOWHERE))
+    pipeline.tick()
+    shop.update_customer(customer, name="Ada L.")
+    assert pipeline.tick().applied
+    assert ask(folder.published, "SELECT name FROM test.customers") == [("Ada L.",)]
+    assert ask(folder.published, "SELECT _extra->>'$.customer.name' FROM test.charges") == [("Ada",)]
+    assert "email" not in columns(folder.published, "raw.customers") | columns(folder.published, "test.customers")
+    assert holding(folder.root, ADDRESS) == []
+
+
+def test_without_the_setting_the_same_search_finds_it(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    trade(shop)
+    pipeline.tick()
+    assert holding(folder.root, ADDRESS)
+
+
+def test_what_is_left_out_later_is_removed_from_every_file(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    trade(shop)
+    make_pipeline().tick()
+    (folder.spool / "of-a-killed-run").mkdir()
+    (folder.spool / "of-a-killed-run" / "customers.ndjson").write_text(ADDRESS)
+    with duckdb.connect(str(folder.published), read_only=True) as reading:
+        make_pipeline(**fields(**NOWHERE)).tick()
+        # Who was reading goes on.
+        assert reading.execute("SELECT email FROM test.customers").fetchall() == [(ADDRESS,)]
+    assert holding(folder.root, ADDRESS) == []
+    assert ask(folder.published, "SELECT name FROM test.customers") == [("Ada",)]
+    assert ask(folder.published, "SELECT _extra->>'$.customer.name' FROM test.charges") == [("Ada",)]
+    assert ask(folder.published, "SELECT billing_details->>'name' IS NOT NULL FROM test.charges") == [(True,)]
+
+
+def test_what_is_wanted_again_comes_with_a_backfill_and_until_then_every_tick_says_so(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    trade(shop)
+    make_pipeline(**fields(**NOWHERE)).tick()
+    wider = make_pipeline()
+    said = [note for note in wider.tick().notes if "backfill" in note]
+    assert ask(folder.published, "SELECT email FROM test.customers") == [(None,)]
+    assert "customers: 1 days were read without email; `stripe-pipeline backfill`" in " ".join(said)
+    assert "charges: 1 days were read without billing_details.email, receipt_email" in " ".join(said)
+    wider.backfill([day_of(back(shop, 3))])
+    assert_equal_to_stripe_but_for_extra(shop, folder)
+    assert [note for note in wider.tick().notes if "backfill" in note] == []
+
+
+def assert_equal_to_stripe_but_for_extra(shop: Shop, folder: DataFolder) -> None:
+    """Every field is there again."""
+    assert ask(folder.published, "SELECT email FROM test.customers") == [(ADDRESS,)]
+    assert ask(folder.published, "SELECT receipt_email FROM test.charges") == [(ADDRESS,)]
+    assert ask(folder.published, "SELECT _extra->>'$.customer.email' FROM test.charges") == [(ADDRESS,)]
+
+
+def test_only_what_is_included_is_kept_besides_the_keys(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    shop.seed_history(5)
+    line = next(iter(shop.objects("invoice_lines", True)))
+    shop.update("charges", next(iter(shop.objects("charges", True))), brand_new="unknown", announce=False)
+    kept = fields(charges={"include": ["amount", "currency"]}, invoice_lines={"include": ["amount"]})
+    make_pipeline(LIVE, **kept).tick()
+    bookkeeping = {"_account", "_fetched_at", "_deleted_at", "_extra"}
+    assert columns(folder.published, "raw.charges") == {"id", "created", "livemode", "amount", "currency"} | bookkeeping
+    assert columns(folder.published, "raw.invoice_lines") >= {"id", "invoice", "created", "livemode", "amount"}
+    assert holding(folder.root, "brand_new") == []
+    [(lines,)] = ask(folder.published, f"SELECT lines FROM raw.invoices WHERE id = '{line[0]}'")
+    assert '"description"' not in lines
+    assert "amount_decimal" in columns(folder.published, "test.charges")
+    assert "amount_decimal" not in columns(folder.published, "live.invoice_lines")  # its currency is not kept
+
+
+def test_hashed_fields_tell_nothing_and_still_join(make_pipeline: MakePipeline, shop: Shop, folder: DataFolder) -> None:
+    trade(shop)
+    hashed = fields(
+        customers={"hash": ["email", "name"]},
+        charges={"hash": ["receipt_email"], "exclude": ["billing_details"]},
+        payment_intents={"exclude": ["receipt_email"]},
+        invoices={"hash": ["customer_email"], "exclude": ["customer_name"]},
+    )
+    make_pipeline(**hashed).tick()
+    joined = "SELECT count(*) FROM test.customers c JOIN test.charges h ON c.email = h.receipt_email"
+    assert ask(folder.published, joined) == [(1,)]
+    assert ask(folder.published, "SELECT email = customer_email FROM test.customers, test.invoices") == [(True,)]
+    [(address, expanded)] = ask(
+        folder.published, "SELECT c.email, h._extra->>'$.customer.email' FROM test.customers c, test.charges h"
+    )
+    assert len(address) == 32
+    assert expanded == address
+    assert holding(folder.root, ADDRESS) == []
+    make_pipeline(**hashed).backfill([day_of(back(shop, 3))])
+    assert ask(folder.published, "SELECT email FROM test.customers") == [(address,)]  # the same in every run
+
+
+def test_what_is_hashed_later_is_hashed_where_it_lies_and_the_same_as_what_comes(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    trade(shop)
+    make_pipeline().tick()
+    later = fields(
+        customers={"hash": ["email"]},
+        charges={"hash": ["receipt_email", "billing_details.email"]},
+        payment_intents={"hash": ["receipt_email"]},
+        invoices={"hash": ["customer_email"]},
+    )
+    pipeline = make_pipeline(**later)
+    pipeline.tick()
+    assert holding(folder.root, ADDRESS) == []
+    before = {table: rows(folder.published, f"raw.{table}") for table in later["objects"]}
+    assert changed(pipeline.backfill([day_of(back(shop, 3))])) == {}
+    assert {table: rows(folder.published, f"raw.{table}") for table in later["objects"]} == before
+    assert ask(folder.published, "SELECT email = (billing_details->>'email') FROM test.customers, test.charges") == [
+        (True,)
+    ]
+
+
+def test_another_hash_key_makes_other_hashes_and_asks_for_a_backfill(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trade(shop)
+    hashed = fields(customers={"hash": ["email"]})
+    make_pipeline(**hashed).tick()
+    [(first,)] = ask(folder.published, "SELECT email FROM test.customers")
+    monkeypatch.setenv("STRIPE_PIPELINE_HASH_KEY", "another key of the tests")
+    pipeline = make_pipeline(**hashed)
+    assert any("customers: 1 days were read without email" in note for note in pipeline.tick().notes)
+    assert ask(folder.published, "SELECT email FROM test.customers") == [(None,)]
+    pipeline.backfill([day_of(back(shop, 3))])
+    [(second,)] = ask(folder.published, "SELECT email FROM test.customers")
+    assert second not in (None, first, ADDRESS)
+    assert holding(folder.root, "another key of the tests") == []
+
+
+def test_back_to_plain_no_hash_is_taken_for_a_value(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    trade(shop)
+    make_pipeline(**fields(customers={"hash": ["email"]}, charges={"hash": ["billing_details.email"]})).tick()
+    plain = make_pipeline()
+    plain.tick()
+    assert ask(folder.published, "SELECT email FROM test.customers") == [(None,)]
+    assert ask(folder.published, "SELECT billing_details->>'email' FROM test.charges") == [(None,)]
+    plain.backfill([day_of(back(shop, 3))])
+    assert_equal_to_stripe_but_for_extra(shop, folder)
+
+
+def test_a_run_under_way_cannot_bring_back_what_the_settings_leave_out_meanwhile(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    trade(shop)
+    old = make_pipeline()
+    old.tick()
+    make_pipeline(**fields(**NOWHERE)).tick()
+    shop.update_customer(next(iter(shop.objects("customers", False))), phone="1")
+    with pytest.raises(WarehouseError, match="settings were changed while this run was under way"):
+        old.tick()
+    assert holding(folder.root, ADDRESS) == []
+    make_pipeline(**fields(**NOWHERE)).tick()
+    assert ask(folder.published, "SELECT phone FROM test.customers") == [("1",)]
+
+
+def test_balance_transactions_without_their_status_are_kept_all_the_same(
+    make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder
+) -> None:
+    shop.seed_history(5)
+    make_pipeline(LIVE, **fields(balance_transactions={"exclude": ["status", "available_on"]})).tick()
+    pipeline = make_pipeline(LIVE, **fields(balance_transactions={"exclude": ["status"]}))
+    assert not pipeline.tick().failures
+    pipeline = make_pipeline(LIVE, **fields(balance_transactions={"exclude": ["available_on"]}))
+    assert not pipeline.tick().failures
+    assert ask(folder.published, "SELECT count(*) > 0 FROM live.balance_transactions") == [(True,)]
+
+
+def test_rows_are_equal_to_stripe_where_fields_were_left_out_for_a_while(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    shop.seed_history(10)
+    make_pipeline(
+        **fields(
+            invoice_lines={"exclude": ["description", "period.start"]},
+            fee_details={"exclude": ["description"]},
+            charges={"exclude": ["outcome"], "hash": ["payment_method_details.card.last4"]},
+            balance_transactions={"include": ["amount", "fee_details"]},
+        )
+    ).tick()
+    everything = make_pipeline()
+    everything.backfill([day_of(back(shop, n)) for n in range(60)])
+    assert_equal_to_stripe(shop, folder.published)

@@ -13,13 +13,14 @@ import dagster as dg
 
 from stripe_pipeline.assets.checks import evaluations
 from stripe_pipeline.assets.raw import RESOURCE, SYNC_JOB, OpensPipeline, materializations
+from stripe_pipeline.assets.retention import PRUNE_JOB, RETENTION
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import StripePipelineError, by_cause
 from stripe_pipeline.sync import Pipeline, Report
 
 sync_job = dg.define_asset_job(
     SYNC_JOB,
-    selection=dg.AssetSelection.all(),
+    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(RETENTION),
     description="One tick: what changed in Stripe since the last one, and every day that is not complete yet.",
 )
 
@@ -63,6 +64,25 @@ def sync_every_15_minutes(context: dg.ScheduleEvaluationContext) -> dg.RunReques
         return dg.SkipReason(f"The run {run_id} is still reading Stripe")
     now = context.scheduled_execution_time
     return dg.RunRequest(run_key=now.isoformat(), partition_key=f"{now:%Y-%m-%d}")
+
+
+prune_job = dg.define_asset_job(
+    PRUNE_JOB,
+    selection=dg.AssetSelection.assets(RETENTION),
+    description="Removes what is older than its retention, and lets go of old news, runs and ticks.",
+)
+
+
+@dg.schedule(
+    target=prune_job,
+    description="Removes every night what has become older than its retention.",
+    cron_schedule="20 3 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+def prune_daily(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    """Prunes once a day; a night that was missed is made up for by the next one."""
+    return dg.RunRequest(run_key=f"{context.scheduled_execution_time:%Y-%m-%d}")
 
 
 @dg.sensor(

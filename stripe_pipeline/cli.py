@@ -231,6 +231,42 @@ def check() -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be removed.")] = False,
+) -> None:
+    """Remove what is older than its retention.
+
+    The asset `retention` does the same every day, and lets go of old news and of Dagster's own old runs.
+    """
+    from stripe_pipeline.assets.retention import PRUNE_JOB, PRUNED, records
+    from stripe_pipeline.sync import Pipeline
+
+    _check_environment()
+    if dry_run:
+        with Pipeline.from_environment() as pipeline:
+            pruned = records(pipeline.warehouse.prune(dry_run=True))
+    else:
+        with _dagster() as instance:
+            result = _in_process(instance, PRUNE_JOB)
+        if not result.success:
+            raise _failure(result)
+        [materialization] = result.asset_materializations_for_node("retention")
+        shown = materialization.metadata.get(PRUNED)
+        pruned = [record.data for record in shown.records] if shown else []
+    if not pruned:
+        out.print("Nothing goes: no `retention` is set, everything is kept for ever.")
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in pruned[0]:
+        table.add_column(name, justify="right" if name == "rows" else "left")
+    for row in pruned:
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in row.values()))
+    out.print(table)
+    if dry_run:
+        out.print("Nothing was removed: this only counts.")
+
+
 @webhooks.command()
 def drain() -> None:
     """Apply what the inbox holds now, once.
@@ -268,7 +304,7 @@ def dev(port: UiPort = 3000, webhook_port: WebhookPort = 4242) -> None:
     Loads what is missing and starts Dagster, with its UI and the schedule that keeps the tables up to date, and the
     receiver of webhooks if STRIPE_WEBHOOK_SECRET or STRIPE_TEST_WEBHOOK_SECRET is set.
     """
-    from stripe_pipeline.resources.warehouse import accounts
+    from stripe_pipeline.resources.warehouse import Warehouse
 
     _check_environment()
     ports = {"--port": port}
@@ -277,7 +313,7 @@ def dev(port: UiPort = 3000, webhook_port: WebhookPort = 4242) -> None:
     _claim(ports)
     folder = DataFolder.from_environment()
     with _claimed(folder):
-        if api_base() == BASE_URL and DEMO_ACCOUNT in accounts(folder):
+        if api_base() == BASE_URL and DEMO_ACCOUNT in Warehouse(folder).accounts():
             raise SettingsError(
                 f"The data folder {_short(folder.root)} holds the demo's shop",
                 "Remove it with `make clean`, or name another folder in STRIPE_PIPELINE_DATA",
@@ -439,11 +475,11 @@ def _say_ready(folder: DataFolder, port: int, webhooks: str | None, emulator: st
 
 def _forget_last_demo(folder: DataFolder) -> None:
     """The emulator keeps nothing between two starts, so neither may what was loaded from it."""
-    from stripe_pipeline.resources.warehouse import accounts
+    from stripe_pipeline.resources.warehouse import Warehouse
 
     if not folder.private.exists():
         return
-    others = accounts(folder) - {DEMO_ACCOUNT}
+    others = Warehouse(folder).accounts() - {DEMO_ACCOUNT}
     if others:
         raise SettingsError(
             f"The data folder {_short(folder.root)} holds data of {', '.join(sorted(others))}",
@@ -490,19 +526,14 @@ def _execute(*, job: str | None, first: date, last: date, tables: list[str] | No
     with _Display() as display, _dagster() as instance:
         import dagster as dg
 
-        from stripe_pipeline.assets.raw import RESOURCE
-        from stripe_pipeline.definitions import PipelineResource, build_defs
-
-        defs = build_defs(resource_overrides={RESOURCE: PipelineResource(display)})
-        target = defs.resolve_job_def(job) if job else defs.resolve_implicit_global_asset_job_def()
         days = {"dagster/asset_partition_range_start": f"{first}", "dagster/asset_partition_range_end": f"{last}"}
-        result = target.execute_in_process(
-            instance=instance,
+        result = _in_process(
+            instance,
+            job,
+            display,
             partition_key=f"{first}" if job else None,
             tags=None if job else days,
             asset_selection=[dg.AssetKey(["raw", table]) for table in tables] if tables else None,
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-            raise_on_error=False,
         )
     if display.report:
         _show(display.report)
@@ -512,6 +543,21 @@ def _execute(*, job: str | None, first: date, last: date, tables: list[str] | No
     if not result.success:
         raise _failure(result)
     return True
+
+
+def _in_process(instance: DagsterInstance, job: str | None, display: _Display | None = None, **options: Any) -> Any:
+    """Run the job, or assets without one, in this process and recorded in `instance`; Dagster's result."""
+    from stripe_pipeline.assets.raw import RESOURCE
+    from stripe_pipeline.definitions import PipelineResource, build_defs
+
+    defs = build_defs(resource_overrides={RESOURCE: PipelineResource(display)})
+    target = defs.resolve_job_def(job) if job else defs.resolve_implicit_global_asset_job_def()
+    return target.execute_in_process(
+        instance=instance,
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        raise_on_error=False,
+        **options,
+    )
 
 
 def _complain_of(report: Report) -> None:

@@ -9,8 +9,9 @@ import dagster as dg
 
 from stripe_pipeline.assets.checks import build_inbox_check
 from stripe_pipeline.assets.raw import RESOURCE, build_raw_assets
+from stripe_pipeline.assets.retention import build_retention_asset
 from stripe_pipeline.assets.views import build_view_assets
-from stripe_pipeline.automation import sync_every_15_minutes, sync_job, webhook_refresh
+from stripe_pipeline.automation import prune_daily, prune_job, sync_every_15_minutes, sync_job, webhook_refresh
 from stripe_pipeline.settings import load_settings
 from stripe_pipeline.sync import Pipeline, Progress
 
@@ -32,10 +33,10 @@ def build_defs(*, resource_overrides: Mapping[str, object] | None = None) -> dg.
     """All definitions; tests and the command line put their own resources in."""
     settings = load_settings()
     return dg.Definitions(
-        assets=[build_raw_assets(settings), build_view_assets(settings)],
+        assets=[build_raw_assets(settings), build_view_assets(settings), build_retention_asset(settings)],
         asset_checks=[build_inbox_check(settings)],
-        jobs=[sync_job],
-        schedules=[sync_every_15_minutes],
+        jobs=[sync_job, prune_job],
+        schedules=[sync_every_15_minutes, prune_daily],
         sensors=[webhook_refresh],
         resources={RESOURCE: PipelineResource(), **(resource_overrides or {})},
         # A process per step costs seconds and gains nothing: what runs in parallel are the requests.

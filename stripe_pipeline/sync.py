@@ -28,6 +28,7 @@ from stripe_pipeline.fields import FieldFilter, load_hash_key
 from stripe_pipeline.objects import BY_STRIPE_OBJECT, OBJECT_TYPES, ObjectType, family_of
 from stripe_pipeline.resources.inbox import Inbox, Poke, poke_of
 from stripe_pipeline.resources.listing import newest_first
+from stripe_pipeline.resources.pruning import Pruned
 from stripe_pipeline.resources.reading import DayRead, Reader
 from stripe_pipeline.resources.stripe_api import ApiKey, StripeApi
 from stripe_pipeline.resources.warehouse import Batch, Changes, Covered, Loaded, Mode, Warehouse
@@ -171,6 +172,16 @@ class Pipeline:
             haste=_OF_A_DRAIN,
             publish=False,
         )
+
+    def prune(self) -> dict[str, Pruned]:
+        """Remove what is older than its retention, and news that was dealt with long ago; by table name.
+
+        Raises `WarehouseError`.
+        """
+        pruned = self.warehouse.prune()
+        self.inbox.forget(applied_before=time.time() - self.settings.inbox.keep_days * DAY)
+        self.publish()
+        return pruned
 
     def has_news(self, due: float | None = None) -> bool:
         """Whether pokes wait that `drain` would read; may be asked ten times a second. `due`: as for `drain`."""

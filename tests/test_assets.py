@@ -56,7 +56,8 @@ def test_the_location_holds_what_the_contract_names(defs: dg.Definitions) -> Non
     dg.Definitions.validate_loadable(defs)
     graph = defs.resolve_asset_graph()
     keys = {key.to_user_string() for key in graph.get_all_asset_keys()}
-    assert keys == {f"{schema}/{table}" for schema in ("raw", "live", "test") for table in OBJECT_TYPES}
+    views = {f"{schema}/{table}" for schema in ("raw", "live", "test") for table in OBJECT_TYPES}
+    assert keys == views | {"retention"}
     partitionings = {graph.get(dg.AssetKey(["raw", table])).partitions_def for table in OBJECT_TYPES}
     assert len(partitionings) == 1
     [daily] = partitionings

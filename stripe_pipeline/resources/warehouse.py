@@ -185,10 +185,10 @@ class Warehouse:
                 self._process_lock.release()
 
     @contextmanager
-    def _attached(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _attached(self, *, prepare: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
         try:
             connection = self._attach()
-            if not self._prepared:
+            if prepare and not self._prepared:
                 self._layout.ensure(connection, self.folder.private)
                 if applied(connection, "compact") == NOW:
                     self._compact(connection)
@@ -407,6 +407,13 @@ class Warehouse:
             ).fetchall()
         return str(rows[0][0]) if rows else None
 
+    def accounts(self) -> set[str]:
+        """The accounts whose keys have written here; empty where there is no warehouse yet. Changes nothing."""
+        if not self.folder.private.exists():
+            return set()
+        with self._locked(), self._attached(prepare=False) as connection:
+            return {account for (account,) in connection.execute("SELECT account FROM pipeline.keys").fetchall()}
+
     def modes(self) -> set[bool]:
         """The `livemode` of keys that have written here."""
         with self._open() as connection:
@@ -452,6 +459,17 @@ class Warehouse:
                     "Nothing was removed; free disk space if it ran out, then run again",
                 ) from error
         return pruned
+
+    def covered_days(self) -> dict[str, dict[date, int]]:
+        """How many rows every day that is known to be listed has, of all modes, by table name."""
+        with self._open() as connection:
+            found = connection.execute(
+                'SELECT object_type, day, sum("rows")::BIGINT FROM pipeline.coverage GROUP BY ALL'
+            ).fetchall()
+        covered: dict[str, dict[date, int]] = {}
+        for table, day, rows in found:
+            covered.setdefault(table, {})[day] = rows
+        return covered
 
     def lacking(self) -> list[tuple[str, str, int]]:
         """Which fields older rows lack because the settings did not want them then: table, fields, days to backfill."""
@@ -714,17 +732,6 @@ def _record_coverage(
         " ON r.day = l.day",
         [*where, days, rows],
     )
-
-
-def accounts(folder: DataFolder) -> set[str]:
-    """The accounts whose keys have written into the data folder; empty where there is no warehouse yet."""
-    if not folder.private.exists():
-        return set()
-    with (
-        filelock.FileLock(folder.lock, timeout=_LOCK_TIMEOUT),
-        duckdb.connect(str(folder.private), read_only=True) as connection,
-    ):
-        return {account for (account,) in connection.execute("SELECT account FROM pipeline.keys").fetchall()}
 
 
 def _mostly_free(connection: duckdb.DuckDBPyConnection) -> bool:

@@ -1,0 +1,285 @@
+"""What is too old is removed, stays away, and comes back where it is wanted again; deleted rows are hidden or removed.
+
+From the emulator to the published file; trap 29 of FACTS.md.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from stripe_pipeline.assets.raw import RESOURCE
+from stripe_pipeline.assets.retention import forget_events_without_a_run, forget_runs, report_again
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import DAY, day_of, today
+from stripe_pipeline.definitions import build_defs
+from stripe_pipeline.emulator import Server, Shop
+from tests.conftest import KEYS, MakePipeline, Opens
+from tests.stripe_state import ask, assert_equal_to_stripe, back, changed
+from tests.test_cli import Project, Run, api, environment, project, run  # noqa: F401 - the command line's fixtures
+from tests.test_fields import holding
+
+LIVE = {"STRIPE_API_KEY": KEYS["STRIPE_API_KEY"]}
+
+
+def oldest(folder: DataFolder, table: str, column: str = "created") -> float:
+    """How many days ago the oldest row's date is."""
+    [(at,)] = ask(folder.published, f"SELECT min({column}) FROM raw.{table}")
+    return float((datetime.now(UTC) - at) / timedelta(days=1))
+
+
+def counts(folder: DataFolder) -> dict[str, int]:
+    """Rows of the base tables that retention may touch."""
+    tables = ("charges", "invoices", "invoice_lines", "balance_transactions", "fee_details", "customers")
+    return {table: ask(folder.published, f"SELECT count(*) FROM raw.{table}")[0][0] for table in tables}
+
+
+def test_trap_29_pruned_rows_stay_away_until_a_longer_retention_and_a_backfill_bring_them_back(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    shop.seed_history(45)
+    make_pipeline().tick()
+    whole = counts(folder)
+    short = make_pipeline(retention="20 days")
+    foreseen = short.warehouse.prune(dry_run=True)
+    assert counts(folder) == whole
+    pruned = short.prune()
+    assert {table: them.days for table, them in pruned.items()} == {table: it.days for table, it in foreseen.items()}
+    kept = counts(folder)
+    assert {table: whole[table] - kept[table] for table in kept} == {table: pruned[table].rows for table in kept}
+    for table in kept:
+        assert 0 < kept[table] < whole[table]
+        assert oldest(folder, table) < 21
+    assert set(pruned["charges"].days) == {day_of(back(shop, n)) for n in range(21, 47)} & set(pruned["charges"].days)
+
+    old = [charge for charge in shop.objects("charges", True).values() if charge["created"] < back(shop, 30)]
+    shop.update("charges", old[0]["id"], description="changed", livemode=True)
+    lines = list(shop.objects("invoice_lines", True))
+    invoices = shop.objects("invoices", True)
+    [old_invoice, *_] = [invoice for invoice, _ in lines if invoices[invoice]["created"] < back(shop, 30)]
+    shop.update("invoices", old_invoice, description="changed", livemode=True)
+    events = short.tick()
+    assert events.applied
+    assert counts(folder) == kept
+    again = short.backfill([day_of(back(shop, n)) for n in range(46)])
+    assert changed(again) == {}
+    assert any("charges: 25 days are older than what the settings keep" in note for note in again.notes)
+    assert counts(folder) == kept
+    assert not short.has_news(math.inf)  # nothing waits for rows that are not wanted
+
+    longer = make_pipeline(retention="40 days")
+    longer.backfill([day_of(back(shop, n)) for n in range(46)])
+    assert kept["charges"] < counts(folder)["charges"] < whole["charges"]
+    assert 38 < oldest(folder, "charges") < 41
+    for_ever = make_pipeline()
+    for_ever.tick()  # days that are not covered are listed without being asked for
+    assert counts(folder) == whole
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_retention_goes_by_the_date_field_and_by_created_where_that_is_null(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    made = back(shop, 30)
+    ids = {
+        "due": shop.create_invoice(livemode=True, created=made, due_date=back(shop, 2))["id"],
+        "long due": shop.create_invoice(livemode=True, created=made, due_date=back(shop, 20))["id"],
+        "without": shop.create_invoice(livemode=True, created=made, due_date=None)["id"],
+    }
+    objects = {"invoices": {"date_field": "due_date", "retention": "10 days"}}
+    pipeline = make_pipeline(LIVE, objects=objects)
+    pipeline.tick()
+    assert ask(folder.published, "SELECT id FROM raw.invoices") == [(ids["due"],)]
+    assert ask(folder.published, "SELECT DISTINCT invoice FROM raw.invoice_lines") == [(ids["due"],)]
+    # It becomes too old by a change.
+    shop.update("invoices", ids["due"], due_date=back(shop, 15), livemode=True)
+    pipeline.tick()
+    assert counts(folder)["invoices"] == counts(folder)["invoice_lines"] == 0
+    # And young enough again, and prolonged.
+    shop.update("invoices", ids["due"], due_date=back(shop, 1), livemode=True)
+    pipeline.tick()
+    assert ask(folder.published, "SELECT id FROM raw.invoices") == [(ids["due"],)]
+    longer = make_pipeline(LIVE, objects={"invoices": {"date_field": "due_date", "retention": "2 months"}})
+    longer.backfill([day_of(made)])
+    assert counts(folder)["invoices"] == 3
+
+
+def test_a_child_may_go_before_its_parent_and_never_stays_behind_it(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    shop.seed_history(30)
+    objects = {"balance_transactions": {"retention": "20 days"}, "fee_details": {"retention": "5 days"}}
+    pipeline = make_pipeline(retention="forever", objects=objects)
+    pipeline.tick()
+    assert 18 < oldest(folder, "balance_transactions") < 21
+    assert oldest(folder, "fee_details") < 6
+    assert oldest(folder, "charges") > 25
+    make_pipeline(objects={"balance_transactions": {"retention": "5 days"}, "fee_details": {"retention": "20 days"}})
+    shorter = make_pipeline(
+        objects={"balance_transactions": {"retention": "5 days"}, "fee_details": {"retention": "20 days"}}
+    )
+    shorter.prune()
+    assert oldest(folder, "fee_details") < 6
+
+
+def test_the_tables_own_history_is_what_is_listed(
+    make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder
+) -> None:
+    shop.seed_history(45)
+    start = (datetime.now(UTC) - timedelta(days=40)).date()
+    pipeline = make_pipeline(LIVE, history=start, objects={"charges": {"history": "10 days"}})
+    pipeline.tick()
+    assert oldest(folder, "charges") < 11
+    assert oldest(folder, "balance_transactions") > 35
+    pipeline.backfill([day_of(back(shop, n)) for n in range(40)])
+    assert oldest(folder, "charges") < 11
+    earlier = make_pipeline(LIVE, history=start, objects={"charges": {"history": "30 days"}})
+    earlier.tick()
+    assert 28 < oldest(folder, "charges") < 31
+
+
+def test_space_is_used_again_and_given_back_where_that_halves_the_file(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    start = back(shop, 40)
+    for n in range(6000):
+        shop.create_customer(livemode=True, created=start + n * 500, announce=False, description=os.urandom(2000).hex())
+    make_pipeline(LIVE).tick()
+    before = folder.private.stat().st_size
+    make_pipeline(LIVE, retention="10 days").prune()
+    assert folder.private.stat().st_size < before / 2
+    assert folder.published.stat().st_size == folder.private.stat().st_size
+    assert counts(folder)["customers"] == len(
+        [
+            it
+            for it in shop.objects("customers", True).values()
+            if it["created"] >= back(shop, 0) // DAY * DAY - 10 * DAY
+        ]
+    )
+
+
+@pytest.mark.parametrize("on_delete", ["hide", "remove"])
+def test_what_is_deleted_in_stripe_is_hidden_or_removed(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, on_delete: str
+) -> None:
+    day = back(shop, 5)
+    gone = shop.create_customer(livemode=True, created=day, name="Gone for good")["id"]
+    ada = shop.create_customer(livemode=True, created=day, name="Ada")["id"]
+    draft = shop.create_invoice(ada, livemode=True, created=day, draft=True)
+    pipeline = make_pipeline(on_delete=on_delete)
+    pipeline.tick()
+    shop.delete_customer(gone)
+    shop.delete_invoice(draft["id"])
+    report = pipeline.tick()
+    assert report.changes["customers"].deleted.total() == 1
+    for _ in range(2):  # a late event and another list do not bring it back
+        assert ask(folder.published, "SELECT name FROM live.customers") == [("Ada",)]
+        assert ask(folder.published, "SELECT count(*) FROM live.invoice_lines") == [(0,)]
+        hidden = ask(folder.published, "SELECT name FROM raw.customers WHERE _deleted_at IS NOT NULL")
+        assert hidden == ([("Gone for good",)] if on_delete == "hide" else [])
+        assert (ask(folder.published, "SELECT count(*) FROM raw.invoice_lines") == [(0,)]) == (on_delete == "remove")
+        pipeline.backfill([day_of(day)])
+    pipeline.prune()
+    assert bool(holding(folder.root, "Gone for good")) == (on_delete == "hide")
+
+
+def test_rows_that_were_only_hidden_are_removed_once_the_settings_say_so(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    gone = shop.create_customer(livemode=True, created=back(shop, 5), name="Gone for good")["id"]
+    pipeline = make_pipeline()
+    pipeline.tick()
+    shop.delete_customer(gone)
+    pipeline.tick()
+    assert holding(folder.root, "Gone for good")
+    make_pipeline(objects={"customers": {"on_delete": "remove"}}).tick()
+    assert holding(folder.root, "Gone for good") == []
+
+
+def test_the_asset_prunes_and_tells_rows_by_day_and_a_dry_run_only_tells(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, instance: dg.DagsterInstance
+) -> None:
+    shop.seed_history(20)
+    make_pipeline().tick()
+    whole = counts(folder)
+    short = make_pipeline(retention="10 days")
+    defs = build_defs(resource_overrides={RESOURCE: Opens(short)})
+    job = defs.resolve_job_def("prune")
+    for dry_run in (True, False):
+        config = {"ops": {"retention": {"config": {"dry_run": dry_run}}}}
+        assert job.execute_in_process(instance=instance, run_config=config).success
+        event = instance.get_latest_materialization_event(dg.AssetKey("retention"))
+        assert event is not None
+        assert event.asset_materialization is not None
+        metadata: dict[str, Any] = dict(event.asset_materialization.metadata)
+        rows = {record.data["table"]: record.data["rows"] for record in metadata["pruned"].records}
+        assert sum(metadata["charges"].data.values()) == rows["charges"] > 0
+        if dry_run:
+            assert counts(folder) == whole
+    assert {table: whole[table] - left for table, left in counts(folder).items()} == {t: rows[t] for t in whole}
+    assert defs.resolve_schedule_def("prune_daily").default_status is dg.DefaultScheduleStatus.RUNNING
+    assert dg.AssetKey("retention") not in set(
+        defs.resolve_job_def("sync").asset_layer.selected_asset_keys  # a tick does not prune
+    )
+
+
+def files(instance: dg.DagsterInstance) -> set[str]:
+    """Every file that Dagster keeps, by its name."""
+    return {path.name for path in Path(instance.storage_directory()).parent.rglob("*") if path.is_file()}
+
+
+def test_old_runs_are_forgotten_and_what_they_materialized_is_not(
+    make_pipeline: MakePipeline, shop: Shop, instance: dg.DagsterInstance
+) -> None:
+    shop.seed_history(5)
+    start = (datetime.now(UTC) - timedelta(days=8)).date()
+    pipeline = make_pipeline(history=start)
+    defs = build_defs(resource_overrides={RESOURCE: Opens(pipeline)})
+    run_ids = [
+        defs.resolve_job_def("sync").execute_in_process(instance=instance, partition_key=today().isoformat()).run_id
+        for _ in range(2)
+    ]
+    key = dg.AssetKey(["raw", "charges"])
+    days = instance.get_materialized_partitions(key)
+    assert forget_runs(instance, keep_days=1) == 0
+    assert forget_runs(instance, keep_days=0) == 2
+    assert not [name for name in files(instance) if any(run_id in name for run_id in run_ids)]
+    assert instance.get_materialized_partitions(key) == set()
+    report_again(instance, pipeline.warehouse.covered_days())
+    assert instance.get_materialized_partitions(key) == days
+
+    forget_events_without_a_run(instance)  # too little to be worth it
+    assert instance.get_materialized_partitions(key) == days
+    instance.report_runless_asset_event(dg.AssetMaterialization("theirs"))
+    forget_events_without_a_run(instance, over=0)  # not ours alone
+    assert instance.get_materialized_partitions(key) == days
+    instance.wipe_assets([dg.AssetKey("theirs")])
+    forget_events_without_a_run(instance, over=0)
+    assert instance.get_materialized_partitions(key) == set()
+    report_again(instance, pipeline.warehouse.covered_days())
+    assert instance.get_materialized_partitions(key) == days
+
+
+def test_prune_on_the_command_line(project: Project, run: Run) -> None:  # noqa: F811
+    assert run("sync").status == 0
+    nothing = run("prune", "--dry-run")
+    assert (nothing.status, nothing.out) == (
+        0,
+        "Nothing goes: no `retention` is set, everything is kept for ever.\n",
+    )
+    project.settings("history: 3 days\nretention: 1 day")
+    foreseen = run("prune", "--dry-run")
+    assert foreseen.status == 0
+    assert "Nothing was removed: this only counts." in foreseen.out
+    removed = run("prune")
+    assert removed.status == 0, removed.err
+    assert removed.out.splitlines() == foreseen.out.splitlines()[:-1]
+    [charges] = [line.split() for line in removed.out.splitlines() if line.startswith("charges")]
+    assert int(charges[1].replace(",", "")) > 0
+    assert all(" 0 " in line or "table" in line for line in run("prune").out.splitlines())

@@ -1,0 +1,185 @@
+"""What the views add to the base tables: the default date, custom fields, major units, titles, and one mode each.
+
+From the emulator to the published file.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import duckdb
+import pytest
+
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.emulator import Server, Shop
+from stripe_pipeline.errors import WarehouseError
+from stripe_pipeline.objects import OBJECT_TYPES
+from tests.conftest import KEYS, MakePipeline
+from tests.stripe_state import ask, back, held_by_stripe, rows
+
+LIVE = {"STRIPE_API_KEY": KEYS["STRIPE_API_KEY"]}
+
+
+def types(folder: DataFolder, view: str) -> dict[str, str]:
+    """The DuckDB type of every column."""
+    with duckdb.connect(str(folder.published), read_only=True) as connection:
+        described = connection.execute(f"DESCRIBE {view}").fetchall()
+    return {name: kind for name, kind, *_ in described}
+
+
+def test_amounts_in_major_units_are_exact_in_every_currency(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    day = back(shop, 2)
+    amounts = {"jpy": 1234567, "kwd": 1234567, "dkk": 1234567, "usd": 2**31 + 1, "ugx": 500}
+    for currency, amount in amounts.items():
+        shop.create_payment(livemode=True, created=day, amount=amount, currency=currency)
+    shop.create_customer(livemode=True, created=day, balance=-250, currency="dkk")
+    shop.create_invoice(livemode=True, created=day, currency="kwd", lines=[{"amount": 1500}, {"amount": 3}])
+    make_pipeline(LIVE).tick()
+    exact = {
+        "jpy": Decimal("1234567"),
+        "kwd": Decimal("1234.567"),
+        "dkk": Decimal("12345.67"),
+        "usd": Decimal("21474836.49"),
+        "ugx": Decimal("5"),  # Stripe represents it with two decimals
+    }
+    assert dict(ask(folder.published, "SELECT currency, amount_decimal FROM live.charges")) == exact
+    assert dict(ask(folder.published, "SELECT currency, amount FROM raw.charges")) == amounts
+    assert ask(folder.published, "SELECT balance_decimal FROM live.customers WHERE currency = 'dkk'") == [
+        (Decimal("-2.5"),)
+    ]
+    assert ask(folder.published, "SELECT total_decimal FROM live.invoices") == [(Decimal("1.503"),)]
+    assert ask(folder.published, "SELECT sum(amount_decimal) FROM live.invoice_lines") == [(Decimal("1.503"),)]
+    assert ask(folder.published, "SELECT bool_and(balance_decimal IS NULL) FROM live.customers WHERE currency IS NULL")
+    for table, name in (("charges", "amount"), ("balance_transactions", "net"), ("invoices", "amount_due")):
+        assert types(folder, f"live.{table}")[f"{name}_decimal"] == "DECIMAL(23,3)"
+
+
+def test_custom_fields_are_typed_columns_from_any_path(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    day = back(shop, 2)
+    metadata = {
+        "order_id": "A-17",
+        "a b": "spaced",
+        "dot.ted": "dotted",
+        "quantity": "12",
+        "at": "1700000000",
+        "x": "?",
+    }
+    paid = shop.create_payment(livemode=True, created=day, metadata=metadata)
+    shop.update("charges", paid["latest_charge"], metadata=metadata, brand_new={"deep": [1, {"er": True}]})
+    custom: dict[str, Any] = {
+        "order_id": "metadata.order_id",
+        "spaced": "metadata.a b",
+        "dotted": 'metadata."dot.ted"',
+        "quantity": {"path": "metadata.quantity", "type": "integer"},
+        "ordered_at": {"path": "metadata.at", "type": "timestamp"},
+        "wrong": {"path": "metadata.x", "type": "number"},
+        "risk": "outcome.risk_level",
+        "score": {"path": "outcome.risk_score", "type": "number"},
+        "card": {"path": "payment_method_details.card", "type": "json"},
+        "deeper": {"path": "_extra.brand_new.deep.1.er", "type": "boolean"},
+        "same_status": "status",
+        "missing": "metadata.nothing",
+    }
+    make_pipeline(LIVE, objects={"charges": {"custom_fields": custom}}).tick()
+    [row] = rows(folder.published, "live.charges")
+    [charge] = shop.objects("charges", True).values()
+    assert {name: row[name] for name in custom} == {
+        "order_id": "A-17",
+        "spaced": "spaced",
+        "dotted": "dotted",
+        "quantity": 12,
+        "ordered_at": datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC),
+        "wrong": None,
+        "risk": charge["outcome"]["risk_level"],
+        "score": float(charge["outcome"]["risk_score"]),
+        "card": row["card"],
+        "deeper": True,
+        "same_status": "succeeded",
+        "missing": None,
+    }
+    kinds = types(folder, "live.charges")
+    assert {name: kinds[name] for name in ("order_id", "quantity", "ordered_at", "score", "card", "deeper")} == {
+        "order_id": "VARCHAR",
+        "quantity": "BIGINT",
+        "ordered_at": "TIMESTAMP WITH TIME ZONE",
+        "score": "DOUBLE",
+        "card": "JSON",
+        "deeper": "BOOLEAN",
+    }
+    assert ask(folder.published, "SELECT card->>'brand' FROM live.charges") != [(None,)]
+    assert ask(folder.published, "SELECT metadata->>'$.\"a b\"' FROM live.charges") == [("spaced",)]
+    assert "order_id" not in types(folder, "raw.charges")
+
+    make_pipeline(LIVE, objects={"charges": {"custom_fields": {"order": "metadata.order_id"}}}).tick()
+    assert ask(folder.published, 'SELECT "order" FROM live.charges') == [("A-17",)]  # no backfill is needed
+    assert "spaced" not in types(folder, "live.charges")
+
+
+def test_the_default_date_is_created_or_what_the_settings_say(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    shop.seed_history(5)
+    make_pipeline(objects={"balance_transactions": {"date_field": "available_on"}}).tick()
+    for table in OBJECT_TYPES:
+        column = "available_on" if table == "balance_transactions" else "created"
+        [(same,)] = ask(folder.published, f"SELECT bool_and(default_date = {column}) FROM live.{table}")
+        assert same, table
+
+
+def test_titles_are_the_comments_of_tables_and_views(make_pipeline: MakePipeline, folder: DataFolder) -> None:
+    def comments() -> dict[str, str]:
+        found = ask(
+            folder.published,
+            "SELECT schema_name || '.' || table_name, comment FROM duckdb_tables() WHERE comment IS NOT NULL"
+            " UNION ALL SELECT schema_name || '.' || view_name, comment FROM duckdb_views() WHERE comment IS NOT NULL",
+        )
+        return dict(found)
+
+    make_pipeline(objects={"charges": {"title": "Jenny's card charges"}}).tick()
+    assert comments()["raw.charges"].startswith("Jenny's card charges. ")
+    assert comments()["live.charges"].startswith("Jenny's card charges. ")
+    assert comments()["test.refunds"].startswith("Refunds. ")
+    make_pipeline(objects={"charges": {"title": "Payments"}}).tick()
+    assert comments()["raw.charges"].startswith("Payments. ")
+
+
+def test_both_modes_lie_side_by_side_and_each_view_shows_one(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    shop.seed_history(10)
+    gone = next(iter(shop.objects("customers", True)))
+    make_pipeline().tick()
+    shop.delete_customer(gone)
+    make_pipeline().tick()
+    for table in OBJECT_TYPES:
+        for schema, livemode in (("live", True), ("test", False)):
+            [(number, clean)] = ask(
+                folder.published, f"SELECT count(*), bool_and(livemode = {livemode}) FROM {schema}.{table}"
+            )
+            assert number == len(held_by_stripe(shop, OBJECT_TYPES[table], livemode=livemode))
+            assert clean or not number
+    assert ask(folder.published, f"SELECT count(*) FROM raw.customers WHERE id = '{gone}'") == [(1,)]
+
+
+def test_a_key_of_another_account_is_refused_with_the_way_out(
+    make_pipeline: MakePipeline, folder: DataFolder, shop: Shop
+) -> None:
+    make_pipeline().tick()
+    with (
+        Server(Shop(account="acct_1SomebodyElse")) as other,
+        pytest.raises(WarehouseError, match=r"holds account acct_1.*STRIPE_PIPELINE_DATA"),
+    ):
+        make_pipeline({"STRIPE_API_KEY": "sk_live_somebody_else"}, url=other.url).tick()
+
+
+def test_a_type_that_is_switched_off_is_not_read(make_pipeline: MakePipeline, shop: Shop, server: Server) -> None:
+    shop.seed_history(3)
+    report = make_pipeline(objects={"disputes": {"enabled": False}, "invoices": {"enabled": False}}).tick()
+    assert not {"disputes", "invoices", "invoice_lines"} & report.changes.keys()
+    assert not [it for it in server.requests if "disputes" in it.path or "invoices" in it.path]

@@ -429,8 +429,7 @@ class _Run:
         """The days that each type must list, with the reason."""
         history = days_between(self._settings.history, day_of(now))
         return {
-            name: dict.fromkeys(_unlisted(reader.tables, history, coverage, now), how)
-            | dict.fromkeys(asked, "backfill")
+            name: dict.fromkeys(unlisted(reader.tables, history, coverage, now), how) | dict.fromkeys(asked, "backfill")
             for name, reader in self._readers.items()
         }
 
@@ -691,7 +690,7 @@ def _money_since(pokes: Mapping[str, Sequence[Poke]], *, looked: float) -> float
     return min(announced) - JUST_BEFORE if announced else None
 
 
-def _unlisted(
+def unlisted(
     tables: Collection[str], history: Sequence[date], coverage: Mapping[tuple[str, date], Covered], now: float
 ) -> set[date]:
     """Days of `history` that must be listed: finished ones no list was made of since they ended; and the last ones,

@@ -30,8 +30,11 @@ _WEEK = 7 * DAY
 _STEP = int(1.4 * DAY)
 _LONG = 2 * _WEEK  # a gap in which there is room to choose the time of the week
 _BURST = 10  # times as dense as most pages: something that happened once, and says nothing of its surroundings
-# Windows that are listed side by side end in a page that is not full: a tenth more pages, measured.
-_SPLIT = 1.1
+# `listing` splits what is long into windows, by what the first page spanned. Each ends in a page that is not full,
+# which makes a tenth more pages (measured), and asks once where nothing is.
+_NOT_FULL = 1.1
+_PARTS = 8
+_PAGES_A_PART = 4
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,8 @@ class Sample:
             return None
         if self._at_most(gap) <= MAX_LIMIT:
             return gap.end  # One page brings it all.
-        middle = (gap.start + gap.end) // 2
+        # Where nothing is older the beginning is sought, and a history may be many times as long as the account is old.
+        middle = gap.end - (gap.end - gap.start) // (2 if gap.before else 4)
         if gap.end - gap.start < _LONG:
             return middle
         wanted = self._spans[-1].end - len(self._spans) * _STEP
@@ -103,6 +107,16 @@ class Sample:
         """How many objects there are in `windows`, which lie within the sample's."""
         seen = sum(_lies_in(created_of(obj), windows) for obj in self.objects.values())
         return seen + sum((gap.before + gap.after) / 2 * _common(gap, windows) for gap in self._gaps())
+
+    def empty_parts(self) -> int:
+        """How many of the parts that the last window will be split into seem to hold nothing."""
+        start, newest = self.windows[-1][0], self._spans[-1]
+        pages = (newest.start - start) / (newest.end - newest.start)
+        number = min(_PARTS, int(pages / _PAGES_A_PART))
+        if number < 2:
+            return 0
+        edges = [start + (newest.start - start) * n // number for n in range(number + 1)]
+        return sum(self.count([part]) < 1 for part in itertools.pairwise(edges))
 
     @property
     def exact(self) -> bool:
@@ -141,8 +155,8 @@ def of_type(taken: Sample) -> Estimate:
     """What there is of the sampled type itself."""
     objects = taken.count(taken.windows)
     pages = objects / MAX_LIMIT
-    requests = len(taken.windows) if pages <= 1 else math.ceil(pages * _SPLIT) + len(taken.windows) - 1
-    return Estimate(round(objects), requests, taken.exact)
+    requests = math.ceil(pages * _NOT_FULL) if pages > 1 else 1
+    return Estimate(round(objects), requests + len(taken.windows) - 1 + taken.empty_parts(), taken.exact)
 
 
 def of_children(taken: Sample, child: ObjectType) -> Estimate:

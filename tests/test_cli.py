@@ -378,8 +378,6 @@ def test_a_key_that_may_not_read_everything(project: Project, run: Run, api: Ser
     assert full == OBJECT_TYPES.keys() - {"charges"}
 
     assert checked.status == 1
-    assert checked.out.count("may not   charges (needs rak_charge_read)") == 2
-    assert checked.out.count("may read  refunds") == 2
     assert "Add the permission" in checked.err
     # With the permission, the next tick brings what was missing.
     assert run("check", **restricted).status == run("sync", **restricted).status == 0

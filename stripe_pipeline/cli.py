@@ -611,7 +611,7 @@ def _to_load(connection: Connection) -> str:
     """What is left to load, and what that takes."""
     left, seconds = connection.left, connection.seconds
     if not left.requests:
-        return "nothing, what is here is complete"
+        return "nothing of what may be read" if connection.failures else "nothing, what is here is complete"
     if seconds < 60:
         takes = "under a minute"
     else:
@@ -658,13 +658,8 @@ def _show_webhooks(connection: Connection) -> None:
             else f"{endpoint.id}: {', '.join(wrong)}. To correct it:"
             f" stripe-pipeline webhooks register --url {endpoint.url}{replace}",
         )
-    name = "STRIPE_WEBHOOK_SECRET" if connection.livemode else "STRIPE_TEST_WEBHOOK_SECRET"
-    _say(
-        "",
-        f"Signing secret: in {webhooks.secret}."
-        if webhooks.secret
-        else f"Signing secret: none; the receiver needs it in {name}.",
-    )
+    there = f"in {webhooks.secret_name}" if webhooks.secret_is_set else f"none; {webhooks.secret_name} is not set"
+    _say("", f"Signing secret: {there}.")
 
 
 def _say(label: str, text: str) -> None:
@@ -684,7 +679,7 @@ def _say(label: str, text: str) -> None:
 
 def _complain_of_missing(connection: Connection) -> None:
     for names, error in by_cause(connection.failures):
-        complain(f"{', '.join(names)} may not be read: {error}" if len(names) > 1 else error)
+        complain(f"{', '.join(names)} cannot be read: {error}" if len(names) > 1 else error)
 
 
 def _about(number: int, *, exact: bool) -> str:

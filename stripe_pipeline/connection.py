@@ -81,8 +81,9 @@ class Webhooks:
     """Endpoints that send elsewhere."""
     error: StripePipelineError | None = None
     """Why the endpoints could not be looked at."""
-    secret: str | None = None
-    """The environment variable that holds a signing secret for them; None if none does."""
+    secret_name: str = ""
+    """The environment variable that holds a signing secret for them, or should."""
+    secret_is_set: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def check_connections(
     What Stripe refuses is in what is returned. Raises `WarehouseError` if there is a warehouse that cannot be read, and
     `SettingsError` for a signing secret that is none.
     """
-    secrets = {key.livemode: _secret(key.livemode, alone=len(keys) == 1) for key in keys}
+    secrets = {key.livemode: _signing_secret(key.livemode, alone=len(keys) == 1) for key in keys}
     warehouse = Warehouse(folder)
     found: list[Connection] = []
     try:
@@ -182,7 +183,7 @@ def _check(
     accounts: Collection[str],
     *,
     base_url: str,
-    secret: str | None,
+    secret: tuple[str, bool],
 ) -> Connection:
     families = {family_of(object_type).name: family_of(object_type) for object_type in settings.enabled}
     rate = Rate(LIVE_ACCOUNT_RATE if key.livemode else TEST_ACCOUNT_RATE, ENDPOINT_RATE, settings.rate.share)
@@ -290,16 +291,20 @@ def _why_no_events(api: StripeApi) -> StripePipelineError | None:
     return None
 
 
-def _webhooks(api: StripeApi, settings: Settings, secret: str | None) -> Webhooks:
+def _webhooks(api: StripeApi, settings: Settings, secret: tuple[str, bool]) -> Webhooks:
+    name, is_set = secret
     try:
         there = everything(api, "/v1/webhook_endpoints")
     except Cancelled:
         raise
     except StripePipelineError as error:
-        return Webhooks(error=error, secret=secret)
+        return Webhooks(error=error, secret_name=name, secret_is_set=is_set)
     ours = [it for it in there if it.get("description") == DESCRIPTION or _path_of(it).endswith(PATH)]
     return Webhooks(
-        tuple(_endpoint(it, settings.event_types) for it in ours), others=len(there) - len(ours), secret=secret
+        tuple(_endpoint(it, settings.event_types) for it in ours),
+        others=len(there) - len(ours),
+        secret_name=name,
+        secret_is_set=is_set,
     )
 
 
@@ -319,14 +324,14 @@ def _path_of(registered: Mapping[str, Any]) -> str:
     return str(registered.get("url")).partition("?")[0].rstrip("/")
 
 
-def _secret(livemode: bool, *, alone: bool) -> str | None:
-    """The variable that holds a signing secret for this mode; the only key's may be in either (the receiver takes
-    both)."""
+def _signing_secret(livemode: bool, *, alone: bool) -> tuple[str, bool]:
+    """The variable for this mode's signing secret, and whether there is one in it; the only key's may be in either, as
+    the receiver takes both."""
     for mode in (livemode, not livemode) if alone else (livemode,):
         name = _SECRET_NAMES[mode]
         if webhook_secrets({name: os.environ.get(name, "")}, needed=False):
-            return name
-    return None
+            return name, True
+    return _SECRET_NAMES[livemode], False
 
 
 def _other_account(folder: DataFolder, held: str, account: str) -> WarehouseError:

@@ -1,7 +1,8 @@
 """How many objects there are in a stretch of time, and how many requests it takes to list them, judged by a few pages.
 
 Stripe counts nothing for us: a page tells how close together a hundred objects were made, and between pages that is
-interpolated. What is to be read belongs to `sync`, how it is listed to `resources.listing`.
+interpolated. Bursts, such as invoices that are all made on the first of a month, are easily missed. What is to be read
+belongs to `sync`, how it is listed to `resources.listing`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _WEEK = 7 * DAY
 _STEP = int(1.4 * DAY)
 _LONG = 2 * _WEEK  # a gap in which there is room to choose the time of the week
 _BURST = 10  # times as dense as most pages: something that happened once, and says nothing of its surroundings
+_FAR = 1000  # times what a page spans: too far to conclude from it
 # `listing` splits what is long into windows, by what the first page spanned. Each ends in a page that is not full,
 # which makes a tenth more pages (measured), and asks once where nothing is.
 _NOT_FULL = 1.1
@@ -96,9 +98,16 @@ class Sample:
             return None
         if self._at_most(gap) <= MAX_LIMIT:
             return gap.end  # One page brings it all.
-        # Where nothing is older the beginning is sought, and a history may be many times as long as the account is old.
-        middle = gap.end - (gap.end - gap.start) // (2 if gap.before else 4)
-        if gap.end - gap.start < _LONG:
+        length = gap.end - gap.start
+        middle = gap.end - length // 2
+        if not gap.before:
+            # Nothing is older. A history may be many times as long as the account is old, or as a script took to fill
+            # a sandbox.
+            page = MAX_LIMIT / gap.after
+            if len(self._usual) == 1 and length > _FAR * page:
+                return gap.end - int(math.sqrt(length * page))
+            middle = gap.end - length // 4
+        if length < _LONG:
             return middle
         wanted = self._spans[-1].end - len(self._spans) * _STEP
         return middle + (wanted - middle + _WEEK // 2) % _WEEK - _WEEK // 2
@@ -127,7 +136,7 @@ class Sample:
         return max(gap.before, gap.after) * _common(gap, self.windows)
 
     def _gaps(self) -> list[_Gap]:
-        highest = _BURST * statistics.median(self._usual or [0.0])
+        highest = _BURST * statistics.median_low(self._usual or [0.0])
         spans = [_Span(it.start, it.end, min(it.density, highest)) for it in self._spans]
         gaps = [
             _Gap(earlier.end, later.start, earlier.density, later.density)

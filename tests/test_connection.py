@@ -127,7 +127,7 @@ def test_all_is_well(run: Run, server: Server, folder: DataFolder) -> None:
     assert "under a minute, under 1% of the ~10,000 reads" in ended.text
     assert ended.text.count("Webhooks: none registered") == 2
     assert "Signing secret: in STRIPE_WEBHOOK_SECRET." in ended.text
-    assert "Signing secret: none; the receiver needs it in STRIPE_TEST_WEBHOOK_SECRET." in ended.text
+    assert "Signing secret: none; STRIPE_TEST_WEBHOOK_SECRET is not set." in ended.text
     assert {request.method for request in server.requests} == {"GET"}
     assert not folder.root.exists()
 
@@ -176,6 +176,11 @@ def test_a_type_that_cannot_be_read_now(run: Run, server: Server) -> None:
     assert ended.status == 1
     assert said_of("refunds", ended) == ["no"]
     assert "GET /v1/refunds" in ended.err
+    server.faults[:] = [Fault(path="/v1/(?!account|events)", status=400, times=None)]
+    nothing = run("check", **LIVE_ONLY)
+    assert nothing.status == 1
+    assert "To load: nothing of what may be read." in nothing.text
+    assert "Webhooks: Stripe refused GET /v1/webhook_endpoints" in nothing.text
 
 
 def test_an_account_that_the_data_is_not_of(run: Run, server: Server, make_pipeline: MakePipeline) -> None:
@@ -294,6 +299,15 @@ def test_what_is_complete_is_not_counted(run: Run, server: Server, make_pipeline
     left = sum(age > 6 for age in ages)
     [(rows, _)] = figures(run("check", **LIVE_ONLY))
     assert 0.9 * left <= rows <= 1.1 * left
+
+
+def test_what_a_script_has_just_made_is_not_taken_for_the_usual(run: Run, server: Server, project: Path) -> None:
+    random, now = Random(5), server.shop.clock.now()
+    for _ in range(1000):
+        server.shop.create_customer(livemode=True, created=int(now - random.uniform(0, 3600)), announce=False)
+    set_history(project, "24 months")
+    [(rows, _)] = figures(run("check", **LIVE_ONLY))
+    assert 500 <= rows <= 2000
 
 
 def test_dev_starts_nothing_with_a_key_that_cannot_load(run: Run, server: Server, folder: DataFolder) -> None:

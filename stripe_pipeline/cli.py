@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import sys
+import textwrap
 import tomllib
 from collections.abc import Iterator
 from datetime import date
@@ -33,15 +34,14 @@ from rich.text import Text
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import (
-    AuthenticationFailed,
     PermissionMissing,
     SettingsError,
     StripePipelineError,
     by_cause,
 )
-from stripe_pipeline.objects import OBJECT_TYPES, family_of
+from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.processes import HOST, Processes, claim_port, free_port
-from stripe_pipeline.resources.stripe_api import BASE_URL, StripeApi
+from stripe_pipeline.resources.stripe_api import BASE_URL
 from stripe_pipeline.settings import api_base, inbox_url, load_keys, load_settings, webhook_secrets
 from stripe_pipeline.terminal import complain, err, out
 from stripe_pipeline.webhooks.commands import app as webhooks
@@ -49,6 +49,7 @@ from stripe_pipeline.webhooks.commands import app as webhooks
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
+    from stripe_pipeline.connection import Connection
     from stripe_pipeline.sync import Report
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -201,33 +202,20 @@ def backfill(
 
 @app.command()
 def check() -> None:
-    """Show what the key may read, and what not."""
-    from stripe_pipeline.sync import EVENTS
+    """Show what each key may read, and what loading will take.
 
-    settings = load_settings()
-    families = {family_of(object_type).name: family_of(object_type) for object_type in settings.enabled}
-    paths = {name: f"{family.endpoint}" for name, family in families.items()} | {EVENTS: "/v1/events"}
-    complete = True
-    for key in load_keys():
-        with StripeApi(key, base_url=api_base(), share=settings.rate.share) as api:
-            try:
-                out.print(f"{'Live' if key.livemode else 'Test'} key of {api.account()}", style="bold")
-            except AuthenticationFailed as error:
-                complete = False
-                complain(error)
-                continue
-            missing = []
-            for name, path in paths.items():
-                try:
-                    api.page(path, limit=1)
-                    out.print(Text.assemble(("  may read  ", "green"), name))
-                except PermissionMissing as error:
-                    missing.append(error)
-                    out.print(Text.assemble(("  may not   ", "red"), f"{name} (needs {error.permission or 'more'})"))
-            if missing:
-                complete = False
-                complain(f"Something may not be read. {missing[0].remedy}.")
-    if not complete:
+    Asks Stripe some forty times for each key and changes nothing. Exit status 1 if something that is needed is missing:
+    a key, a permission, the events; webhooks and what they need are only shown.
+    """
+    connections = _connections()
+    for connection in connections:
+        out.print(_key_of(connection), style="bold")
+        if connection.refused:
+            complain(connection.refused)
+            continue
+        _show_connection(connection)
+        _complain_of_missing(connection)
+    if not all(connection.complete for connection in connections):
         raise typer.Exit(1)
 
 
@@ -313,11 +301,18 @@ def dev(port: UiPort = 3000, webhook_port: WebhookPort = 4242) -> None:
     _claim(ports)
     folder = DataFolder.from_environment()
     with _claimed(folder):
-        if api_base() == BASE_URL and DEMO_ACCOUNT in Warehouse(folder).accounts():
+        if api_base() == BASE_URL and DEMO_ACCOUNT in Warehouse(folder, as_it_is=True).accounts():
             raise SettingsError(
                 f"The data folder {_short(folder.root)} holds the demo's shop",
                 "Remove it with `make clean`, or name another folder in STRIPE_PIPELINE_DATA",
             )
+        for connection in _connections():
+            # Without one of these nothing could be loaded. Types that may not be read do not keep the others from it.
+            if unusable := connection.refused or connection.events:
+                raise unusable
+            out.print(_key_of(connection), style="bold")
+            _say("To load", f"{_to_load(connection)}.")
+            _complain_of_missing(connection)
         with Processes(folder.logs, stopping=folder.stopping) as processes:
             webhooks = None
             if "--webhook-port" in ports:
@@ -479,7 +474,7 @@ def _forget_last_demo(folder: DataFolder) -> None:
 
     if not folder.private.exists():
         return
-    others = Warehouse(folder).accounts() - {DEMO_ACCOUNT}
+    others = Warehouse(folder, as_it_is=True).accounts() - {DEMO_ACCOUNT}
     if others:
         raise SettingsError(
             f"The data folder {_short(folder.root)} holds data of {', '.join(sorted(others))}",
@@ -608,6 +603,134 @@ def _show(report: Report) -> None:
         out.print(note)
     if report.surprises.seen:
         err.print(Text.assemble(("warning: ", "yellow"), f"kept in _extra, of an unexpected type: {report.surprises}"))
+
+
+def _connections() -> list[Connection]:
+    """What there is to know about each key."""
+    from stripe_pipeline.connection import check_connections
+
+    keys, settings, folder = load_keys(), load_settings(), DataFolder.from_environment()
+    with err.status("Asking Stripe …") if err.is_terminal else contextlib.nullcontext():
+        return check_connections(keys, settings=settings, folder=folder, base_url=api_base())
+
+
+def _key_of(connection: Connection) -> str:
+    return f"{'Live' if connection.livemode else 'Test'} key" + (
+        f" of {connection.account}" if connection.account else ""
+    )
+
+
+def _show_connection(connection: Connection) -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("table", "to load", "requests", "may read"):
+        table.add_column(heading, justify="right" if heading in ("to load", "requests") else "left")
+    for it in connection.tables:
+        counts = [_about(n, exact=it.left.exact) for n in (it.left.objects, it.left.requests)] if it.left else ("", "")
+        readable = f"with {it.object_type.parent}" if it.object_type.parent else "yes"
+        table.add_row(it.object_type.name, *counts, _readable(it.error, readable))
+    table.add_row("events", "", "", _readable(connection.events, "yes"))
+    out.print(table)
+    _say("To load", f"{_to_load(connection)}.")
+    rate = connection.rate
+    _say(
+        "Rate",
+        f"{rate.account * rate.share:g} requests/s, {rate.endpoint * rate.share:g} of one type: {rate.share:.0%} of"
+        f" Stripe's {rate.account:g} and {rate.endpoint:g}.",
+    )
+    if rate.slowed_down:
+        _say(
+            "",
+            f"Stripe slowed down {sum(rate.slowed_down.values())} of these requests ({', '.join(rate.slowed_down)}):"
+            " something else uses up its limits. Lower rate.share, or load at another time.",
+        )
+    _show_webhooks(connection)
+
+
+def _readable(error: StripePipelineError | None, yes: str) -> Text:
+    if error is None:
+        return Text(yes, "green")
+    lacking = error.permission if isinstance(error, PermissionMissing) else None
+    return Text(f"no: {lacking}" if lacking else "no", "red")
+
+
+def _to_load(connection: Connection) -> str:
+    """What is left to load, and what that takes."""
+    left, seconds = connection.left, connection.seconds
+    if not left.requests:
+        return "nothing of what may be read" if connection.failures else "nothing, what is here is complete"
+    if seconds < 60:
+        takes = "under a minute"
+    else:
+        takes = f"about {seconds / 60:.0f} minutes" if seconds < 5400 else f"about {seconds / 3600:.0f} hours"
+    part = left.requests / connection.allocation
+    said = (
+        f"{_about(left.objects, exact=left.exact)} rows in {_about(left.requests, exact=left.exact)} requests, {takes},"
+        f" {f'{part:.0%}' if part >= 0.01 else 'under 1%'} of the {_about(connection.allocation, exact=False)} reads"
+        " that Stripe allows in 30 days"
+    )
+    return said if part <= 1 else f"{said}; set `history` to a later day, or load it in parts"
+
+
+def _show_webhooks(connection: Connection) -> None:
+    webhooks = connection.webhooks
+    if isinstance(webhooks.error, PermissionMissing):
+        lacking = webhooks.error.permission or "Webhook Endpoints, read"
+        _say(
+            "Webhooks",
+            f"the key may not see them (needs {lacking}); the Stripe Dashboard shows them (Developers, Webhooks).",
+        )
+    elif webhooks.error:
+        _say("Webhooks", f"{webhooks.error}")
+    elif not webhooks.endpoints:
+        elsewhere = f", {webhooks.others} elsewhere" if webhooks.others else ""
+        _say(
+            "Webhooks",
+            f"none registered{elsewhere}: changes come with the next tick. To have them within seconds:"
+            " stripe-pipeline webhooks register --url https://…",
+        )
+    for endpoint in webhooks.endpoints:
+        wrong = ["disabled"] if endpoint.disabled else []
+        if number := len(endpoint.missing):
+            wrong.append(f"{number} event {'type' if number == 1 else 'types'} missing")
+        if endpoint.other_version is not None:
+            wrong.append(
+                f"API version {endpoint.other_version}" if endpoint.other_version else "the account's API version"
+            )
+        replace = "" if endpoint.other_version is None else " --replace"
+        _say(
+            "Webhooks",
+            f"{endpoint.id} is as it should be, to {endpoint.url}"
+            if endpoint.sound
+            else f"{endpoint.id}: {', '.join(wrong)}. To correct it:"
+            f" stripe-pipeline webhooks register --url {endpoint.url}{replace}",
+        )
+    there = f"in {webhooks.secret_name}" if webhooks.secret_is_set else f"none; {webhooks.secret_name} is not set"
+    _say("", f"Signing secret: {there}.")
+
+
+def _say(label: str, text: str) -> None:
+    """Print a line that begins with a label, wrapped to stand beside it."""
+    first = f"{label}:" if label else ""
+    out.print(
+        textwrap.fill(
+            text,
+            80,
+            initial_indent=f"{first:10}",
+            subsequent_indent=" " * 10,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    )
+
+
+def _complain_of_missing(connection: Connection) -> None:
+    for names, error in by_cause(connection.failures):
+        complain(f"{', '.join(names)} cannot be read: {error}" if len(names) > 1 else error)
+
+
+def _about(number: int, *, exact: bool) -> str:
+    """A number as people say it, to two digits where it is an estimate."""
+    return f"{number:,}" if exact or number < 10 else f"~{float(f'{number:.2g}'):,.0f}"
 
 
 class _Display:

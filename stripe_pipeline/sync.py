@@ -450,7 +450,7 @@ class _Run:
         listed = {}
         for name, reader in self._readers.items():
             history = days_between(self._settings.first_listed(reader.object_type), day_of(now))
-            listed[name] = dict.fromkeys(_unlisted(reader.tables, history, coverage, now), how)
+            listed[name] = dict.fromkeys(unlisted(reader.tables, history, coverage, now), how)
             listed[name] |= dict.fromkeys(self._kept(name, asked), "backfill")
         return listed
 
@@ -722,7 +722,7 @@ def _money_since(pokes: Mapping[str, Sequence[Poke]], *, looked: float) -> float
     return min(announced) - JUST_BEFORE if announced else None
 
 
-def _unlisted(
+def unlisted(
     tables: Collection[str], history: Sequence[date], coverage: Mapping[tuple[str, date], Covered], now: float
 ) -> set[date]:
     """Days of `history` that must be listed: finished ones no list was made of since they ended; and the last ones,

@@ -331,7 +331,7 @@ def test_an_environment_that_cannot_work(loaded: Project, run: Run, variables: d
         ("objects: [", "is not YAML: line 1, column 11"),
         ("rate: {share: 80%}\nwarp: 9", "`warp` is no known key. Correct it, or upgrade stripe_pipeline"),
         ("history: long", "`history` should be a date"),
-        ("objects: {chrages: {}}", "objects that do not exist: chrages"),
+        ("objects: {chrages: {}}", "`objects.chrages` is no object type (did you mean charges?)"),
     ],
 )
 def test_settings_that_cannot_work(loaded: Project, run: Run, settings: str, said: str) -> None:
@@ -378,8 +378,6 @@ def test_a_key_that_may_not_read_everything(project: Project, run: Run, api: Ser
     assert full == OBJECT_TYPES.keys() - {"charges"}
 
     assert checked.status == 1
-    assert checked.out.count("may not   charges (needs rak_charge_read)") == 2
-    assert checked.out.count("may read  refunds") == 2
     assert "Add the permission" in checked.err
     # With the permission, the next tick brings what was missing.
     assert run("check", **restricted).status == run("sync", **restricted).status == 0

@@ -202,6 +202,7 @@ class StripeApi:
         self._limits = limits or RateLimits.of_stripe(livemode=key.livemode, share=share)
         self._lock = threading.Lock()
         self._spent: Counter[str] = Counter()
+        self._slowed_down: Counter[str] = Counter()
         self._in_flight = 0
         self._closed = threading.Event()
         self._client = httpx.Client(
@@ -248,6 +249,11 @@ class StripeApi:
         """How many requests were sent to the endpoint that this path belongs to, retries included."""
         with self._lock:
             return self._spent[endpoint_of(endpoint)]
+
+    def slowed_down(self) -> Counter[str]:
+        """How many requests Stripe answered with 429 for the sake of its rate limits, by the reason it gave."""
+        with self._lock:
+            return self._slowed_down.copy()
 
     def account(self) -> str:
         """The id of the account that the key belongs to, for example `acct_1`. Raises as `get` does."""
@@ -372,6 +378,9 @@ class StripeApi:
         error = (body or {}).get("error")
         if status == 429:
             reason = headers.get("Stripe-Rate-Limited-Reason")
+            if reason:
+                with self._lock:
+                    self._slowed_down[reason] += 1
             self._limits.slow_down(endpoint, reason, retry_after)
             return _Failure(f"429 ({reason or 'the object is locked'})", 429, None, request_id, retry_after)
         hint = headers.get("Stripe-Should-Retry")

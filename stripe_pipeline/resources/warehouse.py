@@ -141,14 +141,25 @@ class Covered:
 class Warehouse:
     """The private file. Opened only for a load or a look, by one process at a time; safe to share between threads."""
 
-    def __init__(self, folder: DataFolder, settings: Settings = _DEFAULTS, hash_key: bytes | None = None) -> None:
+    def __init__(
+        self,
+        folder: DataFolder,
+        settings: Settings = _DEFAULTS,
+        hash_key: bytes | None = None,
+        *,
+        as_it_is: bool = False,
+    ) -> None:
+        """The file is brought to `settings` when it is first opened, unless it is to be looked at `as_it_is`.
+
+        `hash_key` is needed where the settings hash fields.
+        """
         self.folder = folder
         self.publisher = Publisher(folder)
         self._settings = settings
         self._layout = Layout(settings, hash_key)
         self._thread_lock = threading.Lock()
         self._process_lock = filelock.FileLock(folder.lock, timeout=_LOCK_TIMEOUT, thread_local=False)
-        self._prepared = False
+        self._prepared = as_it_is
         self._duckdb: duckdb.DuckDBPyConnection | None = None
 
     def close(self) -> None:
@@ -185,10 +196,10 @@ class Warehouse:
                 self._process_lock.release()
 
     @contextmanager
-    def _attached(self, *, prepare: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _attached(self) -> Iterator[duckdb.DuckDBPyConnection]:
         try:
             connection = self._attach()
-            if prepare and not self._prepared:
+            if not self._prepared:
                 self._layout.ensure(connection, self.folder.private)
                 if applied(connection, "compact") == NOW:
                     self._compact(connection)
@@ -408,10 +419,10 @@ class Warehouse:
         return str(rows[0][0]) if rows else None
 
     def accounts(self) -> set[str]:
-        """The accounts whose keys have written here; empty where there is no warehouse yet. Changes nothing."""
+        """The accounts whose keys have written here; empty where there is no warehouse yet."""
         if not self.folder.private.exists():
             return set()
-        with self._locked(), self._attached(prepare=False) as connection:
+        with self._open() as connection:
             return {account for (account,) in connection.execute("SELECT account FROM pipeline.keys").fetchall()}
 
     def modes(self) -> set[bool]:

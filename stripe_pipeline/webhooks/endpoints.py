@@ -27,7 +27,7 @@ from stripe_pipeline.errors import (
 from stripe_pipeline.resources.stripe_api import ApiKey
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
-_DESCRIPTION = "stripe_pipeline"
+DESCRIPTION = "stripe_pipeline"
 
 
 @dataclass
@@ -94,7 +94,7 @@ class Endpoints:
                         "url": url,
                         "enabled_events": _listed(event_types),
                         "api_version": version,
-                        "description": _DESCRIPTION,
+                        "description": DESCRIPTION,
                     }
                 )
             done = Registered(made.id, secret=made.secret)

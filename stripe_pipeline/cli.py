@@ -489,10 +489,10 @@ def _forget_last_demo(folder: DataFolder) -> None:
 
 
 def _use_demo_settings(folder: DataFolder) -> None:
-    """The shop's history is known; unless other settings are asked for, load just that."""
+    """Unless other settings are asked for, those that fit the shop and show what settings can do."""
     if not os.environ.get("STRIPE_PIPELINE_CONFIG"):
         path = folder.root / "demo.yaml"
-        path.write_text(f"# Written by `stripe-pipeline demo`.\nhistory: {_DEMO_DAYS} days\n", encoding="utf-8")
+        shutil.copy(Path(__file__).with_name("demo.yaml"), path)
         os.environ["STRIPE_PIPELINE_CONFIG"] = str(path)
 
 

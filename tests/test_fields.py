@@ -19,6 +19,7 @@ from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.sync import Pipeline
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed, rows
+from tests.test_cli import Project, Run, api, environment, project, run  # noqa: F401 - the command line's fixtures
 
 ADDRESS = "ada.of.the.tests@example.com"
 LIVE = {"STRIPE_API_KEY": KEYS["STRIPE_API_KEY"]}
@@ -254,3 +255,14 @@ def test_rows_are_equal_to_stripe_where_fields_were_left_out_for_a_while(
     everything = make_pipeline()
     everything.backfill([day_of(back(shop, n)) for n in range(60)])
     assert_equal_to_stripe(shop, folder.published)
+
+
+def test_dagster_and_the_inbox_hold_nothing_of_it_either(api: Server, project: Project, run: Run) -> None:  # noqa: F811
+    customer = api.shop.create_customer(livemode=True, email=ADDRESS, name="Ada")["id"]
+    project.settings("history: 3 days\nobjects: {customers: {fields: {exclude: [email]}}}")
+    assert run("sync").status == 0
+    api.shop.update_customer(customer, name="Ada L.", livemode=True)
+    assert run("sync").status == 0
+    assert ask(project.folder.published, f"SELECT name FROM live.customers WHERE id = '{customer}'") == [("Ada L.",)]
+    assert len(list(project.root.rglob("*.db"))) > 2  # Dagster's storage is among what is searched
+    assert holding(project.root, ADDRESS) == []

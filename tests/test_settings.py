@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from stripe_pipeline.errors import SettingsError
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.settings import Settings, api_base, load_keys, load_settings, webhook_secrets
+from stripe_pipeline.settings import Age, Settings, api_base, load_keys, load_settings, webhook_secrets
 
 Load = Callable[[str], Settings]
 
@@ -51,6 +52,14 @@ def test_what_is_not_set_has_its_default(load: Load, text: str) -> None:
 def test_the_file_that_comes_with_the_project_holds_the_defaults() -> None:
     shipped = Path(__file__).parent.parent / "stripe_pipeline.yaml"
     assert load_settings({"STRIPE_PIPELINE_CONFIG": str(shipped)}) == Settings()
+
+
+def test_what_is_commented_out_in_it_can_be_asked_for(load: Load) -> None:
+    shipped = (Path(__file__).parent.parent / "stripe_pipeline.yaml").read_text(encoding="utf-8")
+    settings = load(re.sub(r"(?m)^#  ", "  ", shipped.replace("objects: {}", "objects:")))
+    assert settings.objects["charges"].custom_fields["quantity"].type == "integer"
+    assert settings.rules(OBJECT_TYPES["customers"]).left_out == {"phone"}
+    assert "disputes" not in names(settings)
 
 
 def test_without_a_file_the_defaults_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +125,51 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
             "line 1: `objects.charges.colour` is no known key; line 2: `size` is no known",
         ),
         ("size: 3", "or upgrade stripe_pipeline"),
+        ("retention: soon", "`retention` should be an age such as 36 months, or forever"),
+        ("retention: 0 days", "`retention` should be an age"),
+        ("retention: 99999 years", "`retention` should be an age"),
+        ("on_delete: keep", "`on_delete` should be 'hide' or 'remove'"),
+        (
+            "objects:\n  charges:\n    date_feild: created",
+            "line 3: `objects.charges.date_feild` is no known key",
+        ),
+        (
+            "objects: {charges: {date_field: status}}",
+            "`objects.charges.date_field` is 'status': the timestamps of",
+        ),
+        ("objects: {fee_details: {history: 3 days}}", "come with their balance_transactions, set it there"),
+        (
+            "objects: {charges: {fields: {exclude: [id]}}}",
+            "names 'id' under `exclude`: rows need created, id",
+        ),
+        ("objects: {invoice_lines: {fields: {hash: [invoice]}}}", "names 'invoice' under `hash`: rows need"),
+        ("objects: {fee_details: {fields: {exclude: [position]}}}", "names 'position' under `exclude`: rows need"),
+        ("objects: {customers: {fields: {exclude: [emial]}}}", "no field of customers .did you mean email"),
+        ("objects: {customers: {fields: {exclude: email}}}", "should be a list such as"),
+        ("objects: {customers: {fields: {exclude: [email.domain]}}}", "email holds nothing below it"),
+        ("objects: {customers: {fields: {exclude: [email], hash: [email]}}}", "under both `hash` and `exclude`"),
+        ("objects: {charges: {fields: {hash: [amount]}}}", "only text can be hashed"),
+        ("objects: {charges: {fields: {hash: [outcome]}}}", "only text can be hashed"),
+        (
+            "objects: {charges: {fields: {include: [outcome.risk_level]}}}",
+            "include the field, and exclude",
+        ),
+        ("objects: {invoices: {date_field: due_date, fields: {exclude: [due_date]}}}", "which `fields` leaves out"),
+        ("objects: {charges: {custom_fields: {amount: outcome.x}}}", "has the name of a column that is there already"),
+        ("objects: {charges: {custom_fields: {amount_decimal: outcome.x}}}", "has the name of a column"),
+        ("objects: {charges: {custom_fields: {default_date: outcome.x}}}", "has the name of a column"),
+        ("objects: {charges: {custom_fields: {'a b': outcome.x}}}", "should be named in small letters"),
+        ("objects: {charges: {custom_fields: {risk: outcome..x}}}", "names are separated by dots"),
+        ("objects: {charges: {custom_fields: {risk: outcom.x}}}", "no field of charges .did you mean outcome"),
+        (
+            "objects: {charges: {custom_fields: {risk: {path: outcome, type: colour}}}}",
+            "type` should be 'text'",
+        ),
+        (
+            "objects: {charges: {fields: {exclude: [outcome.type]}, custom_fields: {a: outcome.type}}}",
+            "takes 'outcome.type', which `fields` leaves out",
+        ),
+        ("rate: {share: 50%}\nrate: {share: 60%}", "line 2, column 1: `rate` is there twice"),
         ("objects: {chrages: {}}", "line 1: `objects.chrages` is no object type .did you mean charges"),
     ],
 )
@@ -200,3 +254,35 @@ def test_webhook_secrets_that_cannot_be_used_are_named_but_not_shown(environment
     with pytest.raises(SettingsError, match=said) as refused:
         webhook_secrets(environment)
     assert "01234" not in str(refused.value)
+
+
+def test_what_is_set_for_a_type_goes_before_what_is_set_for_all(load: Load) -> None:
+    settings = load(
+        "history: 2024-01-01\nretention: 12 months\non_delete: remove\nobjects:\n"
+        "  charges: {retention: forever, history: 2023-05-01, on_delete: hide}\n"
+        "  fee_details: {retention: 2 weeks}\n"
+        "  disputes: {enabled: false, history: 2011-01-01}\n"
+    )
+    types = settings.types
+    assert settings.retention_of(types["charges"]) is None
+    assert str(settings.retention_of(types["refunds"])) == "12 months"
+    assert settings.retention_of(types["invoice_lines"]) is None  # goes with its parent
+    assert settings.cutoff(types["fee_details"]) == datetime.now(UTC).date() - timedelta(weeks=2)
+    assert settings.history_of(types["charges"]) == settings.first_day == date(2023, 5, 1)
+    assert settings.history_of(types["invoice_lines"]) == date(2024, 1, 1)
+    assert settings.first_listed(types["refunds"]) == settings.cutoff(types["refunds"])
+    assert settings.on_delete_of(types["charges"]) == "hide"
+    assert settings.on_delete_of(types["invoice_lines"]) == "remove"
+
+
+@pytest.mark.parametrize(
+    ("age", "day", "before"),
+    [
+        (Age(1, "month"), date(2026, 3, 31), date(2026, 2, 28)),
+        (Age(1, "year"), date(2024, 2, 29), date(2023, 2, 28)),
+        (Age(36, "month"), date(2026, 11, 23), date(2023, 11, 23)),
+        (Age(2, "week"), date(2026, 1, 3), date(2025, 12, 20)),
+    ],
+)
+def test_an_age_counts_back_by_the_calendar(age: Age, day: date, before: date) -> None:
+    assert age.before(day) == before

@@ -17,7 +17,7 @@ import sys
 import textwrap
 import tomllib
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -744,7 +744,7 @@ class _Display:
             TextColumn("{task.description:20}"),
             BarColumn(bar_width=16),
             MofNCompleteColumn(),
-            TextColumn("days, {task.fields[rows]:,} rows"),
+            TextColumn("days, {task.fields[rows]:,} rows, {task.fields[speed]:,.0f}/s {task.fields[left]}"),
             console=self._terminal,
             transient=True,
         )
@@ -760,11 +760,15 @@ class _Display:
         if self._terminal:
             self._terminal.file.close()
 
-    def listed(self, table: str, *, days: int, of: int, rows: int) -> None:
+    def listed(self, table: str, *, days: int, of: int, rows: int, seconds: float) -> None:
         """Move a table's bar."""
         if table not in self._tasks:
-            self._tasks[table] = self._bars.add_task(table, total=of, rows=0)
-        self._bars.update(self._tasks[table], completed=days, total=of, rows=rows)
+            self._tasks[table] = self._bars.add_task(table, total=of, rows=0, speed=0.0, left="")
+        seconds_left = seconds * (of - days) / days
+        left = f"{timedelta(seconds=round(seconds_left))} left" if seconds_left >= 1 else ""
+        self._bars.update(
+            self._tasks[table], completed=days, total=of, rows=rows, speed=rows / max(seconds, 0.001), left=left
+        )
         if self._shown is not self._bars:
             self._show(self._bars)
 

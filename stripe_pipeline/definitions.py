@@ -23,9 +23,9 @@ class PipelineResource:
         self._progress = progress
 
     @contextmanager
-    def open(self) -> Iterator[Pipeline]:
+    def open(self, progress: Progress | None = None) -> Iterator[Pipeline]:
         """A pipeline for one run; raises `SettingsError`."""
-        with Pipeline.from_environment(self._progress) as pipeline:
+        with Pipeline.from_environment(self._progress or progress) as pipeline:
             yield pipeline
 
 

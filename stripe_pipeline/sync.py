@@ -18,6 +18,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol, TypedDict
 
@@ -68,8 +69,8 @@ _OF_A_DRAIN = _Haste(max_attempts=2, patience=10.0, timeout=15.0)
 class Progress(Protocol):
     """Shown to whoever waits for a run."""
 
-    def listed(self, table: str, *, days: int, of: int, rows: int) -> None:
-        """`days` of the `of` days asked for are in, with `rows` rows so far."""
+    def listed(self, table: str, *, days: int, of: int, rows: int, seconds: float) -> None:
+        """`days` of the `of` days asked for are in, with `rows` rows so far, `seconds` after the lists began."""
 
     def finished(self, report: Report) -> None:
         """The run has ended; `report` says what it did."""
@@ -116,7 +117,7 @@ class Pipeline:
         self._keys = keys
         self._modes = {key.livemode for key in keys}
         self._base_url = base_url
-        self._progress = progress
+        self.progress = progress
         folder.prepare()
         rules = {name: settings.rules(object_type) for name, object_type in settings.types.items()}
         hash_key = load_hash_key(folder) if any(them.hash for them in rules.values()) else None
@@ -240,8 +241,8 @@ class Pipeline:
                 stopped = stopped or error
         if stopped is not None:
             raise stopped
-        if self._progress:
-            self._progress.finished(report)
+        if self.progress:
+            self.progress.finished(report)
         return report
 
     def _mode(self, api: StripeApi, key: ApiKey) -> Mode:
@@ -278,7 +279,7 @@ class _Run:
     ) -> None:
         self._warehouse = pipeline.warehouse
         self._inbox = pipeline.inbox
-        self._progress = pipeline._progress
+        self._progress = pipeline.progress
         self._settings = pipeline.settings
         self._api = api
         self._mode = mode
@@ -302,7 +303,21 @@ class _Run:
         cursors = self._warehouse.cursors(self._mode)
         if EVENTS not in cursors:
             self._take_first_cursor()
-        self._list({name: dict.fromkeys(self._kept(name, days), "backfill") for name in self._readers})
+        now = self._api.now()
+        request = f"{', '.join(sorted(self._readers))}: {', '.join(f'{day}' for day in sorted(days))}"
+        began = self._warehouse.begin_backfill(self._mode, sha256(request.encode()).hexdigest(), now)
+        coverage = self._warehouse.coverage(self._mode) if began < now else {}
+        to_list = {}
+        for name, reader in self._readers.items():
+            kept = self._kept(name, days)
+            there = {day for day in kept if all(_covered_since(began, coverage.get((it, day))) for it in reader.tables)}
+            if there:
+                self._report.notes.append(
+                    f"{name}: going on where the same backfill stopped, with {len(there)} of {len(kept)} days in"
+                )
+            to_list[name] = dict.fromkeys(kept - there, "backfill")
+        if not self._list(to_list):
+            self._warehouse.end_backfill(self._mode, sha256(request.encode()).hexdigest())
 
     def tick(self, asked: set[date]) -> None:
         cursors = self._warehouse.cursors(self._mode)
@@ -576,7 +591,7 @@ class _Run:
         done: Counter[str] = Counter()
         failed: dict[str, StripePipelineError] = {}
         batches: dict[str, Batch] = {}
-        loaded_at = time.monotonic()
+        began = loaded_at = time.monotonic()
         held = 0
         while open_lists or batches:
             if open_lists:
@@ -592,7 +607,13 @@ class _Run:
                         done[name] += 1
                         held += item.rows
                         if self._progress:
-                            self._progress.listed(name, days=done[name], of=totals[name], rows=rows[name])
+                            self._progress.listed(
+                                name,
+                                days=done[name],
+                                of=totals[name],
+                                rows=rows[name],
+                                seconds=time.monotonic() - began,
+                            )
                     else:
                         open_lists.discard(name)
                         if item is not None:
@@ -709,6 +730,10 @@ def _plan(
         else:
             ids |= them
     return _Plan(days, ids, list_since)
+
+
+def _covered_since(began: float, covered: Covered | None) -> bool:
+    return covered is not None and covered.listed_at >= began
 
 
 def _money_since(pokes: Mapping[str, Sequence[Poke]], *, looked: float) -> float | None:

@@ -14,7 +14,7 @@ import pytest
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.emulator import Server, Shop
 from stripe_pipeline.settings import Settings, load_keys
-from stripe_pipeline.sync import Pipeline
+from stripe_pipeline.sync import Pipeline, Progress
 from tests.stripe_cli import StripeCli, install
 
 # Tests press Ctrl-C. A shell that runs pytest in the background has SIGINT ignored, and children inherit that.
@@ -84,8 +84,9 @@ class Opens:
         self._pipeline = pipeline
 
     @contextmanager
-    def open(self) -> Iterator[Pipeline]:
+    def open(self, progress: Progress | None = None) -> Iterator[Pipeline]:
         """The tests' pipeline."""
+        self._pipeline.progress = progress
         yield self._pipeline
 
 

@@ -12,7 +12,7 @@ from stripe_pipeline.days import DAY, day_of
 from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.errors import AuthenticationFailed, Unavailable
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.sync import EVENTS, SWEEP, Pipeline
+from stripe_pipeline.sync import EVENTS, SWEEP, Pipeline, Report
 from tests.conftest import MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed, everything, rows
 
@@ -288,3 +288,51 @@ def test_a_child_that_is_switched_off_is_not_kept_and_comes_once_it_is_switched_
     make_pipeline(objects=off).tick()
     make_pipeline().tick()
     assert_equal_to_stripe(shop, folder.published)
+
+
+def test_a_backfill_that_was_stopped_asks_only_for_what_is_left(
+    make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stripe_pipeline.sync._ROWS_A_LOAD", 200)
+    first = back(shop, 40)
+    for n in range(40 * 120):
+        shop.create_customer(livemode=True, created=first + n * DAY // 120, announce=False)
+    pipeline = make_pipeline(LIVE_KEY)
+    pipeline.tick()
+    days = [day_of(back(shop, n)) for n in range(41)]
+
+    def requests(tables: list[str]) -> tuple[int, list[str]]:
+        report = pipeline.backfill(days, tables)
+        return report.requests["customers"], report.notes
+
+    whole, said = requests(["customers"])
+    assert whole > 50
+    assert not said
+    server.faults.append(Fault(path="/v1/customers$", nth=round(whole * 0.7), status=400, times=None))
+    assert "customers" in pipeline.backfill(days, ["customers"]).failures
+    server.faults.clear()
+    assert requests(["refunds"])[1] == []  # another one is not taken for the same
+    left, said = requests(["customers"])
+    assert 0 < left < whole * 0.5
+    assert "customers: going on where the same backfill stopped" in said[0]
+    assert requests(["customers"])[0] > whole * 0.9  # it has ended: who asks again wants all of it
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_who_waits_is_told_how_far_the_lists_are(make_pipeline: MakePipeline, shop: Shop) -> None:
+    told: list[tuple[str, int, int, int]] = []
+
+    class Told:
+        def listed(self, table: str, *, days: int, of: int, rows: int, seconds: float) -> None:
+            assert seconds > 0
+            told.append((table, days, of, rows))
+
+        def finished(self, report: Report) -> None:
+            told.append(("finished", 0, 0, 0))
+
+    shop.create_customer(livemode=True, created=back(shop, 2))
+    pipeline = make_pipeline(LIVE_KEY)
+    pipeline.progress = Told()
+    pipeline.backfill([day_of(back(shop, n)) for n in range(4)], ["customers"])
+    assert told[-2:] == [("customers", 4, 4, 1), ("finished", 0, 0, 0)]
+    assert [days for _, days, _, _ in told[:-1]] == [1, 2, 3, 4]

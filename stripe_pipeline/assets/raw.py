@@ -3,6 +3,7 @@
 A tick shares one scan of events, one rate budget, one load and one publish, so the assets come from one multi-asset.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import date
@@ -15,17 +16,18 @@ from stripe_pipeline.errors import Cancelled, StripePipelineError, by_cause
 from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
 from stripe_pipeline.resources.warehouse import Changes
 from stripe_pipeline.settings import Settings
-from stripe_pipeline.sync import Pipeline, Report
+from stripe_pipeline.sync import Pipeline, Progress, Report
 
 SYNC_JOB = "sync"
+_SECONDS_BETWEEN_LINES = 10.0
 RESOURCE = "pipeline"
 
 
 class OpensPipeline(Protocol):
     """The resource that runs get their pipeline from."""
 
-    def open(self) -> AbstractContextManager[Pipeline]:
-        """A pipeline for one run."""
+    def open(self, progress: Progress | None = None) -> AbstractContextManager[Pipeline]:
+        """A pipeline for one run, which tells `progress` how it goes unless somebody is told already."""
 
 
 def key_of(object_type: ObjectType, schema: str = "raw") -> dg.AssetKey:
@@ -81,7 +83,7 @@ def build_raw_assets(settings: Settings) -> dg.AssetsDefinition:
         days = {date.fromisoformat(key) for key in context.partition_keys}
         selected = {OBJECT_TYPES[key.path[-1]].name for key in context.selected_asset_keys}
         try:
-            with opens.open() as pipeline:
+            with opens.open(_Logged(context.log)) as pipeline:
                 if context.run.job_name == SYNC_JOB:
                     # For today the news is enough; other days were asked for from the UI and are listed besides.
                     report = pipeline.tick(days - {today()})
@@ -94,6 +96,31 @@ def build_raw_assets(settings: Settings) -> dg.AssetsDefinition:
         yield from _report(context, report, days, selected, settings.enabled)
 
     return stripe
+
+
+class _Logged:
+    """How far a run's lists are, in its log."""
+
+    def __init__(self, log: dg.DagsterLogManager) -> None:
+        self._log = log
+        self._said_at = time.monotonic()
+        self._now: dict[str, str] = {}
+
+    def listed(self, table: str, *, days: int, of: int, rows: int, seconds: float) -> None:
+        """Log how far all tables are, every few seconds."""
+        self._now[table] = f"{table} {pace(days=days, of=of, rows=rows, seconds=seconds)}"
+        if time.monotonic() - self._said_at >= _SECONDS_BETWEEN_LINES:
+            self._said_at = time.monotonic()
+            self._log.info("\n".join(["Listed so far:", *self._now.values()]))
+
+    def finished(self, report: Report) -> None:
+        """The materializations tell what it did."""
+
+
+def pace(*, days: int, of: int, rows: int, seconds: float) -> str:
+    """How far a list is, in words."""
+    left = f", about {seconds * (of - days) / days:,.0f} s left" if 0 < days < of else ""
+    return f"{days} of {of} days, {rows:,} rows, {rows / max(seconds, 0.001):,.0f} rows/s{left}"
 
 
 def _describe(object_type: ObjectType, settings: Settings) -> str:

@@ -39,6 +39,8 @@ _PIPELINE_TABLES = {
     # What the inbox holds and was tried in vain, as of the last publish.
     "inbox": "event_id VARCHAR, livemode BOOLEAN, object VARCHAR, object_id VARCHAR, received_at TIMESTAMPTZ,"
     " attempts INTEGER, state VARCHAR, error VARCHAR",
+    # Backfills that were begun and have not ended.
+    "backfills": "request VARCHAR, account VARCHAR, livemode BOOLEAN, began TIMESTAMPTZ",
     # The settings that the file was brought to, and what is still to be done for them.
     "applied": "name VARCHAR, value VARCHAR",
     # Fields that rows listed before `since` lack, because the settings did not want them then.

@@ -387,6 +387,34 @@ class Warehouse:
                 [mode.account, mode.livemode, sorted(tables)],
             )
 
+    def begin_backfill(self, mode: Mode, request: str, now: float) -> float:
+        """Note that this backfill begins, and return when: `now`, or when the same one began that has not ended.
+
+        `request` is the same for the same tables and days. One that began over a day ago is begun anew.
+        """
+        where = [request, mode.account, mode.livemode]
+        of_it = "request = ? AND account = ? AND livemode = ?"
+        with self._open() as connection:
+            found = connection.execute(
+                f"SELECT epoch_us(began) / 1e6 FROM pipeline.backfills WHERE {of_it} AND began > make_timestamptz(?)",
+                [*where, microseconds(now - DAY)],
+            ).fetchall()
+            if found:
+                return float(found[0][0])
+            connection.execute(f"DELETE FROM pipeline.backfills WHERE {of_it}", where)
+            connection.execute(
+                "INSERT INTO pipeline.backfills VALUES (?, ?, ?, make_timestamptz(?))", [*where, microseconds(now)]
+            )
+        return now
+
+    def end_backfill(self, mode: Mode, request: str) -> None:
+        """Note that this backfill has ended: the same one would read everything again."""
+        with self._open() as connection:
+            connection.execute(
+                "DELETE FROM pipeline.backfills WHERE request = ? AND account = ? AND livemode = ?",
+                [request, mode.account, mode.livemode],
+            )
+
     def pending_balance_transactions(self, mode: Mode, now: float) -> list[tuple[str, int]]:
         """Ids and `created` of balance transactions that should have become available by `now`.
 

@@ -62,6 +62,19 @@ def test_what_is_commented_out_in_it_can_be_asked_for(load: Load) -> None:
     assert "disputes" not in names(settings)
 
 
+def test_every_example_of_the_readme_can_be_asked_for(load: Load) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## Settings")[2].partition("## How it works")[0]
+    examples = re.findall(r"`((?:objects|history|retention|on_delete|runs): [^`]+)`", section)
+    assert len(examples) > 8
+    for example in examples:
+        assert load(example) != Settings() or example in (
+            "history: 24 months",
+            "on_delete: hide",
+            "runs: {keep_days: 90}",
+        )
+
+
 def test_without_a_file_the_defaults_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_settings({}) == Settings()

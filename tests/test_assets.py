@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -106,6 +107,19 @@ def test_the_job_records_every_day_it_loaded(
     assert view is not None
     assert view.asset_materialization is not None
     assert view.asset_materialization.metadata["dagster/row_count"].value == len(shop.objects("charges", True))
+
+
+def test_a_run_logs_how_far_its_lists_are(
+    defs: dg.Definitions, instance: dg.DagsterInstance, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stripe_pipeline.assets.raw._SECONDS_BETWEEN_LINES", 0.0)
+    shop.seed_history(5)
+    result = defs.resolve_job_def("sync").execute_in_process(instance=instance, partition_key=today().isoformat())
+    said = [event.user_message for event in instance.all_logs(result.run_id) if "Listed so far" in event.user_message]
+    assert any(
+        re.search(r"charges \d+ of 11 days, [\d,]+ rows, [\d,]+ rows/s, about \d+ s left", line) for line in said
+    )
+    assert "charges 11 of 11 days" in said[-1]
 
 
 def test_a_tick_records_the_days_of_what_changed(

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import duckdb
 import pytest
 
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.emulator import Fault, Server, Shop
+from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.resources.relations import payments_view
 from stripe_pipeline.sync import Pipeline
 from tests.conftest import MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back
+
+Json = dict[str, Any]
 
 
 @pytest.fixture
@@ -77,3 +87,195 @@ def test_a_server_that_includes_nothing_is_read_as_before(
     report = pipeline.tick()
     assert not report.failures
     assert ask(folder.published, "SELECT id, payments FROM test.invoices") == [(invoice["id"], None)]
+
+
+# The view
+
+
+def payments(folder: DataFolder, what: str = "*", without: Mapping[str, Collection[str]] | None = None) -> list[Json]:
+    """`what` of the view's rows in the order of the charges; `without`: columns that are not kept, none for a table."""
+    without = without or {}
+    kept = {
+        table: set(object_type.column_names) - set(without.get(table, ()))
+        for table, object_type in OBJECT_TYPES.items()
+        if table not in without or without[table]
+    }
+    with duckdb.connect(str(folder.published), read_only=True) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        cursor = connection.execute(f"SELECT {what} FROM ({payments_view('test', kept)}) ORDER BY created, charge")
+        names = [column[0] for column in cursor.description or []]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def test_a_payment_tells_what_became_of_a_charge(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    customer = shop.create_customer(name="Grace", email="grace@example.com", created=back(shop, 21))["id"]
+    invoice = shop.create_invoice(customer, lines=[{"amount": 9_000}], created=back(shop, 20))["id"]
+    paid = shop.pay_invoice(invoice, created=back(shop, 19))
+    [link] = shop.payments(invoice, False)
+    intent = shop.objects("payment_intents", False)[link["payment"]["payment_intent"]]
+    charge = intent["latest_charge"]
+    refund = shop.refund(charge, 1_000, created=back(shop, 3))
+    dispute = shop.dispute(charge, amount=2_000, reason="duplicate", created=back(shop, 2))
+    pipeline.tick()
+    [row] = payments(folder)
+    money = shop.objects("balance_transactions", False)
+    own = money[shop.objects("charges", False)[charge]["balance_transaction"]]
+    back_then = {name: datetime.fromtimestamp(back(shop, days), UTC).date() for name, days in (("19", 19), ("3", 3))}
+    assert row.pop("created").date() == back_then["19"]
+    assert row.pop("refunded_at").date() == back_then["3"]
+    assert row.pop("available_on") == datetime.fromtimestamp(own["available_on"], UTC)
+    taken = money[refund["balance_transaction"]]["net"] + dispute["balance_transactions"][0]["net"]
+    assert row == {
+        "charge": charge,
+        "currency": "usd",
+        "amount": 9_000,
+        "amount_decimal": Decimal("90.00"),
+        "amount_captured": 9_000,
+        "amount_captured_decimal": Decimal("90.00"),
+        "amount_refunded": 1_000,
+        "amount_refunded_decimal": Decimal("10.00"),
+        "status": "succeeded",
+        "paid": True,
+        "captured": True,
+        "refunded": False,
+        "disputed": True,
+        "customer": customer,
+        "customer_name": "Grace",
+        "customer_email": "grace@example.com",
+        "payment_intent": intent["id"],
+        "invoice": invoice,
+        "invoice_number": paid["number"],
+        "refunds": 1,
+        "dispute": dispute["id"],
+        "dispute_status": "needs_response",
+        "dispute_reason": "duplicate",
+        "dispute_amount": 2_000,
+        "dispute_amount_decimal": Decimal("20.00"),
+        "balance_transaction": own["id"],
+        "balance_currency": "usd",
+        "gross": 9_000,
+        "gross_decimal": Decimal("90.00"),
+        "fee": own["fee"],
+        "fee_decimal": Decimal(own["fee"]) / 100,
+        "net": own["net"],
+        "net_decimal": Decimal(own["net"]) / 100,
+        "payout_ready": True,
+        "net_total": own["net"] + taken,
+        "net_total_decimal": Decimal(own["net"] + taken) / 100,
+    }
+
+
+def test_a_charge_is_one_row_whatever_refers_to_it(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    charge = shop.create_payment(amount=9_000, created=back(shop, 20))
+    charge_id = charge["latest_charge"]
+    refunds = [shop.refund(charge_id, 100, created=back(shop, 10 - n)) for n in range(4)]
+    shop.fail_refund(refunds[3]["id"], created=back(shop, 5))
+    shop.update("refunds", refunds[2]["id"], status="pending", created=back(shop, 5))
+    first, last = (shop.dispute(charge_id, amount=200 + n, created=back(shop, 9 - n)) for n in range(2))
+    shop.close_dispute(first["id"], won=True, created=back(shop, 1))
+    invoices = [shop.create_invoice(lines=[{"amount": 400}], created=back(shop, 15 - n))["id"] for n in range(3)]
+    for invoice in invoices[:2]:
+        shop.attach_payment(invoice, charge["id"], created=back(shop, 12))
+    open_link = shop.payments(invoices[0], False)[0] | {"id": "inpay_open", "invoice": invoices[2], "status": "open"}
+    shop.put(open_link | {"created": back(shop, 14)})
+    parts = shop.create_invoice(lines=[{"amount": 300}], created=back(shop, 15))["id"]
+    charges = pay_in_parts(shop, parts, 3, back(shop, 8))
+    pipeline.tick()
+    assert_equal_to_stripe(shop, folder.published)
+    row, *others = payments(folder)
+    assert row["charge"] == charge_id
+    assert (row["refunds"], row["refunded_at"].date()) == (3, datetime.fromtimestamp(back(shop, 8), UTC).date())
+    assert (row["dispute"], row["dispute_amount"]) == (last["id"], 201)
+    assert row["invoice"] == invoices[0]
+    assert row["net_total"] == sum(it["net"] for it in shop.objects("balance_transactions", False).values()) - sum(
+        it["net"] for it in others
+    )
+    assert sorted(it["charge"] for it in others) == sorted(charges)
+    assert {it["invoice"] for it in others} == {parts}
+    assert {(it["refunds"], it["refunded_at"], it["dispute"], it["customer"]) for it in others} == {
+        (0, None, None, None)
+    }
+
+
+def test_payments_fail_in_several_attempts_and_have_no_invoice_or_customer(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder
+) -> None:
+    gone = shop.create_customer(created=back(shop, 30))["id"]
+    invoice = shop.create_invoice(gone, created=back(shop, 20))["id"]
+    shop.pay_invoice(invoice, outcome="failed", created=back(shop, 20))
+    shop.pay_invoice(invoice, created=back(shop, 10))
+    shop.delete_customer(gone)
+    shop.create_payment(created=back(shop, 5), outcome="requires_capture")
+    pipeline.tick()
+    failed, succeeded, held = payments(
+        folder, "status, invoice, customer, customer_name, gross, payout_ready, net_total"
+    )
+    assert failed == {
+        "status": "failed",
+        "invoice": invoice,
+        "customer": gone,
+        "customer_name": None,
+        "gross": None,
+        "payout_ready": None,
+        "net_total": None,
+    }
+    assert (succeeded["invoice"], succeeded["payout_ready"]) == (invoice, True)
+    assert (held["invoice"], held["customer"], held["net_total"]) == (None, None, None)
+
+
+def test_major_units_are_exact_in_every_currency(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    for currency, amount in (("jpy", 2_750_000_000), ("kwd", 12_340), ("ugx", 500), ("usd", 1_999)):
+        settled = "usd" if currency == "kwd" else None
+        shop.create_payment(amount=amount, currency=currency, settlement_currency=settled, created=back(shop, 9))
+    pipeline.tick()
+    found = {row["currency"]: row for row in payments(folder)}
+    assert {currency: str(row["amount_decimal"]) for currency, row in found.items()} == {
+        "jpy": "2750000000.000",
+        "kwd": "12.340",
+        "ugx": "5.000",
+        "usd": "19.990",
+    }
+    settled = found["kwd"]
+    assert settled["balance_currency"] == "usd"
+    assert settled["gross_decimal"] == Decimal(settled["gross"]) / 100
+    assert settled["net_total_decimal"] == Decimal(settled["net"]) / 100
+
+
+def test_money_of_several_currencies_has_no_total(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    charge = shop.create_payment(created=back(shop, 9))["latest_charge"]
+    refund = shop.refund(charge, 500, created=back(shop, 8))
+    shop.update("balance_transactions", refund["balance_transaction"], currency="eur")
+    pipeline.tick()
+    [row] = payments(folder)
+    assert (row["net_total"], row["net_total_decimal"]) == (None, None)
+    assert row["net"] is not None
+
+
+def test_what_is_not_kept_is_null_and_nothing_else(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    customer = shop.create_customer(name="Grace", email="grace@example.com", created=back(shop, 20))["id"]
+    charge = shop.create_payment(customer, created=back(shop, 9))["latest_charge"]
+    shop.refund(charge, 500, created=back(shop, 8))
+    shop.dispute(charge, created=back(shop, 7))
+    pipeline.tick()
+    [whole] = payments(folder)
+
+    def differing(**without: Collection[str]) -> set[str]:
+        [row] = payments(folder, without=without)
+        assert row.keys() == whole.keys()
+        changed = {name for name, value in row.items() if value != whole[name]}
+        assert {row[name] for name in changed} <= {None}
+        return changed
+
+    assert differing() == set()
+    assert differing(customers=["email"], charges=["paid"]) == {"customer_email", "paid"}
+    assert differing(charges=["customer"]) == {"customer", "customer_name", "customer_email"}
+    assert differing(refunds=["status"]) == {"refunds", "refunded_at"}
+    totals = {"net_total", "net_total_decimal"}
+    assert differing(refunds=[]) == {"refunds", "refunded_at"} | totals
+    assert differing(disputes=["reason"]) == {"dispute_reason"}
+    disputes = {name for name in whole if name.startswith("dispute_")} | {"dispute"}
+    assert differing(disputes=[]) == disputes | totals
+    money = {f"{name}{unit}" for name in ("gross", "fee", "net") for unit in ("", "_decimal")}
+    balance = {"balance_currency", "available_on", "payout_ready"} | money | totals
+    assert differing(balance_transactions=[]) == balance
+    assert differing(invoices=[], payment_intents=[], customers=[]) == {"customer_name", "customer_email"}

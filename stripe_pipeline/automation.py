@@ -1,4 +1,4 @@
-"""What runs by itself: the job `sync`, its schedule, and the sensor that applies webhooks.
+"""What runs by itself: the job `sync`, its schedule and the sensor that applies webhooks, and a daily look at references.
 
 What a run or a drain does belongs to `assets` and `sync`.
 """
@@ -17,11 +17,8 @@ from stripe_pipeline.days import today
 from stripe_pipeline.errors import StripePipelineError, by_cause
 from stripe_pipeline.sync import Pipeline, Report
 
-sync_job = dg.define_asset_job(
-    SYNC_JOB,
-    selection=dg.AssetSelection.all(),
-    description="One tick: what changed in Stripe since the last one, and every day that is not complete yet.",
-)
+REFERENCES_JOB = "check_references"
+
 
 WAIT = 10.0
 """Seconds that the sensor waits for news inside its tick. Dagster begins the next one at once after 5 seconds or more,
@@ -51,7 +48,7 @@ def _sync_under_way(instance: dg.DagsterInstance) -> str | None:
 
 
 @dg.schedule(
-    target=sync_job,
+    job_name=SYNC_JOB,
     description="A missed tick needs no making up: the next one finds by itself what is missing.",
     cron_schedule="*/15 * * * *",
     execution_timezone="UTC",
@@ -66,7 +63,7 @@ def sync_every_15_minutes(context: dg.ScheduleEvaluationContext) -> dg.RunReques
 
 
 @dg.sensor(
-    target=sync_job,
+    job_name=SYNC_JOB,
     description="Applies webhooks within about a second: waits for them inside its tick, reads again what they name,"
     " loads and publishes. Its ticks ask for a run of sync only where there is more to read than a tick can do;"
     " what the others applied is in their logs and in the events of the assets.",
@@ -155,3 +152,36 @@ def _summary(report: Report, trouble: StripePipelineError | None) -> str:
     if trouble:
         sentences.append(str(trouble))
     return ". ".join(sentences) or "No webhook came in"
+
+
+def build_automation(references: dg.AssetChecksDefinition | None) -> dg.Definitions:
+    """The job `sync` with its schedule and sensor. The check of references reads whole tables, which is too much for
+    every tick: it has a job and a daily schedule of its own."""
+    selection = dg.AssetSelection.all()
+    automation = dg.Definitions(
+        jobs=[
+            dg.define_asset_job(
+                SYNC_JOB,
+                selection=selection - dg.AssetSelection.checks(references) if references else selection,
+                description="One tick: what changed in Stripe since the last one, and every day that is not complete"
+                " yet.",
+            )
+        ],
+        schedules=[sync_every_15_minutes],
+        sensors=[webhook_refresh],
+    )
+    if references is None:
+        return automation
+    check = dg.define_asset_job(
+        REFERENCES_JOB,
+        selection=dg.AssetSelection.checks(references),
+        description="Looks in every table whether what its rows name is here.",
+    )
+    daily = dg.ScheduleDefinition(
+        name="check_references_daily",
+        job_name=REFERENCES_JOB,
+        cron_schedule="40 4 * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
+    return dg.Definitions.merge(automation, dg.Definitions(jobs=[check], schedules=[daily]))

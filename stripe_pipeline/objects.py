@@ -78,6 +78,11 @@ class Reference:
         field = self.path.rpartition(".")[2]
         return f"{self.column}.{field}" if field not in ("", "id") else self.column
 
+    @property
+    def label(self) -> str:
+        """With what it names, for example `source → charges`."""
+        return f"{self.name} → {self.target}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Included:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import duckdb
 import pytest
+import yaml
 
+from stripe_pipeline.assets.checks import CHECK
+from stripe_pipeline.assets.raw import RESOURCE, SYNC_JOB
+from stripe_pipeline.automation import REFERENCES_JOB
 from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import today
+from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.resources.relations import payments_view
 from stripe_pipeline.sync import Pipeline
-from tests.conftest import MakePipeline
+from tests.conftest import MakePipeline, Opens
 from tests.stripe_state import ask, assert_equal_to_stripe, back
 
 Json = dict[str, Any]
@@ -235,10 +243,10 @@ def test_major_units_are_exact_in_every_currency(pipeline: Pipeline, shop: Shop,
         "ugx": "5.000",
         "usd": "19.990",
     }
-    settled = found["kwd"]
-    assert settled["balance_currency"] == "usd"
-    assert settled["gross_decimal"] == Decimal(settled["gross"]) / 100
-    assert settled["net_total_decimal"] == Decimal(settled["net"]) / 100
+    dinar = found["kwd"]
+    assert dinar["balance_currency"] == "usd"
+    assert dinar["gross_decimal"] == Decimal(dinar["gross"]) / 100
+    assert dinar["net_total_decimal"] == Decimal(dinar["net"]) / 100
 
 
 def test_money_of_several_currencies_has_no_total(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
@@ -279,3 +287,133 @@ def test_what_is_not_kept_is_null_and_nothing_else(pipeline: Pipeline, shop: Sho
     balance = {"balance_currency", "available_on", "payout_ready"} | money | totals
     assert differing(balance_transactions=[]) == balance
     assert differing(invoices=[], payment_intents=[], customers=[]) == {"customer_name", "customer_email"}
+
+
+# The check
+
+
+Checked = dict[str, dg.AssetCheckEvaluation]
+
+
+@pytest.fixture
+def check(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pipeline: Pipeline, instance: dg.DagsterInstance
+) -> Callable[..., Checked]:
+    """Run the check of references, with `history` ago and these tables switched off; what it says by table."""
+
+    def run(*, days: int = 60, off: Collection[str] = ()) -> Checked:
+        history = (datetime.now(UTC) - timedelta(days=days)).date()
+        lines = [f"history: {history}", "objects:", *(f"  {table}: {{enabled: false}}" for table in off)]
+        (tmp_path / "settings.yaml").write_text("\n".join(lines))
+        monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(tmp_path / "settings.yaml"))
+        job = build_defs(resource_overrides={RESOURCE: Opens(pipeline)}).resolve_job_def(REFERENCES_JOB)
+        result = job.execute_in_process(instance=instance)
+        assert result.success
+        return {it.asset_key.path[-1]: it for it in result.get_asset_check_evaluations()}
+
+    return run
+
+
+def said(evaluation: dg.AssetCheckEvaluation) -> dict[str, Any]:
+    """The metadata of a check, without what is zero."""
+    return {name: it.value for name, it in evaluation.metadata.items() if it.value}
+
+
+def test_references_of_a_whole_shop_resolve(pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]) -> None:
+    shop.seed_history(50)
+    deleted = shop.create_customer(created=back(shop, 10))["id"]
+    shop.create_payment(deleted, created=back(shop, 9))
+    pipeline.tick()
+    shop.delete_customer(deleted)
+    pipeline.tick()
+    pipeline.tick()
+    checked = check()
+    assert checked.keys() == {name for name, object_type in OBJECT_TYPES.items() if object_type.references}
+    assert {table for table, it in checked.items() if not it.passed} == set()
+    assert not any("balance_transaction" in name for it in checked.values() for name in said(it))
+
+
+def test_what_should_be_here_and_is_not_is_told_with_examples(
+    pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]
+) -> None:
+    intent = shop.create_payment(created=back(shop, 20))
+    charge = shop.objects("charges", False)[intent["latest_charge"]]
+    shop.vanish("balance_transactions", charge["balance_transaction"])
+    dispute = shop.dispute(charge["id"], created=back(shop, 12))
+    shop.vanish("balance_transactions", dispute["balance_transactions"][0]["id"])
+    many = [shop.create_payment(created=back(shop, 15)) for _ in range(25)]
+    shop.vanish("payment_intents", many[0]["id"])
+    pipeline.tick()
+    assert all(it.passed for it in check().values()), "what was just read may point to what the next tick brings"
+    pipeline.tick()
+    checked = check()
+    assert {table for table, it in checked.items() if not it.passed} == {"charges", "disputes"}
+    assert checked["charges"].severity is dg.AssetCheckSeverity.WARN
+    assert "1 of balance_transaction → balance_transactions" in (checked["charges"].description or "")
+    assert said(checked["charges"]) == {
+        "payment_intent → payment_intents: not here": 1,
+        "payment_intent → payment_intents: examples": many[0]["id"],
+        "balance_transaction → balance_transactions: not here": 1,
+        "balance_transaction → balance_transactions: examples": charge["balance_transaction"],
+    }
+    assert said(checked["disputes"]) == {
+        "balance_transactions → balance_transactions: not here": 1,
+        "balance_transactions → balance_transactions: examples": dispute["balance_transactions"][0]["id"],
+    }
+
+
+def test_what_is_older_than_the_history_is_counted_and_passes(
+    pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]
+) -> None:
+    intent = shop.create_payment(created=back(shop, 70))
+    refund = shop.refund(intent["latest_charge"], 500, created=back(shop, 50))
+    later = shop.create_payment(created=back(shop, 55))
+    pipeline.tick()
+    pipeline.tick()
+    checked = check()
+    assert all(it.passed for it in checked.values())
+    assert said(checked["refunds"]) == {
+        "charge → charges: not here": 1,
+        "charge → charges: before the history or never listed": 1,
+        "charge → charges: examples": intent["latest_charge"],
+        "payment_intent → payment_intents: not here": 1,
+        "payment_intent → payment_intents: before the history or never listed": 1,
+        "payment_intent → payment_intents: examples": intent["id"],
+    }
+    # With a history that begins long before there was any charge nothing is older.
+    checked = check(days=200)
+    assert {table for table, it in checked.items() if not it.passed} == {"refunds"}
+    assert later["latest_charge"] not in str(said(checked["refunds"]))
+    assert refund["id"] not in str(said(checked["refunds"]))
+
+
+def test_what_is_switched_off_is_not_looked_for(
+    make_pipeline: MakePipeline, pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]
+) -> None:
+    shop.create_payment(created=back(shop, 20))
+    off = ("balance_transactions", "customers")
+    partial = make_pipeline(
+        {"STRIPE_API_KEY": "sk_test_of_the_tests"}, objects={table: {"enabled": False} for table in off}
+    )
+    partial.tick()
+    partial.tick()
+    assert not check()["charges"].passed
+    checked = check(off=off)
+    assert "fee_details" not in checked
+    assert all(it.passed for it in checked.values())
+    assert not any(target in name for it in checked.values() for name in it.metadata for target in off)
+
+
+def test_references_have_a_job_of_their_own_every_day_and_are_no_part_of_a_tick(
+    pipeline: Pipeline, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    defs = build_defs(resource_overrides={RESOURCE: Opens(pipeline)})
+    schedule = defs.resolve_schedule_def("check_references_daily")
+    assert (schedule.job_name, schedule.default_status) == (REFERENCES_JOB, dg.DefaultScheduleStatus.RUNNING)
+    job = defs.resolve_job_def(SYNC_JOB)
+    result = job.execute_in_process(instance=instance, partition_key=today().isoformat())
+    assert {it.check_name for it in result.get_asset_check_evaluations()} == {CHECK}
+    nothing_to_look_for = {name: {"enabled": False} for name in OBJECT_TYPES if name != "customers"}
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump({"objects": nothing_to_look_for}))
+    monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(tmp_path / "settings.yaml"))
+    dg.Definitions.validate_loadable(build_defs())

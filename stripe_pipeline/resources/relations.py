@@ -7,13 +7,18 @@ SQL and text only: `warehouse` runs it, `assets.checks` judges what it finds.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from datetime import date
 
 from stripe_pipeline.money import major_units
-from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.objects import OBJECT_TYPES, ObjectType, Reference
 
 PAYMENTS = "payments"
 """The name of the view in `live` and `test`."""
 
+EXAMPLES = 20
+"""Ids that are shown of references that point to nothing."""
+
+_JUST_BEFORE = "INTERVAL 1 HOUR"  # more than what may be made before a row that it cannot be older than
 _PAYMENTS_OF_INVOICE = (
     '{"data": [{"status": "VARCHAR", "payment": {"payment_intent": "VARCHAR", "charge": "VARCHAR"}}]}'
 )
@@ -118,3 +123,43 @@ LEFT JOIN (
     GROUP BY charge
 ) n ON n.charge = c.id
 """.strip()
+
+
+def dangling(object_type: ObjectType, reference: Reference, since: date) -> str:
+    """The SELECT that counts, in `raw`, the references of a type that point to nothing; one row of
+
+    - how many references were looked at: those of rows that were read before the last tick began, so that a tick has
+      looked since for what they name;
+    - how many point to nothing; a deleted target counts as there;
+    - how many of these are in rows made before or as the targets begin, `since` (UTC);
+    - ids they name, at most `EXAMPLES`, those of rows made later first;
+    - when the oldest target was made.
+    """
+    column = f'"{reference.column}"'
+    named = f"unnest({column}->>'{reference.path}')" if reference.path else column
+    begins = " OR ".join(f"starts_with(named, '{prefix}')" for prefix in reference.prefixes) or "true"
+    early = f"created < TIMESTAMPTZ '{since} 00:00:00+00' + {_JUST_BEFORE}"
+    return f"""
+SELECT count(*), count(*) FILTER (missing), count(*) FILTER (missing AND early),
+    list_distinct(arg_min(named, early, {EXAMPLES}) FILTER (missing)), (SELECT min(created) FROM raw.{reference.target})
+FROM (
+    SELECT named, {early} AS early, named NOT IN (SELECT id FROM raw.{reference.target}) AS missing
+    FROM (
+        SELECT {named} AS named, r.created FROM raw.{object_type.name} r
+        JOIN pipeline.cursors c ON c.account = r._account AND c.livemode = r.livemode AND c.name = 'events'
+        WHERE r._deleted_at IS NULL AND r._fetched_at < c.read_until
+    )
+    WHERE named IS NOT NULL AND ({begins})
+)
+""".strip()
+
+
+def picture() -> str:
+    """The relations as a Mermaid diagram: a line for each pair of tables, with the columns that link them."""
+    pairs: dict[tuple[str, str], list[str]] = {}
+    for object_type in OBJECT_TYPES.values():
+        for reference in object_type.references:
+            names = pairs.setdefault((reference.target, object_type.name), [])
+            names.append(reference.name)
+    lines = [f'    {target} ||--o{{ {table} : "{", ".join(names)}"' for (target, table), names in pairs.items()]
+    return "\n".join(["erDiagram", *lines])

@@ -368,6 +368,11 @@ class Warehouse:
                 [fingerprint, mode.account, mode.livemode, fingerprint],
             )
 
+    def ask(self, sql: str) -> list[tuple[Any, ...]]:
+        """The rows that a SELECT on the private file gives."""
+        with self._open() as connection:
+            return connection.execute(sql).fetchall()
+
     def row_counts(self, tables: Sequence[str]) -> dict[str, int]:
         """Rows by qualified name of table or view, for example `live.charges`."""
         with self._open() as connection:

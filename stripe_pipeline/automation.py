@@ -1,4 +1,4 @@
-"""What runs by itself: the job `sync`, its schedule and the sensor that applies webhooks, and a daily look at references.
+"""What runs by itself: the job `sync` with its schedule and sensor, and a daily look at references.
 
 What a run or a drain does belongs to `assets` and `sync`.
 """

@@ -13,15 +13,13 @@ import duckdb
 import pytest
 import yaml
 
-from stripe_pipeline.assets.checks import CHECK
 from stripe_pipeline.assets.raw import RESOURCE, SYNC_JOB
 from stripe_pipeline.automation import REFERENCES_JOB
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.days import today
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.resources.relations import payments_view
+from stripe_pipeline.resources.relations import payments_view, picture
 from stripe_pipeline.sync import Pipeline
 from tests.conftest import MakePipeline, Opens
 from tests.stripe_state import ask, assert_equal_to_stripe, back
@@ -320,7 +318,7 @@ def said(evaluation: dg.AssetCheckEvaluation) -> dict[str, Any]:
 
 
 def test_references_of_a_whole_shop_resolve(pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]) -> None:
-    shop.seed_history(50)
+    shop.seed_history(8)
     deleted = shop.create_customer(created=back(shop, 10))["id"]
     shop.create_payment(deleted, created=back(shop, 9))
     pipeline.tick()
@@ -405,15 +403,34 @@ def test_what_is_switched_off_is_not_looked_for(
 
 
 def test_references_have_a_job_of_their_own_every_day_and_are_no_part_of_a_tick(
-    pipeline: Pipeline, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     defs = build_defs(resource_overrides={RESOURCE: Opens(pipeline)})
     schedule = defs.resolve_schedule_def("check_references_daily")
     assert (schedule.job_name, schedule.default_status) == (REFERENCES_JOB, dg.DefaultScheduleStatus.RUNNING)
-    job = defs.resolve_job_def(SYNC_JOB)
-    result = job.execute_in_process(instance=instance, partition_key=today().isoformat())
-    assert {it.check_name for it in result.get_asset_check_evaluations()} == {CHECK}
+    steps = {name: {node.name for node in defs.resolve_job_def(name).nodes} for name in (SYNC_JOB, REFERENCES_JOB)}
+    assert steps == {SYNC_JOB: {"stripe", "views", "inbox"}, REFERENCES_JOB: {"references"}}
     nothing_to_look_for = {name: {"enabled": False} for name in OBJECT_TYPES if name != "customers"}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump({"objects": nothing_to_look_for}))
     monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(tmp_path / "settings.yaml"))
     dg.Definitions.validate_loadable(build_defs())
+
+
+# The picture
+
+
+def test_the_readme_shows_the_declared_relations() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"```mermaid\n{picture()}\n```" in readme
+    assert 'charges |o--o{ refunds : "charge"' in picture()
+
+
+def test_a_question_of_the_readme_can_be_asked(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    """The query shown with the picture, on the view as it is made for test data."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    query = readme.partition("## Relations")[2].partition("```sql\n")[2].partition("```")[0]
+    shop.create_payment(created=back(shop, 9))
+    pipeline.tick()
+    kept = {table: object_type.column_names for table, object_type in OBJECT_TYPES.items()}
+    [row] = ask(folder.published, query.replace("live.payments", f"({payments_view('test', kept)})"))
+    assert row[1:3] == ("usd", Decimal("20.000"))

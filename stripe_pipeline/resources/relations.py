@@ -155,11 +155,14 @@ FROM (
 
 
 def picture() -> str:
-    """The relations as a Mermaid diagram: a line for each pair of tables, with the columns that link them."""
-    pairs: dict[tuple[str, str], list[str]] = {}
+    """The relations as a Mermaid `erDiagram`: a line for each way in which one table names another."""
+    lines: dict[tuple[str, str, str], list[str]] = {}
     for object_type in OBJECT_TYPES.values():
         for reference in object_type.references:
-            names = pairs.setdefault((reference.target, object_type.name), [])
-            names.append(reference.name)
-    lines = [f'    {target} ||--o{{ {table} : "{", ".join(names)}"' for (target, table), names in pairs.items()]
-    return "\n".join(["erDiagram", *lines])
+            # Of a list there are many, a parent is always there, anything else may be null.
+            many = "}o" if reference.path else "||" if reference.column == object_type.parent_key else "|o"
+            lines.setdefault((reference.target, many, object_type.name), []).append(reference.name)
+    drawn = [
+        f'    {target} {many}--o{{ {table} : "{", ".join(names)}"' for (target, many, table), names in lines.items()
+    ]
+    return "\n".join(["erDiagram", *drawn])

@@ -1,4 +1,4 @@
-"""What runs by itself: the job `sync`, its schedule, and the sensor that applies webhooks.
+"""What runs by itself: the job `sync` with its schedule and sensor, and the job of the night.
 
 What a run or a drain does belongs to `assets` and `sync`.
 """
@@ -8,21 +8,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import reduce
+from operator import or_, sub
 
 import dagster as dg
 
 from stripe_pipeline.assets.checks import evaluations
 from stripe_pipeline.assets.raw import RESOURCE, SYNC_JOB, OpensPipeline, materializations
-from stripe_pipeline.assets.retention import PRUNE_JOB, RETENTION
+from stripe_pipeline.assets.retention import NIGHTLY_JOB, RETENTION
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import StripePipelineError, by_cause
 from stripe_pipeline.sync import Pipeline, Report
-
-sync_job = dg.define_asset_job(
-    SYNC_JOB,
-    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(RETENTION),
-    description="One tick: what changed in Stripe since the last one, and every day that is not complete yet.",
-)
 
 WAIT = 10.0
 """Seconds that the sensor waits for news inside its tick. Dagster begins the next one at once after 5 seconds or more,
@@ -52,7 +48,7 @@ def _sync_under_way(instance: dg.DagsterInstance) -> str | None:
 
 
 @dg.schedule(
-    target=sync_job,
+    job_name=SYNC_JOB,
     description="A missed tick needs no making up: the next one finds by itself what is missing.",
     cron_schedule="*/15 * * * *",
     execution_timezone="UTC",
@@ -66,27 +62,20 @@ def sync_every_15_minutes(context: dg.ScheduleEvaluationContext) -> dg.RunReques
     return dg.RunRequest(run_key=now.isoformat(), partition_key=f"{now:%Y-%m-%d}")
 
 
-prune_job = dg.define_asset_job(
-    PRUNE_JOB,
-    selection=dg.AssetSelection.assets(RETENTION),
-    description="Removes what is older than its retention, and lets go of old news, runs and ticks.",
-)
-
-
 @dg.schedule(
-    target=prune_job,
-    description="Removes every night what has become older than its retention.",
+    job_name=NIGHTLY_JOB,
+    description="Prunes what has become too old, then looks whether what rows name is here.",
     cron_schedule="20 3 * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
-def prune_daily(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-    """Prunes once a day; a night that was missed is made up for by the next one."""
+def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    """Runs once a day; a night that was missed is made up for by the next one."""
     return dg.RunRequest(run_key=f"{context.scheduled_execution_time:%Y-%m-%d}")
 
 
 @dg.sensor(
-    target=sync_job,
+    job_name=SYNC_JOB,
     description="Applies webhooks within about a second: waits for them inside its tick, reads again what they name,"
     " loads and publishes. Its ticks ask for a run of sync only where there is more to read than a tick can do;"
     " what the others applied is in their logs and in the events of the assets.",
@@ -175,3 +164,24 @@ def _summary(report: Report, trouble: StripePipelineError | None) -> str:
     if trouble:
         sentences.append(str(trouble))
     return ". ".join(sentences) or "No webhook came in"
+
+
+def build_automation(references: dg.AssetChecksDefinition | None) -> dg.Definitions:
+    """The jobs with their schedules and the sensor.
+
+    The check of `references` reads whole tables, which is too much for every tick: it is part of the night's job.
+    """
+    checks = [dg.AssetSelection.checks(references)] if references else []
+    pruning = dg.AssetSelection.assets(RETENTION)
+    sync = dg.define_asset_job(
+        SYNC_JOB,
+        selection=reduce(sub, [pruning, *checks], dg.AssetSelection.all()),
+        description="One tick: what changed in Stripe since the last one, and every day that is not complete yet.",
+    )
+    night = dg.define_asset_job(
+        NIGHTLY_JOB,
+        selection=reduce(or_, checks, pruning),
+        description="Removes what is older than its retention, lets go of old news, runs and ticks, and checks what"
+        " rows name.",
+    )
+    return dg.Definitions(jobs=[sync, night], schedules=[sync_every_15_minutes, nightly], sensors=[webhook_refresh])

@@ -227,7 +227,7 @@ def prune(
 
     The asset `retention` does the same every day, and lets go of old news and of Dagster's own old runs.
     """
-    from stripe_pipeline.assets.retention import PRUNE_JOB, PRUNED, records
+    from stripe_pipeline.assets.retention import PRUNED, RETENTION, records
     from stripe_pipeline.sync import Pipeline
 
     _check_environment()
@@ -236,7 +236,7 @@ def prune(
             pruned = records(pipeline.warehouse.prune(dry_run=True))
     else:
         with _dagster() as instance:
-            result = _in_process(instance, PRUNE_JOB)
+            result = _in_process(instance, None, asset_selection=[RETENTION])
         if not result.success:
             raise _failure(result)
         [materialization] = result.asset_materializations_for_node("retention")
@@ -440,10 +440,10 @@ def _say_ready(folder: DataFolder, port: int, webhooks: str | None, emulator: st
 
     published = _short(folder.published)
     sql = (
-        "SELECT currency, count(*) AS charges,\n"
-        "       sum(amount - amount_refunded)::BIGINT AS net_in_minor_units\n"
-        "FROM live.charges WHERE status = 'succeeded'\n"
-        "GROUP BY currency ORDER BY charges DESC LIMIT 5"
+        "SELECT currency, count(*) AS payments,\n"
+        "       sum(amount_decimal - amount_refunded_decimal) AS kept_by_the_shop\n"
+        "FROM live.payments WHERE paid\n"
+        "GROUP BY currency ORDER BY payments DESC LIMIT 5"
     )
     out.print("\nReady.", style="bold green")
     out.print(f"  Dagster UI       http://{HOST}:{port}")

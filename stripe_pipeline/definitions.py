@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from stripe_pipeline.assets.checks import build_inbox_check
+from stripe_pipeline.assets.checks import build_inbox_check, build_references_check
 from stripe_pipeline.assets.raw import RESOURCE, build_raw_assets
 from stripe_pipeline.assets.retention import build_retention_asset
 from stripe_pipeline.assets.views import build_view_assets
-from stripe_pipeline.automation import prune_daily, prune_job, sync_every_15_minutes, sync_job, webhook_refresh
+from stripe_pipeline.automation import build_automation
 from stripe_pipeline.settings import load_settings
 from stripe_pipeline.sync import Pipeline, Progress
 
@@ -32,16 +32,15 @@ class PipelineResource:
 def build_defs(*, resource_overrides: Mapping[str, object] | None = None) -> dg.Definitions:
     """All definitions; tests and the command line put their own resources in."""
     settings = load_settings()
-    return dg.Definitions(
+    references = build_references_check(settings)
+    inventory = dg.Definitions(
         assets=[build_raw_assets(settings), build_view_assets(settings), build_retention_asset(settings)],
-        asset_checks=[build_inbox_check(settings)],
-        jobs=[sync_job, prune_job],
-        schedules=[sync_every_15_minutes, prune_daily],
-        sensors=[webhook_refresh],
+        asset_checks=[build_inbox_check(settings), *([references] if references else [])],
         resources={RESOURCE: PipelineResource(), **(resource_overrides or {})},
         # A process per step costs seconds and gains nothing: what runs in parallel are the requests.
         executor=dg.in_process_executor,
     )
+    return dg.Definitions.merge(inventory, build_automation(references))
 
 
 defs = build_defs()

@@ -1,7 +1,7 @@
 """The nine Stripe object types: one declaration each.
 
-Tables, assets, views, event routing, listing and the documentation table are derived from `OBJECT_TYPES`; a tenth
-type is one more entry here. What a row looks like in JSON belongs to `rows`, SQL to `resources.warehouse`.
+Tables, assets, views, event routing, listing, relations and the documentation table are derived from `OBJECT_TYPES`;
+a tenth type is one more entry here. What a row looks like in JSON belongs to `rows`, SQL to `resources.warehouse`.
 
 Fields and types: Stripe's API version `2026-10-28.endive`, as collected in objects.json; filters and events: FACTS.md.
 """
@@ -57,6 +57,47 @@ class Column:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A column that names objects of another type."""
+
+    column: str
+    target: str
+    """Table name of what is named, for example `customers`."""
+    path: str = ""
+    """Where in a nested column the ids are, as a JSON path with a wildcard; empty where the column is the id."""
+    prefixes: tuple[str, ...] = ()
+    """What ids of the target begin with, for example `ch_`, where the column names objects of several types."""
+    may_be_older: bool
+    """Whether what is named may be made long before the row is, and so before the history that is kept.
+    What may not is made with the row, seconds before it, or later."""
+    may_be_gone: bool = False
+    """Whether Stripe's lists may leave out what is named: deleted customers, and those on a test clock (FACTS.md, The
+    nine types)."""
+
+    @property
+    def name(self) -> str:
+        """What people call it: the column, with the field of a nested one, for example `payments.payment_intent`."""
+        field = self.path.rpartition(".")[2]
+        return f"{self.column}.{field}" if field not in ("", "id") else self.column
+
+    @property
+    def label(self) -> str:
+        """With what it names, for example `source → charges`."""
+        return f"{self.name} → {self.target}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Included:
+    """A list of an object that Stripe leaves out unless it is asked for, and then cuts at ten."""
+
+    column: str
+    endpoint: str
+    """Where the whole list is, for example `/v1/invoice_payments`."""
+    parameter: str
+    """The filter of that list that takes the object's id, for example `invoice`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ObjectType:
     """One Stripe object type: where it is read, what announces it, what its table looks like."""
 
@@ -81,6 +122,10 @@ class ObjectType:
     """Field of the parent that carries these objects."""
     date_field: str = "created"
     """The timestamp that says when a row counts: `default_date` in the views, and what retention goes by."""
+    include: tuple[Included, ...] = ()
+    """What Stripe is asked to send with each object."""
+    references: tuple[Reference, ...] = ()
+    """The columns that name objects of these nine types."""
 
     @property
     def column_names(self) -> tuple[str, ...]:
@@ -148,6 +193,11 @@ BALANCE_TRANSACTIONS = ObjectType(
         number="exchange_rate",
         nested="fee_details",
     ),
+    references=(
+        Reference(column="source", target="charges", prefixes=("ch_", "py_"), may_be_older=True),
+        Reference(column="source", target="refunds", prefixes=("re_", "pyr_"), may_be_older=True),
+        Reference(column="source", target="disputes", prefixes=("dp_", "du_"), may_be_older=True),
+    ),
 )
 
 CHARGES = ObjectType(
@@ -181,6 +231,12 @@ CHARGES = ObjectType(
             billing_details fraud_details level3 metadata outcome payment_method_details
             presentment_details radar_options refunds shipping source transfer_data
         """,
+    ),
+    references=(
+        Reference(column="customer", target="customers", may_be_older=True, may_be_gone=True),
+        Reference(column="payment_intent", target="payment_intents", may_be_older=True),
+        Reference(column="balance_transaction", target="balance_transactions", may_be_older=False),
+        Reference(column="failure_balance_transaction", target="balance_transactions", may_be_older=False),
     ),
 )
 
@@ -230,6 +286,11 @@ DISPUTES = ObjectType(
             payment_method_details
         """,
     ),
+    references=(
+        Reference(column="charge", target="charges", may_be_older=True),
+        Reference(column="payment_intent", target="payment_intents", may_be_older=True),
+        Reference(column="balance_transactions", path="$[*].id", target="balance_transactions", may_be_older=False),
+    ),
 )
 
 FEE_DETAILS = ObjectType(
@@ -252,6 +313,7 @@ FEE_DETAILS = ObjectType(
         reference="application",
         amount="amount",
     ),
+    references=(Reference(column="balance_transaction", target="balance_transactions", may_be_older=False),),
 )
 
 INVOICE_LINES = ObjectType(
@@ -273,6 +335,7 @@ INVOICE_LINES = ObjectType(
         decimal="quantity_decimal",
         nested="discount_amounts discounts metadata parent period pretax_credit_amounts pricing taxes",
     ),
+    references=(Reference(column="invoice", target="invoices", may_be_older=False),),
 )
 
 INVOICES = ObjectType(
@@ -329,6 +392,15 @@ INVOICES = ObjectType(
             total_discount_amounts total_pretax_credit_amounts total_taxes
         """,
     ),
+    # Since API 2025-03-31 nothing else links an invoice and its payment (FACTS.md, API versions).
+    include=(Included(column="payments", endpoint="/v1/invoice_payments", parameter="invoice"),),
+    references=(
+        Reference(column="customer", target="customers", may_be_older=True, may_be_gone=True),
+        Reference(
+            column="payments", path="$.data[*].payment.payment_intent", target="payment_intents", may_be_older=True
+        ),
+        Reference(column="payments", path="$.data[*].payment.charge", target="charges", may_be_older=True),
+    ),
 )
 
 PAYMENT_INTENTS = ObjectType(
@@ -366,6 +438,10 @@ PAYMENT_INTENTS = ObjectType(
             payment_method_types presentment_details processing shipping transfer_data
         """,
     ),
+    references=(
+        Reference(column="customer", target="customers", may_be_older=True, may_be_gone=True),
+        Reference(column="latest_charge", target="charges", may_be_older=False),
+    ),
 )
 
 REFUNDS = ObjectType(
@@ -387,6 +463,13 @@ REFUNDS = ObjectType(
         amount="amount",
         timestamp="created",
         nested="destination_details metadata next_action presentment_details",
+    ),
+    references=(
+        Reference(column="charge", target="charges", may_be_older=True),
+        Reference(column="customer", target="customers", may_be_older=True, may_be_gone=True),
+        Reference(column="payment_intent", target="payment_intents", may_be_older=True),
+        Reference(column="balance_transaction", target="balance_transactions", may_be_older=False),
+        Reference(column="failure_balance_transaction", target="balance_transactions", may_be_older=False),
     ),
 )
 

@@ -679,6 +679,8 @@ class _Run:
         for name, reader in self._readers.items():
             endpoint = reader.object_type.endpoint
             self._report.requests[name] += self._api.spent_on(f"{endpoint}")
+            for included in reader.object_type.include:
+                self._report.requests[name] += self._api.spent_on(included.endpoint)
             for child in reader.children:
                 self._report.requests[child.name] += self._api.spent_on(f"{endpoint}/id/{child.embedded_in}")
             self._report.surprises.update(reader.surprises)

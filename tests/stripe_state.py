@@ -32,8 +32,17 @@ def held_by_stripe(shop: Shop, object_type: ObjectType, *, livemode: bool) -> Ob
     for key, obj in shop.objects(object_type.name, livemode).items():
         if obj.get("test_clock") is not None:
             continue  # Stripe leaves customers on a test clock out of its lists (FACTS.md, The nine types)
+        if object_type.name == "invoices":
+            obj = _with_payments(shop, obj, livemode=livemode)
         objects[key if isinstance(key, tuple) else (key,)] = without_nulls(obj)
     return objects
+
+
+def _with_payments(shop: Shop, invoice: dict[str, Any], *, livemode: bool) -> dict[str, Any]:
+    """An invoice with all of its payments, which Stripe includes where asked."""
+    url = f"/v1/invoice_payments?invoice={invoice['id']}"
+    data = shop.payments(invoice["id"], livemode)
+    return {"payments": {"object": "list", "data": data, "has_more": False, "url": url}} | invoice
 
 
 def rows(published: Published, table: str) -> list[dict[str, Any]]:

@@ -140,6 +140,8 @@ def test_everything_in_an_object_is_in_its_row_and_stays_there(
     _put(shop, objects)
     days = _days(objects)
     pipeline = make_pipeline(_keys_for(objects), history=_history(days))
+    # Stripe's samples were made in 2009, by their own telling, which no settings file may ask for.
+    pipeline.settings = pipeline.settings.model_copy(update={"history": min(days)})
 
     report = pipeline.tick(days)
 
@@ -155,7 +157,7 @@ def test_everything_in_an_object_is_in_its_row_and_stays_there(
             for obj in objects:
                 if obj["object"] == object_type.object != LINE and bool(obj.get("livemode")) is livemode:
                     # The sample itself, so that nothing depends on how the emulator keeps it.
-                    assert _without_lines(warehouse[(obj["id"],)]) == _without_lines(without_nulls(obj))
+                    assert _without_lists(warehouse[(obj["id"],)]) == _without_lists(without_nulls(obj))
     assert +seen == _rows_in(objects)
 
     before = _everything_in(folder)
@@ -188,9 +190,10 @@ def _rows_in(objects: Iterable[Json]) -> Counter[str]:
     return +counted
 
 
-def _without_lines(obj: Json) -> Json:
-    """An invoice apart from its lines: one recorded line joins its invoice only after that was recorded."""
-    return {name: value for name, value in obj.items() if name != "lines"}
+def _without_lists(obj: Json) -> Json:
+    """An invoice apart from its lines and payments: one recorded line joins its invoice only after that was recorded,
+    and payments are sent only where they are asked for."""
+    return {name: value for name, value in obj.items() if name not in ("lines", "payments")}
 
 
 def test_all_nine_tables_have_samples() -> None:

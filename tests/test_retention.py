@@ -210,7 +210,7 @@ def test_the_asset_prunes_and_tells_rows_by_day_and_a_dry_run_only_tells(
     whole = counts(folder)
     short = make_pipeline(retention="10 days")
     defs = build_defs(resource_overrides={RESOURCE: Opens(short)})
-    job = defs.resolve_job_def("prune")
+    job = defs.resolve_job_def("nightly")
     for dry_run in (True, False):
         config = {"ops": {"retention": {"config": {"dry_run": dry_run}}}}
         assert job.execute_in_process(instance=instance, run_config=config).success
@@ -223,7 +223,7 @@ def test_the_asset_prunes_and_tells_rows_by_day_and_a_dry_run_only_tells(
         if dry_run:
             assert counts(folder) == whole
     assert {table: whole[table] - left for table, left in counts(folder).items()} == {t: rows[t] for t in whole}
-    assert defs.resolve_schedule_def("prune_daily").default_status is dg.DefaultScheduleStatus.RUNNING
+    assert defs.resolve_schedule_def("nightly").default_status is dg.DefaultScheduleStatus.RUNNING
     assert dg.AssetKey("retention") not in set(
         defs.resolve_job_def("sync").asset_layer.selected_asset_keys  # a tick does not prune
     )

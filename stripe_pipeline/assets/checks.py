@@ -1,22 +1,29 @@
 """Asset checks: what a user should be told about a table besides its rows.
 
-How pokes fare belongs to `resources.inbox`; this shows those that were given up.
+How pokes fare belongs to `resources.inbox`; this shows those that were given up. What references there are belongs to
+`objects`, how they are counted to `resources.relations`; here is judged what was found.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 
 from stripe_pipeline.assets.raw import RESOURCE, OpensPipeline, key_of
 from stripe_pipeline.errors import StripePipelineError
-from stripe_pipeline.objects import BY_STRIPE_OBJECT, ObjectType
+from stripe_pipeline.objects import BY_STRIPE_OBJECT, ObjectType, Reference
 from stripe_pipeline.resources.inbox import Inbox
+from stripe_pipeline.resources.relations import dangling
 from stripe_pipeline.settings import Settings
 from stripe_pipeline.sync import Pipeline, Report
 
 CHECK = "announced_changes_read"
+REFERENCES = "references_resolve"
 _SHOWN = 20
+_QUIET_START = timedelta(days=31)
+"""A table whose oldest row is so much younger than its history begins holds all there ever was."""
 
 
 def build_inbox_check(settings: Settings) -> dg.AssetChecksDefinition:
@@ -53,6 +60,107 @@ def build_inbox_check(settings: Settings) -> dg.AssetChecksDefinition:
                 )
 
     return inbox
+
+
+def build_references_check(settings: Settings) -> dg.AssetChecksDefinition | None:
+    """For every enabled type that names objects of another one: whether these are here. None if there is none."""
+    kept = {object_type.name for object_type in settings.enabled}
+    references = {
+        object_type: [
+            reference
+            for reference in object_type.references
+            if reference.target in kept and reference.column not in _touched(settings, object_type)
+        ]
+        for object_type in settings.enabled
+    }
+    references = {object_type: them for object_type, them in references.items() if them}
+    if not references:
+        return None
+
+    @dg.multi_asset_check(
+        name="references",
+        specs=[
+            dg.AssetCheckSpec(
+                REFERENCES,
+                asset=key_of(object_type),
+                description="Warns where a row names an object that is not here and should be; checked once a day.",
+            )
+            for object_type in references
+        ],
+        can_subset=True,
+        required_resource_keys={RESOURCE},
+    )
+    def references_resolve(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        opens: OpensPipeline = getattr(context.resources, RESOURCE)
+        selected = {key.asset_key for key in context.selected_asset_check_keys}
+        try:
+            with opens.open() as pipeline:
+                for object_type, them in references.items():
+                    if key_of(object_type) in selected:
+                        found = [_resolve(pipeline, settings, object_type, reference) for reference in them]
+                        yield _judged(object_type, found)
+        except StripePipelineError as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from None
+
+    return references_resolve
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the references of one column to one table came to."""
+
+    reference: Reference
+    seen: int
+    missing: int
+    explained: int
+    """Of those missing: how many may well be, for what is named is older than the history, or never listed."""
+    examples: list[str]
+
+
+def _touched(settings: Settings, object_type: ObjectType) -> set[str]:
+    """Columns that are left out or hashed, or hold something that is."""
+    rules = settings.rules(object_type)
+    return {path[0] for path in rules.exclude | rules.hash}
+
+
+def _resolve(pipeline: Pipeline, settings: Settings, object_type: ObjectType, reference: Reference) -> _Found:
+    target = settings.types[reference.target]
+    since = settings.first_listed(target)
+    [(seen, missing, early, examples, oldest)] = pipeline.warehouse.ask(dangling(object_type, reference, since))
+    begins = datetime(since.year, since.month, since.day, tzinfo=UTC)
+    explained = early
+    pruned = target.date_field != "created" and settings.cutoff(target) is not None
+    if (
+        pruned
+        or reference.may_be_gone
+        or (reference.may_be_older and oldest is not None and oldest <= begins + _QUIET_START)
+    ):
+        explained = missing
+    return _Found(reference, seen, missing, explained, examples or [])
+
+
+def _judged(object_type: ObjectType, found: list[_Found]) -> dg.AssetCheckResult:
+    metadata: dict[str, dg.MetadataValue[Any]] = {}
+    wrong = []
+    for one in found:
+        label = one.reference.label
+        metadata[f"{label}: not here"] = dg.MetadataValue.int(one.missing)
+        if one.explained:
+            metadata[f"{label}: before the history or never listed"] = dg.MetadataValue.int(one.explained)
+        if one.missing > one.explained:
+            wrong.append(f"{one.missing - one.explained} of {label}")
+        if one.examples:
+            metadata[f"{label}: examples"] = dg.MetadataValue.text(", ".join(one.examples))
+    return dg.AssetCheckResult(
+        asset_key=key_of(object_type),
+        check_name=REFERENCES,
+        passed=not wrong,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"Point to nothing: {', '.join(wrong)}. A backfill of the days of what they name brings it in."
+        if wrong
+        else None,
+        metadata=metadata,
+    )
 
 
 def evaluations(report: Report, pipeline: Pipeline) -> list[dg.AssetCheckEvaluation]:

@@ -20,7 +20,7 @@ from stripe_pipeline.resources.pruning import Pruned
 from stripe_pipeline.settings import Settings
 
 RETENTION = dg.AssetKey("retention")
-PRUNE_JOB = "prune"
+NIGHTLY_JOB = "nightly"
 PRUNED = "pruned"
 
 _FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
@@ -99,7 +99,7 @@ def forget_runs(instance: dg.DagsterInstance, *, keep_days: float) -> int:
     """Delete finished runs of this project's jobs that began earlier, with what they left on the disk; how many."""
     before = datetime.now(UTC) - timedelta(days=keep_days)
     deleted = 0
-    for job in (SYNC_JOB, PRUNE_JOB):
+    for job in (SYNC_JOB, NIGHTLY_JOB):
         runs = dg.RunsFilter(job_name=job, statuses=_FINISHED, created_before=before)
         while records := instance.get_run_records(runs, limit=_AT_ONCE):
             for record in records:
@@ -127,7 +127,7 @@ def forget_ticks(instance: dg.DagsterInstance, *, keep_days: float) -> None:
     """
     before = (datetime.now(UTC) - timedelta(days=keep_days)).timestamp()
     for state in instance.all_instigator_state():
-        if state.name in ("sync_every_15_minutes", "prune_daily", "webhook_refresh"):
+        if state.name in ("sync_every_15_minutes", "nightly", "webhook_refresh"):
             instance.purge_ticks(state.instigator_origin_id, state.selector_id, before=before)
 
 

@@ -27,7 +27,7 @@ from starlette.types import Receive, Scope, Send
 from stripe_pipeline.emulator import store, templates
 from stripe_pipeline.emulator.faults import RATE_LIMIT, Fault, LoggedRequest, choose
 from stripe_pipeline.emulator.rate_limits import RateLimiter
-from stripe_pipeline.emulator.shop import EVENTS_KEPT, Shop, type_of
+from stripe_pipeline.emulator.shop import EMBEDDED, EVENTS_KEPT, Shop, type_of
 from stripe_pipeline.emulator.store import Json, reference
 from stripe_pipeline.emulator.stripe_cli import PATH, StripeCli
 from stripe_pipeline.emulator.webhooks import Webhooks
@@ -39,6 +39,7 @@ _PATH_NAMES = {
     "customers": ("customer", "id", "rak_customer"),
     "disputes": ("dispute", "id", "rak_dispute"),
     "events": ("event", "id", "rak_event"),
+    "invoice_payments": ("invoice_payment", "invoice_payment", "rak_invoice"),
     "invoices": ("invoice", "id", "rak_invoice"),
     "payment_intents": ("payment_intent", "intent", "rak_payment_intent"),
     "refunds": ("refund", "id", "rak_charge"),
@@ -52,6 +53,7 @@ _EQUAL = {
     "customers": ("email", "test_clock"),
     "disputes": ("charge", "payment_intent"),
     "invoices": ("collection_method", "customer", "customer_account", "status", "subscription"),
+    "invoice_payments": ("invoice", "payment", "status"),
     "payment_intents": ("customer", "customer_account"),
     "refunds": ("charge", "payment_intent"),
     "events": ("delivery_success", "type", "types"),
@@ -59,9 +61,12 @@ _EQUAL = {
 }
 """Filters by list besides `created`; all are equality, apart from those of events."""
 
-_CHOICES = {
-    "collection_method": ("charge_automatically", "send_invoice"),
-    "status": ("draft", "open", "paid", "uncollectible", "void"),
+_CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
+    "invoices": {
+        "collection_method": ("charge_automatically", "send_invoice"),
+        "status": ("draft", "open", "paid", "uncollectible", "void"),
+    },
+    "invoice_payments": {"status": ("canceled", "open", "paid")},
 }
 _RANGES = ("gt", "gte", "lt", "lte")
 _PAGING = ("ending_before", "expand", "limit", "starting_after")
@@ -384,8 +389,9 @@ class _Api:
     def _wanted(self, type_name: str, params: Json, caller: _Caller) -> Callable[[str, Json], bool] | None:
         if type_name == "events":
             return self._wanted_events(params, caller)
-        equal = {name: _text(params, name) for name in _EQUAL[type_name] if name in params}
-        for name, choices in _CHOICES.items():
+        paid_by = _payment(params) if type_name == "invoice_payments" else None
+        equal = {name: _text(params, name) for name in _EQUAL[type_name] if name in params and name != "payment"}
+        for name, choices in _CHOICES.get(type_name, {}).items():
             if name in equal and equal[name] not in choices:
                 listed = ", ".join(choices[:-1])
                 raise StripeError(400, f"Invalid {name}: must be one of {listed}, or {choices[-1]}", param=name)
@@ -393,13 +399,17 @@ class _Api:
         subscription = equal.pop("subscription", None)
         due_since, due_until = _range(params, "due_date")
         on_clock = type_name == "customers" and "test_clock" not in equal
-        if not (equal or payout or subscription or due_since is not None or due_until is not None or on_clock):
+        if not (
+            equal or payout or subscription or paid_by or due_since is not None or due_until is not None or on_clock
+        ):
             return None
 
         def wanted(object_id: str, obj: Json) -> bool:
             if on_clock and obj.get("test_clock") is not None:
                 return False
             if any(reference(obj.get(name)) != value for name, value in equal.items()):
+                return False
+            if paid_by is not None and any(reference(obj["payment"].get(name)) != it for name, it in paid_by.items()):
                 return False
             if payout is not None and self._shop.payout_of(object_id, caller.livemode) != payout:
                 return False
@@ -440,6 +450,7 @@ class _Api:
         for name, type_name in (
             ("customer", "customers"),
             ("charge", "charges"),
+            ("invoice", "invoices"),
             ("payment_intent", "payment_intents"),
         ):
             target = params.get(name)
@@ -476,6 +487,8 @@ class _Api:
             found = value[name] = self._expanded(found, caller)
         elif name == "refunds" and value.get("object") == "charge" and not isinstance(found, dict):
             found = value["refunds"] = self._refunds_of(value["id"], caller)
+        elif name == "payments" and value.get("object") == "invoice" and not isinstance(found, dict):
+            found = value["payments"] = self._payments_of(value["id"], caller)
         if isinstance(found, dict | list):
             self._expand_one(found, names[1:], path, caller)
 
@@ -493,6 +506,11 @@ class _Api:
         ids, more = collection.page(store.Window(), among=collection.with_value("charge", charge))
         refunds = [orjson.loads(self._shop.render("refunds", found, caller.livemode)) for found in ids]
         return _list_of(refunds, more, f"/v1/charges/{charge}/refunds")
+
+    def _payments_of(self, invoice: str, caller: _Caller) -> Json:
+        payments = self._shop.payments(invoice, caller.livemode)
+        more = len(payments) > EMBEDDED
+        return _list_of(payments[:EMBEDDED], more, f"/v1/invoice_payments?invoice={invoice}")
 
     # Webhook endpoints
 
@@ -674,6 +692,22 @@ def _range(params: Json, name: str) -> tuple[int | None, int | None]:
     lower = [bounds[bound] + (bound == "gt") for bound in ("gt", "gte") if bound in bounds]
     upper = [bounds[bound] + (bound == "lte") for bound in ("lt", "lte") if bound in bounds]
     return max(lower, default=None), min(upper, default=None)
+
+
+def _payment(params: Json) -> Json | None:
+    """The filter by payment of /v1/invoice_payments."""
+    value = params.get("payment")
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise StripeError(400, "Invalid object", param="payment")
+    if "type" not in value:
+        raise StripeError(
+            400, "Missing required param: payment[type].", param="payment[type]", code="parameter_missing"
+        )
+    if unknown := [f"payment[{name}]" for name in value if name not in ("payment_intent", "payment_record", "type")]:
+        raise _unknown(unknown)
+    return value
 
 
 def _endpoint_fields(params: Json) -> Json:

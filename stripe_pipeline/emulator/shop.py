@@ -23,12 +23,13 @@ import orjson
 
 from stripe_pipeline.emulator import templates
 from stripe_pipeline.emulator.clock import Clock
-from stripe_pipeline.emulator.store import Collection, Json, reference
+from stripe_pipeline.emulator.store import Collection, Json, Window, reference
 from stripe_pipeline.objects import BY_STRIPE_OBJECT
 
 EVENTS_KEPT = 30 * 86400
 """Seconds for which Stripe keeps events."""
-EMBEDDED_LINES = 10
+EMBEDDED = 10
+"""How many lines, payments, … Stripe sends inside an object."""
 LISTED = tuple(sorted(object_type.name for object_type in BY_STRIPE_OBJECT.values()))
 """The seven types with a list endpoint."""
 
@@ -40,6 +41,7 @@ _PREFIXES = {
     "dp": "disputes",
     "du": "disputes",
     "in": "invoices",
+    "inpay": "invoice_payments",
     "pi": "payment_intents",
     "re": "refunds",
     "pyr": "refunds",
@@ -51,6 +53,7 @@ _UPDATED = {
     "invoices": ("invoice.updated",),
     "refunds": ("refund.updated", "charge.refund.updated"),
 }
+_ALSO_HELD = {"invoice_payment": "invoice_payments", "webhook_endpoint": "webhook_endpoints"}
 _ALPHABET = string.ascii_letters + string.digits
 _CARDS = (("visa", "4242"), ("mastercard", "4444"), ("amex", "0005"), ("visa", "1881"), ("discover", "1117"))
 
@@ -67,7 +70,9 @@ class _Side:
     """Everything the shop holds in one mode."""
 
     objects: dict[str, Collection] = field(
-        default_factory=lambda: {name: Collection() for name in (*LISTED, "events", "webhook_endpoints")}
+        default_factory=lambda: {
+            name: Collection() for name in (*LISTED, "events", "invoice_payments", "webhook_endpoints")
+        }
     )
     lines: dict[str, dict[str, Json]] = field(default_factory=dict)
     """Lines in list order, by invoice."""
@@ -170,6 +175,13 @@ class Shop:
         if invoice_id not in side.objects["invoices"]:
             raise KeyError(invoice_id)
         return list(side.lines.get(invoice_id, {}).values())
+
+    @_locked
+    def payments(self, invoice_id: str, livemode: bool) -> list[Json]:
+        """All payments of an invoice, newest first."""
+        payments = self.collection("invoice_payments", livemode)
+        ids, _ = payments.page(Window(limit=len(payments)), among=payments.with_value("invoice", invoice_id))
+        return [self._shown("invoice_payments", payment, livemode) for payment in ids]
 
     @_locked
     def event_body(self, event_id: str, livemode: bool) -> bytes:
@@ -675,9 +687,12 @@ class Shop:
                     created=at,
                     announce=announce,
                 )
-                side.invoice_intents[invoice_id] = made["id"]
+                intent = side.invoice_intents[invoice_id] = made["id"]
+                self._link(invoice, intent, invoice["amount_remaining"], at, is_default=True)
             else:
                 self.attempt_payment(intent, outcome=outcome, livemode=mode, created=at, announce=announce)
+            if outcome == "succeeded":
+                self._change_payments(invoice_id, mode, "paid", at, intent)
         paid = outcome == "succeeded"
         person = side.objects["customers"].objects.get(customer)
         if person is not None and bool(person.get("delinquent")) is paid:
@@ -697,6 +712,41 @@ class Shop:
             "status_transitions": invoice["status_transitions"] | {"paid_at": at},
         }
         events = ("invoice.paid", "invoice.payment_succeeded", "invoice.updated")
+        return self._change("invoices", invoice_id, mode, at, announce and events, **change)
+
+    @_locked
+    def attach_payment(
+        self,
+        invoice_id: str,
+        payment_intent_id: str,
+        amount: int | None = None,
+        *,
+        livemode: bool | None = None,
+        created: int | None = None,
+        announce: bool = True,
+    ) -> Json:
+        """Pay an open invoice, in whole or in part, with a payment that succeeded; by default with all of it.
+
+        One payment may pay several invoices, one invoice may have several payments.
+        """
+        at = self._at(created)
+        mode = self._mode("invoices", invoice_id, livemode)
+        invoice = self._sides[mode].objects["invoices"].objects[invoice_id]
+        intent = self._sides[mode].objects["payment_intents"].objects[payment_intent_id]
+        amount = min(invoice["amount_remaining"], intent["amount_received"] if amount is None else amount)
+        self._link(invoice, payment_intent_id, amount, at, is_default=False)
+        self._change_payments(invoice_id, mode, "paid", at, payment_intent_id)
+        left = invoice["amount_remaining"] - amount
+        change: Json = {"amount_paid": invoice["amount_paid"] + amount, "amount_remaining": left}
+        events: tuple[str, ...] = ("invoice.updated",)
+        if not left:
+            change |= {
+                "status": "paid",
+                "auto_advance": False,
+                "next_payment_attempt": None,
+                "status_transitions": invoice["status_transitions"] | {"paid_at": at},
+            }
+            events = ("invoice.paid", "invoice.payment_succeeded", "invoice.updated")
         return self._change("invoices", invoice_id, mode, at, announce and events, **change)
 
     @_locked
@@ -879,7 +929,7 @@ class Shop:
         if kind == "event":
             self._keep_event(obj, mode, at)
             return obj
-        type_name = "webhook_endpoints" if kind == "webhook_endpoint" else BY_STRIPE_OBJECT[kind].name
+        type_name = _ALSO_HELD.get(kind) or BY_STRIPE_OBJECT[kind].name
         if kind == "customer" and obj.get("deleted"):
             if obj["id"] in side.objects["customers"]:
                 side.objects["customers"].remove(obj["id"])
@@ -1161,6 +1211,8 @@ class Shop:
     ) -> Json:
         at = self._at(created)
         mode = self._mode("invoices", invoice_id, livemode)
+        if status == "void":
+            self._change_payments(invoice_id, mode, "canceled", at)
         transitions = self._sides[mode].objects["invoices"].objects[invoice_id]["status_transitions"]
         return self._change(
             "invoices",
@@ -1174,9 +1226,24 @@ class Shop:
             status_transitions=transitions | {moment: at},
         )
 
+    def _link(self, invoice: Json, intent: str, amount: int, at: int, *, is_default: bool) -> None:
+        payment = templates.invoice_payment(self._id("inpay"), at, invoice, intent, amount, is_default=is_default)
+        self._add("invoice_payments", payment, at, False, invoice["livemode"])
+
+    def _change_payments(
+        self, invoice_id: str, livemode: bool, status: str, at: int, intent: str | None = None
+    ) -> None:
+        """The open payments of an invoice, or only those with this intent, are `paid` or `canceled`."""
+        for payment in self.payments(invoice_id, livemode):
+            if payment["status"] == "open" and intent in (None, payment["payment"]["payment_intent"]):
+                transitions = payment["status_transitions"] | {f"{status}_at": at}
+                paid = payment["amount_requested"] if status == "paid" else None
+                change = {"status": status, "amount_paid": paid, "status_transitions": transitions}
+                self._change("invoice_payments", payment["id"], livemode, at, False, **change)
+
     def _embedded_lines(self, invoice: Json, side: _Side) -> Json:
         lines = list(side.lines.get(invoice["id"], {}).values())
-        shell: Json = invoice["lines"] | {"data": lines[:EMBEDDED_LINES], "has_more": len(lines) > EMBEDDED_LINES}
+        shell: Json = invoice["lines"] | {"data": lines[:EMBEDDED], "has_more": len(lines) > EMBEDDED}
         if "total_count" in shell:
             shell["total_count"] = len(lines)
         return shell

@@ -32,7 +32,7 @@ class Window:
 class Collection:
     """Objects by id, ordered by `created` and then by when they were added."""
 
-    INDEXED = ("charge", "customer", "email", "payment_intent", "source")
+    INDEXED = ("charge", "customer", "email", "invoice", "payment_intent", "source")
     """Fields by whose value objects are found without looking at all of them."""
 
     def __init__(self) -> None:

@@ -455,6 +455,24 @@ def dispute(object_id: str, created: int, charge: Json, amount: int, reason: str
     }
 
 
+def invoice_payment(object_id: str, created: int, invoice: Json, intent: str, amount: int, *, is_default: bool) -> Json:
+    """What links an invoice and a payment intent that is yet to succeed."""
+    return {
+        "id": object_id,
+        "object": "invoice_payment",
+        "amount_paid": None,
+        "amount_requested": amount,
+        "created": created,
+        "currency": invoice["currency"],
+        "invoice": invoice["id"],
+        "is_default": is_default,
+        "livemode": invoice["livemode"],
+        "payment": {"payment_intent": intent, "type": "payment_intent"},
+        "status": "open",
+        "status_transitions": {"canceled_at": None, "paid_at": None},
+    }
+
+
 def invoice_line(
     object_id: str, invoice: Json, amount: int, *, description: str, quantity: int, item: str, price: str
 ) -> Json:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stripe_pipeline.errors import CursorLost
-from stripe_pipeline.resources.stripe_api import Page, StripeApi
+from stripe_pipeline.resources.stripe_api import Page, Params, StripeApi
 from stripe_pipeline.rows import created_of, id_of
 
 _WORTH_SPLITTING = 8  # pages that must be left for another window to be worth its first, perhaps half-empty, page
@@ -37,14 +37,21 @@ class Listing:
 
     A window is walked from its newest object on. Where the first page shows that many more are left, the rest is
     split into smaller windows walked side by side; a window always ends on a whole second, and what a page has
-    already shown of its last second is not shown again.
+    already shown of its last second is not shown again. `include`: fields that Stripe sends only where asked.
     """
 
     def __init__(
-        self, api: StripeApi, endpoint: str, *, emit: Callable[[Listed], None], done: Callable[[Exception | None], None]
+        self,
+        api: StripeApi,
+        endpoint: str,
+        *,
+        emit: Callable[[Listed], None],
+        done: Callable[[Exception | None], None],
+        include: Sequence[str] = (),
     ) -> None:
         self._api = api
         self._endpoint = endpoint
+        self._asked = _expand(include)
         self._emit = emit
         self._done = done
         self._lock = threading.Lock()
@@ -84,9 +91,8 @@ class Listing:
         futile = 0  # restarts since the last object that was not shown before
         while self._error is None:
             try:
-                page = self._api.page(
-                    self._endpoint, {"created[gte]": window[0], "created[lt]": window[1]}, starting_after=cursor
-                )
+                bounds = {"created[gte]": window[0], "created[lt]": window[1]}
+                page = self._api.page(self._endpoint, self._asked | bounds, starting_after=cursor)
             except CursorLost:
                 # The object the page should start after is gone. Read on from its second, as a new window.
                 if futile == _RESTARTS:
@@ -135,13 +141,14 @@ class Listing:
             return [it for it in objects if id_of(it) not in self._shown.get(created_of(it), ())]
 
 
-def newest_first(api: StripeApi, endpoint: str, *, since: int) -> Iterator[Page]:
+def newest_first(api: StripeApi, endpoint: str, *, since: int, include: Sequence[str] = ()) -> Iterator[Page]:
     """The pages of what was made since `since` (Unix seconds, inclusive), each object once.
 
+    `include`: fields that Stripe sends only where asked.
     Goes on from where it was if the object that a page should start after vanishes; raises `CursorLost` if that goes
     on without getting any further, else as `StripeApi.page` does.
     """
-    window = {"created[gte]": since}
+    window = _expand(include) | {"created[gte]": since}
     shown: set[str] = set()
     futile = 0
     while True:
@@ -151,7 +158,7 @@ def newest_first(api: StripeApi, endpoint: str, *, since: int) -> Iterator[Page]
                 futile = 0 if objects else futile
                 shown.update(id_of(it) for it in objects)
                 if page.has_more:
-                    window = {"created[gte]": since, "created[lt]": created_of(page.objects[-1]) + 1}
+                    window = window | {"created[lt]": created_of(page.objects[-1]) + 1}
                 yield Page(objects, page.has_more, page.sent_at)
             return
         except CursorLost:
@@ -160,16 +167,21 @@ def newest_first(api: StripeApi, endpoint: str, *, since: int) -> Iterator[Page]
             futile += 1
 
 
-def everything(api: StripeApi, path: str) -> list[dict[str, Any]]:
-    """All objects of a list without filters, newest first.
+def everything(api: StripeApi, path: str, params: Params | None = None) -> list[dict[str, Any]]:
+    """All objects of a list that has no window, newest first.
 
     Read again from its start where the object that a page should start after vanishes; raises `CursorLost` if that
     goes on, else as `StripeApi.page` does.
     """
     for attempt in range(_RESTARTS + 1):
         try:
-            return [obj for page in api.pages(path) for obj in page.objects]
+            return [obj for page in api.pages(path, params) for obj in page.objects]
         except CursorLost:
             if attempt == _RESTARTS:
                 raise
     raise AssertionError("unreachable")
+
+
+def _expand(include: Sequence[str]) -> dict[str, str | int | Sequence[str]]:
+    """The parameter of a list that asks for fields of its objects."""
+    return {"expand": [f"data.{field}" for field in include]} if include else {}

@@ -79,6 +79,7 @@ class Reader:
         self._batches = itertools.count()
         assert object_type.endpoint is not None
         self._endpoint: str = object_type.endpoint
+        self._include = [included.column for included in object_type.include]
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -122,7 +123,8 @@ class Reader:
             for day in self._store(listed):
                 read(day)
 
-        Listing(self._api, self._endpoint, emit=emit, done=done).start(windows, self._executor)
+        listing = Listing(self._api, self._endpoint, emit=emit, done=done, include=self._include)
+        listing.start(windows, self._executor)
 
     def _store(self, listed: Listed) -> list[DayRead]:
         """Write a page's objects to their days' files; the days that are complete with it."""
@@ -169,6 +171,7 @@ class Reader:
         for obj in objects:
             try:
                 children = {child.name: self._children_in(child, obj) for child in self.children}
+                self._complete_included(obj)
             except CursorLost:
                 raise  # A line is gone, not the invoice.
             except NotFound as error:
@@ -195,6 +198,14 @@ class Reader:
                 "Nothing of this type was stored in this run; if it happens again, report it with this message",
             )
         return found
+
+    def _complete_included(self, obj: dict[str, Any]) -> None:
+        """Put the whole list where Stripe cut off one that it was asked to include."""
+        for included in self.object_type.include:
+            found = obj.get(included.column)
+            if isinstance(found, dict) and found.get("has_more") is True:
+                data = everything(self._api, included.endpoint, {included.parameter: id_of(obj)})
+                obj[included.column] = found | {"data": data, "has_more": False}
 
     def _lines(
         self,
@@ -256,7 +267,7 @@ class Reader:
         ids: set[str] = set()
         self._folder.mkdir(parents=True, exist_ok=True)
         stem = f"since-{next(self._batches)}"
-        for page in newest_first(self._api, self._endpoint, since=since):
+        for page in newest_first(self._api, self._endpoint, since=since, include=self._include):
             for obj, lines in self._with_children(page.objects, page.sent_at):
                 created = created_of(obj)
                 ids.add(id_of(obj))
@@ -274,7 +285,7 @@ class Reader:
     def _retrieve(self, object_id: str) -> Tombstone | StripePipelineError | tuple[int, dict[str, list[bytes]]]:
         asked_at = self._api.now()
         try:
-            reply = self._api.get(f"{self._endpoint}/{object_id}")
+            reply = self._api.get(f"{self._endpoint}/{object_id}", {"expand": self._include})
         except NotFound as error:
             _check_gone(error)
             return Tombstone(object_id, asked_at)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from stripe_pipeline.money import major_units
 from stripe_pipeline.objects import Column, Kind, ObjectType
+from stripe_pipeline.resources.relations import PAYMENTS, payments_view
 from stripe_pipeline.settings import CustomField, CustomType, Settings
 
 MODES = {"live": True, "test": False}
@@ -21,11 +22,14 @@ _SQL_TYPES = {
 
 def definitions(settings: Settings) -> dict[str, str]:
     """The SELECT of every view by its qualified name, for example `live.charges`."""
-    return {
+    selects = {
         f"{schema}.{object_type.name}": _select(object_type, settings, livemode=livemode)
         for schema, livemode in MODES.items()
         for object_type in settings.types.values()
     }
+    columns = {object_type.name: object_type.column_names for object_type in settings.enabled}
+    # Behind the views that it is made of.
+    return selects | {f"{schema}.{PAYMENTS}": payments_view(schema, columns) for schema in MODES}
 
 
 def _select(object_type: ObjectType, settings: Settings, *, livemode: bool) -> str:

@@ -519,6 +519,11 @@ class Warehouse:
             ).fetchall()
         return [(str(table), str(fields), int(days)) for table, fields, days in found]
 
+    def ask(self, sql: str) -> list[tuple[Any, ...]]:
+        """The rows that a SELECT on the private file gives."""
+        with self._open() as connection:
+            return connection.execute(sql).fetchall()
+
     def row_counts(self, tables: Sequence[str]) -> dict[str, int]:
         """Rows by qualified name of table or view, for example `live.charges`."""
         with self._open() as connection:

@@ -169,6 +169,40 @@ def test_answers_are_what_stripe_describes(seeded: Shop) -> None:
         assert _complain(_validator("account"), client.get("/v1/account").json()) == []
 
 
+def test_payments_of_invoices_are_what_stripe_describes(seeded: Shop) -> None:
+    with Server(seeded) as server, httpx.Client(base_url=server.url, auth=(LIVE_KEY, "")) as client:
+        answer = client.get("/v1/invoices?limit=100&status=paid&expand[]=data.payments").json()
+        assert _complain(_response_validator("/v1/invoices"), answer) == []
+        paid = [invoice for invoice in answer["data"] if invoice["amount_paid"]]
+        assert {payment["status"] for invoice in paid for payment in invoice["payments"]["data"]} == {"paid"}
+        one = client.get(f"/v1/invoices/{paid[0]['id']}?expand[]=payments.data.payment.payment_intent").json()
+        assert _complain(_validator("invoice"), one) == []
+        [payment] = one["payments"]["data"]
+        intent = payment["payment"]["payment_intent"]
+        assert intent["latest_charge"] in seeded.objects("charges", True)
+        by_payment = f"payment[type]=payment_intent&payment[payment_intent]={intent['id']}"
+        for question in (f"invoice={paid[0]['id']}", by_payment, f"{by_payment}&status=paid"):
+            listed = client.get(f"/v1/invoice_payments?{question}").json()
+            assert _complain(_response_validator("/v1/invoice_payments"), listed) == []
+            assert [it["id"] for it in listed["data"]] == [payment["id"]]
+        assert client.get("/v1/invoice_payments?status=canceled").json()["data"] == []
+        assert client.get(f"/v1/invoice_payments/{payment['id']}").json()["invoice"] == paid[0]["id"]
+        assert client.get("/v1/invoice_payments?invoice=in_none").status_code == 400
+        assert client.get(f"/v1/invoice_payments?payment[payment_intent]={intent['id']}").status_code == 400
+
+
+def test_a_failed_and_a_voided_payment_are_what_stripe_describes(shop: Shop) -> None:
+    invoice = shop.create_invoice(n_lines=1)["id"]
+    shop.pay_invoice(invoice, outcome="failed")
+    [payment] = shop.payments(invoice, False)
+    assert (payment["status"], payment["amount_paid"]) == ("open", None)
+    assert _complain(_validator("invoice_payment"), payment) == []
+    shop.void_invoice(invoice)
+    [payment] = shop.payments(invoice, False)
+    assert payment["status"] == "canceled"
+    assert _complain(_validator("invoice_payment"), payment) == []
+
+
 def test_small_objects_are_what_stripe_describes(shop: Shop, server: Server) -> None:
     gone = shop.create_customer()["id"]
     shop.delete_customer(gone)

@@ -1,0 +1,168 @@
+"""What follows from the references that `objects` declares: the views `payments`, the references that point to nothing,
+and the picture in the README.
+
+SQL and text only: `warehouse` runs it, `assets.checks` judges what it finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import date
+
+from stripe_pipeline.money import major_units
+from stripe_pipeline.objects import OBJECT_TYPES, ObjectType, Reference
+
+PAYMENTS = "payments"
+"""The name of the view in `live` and `test`."""
+
+EXAMPLES = 20
+"""Ids that are shown of references that point to nothing."""
+
+_JUST_BEFORE = "INTERVAL 1 HOUR"  # more than what may be made before a row that it cannot be older than
+_PAYMENTS_OF_INVOICE = (
+    '{"data": [{"status": "VARCHAR", "payment": {"payment_intent": "VARCHAR", "charge": "VARCHAR"}}]}'
+)
+
+
+def payments_view(schema: str, columns: Mapping[str, Collection[str]]) -> str:
+    """The SELECT of `payments` on the views of `schema`: one row a charge, with what became of it.
+
+    `columns`: the names of the columns that the views have, by table name; a table that is not kept is missing.
+    What cannot be told without a missing column is null. Amounts are in minor units of `currency`, from `gross` to
+    `net_total` of `balance_currency`; each `…_decimal` beside them is in major units.
+    """
+
+    def has(table: str, *names: str) -> bool:
+        return set(names) <= set(columns.get(table, ()))
+
+    def rows(table: str, names: str) -> str:
+        """These columns of a table, null where they are missing; no rows without the first of them, its key here."""
+        wanted = names.split()
+        kinds = {column.name: column.kind for column in OBJECT_TYPES[table].columns}
+        listed = ", ".join(name if has(table, name) else f"NULL::{kinds[name].sql_type} AS {name}" for name in wanted)
+        return f"(SELECT {listed}" + (f" FROM {schema}.{table})" if has(table, wanted[0]) else " WHERE false)")
+
+    # An unknown number of refunds is not none, and money without its refunds and disputes is not the total.
+    refunds_told = has("refunds", "charge", "status")
+    total_told = has("refunds", "charge") and has("disputes", "charge") and has("balance_transactions", "source", "net")
+    amounts = {
+        **{name: (f"c.{name}", "c.currency") for name in ("amount", "amount_captured", "amount_refunded")},
+        "dispute_amount": ("d.latest.amount", "d.latest.currency"),
+        "gross": ("b.amount", "b.currency"),
+        "fee": ("b.fee", "b.currency"),
+        "net": ("b.net", "b.currency"),
+        "net_total": ("n.net_total" if total_told else "NULL::BIGINT", "n.currency"),
+    }
+
+    def money(name: str) -> str:
+        amount, currency = amounts[name]
+        return f"{amount} AS {name}, {major_units(amount, currency)} AS {name}_decimal"
+
+    charges = rows(
+        "charges",
+        "id created currency amount amount_captured amount_refunded status paid captured refunded disputed customer"
+        " payment_intent balance_transaction",
+    )
+    # Every table is grouped by what it is joined on: whatever it holds, a charge stays one row.
+    return f"""
+SELECT
+    c.id AS charge, c.created, c.currency, {money("amount")}, {money("amount_captured")}, {money("amount_refunded")},
+    c.status, c.paid, c.captured, c.refunded, c.disputed,
+    c.customer, u.name AS customer_name, u.email AS customer_email,
+    c.payment_intent, i.paid.id AS invoice, i.paid.number AS invoice_number,
+    {"COALESCE(r.refunds, 0)" if refunds_told else "NULL::BIGINT"} AS refunds, r.refunded_at,
+    d.latest.id AS dispute, d.latest.status AS dispute_status, d.latest.reason AS dispute_reason,
+    {money("dispute_amount")},
+    c.balance_transaction, b.currency AS balance_currency, {money("gross")}, {money("fee")}, {money("net")},
+    b.available_on, b.status = 'available' AS payout_ready, {money("net_total")}
+FROM (SELECT *, COALESCE(payment_intent, id) AS payment FROM {charges}) c
+LEFT JOIN (
+    SELECT id, any_value(name) AS name, any_value(email) AS email FROM {rows("customers", "id name email")} GROUP BY id
+) u ON u.id = c.customer
+LEFT JOIN (
+    -- Of several invoices with one payment the first that it paid.
+    SELECT payment, arg_min({{'id': id, 'number': number}}, (rank, created, id)) AS paid
+    FROM (
+        SELECT id, number, created, COALESCE(it.payment.payment_intent, it.payment.charge) AS payment,
+            CASE it.status WHEN 'paid' THEN 0 WHEN 'open' THEN 1 ELSE 2 END AS rank
+        FROM (
+            SELECT id, number, created, unnest(from_json(payments, '{_PAYMENTS_OF_INVOICE}').data) AS it
+            FROM {rows("invoices", "payments id number created")}
+        )
+    )
+    GROUP BY payment
+) i ON i.payment = c.payment
+LEFT JOIN (
+    SELECT charge, count(*) AS refunds, max(created) AS refunded_at
+    FROM {rows("refunds", "charge status created")} WHERE status IN ('succeeded', 'pending') GROUP BY charge
+) r ON r.charge = c.id
+LEFT JOIN (
+    SELECT charge, arg_max(
+        {{'id': id, 'status': status, 'reason': reason, 'amount': amount, 'currency': currency}}, (created, id)
+    ) AS latest
+    FROM {rows("disputes", "charge id status reason amount currency created")} GROUP BY charge
+) d ON d.charge = c.id
+LEFT JOIN (
+    SELECT id, any_value(currency) AS currency, any_value(amount) AS amount, any_value(fee) AS fee,
+        any_value(net) AS net, any_value(available_on) AS available_on, any_value(status) AS status
+    FROM {rows("balance_transactions", "id currency amount fee net available_on status")} GROUP BY id
+) b ON b.id = c.balance_transaction
+LEFT JOIN (
+    -- Money of several currencies has no sum.
+    SELECT charge, CASE WHEN min(currency) = max(currency) THEN sum(net)::BIGINT END AS net_total,
+        min(currency) AS currency
+    FROM (
+        SELECT source AS charge, net, currency FROM {rows("balance_transactions", "source net currency")}
+        UNION ALL
+        SELECT it.charge, m.net, m.currency FROM {rows("balance_transactions", "source net currency")} m
+        JOIN (
+            SELECT id, charge FROM {rows("refunds", "charge id")}
+            UNION ALL SELECT id, charge FROM {rows("disputes", "charge id")}
+        ) it ON it.id = m.source
+    )
+    GROUP BY charge
+) n ON n.charge = c.id
+""".strip()
+
+
+def dangling(object_type: ObjectType, reference: Reference, since: date) -> str:
+    """The SELECT that counts, in `raw`, the references of a type that point to nothing; one row of
+
+    - how many references were looked at: those of rows that were read before the last tick began, so that a tick has
+      looked since for what they name;
+    - how many point to nothing; a deleted target counts as there;
+    - how many of these are in rows made before or as the targets begin, `since` (UTC);
+    - ids they name, at most `EXAMPLES`, those of rows made later first;
+    - when the oldest target was made.
+    """
+    column = f'"{reference.column}"'
+    named = f"unnest({column}->>'{reference.path}')" if reference.path else column
+    begins = " OR ".join(f"starts_with(named, '{prefix}')" for prefix in reference.prefixes) or "true"
+    early = f"created < TIMESTAMPTZ '{since} 00:00:00+00' + {_JUST_BEFORE}"
+    return f"""
+SELECT count(*), count(*) FILTER (missing), count(*) FILTER (missing AND early),
+    list_distinct(arg_min(named, early, {EXAMPLES}) FILTER (missing)), (SELECT min(created) FROM raw.{reference.target})
+FROM (
+    SELECT named, {early} AS early, named NOT IN (SELECT id FROM raw.{reference.target}) AS missing
+    FROM (
+        SELECT {named} AS named, r.created FROM raw.{object_type.name} r
+        JOIN pipeline.cursors c ON c.account = r._account AND c.livemode = r.livemode AND c.name = 'events'
+        WHERE r._deleted_at IS NULL AND r._fetched_at < c.read_until
+    )
+    WHERE named IS NOT NULL AND ({begins})
+)
+""".strip()
+
+
+def picture() -> str:
+    """The relations as a Mermaid `erDiagram`: a line for each way in which one table names another."""
+    lines: dict[tuple[str, str, str], list[str]] = {}
+    for object_type in OBJECT_TYPES.values():
+        for reference in object_type.references:
+            # Of a list there are many, a parent is always there, anything else may be null.
+            many = "}o" if reference.path else "||" if reference.column == object_type.parent_key else "|o"
+            lines.setdefault((reference.target, many, object_type.name), []).append(reference.name)
+    drawn = [
+        f'    {target} {many}--o{{ {table} : "{", ".join(names)}"' for (target, many, table), names in lines.items()
+    ]
+    return "\n".join(["erDiagram", *drawn])

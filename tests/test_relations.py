@@ -1,0 +1,436 @@
+"""What the declared references bring: the payments of invoices, the view `payments`, the check of references."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import duckdb
+import pytest
+import yaml
+
+from stripe_pipeline.assets.raw import RESOURCE, SYNC_JOB
+from stripe_pipeline.assets.retention import NIGHTLY_JOB
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.definitions import build_defs
+from stripe_pipeline.emulator import Fault, Server, Shop
+from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.resources.relations import payments_view, picture
+from stripe_pipeline.sync import Pipeline
+from tests.conftest import MakePipeline, Opens
+from tests.stripe_state import ask, assert_equal_to_stripe, back
+
+Json = dict[str, Any]
+
+
+@pytest.fixture
+def pipeline(make_pipeline: MakePipeline) -> Pipeline:
+    """A pipeline of the test mode."""
+    return make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"})
+
+
+def pay_in_parts(shop: Shop, invoice: str, parts: int, created: int) -> list[str]:
+    """Pay an invoice with so many payments; their charges."""
+    charges = []
+    for _ in range(parts):
+        intent = shop.create_payment(amount=100, created=created)
+        shop.attach_payment(invoice, intent["id"], created=created)
+        charges.append(intent["latest_charge"])
+    return charges
+
+
+def test_an_invoice_carries_its_payments_however_it_is_read(
+    pipeline: Pipeline, shop: Shop, server: Server, folder: DataFolder
+) -> None:
+    listed, retrieved = (shop.create_invoice(n_lines=2, created=back(shop, 20))["id"] for _ in range(2))
+    shop.pay_invoice(listed, created=back(shop, 19))
+    pipeline.tick()
+    shop.pay_invoice(retrieved)
+    young = shop.create_invoice()["id"]
+    shop.pay_invoice(young)
+    shop.pay_invoice(shop.create_invoice()["id"])
+    pipeline.tick()
+    assert_equal_to_stripe(shop, folder.published)
+    found = ask(
+        folder.published,
+        "SELECT id, payments->>'$.data[0].payment.payment_intent' FROM test.invoices ORDER BY created, id",
+    )
+    paid = {invoice: shop.payments(invoice, False)[0]["payment"]["payment_intent"] for invoice, _ in found}
+    assert dict(found) == paid
+    assert {listed, retrieved, young} < paid.keys()
+    assert not [request for request in server.requests if request.path == "/v1/invoice_payments"]
+
+
+def test_more_payments_than_stripe_includes_are_read_from_their_list(
+    pipeline: Pipeline, shop: Shop, server: Server, folder: DataFolder
+) -> None:
+    many, ten = (
+        shop.create_invoice(lines=[{"amount": 50_000}], created=back(shop, 20), announce=False)["id"] for _ in range(2)
+    )
+    pay_in_parts(shop, many, 11, back(shop, 19))
+    pay_in_parts(shop, ten, 10, back(shop, 19))
+    report = pipeline.tick()
+    assert_equal_to_stripe(shop, folder.published)
+    pages = [request.params for request in server.requests if request.path == "/v1/invoice_payments"]
+    assert [params["invoice"] for params in pages] == [many]
+    invoices = [request for request in server.requests if request.path.startswith("/v1/invoices")]
+    assert report.requests["invoices"] == len(pages) + len(invoices)
+    pay_in_parts(shop, many, 100, back(shop, 0))
+    pipeline.tick()
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_a_server_that_includes_nothing_is_read_as_before(
+    pipeline: Pipeline, shop: Shop, server: Server, folder: DataFolder
+) -> None:
+    invoice = shop.create_invoice(created=back(shop, 20))
+    body = {"object": "list", "data": [invoice], "has_more": False, "url": "/v1/invoices"}
+    server.faults.append(Fault(path="/v1/invoices$", status=200, body=body, times=None))
+    report = pipeline.tick()
+    assert not report.failures
+    assert ask(folder.published, "SELECT id, payments FROM test.invoices") == [(invoice["id"], None)]
+
+
+# The view
+
+
+def payments(folder: DataFolder, what: str = "*", without: Mapping[str, Collection[str]] | None = None) -> list[Json]:
+    """`what` of the view's rows in the order of the charges; `without`: columns that are not kept, none for a table."""
+    without = without or {}
+    kept = {
+        table: set(object_type.column_names) - set(without.get(table, ()))
+        for table, object_type in OBJECT_TYPES.items()
+        if table not in without or without[table]
+    }
+    with duckdb.connect(str(folder.published), read_only=True) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        view = f"({payments_view('test', kept)})" if without else "test.payments"
+        cursor = connection.execute(f"SELECT {what} FROM {view} ORDER BY created, charge")
+        names = [column[0] for column in cursor.description or []]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def test_a_payment_tells_what_became_of_a_charge(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    customer = shop.create_customer(name="Grace", email="grace@example.com", created=back(shop, 21))["id"]
+    invoice = shop.create_invoice(customer, lines=[{"amount": 9_000}], created=back(shop, 20))["id"]
+    paid = shop.pay_invoice(invoice, created=back(shop, 19))
+    [link] = shop.payments(invoice, False)
+    intent = shop.objects("payment_intents", False)[link["payment"]["payment_intent"]]
+    charge = intent["latest_charge"]
+    refund = shop.refund(charge, 1_000, created=back(shop, 3))
+    dispute = shop.dispute(charge, amount=2_000, reason="duplicate", created=back(shop, 2))
+    pipeline.tick()
+    [row] = payments(folder)
+    money = shop.objects("balance_transactions", False)
+    own = money[shop.objects("charges", False)[charge]["balance_transaction"]]
+    back_then = {name: datetime.fromtimestamp(back(shop, days), UTC).date() for name, days in (("19", 19), ("3", 3))}
+    assert row.pop("created").date() == back_then["19"]
+    assert row.pop("refunded_at").date() == back_then["3"]
+    assert row.pop("available_on") == datetime.fromtimestamp(own["available_on"], UTC)
+    taken = money[refund["balance_transaction"]]["net"] + dispute["balance_transactions"][0]["net"]
+    assert row == {
+        "charge": charge,
+        "currency": "usd",
+        "amount": 9_000,
+        "amount_decimal": Decimal("90.00"),
+        "amount_captured": 9_000,
+        "amount_captured_decimal": Decimal("90.00"),
+        "amount_refunded": 1_000,
+        "amount_refunded_decimal": Decimal("10.00"),
+        "status": "succeeded",
+        "paid": True,
+        "captured": True,
+        "refunded": False,
+        "disputed": True,
+        "customer": customer,
+        "customer_name": "Grace",
+        "customer_email": "grace@example.com",
+        "payment_intent": intent["id"],
+        "invoice": invoice,
+        "invoice_number": paid["number"],
+        "refunds": 1,
+        "dispute": dispute["id"],
+        "dispute_status": "needs_response",
+        "dispute_reason": "duplicate",
+        "dispute_amount": 2_000,
+        "dispute_amount_decimal": Decimal("20.00"),
+        "balance_transaction": own["id"],
+        "balance_currency": "usd",
+        "gross": 9_000,
+        "gross_decimal": Decimal("90.00"),
+        "fee": own["fee"],
+        "fee_decimal": Decimal(own["fee"]) / 100,
+        "net": own["net"],
+        "net_decimal": Decimal(own["net"]) / 100,
+        "payout_ready": True,
+        "net_total": own["net"] + taken,
+        "net_total_decimal": Decimal(own["net"] + taken) / 100,
+    }
+
+
+def test_a_charge_is_one_row_whatever_refers_to_it(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    charge = shop.create_payment(amount=9_000, created=back(shop, 20))
+    charge_id = charge["latest_charge"]
+    refunds = [shop.refund(charge_id, 100, created=back(shop, 10 - n)) for n in range(4)]
+    shop.fail_refund(refunds[3]["id"], created=back(shop, 5))
+    shop.update("refunds", refunds[2]["id"], status="pending", created=back(shop, 5))
+    first, last = (shop.dispute(charge_id, amount=200 + n, created=back(shop, 9 - n)) for n in range(2))
+    shop.close_dispute(first["id"], won=True, created=back(shop, 1))
+    invoices = [shop.create_invoice(lines=[{"amount": 400}], created=back(shop, 15 - n))["id"] for n in range(3)]
+    for invoice in invoices[:2]:
+        shop.attach_payment(invoice, charge["id"], created=back(shop, 12))
+    open_link = shop.payments(invoices[0], False)[0] | {"id": "inpay_open", "invoice": invoices[2], "status": "open"}
+    shop.put(open_link | {"created": back(shop, 14)})
+    parts = shop.create_invoice(lines=[{"amount": 300}], created=back(shop, 15))["id"]
+    charges = pay_in_parts(shop, parts, 3, back(shop, 8))
+    pipeline.tick()
+    assert_equal_to_stripe(shop, folder.published)
+    row, *others = payments(folder)
+    assert row["charge"] == charge_id
+    assert (row["refunds"], row["refunded_at"].date()) == (3, datetime.fromtimestamp(back(shop, 8), UTC).date())
+    assert (row["dispute"], row["dispute_amount"]) == (last["id"], 201)
+    assert row["invoice"] == invoices[0]
+    assert row["net_total"] == sum(it["net"] for it in shop.objects("balance_transactions", False).values()) - sum(
+        it["net"] for it in others
+    )
+    assert sorted(it["charge"] for it in others) == sorted(charges)
+    assert {it["invoice"] for it in others} == {parts}
+    assert {(it["refunds"], it["refunded_at"], it["dispute"], it["customer"]) for it in others} == {
+        (0, None, None, None)
+    }
+
+
+def test_payments_fail_in_several_attempts_and_have_no_invoice_or_customer(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder
+) -> None:
+    gone = shop.create_customer(created=back(shop, 30))["id"]
+    invoice = shop.create_invoice(gone, created=back(shop, 20))["id"]
+    shop.pay_invoice(invoice, outcome="failed", created=back(shop, 20))
+    shop.pay_invoice(invoice, created=back(shop, 10))
+    shop.delete_customer(gone)
+    shop.create_payment(created=back(shop, 5), outcome="requires_capture")
+    pipeline.tick()
+    failed, succeeded, held = payments(
+        folder, "status, invoice, customer, customer_name, gross, payout_ready, net_total"
+    )
+    assert failed == {
+        "status": "failed",
+        "invoice": invoice,
+        "customer": gone,
+        "customer_name": None,
+        "gross": None,
+        "payout_ready": None,
+        "net_total": None,
+    }
+    assert (succeeded["invoice"], succeeded["payout_ready"]) == (invoice, True)
+    assert (held["invoice"], held["customer"], held["net_total"]) == (None, None, None)
+
+
+def test_major_units_are_exact_in_every_currency(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    for currency, amount in (("jpy", 2_750_000_000), ("kwd", 12_340), ("ugx", 500), ("usd", 1_999)):
+        settled = "usd" if currency == "kwd" else None
+        shop.create_payment(amount=amount, currency=currency, settlement_currency=settled, created=back(shop, 9))
+    pipeline.tick()
+    found = {row["currency"]: row for row in payments(folder)}
+    assert {currency: str(row["amount_decimal"]) for currency, row in found.items()} == {
+        "jpy": "2750000000.000",
+        "kwd": "12.340",
+        "ugx": "5.000",
+        "usd": "19.990",
+    }
+    dinar = found["kwd"]
+    assert dinar["balance_currency"] == "usd"
+    assert dinar["gross_decimal"] == Decimal(dinar["gross"]) / 100
+    assert dinar["net_total_decimal"] == Decimal(dinar["net"]) / 100
+
+
+def test_money_of_several_currencies_has_no_total(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    charge = shop.create_payment(created=back(shop, 9))["latest_charge"]
+    refund = shop.refund(charge, 500, created=back(shop, 8))
+    shop.update("balance_transactions", refund["balance_transaction"], currency="eur")
+    pipeline.tick()
+    [row] = payments(folder)
+    assert (row["net_total"], row["net_total_decimal"]) == (None, None)
+    assert row["net"] is not None
+
+
+def test_what_is_not_kept_is_null_and_nothing_else(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    customer = shop.create_customer(name="Grace", email="grace@example.com", created=back(shop, 20))["id"]
+    charge = shop.create_payment(customer, created=back(shop, 9))["latest_charge"]
+    shop.refund(charge, 500, created=back(shop, 8))
+    shop.dispute(charge, created=back(shop, 7))
+    pipeline.tick()
+    [whole] = payments(folder)
+
+    def differing(**without: Collection[str]) -> set[str]:
+        [row] = payments(folder, without=without)
+        assert row.keys() == whole.keys()
+        changed = {name for name, value in row.items() if value != whole[name]}
+        assert {row[name] for name in changed} <= {None}
+        return changed
+
+    assert differing() == set()
+    assert differing(customers=["email"], charges=["paid"]) == {"customer_email", "paid"}
+    assert differing(charges=["customer"]) == {"customer", "customer_name", "customer_email"}
+    assert differing(refunds=["status"]) == {"refunds", "refunded_at"}
+    totals = {"net_total", "net_total_decimal"}
+    assert differing(refunds=[]) == {"refunds", "refunded_at"} | totals
+    assert differing(disputes=["reason"]) == {"dispute_reason"}
+    disputes = {name for name in whole if name.startswith("dispute_")} | {"dispute"}
+    assert differing(disputes=[]) == disputes | totals
+    money = {f"{name}{unit}" for name in ("gross", "fee", "net") for unit in ("", "_decimal")}
+    balance = {"balance_currency", "available_on", "payout_ready"} | money | totals
+    assert differing(balance_transactions=[]) == balance
+    assert differing(invoices=[], payment_intents=[], customers=[]) == {"customer_name", "customer_email"}
+
+
+# The check
+
+
+Checked = dict[str, dg.AssetCheckEvaluation]
+
+
+@pytest.fixture
+def check(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pipeline: Pipeline, instance: dg.DagsterInstance
+) -> Callable[..., Checked]:
+    """Run the check of references, with `history` ago and these tables switched off; what it says by table."""
+
+    def run(*, days: int = 60, off: Collection[str] = ()) -> Checked:
+        history = (datetime.now(UTC) - timedelta(days=days)).date()
+        lines = [f"history: {history}", "objects:", *(f"  {table}: {{enabled: false}}" for table in off)]
+        (tmp_path / "settings.yaml").write_text("\n".join(lines))
+        monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(tmp_path / "settings.yaml"))
+        job = build_defs(resource_overrides={RESOURCE: Opens(pipeline)}).resolve_job_def(NIGHTLY_JOB)
+        result = job.execute_in_process(instance=instance)
+        assert result.success
+        return {it.asset_key.path[-1]: it for it in result.get_asset_check_evaluations()}
+
+    return run
+
+
+def said(evaluation: dg.AssetCheckEvaluation) -> dict[str, Any]:
+    """The metadata of a check, without what is zero."""
+    return {name: it.value for name, it in evaluation.metadata.items() if it.value}
+
+
+def test_references_of_a_whole_shop_resolve(pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]) -> None:
+    shop.seed_history(8)
+    deleted = shop.create_customer(created=back(shop, 10))["id"]
+    shop.create_payment(deleted, created=back(shop, 9))
+    pipeline.tick()
+    shop.delete_customer(deleted)
+    pipeline.tick()
+    pipeline.tick()
+    checked = check()
+    assert checked.keys() == {name for name, object_type in OBJECT_TYPES.items() if object_type.references}
+    assert {table for table, it in checked.items() if not it.passed} == set()
+    assert not any("balance_transaction" in name for it in checked.values() for name in said(it))
+
+
+def test_what_should_be_here_and_is_not_is_told_with_examples(
+    pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]
+) -> None:
+    intent = shop.create_payment(created=back(shop, 20))
+    charge = shop.objects("charges", False)[intent["latest_charge"]]
+    shop.vanish("balance_transactions", charge["balance_transaction"])
+    dispute = shop.dispute(charge["id"], created=back(shop, 12))
+    shop.vanish("balance_transactions", dispute["balance_transactions"][0]["id"])
+    many = [shop.create_payment(created=back(shop, 15)) for _ in range(25)]
+    shop.vanish("payment_intents", many[0]["id"])
+    pipeline.tick()
+    assert all(it.passed for it in check().values()), "what was just read may point to what the next tick brings"
+    pipeline.tick()
+    checked = check()
+    assert {table for table, it in checked.items() if not it.passed} == {"charges", "disputes"}
+    assert checked["charges"].severity is dg.AssetCheckSeverity.WARN
+    assert "1 of balance_transaction → balance_transactions" in (checked["charges"].description or "")
+    assert said(checked["charges"]) == {
+        "payment_intent → payment_intents: not here": 1,
+        "payment_intent → payment_intents: examples": many[0]["id"],
+        "balance_transaction → balance_transactions: not here": 1,
+        "balance_transaction → balance_transactions: examples": charge["balance_transaction"],
+    }
+    assert said(checked["disputes"]) == {
+        "balance_transactions → balance_transactions: not here": 1,
+        "balance_transactions → balance_transactions: examples": dispute["balance_transactions"][0]["id"],
+    }
+
+
+def test_what_is_older_than_the_history_is_counted_and_passes(
+    pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]
+) -> None:
+    intent = shop.create_payment(created=back(shop, 70))
+    refund = shop.refund(intent["latest_charge"], 500, created=back(shop, 50))
+    later = shop.create_payment(created=back(shop, 55))
+    pipeline.tick()
+    pipeline.tick()
+    checked = check()
+    assert all(it.passed for it in checked.values())
+    assert said(checked["refunds"]) == {
+        "charge → charges: not here": 1,
+        "charge → charges: before the history or never listed": 1,
+        "charge → charges: examples": intent["latest_charge"],
+        "payment_intent → payment_intents: not here": 1,
+        "payment_intent → payment_intents: before the history or never listed": 1,
+        "payment_intent → payment_intents: examples": intent["id"],
+    }
+    # With a history that begins long before there was any charge nothing is older.
+    checked = check(days=200)
+    assert {table for table, it in checked.items() if not it.passed} == {"refunds"}
+    assert later["latest_charge"] not in str(said(checked["refunds"]))
+    assert refund["id"] not in str(said(checked["refunds"]))
+
+
+def test_what_is_switched_off_is_not_looked_for(
+    make_pipeline: MakePipeline, pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]
+) -> None:
+    shop.create_payment(created=back(shop, 20))
+    off = ("balance_transactions", "customers")
+    partial = make_pipeline(
+        {"STRIPE_API_KEY": "sk_test_of_the_tests"}, objects={table: {"enabled": False} for table in off}
+    )
+    partial.tick()
+    partial.tick()
+    assert not check()["charges"].passed
+    checked = check(off=off)
+    assert "fee_details" not in checked
+    assert all(it.passed for it in checked.values())
+    assert not any(target in name for it in checked.values() for name in it.metadata for target in off)
+
+
+def test_references_are_looked_at_every_night_and_not_in_a_tick(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    defs = build_defs(resource_overrides={RESOURCE: Opens(pipeline)})
+    schedule = defs.resolve_schedule_def("nightly")
+    assert (schedule.job_name, schedule.default_status) == (NIGHTLY_JOB, dg.DefaultScheduleStatus.RUNNING)
+    steps = {name: {node.name for node in defs.resolve_job_def(name).nodes} for name in (SYNC_JOB, NIGHTLY_JOB)}
+    assert steps == {SYNC_JOB: {"stripe", "views", "inbox"}, NIGHTLY_JOB: {"retention", "references"}}
+    nothing_to_look_for = {name: {"enabled": False} for name in OBJECT_TYPES if name != "customers"}
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump({"objects": nothing_to_look_for}))
+    monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(tmp_path / "settings.yaml"))
+    dg.Definitions.validate_loadable(build_defs())
+
+
+# The picture
+
+
+def test_the_readme_shows_the_declared_relations() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"```mermaid\n{picture()}\n```" in readme
+    assert 'charges |o--o{ refunds : "charge"' in picture()
+
+
+def test_a_question_of_the_readme_can_be_asked(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    """The query shown with the picture, on the view as it is made for test data."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    query = readme.partition("## Relations")[2].partition("```sql\n")[2].partition("```")[0]
+    shop.create_payment(created=back(shop, 9))
+    pipeline.tick()
+    [row] = ask(folder.published, query.replace("live.payments", "test.payments"))
+    assert row[1:3] == ("usd", Decimal("20.000"))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks import backfill, dashboards, ticks
 from benchmarks.measuring import Measurement, Options, Row
+from benchmarks.peers import peers
 
 MEASUREMENTS: Mapping[str, Measurement] = {
     "charges": backfill.charges,
@@ -21,6 +22,7 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "idle": ticks.idle,
     "changes": ticks.changes,
     "dashboards": dashboards.questions,
+    "peers": peers,
 }
 _MARKS = {True: "✓", False: "✗", None: ""}
 _HEADER = ("what", "goal", "measured", "", "load")

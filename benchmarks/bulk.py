@@ -449,9 +449,9 @@ def _serve(pipe: Connection, serving: Serving) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     shop = BulkShop(serving.spans)
     limiter = RateLimiter(per_endpoint=serving.per_endpoint) if serving.limits else False
-    options: dict[str, Any] = {"latency_ms": serving.latency_ms, "latency_jitter": serving.jitter, "rate_limits": limiter}
+    times: dict[str, Any] = {"latency_ms": serving.latency_ms, "latency_jitter": serving.jitter}
     ended = threading.Event()
-    with Server(shop, **options) as server:
+    with Server(shop, rate_limits=limiter, **times) as server:
         if limiter and serving.others:
             threading.Thread(target=_use_up, args=(limiter, serving, ended), daemon=True).start()
         pipe.send(server.url)

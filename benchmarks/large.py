@@ -141,11 +141,11 @@ def _fill(url: str, folder: Path, charges: int, first: date, last: date) -> None
 def _multiply(connection: duckdb.DuckDBPyConnection, table: str, count: int, customers: int, start: int) -> None:
     """Make `count` objects' rows of the first object's."""
     object_type = OBJECT_TYPES[table]
-    replaced = {
-        column.name: f"replace(t.{column.name}, '{_WORD}', word)"
-        for column in object_type.columns
-        if column.kind in (Kind.TEXT, Kind.REFERENCE, Kind.NESTED)
-    }
+    texts = [c.name for c in object_type.columns if c.kind in (Kind.TEXT, Kind.REFERENCE, Kind.NESTED)]
+    [own] = connection.execute(
+        "SELECT " + ", ".join(f"contains(any_value({name}), '{_WORD}')" for name in texts) + f" FROM raw.{table}"
+    ).fetchall()
+    replaced = {name: f"replace(t.{name}, '{_WORD}', word)" for name, holds in zip(texts, own, strict=True) if holds}
     replaced["created"] = "made"
     if (every := _CHARGE_OF.get(table)) is not None:
         replaced["charge"] = f"'{PREFIXES['charges']}_3Bulk' || {_word(f'nth * {every}')}"

@@ -350,7 +350,7 @@ class StripeApi:
 
     def _ask(self, endpoint: str, path: str, query: _Query) -> Reply | _Failure:
         """Sends the request once and reads the whole answer."""
-        self._limits.acquire(endpoint)
+        turn = self._limits.acquire(endpoint)
         with self._sending(endpoint):
             sent = time.time()
             try:
@@ -372,7 +372,7 @@ class StripeApi:
         error = (body or {}).get("error")
         if status == 429:
             reason = headers.get("Stripe-Rate-Limited-Reason")
-            self._limits.slow_down(endpoint, reason, retry_after)
+            self._limits.slow_down(endpoint, reason, retry_after, turn)
             return _Failure(f"429 ({reason or 'the object is locked'})", 429, None, request_id, retry_after)
         hint = headers.get("Stripe-Should-Retry")
         if isinstance(error, dict):

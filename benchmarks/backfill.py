@@ -200,7 +200,7 @@ def slower(options: Options) -> list[Row]:
     seconds = options.scaled(75, 30)
     return [
         _settles("an account whose real limit is 10 requests/s", options, Serving({}, per_endpoint=10), 10, seconds),
-        _settles("a limit of 25/s of which other traffic takes 12/s", options, Serving({}, others=12), 13, seconds),
+        _settles("a limit of 25/s of which other traffic takes 5/s", options, Serving({}, others=5), 20, seconds),
     ]
 
 

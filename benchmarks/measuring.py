@@ -85,10 +85,12 @@ class Spent:
         self.cpu = time.process_time() - self._began[1]
 
 
-def peak_memory() -> float:
-    """The most memory this process had so far, in MB."""
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage begins with what the parent had
-        [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-        return int(line.split()[1]) / 1000
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+def peak_memory(pid: int | str = "self") -> float:
+    """The most memory a process had so far, in MB; 0 for one that has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        own = pid == "self"  # not Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000 if own else 0.0
+    # Not getrusage, which begins with what the parent had.
+    return next((int(line.split()[1]) / 1000 for line in status.splitlines() if line.startswith("VmHWM")), 0.0)

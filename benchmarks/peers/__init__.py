@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.backfill import evenly
 from benchmarks.bulk import Serving, serving
-from benchmarks.measuring import LIMIT, Options, Row, new_folder
+from benchmarks.measuring import LIMIT, Options, Row, new_folder, peak_memory
 
 CHARGES = 10_000
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -100,7 +100,9 @@ def _run(python: Path, script: Path, *arguments: object) -> _Took:
         process = subprocess.Popen(
             [str(python), str(script), *map(str, arguments)], stdout=output, stderr=output, env=environment
         )
+        peak = 0.0
         while True:
+            peak = max(peak, peak_memory(process.pid))
             ended, status, usage = os.wait4(process.pid, os.WNOHANG)
             if ended:
                 break
@@ -112,7 +114,7 @@ def _run(python: Path, script: Path, *arguments: object) -> _Took:
     return _Took(
         seconds=time.monotonic() - began,
         cpu=usage.ru_utime + usage.ru_stime,
-        peak=usage.ru_maxrss / 1000,
+        peak=peak or usage.ru_maxrss / 1000,
         exit_status=process.returncode,
         last=lines[-1] if lines else "",
     )

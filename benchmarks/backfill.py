@@ -94,7 +94,8 @@ def charges(options: Options) -> list[Row]:
         Row(
             what,
             "≥ 90 % of 2,500 objects/s, 0 × 429",
-            f"{share:.0%} ({took.rows / took.seconds:,.0f}/s, {took.seconds:.1f} s), {refused} × 429",
+            f"{share:.0%} ({took.rows / took.seconds:,.0f}/s, {took.seconds:.1f} s), {refused} × 429,"
+            f" {took.peak:,.0f} MB",
             share >= 0.9 and not refused,
         ),
         _cpu_row("the same", took),
@@ -131,7 +132,7 @@ def all_types(options: Options) -> list[Row]:
         Row(
             f"all types together ({took.rows:,} objects)",
             "≤ 1.2 × what the limits allow",
-            f"{times:.2f} × ({took.seconds:.1f} s of {allowed:.1f} s), {_refused(asked)} × 429",
+            f"{times:.2f} × ({took.seconds:.1f} s of {allowed:.1f} s), {_refused(asked)} × 429, {took.peak:,.0f} MB",
             times <= 1.2,
         ),
         _cpu_row("the same", took),
@@ -147,7 +148,7 @@ def memory(options: Options) -> list[Row]:
     assert took.rows == count
     what = f"peak memory of a backfill of {count:,} charges (no latency, no limits: reading is ahead of loading)"
     return [
-        Row(what, "≤ 500 MB", f"{took.peak:.0f} MB", took.peak <= 500),
+        Row(what, "≤ 500 MB", f"{took.peak:,.0f} MB", took.peak <= 500),
         _cpu_row(f"the same, {took.rows / took.seconds:,.0f} objects/s", took),
     ]
 

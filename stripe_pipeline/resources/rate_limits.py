@@ -22,8 +22,9 @@ ENDPOINT_RATE = 25.0
 LIVE_ACCOUNT_RATE = 100.0
 TEST_ACCOUNT_RATE = 25.0
 
-SPARE = 1.0
-"""Requests a second that are never used: requests sent evenly arrive unevenly, so a second may hold one more."""
+SPARE = 1.5
+"""Requests a second that are only used to make up for being late: what is sent evenly arrives unevenly, so that a
+second may hold one more."""
 SLOWEST_RATE = 1.0
 CAREFUL = 0.97
 """How much of what got through before a 429 is sent afterwards."""

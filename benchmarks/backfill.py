@@ -157,7 +157,7 @@ def crowded(options: Options) -> list[Row]:
     """Many objects in an hour, and in a second."""
     [day] = {*finished_days(1)}
     noon = day_start(day) + DAY // 2
-    many = options.scaled(100_000, 10_000)
+    many = options.scaled(100_000, 30_000)
     hour = [Span(noon, noon + 3600, many)]
     second = [Span(noon - DAY // 2, noon, 1000), Span(noon, noon + 1, 1000), Span(noon + 1, noon + DAY // 2, 1000)]
     return [
@@ -198,7 +198,7 @@ def _serially(url: str, day: date) -> list[str]:
 
 def slower(options: Options) -> list[Row]:
     """A real limit that is lower than documented, and one that is shared."""
-    seconds = options.scaled(75, 30)
+    seconds = options.scaled(75, 45)
     return [
         _settles("an account whose real limit is 10 requests/s", options, Serving({}, per_endpoint=10), 10, seconds),
         _settles("a limit of 25/s of which other traffic takes 5/s", options, Serving({}, others=5), 20, seconds),

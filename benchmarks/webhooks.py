@@ -1,12 +1,11 @@
 """Webhooks against a running Dagster: seconds until a change is in the published file, a burst, and a steady flow.
 
 The emulator answers in 50 ms and posts to a receiver in a process of its own; `stripe-pipeline dev` runs the sensor.
-Everything lies in a temporary folder. Takes about a quarter of an hour.
+Everything lies in a temporary folder. Takes about a quarter of an hour, so it is only measured when asked for.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import shutil
@@ -25,6 +24,7 @@ from pathlib import Path
 import duckdb
 import filelock
 
+from benchmarks.measuring import Options, Row, apart
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
 from stripe_pipeline.emulator import Server, Shop
@@ -144,7 +144,7 @@ def wait_for(true: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.1)
 
 
-def singles(made: Setup, tries: int, what: str) -> None:
+def singles(made: Setup, tries: int, what: str) -> Row:
     """One webhook at a time: how long until its change can be read."""
     charges = [charge for charge, _ in zip(made.shop.collection("charges", True), range(400), strict=False)]
     took = []
@@ -158,10 +158,11 @@ def singles(made: Setup, tries: int, what: str) -> None:
     took.sort()
     size = made.folder.published.stat().st_size / 1e6
     rows = made.visible("SELECT count(*) FROM raw.charges")
-    print(
-        f"single, {rows:,} charges, file of {size:.0f} MB: p50 {took[len(took) // 2]:.2f} s,"
-        f" p95 {took[int(len(took) * 0.95)]:.2f} s, max {took[-1]:.2f} s ({tries} tries)",
-        flush=True,
+    return Row(
+        f"webhook to published file, {rows:,} charges, file of {size:.0f} MB",
+        "about 1 s",
+        f"p50 {took[len(took) // 2]:.2f} s, p95 {took[int(len(took) * 0.95)]:.2f} s, max {took[-1]:.2f} s"
+        f" ({tries} tries)",
     )
 
 
@@ -180,7 +181,7 @@ def fill(made: Setup, rows: int) -> None:
         connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
 
 
-def burst(made: Setup, webhooks: int, objects: int) -> None:
+def burst(made: Setup, webhooks: int, objects: int) -> Row:
     """Many webhooks over few objects, with the receiver killed in the middle."""
     charges = random.sample(list(made.shop.collection("charges", True)), objects)
     before, asked = len(made.server.webhooks.attempts), len(made.server.requests)
@@ -206,12 +207,14 @@ def burst(made: Setup, webhooks: int, objects: int) -> None:
     good = sorted(attempt.seconds for attempt in attempts if attempt.status == 200)
     failed = len(attempts) - len(good)
     reads = len(made.server.requests) - asked
-    print(
-        f"burst: {webhooks:,} webhooks over {objects} objects: {len(good):,} answered 200 (p50"
+    return Row(
+        f"{webhooks:,} webhooks at once over {objects} objects, the receiver killed meanwhile",
+        "none lost",
+        f"{len(good):,} answered 200 (p50"
         f" {good[len(good) // 2] * 1e3:.0f} ms, p99 {good[int(len(good) * 0.99)] * 1e3:.0f} ms), {failed} tries failed"
         f" while the receiver was dead, {lost} of those answered until then not in the inbox, all delivered after"
         f" {delivered:.0f} s, all rows right after {right:.0f} s, {reads} API requests",
-        flush=True,
+        not lost,
     )
 
 
@@ -221,7 +224,7 @@ def known(folder: DataFolder) -> set[str]:
         return {event for (event,) in connection.execute("SELECT event_id FROM pokes")}
 
 
-def steady(made: Setup, seconds: float, rate: float) -> None:
+def steady(made: Setup, seconds: float, rate: float) -> Row:
     """A flow of webhooks for minutes: does the inbox keep up, and how does Dagster's storage grow?"""
     charges = list(made.shop.collection("charges", True))[:2000]
     storage, asked = made.storage(), len(made.server.requests)
@@ -239,30 +242,28 @@ def steady(made: Setup, seconds: float, rate: float) -> None:
     wait_for(lambda: not inbox.has_due(), 60)
     time.sleep(10)  # the sensor's tick ends and is stored
     inbox.close()
-    print(
-        f"steady: {sent:,} webhooks in {seconds:.0f} s; waiting in the inbox, every 10 s: {waiting};"
+    return Row(
+        f"{sent:,} webhooks in {seconds:.0f} s",
+        "the inbox keeps up",
+        f"waiting in it, every 10 s: {waiting};"
         f" Dagster's storage grew by {(made.storage() - storage) / 1e6:.1f} MB;"
         f" {len(made.server.requests) - asked:,} API requests",
-        flush=True,
     )
 
 
-def main() -> None:
-    """Take the figures of issue 4."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tries", type=int, default=50)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--burst", type=int, default=5000)
-    parser.add_argument("--steady-seconds", type=float, default=300)
-    options = parser.parse_args()
+def webhooks(options: Options) -> list[Row]:
+    """How long until a webhook's change can be read, and whether many are kept up with."""
+    return apart(_measured, options)
+
+
+def _measured(options: Options) -> list[Row]:
+    tries = options.scaled(50, 10)
     with setup() as made:
         time.sleep(20)  # what starts with Dagster is done
-        singles(made, options.tries, "few rows")
-        burst(made, options.burst, 100)
-        steady(made, options.steady_seconds, 20)
-        fill(made, options.rows)
-        singles(made, options.tries, "many rows")
-
-
-if __name__ == "__main__":
-    main()
+        rows = [
+            singles(made, tries, "few rows"),
+            burst(made, options.scaled(5000, 500), 100),
+            steady(made, options.scaled(300, 30), 20),
+        ]
+        fill(made, options.scaled(1_000_000, 100_000))
+        return [*rows, singles(made, tries, "many rows")]

@@ -354,7 +354,7 @@ def test_429_slows_down_what_stripe_names(
     server: Server, api: StripeApi, monkeypatch: pytest.MonkeyPatch, reason: str | None
 ) -> None:
     slowed: list[tuple[str, str | None, float]] = []
-    monkeypatch.setattr(api._limits, "slow_down", lambda *what: slowed.append(what))
+    monkeypatch.setattr(api._limits, "slow_down", lambda *what: slowed.append(what[:3]))
     headers = {} if reason is None else {"Stripe_Rate_Limited_Reason": reason}
     server.answers = [refused(429, Retry_After="0.2", **headers), OK]
     api.get("/v1/invoices/in_1/lines")

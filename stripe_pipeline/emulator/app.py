@@ -13,6 +13,7 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Iterable, MutableSequence
 from dataclasses import dataclass
 from email.utils import formatdate
+from random import Random
 from secrets import token_hex
 from typing import Any
 from urllib.parse import parse_qsl
@@ -115,8 +116,9 @@ def create_app(
     shop: Shop,
     *,
     faults: MutableSequence[Fault] | None = None,
-    rate_limits: bool = False,
+    rate_limits: bool | RateLimiter = False,
     latency_ms: float = 0,
+    latency_jitter: float = 0,
     denied: Collection[str] = (),
     keys: Collection[str] | None = None,
     requests: MutableSequence[LoggedRequest] | None = None,
@@ -126,13 +128,16 @@ def create_app(
     """The Stripe API for a shop.
 
     `denied` are types that restricted keys (`rk_`) may not read, `keys` all keys there are (default: any well-formed
-    one). `faults`, `denied` and `keys` may be changed while the app runs. Every request is added to `requests`.
+    one). `rate_limits` are Stripe's, or another limiter's. Each answer takes `latency_ms`, give or take up to
+    `latency_jitter` of it (0 to 1). `faults`, `denied` and `keys` may be changed while the app runs. Every request is
+    added to `requests`.
     Faults that break connections need `disconnect`, which only a server can give; so do `webhooks` that are running,
     without which nothing is sent to a `stripe listen`.
     """
     stripe_cli = StripeCli(webhooks or Webhooks(shop))
     api = _Api(shop, denied, stripe_cli)
-    limiter = RateLimiter() if rate_limits else None
+    limiter = RateLimiter() if rate_limits is True else rate_limits or None
+    random = Random(1)
     rules: MutableSequence[Fault] = [] if faults is None else faults
     log: MutableSequence[LoggedRequest] = [] if requests is None else requests
 
@@ -153,7 +158,8 @@ def create_app(
         if len(log) >= _LOGGED:
             del log[: _LOGGED // 2]
         log.append(entry)
-        if latency_ms and not await _pause(latency_ms / 1000, receive):
+        jitter = latency_jitter * random.uniform(-1, 1)
+        if latency_ms and not await _pause(latency_ms / 1000 * (1 + jitter), receive):
             return
         chosen = choose(rules, entry)
         for fault in chosen:

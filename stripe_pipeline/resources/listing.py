@@ -18,6 +18,9 @@ from stripe_pipeline.rows import created_of, id_of
 
 _WORTH_SPLITTING = 8  # pages that must be left for another window to be worth its first, perhaps half-empty, page
 _MAX_PARTS = 8
+_ENOUGH = (
+    12  # windows at once, twice as many as there are threads: each one more ends with a half-empty page of its own
+)
 _RESTARTS = 4  # of a list that changes faster than it can be read, each without getting any further
 
 
@@ -35,9 +38,10 @@ class Listed:
 class Listing:
     """One type's lists over some windows. `emit` is called from several threads, once a page.
 
-    A window is walked from its newest object on. Where the first page shows that many more are left, the rest is
-    split into smaller windows walked side by side; a window always ends on a whole second, and what a page has
-    already shown of its last second is not shown again. `include`: fields that Stripe sends only where asked.
+    A window is walked from its newest object on. Where a page shows that many more are left while few windows are
+    open, the rest is split into smaller windows walked side by side; a window always ends on a whole second, and what
+    a page has already shown of its last second is not shown again. `include`: fields that Stripe sends only where
+    asked.
     """
 
     def __init__(
@@ -124,7 +128,9 @@ class Listing:
     def _parts(self, start: int, left: int, listed_span: int) -> Sequence[tuple[int, int]]:
         """The rest of a window in parts that are worth walking side by side, judged by how much one page spanned."""
         pages_left = (left - start) / max(1, listed_span)
-        number = min(_MAX_PARTS, int(pages_left // (_WORTH_SPLITTING / 2)), left - start)
+        with self._lock:
+            room = _ENOUGH - self._open + 1  # this one makes room
+        number = min(_MAX_PARTS, room, int(pages_left // (_WORTH_SPLITTING / 2)), left - start)
         if pages_left < _WORTH_SPLITTING or number < 2:
             return [(start, left)]
         edges = [start + (left - start) * n // number for n in range(number + 1)]

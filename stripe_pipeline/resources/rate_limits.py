@@ -3,8 +3,8 @@
 Here belongs when a request may be sent. Sending it, and what to do with a refused one, belongs to `stripe_api`.
 
 Each endpoint has a token bucket and the account has one; a request takes a token from both at the same moment, so
-that an endpoint that has to wait holds no token of the account. A 429 halves the bucket's rate; quiet raises it again
-step by step. All times are seconds.
+that an endpoint that has to wait holds no token of the account. A 429 lowers the bucket's rate to what got through in
+the second before, at most by half; quiet raises it again step by step. All times are seconds.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from stripe_pipeline.errors import Cancelled
 
@@ -21,13 +22,21 @@ ENDPOINT_RATE = 25.0
 LIVE_ACCOUNT_RATE = 100.0
 TEST_ACCOUNT_RATE = 25.0
 
+SPARE = 1.5
+"""Requests a second that are only used to make up for being late: what is sent evenly arrives unevenly, so that a
+second may hold one more."""
 SLOWEST_RATE = 1.0
+CAREFUL = 0.97
+"""How much of what got through before a 429 is sent afterwards."""
 QUIET = 5.0
 """Seconds without a 429 after which a slowed-down bucket gets one step faster."""
-STEP = 0.1
-"""How much faster, as a share of the full rate: from half to full speed takes 25 s."""
+STEP = 0.03
+"""How much faster, as a share of its rate, and twice as much with each further step: near what was refused the limit
+is found with one 429 in a hundred, and from half to full speed takes 25 s."""
 SAME_TROUBLE = 1.0
-"""Further 429s within so many seconds answer requests sent before the slow-down, and halve nothing."""
+"""Further 429s within so many seconds answer requests sent before the slow-down, and lower nothing."""
+
+_REMEMBERED = 10.0  # seconds for which it is known what was sent; an answer that takes longer lowers by half
 
 Wait = Callable[[threading.Event, float | None], bool]
 
@@ -45,7 +54,7 @@ class Bucket:
     """A token bucket that slows down when told to and recovers by itself; not thread-safe, every time is passed in."""
 
     def __init__(self, limit: float, share: float) -> None:
-        self.full_rate = limit * share
+        self.full_rate = min(limit * share, max(limit - SPARE, limit / 2))
         self.rate = self.full_rate
         # What is saved up and the steady rate stay below Stripe's limit together, in any second.
         self._burst = max(1.0, min(limit - self.full_rate, self.full_rate / 4))
@@ -53,6 +62,8 @@ class Bucket:
         self._filled_at: float | None = None
         self._slowed_at: float | None = None
         self._quiet_since = 0.0
+        self._step = STEP
+        self._sent: deque[float] = deque()  # when, in the last seconds, without what was refused
 
     def wait(self, now: float) -> float:
         """Seconds until a token is there; 0 if one is. Times must not go backwards."""
@@ -62,17 +73,28 @@ class Bucket:
             return max(0.0, self._filled_at - now)
         return self._filled_at - now + (1.0 - self._tokens) / self.rate
 
-    def take(self) -> None:
+    def take(self, now: float) -> None:
         """Takes a token; `wait` said that one is there."""
         self._tokens -= 1.0
+        self._sent.append(now)
+        while self._sent[0] < now - _REMEMBERED:
+            self._sent.popleft()
 
-    def slow_down(self, now: float, pause: float) -> None:
-        """Stripe answered 429: half the rate (1/s at the least), and nothing at all for `pause` seconds."""
+    def slow_down(self, now: float, pause: float, sent: float | None = None) -> None:
+        """Stripe answered 429 to what was sent at `sent`: go as fast as others got through in the second before, and
+        not slower than half as fast; send nothing for `pause` seconds, nor before any second holds less than that."""
         self._fill(now)
         assert self._filled_at is not None
-        if self._slowed_at is None or now - self._slowed_at >= SAME_TROUBLE:
-            self.rate = max(min(SLOWEST_RATE, self.full_rate), self.rate / 2)
+        sent = now if sent is None else sent
+        with suppress(ValueError):
+            self._sent.remove(sent)
+        if self._slowed_at is None or (now - self._slowed_at >= SAME_TROUBLE and sent > self._slowed_at):
+            passed = [time for time in self._sent if sent - 1.0 < time <= sent]
+            self.rate = max(min(SLOWEST_RATE, self.full_rate), self.rate / 2, min(self.rate, CAREFUL * len(passed)))
             self._slowed_at = now
+            self._step = STEP
+            if passed:
+                pause = max(pause, passed[0] + 1.0 - now)
         self._tokens = 0.0
         self._filled_at = max(self._filled_at, now + pause)
         self._quiet_since = self._filled_at
@@ -84,10 +106,10 @@ class Bucket:
             return
         self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self.rate)
         self._filled_at = now
-        if self.rate < self.full_rate:
-            steps = int((now - self._quiet_since) / QUIET)
-            self.rate = min(self.full_rate, self.rate + steps * STEP * self.full_rate)
-            self._quiet_since += steps * QUIET
+        while self.rate < self.full_rate and now - self._quiet_since >= QUIET:
+            self.rate = min(self.full_rate, self.rate * (1.0 + self._step))
+            self._step *= 2.0
+            self._quiet_since += QUIET
 
 
 class RateLimits:
@@ -123,10 +145,10 @@ class RateLimits:
         """Stripe's own limits for a live or a test key."""
         return cls(account=LIVE_ACCOUNT_RATE if livemode else TEST_ACCOUNT_RATE, share=share)
 
-    def acquire(self, endpoint: str) -> None:
+    def acquire(self, endpoint: str) -> float:
         """Returns when a request to `endpoint` may be sent; first come, first served on each endpoint.
 
-        Raises `Cancelled` once the limits are closed.
+        The time, by the clock of these limits, is for `slow_down`. Raises `Cancelled` once the limits are closed.
         """
         turn = threading.Event()
         with self._lock:
@@ -143,9 +165,9 @@ class RateLimits:
                     # Only the first in the queue waits for a time, the others for their turn.
                     delay = max(bucket.wait(now), self._account.wait(now)) if queue[0] is turn else None
                     if delay == 0:
-                        bucket.take()
-                        self._account.take()
-                        return
+                        bucket.take(now)
+                        self._account.take(now)
+                        return now
                 self._wait(turn, delay)
         finally:
             with self._lock:
@@ -154,8 +176,8 @@ class RateLimits:
                 if first and queue:
                     queue[0].set()
 
-    def slow_down(self, endpoint: str, reason: str | None, pause: float = 0.0) -> None:
-        """A request to `endpoint` got 429 with `reason`, the value of `Stripe-Rate-Limited-Reason`.
+    def slow_down(self, endpoint: str, reason: str | None, pause: float = 0.0, sent: float | None = None) -> None:
+        """A request to `endpoint`, sent at `sent`, got 429 with `reason`, the value of `Stripe-Rate-Limited-Reason`.
 
         `global-…` slows down the account and any other reason the endpoint, for at least `pause` seconds. Without
         a reason the object was locked, which says nothing about the rate (FACTS.md "Limits").
@@ -164,7 +186,7 @@ class RateLimits:
             return
         with self._lock:
             bucket = self._account if reason.startswith("global-") else self._bucket(endpoint)
-            bucket.slow_down(self._clock(), pause)
+            bucket.slow_down(self._clock(), pause, sent)
 
     def close(self) -> None:
         """Ends all waiting: everything that waits, now or later, gets `Cancelled`."""

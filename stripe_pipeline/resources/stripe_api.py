@@ -356,7 +356,7 @@ class StripeApi:
 
     def _ask(self, endpoint: str, path: str, query: _Query) -> Reply | _Failure:
         """Sends the request once and reads the whole answer."""
-        self._limits.acquire(endpoint)
+        turn = self._limits.acquire(endpoint)
         with self._sending(endpoint):
             sent = time.time()
             try:
@@ -381,7 +381,7 @@ class StripeApi:
             if reason:
                 with self._lock:
                     self._slowed_down[reason] += 1
-            self._limits.slow_down(endpoint, reason, retry_after)
+            self._limits.slow_down(endpoint, reason, retry_after, turn)
             return _Failure(f"429 ({reason or 'the object is locked'})", 429, None, request_id, retry_after)
         hint = headers.get("Stripe-Should-Retry")
         if isinstance(error, dict):

@@ -1,0 +1,80 @@
+"""`python -m benchmarks`: one table of what is to be reached and what was measured, ours and others'."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from benchmarks import backfill, dashboards, ticks, webhooks
+from benchmarks.measuring import Measurement, Options, Row
+from benchmarks.peers import peers
+
+MEASUREMENTS: Mapping[str, Measurement] = {
+    "charges": backfill.charges,
+    "all": backfill.all_types,
+    "memory": backfill.memory,
+    "crowded": backfill.crowded,
+    "slower": backfill.slower,
+    "idle": ticks.idle,
+    "changes": ticks.changes,
+    "dashboards": dashboards.questions,
+    "peers": peers,
+    "webhooks": webhooks.webhooks,
+}
+_ONLY_ASKED_FOR = {"webhooks"}  # a quarter of an hour, in which Dagster runs
+_MARKS = {True: "✓", False: "✗", None: ""}
+_HEADER = ("what", "goal", "measured", "", "load")
+
+
+def main() -> int:
+    """Take the figures asked for and print the table; a measurement that fails is a row of its own."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", metavar="NAMES", help=f"some of {','.join(MEASUREMENTS)}")
+    parser.add_argument("--quick", action="store_true", help="about 4 minutes: everything smaller")
+    parser.add_argument("--rows", type=int, default=10_000_000, help="charges in the large table (default: 10 million)")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    parser.add_argument("--folder", type=Path, help="where files of the measurements lie meanwhile")
+    options = parser.parse_args()
+    names = options.only.split(",") if options.only else [name for name in MEASUREMENTS if name not in _ONLY_ASKED_FOR]
+    if unknown := set(names) - MEASUREMENTS.keys():
+        parser.error(f"there is no {', '.join(sorted(unknown))}")
+    rows = []
+    with tempfile.TemporaryDirectory(dir=options.folder, prefix="benchmarks-") as folder:
+        how = Options(Path(folder), quick=options.quick, rows=options.rows // (20 if options.quick else 1))
+        for name in names:
+            began = time.monotonic()
+            try:
+                found = list(MEASUREMENTS[name](how))
+            except Exception as error:
+                found = [Row(name, "", f"FAILED: {type(error).__name__}: {error}", False)]
+            rows += found
+            print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+            for row in found:
+                print("  " + " | ".join(_cells(row)), file=sys.stderr, flush=True)
+    print(_markdown(rows) if options.markdown else _plain(rows))
+    return 0
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (row.what, row.goal, row.measured, _MARKS[row.met], f"{row.load:.1f}")
+
+
+def _plain(rows: Iterable[Row]) -> str:
+    table = [_HEADER, *map(_cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def _markdown(rows: Iterable[Row]) -> str:
+    lines = [_HEADER, ("---",) * len(_HEADER), *map(_cells, rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""Ticks: one without news, and one with a hundred changes in a small and in a large table; what publishing adds."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from benchmarks import large
+from benchmarks.backfill import backfill, finished_days, pipeline_of
+from benchmarks.bulk import KEY, Serving, object_id, serving
+from benchmarks.measuring import Options, Row, Spent, apart, new_folder
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.resources.publisher import _copy as copy
+from stripe_pipeline.resources.warehouse import Warehouse
+
+CHANGES = 100
+TRIES = 3
+SMALL = 100_000
+_FICLONE = 0x40049409
+
+
+def idle(options: Options) -> list[Row]:
+    """A tick that finds nothing new, as Dagster runs it."""
+    spans = large.spans(2_000)
+    with serving(Serving(spans)) as stripe, new_folder(options) as folder:
+        apart(backfill, stripe.url, folder / "data", *finished_days(large.DAYS), list(spans), limits=True)
+        apart(_sync, stripe.url, folder)  # today is listed
+        stripe.requests()
+        _, inside, inside_pipeline = apart(_sync, stripe.url, folder)
+        asked = [path for _, path, _ in stripe.requests()]
+    return [
+        Row(
+            f"idle tick ({large.DAYS} days of history)",
+            "≤ 2 requests, ≤ 1 CPU second inside the run",
+            f"{len(asked)} requests, {inside:.2f} CPU s in Dagster's run, {inside_pipeline:.2f} of them in the tick",
+            len(asked) <= 2 and inside <= 1,
+        )
+    ]
+
+
+def _sync(url: str, folder: Path) -> tuple[float, float, float]:
+    """Seconds and CPU seconds of Dagster's run of the job `sync`, and the CPU seconds of the tick in it."""
+    config = folder / "stripe_pipeline.yaml"
+    config.write_text(f"history: {finished_days(large.DAYS)[0]}\n")
+    os.environ.update(
+        STRIPE_API_KEY=KEY,
+        STRIPE_API_BASE=url,
+        STRIPE_PIPELINE_DATA=str(folder / "data"),
+        STRIPE_PIPELINE_CONFIG=str(config),
+    )
+    import dagster as dg
+
+    from stripe_pipeline.days import today
+    from stripe_pipeline.definitions import build_defs
+    from stripe_pipeline.sync import Pipeline
+
+    tick = Spent()
+    inner = Pipeline.tick
+
+    @wraps(inner)
+    def timed(self: Pipeline, *args: Any) -> Any:
+        with tick:
+            return inner(self, *args)
+
+    (folder / "dagster").mkdir(exist_ok=True)
+    with dg.DagsterInstance.local_temp(
+        str(folder / "dagster"), overrides={"telemetry": {"enabled": False}}
+    ) as instance:
+        job = build_defs().resolve_job_def("sync")
+        with mock.patch.object(Pipeline, "tick", timed), Spent() as spent:
+            result = job.execute_in_process(
+                instance=instance,
+                partition_key=f"{today()}",
+                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            )
+    assert result.success
+    return spent.seconds, spent.cpu, tick.cpu
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tick:
+    """Seconds of a tick's parts."""
+
+    loading: float
+    """In the warehouse, but for publishing."""
+    publishing: float
+    whole: float
+    applied: int
+
+
+def changes(options: Options) -> list[Row]:
+    """A tick with a hundred changes of charges, in a small table and in a large one; and what publishing them takes."""
+    small, big = options.scaled(SMALL, SMALL // 10), options.rows
+    took = {charges: _ticks(options, charges) for charges in (small, big)}
+    rows = []
+    for how in _HOW:
+        few, many = took[small].ticks[how], took[big].ticks[how]
+        ratio = many.loading / few.loading
+        rows.append(
+            Row(
+                f"tick with {CHANGES} changes {how}, loading: {big:,} rows ÷ {small:,} rows",
+                "≤ 1.5",
+                f"{ratio:.2f} ({many.loading:.2f} s, {few.loading:.2f} s)",
+                ratio <= 1.5,
+            )
+        )
+    for charges in (small, big):
+        rows.append(Row(f"publishing after it, {charges:,} charges", "by file size", took[charges].publishing))
+    return rows
+
+
+_HOW = {"of the last days": 7, "spread over two years": None}
+"""Where the changed objects lie, and so how many lie between two of them; None for as many as there are room for."""
+
+
+@dataclass
+class _Took:
+    ticks: dict[str, Tick] = field(default_factory=dict)
+    publishing: str = ""
+
+
+def _ticks(options: Options, charges: int) -> _Took:
+    took = _Took()
+    folder = large.folder(options, charges)
+    with serving(Serving(large.spans(charges), latency_ms=0, limits=False)) as stripe:
+        for how, step in _HOW.items():
+            tries = []
+            for n in range(TRIES):
+                apart_by = step or charges // CHANGES
+                ids = [object_id("charges", charges - 1 - n - m * apart_by) for m in range(CHANGES)]
+                stripe.change("charges", ids, description=f"changed {how}, {n}")
+                tries.append(apart(tick, stripe.url, folder))
+            assert all(one.applied == CHANGES for one in tries), tries
+            took.ticks[how] = sorted(tries, key=lambda one: one.loading)[TRIES // 2]
+    took.publishing = apart(_copies, folder, took.ticks["of the last days"].publishing)
+    return took
+
+
+def tick(url: str, folder: Path) -> Tick:
+    """A tick in a process of its own, as the schedule's is."""
+    seconds = {"loading": 0.0, "publishing": 0.0}
+
+    def timed(what: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def measured(*args: Any, **kwargs: Any) -> Any:
+            with Spent() as spent:
+                result = work(*args, **kwargs)
+            seconds[what] += spent.seconds
+            return result
+
+        return measured
+
+    with ExitStack() as patches:
+        for name in ("account_of", "clock", "coverage", "cursors", "load", "pending_balance_transactions", "publish"):
+            what = "publishing" if name == "publish" else "loading"
+            patches.enter_context(mock.patch.object(Warehouse, name, timed(what, getattr(Warehouse, name))))
+        with pipeline_of(url, folder, finished_days(large.DAYS)[0]) as pipeline, Spent() as whole:
+            report = pipeline.tick()
+    if report.failures:
+        raise RuntimeError(f"the tick failed: {report.failures}")
+    return Tick(**seconds, whole=whole.seconds, applied=report.applied)
+
+
+def _copies(folder: Path, published_in: float) -> str:
+    """How long a version of the file takes, copied plainly and cloned by the kernel."""
+    source = DataFolder(folder).published
+    size = source.stat().st_size
+    target = folder / "copy.duckdb"
+    with mock.patch.object(os, "copy_file_range", side_effect=OSError), Spent() as plain:
+        copy(source, target)
+    target.unlink()
+    cloned = "this file system cannot clone"
+    with source.open("rb") as read, target.open("wb") as write, suppress(OSError), Spent() as spent:
+        fcntl.ioctl(write.fileno(), _FICLONE, read.fileno())
+        os.fsync(write.fileno())
+        cloned = "cloned"
+    target.unlink()
+    if cloned == "cloned":
+        cloned += f" in {spent.seconds:.2f} s"
+    return f"{size / 1e6:,.0f} MB: {published_in:.2f} s in the tick, a plain copy {plain.seconds:.2f} s, {cloned}"

@@ -24,7 +24,7 @@ import orjson
 
 from stripe_pipeline.emulator import LoggedRequest, Server, Shop, templates
 from stripe_pipeline.emulator.rate_limits import PER_ENDPOINT, RateLimiter
-from stripe_pipeline.emulator.shop import EMBEDDED_LINES
+from stripe_pipeline.emulator.shop import EMBEDDED
 from stripe_pipeline.emulator.store import Collection, Json, Window
 
 KEY = "sk_live_of_the_benchmark"
@@ -369,9 +369,9 @@ def _invoice(lines: int) -> Json:
             f"il_1<word>{n:02d}", made, 0, description=f"Plan {n}", quantity=1, item=f"<word>{n}", price=f"1<word>{n}"
         )
         | {"amount": "<amount:n>", "subtotal": "<amount:n>"}
-        for n in range(min(lines, EMBEDDED_LINES))
+        for n in range(min(lines, EMBEDDED))
     ]
-    shell = made["lines"] | {"data": data, "has_more": lines > EMBEDDED_LINES, "total_count": lines}
+    shell = made["lines"] | {"data": data, "has_more": lines > EMBEDDED, "total_count": lines}
     return made | {"lines": shell}
 
 

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 _LOCK_TIMEOUT = 600  # seconds; loads hold the lock for seconds at most, so a longer wait is a process that hangs
 _LONGEST_RUN = DAY  # seconds from reading a page to loading it
 _DEFAULTS = Settings()
+_LONG_TIME = 14 * DAY  # seconds between the first and last of what was read
+_NEAR = 2048  # rows that DuckDB reads together
+_FEW = 500  # places to fetch rows from
 _SMALL = 64  # blocks of 256 KB that are not worth compacting
 
 
@@ -219,6 +222,7 @@ class Warehouse:
                 self._duckdb = duckdb.connect(":memory:")
                 self._duckdb.execute("SET TimeZone = 'UTC'")
                 self._duckdb.execute("SET preserve_insertion_order = false")
+                self._duckdb.execute("SET enable_progress_bar = false")  # it goes into logs
                 self._duckdb.execute(f"SET temp_directory = {_quoted(self.folder.private.parent / 'temp')}")
             attach(self._duckdb, self.folder.private)
             self._duckdb.execute(f"USE {CATALOG}")
@@ -327,7 +331,7 @@ class Warehouse:
                 table_changes.rows.update({day: counts[day, True] + counts[day, False] for day in touched})
                 if batch.days:
                     _record_coverage(connection, object_type, batch, counts)
-        for table in ("listed", "incoming", "accepted", "accepted_children"):
+        for table in ("listed", "incoming", "known", "accepted", "accepted_children"):
             connection.execute(f"DROP TABLE IF EXISTS temp.{table}")
 
     def _kept(self, object_type: ObjectType) -> str:
@@ -537,18 +541,50 @@ def _take_in(
 ) -> None:
     """Store what was read, where nothing newer is known; of a child only what is `kept`."""
     parent = batch.object_type
-    _judge(connection, parent, batch, bounds)
+    known = _known(connection, parent, "id", "SELECT id FROM temp.incoming", batch, bounds)
+    _judge(connection, parent, batch, known)
     refused = connection.execute("SELECT id FROM temp.incoming ANTI JOIN temp.accepted USING (id)").fetchall()
     loaded.refused[parent.name].update(object_id for (object_id,) in refused)
-    _count(connection, parent, loaded.changes[parent.name])
-    _replace(connection, parent, "accepted", bounds, even_unchanged=batch.read_again)
+    _replace(connection, parent, "accepted", bounds, loaded.changes[parent.name], even_unchanged=batch.read_again)
     for child in batch.children:
         _stage(connection, child, batch)
         if kept[child.name]:
             connection.execute(f"DELETE FROM temp.incoming WHERE NOT ({kept[child.name]})")
-        _judge_children(connection, child, bounds)
-        _count(connection, child, loaded.changes[child.name])
-        _replace(connection, child, "accepted_children", bounds, even_unchanged=False)
+        assert child.parent_key is not None
+        known = _known(connection, child, child.parent_key, "SELECT id FROM temp.accepted", batch, bounds)
+        _judge_children(connection, child, known)
+        _replace(connection, child, "accepted_children", bounds, loaded.changes[child.name], even_unchanged=False)
+
+
+def _known(
+    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, column: str, ids: str, batch: Batch, bounds: str
+) -> str:
+    """What to join to find the stored rows whose `column` is among `ids`, a SELECT.
+
+    Where a few are spread over a long time, they are looked for by that column alone and fetched one by one: reading
+    all columns of everything between them takes a hundred times as long.
+    """
+    all_between = f"(SELECT * FROM raw.{object_type.name} WHERE {bounds})"
+    if batch.last - batch.first < _LONG_TIME:
+        return all_between
+    found = connection.execute(
+        f"SELECT rowid FROM raw.{object_type.name} WHERE {bounds} AND {column} IN ({ids}) ORDER BY rowid"
+    ).fetchall()
+    places: list[tuple[int, int]] = []
+    for (row,) in found:
+        if places and row - places[-1][0] < _NEAR:
+            places[-1] = (places[-1][0], row)
+        else:
+            places.append((row, row))
+    if len(places) > _FEW:
+        return all_between
+    rows = " UNION ALL ".join(
+        f"SELECT * FROM raw.{object_type.name} WHERE rowid BETWEEN {first} AND {last}" for first, last in places
+    )
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE known AS {rows or f'SELECT * FROM raw.{object_type.name} LIMIT 0'}"
+    )
+    return "temp.known"
 
 
 def _bounds(batch: Batch) -> str:
@@ -609,15 +645,14 @@ def _read(column: Column) -> str:
     return f"make_timestamptz({name}{scale}) AS {name}"
 
 
-def _judge(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, bounds: str) -> None:
-    """Put into `temp.accepted` what is not older than what is known, with what it changes."""
+def _judge(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, known: str) -> None:
+    """Put into `temp.accepted` the ids of what is not older than what is known, with what it changes."""
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE accepted AS"
-        f" SELECT i.*, {_verdict(object_type)} AS _change"
-        f" FROM temp.incoming i"
-        f" LEFT JOIN (SELECT * FROM raw.{object_type.name} WHERE {bounds}) c ON {_same_key(object_type, 'i', 'c')}"
+        f" SELECT i.id, i.created, {_verdict(object_type)} AS _change"
+        f" FROM temp.incoming i LEFT JOIN {known} c ON {_same_key(object_type, 'i', 'c')}"
         f" LEFT JOIN pipeline.coverage v ON v.object_type = ? AND v.account = ? AND v.livemode = ?"
-        f" AND v.day = i.created::DATE"
+        f" AND v.day = {_day('i.created')}"
         f" WHERE (c._fetched_at IS NULL OR i._fetched_at >= c._fetched_at)"
         # A list knows nothing of what was made after its bound, however late it was requested.
         f" AND (v.listed_at IS NULL OR i._fetched_at >= v.listed_at OR i.created >= v.listed_until)"
@@ -627,17 +662,19 @@ def _judge(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch
     )
 
 
-def _judge_children(connection: duckdb.DuckDBPyConnection, child: ObjectType, bounds: str) -> None:
-    """Put into `temp.accepted_children` the children of accepted parents, and those they no longer have."""
-    parent_key = child.parent_key
+def _judge_children(connection: duckdb.DuckDBPyConnection, child: ObjectType, known: str) -> None:
+    """Put into `temp.accepted_children` the keys of the children of accepted parents, and of those they no longer
+    have."""
+    of_accepted = f"{child.parent_key} IN (SELECT id FROM temp.accepted)"
+    keys = ", ".join(child.key)
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE accepted_children AS"
-        f" WITH c AS (SELECT * FROM raw.{child.name} WHERE {bounds}"
-        f" AND {parent_key} IN (SELECT id FROM temp.accepted)),"
-        f" i AS (SELECT * FROM temp.incoming WHERE {parent_key} IN (SELECT id FROM temp.accepted))"
-        f" SELECT i.*, {_verdict(child)} AS _change FROM i LEFT JOIN c ON {_same_key(child, 'i', 'c')}"
+        f" WITH c AS (SELECT * FROM {known} WHERE {of_accepted}),"
+        f" i AS (SELECT * FROM temp.incoming WHERE {of_accepted})"
+        f" SELECT {_named('i', child.key)}, i.created, {_verdict(child)} AS _change"
+        f" FROM i LEFT JOIN c ON {_same_key(child, 'i', 'c')}"
         f" UNION ALL BY NAME"
-        f" SELECT c.*, 'deleted' AS _change FROM c ANTI JOIN i ON {_same_key(child, 'i', 'c')}"
+        f" SELECT {keys}, created, 'deleted' AS _change FROM c ANTI JOIN i ON {_same_key(child, 'i', 'c')}"
     )
 
 
@@ -653,28 +690,36 @@ def _same_key(object_type: ObjectType, left: str, right: str) -> str:
     return " AND ".join(f"{left}.{key} = {right}.{key}" for key in object_type.key)
 
 
-def _count(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, changes: Changes) -> None:
-    table = "accepted_children" if object_type.parent else "accepted"
-    counted = connection.execute(
-        f"SELECT _change, created::DATE, count(*) FROM temp.{table} WHERE _change <> 'unchanged' GROUP BY ALL"
-    ).fetchall()
-    for change, day, number in counted:
-        getattr(changes, change)[day] += number
-
-
 def _replace(
-    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, table: str, bounds: str, *, even_unchanged: bool
+    connection: duckdb.DuckDBPyConnection,
+    object_type: ObjectType,
+    table: str,
+    bounds: str,
+    changes: Changes,
+    *,
+    even_unchanged: bool,
 ) -> None:
+    """Write the incoming rows whose keys are in `temp.{table}`, and count what that changes."""
+    counted = connection.execute(
+        f"SELECT _change, {_day('created')}, count(*) FROM temp.{table} GROUP BY ALL"
+    ).fetchall()
+    totals = Counter[str]()
+    for change, day, number in counted:
+        totals[change] += number
+        if change != "unchanged":
+            getattr(changes, change)[day] += number
     written = "true" if even_unchanged else "_change <> 'unchanged'"
-    connection.execute(
-        f"DELETE FROM raw.{object_type.name} AS old USING temp.{table} AS new"
-        f" WHERE {_same_key(object_type, 'old', 'new')} AND {written} AND _change <> 'inserted'"
-        f" AND {bounds.replace('created', 'old.created')}"
-    )
+    if totals.total() > totals["inserted"]:
+        connection.execute(
+            f"DELETE FROM raw.{object_type.name} AS old USING temp.{table} AS new"
+            f" WHERE {_same_key(object_type, 'old', 'new')} AND {written} AND _change <> 'inserted'"
+            f" AND {bounds.replace('created', 'old.created')}"
+        )
     names = ", ".join(_name(column) for column in object_type.table_columns)
+    of_these = f"SELECT {', '.join(object_type.key)} FROM temp.{table} WHERE {written} AND _change <> 'deleted'"
     connection.execute(
-        f"INSERT INTO raw.{object_type.name} ({names}) SELECT {names} FROM temp.{table}"
-        f" WHERE {written} AND _change <> 'deleted'"
+        f"INSERT INTO raw.{object_type.name} ({names}) SELECT {names} FROM temp.incoming"
+        f" SEMI JOIN ({of_these}) USING ({', '.join(object_type.key)})"
     )
 
 
@@ -684,7 +729,7 @@ def _missing(
     """Ids that the table holds for a completely listed day and the list did not name, of those that are `kept`."""
     rows = connection.execute(
         f"SELECT l.day, list(o.id) FROM (SELECT * FROM raw.{object_type.name} WHERE {kept}) o"
-        f" JOIN temp.listed l ON o.created::DATE = l.day"
+        f" JOIN temp.listed l ON {_day('o.created')} = l.day"
         f" ANTI JOIN temp.incoming i ON o.id = i.id"
         f" WHERE {bounds.replace('created', 'o.created')} AND o._account = ? AND o.livemode = ?"
         f" AND o._deleted_at IS NULL AND o.created < l.until AND o._fetched_at < l.listed_at GROUP BY l.day",
@@ -710,7 +755,7 @@ def _bury(connection: duckdb.DuckDBPyConnection, batch: Batch, loaded: Loaded, *
             )
             buried = connection.execute(
                 f"{what} WHERE {key} = ? AND _deleted_at IS NULL AND _fetched_at <= make_timestamptz({at})"
-                f" RETURNING created::DATE",
+                f" RETURNING {_day('created')}",
                 [tombstone.id],
             ).fetchall()
             loaded.changes.setdefault(object_type.name, Changes()).deleted.update(day for (day,) in buried)
@@ -742,15 +787,26 @@ def _row_counts(
     connection: duckdb.DuckDBPyConnection, object_type: ObjectType, days: set[date]
 ) -> Counter[tuple[date, bool]]:
     """How many rows that exist in Stripe the table holds, by day and livemode."""
-    if not days:
-        return Counter()
-    first, last = day_start(min(days)), day_start(max(days)) + DAY
-    counted = connection.execute(
-        f"SELECT created::DATE, livemode, count(*) FROM raw.{object_type.name} WHERE _deleted_at IS NULL"
-        f" AND created >= make_timestamptz(?) AND created < make_timestamptz(?) GROUP BY ALL",
-        [first * 1_000_000, last * 1_000_000],
-    ).fetchall()
-    return Counter({(day, livemode): number for day, livemode, number in counted})
+    counts = Counter[tuple[date, bool]]()
+    for first, last in _stretches(days):
+        counted = connection.execute(
+            f"SELECT {_day('created')}, livemode, count(*) FROM raw.{object_type.name} WHERE _deleted_at IS NULL"
+            f" AND created >= make_timestamptz(?) AND created < make_timestamptz(?) GROUP BY ALL",
+            [day_start(first) * 1_000_000, (day_start(last) + DAY) * 1_000_000],
+        ).fetchall()
+        counts.update({(day, livemode): number for day, livemode, number in counted})
+    return counts
+
+
+def _stretches(days: Iterable[date]) -> list[tuple[date, date]]:
+    """First and last day of each run of days without a gap."""
+    stretches: list[tuple[date, date]] = []
+    for day in sorted(days):
+        if stretches and (day - stretches[-1][1]).days == 1:
+            stretches[-1] = (stretches[-1][0], day)
+        else:
+            stretches.append((day, day))
+    return stretches
 
 
 def _record_coverage(
@@ -835,6 +891,15 @@ def _set_clock(connection: duckdb.DuckDBPyConnection, lowest: float, highest: fl
             lowest, highest = max(lowest, known_lowest), min(highest, known_highest)
     connection.execute("DELETE FROM pipeline.clock")
     connection.execute("INSERT INTO pipeline.clock VALUES (?, ?)", [lowest, highest])
+
+
+def _day(moment: str) -> str:
+    """SQL of the UTC day of a TIMESTAMPTZ; a plain cast asks the calendar of the time zone, 16 times as slow."""
+    return f"make_timestamp(epoch_us({moment}))::DATE"
+
+
+def _named(table: str, columns: Iterable[str]) -> str:
+    return ", ".join(f"{table}.{column}" for column in columns)
 
 
 def _name(column: Column) -> str:

@@ -204,7 +204,9 @@ def test_back_to_plain_no_hash_is_taken_for_a_value(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     trade(shop)
-    make_pipeline(**fields(customers={"hash": ["email"]}, charges={"hash": ["billing_details.email"]})).tick()
+    make_pipeline(**fields(customers={"hash": ["email", "name"]}, charges={"hash": ["billing_details.email"]})).tick()
+    make_pipeline(**fields(customers={"hash": ["name"]})).tick()  # with the same key
+    assert ask(folder.published, "SELECT email, length(name) FROM test.customers") == [(None, 32)]
     plain = make_pipeline()
     plain.tick()
     assert ask(folder.published, "SELECT email FROM test.customers") == [(None,)]
@@ -266,3 +268,47 @@ def test_dagster_and_the_inbox_hold_nothing_of_it_either(api: Server, project: P
     assert ask(project.folder.published, f"SELECT name FROM live.customers WHERE id = '{customer}'") == [("Ada L.",)]
     assert len(list(project.root.rglob("*.db"))) > 2  # Dagster's storage is among what is searched
     assert holding(project.root, ADDRESS) == []
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_what_is_left_out_of_a_child_or_not_known_is_left_out_of_what_holds_it(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, later: bool
+) -> None:
+    trade(shop)
+    [charge] = shop.objects("charges", False)
+    shop.update("charges", charge, announce=False, brand_new=ADDRESS)
+    if later:
+        make_pipeline().tick()
+        assert ask(
+            folder.published,
+            "SELECT count(*) FROM test.balance_transactions WHERE fee_details::VARCHAR LIKE '%description%'",
+        ) != [(0,)]
+    left_out: dict[str, Any] = {"fee_details": {"exclude": ["description"]}, "charges": {"exclude": ["_extra"]}}
+    make_pipeline(**fields(**left_out)).tick()
+    [(held,)] = ask(folder.published, "SELECT fee_details::VARCHAR FROM test.balance_transactions")
+    assert '"amount"' in held
+    assert '"description"' not in held
+    assert holding(folder.root, "brand_new") == []
+
+
+def test_a_hash_of_nothing_is_null_and_of_a_list_a_list(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    for phone in (None, ADDRESS, [ADDRESS]):
+        customer = shop.create_customer(created=back(shop, 3))["id"]
+        shop.update("customers", customer, announce=False, phone=phone)
+    make_pipeline(**fields(customers={"hash": ["phone"]})).tick()
+    found = ask(folder.published, "SELECT phone, _extra->>'$.phone[0]' FROM test.customers ORDER BY ALL")
+    [(hashed, _)] = [row for row in found if row[0] is not None]
+    assert sorted(found, key=str) == sorted([(hashed, None), (None, hashed), (None, None)], key=str)
+    assert holding(folder.root, ADDRESS) == []
+
+
+def test_what_was_hashed_and_is_left_out_now_is_not_missed(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    trade(shop)
+    make_pipeline(**fields(customers={"hash": ["email"]})).tick()
+    report = make_pipeline(**fields(customers={"exclude": ["email"]})).tick()
+    assert not [note for note in report.notes if "backfill" in note]
+    assert "email" not in columns(folder.published, "raw.customers")

@@ -31,8 +31,22 @@ def fields(**of_table: dict[str, Any]) -> dict[str, Any]:
 
 
 def holding(folder: Path, text: str) -> list[str]:
-    """The files below `folder` that hold `text` in any byte."""
-    return [path.name for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+    """The files below `folder` that hold `text` in any byte or, where DuckDB compressed it, in any row."""
+    return [
+        path.name
+        for path in folder.rglob("*")
+        if path.is_file() and (text.encode() in path.read_bytes() or (path.suffix == ".duckdb" and in_rows(path, text)))
+    ]
+
+
+def in_rows(path: Path, text: str) -> bool:
+    """Whether a row of any table of a DuckDB file holds it."""
+    with duckdb.connect(str(path), read_only=True) as connection:
+        tables = connection.execute("SELECT schema_name || '.' || table_name FROM duckdb_tables()").fetchall()
+        return any(
+            connection.execute(f"SELECT 1 FROM {table} t WHERE contains(t::VARCHAR, ?) LIMIT 1", [text]).fetchall()
+            for (table,) in tables
+        )
 
 
 def columns(published: Path, table: str) -> set[str]:

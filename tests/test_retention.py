@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tests.conftest import KEYS, MakePipeline, Opens
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed
 from tests.test_cli import Project, Run, api, environment, project, run  # noqa: F401 - the command line's fixtures
 from tests.test_fields import holding
+from tests.test_traps import Held
 
 LIVE = {"STRIPE_API_KEY": KEYS["STRIPE_API_KEY"]}
 
@@ -307,3 +309,24 @@ def test_the_asset_forgets_old_runs_that_have_ended_and_shows_what_they_material
     assert nightly.execute_in_process(instance=instance).success
     assert [run_id for run_id in (*old, under_way) if instance.has_run(run_id)] == [under_way]
     assert instance.get_materialized_partitions(key) == days
+
+
+def test_a_page_that_is_written_late_does_not_remove_what_became_young_again_meanwhile(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = back(shop, 30)
+    invoice = shop.create_invoice(livemode=True, created=made, due_date=back(shop, 2))["id"]
+    objects = {"invoices": {"date_field": "due_date", "retention": "10 days"}}
+    late, prompt = (make_pipeline(LIVE, objects=objects) for _ in range(2))
+    prompt.tick()
+    held = Held(late, monkeypatch)
+    with ThreadPoolExecutor(1) as thread:
+        shop.update("invoices", invoice, due_date=back(shop, 15), livemode=True, announce=False)
+        backfill = thread.submit(late.backfill, [day_of(made)])
+        assert held.has_read.wait(60)
+        shop.update("invoices", invoice, due_date=back(shop, 1), livemode=True)
+        prompt.tick()
+        held.may_write.set()
+        assert not backfill.result(60).failures
+    assert_equal_to_stripe(shop, folder.published)
+    assert counts(folder)["invoices"] == 1

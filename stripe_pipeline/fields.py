@@ -87,13 +87,14 @@ class FieldFilter:
         branch = self._trees.get(table, _NOTHING).below.get(name, _NOTHING)
         return None if branch.drop else self._value(value, branch, inside=self._embedded[table].get(name))
 
-    def _object(self, table: str, obj: Mapping[str, Any]) -> dict[str, Any]:
+    def _object(self, table: str, obj: Mapping[str, Any], above: _Branch = _NOTHING) -> dict[str, Any]:
+        """`above` is what the rules of the object that holds this one say of it."""
         tree = self._trees.get(table, _NOTHING)
         kept = {}
         for name, value in obj.items():
             if name not in self._known[table] and table not in self._keep_unknown:
                 continue
-            branch = tree.below.get(name, _NOTHING)
+            branch = _both(tree.below.get(name, _NOTHING), above.below.get(name, _NOTHING))
             if not branch.drop:
                 kept[name] = self._value(value, branch, inside=self._embedded[table].get(name))
         return kept
@@ -106,11 +107,13 @@ class FieldFilter:
             return [self._value(it, branch, inside=inside) for it in value]
         if not isinstance(value, dict):
             return value
-        held = _BY_OBJECT.get(value.get("object", ""))
-        if held is None and inside is not None and value.get("object") != "list":
+        says = value.get("object")
+        held = _BY_OBJECT.get(says) if isinstance(says, str) else None
+        if held is None and inside is not None and says != "list":
             held = inside
         if held is not None:
-            value = self._object(held, value)
+            # What it is stays, whatever is kept of it: rules that come later find it by that.
+            return self._object(held, value, branch) | ({"object": says} if "object" in value else {})
         return {
             name: self._value(it, branch.below.get(name, _NOTHING), inside=inside if name == "data" else None)
             for name, it in value.items()
@@ -126,6 +129,17 @@ class FieldFilter:
         assert self._hash_key is not None
         text = value if isinstance(value, str) else repr(value)
         return hmac.new(self._hash_key, text.encode(), hashlib.sha256).hexdigest()[:_DIGITS]
+
+
+def _both(one: _Branch, other: _Branch) -> _Branch:
+    """What two rules say together."""
+    if one is _NOTHING or other is _NOTHING:
+        return other if one is _NOTHING else one
+    below = {
+        name: _both(one.below.get(name, _NOTHING), other.below.get(name, _NOTHING))
+        for name in one.below.keys() | other.below.keys()
+    }
+    return _Branch(one.drop or other.drop, one.hash or other.hash, below)
 
 
 def _tree(rules: FieldRules) -> _Branch:

@@ -326,3 +326,43 @@ def test_what_was_hashed_and_is_left_out_now_is_not_missed(
     report = make_pipeline(**fields(customers={"exclude": ["email"]})).tick()
     assert not [note for note in report.notes if "backfill" in note]
     assert "email" not in columns(folder.published, "raw.customers")
+
+
+def expand_refund(shop: Shop) -> str:
+    """A refund that holds its charge, which holds its customer; the customer's id."""
+    customer = trade(shop)
+    [charge] = shop.objects("charges", False).values()
+    refund = shop.refund(charge["id"], 500, created=back(shop, 2))["id"]
+    shop.update("refunds", refund, announce=False, charge=charge)
+    return customer
+
+
+def test_a_hash_is_the_same_in_an_object_that_one_held_by_another_holds(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    expand_refund(shop)
+    make_pipeline(**fields(**NOWHERE | {"customers": {"hash": ["email"]}})).tick()
+    [(address, expanded)] = ask(
+        folder.published, "SELECT email, r._extra->>'$.charge.customer.email' FROM test.customers, test.refunds r"
+    )
+    assert expanded == address is not None
+
+
+def test_a_shorter_list_of_fields_is_removed_from_objects_that_others_hold_too(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    expand_refund(shop)
+    elsewhere = {"customers": {"include": ["email", "name"]}, "charges": {"include": ["amount", "customer"]}}
+    make_pipeline(**fields(**NOWHERE | elsewhere)).tick()
+    assert holding(folder.root, ADDRESS)
+    make_pipeline(**fields(**NOWHERE | elsewhere | {"customers": {"include": ["name"]}})).tick()
+    assert holding(folder.root, ADDRESS) == []
+    assert ask(folder.published, "SELECT _extra->>'$.charge.customer.name' FROM test.refunds") == [("Ada",)]
+
+
+def test_what_an_object_says_it_is_may_be_no_text(make_pipeline: MakePipeline, shop: Shop, folder: DataFolder) -> None:
+    trade(shop)
+    [charge] = shop.objects("charges", False)
+    shop.update("charges", charge, announce=False, outcome={"object": {"email": ADDRESS}})
+    assert not make_pipeline(**fields(charges={"exclude": ["outcome.object.email"]})).tick().failures
+    assert ask(folder.published, "SELECT outcome FROM test.charges") == [('{"object":{}}',)]

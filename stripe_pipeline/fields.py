@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import hmac
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,11 @@ from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType, children_of
 
 UNKNOWN = "_extra"
 """Stands for all fields that this version does not know: they are kept in the column of that name."""
+
+STEP = re.compile(r'"[^"]+"|[^."]+')
+"""One name of a path; in double quotes where it has dots."""
+PATH = re.compile(rf"(?:{STEP.pattern})(?:\.(?:{STEP.pattern}))*")
+"""A name, and names below it behind dots."""
 
 _BY_OBJECT = {object_type.object: object_type.name for object_type in OBJECT_TYPES.values()}
 _DIGITS = 32  # of a hash: 128 bits
@@ -44,8 +50,8 @@ class FieldRules:
         return frozenset(path[0] for path in self.exclude if len(path) == 1)
 
     def __str__(self) -> str:
-        said = [f"-{'.'.join(path)}" for path in self.exclude] + [f"#{'.'.join(path)}" for path in self.hash]
-        return " ".join(sorted(said) + ([] if self.keep_unknown else [f"-{UNKNOWN}"]))
+        said = [f"-{_written(path)}" for path in self.exclude] + [f"#{_written(path)}" for path in self.hash]
+        return "\n".join(sorted(said) + ([] if self.keep_unknown else [f"-{UNKNOWN}"]))
 
 
 @dataclass
@@ -153,6 +159,15 @@ def _tree(rules: FieldRules) -> _Branch:
     return root
 
 
+def path_from(text: str) -> tuple[str, ...]:
+    """The names of a path as the settings write it."""
+    return tuple(step.strip('"') for step in STEP.findall(text))
+
+
+def _written(path: Iterable[str]) -> str:
+    return ".".join(f'"{step}"' if "." in step else step for step in path)
+
+
 def rules_of(
     object_type: ObjectType, *, include: Iterable[str] | None, exclude: Iterable[str], hashed: Iterable[str]
 ) -> FieldRules:
@@ -164,7 +179,11 @@ def rules_of(
     keys = object_type.key_columns
 
     def path_of(name: str, *, of_list: str) -> tuple[str, ...]:
-        path = tuple(name.split("."))
+        if not PATH.fullmatch(name):
+            raise ValueError(
+                f"names {name!r} under `{of_list}`: names are separated by dots, those with dots in double quotes"
+            )
+        path = path_from(name)
         if path[0] not in columns and name != UNKNOWN:
             like = did_you_mean(path[0], columns)
             raise ValueError(f"names {name!r} under `{of_list}`, which is no field of {object_type.name}{like}")
@@ -181,7 +200,7 @@ def rules_of(
         if below := sorted(".".join(path) for path in wanted if len(path) > 1):
             raise ValueError(f"names {below[0]!r} under `include`: include the field, and exclude what is below it")
         hashed = list(hashed)
-        named = {path[0] for path in wanted} | {name.split(".")[0] for name in hashed}
+        named = {path[0] for path in wanted} | {path_from(name)[0] for name in hashed if PATH.fullmatch(name)}
         left_out |= {(name,) for name in columns.keys() - named - keys}
         keep_unknown = keep_unknown and UNKNOWN in named
     hashes = {path_of(name, of_list="hash") for name in hashed}

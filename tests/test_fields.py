@@ -366,3 +366,16 @@ def test_what_an_object_says_it_is_may_be_no_text(make_pipeline: MakePipeline, s
     shop.update("charges", charge, announce=False, outcome={"object": {"email": ADDRESS}})
     assert not make_pipeline(**fields(charges={"exclude": ["outcome.object.email"]})).tick().failures
     assert ask(folder.published, "SELECT outcome FROM test.charges") == [('{"object":{}}',)]
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_names_below_a_field_may_have_spaces_and_dots(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, later: bool
+) -> None:
+    metadata = {"home address": ADDRESS, "home": "kept", "e.mail": ADDRESS, "e": "kept"}
+    shop.create_customer(created=back(shop, 3), metadata=metadata)
+    if later:
+        make_pipeline().tick()
+    make_pipeline(**fields(customers={"exclude": ["metadata.home address", 'metadata."e.mail"']})).tick()
+    assert holding(folder.root, ADDRESS) == []
+    assert ask(folder.published, "SELECT metadata::VARCHAR FROM test.customers") == [('{"home":"kept","e":"kept"}',)]

@@ -161,6 +161,8 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
         ("objects: {customers: {fields: {exclude: email}}}", "should be a list such as"),
         ("objects: {customers: {fields: {exclude: [email.domain]}}}", "email holds nothing below it"),
         ("objects: {customers: {fields: {exclude: [email], hash: [email]}}}", "under both `hash` and `exclude`"),
+        ("objects: {charges: {fields: {exclude: [outcome..type]}}}", "names are separated by dots"),
+        ("objects: {charges: {fields: {exclude: [_extra.new]}}}", "'_extra.new' under `exclude`, which is no field"),
         (
             "objects: {customers: {fields: {exclude: [address], hash: [address.line1]}}}",
             "under both `hash` and `exclude`",

@@ -161,6 +161,8 @@ class Layout:
                 connection.execute(
                     "INSERT INTO pipeline.lacking VALUES (?, ?, now())", [table, ", ".join(sorted(lacking))]
                 )
+                # What one that was stopped has read lacks them too.
+                connection.execute("DELETE FROM pipeline.backfills")
             for name in sorted(rules.left_out & columns.get(f"raw.{table}", set())):
                 connection.execute(f'ALTER TABLE raw.{table} DROP COLUMN "{name}"')
                 erased = True

@@ -31,6 +31,7 @@ PATH = re.compile(rf"(?:{STEP.pattern})(?:\.(?:{STEP.pattern}))*")
 
 _BY_OBJECT = {object_type.object: object_type.name for object_type in OBJECT_TYPES.values()}
 _DIGITS = 32  # of a hash: 128 bits
+_WORDS = {("currency",), ("status",)}  # of a few known words each, and what is made of a row needs to tell them apart
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,10 @@ def rules_of(
     for path in sorted(hashes):
         if path[0] == UNKNOWN or (len(path) == 1 and columns[path[0]].kind not in (Kind.TEXT, Kind.REFERENCE)):
             raise ValueError(f"names {'.'.join(path)!r} under `hash`: only text can be hashed, or a path to it")
+        if path in _WORDS:
+            raise ValueError(
+                f"names {path[0]!r} under `hash`: amounts and news go by what it says; it can be left out instead"
+            )
         if any(path[: len(other)] == other for other in left_out):
             raise ValueError(f"names {'.'.join(path)!r} under both `hash` and `exclude`")
     return FieldRules(frozenset(left_out - {(UNKNOWN,)}), frozenset(hashes), keep_unknown)

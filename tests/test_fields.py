@@ -379,3 +379,17 @@ def test_names_below_a_field_may_have_spaces_and_dots(
     make_pipeline(**fields(customers={"exclude": ["metadata.home address", 'metadata."e.mail"']})).tick()
     assert holding(folder.root, ADDRESS) == []
     assert ask(folder.published, "SELECT metadata::VARCHAR FROM test.customers") == [('{"home":"kept","e":"kept"}',)]
+
+
+def test_a_hashed_reference_is_the_same_however_it_is_sent_and_names_no_row(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    expand_refund(shop)
+    shop.create_payment(created=back(shop, 2))  # of no customer
+    hashed = fields(charges={"hash": ["customer"]}, invoices={"hash": ["customer"]}, refunds={"hash": ["charge"]})
+    make_pipeline(**hashed).tick()
+    [(customer,)] = ask(folder.published, "SELECT customer FROM test.invoices")
+    assert len(customer) == 32
+    assert set(ask(folder.published, "SELECT customer FROM test.charges")) == {(customer,), (None,)}
+    unknown = "customer, customer_name, refunds, net_total"
+    assert set(ask(folder.published, f"SELECT {unknown} FROM test.payments")) == {(None, None, None, None)}

@@ -170,6 +170,7 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
         ("objects: {charges: {fields: {hash: [_extra]}}}", "only text can be hashed"),
         ("objects: {charges: {fields: {hash: [amount]}}}", "only text can be hashed"),
         ("objects: {charges: {fields: {hash: [outcome]}}}", "only text can be hashed"),
+        ("objects: {charges: {fields: {hash: [currency]}}}", "it can be left out instead"),
         (
             "objects: {charges: {fields: {include: [outcome.risk_level]}}}",
             "include the field, and exclude",

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import hmac
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -23,8 +24,14 @@ from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType, children_of
 UNKNOWN = "_extra"
 """Stands for all fields that this version does not know: they are kept in the column of that name."""
 
+STEP = re.compile(r'"[^"]+"|[^."]+')
+"""One name of a path; in double quotes where it has dots."""
+PATH = re.compile(rf"(?:{STEP.pattern})(?:\.(?:{STEP.pattern}))*")
+"""A name, and names below it behind dots."""
+
 _BY_OBJECT = {object_type.object: object_type.name for object_type in OBJECT_TYPES.values()}
 _DIGITS = 32  # of a hash: 128 bits
+_WORDS = {("currency",), ("status",)}  # of a few known words each, and what is made of a row needs to tell them apart
 
 
 @dataclass(frozen=True)
@@ -44,8 +51,8 @@ class FieldRules:
         return frozenset(path[0] for path in self.exclude if len(path) == 1)
 
     def __str__(self) -> str:
-        said = [f"-{'.'.join(path)}" for path in self.exclude] + [f"#{'.'.join(path)}" for path in self.hash]
-        return " ".join(sorted(said) + ([] if self.keep_unknown else [f"-{UNKNOWN}"]))
+        said = [f"-{_written(path)}" for path in self.exclude] + [f"#{_written(path)}" for path in self.hash]
+        return "\n".join(sorted(said) + ([] if self.keep_unknown else [f"-{UNKNOWN}"]))
 
 
 @dataclass
@@ -87,13 +94,14 @@ class FieldFilter:
         branch = self._trees.get(table, _NOTHING).below.get(name, _NOTHING)
         return None if branch.drop else self._value(value, branch, inside=self._embedded[table].get(name))
 
-    def _object(self, table: str, obj: Mapping[str, Any]) -> dict[str, Any]:
+    def _object(self, table: str, obj: Mapping[str, Any], above: _Branch = _NOTHING) -> dict[str, Any]:
+        """`above` is what the rules of the object that holds this one say of it."""
         tree = self._trees.get(table, _NOTHING)
         kept = {}
         for name, value in obj.items():
             if name not in self._known[table] and table not in self._keep_unknown:
                 continue
-            branch = tree.below.get(name, _NOTHING)
+            branch = _both(tree.below.get(name, _NOTHING), above.below.get(name, _NOTHING))
             if not branch.drop:
                 kept[name] = self._value(value, branch, inside=self._embedded[table].get(name))
         return kept
@@ -106,11 +114,13 @@ class FieldFilter:
             return [self._value(it, branch, inside=inside) for it in value]
         if not isinstance(value, dict):
             return value
-        held = _BY_OBJECT.get(value.get("object", ""))
-        if held is None and inside is not None and value.get("object") != "list":
+        says = value.get("object")
+        held = _BY_OBJECT.get(says) if isinstance(says, str) else None
+        if held is None and inside is not None and says != "list":
             held = inside
         if held is not None:
-            value = self._object(held, value)
+            # What it is stays, whatever is kept of it: rules that come later find it by that.
+            return self._object(held, value, branch) | ({"object": says} if "object" in value else {})
         return {
             name: self._value(it, branch.below.get(name, _NOTHING), inside=inside if name == "data" else None)
             for name, it in value.items()
@@ -128,6 +138,17 @@ class FieldFilter:
         return hmac.new(self._hash_key, text.encode(), hashlib.sha256).hexdigest()[:_DIGITS]
 
 
+def _both(one: _Branch, other: _Branch) -> _Branch:
+    """What two rules say together."""
+    if one is _NOTHING or other is _NOTHING:
+        return other if one is _NOTHING else one
+    below = {
+        name: _both(one.below.get(name, _NOTHING), other.below.get(name, _NOTHING))
+        for name in one.below.keys() | other.below.keys()
+    }
+    return _Branch(one.drop or other.drop, one.hash or other.hash, below)
+
+
 def _tree(rules: FieldRules) -> _Branch:
     root = _Branch()
     for paths, what in ((rules.exclude, "drop"), (rules.hash, "hash")):
@@ -137,6 +158,15 @@ def _tree(rules: FieldRules) -> _Branch:
                 branch = branch.below.setdefault(name, _Branch())
             setattr(branch, what, True)
     return root
+
+
+def path_from(text: str) -> tuple[str, ...]:
+    """The names of a path as the settings write it."""
+    return tuple(step.strip('"') for step in STEP.findall(text))
+
+
+def _written(path: Iterable[str]) -> str:
+    return ".".join(f'"{step}"' if "." in step else step for step in path)
 
 
 def rules_of(
@@ -150,7 +180,11 @@ def rules_of(
     keys = object_type.key_columns
 
     def path_of(name: str, *, of_list: str) -> tuple[str, ...]:
-        path = tuple(name.split("."))
+        if not PATH.fullmatch(name):
+            raise ValueError(
+                f"names {name!r} under `{of_list}`: names are separated by dots, those with dots in double quotes"
+            )
+        path = path_from(name)
         if path[0] not in columns and name != UNKNOWN:
             like = did_you_mean(path[0], columns)
             raise ValueError(f"names {name!r} under `{of_list}`, which is no field of {object_type.name}{like}")
@@ -167,13 +201,17 @@ def rules_of(
         if below := sorted(".".join(path) for path in wanted if len(path) > 1):
             raise ValueError(f"names {below[0]!r} under `include`: include the field, and exclude what is below it")
         hashed = list(hashed)
-        named = {path[0] for path in wanted} | {name.split(".")[0] for name in hashed}
+        named = {path[0] for path in wanted} | {path_from(name)[0] for name in hashed if PATH.fullmatch(name)}
         left_out |= {(name,) for name in columns.keys() - named - keys}
         keep_unknown = keep_unknown and UNKNOWN in named
     hashes = {path_of(name, of_list="hash") for name in hashed}
     for path in sorted(hashes):
         if path[0] == UNKNOWN or (len(path) == 1 and columns[path[0]].kind not in (Kind.TEXT, Kind.REFERENCE)):
             raise ValueError(f"names {'.'.join(path)!r} under `hash`: only text can be hashed, or a path to it")
+        if path in _WORDS:
+            raise ValueError(
+                f"names {path[0]!r} under `hash`: amounts and news go by what it says; it can be left out instead"
+            )
         if any(path[: len(other)] == other for other in left_out):
             raise ValueError(f"names {'.'.join(path)!r} under both `hash` and `exclude`")
     return FieldRules(frozenset(left_out - {(UNKNOWN,)}), frozenset(hashes), keep_unknown)

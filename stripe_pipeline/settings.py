@@ -22,7 +22,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from stripe_pipeline.errors import SettingsError, did_you_mean
-from stripe_pipeline.fields import FieldRules, rules_of
+from stripe_pipeline.fields import PATH, STEP, FieldRules, rules_of
 from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType, family_of
 from stripe_pipeline.resources.stripe_api import BASE_URL, ApiKey
 
@@ -30,8 +30,6 @@ DEFAULT_FILE = "stripe_pipeline.yaml"
 
 _AGE = re.compile(r"(\d+)\s*(day|week|month|year)s?")
 _COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
-_STEP = re.compile(r'"[^"]+"|[^."]+')
-_PATH = re.compile(rf"(?:{_STEP.pattern})(?:\.(?:{_STEP.pattern}))*")
 _SIGNING_SECRET = re.compile(r"whsec_[\w+/=-]+", re.ASCII)
 _STRIPE_BEGAN = date(2010, 1, 1)
 _DAYS = {"day": 1, "week": 7}
@@ -165,7 +163,7 @@ class CustomField(_Section):
     @property
     def steps(self) -> tuple[str | int, ...]:
         """The path's names, and places in lists counted from 0; what is in double quotes is a name, dots and all."""
-        found = _STEP.findall(self.path)
+        found = STEP.findall(self.path)
         return tuple(step[1:-1] if step[0] == '"' else int(step) if step.isdigit() else step for step in found)
 
 
@@ -235,7 +233,7 @@ class Settings(_Section):
                 yield key, "should be named in small letters, digits and _, beginning with a letter"
             elif column in taken:
                 yield key, "has the name of a column that is there already"
-            elif not _PATH.fullmatch(custom.path):
+            elif not PATH.fullmatch(custom.path):
                 yield (
                     key,
                     f"has the path {custom.path!r}: names are separated by dots, those with dots in double quotes",

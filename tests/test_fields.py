@@ -31,8 +31,22 @@ def fields(**of_table: dict[str, Any]) -> dict[str, Any]:
 
 
 def holding(folder: Path, text: str) -> list[str]:
-    """The files below `folder` that hold `text` in any byte."""
-    return [path.name for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+    """The files below `folder` that hold `text` in any byte or, where DuckDB compressed it, in any row."""
+    return [
+        path.name
+        for path in folder.rglob("*")
+        if path.is_file() and (text.encode() in path.read_bytes() or (path.suffix == ".duckdb" and in_rows(path, text)))
+    ]
+
+
+def in_rows(path: Path, text: str) -> bool:
+    """Whether a row of any table of a DuckDB file holds it."""
+    with duckdb.connect(str(path), read_only=True) as connection:
+        tables = connection.execute("SELECT schema_name || '.' || table_name FROM duckdb_tables()").fetchall()
+        return any(
+            connection.execute(f"SELECT 1 FROM {table} t WHERE contains(t::VARCHAR, ?) LIMIT 1", [text]).fetchall()
+            for (table,) in tables
+        )
 
 
 def columns(published: Path, table: str) -> set[str]:
@@ -204,7 +218,9 @@ def test_back_to_plain_no_hash_is_taken_for_a_value(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     trade(shop)
-    make_pipeline(**fields(customers={"hash": ["email"]}, charges={"hash": ["billing_details.email"]})).tick()
+    make_pipeline(**fields(customers={"hash": ["email", "name"]}, charges={"hash": ["billing_details.email"]})).tick()
+    make_pipeline(**fields(customers={"hash": ["name"]})).tick()  # with the same key
+    assert ask(folder.published, "SELECT email, length(name) FROM test.customers") == [(None, 32)]
     plain = make_pipeline()
     plain.tick()
     assert ask(folder.published, "SELECT email FROM test.customers") == [(None,)]
@@ -266,3 +282,114 @@ def test_dagster_and_the_inbox_hold_nothing_of_it_either(api: Server, project: P
     assert ask(project.folder.published, f"SELECT name FROM live.customers WHERE id = '{customer}'") == [("Ada L.",)]
     assert len(list(project.root.rglob("*.db"))) > 2  # Dagster's storage is among what is searched
     assert holding(project.root, ADDRESS) == []
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_what_is_left_out_of_a_child_or_not_known_is_left_out_of_what_holds_it(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, later: bool
+) -> None:
+    trade(shop)
+    [charge] = shop.objects("charges", False)
+    shop.update("charges", charge, announce=False, brand_new=ADDRESS)
+    if later:
+        make_pipeline().tick()
+        assert ask(
+            folder.published,
+            "SELECT count(*) FROM test.balance_transactions WHERE fee_details::VARCHAR LIKE '%description%'",
+        ) != [(0,)]
+    left_out: dict[str, Any] = {"fee_details": {"exclude": ["description"]}, "charges": {"exclude": ["_extra"]}}
+    make_pipeline(**fields(**left_out)).tick()
+    [(held,)] = ask(folder.published, "SELECT fee_details::VARCHAR FROM test.balance_transactions")
+    assert '"amount"' in held
+    assert '"description"' not in held
+    assert holding(folder.root, "brand_new") == []
+
+
+def test_a_hash_of_nothing_is_null_and_of_a_list_a_list(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    for phone in (None, ADDRESS, [ADDRESS]):
+        customer = shop.create_customer(created=back(shop, 3))["id"]
+        shop.update("customers", customer, announce=False, phone=phone)
+    make_pipeline(**fields(customers={"hash": ["phone"]})).tick()
+    found = ask(folder.published, "SELECT phone, _extra->>'$.phone[0]' FROM test.customers ORDER BY ALL")
+    [(hashed, _)] = [row for row in found if row[0] is not None]
+    assert sorted(found, key=str) == sorted([(hashed, None), (None, hashed), (None, None)], key=str)
+    assert holding(folder.root, ADDRESS) == []
+
+
+def test_what_was_hashed_and_is_left_out_now_is_not_missed(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    trade(shop)
+    make_pipeline(**fields(customers={"hash": ["email"]})).tick()
+    report = make_pipeline(**fields(customers={"exclude": ["email"]})).tick()
+    assert not [note for note in report.notes if "backfill" in note]
+    assert "email" not in columns(folder.published, "raw.customers")
+
+
+def expand_refund(shop: Shop) -> str:
+    """A refund that holds its charge, which holds its customer; the customer's id."""
+    customer = trade(shop)
+    [charge] = shop.objects("charges", False).values()
+    refund = shop.refund(charge["id"], 500, created=back(shop, 2))["id"]
+    shop.update("refunds", refund, announce=False, charge=charge)
+    return customer
+
+
+def test_a_hash_is_the_same_in_an_object_that_one_held_by_another_holds(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    expand_refund(shop)
+    make_pipeline(**fields(**NOWHERE | {"customers": {"hash": ["email"]}})).tick()
+    [(address, expanded)] = ask(
+        folder.published, "SELECT email, r._extra->>'$.charge.customer.email' FROM test.customers, test.refunds r"
+    )
+    assert expanded == address is not None
+
+
+def test_a_shorter_list_of_fields_is_removed_from_objects_that_others_hold_too(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    expand_refund(shop)
+    elsewhere = {"customers": {"include": ["email", "name"]}, "charges": {"include": ["amount", "customer"]}}
+    make_pipeline(**fields(**NOWHERE | elsewhere)).tick()
+    assert holding(folder.root, ADDRESS)
+    make_pipeline(**fields(**NOWHERE | elsewhere | {"customers": {"include": ["name"]}})).tick()
+    assert holding(folder.root, ADDRESS) == []
+    assert ask(folder.published, "SELECT _extra->>'$.charge.customer.name' FROM test.refunds") == [("Ada",)]
+
+
+def test_what_an_object_says_it_is_may_be_no_text(make_pipeline: MakePipeline, shop: Shop, folder: DataFolder) -> None:
+    trade(shop)
+    [charge] = shop.objects("charges", False)
+    shop.update("charges", charge, announce=False, outcome={"object": {"email": ADDRESS}})
+    assert not make_pipeline(**fields(charges={"exclude": ["outcome.object.email"]})).tick().failures
+    assert ask(folder.published, "SELECT outcome FROM test.charges") == [('{"object":{}}',)]
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_names_below_a_field_may_have_spaces_and_dots(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, later: bool
+) -> None:
+    metadata = {"home address": ADDRESS, "home": "kept", "e.mail": ADDRESS, "e": "kept"}
+    shop.create_customer(created=back(shop, 3), metadata=metadata)
+    if later:
+        make_pipeline().tick()
+    make_pipeline(**fields(customers={"exclude": ["metadata.home address", 'metadata."e.mail"']})).tick()
+    assert holding(folder.root, ADDRESS) == []
+    assert ask(folder.published, "SELECT metadata::VARCHAR FROM test.customers") == [('{"home":"kept","e":"kept"}',)]
+
+
+def test_a_hashed_reference_is_the_same_however_it_is_sent_and_names_no_row(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    expand_refund(shop)
+    shop.create_payment(created=back(shop, 2))  # of no customer
+    hashed = fields(charges={"hash": ["customer"]}, invoices={"hash": ["customer"]}, refunds={"hash": ["charge"]})
+    make_pipeline(**hashed).tick()
+    [(customer,)] = ask(folder.published, "SELECT customer FROM test.invoices")
+    assert len(customer) == 32
+    assert set(ask(folder.published, "SELECT customer FROM test.charges")) == {(customer,), (None,)}
+    unknown = "customer, customer_name, refunds, net_total"
+    assert set(ask(folder.published, f"SELECT {unknown} FROM test.payments")) == {(None, None, None, None)}

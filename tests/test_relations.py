@@ -279,11 +279,14 @@ def test_what_is_not_kept_is_null_and_nothing_else(pipeline: Pipeline, shop: Sho
     assert differing(refunds=["status"]) == {"refunds", "refunded_at"}
     totals = {"net_total", "net_total_decimal"}
     assert differing(refunds=[]) == {"refunds", "refunded_at"} | totals
+    assert differing(refunds=["charge"]) == {"refunds", "refunded_at"} | totals
     assert differing(disputes=["reason"]) == {"dispute_reason"}
     disputes = {name for name in whole if name.startswith("dispute_")} | {"dispute"}
     assert differing(disputes=[]) == disputes | totals
     money = {f"{name}{unit}" for name in ("gross", "fee", "net") for unit in ("", "_decimal")}
     balance = {"balance_currency", "available_on", "payout_ready"} | money | totals
+    assert differing(disputes=["charge"]) == disputes | totals
+    assert differing(balance_transactions=["source"]) == totals
     assert differing(balance_transactions=[]) == balance
     assert differing(invoices=[], payment_intents=[], customers=[]) == {"customer_name", "customer_email"}
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import os
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from tests.conftest import KEYS, MakePipeline, Opens
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed
 from tests.test_cli import Project, Run, api, environment, project, run  # noqa: F401 - the command line's fixtures
 from tests.test_fields import holding
+from tests.test_traps import Held
 
 LIVE = {"STRIPE_API_KEY": KEYS["STRIPE_API_KEY"]}
 
@@ -283,3 +286,47 @@ def test_prune_on_the_command_line(project: Project, run: Run) -> None:  # noqa:
     [charges] = [line.split() for line in removed.out.splitlines() if line.startswith("charges")]
     assert int(charges[1].replace(",", "")) > 0
     assert all(" 0 " in line or "table" in line for line in run("prune").out.splitlines())
+
+
+def test_the_asset_forgets_old_runs_that_have_ended_and_shows_what_they_materialized(
+    make_pipeline: MakePipeline, shop: Shop, instance: dg.DagsterInstance
+) -> None:
+    shop.create_customer(livemode=True, created=back(shop, 1))
+    pipeline = make_pipeline(LIVE, history=(datetime.now(UTC) - timedelta(days=2)).date())
+    defs = build_defs(resource_overrides={RESOURCE: Opens(pipeline)})
+    sync, nightly = (defs.resolve_job_def(name) for name in ("sync", "nightly"))
+    old = [
+        sync.execute_in_process(instance=instance, partition_key=today().isoformat()).run_id,
+        nightly.execute_in_process(instance=instance).run_id,
+    ]
+    under_way = instance.create_run_for_job(sync).run_id
+    key = dg.AssetKey(["raw", "customers"])
+    days = instance.get_materialized_partitions(key)
+    assert days
+    with sqlite3.connect(Path(instance.storage_directory()).parent / "history" / "runs.db") as storage:
+        storage.execute("UPDATE runs SET create_timestamp = '2020-01-01 00:00:00'")
+    storage.close()
+    assert nightly.execute_in_process(instance=instance).success
+    assert [run_id for run_id in (*old, under_way) if instance.has_run(run_id)] == [under_way]
+    assert instance.get_materialized_partitions(key) == days
+
+
+def test_a_page_that_is_written_late_does_not_remove_what_became_young_again_meanwhile(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = back(shop, 30)
+    invoice = shop.create_invoice(livemode=True, created=made, due_date=back(shop, 2))["id"]
+    objects = {"invoices": {"date_field": "due_date", "retention": "10 days"}}
+    late, prompt = (make_pipeline(LIVE, objects=objects) for _ in range(2))
+    prompt.tick()
+    held = Held(late, monkeypatch)
+    with ThreadPoolExecutor(1) as thread:
+        shop.update("invoices", invoice, due_date=back(shop, 15), livemode=True, announce=False)
+        backfill = thread.submit(late.backfill, [day_of(made)])
+        assert held.has_read.wait(60)
+        shop.update("invoices", invoice, due_date=back(shop, 1), livemode=True)
+        prompt.tick()
+        held.may_write.set()
+        assert not backfill.result(60).failures
+    assert_equal_to_stripe(shop, folder.published)
+    assert counts(folder)["invoices"] == 1

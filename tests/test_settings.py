@@ -161,8 +161,16 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
         ("objects: {customers: {fields: {exclude: email}}}", "should be a list such as"),
         ("objects: {customers: {fields: {exclude: [email.domain]}}}", "email holds nothing below it"),
         ("objects: {customers: {fields: {exclude: [email], hash: [email]}}}", "under both `hash` and `exclude`"),
+        ("objects: {charges: {fields: {exclude: [outcome..type]}}}", "names are separated by dots"),
+        ("objects: {charges: {fields: {exclude: [_extra.new]}}}", "'_extra.new' under `exclude`, which is no field"),
+        (
+            "objects: {customers: {fields: {exclude: [address], hash: [address.line1]}}}",
+            "under both `hash` and `exclude`",
+        ),
+        ("objects: {charges: {fields: {hash: [_extra]}}}", "only text can be hashed"),
         ("objects: {charges: {fields: {hash: [amount]}}}", "only text can be hashed"),
         ("objects: {charges: {fields: {hash: [outcome]}}}", "only text can be hashed"),
+        ("objects: {charges: {fields: {hash: [currency]}}}", "it can be left out instead"),
         (
             "objects: {charges: {fields: {include: [outcome.risk_level]}}}",
             "include the field, and exclude",
@@ -275,6 +283,7 @@ def test_what_is_set_for_a_type_goes_before_what_is_set_for_all(load: Load) -> N
         "  charges: {retention: forever, history: 2023-05-01, on_delete: hide}\n"
         "  fee_details: {retention: 2 weeks}\n"
         "  disputes: {enabled: false, history: 2011-01-01}\n"
+        "  invoices: {history: 2023-06-01, on_delete: hide}\n"
     )
     types = settings.types
     assert settings.retention_of(types["charges"]) is None
@@ -282,10 +291,12 @@ def test_what_is_set_for_a_type_goes_before_what_is_set_for_all(load: Load) -> N
     assert settings.retention_of(types["invoice_lines"]) is None  # goes with its parent
     assert settings.cutoff(types["fee_details"]) == datetime.now(UTC).date() - timedelta(weeks=2)
     assert settings.history_of(types["charges"]) == settings.first_day == date(2023, 5, 1)
-    assert settings.history_of(types["invoice_lines"]) == date(2024, 1, 1)
+    assert settings.history_of(types["invoice_lines"]) == date(2023, 6, 1)  # its parent's
+    assert settings.history_of(types["fee_details"]) == date(2024, 1, 1)
     assert settings.first_listed(types["refunds"]) == settings.cutoff(types["refunds"])
     assert settings.on_delete_of(types["charges"]) == "hide"
-    assert settings.on_delete_of(types["invoice_lines"]) == "remove"
+    assert settings.on_delete_of(types["invoice_lines"]) == "hide"  # its parent's
+    assert settings.on_delete_of(types["fee_details"]) == "remove"
 
 
 @pytest.mark.parametrize(
@@ -299,3 +310,9 @@ def test_what_is_set_for_a_type_goes_before_what_is_set_for_all(load: Load) -> N
 )
 def test_an_age_counts_back_by_the_calendar(age: Age, day: date, before: date) -> None:
     assert age.before(day) == before
+
+
+def test_what_is_hashed_is_included_besides(load: Load) -> None:
+    settings = load("objects: {customers: {fields: {include: [name], hash: [email]}}}")
+    assert {"id", "name", "email"} <= set(settings.types["customers"].column_names)
+    assert "phone" not in settings.types["customers"].column_names

@@ -336,3 +336,20 @@ def test_who_waits_is_told_how_far_the_lists_are(make_pipeline: MakePipeline, sh
     pipeline.backfill([day_of(back(shop, n)) for n in range(4)], ["customers"])
     assert told[-2:] == [("customers", 4, 4, 1), ("finished", 0, 0, 0)]
     assert [days for _, days, _, _ in told[:-1]] == [1, 2, 3, 4]
+
+
+def test_a_stopped_backfill_begins_anew_where_the_settings_want_more_since(
+    make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stripe_pipeline.sync._ROWS_A_LOAD", 1)
+    for n in range(300):
+        shop.create_customer(livemode=True, created=back(shop, 20 - n / 20), announce=False, email="ada@example.com")
+    days = [day_of(back(shop, n)) for n in range(21)]
+    narrow = make_pipeline(LIVE_KEY, objects={"customers": {"fields": {"exclude": ["email"]}}})
+    narrow.tick()
+    server.faults.append(Fault(path="/v1/customers$", nth=3, status=400, times=None))
+    assert "customers" in narrow.backfill(days, ["customers"]).failures
+    server.faults.clear()
+    assert ask(folder.published, "SELECT count(*) > 0 FROM pipeline.coverage WHERE how = 'backfill'") == [(True,)]
+    make_pipeline(LIVE_KEY).backfill(days, ["customers"])
+    assert ask(folder.published, "SELECT count(email) FROM live.customers") == [(300,)]

@@ -345,3 +345,13 @@ def test_an_inbox_may_be_made_by_several_at_once(folder: DataFolder) -> None:
 
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(make, range(8))) == [0] * 8
+
+
+def test_a_backfill_goes_on_for_a_day_and_only_until_it_has_ended(warehouse: Warehouse) -> None:
+    assert warehouse.begin_backfill(TEST, "all", NOON) == NOON
+    assert warehouse.begin_backfill(TEST, "all", NOON + 86_000) == NOON
+    assert warehouse.begin_backfill(TEST, "others", NOON + 20) == NOON + 20
+    assert warehouse.begin_backfill(TEST, "all", NOON + 90_000) == NOON + 90_000
+    assert warehouse.begin_backfill(TEST, "all", NOON + 90_010) == NOON + 90_000
+    warehouse.end_backfill(TEST, "all")
+    assert warehouse.begin_backfill(TEST, "all", NOON + 90_020) == NOON + 90_020

@@ -46,12 +46,22 @@ def expire(connection: duckdb.DuckDBPyConnection, tables: Sequence[ObjectType], 
     """Take out of `temp.incoming` what is too old, and out of the tables what has become so: `tables` begins with the
     type that was read, its children follow."""
     parent, *children = tables
-    expired = connection.execute(f"DELETE FROM temp.incoming WHERE NOT ({kept}) RETURNING id").fetchall()
+    expired = connection.execute(
+        f"DELETE FROM temp.incoming WHERE NOT ({kept}) RETURNING id, epoch_us(_fetched_at)"
+    ).fetchall()
     if not expired:
         return
-    ids = [[object_id for (object_id,) in expired]]
+    ids, fetched = (list(values) for values in zip(*expired, strict=True))
+    # What was requested later may be young enough again.
+    older = connection.execute(
+        f"SELECT id FROM (SELECT id, _fetched_at FROM raw.{parent.name} WHERE {bounds})"
+        " JOIN (SELECT unnest(?::VARCHAR[]) AS id, make_timestamptz(unnest(?::BIGINT[])) AS sent) USING (id)"
+        " WHERE _fetched_at <= sent",
+        [ids, fetched],
+    ).fetchall()
+    gone = [[object_id for (object_id,) in older]]
     for table, key in ((parent.name, "id"), *((child.name, child.parent_key) for child in children)):
-        connection.execute(f"DELETE FROM raw.{table} WHERE {bounds} AND {key} IN (SELECT unnest(?))", ids)
+        connection.execute(f"DELETE FROM raw.{table} WHERE {bounds} AND {key} IN (SELECT unnest(?))", gone)
 
 
 def prune(connection: duckdb.DuckDBPyConnection, settings: Settings) -> dict[str, Pruned]:

@@ -39,8 +39,9 @@ def payments_view(schema: str, columns: Mapping[str, Collection[str]]) -> str:
         """These columns of a table, null where they are missing; no rows without the first of them, its key here."""
         wanted = names.split()
         kinds = {column.name: column.kind for column in OBJECT_TYPES[table].columns}
-        listed = ", ".join(name if has(table, name) else f"NULL::{kinds[name].sql_type} AS {name}" for name in wanted)
-        return f"(SELECT {listed}" + (f" FROM {schema}.{table})" if has(table, wanted[0]) else " WHERE false)")
+        there = {name for name in wanted if has(table, wanted[0], name)}
+        listed = ", ".join(name if name in there else f"NULL::{kinds[name].sql_type} AS {name}" for name in wanted)
+        return f"(SELECT {listed}" + (f" FROM {schema}.{table})" if there else " WHERE false)")
 
     # An unknown number of refunds is not none, and money without its refunds and disputes is not the total.
     refunds_told = has("refunds", "charge", "status")

@@ -16,7 +16,7 @@ import orjson
 
 from stripe_pipeline.data_folder import CATALOG
 from stripe_pipeline.errors import WarehouseError
-from stripe_pipeline.fields import UNKNOWN, FieldFilter, FieldRules
+from stripe_pipeline.fields import UNKNOWN, FieldFilter, FieldRules, path_from
 from stripe_pipeline.objects import OBJECT_TYPES, Column, Kind, ObjectType
 from stripe_pipeline.resources import views
 from stripe_pipeline.settings import OnDelete, Settings
@@ -145,15 +145,15 @@ class Layout:
         for object_type in OBJECT_TYPES.values():
             table = object_type.name
             rules = self._settings.rules(object_type)
-            before = set((applied(connection, f"fields of {table}") or "").split())
-            now = set(str(rules).split())
+            before = set((applied(connection, f"fields of {table}") or "").splitlines())
+            now = set(str(rules).splitlines())
             # What was hashed cannot be told any more, nor be hashed with another key.
             blank = {it for it in before if it[0] == "#" and (it not in now or other_key)}
             left_out = {it for it in now - before if it[0] == "-"}
             hashed = {it for it in now - before if it[0] == "#" and f"-{it[1:]}" not in before}
             again[table] = FieldRules(
-                frozenset(_path(it) for it in left_out | blank if it[1:] != UNKNOWN),
-                frozenset(_path(it) for it in hashed),
+                frozenset(path_from(it[1:]) for it in left_out | blank if it[1:] != UNKNOWN),
+                frozenset(path_from(it[1:]) for it in hashed),
                 keep_unknown=f"-{UNKNOWN}" not in left_out,
             )
             lacking = {it[1:] for it in (before - now) | blank if f"-{it[1:]}" not in now}
@@ -161,6 +161,8 @@ class Layout:
                 connection.execute(
                     "INSERT INTO pipeline.lacking VALUES (?, ?, now())", [table, ", ".join(sorted(lacking))]
                 )
+                # What one that was stopped has read lacks them too.
+                connection.execute("DELETE FROM pipeline.backfills")
             for name in sorted(rules.left_out & columns.get(f"raw.{table}", set())):
                 connection.execute(f'ALTER TABLE raw.{table} DROP COLUMN "{name}"')
                 erased = True
@@ -263,10 +265,6 @@ def _definition(column: Column) -> str:
     # Nested JSON takes a third of the space with zstd.
     compression = " USING COMPRESSION zstd" if column.kind is Kind.NESTED else ""
     return f'"{column.name}" {column.kind.sql_type}{compression}'
-
-
-def _path(rule: str) -> tuple[str, ...]:
-    return tuple(rule[1:].split("."))
 
 
 def _literal(text: str) -> str:

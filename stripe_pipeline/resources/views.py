@@ -27,9 +27,15 @@ def definitions(settings: Settings) -> dict[str, str]:
         for schema, livemode in MODES.items()
         for object_type in settings.types.values()
     }
-    columns = {object_type.name: object_type.column_names for object_type in settings.enabled}
+    columns = {object_type.name: _telling(object_type, settings) for object_type in settings.enabled}
     # Behind the views that it is made of.
     return selects | {f"{schema}.{PAYMENTS}": payments_view(schema, columns) for schema in MODES}
+
+
+def _telling(object_type: ObjectType, settings: Settings) -> list[str]:
+    """The columns without hashed references: these name no row."""
+    hashed = settings.rules(object_type).hash
+    return [it.name for it in object_type.columns if it.kind is not Kind.REFERENCE or (it.name,) not in hashed]
 
 
 def _select(object_type: ObjectType, settings: Settings, *, livemode: bool) -> str:

@@ -43,6 +43,11 @@ class DataFolder:
         return self.root / "private" / f"{CATALOG}.duckdb"
 
     @property
+    def spill(self) -> Path:
+        """What DuckDB puts on the disk while it works; empty when it does not."""
+        return self.root / "private" / "temp"
+
+    @property
     def lock(self) -> Path:
         """Held by the one process that has the private file open."""
         return self.root / "private" / "writer.lock"

@@ -304,8 +304,9 @@ class _Run:
         if EVENTS not in cursors:
             self._take_first_cursor()
         now = self._api.now()
-        request = f"{', '.join(sorted(self._readers))}: {', '.join(f'{day}' for day in sorted(days))}"
-        began = self._warehouse.begin_backfill(self._mode, sha256(request.encode()).hexdigest(), now)
+        kept_for = [(name, self._settings.retention_of(it.object_type)) for name, it in sorted(self._readers.items())]
+        request = sha256(f"{kept_for} {sorted(days)}".encode()).hexdigest()
+        began = self._warehouse.begin_backfill(self._mode, request, now)
         coverage = self._warehouse.coverage(self._mode) if began < now else {}
         to_list = {}
         for name, reader in self._readers.items():
@@ -317,7 +318,7 @@ class _Run:
                 )
             to_list[name] = dict.fromkeys(kept - there, "backfill")
         if not self._list(to_list):
-            self._warehouse.end_backfill(self._mode, sha256(request.encode()).hexdigest())
+            self._warehouse.end_backfill(self._mode, request)
 
     def tick(self, asked: set[date]) -> None:
         cursors = self._warehouse.cursors(self._mode)

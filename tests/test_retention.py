@@ -330,3 +330,23 @@ def test_a_page_that_is_written_late_does_not_remove_what_became_young_again_mea
         assert not backfill.result(60).failures
     assert_equal_to_stripe(shop, folder.published)
     assert counts(folder)["invoices"] == 1
+
+
+def test_pruning_takes_nothing_away_from_a_run_that_has_read_and_not_yet_stored(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day = back(shop, 5)
+    gone, kept = (shop.create_customer(livemode=True, created=day)["id"] for _ in range(2))
+    late, prompt = (make_pipeline(LIVE, on_delete="remove") for _ in range(2))
+    prompt.tick()
+    shop.delete_customer(gone)
+    prompt.tick()
+    shop.update("customers", kept, name="changed", livemode=True, announce=False)
+    held = Held(late, monkeypatch)
+    with ThreadPoolExecutor(1) as thread:
+        backfill = thread.submit(late.backfill, [day_of(day)])
+        assert held.has_read.wait(60)
+        prompt.prune()
+        held.may_write.set()
+        assert not backfill.result(60).failures
+    assert ask(folder.published, "SELECT name FROM live.customers") == [("changed",)]

@@ -223,7 +223,7 @@ class Warehouse:
                 self._duckdb.execute("SET TimeZone = 'UTC'")
                 self._duckdb.execute("SET preserve_insertion_order = false")
                 self._duckdb.execute("SET enable_progress_bar = false")  # it goes into logs
-                self._duckdb.execute(f"SET temp_directory = {_quoted(self.folder.private.parent / 'temp')}")
+                self._duckdb.execute(f"SET temp_directory = {_quoted(self.folder.spill)}")
             attach(self._duckdb, self.folder.private)
             self._duckdb.execute(f"USE {CATALOG}")
         except duckdb.Error as error:
@@ -237,8 +237,10 @@ class Warehouse:
 
     def _compact(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Put everything into a new file in the private one's place, so that nothing is left of what was erased."""
-        for left_over in self.folder.spool.rglob("*.ndjson"):
-            left_over.unlink(missing_ok=True)  # of a run that was killed, or that began before the settings changed
+        if applied(connection, "compact") == NOW:
+            # Of runs that were killed, or that began before the settings changed and cannot be stored any more.
+            for left_over in (*self.folder.spool.rglob("*.ndjson"), *self.folder.spill.glob("*")):
+                left_over.unlink(missing_ok=True)
         compacted = self.folder.private.with_name("compacted.duckdb")
         for left_over in (compacted, compacted.with_suffix(".duckdb.wal")):
             left_over.unlink(missing_ok=True)

@@ -353,3 +353,22 @@ def test_a_stopped_backfill_begins_anew_where_the_settings_want_more_since(
     assert ask(folder.published, "SELECT count(*) > 0 FROM pipeline.coverage WHERE how = 'backfill'") == [(True,)]
     make_pipeline(LIVE_KEY).backfill(days, ["customers"])
     assert ask(folder.published, "SELECT count(email) FROM live.customers") == [(300,)]
+
+
+def test_a_few_changes_spread_over_a_long_time_replace_their_rows_and_no_others(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    pipeline = make_pipeline(LIVE_KEY)
+    ids = [shop.create_customer(livemode=True, created=back(shop, n))["id"] for n in range(1, 55)]
+    invoices = [
+        shop.create_invoice(ids[n], n_lines=3, draft=True, livemode=True, created=back(shop, n)) for n in (2, 30, 50)
+    ]
+    pipeline.tick()
+    for n in (0, 25, 53):
+        shop.update_customer(ids[n], name=f"changed {n}", livemode=True)
+    for invoice in invoices[1:]:
+        shop.update_invoice_line(invoice["id"], invoice["lines"]["data"][0]["id"], description="changed", livemode=True)
+    report = pipeline.tick()
+    assert changed(report)["customers"] == (0, 3, 0)
+    assert changed(report)["invoice_lines"] == (0, 2, 0)
+    assert_equal_to_stripe(shop, folder.published)

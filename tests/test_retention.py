@@ -152,7 +152,7 @@ def test_space_is_used_again_and_given_back_where_that_halves_the_file(
 ) -> None:
     start = back(shop, 40)
     for n in range(6000):
-        shop.create_customer(livemode=True, created=start + n * 500, announce=False, description=os.urandom(2000).hex())
+        shop.create_customer(livemode=True, created=start + n * 500, announce=False, description=os.urandom(3000).hex())
     make_pipeline(LIVE).tick()
     before = folder.private.stat().st_size
     make_pipeline(LIVE, retention="10 days").prune()

@@ -42,7 +42,7 @@ from stripe_pipeline.errors import (
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.processes import HOST, Processes, claim_port, free_port
 from stripe_pipeline.resources.stripe_api import BASE_URL
-from stripe_pipeline.settings import api_base, inbox_url, load_keys, load_settings, webhook_secrets
+from stripe_pipeline.settings import DEFAULT_FILE, api_base, inbox_url, load_keys, load_settings, webhook_secrets
 from stripe_pipeline.terminal import complain, err, out
 from stripe_pipeline.webhooks.commands import app as webhooks
 
@@ -454,6 +454,7 @@ def _say_ready(folder: DataFolder, port: int, webhooks: str | None, emulator: st
         + (webhooks or "none; `webhooks register` or `stripe listen` shows a secret for STRIPE_WEBHOOK_SECRET")
     )
     out.print(f"  Data             {published}")
+    out.print(f"  Settings         {_short(Path(os.environ.get('STRIPE_PIPELINE_CONFIG') or DEFAULT_FILE).absolute())}")
     out.print(f"  Logs             {_short(folder.logs)}")
     if emulator:
         out.print("\nThe shop goes on trading; any key that begins with sk_test_ opens its API.")
@@ -464,7 +465,7 @@ def _say_ready(folder: DataFolder, port: int, webhooks: str | None, emulator: st
         out.print("The schedule brings in what is new every 15 minutes; to have it now, start the")
         out.print(f"job `sync` in the UI. To query: duckdb -readonly {published}\n")
     out.print(sql, style="cyan")
-    out.print(query(sql).to_string(index=False))
+    out.print(query(sql).to_string(index=False, float_format="{:,.3f}".format))
     out.print("\nCtrl-C stops everything.")
 
 

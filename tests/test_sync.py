@@ -313,7 +313,8 @@ def test_a_backfill_that_was_stopped_asks_only_for_what_is_left(
     server.faults.clear()
     assert requests(["refunds"])[1] == []  # another one is not taken for the same
     left, said = requests(["customers"])
-    assert 0 < left < whole * 0.5
+    # What was read of days that were not complete yet is read again: of so few pages a good part.
+    assert 0 < left < whole * 0.75
     assert "customers: going on where the same backfill stopped" in said[0]
     assert requests(["customers"])[0] > whole * 0.9  # it has ended: who asks again wants all of it
     assert_equal_to_stripe(shop, folder.published)

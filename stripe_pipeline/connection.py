@@ -17,7 +17,7 @@ from typing import Any
 import stripe
 
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.days import DAY, day_of, day_start, days_between
+from stripe_pipeline.days import DAY, day_of, day_start, days_between, stretches
 from stripe_pipeline.errors import Cancelled, StripePipelineError, WarehouseError
 from stripe_pipeline.estimate import Estimate, Window, of_children, of_type, sample
 from stripe_pipeline.objects import CHARGES, ObjectType, family_of
@@ -268,14 +268,7 @@ def _probe(
 
 def _windows(days: Collection[date], *, until: int) -> list[Window]:
     """These days as stretches of time, as they are listed."""
-    windows: list[Window] = []
-    for day in sorted(days):
-        start, end = day_start(day), min(day_start(day) + DAY, until)
-        if windows and windows[-1][1] == start:
-            windows[-1] = (windows[-1][0], end)
-        else:
-            windows.append((start, end))
-    return windows
+    return [(day_start(first), min(day_start(last) + DAY, until)) for first, last in stretches(days)]
 
 
 def _why_no_events(api: StripeApi) -> StripePipelineError | None:

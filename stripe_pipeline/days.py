@@ -5,6 +5,7 @@ The one place that turns a time into a day and back; which days are to be read b
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 
 DAY = 86_400  # seconds; Unix time has no leap seconds
@@ -23,6 +24,17 @@ def day_of(seconds: float) -> date:
 def days_between(first: date, last: date) -> list[date]:
     """All days from `first` to `last`, both included."""
     return [first + timedelta(days=n) for n in range((last - first).days + 1)]
+
+
+def stretches(days: Iterable[date]) -> list[tuple[date, date]]:
+    """The first and last day of each run of days without a gap, oldest first."""
+    found: list[tuple[date, date]] = []
+    for day in sorted(set(days)):
+        if found and day - found[-1][1] == timedelta(days=1):
+            found[-1] = (found[-1][0], day)
+        else:
+            found.append((day, day))
+    return found
 
 
 def today() -> date:

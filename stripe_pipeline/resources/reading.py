@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stripe_pipeline.days import DAY, day_of, day_start, days_between
+from stripe_pipeline.days import DAY, day_of, day_start, days_between, stretches
 from stripe_pipeline.errors import CursorLost, NotFound, RequestRefused, StripePipelineError
 from stripe_pipeline.fields import FieldFilter
 from stripe_pipeline.objects import ObjectType
@@ -103,17 +103,11 @@ class Reader:
         `read` is called once for each day as it is complete, from several threads; `done` once at the end, with the
         first error if there was one.
         """
-        starts = sorted(day_start(day) for day in set(days))
-        windows: list[tuple[int, int]] = []
-        for start in starts:
-            end = min(start + DAY, until)
-            if end <= start:
-                continue
-            self._days[day_of(start)] = _Day(left=end - start, until=end)
-            if windows and windows[-1][1] == start:
-                windows[-1] = (windows[-1][0], end)
-            else:
-                windows.append((start, end))
+        begun = {day for day in days if day_start(day) < until}
+        for day in begun:
+            end = min(day_start(day) + DAY, until)
+            self._days[day] = _Day(left=end - day_start(day), until=end)
+        windows = [(day_start(first), min(day_start(last) + DAY, until)) for first, last in stretches(begun)]
         if not windows:
             done(None)
             return

@@ -19,7 +19,7 @@ import duckdb
 import filelock
 
 from stripe_pipeline.data_folder import CATALOG, DataFolder
-from stripe_pipeline.days import DAY, day_start
+from stripe_pipeline.days import DAY, day_start, stretches
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.objects import Column, Kind, ObjectType, children_of
 from stripe_pipeline.resources.pruning import Pruned, expire, prune, young_enough
@@ -790,7 +790,7 @@ def _row_counts(
 ) -> Counter[tuple[date, bool]]:
     """How many rows that exist in Stripe the table holds, by day and livemode."""
     counts = Counter[tuple[date, bool]]()
-    for first, last in _stretches(days):
+    for first, last in stretches(days):
         counted = connection.execute(
             f"SELECT {_day('created')}, livemode, count(*) FROM raw.{object_type.name} WHERE _deleted_at IS NULL"
             f" AND created >= make_timestamptz(?) AND created < make_timestamptz(?) GROUP BY ALL",
@@ -798,17 +798,6 @@ def _row_counts(
         ).fetchall()
         counts.update({(day, livemode): number for day, livemode, number in counted})
     return counts
-
-
-def _stretches(days: Iterable[date]) -> list[tuple[date, date]]:
-    """First and last day of each run of days without a gap."""
-    stretches: list[tuple[date, date]] = []
-    for day in sorted(days):
-        if stretches and (day - stretches[-1][1]).days == 1:
-            stretches[-1] = (stretches[-1][0], day)
-        else:
-            stretches.append((day, day))
-    return stretches
 
 
 def _record_coverage(

@@ -24,6 +24,10 @@ from stripe_pipeline.settings import OnDelete, Settings
 FORMAT = 2
 """Layout of the file; raised when older code could no longer write it rightly."""
 
+ROW_GROUP = 10_240
+"""Rows that are compressed and written together: about what a backfill loads at once. DuckDB's own 122,880 are kept in
+memory until they are full, and compressed anew at each load till then."""
+
 NOW, DAILY = "now", "daily"
 """How soon a file must be compacted, so that nothing is left in it of what was erased."""
 
@@ -245,8 +249,8 @@ def want_compaction(connection: duckdb.DuckDBPyConnection, when: str) -> None:
 
 def attach(connection: duckdb.DuckDBPyConnection, path: Path, catalog: str = CATALOG) -> None:
     """Attach the file, which is made if it is not there, so that DuckDB 1.4 to 2.0 can read it."""
-    made = "" if path.exists() else " (STORAGE_VERSION 'v1.4.0')"
-    connection.execute(f"ATTACH {_literal(str(path))} AS {catalog}{made}")
+    made = "" if path.exists() else ", STORAGE_VERSION 'v1.4.0'"
+    connection.execute(f"ATTACH {_literal(str(path))} AS {catalog} (ROW_GROUP_SIZE {ROW_GROUP}{made})")
 
 
 def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, set[str]]:

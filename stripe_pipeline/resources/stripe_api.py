@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import random
 import re
 import ssl
@@ -23,10 +24,13 @@ from functools import cache
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import unquote
+from urllib.request import getproxies, proxy_bypass
 
-import httpx
+import certifi
 import orjson
 import stripe
+import urllib3
 
 from stripe_pipeline.errors import (
     ApiError,
@@ -62,7 +66,7 @@ _ALWAYS_READ = {"/v1/account", "/v1/events"}
 _GOES_ON = "the next run goes on from where this one stopped"
 
 Params = Mapping[str, str | int | Sequence[str]]
-_Query = list[tuple[str, str | int | float | bool | None]]  # as httpx has it
+_Query = list[tuple[str, str]]
 
 
 @dataclass(frozen=True, repr=False)
@@ -193,10 +197,11 @@ class StripeApi:
         timeout: float = TIMEOUT,
         limits: RateLimits | None = None,
     ) -> None:
-        url = httpx.URL(base_url)
+        url = urllib3.util.parse_url(base_url)
         self.livemode = key.livemode
         self.clock = ServerClock()
-        self._server = url.netloc.decode()
+        self._server = url.netloc or base_url
+        self._base_url = base_url.rstrip("/")
         self._max_attempts = max_attempts
         self._patience = patience
         self._limits = limits or RateLimits.of_stripe(livemode=key.livemode, share=share)
@@ -205,19 +210,8 @@ class StripeApi:
         self._slowed_down: Counter[str] = Counter()
         self._in_flight = 0
         self._closed = threading.Event()
-        self._client = httpx.Client(
-            base_url=url,
-            headers={
-                "Authorization": f"Bearer {key.secret}",
-                "Stripe-Version": stripe.api_version,
-                "User-Agent": f"stripe_pipeline/{version('stripe-pipeline')}",
-            },
-            # No limit on waiting for a connection: more threads than connections take turns.
-            timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT), pool=None),
-            limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS),
-            verify=_tls(),
-            follow_redirects=False,
-        )
+        self._key = key
+        self._connections = _connections(url, timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -234,7 +228,7 @@ class StripeApi:
             idle = self._in_flight == 0
         self._limits.close()
         if idle:
-            self._client.close()
+            self._connections.clear()
 
     def now(self) -> float:
         """The time on Stripe's clock in Unix seconds; the local time until Stripe has answered once."""
@@ -352,7 +346,7 @@ class StripeApi:
                 self._in_flight -= 1
                 last = self._closed.is_set() and self._in_flight == 0
             if last:
-                self._client.close()
+                self._connections.clear()
 
     def _ask(self, endpoint: str, path: str, query: _Query) -> Reply | _Failure:
         """Sends the request once and reads the whole answer."""
@@ -360,15 +354,17 @@ class StripeApi:
         with self._sending(endpoint):
             sent = time.time()
             try:
-                response = self._client.get(path, params=query)
-            except httpx.RequestError as problem:
+                response = self._connections.request(
+                    "GET", self._base_url + path, fields=query, headers=_headers(self._key), redirect=False
+                )
+            except urllib3.exceptions.HTTPError as problem:
                 return _Failure(f"{type(problem).__name__}: {problem}" if str(problem) else type(problem).__name__)
             received = time.time()
 
-        status, headers = response.status_code, response.headers
+        status, headers = response.status, response.headers
         date = _http_date(headers.get("Date"))
         request_id = headers.get("Request-Id")
-        body = _json_object(response.content)
+        body = _json_object(response.data)
         if status == 200 and body is not None:
             if date is not None:
                 self.clock.learn(date, sent, received)
@@ -390,7 +386,7 @@ class StripeApi:
                 raise self._refusal(path, endpoint, status, code, message, request_id)
         else:  # a proxy's page or a cut body; its status is not Stripe's word on the object
             kind = headers.get("Content-Type", "unknown type").partition(";")[0]
-            code, message = None, f"{len(response.content)} bytes of {kind} that are not the whole JSON of an answer"
+            code, message = None, f"{len(response.data)} bytes of {kind} that are not the whole JSON of an answer"
         return _Failure(f"HTTP {status}, {message}", status, code, request_id, retry_after, final=hint == "false")
 
     def _refusal(
@@ -446,17 +442,52 @@ class StripeApi:
         )
 
 
+def _headers(key: ApiKey) -> dict[str, str]:
+    return {
+        "Authorization": f"Bearer {key.secret}",
+        "Stripe-Version": stripe.api_version,
+        "User-Agent": f"stripe_pipeline/{_version()}",
+        "Accept-Encoding": "gzip, deflate",
+    }
+
+
+@cache
+def _version() -> str:
+    return version("stripe-pipeline")
+
+
+def _connections(url: urllib3.util.Url, timeout: float) -> urllib3.PoolManager:
+    """Connections to the server at `url`, through the proxy that the environment names for it."""
+    proxies = getproxies()
+    proxy = None if proxy_bypass(url.host or "") else proxies.get(url.scheme or "", proxies.get("all"))
+    options: dict[str, Any] = {
+        "timeout": urllib3.Timeout(connect=min(timeout, CONNECT_TIMEOUT), read=timeout),
+        "retries": False,
+        "maxsize": MAX_CONNECTIONS,
+        "block": True,  # more threads than connections take turns
+    }
+    if url.scheme == "https":
+        options["ssl_context"] = _tls()
+    if not proxy:
+        return urllib3.PoolManager(**options)
+    login = urllib3.util.parse_url(proxy).auth
+    headers = urllib3.make_headers(proxy_basic_auth=unquote(login)) if login else None
+    return urllib3.ProxyManager(proxy, proxy_headers=headers, **options)
+
+
 @cache
 def _tls() -> ssl.SSLContext:
     """What connections are verified against; loading the certificates takes longer than many a request."""
-    return httpx.create_ssl_context()
+    return ssl.create_default_context(
+        cafile=os.environ.get("SSL_CERT_FILE", certifi.where()), capath=os.environ.get("SSL_CERT_DIR")
+    )
 
 
 def _query(params: Params) -> _Query:
     query: _Query = []
     for name, value in params.items():
         if isinstance(value, str | int):
-            query.append((name, value))
+            query.append((name, str(value)))
         else:
             query.extend((f"{name}[]", item) for item in value)
     return query

@@ -282,6 +282,10 @@ class Warehouse:
         """
         loaded = Loaded()
         with self._open() as connection:
+            # Lists come in beside the threads that go on reading. Two threads of DuckDB take twice the CPU of one for
+            # them and end little earlier; news are found in large tables, where all of them help.
+            lists = any(batch.days for batch in batches)
+            connection.execute("SET threads = 1" if lists else "RESET threads")
             try:
                 connection.execute("BEGIN")
                 if applied(connection, "layout") != self._layout.fingerprint:
@@ -311,18 +315,24 @@ class Warehouse:
             loaded.changes.setdefault(object_type.name, Changes())
         loaded.refused.setdefault(parent.name, set())
         bounds = _bounds(batch)
-        kept = self._kept(parent)
-        _stage(connection, parent, batch)
-        if kept and parent.name in batch.files:
-            expire(connection, batch.tables, kept, bounds)
+        kept = {object_type.name: self._kept(object_type) for object_type in batch.tables}
         if batch.days:
             _stage_days(connection, batch.days)
-            missing = {} if batch.nothing_missing else _missing(connection, parent, batch, bounds, kept or "true")
-            if missing:
-                loaded.missing.append((batch, missing))
-                connection.execute("DELETE FROM temp.listed WHERE day IN (SELECT unnest(?))", [list(missing)])
-        if parent.name in batch.files:  # else many a statement would find nothing to do
-            _take_in(connection, batch, bounds, loaded, {child.name: self._kept(child) for child in batch.children})
+        of_days = f"{bounds} AND {_day('created')} IN (FROM temp.listed SELECT day)"
+        if batch.days and not any(kept.values()) and _nothing_known(connection, batch, of_days):
+            for object_type in batch.tables:
+                _fill(connection, object_type, batch, of_days, loaded.changes[object_type.name])
+        else:
+            _stage(connection, parent, batch)
+            if kept[parent.name] and parent.name in batch.files:
+                expire(connection, batch.tables, kept[parent.name], bounds)
+            if batch.days and not batch.nothing_missing:
+                missing = _missing(connection, parent, batch, bounds, kept[parent.name] or "true")
+                if missing:
+                    loaded.missing.append((batch, missing))
+                    connection.execute("DELETE FROM temp.listed WHERE day IN (SELECT unnest(?))", [list(missing)])
+            if parent.name in batch.files:  # else many a statement would find nothing to do
+                _take_in(connection, batch, bounds, loaded, kept)
         if batch.tombstones:
             _bury(connection, batch, loaded, remove=self._settings.on_delete_of(parent) is OnDelete.REMOVE)
         for object_type in batch.tables:
@@ -558,6 +568,39 @@ def _take_in(
         _replace(connection, child, "accepted_children", bounds, loaded.changes[child.name], even_unchanged=False)
 
 
+def _nothing_known(connection: duckdb.DuckDBPyConnection, batch: Batch, of_days: str) -> bool:
+    """Whether the batch's days are listed for the first time, and nothing was stored of what was made in them."""
+    name = batch.object_type.name
+    [(known,)] = connection.execute(
+        f"SELECT EXISTS (FROM raw.{name} WHERE {of_days}) OR EXISTS (FROM pipeline.gone WHERE object_type = ?)"
+        " OR EXISTS (FROM pipeline.coverage SEMI JOIN temp.listed USING (day)"
+        " WHERE object_type = ? AND account = ? AND livemode = ?)",
+        [name, name, batch.mode.account, batch.mode.livemode],
+    ).fetchall()
+    return not (known or batch.tombstones)
+
+
+def _fill(
+    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, of_days: str, changes: Changes
+) -> None:
+    """Store what was read of days of which nothing is known that it could be compared with."""
+    files = batch.files.get(object_type.name)
+    if not files:
+        return
+    names = ", ".join(_name(column) for column in object_type.table_columns)
+    connection.execute(f"INSERT INTO raw.{object_type.name} ({names}) {_lines_of(object_type, files)}")
+    keys = ", ".join(object_type.key)
+    those = f"FROM raw.{object_type.name} WHERE {of_days}"
+    [(rows, distinct)] = connection.execute(f"SELECT count(*), count(DISTINCT ({keys})) {those}").fetchall()
+    if rows > distinct:
+        connection.execute(
+            f"DELETE FROM raw.{object_type.name} WHERE rowid IN (SELECT rowid {those}"
+            f" QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY _fetched_at DESC) > 1)"
+        )
+    counted = connection.execute(f"SELECT {_day('created')}, count(*) {those} GROUP BY ALL").fetchall()
+    changes.inserted.update(dict(counted))
+
+
 def _known(
     connection: duckdb.DuckDBPyConnection, object_type: ObjectType, column: str, ids: str, batch: Batch, bounds: str
 ) -> str:
@@ -621,22 +664,28 @@ def _stage(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch
         body = ", ".join(f"{_name(column)} {column.kind.sql_type}" for column in columns)
         connection.execute(f"CREATE TEMP TABLE incoming ({body})")
         return
-    spec = ", ".join(
-        f"'{column.name}': '{'BIGINT' if column.kind is Kind.TIMESTAMP else column.kind.sql_type}'"
-        for column in columns
-    )
     keys = ", ".join(object_type.key)
-    connection.execute(
-        f"CREATE TEMP TABLE incoming AS SELECT {', '.join(_read(column) for column in columns)}"
-        f" FROM read_json([{', '.join(_quoted(file) for file in files)}],"
-        f" format = 'newline_delimited', columns = {{{spec}}})"
-    )
+    connection.execute(f"CREATE TEMP TABLE incoming AS {_lines_of(object_type, files)}")
     [(rows, distinct)] = connection.execute(f"SELECT count(*), count(DISTINCT ({keys})) FROM temp.incoming").fetchall()
     if rows > distinct:
         connection.execute(
             f"CREATE OR REPLACE TEMP TABLE incoming AS SELECT * FROM temp.incoming"
             f" QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY _fetched_at DESC) = 1"
         )
+
+
+def _lines_of(object_type: ObjectType, files: Sequence[Path]) -> str:
+    """A SELECT of the table's columns from NDJSON files."""
+    columns = object_type.table_columns
+    spec = ", ".join(
+        f"'{column.name}': '{'BIGINT' if column.kind is Kind.TIMESTAMP else column.kind.sql_type}'"
+        for column in columns
+    )
+    return (
+        f"SELECT {', '.join(_read(column) for column in columns)}"
+        f" FROM read_json([{', '.join(_quoted(file) for file in files)}],"
+        f" format = 'newline_delimited', columns = {{{spec}}})"
+    )
 
 
 def _read(column: Column) -> str:

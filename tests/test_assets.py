@@ -136,6 +136,30 @@ def test_a_tick_records_the_days_of_what_changed(
     assert latest(instance, "customers", today().isoformat())["requests"] == 1
 
 
+def test_a_view_is_materialized_when_it_shows_something_else(
+    defs: dg.Definitions, instance: dg.DagsterInstance, shop: Shop, make_pipeline: MakePipeline
+) -> None:
+    job = defs.resolve_job_def("sync")
+    customer = shop.create_customer(created=days_ago(shop, 9))["id"]
+    views = {f"{schema}/{table}" for schema in ("live", "test") for table in OBJECT_TYPES}
+
+    def seen() -> set[str]:
+        result = job.execute_in_process(instance=instance, partition_key=today().isoformat())
+        return views & {
+            it.asset_key.to_user_string() for it in result.get_asset_materialization_events() if it.asset_key
+        }
+
+    assert seen() == views
+    assert seen() == set()
+    shop.update("customers", customer, name="Grace")
+    assert seen() == {"test/customers"}
+    shop.update("customers", customer, name="Ada")
+    history = (datetime.now(UTC) - timedelta(days=10)).date()
+    make_pipeline(history=history).tick()  # by somebody who tells Dagster nothing
+    assert seen() == {"test/customers"}
+    assert seen() == set()
+
+
 def test_a_backfill_over_a_range_is_one_run_with_counts_a_partition(
     defs: dg.Definitions, instance: dg.DagsterInstance, shop: Shop, folder: DataFolder
 ) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import dagster as dg
 
-from stripe_pipeline.assets.raw import RESOURCE, OpensPipeline, key_of
+from stripe_pipeline.assets.keys import key_of
+from stripe_pipeline.assets.raw import RESOURCE, OpensPipeline
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.objects import BY_STRIPE_OBJECT, ObjectType, Reference
 from stripe_pipeline.resources.inbox import Inbox

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import dagster as dg
 
+from stripe_pipeline.assets.keys import key_of
+from stripe_pipeline.assets.views import changed_views
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import Cancelled, StripePipelineError, by_cause
 from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
@@ -28,11 +30,6 @@ class OpensPipeline(Protocol):
 
     def open(self, progress: Progress | None = None) -> AbstractContextManager[Pipeline]:
         """A pipeline for one run, which tells `progress` how it goes unless somebody is told already."""
-
-
-def key_of(object_type: ObjectType, schema: str = "raw") -> dg.AssetKey:
-    """The asset key of a table or view, for example `raw/charges`."""
-    return dg.AssetKey([schema, object_type.name])
 
 
 def column_schema(object_type: ObjectType) -> dg.TableSchema:
@@ -89,10 +86,13 @@ def build_raw_assets(settings: Settings) -> dg.AssetsDefinition:
                     report = pipeline.tick(days - {today()})
                 else:
                     report = pipeline.backfill(days, selected)
+                views = changed_views(context.instance, pipeline.warehouse, settings)
         except Cancelled:
             raise
         except StripePipelineError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from None
+        for view in views:
+            context.log_event(view)
         yield from _report(context, report, days, selected, settings.enabled)
 
     return stripe

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import dagster as dg
 
 from stripe_pipeline.assets.checks import build_inbox_check, build_references_check
-from stripe_pipeline.assets.raw import RESOURCE, build_raw_assets
+from stripe_pipeline.assets.keys import RESOURCE
+from stripe_pipeline.assets.raw import build_raw_assets
 from stripe_pipeline.assets.retention import build_retention_asset
 from stripe_pipeline.assets.views import view_specs
 from stripe_pipeline.automation import build_automation

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from stripe_pipeline.assets.checks import CHECK
-from stripe_pipeline.assets.raw import RESOURCE
+from stripe_pipeline.assets.keys import RESOURCE
 from stripe_pipeline.automation import sync_every_15_minutes
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, today

@@ -9,12 +9,13 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import reduce
-from operator import or_, sub
+from operator import or_
 
 import dagster as dg
 
 from stripe_pipeline.assets.checks import evaluations
-from stripe_pipeline.assets.raw import RESOURCE, SYNC_JOB, OpensPipeline, materializations
+from stripe_pipeline.assets.keys import RESOURCE, OpensPipeline
+from stripe_pipeline.assets.raw import SYNC_JOB, materializations
 from stripe_pipeline.assets.retention import NIGHTLY_JOB, RETENTION
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import StripePipelineError, by_cause
@@ -117,8 +118,9 @@ def webhook_refresh(context: dg.SensorEvaluationContext) -> dg.SensorResult:
 
 def events_without_a_run(report: Report, pipeline: Pipeline) -> list[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
     """What Dagster is told of drains: they are no runs."""
+    touched = report.failures.keys() | {table for table, changes in report.changes.items() if changes.days}
     # After its table's materialization, or Dagster takes a check for older than the rows.
-    return [*materializations(report, pipeline.settings.enabled), *evaluations(report, pipeline)]
+    return [*materializations(report, pipeline.settings.enabled), *evaluations(pipeline, touched)]
 
 
 def _refresh(pipeline: Pipeline, report: Report, rest_until: float, instance: dg.DagsterInstance) -> tuple[float, bool]:
@@ -169,13 +171,14 @@ def _summary(report: Report, trouble: StripePipelineError | None) -> str:
 def build_automation(references: dg.AssetChecksDefinition | None) -> dg.Definitions:
     """The jobs with their schedules and the sensor.
 
-    The check of `references` reads whole tables, which is too much for every tick: it is part of the night's job.
+    The check of `references` reads whole tables, which is too much for every tick: it is part of the night's job. What
+    the other checks find a tick reports by itself.
     """
     checks = [dg.AssetSelection.checks(references)] if references else []
     pruning = dg.AssetSelection.assets(RETENTION)
     sync = dg.define_asset_job(
         SYNC_JOB,
-        selection=reduce(sub, [pruning, *checks], dg.AssetSelection.all()),
+        selection=dg.AssetSelection.all() - dg.AssetSelection.all_asset_checks() - pruning,
         description="One tick: what changed in Stripe since the last one, and every day that is not complete yet.",
     )
     night = dg.define_asset_job(

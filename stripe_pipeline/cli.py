@@ -543,7 +543,7 @@ def _execute(*, job: str | None, first: date, last: date, tables: list[str] | No
 
 def _in_process(instance: DagsterInstance, job: str | None, display: _Display | None = None, **options: Any) -> Any:
     """Run the job, or assets without one, in this process and recorded in `instance`; Dagster's result."""
-    from stripe_pipeline.assets.raw import RESOURCE
+    from stripe_pipeline.assets.keys import RESOURCE
     from stripe_pipeline.definitions import PipelineResource, build_defs
 
     defs = build_defs(resource_overrides={RESOURCE: PipelineResource(display)})

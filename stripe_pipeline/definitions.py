@@ -8,9 +8,10 @@ from contextlib import contextmanager
 import dagster as dg
 
 from stripe_pipeline.assets.checks import build_inbox_check, build_references_check
-from stripe_pipeline.assets.raw import RESOURCE, build_raw_assets
+from stripe_pipeline.assets.keys import RESOURCE
+from stripe_pipeline.assets.raw import build_raw_assets
 from stripe_pipeline.assets.retention import build_retention_asset
-from stripe_pipeline.assets.views import build_view_assets
+from stripe_pipeline.assets.views import view_specs
 from stripe_pipeline.automation import build_automation
 from stripe_pipeline.settings import load_settings
 from stripe_pipeline.sync import Pipeline, Progress
@@ -34,7 +35,7 @@ def build_defs(*, resource_overrides: Mapping[str, object] | None = None) -> dg.
     settings = load_settings()
     references = build_references_check(settings)
     inventory = dg.Definitions(
-        assets=[build_raw_assets(settings), build_view_assets(settings), build_retention_asset(settings)],
+        assets=[build_raw_assets(settings), *view_specs(settings), build_retention_asset(settings)],
         asset_checks=[build_inbox_check(settings), *([references] if references else [])],
         resources={RESOURCE: PipelineResource(), **(resource_overrides or {})},
         # A process per step costs seconds and gains nothing: what runs in parallel are the requests.

@@ -743,7 +743,7 @@ def _plan(
 
 @contextmanager
 def _few_collections() -> Iterator[None]:
-    """Let Python look for cycles less often: Stripe's objects have none, and parsing them took twice as long with it."""
+    """Let Python look for cycles less often: Stripe's objects have none, and parsing takes twice as long with it."""
     threshold, *others = gc.get_threshold()
     gc.set_threshold(max(threshold, _OBJECTS_A_COLLECTION), *others)
     try:

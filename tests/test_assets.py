@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from stripe_pipeline.assets.checks import CHECK
-from stripe_pipeline.assets.raw import RESOURCE
+from stripe_pipeline.assets.keys import RESOURCE
 from stripe_pipeline.automation import sync_every_15_minutes
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, today
@@ -134,6 +134,30 @@ def test_a_tick_records_the_days_of_what_changed(
     assert days == {None, today().isoformat(), day_of(days_ago(shop, 9)).isoformat()}
     assert latest(instance, "customers", day_of(days_ago(shop, 9)).isoformat())["updated"] == 1
     assert latest(instance, "customers", today().isoformat())["requests"] == 1
+
+
+def test_a_view_is_materialized_when_it_shows_something_else(
+    defs: dg.Definitions, instance: dg.DagsterInstance, shop: Shop, make_pipeline: MakePipeline
+) -> None:
+    job = defs.resolve_job_def("sync")
+    customer = shop.create_customer(created=days_ago(shop, 9))["id"]
+    views = {f"{schema}/{table}" for schema in ("live", "test") for table in OBJECT_TYPES}
+
+    def seen() -> set[str]:
+        result = job.execute_in_process(instance=instance, partition_key=today().isoformat())
+        return views & {
+            it.asset_key.to_user_string() for it in result.get_asset_materialization_events() if it.asset_key
+        }
+
+    assert seen() == views
+    assert seen() == set()
+    shop.update("customers", customer, name="Grace")
+    assert seen() == {"test/customers"}
+    shop.update("customers", customer, name="Ada")
+    history = (datetime.now(UTC) - timedelta(days=10)).date()
+    make_pipeline(history=history).tick()  # by somebody who tells Dagster nothing
+    assert seen() == {"test/customers"}
+    assert seen() == set()
 
 
 def test_a_backfill_over_a_range_is_one_run_with_counts_a_partition(

@@ -13,7 +13,8 @@ import duckdb
 import pytest
 import yaml
 
-from stripe_pipeline.assets.raw import RESOURCE, SYNC_JOB
+from stripe_pipeline.assets.keys import RESOURCE
+from stripe_pipeline.assets.raw import SYNC_JOB
 from stripe_pipeline.assets.retention import NIGHTLY_JOB
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.definitions import build_defs
@@ -413,7 +414,7 @@ def test_references_are_looked_at_every_night_and_not_in_a_tick(
     schedule = defs.resolve_schedule_def("nightly")
     assert (schedule.job_name, schedule.default_status) == (NIGHTLY_JOB, dg.DefaultScheduleStatus.RUNNING)
     steps = {name: {node.name for node in defs.resolve_job_def(name).nodes} for name in (SYNC_JOB, NIGHTLY_JOB)}
-    assert steps == {SYNC_JOB: {"stripe", "views", "inbox"}, NIGHTLY_JOB: {"retention", "references"}}
+    assert steps == {SYNC_JOB: {"stripe"}, NIGHTLY_JOB: {"retention", "references"}}
     nothing_to_look_for = {name: {"enabled": False} for name in OBJECT_TYPES if name != "customers"}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump({"objects": nothing_to_look_for}))
     monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(tmp_path / "settings.yaml"))

@@ -16,7 +16,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from stripe_pipeline.assets.raw import RESOURCE
+from stripe_pipeline.assets.keys import RESOURCE
 from stripe_pipeline.assets.retention import forget_events_without_a_run, forget_runs, report_again
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, today

@@ -21,7 +21,8 @@ import pytest
 
 from stripe_pipeline import automation
 from stripe_pipeline.assets.checks import CHECK
-from stripe_pipeline.assets.raw import RESOURCE, SYNC_JOB
+from stripe_pipeline.assets.keys import RESOURCE
+from stripe_pipeline.assets.raw import SYNC_JOB
 from stripe_pipeline.automation import webhook_refresh
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of, today

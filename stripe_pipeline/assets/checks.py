@@ -4,20 +4,20 @@ How pokes fare belongs to `resources.inbox`; this shows those that were given up
 `objects`, how they are counted to `resources.relations`; here is judged what was found.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 
-from stripe_pipeline.assets.raw import RESOURCE, OpensPipeline, key_of
+from stripe_pipeline.assets.keys import RESOURCE, OpensPipeline, key_of
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.objects import BY_STRIPE_OBJECT, ObjectType, Reference
 from stripe_pipeline.resources.inbox import Inbox
 from stripe_pipeline.resources.relations import dangling
 from stripe_pipeline.settings import Settings
-from stripe_pipeline.sync import Pipeline, Report
+from stripe_pipeline.sync import Pipeline
 
 CHECK = "announced_changes_read"
 REFERENCES = "references_resolve"
@@ -163,10 +163,9 @@ def _judged(object_type: ObjectType, found: list[_Found]) -> dg.AssetCheckResult
     )
 
 
-def evaluations(report: Report, pipeline: Pipeline) -> list[dg.AssetCheckEvaluation]:
-    """The checks of tables that changed or failed, for whoever reports without a run."""
-    touched = report.failures.keys() | {table for table, changes in report.changes.items() if changes.days}
-    dead = dead_by_table(pipeline.inbox) if touched else {}
+def evaluations(pipeline: Pipeline, tables: Collection[str]) -> list[dg.AssetCheckEvaluation]:
+    """Whether each announced change of these tables was read, for whoever reports it without the check's own step."""
+    dead = dead_by_table(pipeline.inbox) if tables else {}
     return [
         dg.AssetCheckEvaluation(
             asset_key=key_of(object_type),
@@ -175,7 +174,7 @@ def evaluations(report: Report, pipeline: Pipeline) -> list[dg.AssetCheckEvaluat
             metadata=_metadata(dead.get(object_type.name, {})),
         )
         for object_type in pipeline.settings.enabled
-        if object_type.endpoint and object_type.name in touched
+        if object_type.endpoint and object_type.name in tables
     ]
 
 

@@ -5,34 +5,23 @@ A tick shares one scan of events, one rate budget, one load and one publish, so 
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from datetime import date
-from typing import Any, Protocol
+from typing import Any
 
 import dagster as dg
 
+from stripe_pipeline.assets.checks import evaluations
+from stripe_pipeline.assets.keys import RESOURCE, OpensPipeline, key_of
+from stripe_pipeline.assets.views import changed_views
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import Cancelled, StripePipelineError, by_cause
 from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
 from stripe_pipeline.resources.warehouse import Changes
 from stripe_pipeline.settings import Settings
-from stripe_pipeline.sync import Pipeline, Progress, Report
+from stripe_pipeline.sync import Report
 
 SYNC_JOB = "sync"
 _SECONDS_BETWEEN_LINES = 10.0
-RESOURCE = "pipeline"
-
-
-class OpensPipeline(Protocol):
-    """The resource that runs get their pipeline from."""
-
-    def open(self, progress: Progress | None = None) -> AbstractContextManager[Pipeline]:
-        """A pipeline for one run, which tells `progress` how it goes unless somebody is told already."""
-
-
-def key_of(object_type: ObjectType, schema: str = "raw") -> dg.AssetKey:
-    """The asset key of a table or view, for example `raw/charges`."""
-    return dg.AssetKey([schema, object_type.name])
 
 
 def column_schema(object_type: ObjectType) -> dg.TableSchema:
@@ -78,22 +67,28 @@ def build_raw_assets(settings: Settings) -> dg.AssetsDefinition:
         required_resource_keys={RESOURCE},
         description="Reads Stripe and brings the tables up to date, each on its own: one that fails keeps its rows.",
     )
-    def stripe(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
+    def stripe(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckEvaluation]:
         opens: OpensPipeline = getattr(context.resources, RESOURCE)
         days = {date.fromisoformat(key) for key in context.partition_keys}
         selected = {OBJECT_TYPES[key.path[-1]].name for key in context.selected_asset_keys}
         try:
             with opens.open(_Logged(context.log)) as pipeline:
+                checked: Sequence[dg.AssetCheckEvaluation] = ()
                 if context.run.job_name == SYNC_JOB:
                     # For today the news is enough; other days were asked for from the UI and are listed besides.
                     report = pipeline.tick(days - {today()})
+                    # A step of its own for them would cost as much as the tick.
+                    checked = evaluations(pipeline, selected)
                 else:
                     report = pipeline.backfill(days, selected)
+                views = changed_views(context.instance, pipeline.warehouse, settings)
         except Cancelled:
             raise
         except StripePipelineError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from None
-        yield from _report(context, report, days, selected, settings.enabled)
+        for view in views:
+            context.log_event(view)
+        yield from _report(context, report, days, selected, settings.enabled, checked)
 
     return stripe
 
@@ -135,7 +130,8 @@ def _report(
     days: set[date],
     selected: set[str],
     enabled: Sequence[ObjectType],
-) -> Iterator[dg.MaterializeResult[Any]]:
+    checked: Sequence[dg.AssetCheckEvaluation],
+) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckEvaluation]:
     """Tell Dagster what changed where, then fail if anything could not be brought up to date."""
     for note in report.notes:
         context.log.warning(note)
@@ -159,6 +155,8 @@ def _report(
             context.log_event(_materialization(report, object_type, day))
         if own:
             yield dg.MaterializeResult(asset_key=key_of(object_type))
+    # After the materializations, or Dagster takes a check for older than the rows.
+    yield from checked
     if report.failures:
         raise dg.Failure(
             description=" — ".join(f"{', '.join(tables)}: {error}" for tables, error in by_cause(report.failures)),

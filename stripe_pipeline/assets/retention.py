@@ -13,7 +13,8 @@ from typing import Any
 
 import dagster as dg
 
-from stripe_pipeline.assets.raw import RESOURCE, SYNC_JOB, OpensPipeline, key_of
+from stripe_pipeline.assets.keys import RESOURCE, OpensPipeline, key_of
+from stripe_pipeline.assets.raw import SYNC_JOB
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.resources.pruning import Pruned

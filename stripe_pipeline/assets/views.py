@@ -1,51 +1,55 @@
 """The views filtered by livemode as assets, downstream of the base tables.
 
-What the views say belongs to `resources.warehouse`, which makes them with the tables; this step shows what is in them.
+Nothing makes them but the layout of the file, so no step does: what brings the tables up to date reports which of them
+show something else. What they say belongs to `resources.views`.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Sequence
 
 import dagster as dg
 
-from stripe_pipeline.assets.raw import RESOURCE, OpensPipeline, key_of
-from stripe_pipeline.errors import StripePipelineError
+from stripe_pipeline.assets.keys import key_of
+from stripe_pipeline.resources.views import MODES
+from stripe_pipeline.resources.warehouse import Warehouse
 from stripe_pipeline.settings import Settings
 
 
-def build_view_assets(settings: Settings) -> dg.AssetsDefinition:
+def view_specs(settings: Settings) -> list[dg.AssetSpec]:
     """`live/*` and `test/*` of every enabled object type."""
-    specs = [
+    return [
         dg.AssetSpec(
             key_of(object_type, schema),
             deps=[dg.AssetDep(key_of(object_type), partition_mapping=dg.AllPartitionMapping())],
-            description=f"{word} {settings.title(object_type)}, deleted ones left out: a view, as fresh as its table.",
+            description=f"{schema.capitalize()} {settings.title(object_type)}, deleted ones left out: a view, as fresh"
+            " as its table. Materialized by a run that finds other rows in it than before.",
             group_name=schema,
             kinds={"duckdb", "view"},
-            skippable=True,
             metadata={"dagster/table_name": f"{schema}.{object_type.name}"},
         )
-        for schema, word in (("live", "Live"), ("test", "Test"))
+        for schema in MODES
         for object_type in settings.enabled
     ]
 
-    @dg.multi_asset(
-        name="views",
-        specs=specs,
-        can_subset=True,
-        required_resource_keys={RESOURCE},
-        description="Counts what the views by livemode show.",
-    )
-    def views(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
-        opens: OpensPipeline = getattr(context.resources, RESOURCE)
-        keys = sorted(context.selected_asset_keys)
-        try:
-            with opens.open() as pipeline:
-                counts = pipeline.warehouse.row_counts([".".join(key.path) for key in keys])
-                pipeline.publish()
-        except StripePipelineError as error:
-            raise dg.Failure(description=str(error), allow_retries=False) from None
-        for key in keys:
-            yield dg.MaterializeResult(asset_key=key, metadata={"dagster/row_count": counts[".".join(key.path)]})
 
-    return views
+def changed_views(
+    instance: dg.DagsterInstance, warehouse: Warehouse, settings: Settings
+) -> Sequence[dg.AssetMaterialization]:
+    """Materializations of the views that show something else than what Dagster was last told, or was never told of.
+
+    Raises `WarehouseError`.
+    """
+    keys = [key_of(object_type, schema) for schema in MODES for object_type in settings.enabled]
+    told = {record.asset_entry.asset_key: record.asset_entry for record in instance.get_asset_records(keys)}
+    shown = warehouse.shown([".".join(key.path) for key in keys])
+    found = []
+    for key in keys:
+        rows, read_at = shown[".".join(key.path)]
+        metadata: dict[str, int | dg.TimestampMetadataValue] = {"dagster/row_count": rows}
+        if read_at is not None:
+            metadata["newest row read"] = dg.MetadataValue.timestamp(read_at)
+        materialization = dg.AssetMaterialization(key, metadata=metadata)
+        last = told[key].last_materialization if key in told else None
+        before = last and last.asset_materialization
+        if not before or before.metadata != materialization.metadata:
+            found.append(materialization)
+    return found

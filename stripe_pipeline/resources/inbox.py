@@ -7,6 +7,7 @@ receiving webhooks to `webhooks.receiver`, whose process loads nothing heavier t
 from __future__ import annotations
 
 import re
+import sqlite3
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ DEFERRED = 60
 
 _POSTGRES_TIMES = {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeout": 30_000}  # the last in ms
 _CHUNK = 500  # ids a statement, well below SQLite's limit of variables
+_PAUSE = 0.01  # seconds before SQLite is asked again for what it does not wait for
 _LONGEST_ERROR = 1000  # characters
 _LARGEST = 2**53  # of a number in JSON
 _POSTGRES_LOCK = 0x57121BE  # any number that nothing else in the database locks while it changes its tables
@@ -165,6 +167,7 @@ class Inbox:
     def __init__(self, folder: DataFolder, url: str | None = None, *, patience: float = 60.0) -> None:
         self._url = parse_url(url) if url else sa.URL.create("sqlite", database=str(folder.inbox))
         self._is_sqlite = self._url.get_backend_name() == "sqlite"
+        self._patience = patience
         try:
             # Connections stay open, so that asking whether something is due costs no more than the question.
             self._engine = sa.create_engine(
@@ -187,7 +190,7 @@ class Inbox:
         with self._engine.connect() as connection:
             if self._is_sqlite:
                 # Readers and the one writer do not block each other.
-                connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+                self._write_ahead(connection)
             if not _lacks(connection):
                 return
         with self._engine.begin() as connection:
@@ -204,6 +207,19 @@ class Inbox:
             for index in _lacks(connection):
                 assert isinstance(index, sa.Index)
                 index.create(connection)
+
+    def _write_ahead(self, connection: sa.Connection) -> None:
+        """Have SQLite write ahead. Where others open the file too, it does not wait for them as it does elsewhere."""
+        ends = time.monotonic() + self._patience
+        while True:
+            try:
+                connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+            except sa.exc.OperationalError as error:
+                if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY or time.monotonic() > ends:
+                    raise
+                time.sleep(_PAUSE)
+            else:
+                return
 
     def add(self, pokes: Sequence[Poke]) -> int:
         """Store pokes durably; an event that is known already is not stored again. Returns how many were new.

@@ -24,7 +24,7 @@ from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.objects import Column, Kind, ObjectType, children_of
 from stripe_pipeline.resources.pruning import Pruned, expire, prune, young_enough
 from stripe_pipeline.resources.publisher import Publisher
-from stripe_pipeline.resources.schema import DAILY, NOW, Layout, applied, attach, note, want_compaction
+from stripe_pipeline.resources.schema import DAILY, NOW, Layout, applied, attach, literal, note, want_compaction
 from stripe_pipeline.rows import microseconds
 from stripe_pipeline.settings import OnDelete, Settings
 
@@ -374,23 +374,19 @@ class Warehouse:
 
     def cursors(self, mode: Mode) -> dict[str, float]:
         """The cursors of `mode` by name, seconds on Stripe's clock."""
-        rows = self._look(
-            "SELECT name, epoch_us(read_until) / 1e6 FROM pipeline.cursors WHERE account = ? AND livemode = ?", mode
-        )
+        rows = self.ask(f"SELECT name, epoch_us(read_until) / 1e6 FROM pipeline.cursors WHERE {_of(mode)}")
         return {str(name): float(at) for name, at in rows}
 
     def clock(self) -> tuple[float, float] | None:
         """The bounds, in seconds, between which Stripe's clock was last found to be ahead of the local one."""
-        with self._open() as connection:
-            found = connection.execute("SELECT lowest, highest FROM pipeline.clock").fetchall()
+        found = self.ask("SELECT lowest, highest FROM pipeline.clock")
         return (float(found[0][0]), float(found[0][1])) if found else None
 
     def coverage(self, mode: Mode) -> dict[tuple[str, date], Covered]:
         """What is known to be listed completely, by table name and day."""
-        found = self._look(
+        found = self.ask(
             'SELECT object_type, day, epoch_us(listed_at) / 1e6, epoch_us(listed_until) / 1e6, "rows"'
-            " FROM pipeline.coverage WHERE account = ? AND livemode = ?",
-            mode,
+            f" FROM pipeline.coverage WHERE {_of(mode)}"
         )
         return {(table, day): Covered(listed_at, until, rows) for table, day, listed_at, until, rows in found}
 
@@ -440,39 +436,30 @@ class Warehouse:
         if "status" not in columns:
             return []
         available_on = "available_on" if "available_on" in columns else "created"
-        rows = self._look(
-            "SELECT id, epoch_us(created) // 1000000 FROM raw.balance_transactions WHERE _account = ? AND livemode = ?"
-            f" AND status = 'pending' AND _deleted_at IS NULL AND {available_on} <= make_timestamptz(?)"
-            " AND _fetched_at < make_timestamptz(?)",
-            mode,
-            microseconds(now),
-            microseconds(now - 3600),  # one that stays pending past its date is asked about once an hour
+        an_hour_ago = microseconds(now - 3600)  # one that stays pending past its date is asked about once an hour
+        rows = self.ask(
+            "SELECT id, epoch_us(created) // 1000000 FROM raw.balance_transactions"
+            f" WHERE _account = {literal(mode.account)} AND livemode = {mode.livemode}"
+            f" AND status = 'pending' AND _deleted_at IS NULL"
+            f" AND {available_on} <= make_timestamptz({microseconds(now)})"
+            f" AND _fetched_at < make_timestamptz({an_hour_ago})"
         )
         return [(str(object_id), int(created)) for object_id, created in rows]
 
-    def _look(self, sql: str, mode: Mode, *parameters: object) -> list[tuple[Any, ...]]:
-        with self._open() as connection:
-            return connection.execute(sql, [mode.account, mode.livemode, *parameters]).fetchall()
-
     def account_of(self, fingerprint: str) -> str | None:
         """The account that a key with this fingerprint was found to belong to."""
-        with self._open() as connection:
-            rows = connection.execute(
-                "SELECT account FROM pipeline.keys WHERE fingerprint = ?", [fingerprint]
-            ).fetchall()
+        rows = self.ask(f"SELECT account FROM pipeline.keys WHERE fingerprint = {literal(fingerprint)}")
         return str(rows[0][0]) if rows else None
 
     def accounts(self) -> set[str]:
         """The accounts whose keys have written here; empty where there is no warehouse yet."""
         if not self.folder.private.exists():
             return set()
-        with self._open() as connection:
-            return {account for (account,) in connection.execute("SELECT account FROM pipeline.keys").fetchall()}
+        return {account for (account,) in self.ask("SELECT account FROM pipeline.keys")}
 
     def modes(self) -> set[bool]:
         """The `livemode` of keys that have written here."""
-        with self._open() as connection:
-            return {livemode for (livemode,) in connection.execute("SELECT livemode FROM pipeline.keys").fetchall()}
+        return {livemode for (livemode,) in self.ask("SELECT livemode FROM pipeline.keys")}
 
     def remember_key(self, fingerprint: str, mode: Mode) -> None:
         """Note whose key this is. Raises `WarehouseError` if the warehouse belongs to another account."""
@@ -517,10 +504,7 @@ class Warehouse:
 
     def covered_days(self) -> dict[str, dict[date, int]]:
         """How many rows every day that is known to be listed has, of all modes, by table name."""
-        with self._open() as connection:
-            found = connection.execute(
-                'SELECT object_type, day, sum("rows")::BIGINT FROM pipeline.coverage GROUP BY ALL'
-            ).fetchall()
+        found = self.ask('SELECT object_type, day, sum("rows")::BIGINT FROM pipeline.coverage GROUP BY ALL')
         covered: dict[str, dict[date, int]] = {}
         for table, day, rows in found:
             covered.setdefault(table, {})[day] = rows
@@ -528,11 +512,10 @@ class Warehouse:
 
     def lacking(self) -> list[tuple[str, str, int]]:
         """Which fields older rows lack because the settings did not want them then: table, fields, days to backfill."""
-        with self._open() as connection:
-            found = connection.execute(
-                "SELECT object_type, fields, count(DISTINCT day) FROM pipeline.lacking"
-                ' JOIN pipeline.coverage USING (object_type) WHERE listed_at < since AND "rows" > 0 GROUP BY ALL'
-            ).fetchall()
+        found = self.ask(
+            "SELECT object_type, fields, count(DISTINCT day) FROM pipeline.lacking"
+            ' JOIN pipeline.coverage USING (object_type) WHERE listed_at < since AND "rows" > 0 GROUP BY ALL'
+        )
         return [(str(table), str(fields), int(days)) for table, fields, days in found]
 
     def ask(self, sql: str) -> list[tuple[Any, ...]]:
@@ -540,12 +523,11 @@ class Warehouse:
         with self._open() as connection:
             return connection.execute(sql).fetchall()
 
-    def row_counts(self, tables: Sequence[str]) -> dict[str, int]:
-        """Rows by qualified name of table or view, for example `live.charges`."""
-        with self._open() as connection:
-            return {
-                table: int(connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0]) for table in tables
-            }
+    def shown(self, tables: Iterable[str]) -> dict[str, tuple[int, float | None]]:
+        """What these tables or views hold, by qualified name, for example `live.charges`: how many rows, and when the
+        one that was read last was asked for, in seconds on Stripe's clock; None where there is none."""
+        each = (f"SELECT '{it}', count(*), epoch_us(max(_fetched_at)) / 1e6 FROM {it}" for it in tables)
+        return {str(table): (int(rows), at) for table, rows, at in self.ask(" UNION ALL ".join(each))}
 
 
 def _take_in(
@@ -912,16 +894,22 @@ def _show_failing(connection: duckdb.DuckDBPyConnection, failing: Sequence[Entry
     connection.execute("COMMIT")
 
 
+def _of(mode: Mode) -> str:
+    """The condition for what the bookkeeping holds of `mode`."""
+    return f"account = {literal(mode.account)} AND livemode = {mode.livemode}"
+
+
 def _set_cursor(connection: duckdb.DuckDBPyConnection, mode: Mode, name: str, at: float) -> None:
     """Move a cursor forward; a run that ends late never moves it back."""
-    where = [mode.account, mode.livemode, name]
-    found = connection.execute(
-        "SELECT epoch_us(read_until) FROM pipeline.cursors WHERE account = ? AND livemode = ? AND name = ?", where
-    ).fetchall()
+    where = f"{_of(mode)} AND name = {literal(name)}"
+    found = connection.execute(f"SELECT epoch_us(read_until) FROM pipeline.cursors WHERE {where}").fetchall()
     if found and found[0][0] >= microseconds(at):
         return
-    connection.execute("DELETE FROM pipeline.cursors WHERE account = ? AND livemode = ? AND name = ?", where)
-    connection.execute("INSERT INTO pipeline.cursors VALUES (?, ?, ?, make_timestamptz(?))", [*where, microseconds(at)])
+    connection.execute(f"DELETE FROM pipeline.cursors WHERE {where}")
+    connection.execute(
+        f"INSERT INTO pipeline.cursors VALUES ({literal(mode.account)}, {mode.livemode}, {literal(name)},"
+        f" make_timestamptz({microseconds(at)}))"
+    )
 
 
 def _set_clock(connection: duckdb.DuckDBPyConnection, lowest: float, highest: float) -> None:
@@ -930,7 +918,7 @@ def _set_clock(connection: duckdb.DuckDBPyConnection, lowest: float, highest: fl
         if max(lowest, known_lowest) <= min(highest, known_highest):
             lowest, highest = max(lowest, known_lowest), min(highest, known_highest)
     connection.execute("DELETE FROM pipeline.clock")
-    connection.execute("INSERT INTO pipeline.clock VALUES (?, ?)", [lowest, highest])
+    connection.execute(f"INSERT INTO pipeline.clock VALUES ({lowest!r}, {highest!r})")
 
 
 def _day(moment: str) -> str:

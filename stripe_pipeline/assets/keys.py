@@ -1,0 +1,23 @@
+"""The keys of tables and views, and of the resource that runs open the pipeline with."""
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import dagster as dg
+
+from stripe_pipeline.objects import ObjectType
+from stripe_pipeline.sync import Pipeline, Progress
+
+RESOURCE = "pipeline"
+
+
+class OpensPipeline(Protocol):
+    """The resource that runs get their pipeline from."""
+
+    def open(self, progress: Progress | None = None) -> AbstractContextManager[Pipeline]:
+        """A pipeline for one run, which tells `progress` how it goes unless somebody is told already."""
+
+
+def key_of(object_type: ObjectType, schema: str = "raw") -> dg.AssetKey:
+    """The asset key of a table or view, for example `raw/charges`."""
+    return dg.AssetKey([schema, object_type.name])

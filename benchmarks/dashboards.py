@@ -13,11 +13,11 @@ from stripe_pipeline.data_folder import DataFolder
 
 QUESTIONS: Mapping[str, str] = {
     "daily net volume": """
-        SELECT created::DATE AS day, currency, sum(net) FROM live.balance_transactions
+        SELECT default_day AS day, currency, sum(net) FROM live.balance_transactions
         WHERE type <> 'payout' GROUP BY ALL ORDER BY ALL
     """,
     "refund rate": """
-        SELECT date_trunc('month', created) AS month, sum(amount_refunded) / sum(amount_captured)
+        SELECT date_trunc('month', default_day) AS month, sum(amount_refunded) / sum(amount_captured)
         FROM live.charges WHERE status = 'succeeded' GROUP BY ALL ORDER BY ALL
     """,
     "top customers": """
@@ -27,16 +27,16 @@ QUESTIONS: Mapping[str, str] = {
     """,
     "dispute rate": """
         SELECT month, disputed / charged FROM
-        (SELECT date_trunc('month', created) AS month, count(*) AS charged FROM live.charges GROUP BY ALL)
-        JOIN (SELECT date_trunc('month', created) AS month, count(*) AS disputed FROM live.disputes GROUP BY ALL)
+        (SELECT date_trunc('month', default_day) AS month, count(*) AS charged FROM live.charges GROUP BY ALL)
+        JOIN (SELECT date_trunc('month', default_day) AS month, count(*) AS disputed FROM live.disputes GROUP BY ALL)
         USING (month) ORDER BY month
     """,
     "fees by type": """
-        SELECT date_trunc('month', created) AS month, type, currency, sum(amount) FROM live.fee_details
+        SELECT date_trunc('month', default_day) AS month, type, currency, sum(amount) FROM live.fee_details
         GROUP BY ALL ORDER BY ALL
     """,
     "weekly active customers": """
-        SELECT date_trunc('week', created) AS week, count(DISTINCT customer) FROM live.charges
+        SELECT date_trunc('week', default_day) AS week, count(DISTINCT customer) FROM live.charges
         WHERE status = 'succeeded' GROUP BY ALL ORDER BY ALL
     """,
     "why charges failed": """

@@ -225,7 +225,7 @@ class Settings(_Section):
             yield f"{here}.date_field", f"is {settings.date_field!r}, which `fields` leaves out"
         if settings.history and object_type.parent:
             yield f"{here}.history", f"cannot be set: {name} come with their {object_type.parent}, set it there"
-        taken = {column.name for column in object_type.table_columns} | {"default_date"}
+        taken = {column.name for column in object_type.table_columns} | {"default_date", "default_day"}
         taken |= {f"{column.name}_decimal" for column in object_type.columns if column.kind is Kind.AMOUNT}
         for column, custom in settings.custom_fields.items():
             key = f"{here}.custom_fields.{column}"

@@ -179,6 +179,7 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
         ("objects: {charges: {custom_fields: {amount: outcome.x}}}", "has the name of a column that is there already"),
         ("objects: {charges: {custom_fields: {amount_decimal: outcome.x}}}", "has the name of a column"),
         ("objects: {charges: {custom_fields: {default_date: outcome.x}}}", "has the name of a column"),
+        ("objects: {charges: {custom_fields: {default_day: outcome.x}}}", "has the name of a column"),
         ("objects: {charges: {custom_fields: {'a b': outcome.x}}}", "should be named in small letters"),
         ("objects: {charges: {custom_fields: {risk: outcome..x}}}", "names are separated by dots"),
         ("objects: {charges: {custom_fields: {risk: outcom.x}}}", "no field of charges .did you mean outcome"),

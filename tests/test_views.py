@@ -1,18 +1,20 @@
-"""What the views add to the base tables: the default date, custom fields, major units, titles, and one mode each.
+"""What the views add to the base tables: default date and day, custom fields, major units, titles, and one mode each.
 
 From the emulator to the published file.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import product
 from typing import Any
 
 import duckdb
 import pytest
 
 from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import DAY
 from stripe_pipeline.emulator import Server, Shop
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.objects import OBJECT_TYPES
@@ -143,6 +145,32 @@ def test_the_default_date_is_created_or_what_the_settings_say(
         column = "available_on" if table == "balance_transactions" else "created"
         [(same,)] = ask(folder.published, f"SELECT bool_and(default_date = {column}) FROM live.{table}")
         assert same, table
+
+
+def test_the_default_day_is_the_utc_day_of_the_default_date_in_every_time_zone(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    midnight = back(shop, 3) // DAY * DAY
+    for livemode in (True, False):
+        for created in (midnight - 1, midnight, midnight + DAY - 1):
+            shop.create_payment(livemode=livemode, created=created)
+        shop.create_invoice(livemode=livemode, created=midnight, due_date=midnight + 5 * DAY - 1)
+        shop.create_invoice(livemode=livemode, created=midnight)
+    moved = {"balance_transactions": {"date_field": "available_on"}, "invoices": {"date_field": "due_date"}}
+    make_pipeline(objects=moved).tick()
+    first, due = (datetime.fromtimestamp(midnight + n * DAY, UTC).date() for n in (0, 4))
+    with duckdb.connect(str(folder.published), read_only=True) as connection:
+        for zone, schema in product(("UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago"), ("live", "test")):
+            connection.execute(f"SET TimeZone = '{zone}'")
+            for table in OBJECT_TYPES:
+                column = moved.get(table, {}).get("date_field", "created")
+                days = connection.execute(f"SELECT default_day, epoch({column}) FROM {schema}.{table}").fetchall()
+                assert all(day == (at and datetime.fromtimestamp(at, UTC).date()) for day, at in days), table
+            by_day = f"SELECT default_day, count(*) FROM {schema}.{{}} GROUP BY ALL ORDER BY ALL"
+            charges = connection.execute(by_day.format("charges")).fetchall()
+            assert charges == [(first - timedelta(days=1), 1), (first, 2)]
+            assert connection.execute(by_day.format("invoices")).fetchall() == [(due, 1), (None, 1)]
+    assert types(folder, "live.charges")["default_day"] == "DATE"
 
 
 def test_titles_are_the_comments_of_tables_and_views(make_pipeline: MakePipeline, folder: DataFolder) -> None:

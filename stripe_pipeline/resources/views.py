@@ -5,6 +5,7 @@ Only their text is made here; `schema` puts it into the file.
 
 from __future__ import annotations
 
+from stripe_pipeline.days import utc_day
 from stripe_pipeline.money import major_units
 from stripe_pipeline.objects import Column, Kind, ObjectType
 from stripe_pipeline.resources.relations import PAYMENTS, payments_view
@@ -41,7 +42,8 @@ def _telling(object_type: ObjectType, settings: Settings) -> list[str]:
 def _select(object_type: ObjectType, settings: Settings, *, livemode: bool) -> str:
     kept = {column.name for column in object_type.columns}
     shown = [_quoted(column.name) for column in object_type.table_columns if column.name != "_deleted_at"]
-    shown.append(f"{_quoted(object_type.date_field)} AS default_date")
+    default_date = _quoted(object_type.date_field)
+    shown += [f"{default_date} AS default_date", f"{utc_day(default_date)} AS default_day"]
     if "currency" in kept:
         shown += [
             f'{major_units(_quoted(column.name), "currency")} AS "{column.name}_decimal"'

@@ -19,7 +19,7 @@ import duckdb
 import filelock
 
 from stripe_pipeline.data_folder import CATALOG, DataFolder
-from stripe_pipeline.days import DAY, day_start, stretches
+from stripe_pipeline.days import DAY, day_start, stretches, utc_day
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.objects import Column, Kind, ObjectType, children_of
 from stripe_pipeline.resources.pruning import Pruned, expire, prune, young_enough
@@ -685,7 +685,7 @@ def _judge(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch
         f" SELECT i.id, i.created, {_verdict(object_type)} AS _change"
         f" FROM temp.incoming i LEFT JOIN {known} c ON {_same_key(object_type, 'i', 'c')}"
         f" LEFT JOIN pipeline.coverage v ON v.object_type = ? AND v.account = ? AND v.livemode = ?"
-        f" AND v.day = {_day('i.created')}"
+        f" AND v.day = {utc_day('i.created')}"
         f" WHERE (c._fetched_at IS NULL OR i._fetched_at >= c._fetched_at)"
         # A list knows nothing of what was made after its bound, however late it was requested.
         f" AND (v.listed_at IS NULL OR i._fetched_at >= v.listed_at OR i.created >= v.listed_until)"
@@ -734,7 +734,7 @@ def _replace(
 ) -> None:
     """Write the incoming rows whose keys are in `temp.{table}`, and count what that changes."""
     counted = connection.execute(
-        f"SELECT _change, {_day('created')}, count(*) FROM temp.{table} GROUP BY ALL"
+        f"SELECT _change, {utc_day('created')}, count(*) FROM temp.{table} GROUP BY ALL"
     ).fetchall()
     totals = Counter[str]()
     for change, day, number in counted:
@@ -762,7 +762,7 @@ def _missing(
     """Ids that the table holds for a completely listed day and the list did not name, of those that are `kept`."""
     rows = connection.execute(
         f"SELECT l.day, list(o.id) FROM (SELECT * FROM raw.{object_type.name} WHERE {kept}) o"
-        f" JOIN temp.listed l ON {_day('o.created')} = l.day"
+        f" JOIN temp.listed l ON {utc_day('o.created')} = l.day"
         f" ANTI JOIN temp.incoming i ON o.id = i.id"
         f" WHERE {bounds.replace('created', 'o.created')} AND o._account = ? AND o.livemode = ?"
         f" AND o._deleted_at IS NULL AND o.created < l.until AND o._fetched_at < l.listed_at GROUP BY l.day",
@@ -788,7 +788,7 @@ def _bury(connection: duckdb.DuckDBPyConnection, batch: Batch, loaded: Loaded, *
             )
             buried = connection.execute(
                 f"{what} WHERE {key} = ? AND _deleted_at IS NULL AND _fetched_at <= make_timestamptz({at})"
-                f" RETURNING {_day('created')}",
+                f" RETURNING {utc_day('created')}",
                 [tombstone.id],
             ).fetchall()
             loaded.changes.setdefault(object_type.name, Changes()).deleted.update(day for (day,) in buried)
@@ -823,7 +823,7 @@ def _row_counts(
     counts = Counter[tuple[date, bool]]()
     for first, last in stretches(days):
         counted = connection.execute(
-            f"SELECT {_day('created')}, livemode, count(*) FROM raw.{object_type.name} WHERE _deleted_at IS NULL"
+            f"SELECT {utc_day('created')}, livemode, count(*) FROM raw.{object_type.name} WHERE _deleted_at IS NULL"
             f" AND created >= make_timestamptz(?) AND created < make_timestamptz(?) GROUP BY ALL",
             [day_start(first) * 1_000_000, (day_start(last) + DAY) * 1_000_000],
         ).fetchall()
@@ -919,11 +919,6 @@ def _set_clock(connection: duckdb.DuckDBPyConnection, lowest: float, highest: fl
             lowest, highest = max(lowest, known_lowest), min(highest, known_highest)
     connection.execute("DELETE FROM pipeline.clock")
     connection.execute(f"INSERT INTO pipeline.clock VALUES ({lowest!r}, {highest!r})")
-
-
-def _day(moment: str) -> str:
-    """SQL of the UTC day of a TIMESTAMPTZ; a plain cast asks the calendar of the time zone, 16 times as slow."""
-    return f"make_timestamp(epoch_us({moment}))::DATE"
 
 
 def _named(table: str, columns: Iterable[str]) -> str:

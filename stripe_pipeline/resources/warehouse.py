@@ -318,7 +318,7 @@ class Warehouse:
         kept = {object_type.name: self._kept(object_type) for object_type in batch.tables}
         if batch.days:
             _stage_days(connection, batch.days)
-        of_days = f"{bounds} AND {_day('created')} IN (FROM temp.listed SELECT day)"
+        of_days = f"{bounds} AND {utc_day('created')} IN (FROM temp.listed SELECT day)"
         if batch.days and not any(kept.values()) and _nothing_known(connection, batch, of_days):
             for object_type in batch.tables:
                 _fill(connection, object_type, batch, of_days, loaded.changes[object_type.name])
@@ -579,7 +579,7 @@ def _fill(
             f"DELETE FROM raw.{object_type.name} WHERE rowid IN (SELECT rowid {those}"
             f" QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY _fetched_at DESC) > 1)"
         )
-    counted = connection.execute(f"SELECT {_day('created')}, count(*) {those} GROUP BY ALL").fetchall()
+    counted = connection.execute(f"SELECT {utc_day('created')}, count(*) {those} GROUP BY ALL").fetchall()
     changes.inserted.update(dict(counted))
 
 

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -125,13 +125,35 @@ def test_a_deleted_object_stays_deleted_for_older_news(warehouse: Warehouse, tmp
     assert [row["name"] for row in rows(warehouse.folder.published, "raw.customers")] == ["Ada"]
 
 
+@pytest.mark.parametrize("first_list", [False, True])
 def test_what_was_gone_before_anything_of_it_was_stored_is_not_stored_by_older_news(
-    warehouse: Warehouse, tmp_path: Path
+    warehouse: Warehouse, tmp_path: Path, first_list: bool
 ) -> None:
     warehouse.load([Batch(CUSTOMERS, (), TEST, tombstones=[Tombstone("cus_1", NOON + 30)])])
-    late = warehouse.load([batch_of(tmp_path, customer("on its way"), at=NOON + 20)])
+    how = listed(NOON + 20) if first_list else {}
+    late = warehouse.load([batch_of(tmp_path, customer("on its way"), at=NOON + 20, **how)])
     assert names(warehouse) == []
     assert late.refused == {"customers": {"cus_1"}}
+
+
+def test_what_a_later_list_found_gone_is_not_stored_by_an_older_list(warehouse: Warehouse, tmp_path: Path) -> None:
+    warehouse.load([Batch(CUSTOMERS, (), TEST, **listed(NOON + 30))])
+    warehouse.load([batch_of(tmp_path, customer("on its way"), at=NOON + 20, **listed(NOON + 20))])
+    assert names(warehouse) == []
+    assert warehouse.coverage(TEST)["customers", DAY].rows == 0
+
+
+def test_a_day_that_is_listed_first_comes_in_beside_days_that_are_there(warehouse: Warehouse, tmp_path: Path) -> None:
+    for day in (1, 3, 2):
+        moment = NOON + day * 86_400
+        days = [ListedDay(DAY + timedelta(days=day), moment, moment + 43_200, "test")]
+        them = [customer(f"{day}-{n}", object_id=f"cus_{day}", created=moment) for n in (1, 2)]
+        one, other = (batch_of(tmp_path, it, at=moment + n, days=days) for n, it in enumerate(them))
+        one.files["customers"] += other.files["customers"]
+        changes = warehouse.load([one]).changes["customers"]
+        assert changes.inserted == {days[0].day: 1}
+        assert changes.rows == {days[0].day: 1}
+    assert names(warehouse) == ["1-2", "2-2", "3-2"]
 
 
 def test_what_is_refused_is_named_so_that_it_can_be_read_again(warehouse: Warehouse, tmp_path: Path) -> None:
@@ -151,8 +173,9 @@ def test_a_list_that_is_stored_late_does_not_make_a_later_one_forgotten(warehous
     assert names(warehouse) == ["Ada"]
 
 
-def test_a_key_that_was_read_twice_is_one_row(warehouse: Warehouse, tmp_path: Path) -> None:
-    twice = batch_of(tmp_path, customer("early"), at=NOON)
+@pytest.mark.parametrize("first_list", [False, True])
+def test_a_key_that_was_read_twice_is_one_row(warehouse: Warehouse, tmp_path: Path, first_list: bool) -> None:
+    twice = batch_of(tmp_path, customer("early"), at=NOON, **(listed(NOON) if first_list else {}))
     later = batch_of(tmp_path, customer("late"), at=NOON + 1)
     twice.files["customers"] += later.files["customers"]
     warehouse.load([twice])

@@ -21,7 +21,7 @@ import filelock
 from stripe_pipeline.data_folder import CATALOG, DataFolder
 from stripe_pipeline.days import DAY, day_start, stretches, utc_day
 from stripe_pipeline.errors import WarehouseError
-from stripe_pipeline.objects import Column, Kind, ObjectType, children_of
+from stripe_pipeline.objects import OBJECT_TYPES, Column, Kind, ObjectType, children_of
 from stripe_pipeline.resources.pruning import Pruned, expire, prune, young_enough
 from stripe_pipeline.resources.publisher import Publisher
 from stripe_pipeline.resources.schema import DAILY, NOW, Layout, applied, attach, literal, note, want_compaction
@@ -488,12 +488,13 @@ class Warehouse:
             try:
                 connection.execute("BEGIN")
                 pruned = prune(connection, self._settings)
-                if not dry_run and any(them.rows for them in pruned.values()):
+                gone = sum(them.rows for them in pruned.values())
+                if gone and not dry_run:
                     connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
                 connection.execute("ROLLBACK" if dry_run else "COMMIT")
                 if not dry_run:
                     connection.execute(f"CHECKPOINT {CATALOG}")
-                    if applied(connection, "compact") or _mostly_free(connection):
+                    if applied(connection, "compact") or _mostly_free(connection, gone):
                         self._compact(connection)
             except duckdb.Error as error:
                 raise WarehouseError(
@@ -856,12 +857,15 @@ def _record_coverage(
     )
 
 
-def _mostly_free(connection: duckdb.DuckDBPyConnection) -> bool:
-    """Whether compacting would at least halve the file."""
+def _mostly_free(connection: duckdb.DuckDBPyConnection, gone: int) -> bool:
+    """Whether compacting would at least halve the file, from which so many rows are `gone` since it was opened."""
     [(total, free)] = connection.execute(
         "SELECT total_blocks, free_blocks FROM pragma_database_size() WHERE database_name = ?", [CATALOG]
     ).fetchall()
-    return bool(total > _SMALL and 2 * free >= total)
+    # Blocks with a few rows left may be freed or not.
+    counts = " UNION ALL ".join(f"SELECT count(*) AS number FROM raw.{table}" for table in OBJECT_TYPES)
+    [(left,)] = connection.execute(f"SELECT sum(number) FROM ({counts})").fetchall()
+    return bool(total > _SMALL and (2 * free >= total or gone >= left))
 
 
 def _show_failing(connection: duckdb.DuckDBPyConnection, failing: Sequence[Entry]) -> None:

@@ -18,9 +18,10 @@ import filelock
 from benchmarks.backfill import finished_days, pipeline_of
 from benchmarks.bulk import PREFIXES, SPREAD, Serving, Span, object_id, serving
 from benchmarks.measuring import Options, Spent, apart
-from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.data_folder import CATALOG, DataFolder
 from stripe_pipeline.days import DAY, day_start
 from stripe_pipeline.objects import OBJECT_TYPES, Kind
+from stripe_pipeline.resources.schema import attach
 from stripe_pipeline.resources.warehouse import Mode
 
 DAYS = 730
@@ -115,7 +116,9 @@ def _fill(url: str, folder: Path, charges: int, first: date, last: date) -> None
         pipeline.warehouse.load([], cursors={(mode, name): now for name in ("events", "balance_transactions", "sweep")})
     numbers = counts(charges)
     data = DataFolder(folder)
-    with filelock.FileLock(data.lock), duckdb.connect(str(data.private)) as connection:
+    with filelock.FileLock(data.lock), duckdb.connect() as connection:
+        attach(connection, data.private)
+        connection.execute(f"USE {CATALOG}")
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET enable_progress_bar = false")
         connection.execute("SET memory_limit = '4GB'")
@@ -133,7 +136,7 @@ def _fill(url: str, folder: Path, charges: int, first: date, last: date) -> None
                 [table, account, first, last],
             )
         connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
-        connection.execute("CHECKPOINT")
+        connection.execute(f"CHECKPOINT {CATALOG}")
     with pipeline_of(url, folder, first) as pipeline:
         pipeline.publish()
 

@@ -271,5 +271,5 @@ def _definition(column: Column) -> str:
 
 
 def literal(text: str) -> str:
-    """`text` as SQL, for what every tick asks: binding its first parameter, DuckDB's client loads pandas for 0.3 s."""
+    """`text` as SQL, for what ticks and loads ask: to bind its first parameter, DuckDB's client loads pandas, 0.3 s."""
     return "'" + text.replace("'", "''") + "'"

@@ -34,9 +34,7 @@ if TYPE_CHECKING:
 _LOCK_TIMEOUT = 600  # seconds; loads hold the lock for seconds at most, so a longer wait is a process that hangs
 _LONGEST_RUN = DAY  # seconds from reading a page to loading it
 _DEFAULTS = Settings()
-_LONG_TIME = 14 * DAY  # seconds between the first and last of what was read
-_NEAR = 2048  # rows that DuckDB reads together
-_FEW = 500  # places to fetch rows from
+_FEW = 500  # rows that are fetched by their places
 _SMALL = 64  # blocks of 256 KB that are not worth compacting
 
 
@@ -404,28 +402,25 @@ class Warehouse:
 
         `request` is the same for the same tables and days. One that began over a day ago is begun anew.
         """
-        where = [request, mode.account, mode.livemode]
-        of_it = "request = ? AND account = ? AND livemode = ?"
+        of_it = f"request = {literal(request)} AND {_of(mode)}"
         with self._open() as connection:
             found = connection.execute(
-                f"SELECT epoch_us(began) / 1e6 FROM pipeline.backfills WHERE {of_it} AND began > make_timestamptz(?)",
-                [*where, microseconds(now - DAY)],
+                f"SELECT epoch_us(began) / 1e6 FROM pipeline.backfills WHERE {of_it}"
+                f" AND began > make_timestamptz({microseconds(now - DAY)})"
             ).fetchall()
             if found:
                 return float(found[0][0])
-            connection.execute(f"DELETE FROM pipeline.backfills WHERE {of_it}", where)
+            connection.execute(f"DELETE FROM pipeline.backfills WHERE {of_it}")
             connection.execute(
-                "INSERT INTO pipeline.backfills VALUES (?, ?, ?, make_timestamptz(?))", [*where, microseconds(now)]
+                f"INSERT INTO pipeline.backfills VALUES ({literal(request)}, {literal(mode.account)}, {mode.livemode},"
+                f" make_timestamptz({microseconds(now)}))"
             )
         return now
 
     def end_backfill(self, mode: Mode, request: str) -> None:
         """Note that this backfill has ended: the same one would read everything again."""
         with self._open() as connection:
-            connection.execute(
-                "DELETE FROM pipeline.backfills WHERE request = ? AND account = ? AND livemode = ?",
-                [request, mode.account, mode.livemode],
-            )
+            connection.execute(f"DELETE FROM pipeline.backfills WHERE request = {literal(request)} AND {_of(mode)}")
 
     def pending_balance_transactions(self, mode: Mode, now: float) -> list[tuple[str, int]]:
         """Ids and `created` of balance transactions that should have become available by `now`.
@@ -536,7 +531,7 @@ def _take_in(
 ) -> None:
     """Store what was read, where nothing newer is known; of a child only what is `kept`."""
     parent = batch.object_type
-    known = _known(connection, parent, "id", "SELECT id FROM temp.incoming", batch, bounds)
+    known = _known(connection, parent, "id", "SELECT id FROM temp.incoming", bounds)
     _judge(connection, parent, batch, known)
     refused = connection.execute("SELECT id FROM temp.incoming ANTI JOIN temp.accepted USING (id)").fetchall()
     loaded.refused[parent.name].update(object_id for (object_id,) in refused)
@@ -546,7 +541,7 @@ def _take_in(
         if kept[child.name]:
             connection.execute(f"DELETE FROM temp.incoming WHERE NOT ({kept[child.name]})")
         assert child.parent_key is not None
-        known = _known(connection, child, child.parent_key, "SELECT id FROM temp.accepted", batch, bounds)
+        known = _known(connection, child, child.parent_key, "SELECT id FROM temp.accepted", bounds)
         _judge_children(connection, child, known)
         _replace(connection, child, "accepted_children", bounds, loaded.changes[child.name], even_unchanged=False)
 
@@ -555,10 +550,9 @@ def _nothing_known(connection: duckdb.DuckDBPyConnection, batch: Batch, of_days:
     """Whether the batch's days are listed for the first time, and nothing was stored of what was made in them."""
     name = batch.object_type.name
     [(known,)] = connection.execute(
-        f"SELECT EXISTS (FROM raw.{name} WHERE {of_days}) OR EXISTS (FROM pipeline.gone WHERE object_type = ?)"
+        f"SELECT EXISTS (FROM raw.{name} WHERE {of_days}) OR EXISTS (FROM pipeline.gone WHERE object_type = '{name}')"
         " OR EXISTS (FROM pipeline.coverage SEMI JOIN temp.listed USING (day)"
-        " WHERE object_type = ? AND account = ? AND livemode = ?)",
-        [name, name, batch.mode.account, batch.mode.livemode],
+        f" WHERE object_type = '{name}' AND {_of(batch.mode)})"
     ).fetchall()
     return not (known or batch.tombstones)
 
@@ -584,34 +578,17 @@ def _fill(
     changes.inserted.update(dict(counted))
 
 
-def _known(
-    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, column: str, ids: str, batch: Batch, bounds: str
-) -> str:
+def _known(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, column: str, ids: str, bounds: str) -> str:
     """What to join to find the stored rows whose `column` is among `ids`, a SELECT.
 
-    Where a few are spread over a long time, they are looked for by that column alone and fetched one by one: reading
-    all columns of everything between them takes a hundred times as long.
+    A few are fetched by their places: of what lies between them no other column is read.
     """
-    all_between = f"(SELECT * FROM raw.{object_type.name} WHERE {bounds})"
-    if batch.last - batch.first < _LONG_TIME:
-        return all_between
-    found = connection.execute(
-        f"SELECT rowid FROM raw.{object_type.name} WHERE {bounds} AND {column} IN ({ids}) ORDER BY rowid"
-    ).fetchall()
-    places: list[tuple[int, int]] = []
-    for (row,) in found:
-        if places and row - places[-1][0] < _NEAR:
-            places[-1] = (places[-1][0], row)
-        else:
-            places.append((row, row))
+    found = f"FROM raw.{object_type.name} WHERE {bounds} AND {column} IN ({ids})"
+    places = [str(row) for (row,) in connection.execute(f"SELECT rowid {found} ORDER BY rowid").fetchall()]
     if len(places) > _FEW:
-        return all_between
-    rows = " UNION ALL ".join(
-        f"SELECT * FROM raw.{object_type.name} WHERE rowid BETWEEN {first} AND {last}" for first, last in places
-    )
-    connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE known AS {rows or f'SELECT * FROM raw.{object_type.name} LIMIT 0'}"
-    )
+        return f"(SELECT * {found})"
+    there = f"rowid IN ({', '.join(places)})" if places else "false"
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE known AS SELECT * FROM raw.{object_type.name} WHERE {there}")
     return "temp.known"
 
 
@@ -622,7 +599,12 @@ def _bounds(batch: Batch) -> str:
     last = max([batch.last + 1, *(start + DAY for start in starts)])
     if first >= last:
         return "false"  # nothing but tombstones
-    return f"created >= make_timestamptz({first * 1_000_000}) AND created < make_timestamptz({last * 1_000_000})"
+    return _between(first, last)
+
+
+def _between(first: int, end: int) -> str:
+    """The condition for rows made from `first` until before `end`, Unix seconds."""
+    return f"created >= make_timestamptz({first * 1_000_000}) AND created < make_timestamptz({end * 1_000_000})"
 
 
 def _stage_days(connection: duckdb.DuckDBPyConnection, days: Sequence[ListedDay]) -> None:
@@ -685,14 +667,13 @@ def _judge(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch
         f"CREATE OR REPLACE TEMP TABLE accepted AS"
         f" SELECT i.id, i.created, {_verdict(object_type)} AS _change"
         f" FROM temp.incoming i LEFT JOIN {known} c ON {_same_key(object_type, 'i', 'c')}"
-        f" LEFT JOIN pipeline.coverage v ON v.object_type = ? AND v.account = ? AND v.livemode = ?"
-        f" AND v.day = {utc_day('i.created')}"
+        f" LEFT JOIN (FROM pipeline.coverage WHERE object_type = '{object_type.name}' AND {_of(batch.mode)}) v"
+        f" ON v.day = {utc_day('i.created')}"
         f" WHERE (c._fetched_at IS NULL OR i._fetched_at >= c._fetched_at)"
         # A list knows nothing of what was made after its bound, however late it was requested.
         f" AND (v.listed_at IS NULL OR i._fetched_at >= v.listed_at OR i.created >= v.listed_until)"
-        f" AND NOT EXISTS (SELECT 1 FROM pipeline.gone g WHERE g.object_type = ? AND g.id = i.id"
-        f" AND g.found_at > i._fetched_at)",
-        [object_type.name, batch.mode.account, batch.mode.livemode, object_type.name],
+        f" AND NOT EXISTS (SELECT 1 FROM pipeline.gone g WHERE g.object_type = '{object_type.name}' AND g.id = i.id"
+        f" AND g.found_at > i._fetched_at)"
     )
 
 
@@ -765,9 +746,9 @@ def _missing(
         f"SELECT l.day, list(o.id) FROM (SELECT * FROM raw.{object_type.name} WHERE {kept}) o"
         f" JOIN temp.listed l ON {utc_day('o.created')} = l.day"
         f" ANTI JOIN temp.incoming i ON o.id = i.id"
-        f" WHERE {bounds.replace('created', 'o.created')} AND o._account = ? AND o.livemode = ?"
-        f" AND o._deleted_at IS NULL AND o.created < l.until AND o._fetched_at < l.listed_at GROUP BY l.day",
-        [batch.mode.account, batch.mode.livemode],
+        f" WHERE {bounds.replace('created', 'o.created')}"
+        f" AND o._account = {literal(batch.mode.account)} AND o.livemode = {batch.mode.livemode}"
+        f" AND o._deleted_at IS NULL AND o.created < l.until AND o._fetched_at < l.listed_at GROUP BY l.day"
     ).fetchall()
     return dict(rows)
 
@@ -825,8 +806,7 @@ def _row_counts(
     for first, last in stretches(days):
         counted = connection.execute(
             f"SELECT {utc_day('created')}, livemode, count(*) FROM raw.{object_type.name} WHERE _deleted_at IS NULL"
-            f" AND created >= make_timestamptz(?) AND created < make_timestamptz(?) GROUP BY ALL",
-            [day_start(first) * 1_000_000, (day_start(last) + DAY) * 1_000_000],
+            f" AND {_between(day_start(first), day_start(last) + DAY)} GROUP BY ALL"
         ).fetchall()
         counts.update({(day, livemode): number for day, livemode, number in counted})
     return counts
@@ -835,25 +815,18 @@ def _row_counts(
 def _record_coverage(
     connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, counts: Counter[tuple[date, bool]]
 ) -> None:
-    days = [listed.day for listed in batch.days]
-    rows = [counts[day, batch.mode.livemode] for day in days]
-    where = [object_type.name, batch.mode.account, batch.mode.livemode]
+    where = f"object_type = '{object_type.name}' AND {_of(batch.mode)}"
     # Another run may have listed a day later and stored it sooner.
     connection.execute(
-        "DELETE FROM temp.listed AS l USING pipeline.coverage AS c WHERE c.day = l.day AND c.listed_at > l.listed_at"
-        " AND object_type = ? AND account = ? AND livemode = ?",
-        where,
+        "DELETE FROM temp.listed AS l USING pipeline.coverage AS c"
+        f" WHERE c.day = l.day AND c.listed_at > l.listed_at AND {where}"
     )
+    connection.execute(f"DELETE FROM pipeline.coverage USING temp.listed AS l WHERE coverage.day = l.day AND {where}")
+    rows = ", ".join(f"(DATE '{it.day}', {counts[it.day, batch.mode.livemode]})" for it in batch.days)
     connection.execute(
-        "DELETE FROM pipeline.coverage USING temp.listed AS l WHERE coverage.day = l.day"
-        " AND object_type = ? AND account = ? AND livemode = ?",
-        where,
-    )
-    connection.execute(
-        "INSERT INTO pipeline.coverage SELECT ?, ?, ?, l.day, l.listed_at, l.until, r.number, l.how"
-        " FROM temp.listed l JOIN (SELECT unnest(?::DATE[]) AS day, unnest(?::BIGINT[]) AS number) r"
-        " ON r.day = l.day",
-        [*where, days, rows],
+        f"INSERT INTO pipeline.coverage SELECT '{object_type.name}', {literal(batch.mode.account)},"
+        f" {batch.mode.livemode}, l.day, l.listed_at, l.until, r.number, l.how"
+        f" FROM temp.listed l JOIN (VALUES {rows}) r(day, number) ON r.day = l.day"
     )
 
 

@@ -22,7 +22,7 @@ from stripe_pipeline.errors import Cancelled, StripePipelineError, WarehouseErro
 from stripe_pipeline.estimate import Estimate, Window, of_children, of_type, sample
 from stripe_pipeline.objects import CHARGES, ObjectType, family_of
 from stripe_pipeline.resources.listing import everything
-from stripe_pipeline.resources.rate_limits import ENDPOINT_RATE, LIVE_ACCOUNT_RATE, TEST_ACCOUNT_RATE
+from stripe_pipeline.resources.rate_limits import ENDPOINT_RATE, LIVE_ACCOUNT_RATE, TEST_ACCOUNT_RATE, RateLimits
 from stripe_pipeline.resources.stripe_api import ApiKey, StripeApi
 from stripe_pipeline.resources.warehouse import Covered, Mode, Warehouse
 from stripe_pipeline.settings import Settings, webhook_secrets
@@ -187,13 +187,21 @@ def _check(
 ) -> Connection:
     families = {name: settings.types[name] for name in {family_of(it).name: None for it in settings.enabled}}
     rate = Rate(LIVE_ACCOUNT_RATE if key.livemode else TEST_ACCOUNT_RATE, ENDPOINT_RATE, settings.rate.share)
+    folder = warehouse.folder
+    limits = RateLimits.of_stripe(
+        livemode=key.livemode,
+        share=settings.rate.share,
+        # Where there is no data folder yet, nothing else is at it, and nothing is made.
+        shared=folder.rates(livemode=key.livemode) if folder.private.exists() else None,
+        urgent=True,
+    )
     with (
         # Types side by side. The client is closed before the threads are waited for, which ends their waiting.
         ThreadPoolExecutor(len(families) + 2, "check") as threads,
         StripeApi(
             key,
             base_url=base_url,
-            share=settings.rate.share,
+            limits=limits,
             max_attempts=_ATTEMPTS,
             patience=_PATIENCE,
             timeout=_TIMEOUT,

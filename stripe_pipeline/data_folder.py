@@ -52,6 +52,10 @@ class DataFolder:
         """Held by the one process that has the private file open."""
         return self.root / "private" / "writer.lock"
 
+    def rates(self, *, livemode: bool) -> Path:
+        """How much of Stripe's limits was used in the last seconds, by all processes that use this folder."""
+        return self.root / "private" / f"rates-{'live' if livemode else 'test'}.json"
+
     @property
     def spool(self) -> Path:
         """Rows on their way from Stripe to the warehouse; empty between runs."""

@@ -31,6 +31,7 @@ from stripe_pipeline.objects import BY_STRIPE_OBJECT, OBJECT_TYPES, ObjectType, 
 from stripe_pipeline.resources.inbox import Inbox, Poke, poke_of
 from stripe_pipeline.resources.listing import newest_first
 from stripe_pipeline.resources.pruning import Pruned
+from stripe_pipeline.resources.rate_limits import RateLimits
 from stripe_pipeline.resources.reading import DayRead, Reader
 from stripe_pipeline.resources.stripe_api import ApiKey, StripeApi
 from stripe_pipeline.resources.warehouse import Batch, Changes, Covered, Loaded, Mode, Warehouse
@@ -159,7 +160,7 @@ class Pipeline:
         A table's parent and children come with it. Raises as `tick` does.
         """
         asked = self.settings.enabled if tables is None else tuple(self.settings.types[name] for name in tables)
-        return self._run(lambda run: run.backfill(set(days)), asked)
+        return self._run(lambda run: run.backfill(set(days)), asked, urgent=False)
 
     def drain(self, *, most: int, report: Report | None = None, due: float | None = None) -> Report:
         """Read again what the inbox's pokes name that may be tried at `due`, at most `most` objects of each mode.
@@ -208,6 +209,7 @@ class Pipeline:
         *,
         report: Report | None = None,
         haste: _Haste | None = None,
+        urgent: bool = True,
         publish: bool = True,
     ) -> Report:
         report = report or Report()
@@ -220,9 +222,13 @@ class Pipeline:
             # Threads of its own for each type: those that wait for one endpoint's turn do not hold up another's.
             executors = {name: threads.enter_context(ThreadPoolExecutor(_THREADS, name)) for name in families}
             for key in self._keys:
-                with StripeApi(
-                    key, base_url=self._base_url, share=self.settings.rate.share, **(haste or _Haste())
-                ) as api:
+                limits = RateLimits.of_stripe(
+                    livemode=key.livemode,
+                    share=self.settings.rate.share,
+                    shared=self.folder.rates(livemode=key.livemode),
+                    urgent=urgent,
+                )
+                with StripeApi(key, base_url=self._base_url, limits=limits, **(haste or _Haste())) as api:
                     try:
                         mode = self._mode(api, key)
                         run = _Run(self, api, mode, families, executors, spool, report)

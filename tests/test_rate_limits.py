@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -30,8 +32,10 @@ class FakeTime:
         return event.is_set()
 
 
-def limits_on(fake: FakeTime, *, account: float = 100, endpoint: float = 25, share: float = 0.8) -> RateLimits:
-    return RateLimits(account=account, endpoint=endpoint, share=share, clock=fake.clock, wait=fake.wait)
+def limits_on(
+    fake: FakeTime, *, account: float = 100, endpoint: float = 25, share: float = 0.8, shared: Path | None = None
+) -> RateLimits:
+    return RateLimits(account=account, endpoint=endpoint, share=share, shared=shared, clock=fake.clock, wait=fake.wait)
 
 
 def send(bucket: Bucket, now: float) -> float:
@@ -253,3 +257,73 @@ def test_closing_ends_all_waiting_now_and_later() -> None:
     assert len(cancelled) == len(threads)
     with pytest.raises(Cancelled):
         limits.acquire("/v1/refunds")
+
+
+def test_all_who_share_a_file_use_up_the_limits_together(tmp_path: Path) -> None:
+    def took(*shared: Path) -> float:
+        fake = FakeTime()
+        began = fake.now
+        them = [limits_on(fake, shared=path) for path in shared]
+        for _ in range(60):
+            for limits in them:
+                limits.acquire("/v1/charges")
+        return fake.now - began
+
+    alone = took(tmp_path / "alone.json")
+    assert took(tmp_path / "one.json", tmp_path / "other.json") == pytest.approx(alone, rel=0.05)
+    assert took(tmp_path / "both.json", tmp_path / "both.json") == pytest.approx(2 * alone, rel=0.05)
+
+
+def test_a_429_of_one_slows_down_all(tmp_path: Path) -> None:
+    fake = FakeTime()
+    one, other = (limits_on(fake, shared=tmp_path / "rates.json") for _ in range(2))
+    one.slow_down("/v1/charges", "endpoint-rate", 30.0, sent=one.acquire("/v1/charges"))
+    began = fake.now
+    other.acquire("/v1/refunds")
+    assert fake.now - began < 1
+    other.acquire("/v1/charges")
+    assert fake.now - began >= 30
+
+
+def test_who_is_urgent_goes_first(tmp_path: Path) -> None:
+    path = tmp_path / "rates.json"
+    patient, urgent = (RateLimits(account=100, endpoint=40, shared=path, urgent=it) for it in (False, True))
+    served = 0
+
+    def backfill() -> None:
+        nonlocal served
+        with suppress(Cancelled):
+            while True:
+                patient.acquire("/v1/charges")
+                served += 1
+
+    thread = threading.Thread(target=backfill, daemon=True)
+    thread.start()
+    while served < 10:
+        time.sleep(0.001)
+    before = served
+    for _ in range(20):
+        urgent.acquire("/v1/charges")
+    meanwhile = served - before
+    patient.close()
+    thread.join(10)
+    assert meanwhile <= 3
+
+
+@pytest.mark.parametrize("text", ["", "[", "{}", '{"account": 1}'])
+def test_what_cannot_be_read_of_others_counts_as_nothing(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "rates.json"
+    path.write_text(text)
+    fake = FakeTime()
+    limits_on(fake, shared=path).acquire("/v1/charges")
+    assert fake.waits == 0
+
+
+def test_a_clock_that_begins_anew_holds_up_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "rates.json"
+    before, after = FakeTime(), FakeTime()
+    before.now += 1e6
+    limits = limits_on(before, shared=path)
+    limits.slow_down("/v1/charges", "endpoint-rate", 30.0, sent=limits.acquire("/v1/charges"))
+    limits_on(after, shared=path).acquire("/v1/charges")
+    assert after.waits == 0

@@ -445,7 +445,7 @@ def test_trap_13_reading_in_parallel_gives_the_same_as_reading_serially(
     assert len(bounds()) > 4  # it did read side by side
     in_parallel = ask(folder.published, "SELECT id FROM test.customers ORDER BY id")
 
-    with StripeApi(parallel._keys[-1], base_url=server.url, share=1.0) as api:
+    with StripeApi(parallel._keys[-1], base_url=server.url) as api:
         window = {"created[gte]": day_start(days[-1]), "created[lt]": today}
         serially = sorted(obj["id"] for page in api.pages("/v1/customers", window) for obj in page.objects)
     assert [object_id for (object_id,) in in_parallel] == serially

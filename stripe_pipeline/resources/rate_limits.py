@@ -1,21 +1,31 @@
-"""Stripe's request limits, kept by the threads of one process.
+"""Stripe's request limits, kept together by all threads of all processes that use one data folder.
 
 Here belongs when a request may be sent. Sending it, and what to do with a refused one, belongs to `stripe_api`.
 
 Each endpoint has a token bucket and the account has one; a request takes a token from both at the same moment, so
 that an endpoint that has to wait holds no token of the account. A 429 lowers the bucket's rate to what got through in
-the second before, at most by half; quiet raises it again step by step. All times are seconds.
+the second before, at most by half; quiet raises it again step by step. Who is urgent takes the next token before it
+is there, and is waited for by whoever is not. All times are seconds.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
 
 from stripe_pipeline.errors import Cancelled
+
+if sys.platform != "win32":  # there each process keeps the limits by itself
+    import fcntl
 
 # Requests a second, FACTS.md "Limits" (Stripe's page "Rate limits").
 ENDPOINT_RATE = 25.0
@@ -36,7 +46,10 @@ is found with one 429 in a hundred, and from half to full speed takes 25 s."""
 SAME_TROUBLE = 1.0
 """Further 429s within so many seconds answer requests sent before the slow-down, and lower nothing."""
 
-_REMEMBERED = 10.0  # seconds for which it is known what was sent; an answer that takes longer lowers by half
+_REMEMBERED = 3.0  # seconds for which it is known what was sent; an answer that takes longer lowers by half
+_LONGEST_PAUSE = 120.0  # seconds; times further ahead are of a clock that has begun anew since
+_LARGEST = 1_000_000  # bytes; a hundred requests a second make some 10,000
+_ACCOUNT = "account"
 
 Wait = Callable[[threading.Event, float | None], bool]
 
@@ -80,6 +93,28 @@ class Bucket:
         while self._sent[0] < now - _REMEMBERED:
             self._sent.popleft()
 
+    def state(self) -> dict[str, Any]:
+        """What other processes must know of it."""
+        return {
+            "rate": self.rate,
+            "tokens": self._tokens,
+            "filled_at": self._filled_at,
+            "slowed_at": self._slowed_at,
+            "quiet_since": self._quiet_since,
+            "step": self._step,
+            "sent": list(self._sent),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what another process left."""
+        self.rate = min(state["rate"], self.full_rate)
+        self._tokens = min(state["tokens"], self._burst)
+        self._filled_at = state["filled_at"]
+        self._slowed_at = state["slowed_at"]
+        self._quiet_since = state["quiet_since"]
+        self._step = state["step"]
+        self._sent = deque(state["sent"])
+
     def slow_down(self, now: float, pause: float, sent: float | None = None) -> None:
         """Stripe answered 429 to what was sent at `sent`: go as fast as others got through in the second before, and
         not slower than half as fast; send nothing for `pause` seconds, nor before any second holds less than that."""
@@ -115,8 +150,9 @@ class Bucket:
 class RateLimits:
     """One bucket for the account and one for each endpoint; thread-safe.
 
-    `account` and `endpoint` are requests a second, `share` (0 to 1) how much of them is used. `clock` (monotonic
-    seconds) and `wait` (waits for an event, or so many seconds) are there for tests.
+    `account` and `endpoint` are requests a second, `share` (0 to 1) how much of them is used. The processes that name
+    the same file in `shared` use them up together, `urgent` ones first. `clock` (monotonic seconds, the same for all
+    processes) and `wait` (waits for an event, or so many seconds) are there for tests.
     """
 
     def __init__(
@@ -125,6 +161,8 @@ class RateLimits:
         account: float,
         endpoint: float = ENDPOINT_RATE,
         share: float = 1.0,
+        shared: Path | None = None,
+        urgent: bool = False,
         clock: Callable[[], float] = time.monotonic,
         wait: Wait = threading.Event.wait,
     ) -> None:
@@ -132,6 +170,8 @@ class RateLimits:
             raise ValueError(f"share must be above 0 and at most 1, not {share}")
         self._endpoint = endpoint
         self._share = share
+        self._urgent = urgent
+        self._shared = shared
         self._clock = clock
         self._wait = wait
         self._lock = threading.Lock()
@@ -141,9 +181,12 @@ class RateLimits:
         self._queues: dict[str, deque[threading.Event]] = {}
 
     @classmethod
-    def of_stripe(cls, *, livemode: bool, share: float) -> RateLimits:
+    def of_stripe(
+        cls, *, livemode: bool, share: float = 1.0, shared: Path | None = None, urgent: bool = False
+    ) -> RateLimits:
         """Stripe's own limits for a live or a test key."""
-        return cls(account=LIVE_ACCOUNT_RATE if livemode else TEST_ACCOUNT_RATE, share=share)
+        account = LIVE_ACCOUNT_RATE if livemode else TEST_ACCOUNT_RATE
+        return cls(account=account, share=share, shared=shared, urgent=urgent)
 
     def acquire(self, endpoint: str) -> float:
         """Returns when a request to `endpoint` may be sent; first come, first served on each endpoint.
@@ -152,22 +195,24 @@ class RateLimits:
         """
         turn = threading.Event()
         with self._lock:
-            bucket = self._bucket(endpoint)
+            self._bucket(endpoint)
             queue = self._queues[endpoint]
             queue.append(turn)
         try:
+            at: float | None = None
             while True:
                 with self._lock:
                     if self._closed:
                         raise Cancelled
                     turn.clear()
-                    now = self._clock()
-                    # Only the first in the queue waits for a time, the others for their turn.
-                    delay = max(bucket.wait(now), self._account.wait(now)) if queue[0] is turn else None
-                    if delay == 0:
-                        bucket.take(now)
-                        self._account.take(now)
-                        return now
+                    delay = None
+                    if queue[0] is turn:  # only the first in the queue waits for a time, the others for their turn
+                        if at is None:
+                            at, delay = self._take(endpoint)
+                        else:
+                            delay = max(0.0, at - self._clock())
+                    if at is not None and not delay:
+                        return at
                 self._wait(turn, delay)
         finally:
             with self._lock:
@@ -175,6 +220,50 @@ class RateLimits:
                 queue.remove(turn)
                 if first and queue:
                     queue[0].set()
+
+    def _take(self, endpoint: str) -> tuple[float | None, float]:
+        """When the request may be sent if a token was taken for it, and for how long to wait before that or before
+        trying again."""
+        with self._together():
+            bucket, now = self._bucket(endpoint), self._clock()
+            delay = max(bucket.wait(now), self._account.wait(now))
+            if delay and not self._urgent:
+                return None, delay
+            bucket.take(now + delay)
+            self._account.take(now + delay)
+            return now + delay, delay
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """The buckets as all processes know them, which nobody else changes meanwhile."""
+        if self._shared is None or sys.platform == "win32":
+            yield
+            return
+        # The lock is the file's, and gone when it is closed: `filelock` takes as long as all the rest.
+        # Written over, not cut off first, for which file systems wait for the disk.
+        file = os.open(self._shared, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            found = os.read(file, _LARGEST)
+            self._restore(found)
+            yield
+            state = {name: bucket.state() for name, bucket in self._endpoints.items()}
+            text = orjson.dumps(state | {_ACCOUNT: self._account.state()}).ljust(len(found))
+            with suppress(OSError):  # a disk that is full is told of where rows are lost
+                os.pwrite(file, text, 0)
+        finally:
+            os.close(file)
+
+    def _restore(self, found: bytes) -> None:
+        try:
+            state = orjson.loads(found)
+            latest = max(it["filled_at"] or 0.0 for it in state.values())
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return  # there is none yet, or it was cut off: as if nothing had been sent
+        if latest > self._clock() + _LONGEST_PAUSE:
+            return
+        for name, it in state.items():
+            (self._account if name == _ACCOUNT else self._bucket(name)).restore(it)
 
     def slow_down(self, endpoint: str, reason: str | None, pause: float = 0.0, sent: float | None = None) -> None:
         """A request to `endpoint`, sent at `sent`, got 429 with `reason`, the value of `Stripe-Rate-Limited-Reason`.
@@ -184,7 +273,7 @@ class RateLimits:
         """
         if reason is None:
             return
-        with self._lock:
+        with self._lock, self._together():
             bucket = self._account if reason.startswith("global-") else self._bucket(endpoint)
             bucket.slow_down(self._clock(), pause, sent)
 

@@ -181,9 +181,9 @@ class _Failure:
 class StripeApi:
     """Reads with one key; thread-safe; a context manager that closes it.
 
-    `share` (0 to 1) is how much of Stripe's rate limits is used, unless `limits` says otherwise. A request is sent at
-    most `max_attempts` times; one that is answered 429 goes on for `patience` seconds instead. `timeout` is how many
-    seconds Stripe may be silent before the connection counts as dropped.
+    `limits` says when a request may be sent: by Stripe's own limits unless it is given. A request is sent at most
+    `max_attempts` times; one that is answered 429 goes on for `patience` seconds instead. `timeout` is how many seconds
+    Stripe may be silent before the connection counts as dropped.
     """
 
     def __init__(
@@ -191,7 +191,6 @@ class StripeApi:
         key: ApiKey,
         *,
         base_url: str = BASE_URL,
-        share: float = 0.8,
         max_attempts: int = 6,
         patience: float = 120.0,
         timeout: float = TIMEOUT,
@@ -204,7 +203,7 @@ class StripeApi:
         self._base_url = base_url.rstrip("/")
         self._max_attempts = max_attempts
         self._patience = patience
-        self._limits = limits or RateLimits.of_stripe(livemode=key.livemode, share=share)
+        self._limits = limits or RateLimits.of_stripe(livemode=key.livemode)
         self._lock = threading.Lock()
         self._spent: Counter[str] = Counter()
         self._slowed_down: Counter[str] = Counter()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from typing import Any
 
 import pytest
 
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.days import DAY, day_of
+from stripe_pipeline.days import DAY, day_of, days_between
 from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.errors import AuthenticationFailed, Unavailable
 from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.settings import Settings, load_keys
 from stripe_pipeline.sync import EVENTS, SWEEP, Pipeline, Report
-from tests.conftest import MakePipeline
+from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed, everything, rows
 
 LIVE_KEY = {"STRIPE_API_KEY": "sk_live_of_the_tests"}
@@ -373,3 +376,37 @@ def test_a_few_changes_spread_over_a_long_time_replace_their_rows_and_no_others(
     assert changed(report)["customers"] == (0, 3, 0)
     assert changed(report)["invoice_lines"] == (0, 2, 0)
     assert_equal_to_stripe(shop, folder.published)
+
+
+def test_processes_that_read_at_the_same_time_stay_within_stripes_limits_and_a_tick_goes_first(
+    folder: DataFolder,
+) -> None:
+    shop = Shop()
+    start = back(shop, 20)
+    for n in range(6000):
+        shop.create_customer(livemode=True, created=start + n * 200, announce=False)
+    with Server(shop, rate_limits=True) as server:
+        first, second = (
+            Pipeline(
+                settings=Settings.model_validate({"history": "60 days", "rate": {"share": "100%"}}),
+                keys=load_keys({"STRIPE_API_KEY": KEYS["STRIPE_API_KEY"]}),
+                folder=folder,
+                base_url=server.url,
+            )
+            for _ in range(2)
+        )
+        days = days_between(day_of(start), day_of(start + 6000 * 200))
+        with first, second, ThreadPoolExecutor(1) as beside:
+            first.tick()
+            server.requests.clear()
+            under_way = beside.submit(second.backfill, days, ["customers"])
+            while len(server.requests) < 10:
+                time.sleep(0.001)
+            before = len(server.requests)
+            first.tick(days[:5])
+            meanwhile = [request.path for request in server.requests[before:]]
+            assert not under_way.done()
+            under_way.result()
+        assert [request.path for request in server.requests if request.status == 429] == []
+        # What else was asked at the tick's other endpoints does not tell.
+        assert meanwhile.count("/v1/customers") < 40

@@ -43,6 +43,11 @@ QUIET = 5.0
 STEP = 0.03
 """How much faster, as a share of its rate, and twice as much with each further step: near what was refused the limit
 is found with one 429 in a hundred, and from half to full speed takes 25 s."""
+LONGEST = frozenset({"/v1/balance_transactions", "/v1/charges", "/v1/payment_intents"})
+"""The lists that are the longest on nearly every account. Where the account's limit is what holds them up, the others
+take what these leave: all are read sooner than if each had the same, and the three leave a quarter."""
+LEFT = 0.4
+"""Tokens of the account's that the other lists leave to them."""
 SAME_TROUBLE = 1.0
 """Further 429s within so many seconds answer requests sent before the slow-down, and lower nothing."""
 
@@ -78,13 +83,14 @@ class Bucket:
         self._step = STEP
         self._sent: deque[float] = deque()  # when, in the last seconds, without what was refused
 
-    def wait(self, now: float) -> float:
-        """Seconds until a token is there; 0 if one is. Times must not go backwards."""
+    def wait(self, now: float, left: float = 0.0) -> float:
+        """Seconds until a token is there, and some `left` besides; 0 if there are. Times must not go backwards."""
         self._fill(now)
         assert self._filled_at is not None
-        if self._tokens >= 1.0 - 1e-9:  # so that a rounding error costs no extra turn
+        wanted = min(1.0 + left, self._burst)
+        if self._tokens >= wanted - 1e-9:  # so that a rounding error costs no extra turn
             return max(0.0, self._filled_at - now)
-        return self._filled_at - now + (1.0 - self._tokens) / self.rate
+        return self._filled_at - now + (wanted - self._tokens) / self.rate
 
     def take(self, now: float) -> None:
         """Takes a token; `wait` said that one is there."""
@@ -226,7 +232,8 @@ class RateLimits:
         trying again."""
         with self._together():
             bucket, now = self._bucket(endpoint), self._clock()
-            delay = max(bucket.wait(now), self._account.wait(now))
+            left = 0.0 if self._urgent or endpoint in LONGEST else LEFT
+            delay = max(bucket.wait(now), self._account.wait(now, left))
             if delay and not self._urgent:
                 return None, delay
             bucket.take(now + delay)

@@ -21,6 +21,7 @@ from stripe_pipeline.settings import Settings
 from stripe_pipeline.sync import Report
 
 SYNC_JOB = "sync"
+_Event = dg.MaterializeResult[Any] | dg.AssetMaterialization | dg.AssetCheckEvaluation
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -67,7 +68,7 @@ def build_raw_assets(settings: Settings) -> dg.AssetsDefinition:
         required_resource_keys={RESOURCE},
         description="Reads Stripe and brings the tables up to date, each on its own: one that fails keeps its rows.",
     )
-    def stripe(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckEvaluation]:
+    def stripe(context: dg.AssetExecutionContext) -> Iterator[_Event]:
         opens: OpensPipeline = getattr(context.resources, RESOURCE)
         days = {date.fromisoformat(key) for key in context.partition_keys}
         selected = {OBJECT_TYPES[key.path[-1]].name for key in context.selected_asset_keys}
@@ -86,8 +87,7 @@ def build_raw_assets(settings: Settings) -> dg.AssetsDefinition:
             raise
         except StripePipelineError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from None
-        for view in views:
-            context.log_event(view)
+        yield from views
         yield from _report(context, report, days, selected, settings.enabled, checked)
 
     return stripe
@@ -131,7 +131,7 @@ def _report(
     selected: set[str],
     enabled: Sequence[ObjectType],
     checked: Sequence[dg.AssetCheckEvaluation],
-) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckEvaluation]:
+) -> Iterator[_Event]:
     """Tell Dagster what changed where, then fail if anything could not be brought up to date."""
     for note in report.notes:
         context.log.warning(note)
@@ -152,7 +152,7 @@ def _report(
                 _metadata(report, table, day), asset_key=key_of(object_type), partition_key=day.isoformat()
             )
         for day in sorted((changes.days | report.listed.get(table, set())) - own):
-            context.log_event(_materialization(report, object_type, day))
+            yield _materialization(report, object_type, day)
         if own:
             yield dg.MaterializeResult(asset_key=key_of(object_type))
     # After the materializations, or Dagster takes a check for older than the rows.

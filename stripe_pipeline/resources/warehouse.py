@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 _LOCK_TIMEOUT = 600  # seconds; loads hold the lock for seconds at most, so a longer wait is a process that hangs
 _LONGEST_RUN = DAY  # seconds from reading a page to loading it
 _DEFAULTS = Settings()
-_FEW = 500  # rows that are fetched by their places
+_NEAR = 2048  # rows that DuckDB reads together
+_FEW = 500  # places to fetch rows from
 _SMALL = 64  # blocks of 256 KB that are not worth compacting
 
 
@@ -581,14 +582,26 @@ def _fill(
 def _known(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, column: str, ids: str, bounds: str) -> str:
     """What to join to find the stored rows whose `column` is among `ids`, a SELECT.
 
-    A few are fetched by their places: of what lies between them no other column is read.
+    A few are looked for by that column alone and fetched by their places: DuckDB reads all columns of whatever a
+    condition on them does not rule out by ranges, which takes as long as the table is large.
     """
     found = f"FROM raw.{object_type.name} WHERE {bounds} AND {column} IN ({ids})"
-    places = [str(row) for (row,) in connection.execute(f"SELECT rowid {found} ORDER BY rowid").fetchall()]
+    places: list[tuple[int, int]] = []
+    for (row,) in connection.execute(f"SELECT rowid {found} ORDER BY rowid").fetchall():
+        if places and row - places[-1][1] < _NEAR:
+            places[-1] = (places[-1][0], row)
+        else:
+            places.append((row, row))
     if len(places) > _FEW:
         return f"(SELECT * {found})"
-    there = f"rowid IN ({', '.join(places)})" if places else "false"
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE known AS SELECT * FROM raw.{object_type.name} WHERE {there}")
+    rows = " UNION ALL ".join(
+        f"SELECT * FROM raw.{object_type.name} WHERE rowid BETWEEN {first} AND {last}"
+        + (f" AND {column} IN ({ids})" if first < last else "")
+        for first, last in places
+    )
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE known AS {rows or f'SELECT * FROM raw.{object_type.name} LIMIT 0'}"
+    )
     return "temp.known"
 
 

@@ -51,9 +51,9 @@ LEFT = 0.4
 SAME_TROUBLE = 1.0
 """Further 429s within so many seconds answer requests sent before the slow-down, and lower nothing."""
 
-_REMEMBERED = 3.0  # seconds for which it is known what was sent; an answer that takes longer lowers by half
+_REMEMBERED = 10.0  # seconds for which it is known what was sent; an answer that takes longer lowers by half
 _LONGEST_PAUSE = 120.0  # seconds; times further ahead are of a clock that has begun anew since
-_LARGEST = 1_000_000  # bytes; a hundred requests a second make some 10,000
+_LARGEST = 1_000_000  # bytes; a bucket makes 200
 _ACCOUNT = "account"
 
 Wait = Callable[[threading.Event, float | None], bool]
@@ -100,7 +100,8 @@ class Bucket:
             self._sent.popleft()
 
     def state(self) -> dict[str, Any]:
-        """What other processes must know of it."""
+        """What other processes must know of it. What got through before a 429 each counts for itself: it is told
+        seldom, and asked for a hundred times a second."""
         return {
             "rate": self.rate,
             "tokens": self._tokens,
@@ -108,7 +109,6 @@ class Bucket:
             "slowed_at": self._slowed_at,
             "quiet_since": self._quiet_since,
             "step": self._step,
-            "sent": list(self._sent),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -119,7 +119,6 @@ class Bucket:
         self._slowed_at = state["slowed_at"]
         self._quiet_since = state["quiet_since"]
         self._step = state["step"]
-        self._sent = deque(state["sent"])
 
     def slow_down(self, now: float, pause: float, sent: float | None = None) -> None:
         """Stripe answered 429 to what was sent at `sent`: go as fast as others got through in the second before, and

@@ -272,6 +272,17 @@ class Pipeline:
             yield Path(spool)
 
 
+@contextmanager
+def _few_collections() -> Iterator[None]:
+    """Let Python look for cycles less often: Stripe's objects have none, and parsing takes twice as long with it."""
+    threshold, *others = gc.get_threshold()
+    gc.set_threshold(max(threshold, _OBJECTS_A_COLLECTION), *others)
+    try:
+        yield
+    finally:
+        gc.set_threshold(threshold, *others)
+
+
 class _Run:
     """One run with one key."""
 
@@ -576,11 +587,8 @@ class _Run:
             batches.append(batch)
         return batches, bad
 
+    @_few_collections()
     def _list(self, days: Mapping[str, Mapping[date, str]]) -> dict[str, StripePipelineError]:
-        with _few_collections():
-            return self._listed(days)
-
-    def _listed(self, days: Mapping[str, Mapping[date, str]]) -> dict[str, StripePipelineError]:
         """List these days of these types side by side and load them as they come; the types that failed.
 
         `days`: why each day is listed, by table name and day.
@@ -745,17 +753,6 @@ def _plan(
         else:
             ids |= them
     return _Plan(days, ids, list_since)
-
-
-@contextmanager
-def _few_collections() -> Iterator[None]:
-    """Let Python look for cycles less often: Stripe's objects have none, and parsing takes twice as long with it."""
-    threshold, *others = gc.get_threshold()
-    gc.set_threshold(max(threshold, _OBJECTS_A_COLLECTION), *others)
-    try:
-        yield
-    finally:
-        gc.set_threshold(threshold, *others)
 
 
 def _covered_since(began: float, covered: Covered | None) -> bool:

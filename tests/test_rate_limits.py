@@ -311,7 +311,7 @@ def test_who_is_urgent_goes_first(tmp_path: Path) -> None:
     assert meanwhile <= 3
 
 
-@pytest.mark.parametrize("text", ["", "[", "{}", '{"account": 1}'])
+@pytest.mark.parametrize("text", ["", "[", "{}", '{"account": 1}', '{"account": {"filled_at": 1}}'])
 def test_what_cannot_be_read_of_others_counts_as_nothing(tmp_path: Path, text: str) -> None:
     path = tmp_path / "rates.json"
     path.write_text(text)

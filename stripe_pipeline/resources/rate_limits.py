@@ -112,13 +112,13 @@ class Bucket:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what another process left."""
-        self.rate = min(state["rate"], self.full_rate)
-        self._tokens = min(state["tokens"], self._burst)
-        self._filled_at = state["filled_at"]
-        self._slowed_at = state["slowed_at"]
-        self._quiet_since = state["quiet_since"]
-        self._step = state["step"]
+        """Go on from what another process left; raises `LookupError` or `TypeError` where it is not that."""
+        rate, tokens = min(state["rate"], self.full_rate), min(state["tokens"], self._burst)
+        filled_at, slowed_at, quiet_since, step = (
+            state[name] for name in ("filled_at", "slowed_at", "quiet_since", "step")
+        )
+        self.rate, self._tokens, self._filled_at = rate, tokens, filled_at
+        self._slowed_at, self._quiet_since, self._step = slowed_at, quiet_since, step
 
     def slow_down(self, now: float, pause: float, sent: float | None = None) -> None:
         """Stripe answered 429 to what was sent at `sent`: go as fast as others got through in the second before, and
@@ -261,15 +261,13 @@ class RateLimits:
             os.close(file)
 
     def _restore(self, found: bytes) -> None:
-        try:
+        # There may be none yet, or one that was cut off or is of another version: as if nothing had been sent.
+        with suppress(ValueError, LookupError, TypeError, AttributeError):
             state = orjson.loads(found)
-            latest = max(it["filled_at"] or 0.0 for it in state.values())
-        except (ValueError, LookupError, TypeError, AttributeError):
-            return  # there is none yet, or it was cut off: as if nothing had been sent
-        if latest > self._clock() + _LONGEST_PAUSE:
-            return
-        for name, it in state.items():
-            (self._account if name == _ACCOUNT else self._bucket(name)).restore(it)
+            if max(it["filled_at"] or 0.0 for it in state.values()) > self._clock() + _LONGEST_PAUSE:
+                return
+            for name, it in state.items():
+                (self._account if name == _ACCOUNT else self._bucket(name)).restore(it)
 
     def slow_down(self, endpoint: str, reason: str | None, pause: float = 0.0, sent: float | None = None) -> None:
         """A request to `endpoint`, sent at `sent`, got 429 with `reason`, the value of `Stripe-Rate-Limited-Reason`.

@@ -222,7 +222,7 @@ class Warehouse:
                 self._duckdb.execute("SET TimeZone = 'UTC'")
                 self._duckdb.execute("SET preserve_insertion_order = false")
                 self._duckdb.execute("SET enable_progress_bar = false")  # it goes into logs
-                self._duckdb.execute(f"SET temp_directory = {_quoted(self.folder.spill)}")
+                self._duckdb.execute(f"SET temp_directory = {literal(str(self.folder.spill))}")
             attach(self._duckdb, self.folder.private)
             self._duckdb.execute(f"USE {CATALOG}")
         except duckdb.Error as error:
@@ -567,16 +567,23 @@ def _fill(
         return
     names = ", ".join(_name(column) for column in object_type.table_columns)
     connection.execute(f"INSERT INTO raw.{object_type.name} ({names}) {_lines_of(object_type, files)}")
+    _keep_latest(connection, object_type, f"raw.{object_type.name}", of_days)
+    counted = connection.execute(
+        f"SELECT {utc_day('created')}, count(*) FROM raw.{object_type.name} WHERE {of_days} GROUP BY ALL"
+    ).fetchall()
+    changes.inserted.update(dict(counted))
+
+
+def _keep_latest(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, table: str, where: str) -> None:
+    """Leave one row a key of those rows: the one requested last."""
     keys = ", ".join(object_type.key)
-    those = f"FROM raw.{object_type.name} WHERE {of_days}"
+    those = f"FROM {table} WHERE {where}"
     [(rows, distinct)] = connection.execute(f"SELECT count(*), count(DISTINCT ({keys})) {those}").fetchall()
     if rows > distinct:
         connection.execute(
-            f"DELETE FROM raw.{object_type.name} WHERE rowid IN (SELECT rowid {those}"
+            f"DELETE FROM {table} WHERE rowid IN (SELECT rowid {those}"
             f" QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY _fetched_at DESC) > 1)"
         )
-    counted = connection.execute(f"SELECT {utc_day('created')}, count(*) {those} GROUP BY ALL").fetchall()
-    changes.inserted.update(dict(counted))
 
 
 def _known(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, column: str, ids: str, bounds: str) -> str:
@@ -642,14 +649,8 @@ def _stage(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch
         body = ", ".join(f"{_name(column)} {column.kind.sql_type}" for column in columns)
         connection.execute(f"CREATE TEMP TABLE incoming ({body})")
         return
-    keys = ", ".join(object_type.key)
     connection.execute(f"CREATE TEMP TABLE incoming AS {_lines_of(object_type, files)}")
-    [(rows, distinct)] = connection.execute(f"SELECT count(*), count(DISTINCT ({keys})) FROM temp.incoming").fetchall()
-    if rows > distinct:
-        connection.execute(
-            f"CREATE OR REPLACE TEMP TABLE incoming AS SELECT * FROM temp.incoming"
-            f" QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY _fetched_at DESC) = 1"
-        )
+    _keep_latest(connection, object_type, "temp.incoming", "true")
 
 
 def _lines_of(object_type: ObjectType, files: Sequence[Path]) -> str:
@@ -661,7 +662,7 @@ def _lines_of(object_type: ObjectType, files: Sequence[Path]) -> str:
     )
     return (
         f"SELECT {', '.join(_read(column) for column in columns)}"
-        f" FROM read_json([{', '.join(_quoted(file) for file in files)}],"
+        f" FROM read_json([{', '.join(literal(str(file)) for file in files)}],"
         f" format = 'newline_delimited', columns = {{{spec}}})"
     )
 
@@ -917,10 +918,6 @@ def _named(table: str, columns: Iterable[str]) -> str:
 
 def _name(column: Column) -> str:
     return f'"{column.name}"'
-
-
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"
 
 
 def _first_line(error: Exception) -> str:

@@ -16,11 +16,12 @@ import pytest
 
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import WarehouseError
-from stripe_pipeline.objects import CUSTOMERS, INVOICES, OBJECT_TYPES
+from stripe_pipeline.objects import CUSTOMERS, INVOICES, OBJECT_TYPES, ObjectType
 from stripe_pipeline.resources import publisher
 from stripe_pipeline.resources.inbox import Inbox
 from stripe_pipeline.resources.warehouse import Batch, ListedDay, Mode, Tombstone, Warehouse
 from stripe_pipeline.rows import Surprises, shape
+from stripe_pipeline.settings import Settings
 from tests.stripe_state import all_columns, rows
 
 TEST = Mode("acct_1", False)
@@ -33,20 +34,22 @@ def customer(name: str, *, object_id: str = "cus_1", created: int = NOON) -> dic
     return {"id": object_id, "object": "customer", "created": created, "livemode": False, "name": name}
 
 
-def batch_of(tmp_path: Path, *objects: dict[str, Any], at: float, **fields: Any) -> Batch:
+def batch_of(
+    tmp_path: Path, *objects: dict[str, Any], at: float, of: ObjectType = CUSTOMERS, mode: Mode = TEST, **fields: Any
+) -> Batch:
     """What one request, sent `at` seconds, brought."""
-    batch = Batch(CUSTOMERS, (), TEST, **fields)
+    batch = Batch(of, (), mode, **fields)
     for obj in objects:
-        line = shape(CUSTOMERS, obj, account="acct_1", livemode=False, fetched_at=at, surprises=Surprises())
+        line = shape(of, obj, account="acct_1", livemode=mode.livemode, fetched_at=at, surprises=Surprises())
         path = tmp_path / f"{time.monotonic_ns()}.ndjson"
         path.write_bytes(line)
-        batch.files.setdefault("customers", []).append(path)
+        batch.files.setdefault(of.name, []).append(path)
         batch.first, batch.last = min(batch.first, obj["created"]), max(batch.last, obj["created"])
     return batch
 
 
-def listed(at: float) -> dict[str, Any]:
-    """A complete list of the day, sent `at`."""
+def listed(at: float) -> Any:
+    """A complete list of the day, sent `at`: more arguments of `batch_of`."""
     return {"days": [ListedDay(DAY, at, NOON + 43_200, "test")]}
 
 
@@ -180,6 +183,68 @@ def test_a_key_that_was_read_twice_is_one_row(warehouse: Warehouse, tmp_path: Pa
     twice.files["customers"] += later.files["customers"]
     warehouse.load([twice])
     assert names(warehouse) == ["late"]
+
+
+KEPT_FROM = date(2014, 1, 3)
+BY_DUE_DATE = Settings.model_validate(
+    {
+        "objects": {
+            "invoices": {
+                "date_field": "due_date",
+                "retention": f"{(datetime.now(UTC).date() - KEPT_FROM).days} days",
+            }
+        }
+    }
+)
+
+
+def due(day: int) -> dict[str, Any]:
+    """An invoice that is due on that day of January 2014; the settings above keep it from the third on."""
+    at = int(datetime(2014, 1, day, tzinfo=UTC).timestamp())
+    return {"id": "in_1", "object": "invoice", "created": NOON, "due_date": at, "number": f"due {day}"}
+
+
+@pytest.mark.parametrize("first_list", [False, True])
+@pytest.mark.parametrize(("earlier", "later", "kept"), [(5, 2, []), (2, 5, ["due 5"])])
+def test_of_an_object_that_was_read_twice_the_later_answer_tells_whether_it_is_too_old(
+    folder: DataFolder, tmp_path: Path, first_list: bool, earlier: int, later: int, kept: list[str]
+) -> None:
+    invoices_by_due_date, invoices = Warehouse(folder, BY_DUE_DATE), BY_DUE_DATE.types["invoices"]
+    how: Any = listed(NOON) if first_list else {}
+    twice = batch_of(tmp_path, due(earlier), at=NOON, of=invoices, **how)
+    twice.files["invoices"] += batch_of(tmp_path, due(later), at=NOON + 1, of=invoices).files["invoices"]
+    changes = invoices_by_due_date.load([twice]).changes["invoices"]
+    assert invoices_by_due_date.ask("SELECT number FROM raw.invoices") == [(it,) for it in kept]
+    assert changes.inserted.total() == len(kept)
+    assert sum(changes.rows.values()) == len(kept)
+
+
+@pytest.mark.parametrize("first_list", [False, True])
+def test_what_was_found_too_old_is_not_stored_by_older_news(
+    folder: DataFolder, tmp_path: Path, first_list: bool
+) -> None:
+    invoices_by_due_date, invoices = Warehouse(folder, BY_DUE_DATE), BY_DUE_DATE.types["invoices"]
+    invoices_by_due_date.load([batch_of(tmp_path, due(2), at=NOON + 30, of=invoices)])
+    how = listed(NOON + 20) if first_list else {}
+    invoices_by_due_date.load([batch_of(tmp_path, due(5), at=NOON + 20, of=invoices, **how)])
+    assert invoices_by_due_date.ask("SELECT number FROM raw.invoices") == []
+    invoices_by_due_date.load([batch_of(tmp_path, due(6), at=NOON + 40, of=invoices)])
+    assert invoices_by_due_date.ask("SELECT number FROM raw.invoices") == [("due 6",)]
+
+
+def test_a_mode_that_is_listed_later_comes_in_beside_the_other(warehouse: Warehouse, tmp_path: Path) -> None:
+    inserted = []
+    for livemode in (True, False, False):
+        name, mode = f"of {livemode}", Mode("acct_1", livemode)
+        them = [customer(name, object_id=f"cus_{livemode}") | {"livemode": livemode}] * 2
+        loaded = warehouse.load([batch_of(tmp_path, *them, at=NOON + 50, mode=mode, **listed(NOON + 50))])
+        assert loaded.missing == []
+        inserted.append(loaded.changes["customers"].inserted.total())
+    assert inserted == [1, 1, 0]
+    assert warehouse.ask("SELECT name FROM raw.customers ORDER BY ALL") == [("of False",), ("of True",)]
+    assert warehouse.ask("SELECT name FROM live.customers") == [("of True",)]
+    assert warehouse.coverage(Mode("acct_1", True))["customers", DAY].rows == 1
+    assert warehouse.coverage(TEST)["customers", DAY].rows == 1
 
 
 def test_a_cursor_never_moves_back(warehouse: Warehouse) -> None:

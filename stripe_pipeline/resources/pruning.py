@@ -42,15 +42,20 @@ def _date_of(object_type: ObjectType) -> str:
     return "created" if object_type.date_field == "created" else f'coalesce("{object_type.date_field}", created)'
 
 
-def expire(connection: duckdb.DuckDBPyConnection, tables: Sequence[ObjectType], kept: str, bounds: str) -> None:
+def expire(
+    connection: duckdb.DuckDBPyConnection, tables: Sequence[ObjectType], kept: str, bounds: str
+) -> list[tuple[str, int]]:
     """Take out of `temp.incoming` what is too old, and out of the tables what has become so: `tables` begins with the
-    type that was read, its children follow."""
+    type that was read, its children follow.
+
+    Returns the ids, and when they were asked for, in microseconds on Stripe's clock.
+    """
     parent, *children = tables
     expired = connection.execute(
         f"DELETE FROM temp.incoming WHERE NOT ({kept}) RETURNING id, epoch_us(_fetched_at)"
     ).fetchall()
     if not expired:
-        return
+        return []
     ids, fetched = (list(values) for values in zip(*expired, strict=True))
     # What was requested later may be young enough again.
     older = connection.execute(
@@ -62,6 +67,7 @@ def expire(connection: duckdb.DuckDBPyConnection, tables: Sequence[ObjectType], 
     gone = [[object_id for (object_id,) in older]]
     for table, key in ((parent.name, "id"), *((child.name, child.parent_key) for child in children)):
         connection.execute(f"DELETE FROM raw.{table} WHERE {bounds} AND {key} IN (SELECT unnest(?))", gone)
+    return expired
 
 
 def prune(connection: duckdb.DuckDBPyConnection, settings: Settings) -> dict[str, Pruned]:

@@ -36,7 +36,7 @@ _PIPELINE_TABLES = {
     "keys": "fingerprint VARCHAR, account VARCHAR, livemode BOOLEAN",
     "clock": "lowest DOUBLE, highest DOUBLE",
     "cursors": "account VARCHAR, livemode BOOLEAN, name VARCHAR, read_until TIMESTAMPTZ",
-    # Found gone before anything of them was stored: a list on its way may still hold them.
+    # Found gone, or too old to be kept, where no row tells it: a list on its way may still hold them.
     "gone": "object_type VARCHAR, id VARCHAR, found_at TIMESTAMPTZ",
     "coverage": "object_type VARCHAR, account VARCHAR, livemode BOOLEAN, day DATE, listed_at TIMESTAMPTZ,"
     ' listed_until TIMESTAMPTZ, "rows" BIGINT, how VARCHAR',

@@ -318,13 +318,14 @@ class Warehouse:
         if batch.days:
             _stage_days(connection, batch.days)
         of_days = f"{bounds} AND {utc_day('created')} IN (FROM temp.listed SELECT day)"
-        if batch.days and not any(kept.values()) and _nothing_known(connection, batch, of_days):
-            for object_type in batch.tables:
-                _fill(connection, object_type, batch, of_days, loaded.changes[object_type.name])
+        if batch.days and _nothing_known(connection, batch, of_days):
+            _fill(connection, batch, of_days, loaded, kept)
         else:
             _stage(connection, parent, batch)
             if kept[parent.name] and parent.name in batch.files:
-                expire(connection, batch.tables, kept[parent.name], bounds)
+                expired = expire(connection, batch.tables, kept[parent.name], bounds)
+                if not batch.days:  # else their days' coverage refuses what was requested earlier
+                    _note_gone(connection, parent, expired)
             if batch.days and not batch.nothing_missing:
                 missing = _missing(connection, parent, batch, bounds, kept[parent.name] or "true")
                 if missing:
@@ -551,7 +552,8 @@ def _nothing_known(connection: duckdb.DuckDBPyConnection, batch: Batch, of_days:
     """Whether the batch's days are listed for the first time, and nothing was stored of what was made in them."""
     name = batch.object_type.name
     [(known,)] = connection.execute(
-        f"SELECT EXISTS (FROM raw.{name} WHERE {of_days}) OR EXISTS (FROM pipeline.gone WHERE object_type = '{name}')"
+        f"SELECT EXISTS (FROM raw.{name} WHERE {of_days} AND livemode = {batch.mode.livemode})"
+        f" OR EXISTS (FROM pipeline.gone WHERE object_type = '{name}')"
         " OR EXISTS (FROM pipeline.coverage SEMI JOIN temp.listed USING (day)"
         f" WHERE object_type = '{name}' AND {_of(batch.mode)})"
     ).fetchall()
@@ -559,19 +561,33 @@ def _nothing_known(connection: duckdb.DuckDBPyConnection, batch: Batch, of_days:
 
 
 def _fill(
-    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, of_days: str, changes: Changes
+    connection: duckdb.DuckDBPyConnection, batch: Batch, of_days: str, loaded: Loaded, kept: Mapping[str, str]
 ) -> None:
-    """Store what was read of days of which nothing is known that it could be compared with."""
-    files = batch.files.get(object_type.name)
-    if not files:
-        return
-    names = ", ".join(_name(column) for column in object_type.table_columns)
-    connection.execute(f"INSERT INTO raw.{object_type.name} ({names}) {_lines_of(object_type, files)}")
-    _keep_latest(connection, object_type, f"raw.{object_type.name}", of_days)
-    counted = connection.execute(
-        f"SELECT {utc_day('created')}, count(*) FROM raw.{object_type.name} WHERE {of_days} GROUP BY ALL"
-    ).fetchall()
-    changes.inserted.update(dict(counted))
+    """Store what was read of days of which nothing is known that it could be compared with; only what is `kept`."""
+    parents_gone = False
+    for object_type in batch.tables:
+        files = batch.files.get(object_type.name)
+        if not files:
+            continue
+        table = f"raw.{object_type.name}"
+        names = ", ".join(_name(column) for column in object_type.table_columns)
+        connection.execute(f"INSERT INTO {table} ({names}) {_lines_of(object_type, files)}")
+        of_mode = f"{of_days} AND livemode = {batch.mode.livemode}"
+        _keep_latest(connection, object_type, table, of_mode)
+        if kept[object_type.name]:
+            # Behind it: of two versions the earlier one may be young enough and wrong.
+            removed = connection.execute(f"DELETE FROM {table} WHERE {of_mode} AND NOT ({kept[object_type.name]})")
+            [(too_old,)] = removed.fetchall()
+            parents_gone |= bool(too_old) and object_type is batch.object_type
+        if parents_gone and object_type.parent_key:
+            connection.execute(
+                f"DELETE FROM {table} WHERE {of_mode} AND {object_type.parent_key} NOT IN"
+                f" (SELECT id FROM raw.{batch.object_type.name} WHERE {of_mode})"
+            )
+        counted = connection.execute(
+            f"SELECT {utc_day('created')}, count(*) FROM {table} WHERE {of_mode} GROUP BY ALL"
+        ).fetchall()
+        loaded.changes[object_type.name].inserted.update(dict(counted))
 
 
 def _keep_latest(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, table: str, where: str) -> None:
@@ -790,7 +806,7 @@ def _bury(connection: duckdb.DuckDBPyConnection, batch: Batch, loaded: Loaded, *
             loaded.changes.setdefault(object_type.name, Changes()).deleted.update(day for (day,) in buried)
             if remove and buried:
                 want_compaction(connection, DAILY)
-    _note_gone(connection, batch)
+    _note_gone(connection, batch.object_type, [(it.id, microseconds(it.found_at)) for it in batch.tombstones])
     alive = connection.execute(
         f"SELECT id FROM raw.{batch.object_type.name} WHERE id IN (SELECT unnest(?)) AND _deleted_at IS NULL",
         [[tombstone.id for tombstone in batch.tombstones]],
@@ -798,14 +814,15 @@ def _bury(connection: duckdb.DuckDBPyConnection, batch: Batch, loaded: Loaded, *
     loaded.refused[batch.object_type.name].update(object_id for (object_id,) in alive)
 
 
-def _note_gone(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
-    """Remember what is gone and has no row that could be marked, for as long as a run may take."""
-    for tombstone in batch.tombstones:
-        at = microseconds(tombstone.found_at)
+def _note_gone(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, gone: Iterable[tuple[str, int]]) -> None:
+    """Remember what is not kept any more and has no row that tells, for as long as a run may take.
+
+    `gone`: ids, and when they were asked for, in microseconds on Stripe's clock.
+    """
+    for object_id, at in gone:
         connection.execute(
-            f"INSERT INTO pipeline.gone SELECT ?, ?, make_timestamptz({at})"
-            f" WHERE NOT EXISTS (SELECT 1 FROM raw.{batch.object_type.name} WHERE id = ?)",
-            [batch.object_type.name, tombstone.id, tombstone.id],
+            f"INSERT INTO pipeline.gone SELECT '{object_type.name}', {literal(object_id)}, make_timestamptz({at})"
+            f" WHERE NOT EXISTS (SELECT 1 FROM raw.{object_type.name} WHERE id = {literal(object_id)})"
         )
         connection.execute(
             f"DELETE FROM pipeline.gone WHERE found_at < make_timestamptz({at - _LONGEST_RUN * 1_000_000})"

@@ -88,8 +88,8 @@ def test_what_was_requested_before_a_complete_list_of_its_day_is_older_than_it(
 
 
 def test_what_was_made_after_a_lists_bound_is_no_older_than_the_list(warehouse: Warehouse, tmp_path: Path) -> None:
-    today = {"days": [ListedDay(DAY, NOON + 30, NOON + 10, "test")]}
-    warehouse.load([batch_of(tmp_path, customer("listed"), at=NOON + 30, **today)])
+    today = [ListedDay(DAY, NOON + 30, NOON + 10, "test")]
+    warehouse.load([batch_of(tmp_path, customer("listed"), at=NOON + 30, days=today)])
     young = customer("made meanwhile", object_id="cus_2", created=NOON + 20)
     warehouse.load([batch_of(tmp_path, young, at=NOON + 25)])
     assert names(warehouse) == ["listed", "made meanwhile"]

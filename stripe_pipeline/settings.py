@@ -225,7 +225,8 @@ class Settings(_Section):
             yield f"{here}.date_field", f"is {settings.date_field!r}, which `fields` leaves out"
         if settings.history and object_type.parent:
             yield f"{here}.history", f"cannot be set: {name} come with their {object_type.parent}, set it there"
-        taken = {column.name for column in object_type.table_columns} | {"default_date", "default_day"}
+        kinds = {column.name: column.kind for column in object_type.table_columns}
+        taken = kinds.keys() | {"default_date", "default_day"}
         taken |= {f"{column.name}_decimal" for column in object_type.columns if column.kind is Kind.AMOUNT}
         for column, custom in settings.custom_fields.items():
             key = f"{here}.custom_fields.{column}"
@@ -238,10 +239,12 @@ class Settings(_Section):
                     key,
                     f"has the path {custom.path!r}: names are separated by dots, those with dots in double quotes",
                 )
-            elif custom.steps[0] not in {column.name for column in object_type.table_columns}:
+            elif custom.steps[0] not in kinds:
                 like = did_you_mean(str(custom.steps[0]), object_type.column_names)
                 what = f"begins with {custom.steps[0]!r}, which is no field of {name}{like}"
                 yield key, f"{what}; fields that this version does not know are below _extra"
+            elif len(custom.steps) > 1 and kinds[str(custom.steps[0])] is not Kind.NESTED:
+                yield key, f"takes {custom.path!r}, but {custom.steps[0]} holds nothing below it"
             elif any(custom.steps[: len(path)] == path for path in rules.exclude):
                 yield key, f"takes {custom.path!r}, which `fields` leaves out"
 

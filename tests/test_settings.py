@@ -188,6 +188,10 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
             "type` should be 'text'",
         ),
         (
+            "objects: {charges: {custom_fields: {email: customer.email}}}",
+            "takes 'customer.email', but customer holds nothing below it",
+        ),
+        (
             "objects: {charges: {fields: {exclude: [outcome.type]}, custom_fields: {a: outcome.type}}}",
             "takes 'outcome.type', which `fields` leaves out",
         ),

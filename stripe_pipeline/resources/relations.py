@@ -46,13 +46,18 @@ def payments_view(schema: str, columns: Mapping[str, Collection[str]]) -> str:
     # An unknown number of refunds is not none, and money without its refunds and disputes is not the total.
     refunds_told = has("refunds", "charge", "status")
     total_told = has("refunds", "charge") and has("disputes", "charge") and has("balance_transactions", "source", "net")
+    # Money of several currencies has no sum.
+    net_total = (
+        "CASE WHEN n.charge IS NULL THEN b.net WHEN b.id IS NULL THEN n.net"
+        " WHEN n.currency = b.currency THEN b.net + n.net END"
+    )
     amounts = {
         **{name: (f"c.{name}", "c.currency") for name in ("amount", "amount_captured", "amount_refunded")},
         "dispute_amount": ("d.latest.amount", "d.latest.currency"),
         "gross": ("b.amount", "b.currency"),
         "fee": ("b.fee", "b.currency"),
         "net": ("b.net", "b.currency"),
-        "net_total": ("n.net_total" if total_told else "NULL::BIGINT", "n.currency"),
+        "net_total": (net_total if total_told else "NULL::BIGINT", "coalesce(b.currency, n.currency)"),
     }
 
     def money(name: str) -> str:
@@ -64,7 +69,7 @@ def payments_view(schema: str, columns: Mapping[str, Collection[str]]) -> str:
         "id created currency amount amount_captured amount_refunded status paid captured refunded disputed customer"
         " payment_intent balance_transaction",
     )
-    # Every table is grouped by what it is joined on: whatever it holds, a charge stays one row.
+    # What is not joined by its id, of which there is one, is grouped by what it is joined on: a charge stays one row.
     return f"""
 SELECT
     c.id AS charge, c.created, c.currency, {money("amount")}, {money("amount_captured")}, {money("amount_refunded")},
@@ -77,9 +82,7 @@ SELECT
     c.balance_transaction, b.currency AS balance_currency, {money("gross")}, {money("fee")}, {money("net")},
     b.available_on, b.status = 'available' AS payout_ready, {money("net_total")}
 FROM (SELECT *, COALESCE(payment_intent, id) AS payment FROM {charges}) c
-LEFT JOIN (
-    SELECT id, any_value(name) AS name, any_value(email) AS email FROM {rows("customers", "id name email")} GROUP BY id
-) u ON u.id = c.customer
+LEFT JOIN {rows("customers", "id name email")} u ON u.id = c.customer
 LEFT JOIN (
     -- Of several invoices with one payment the first that it paid.
     SELECT payment, arg_min({{'id': id, 'number': number}}, (rank, created, id)) AS paid
@@ -103,17 +106,14 @@ LEFT JOIN (
     ) AS latest
     FROM {rows("disputes", "charge id status reason amount currency created")} GROUP BY charge
 ) d ON d.charge = c.id
+LEFT JOIN {rows("balance_transactions", "id currency amount fee net available_on status")} b
+    ON b.id = c.balance_transaction
 LEFT JOIN (
-    SELECT id, any_value(currency) AS currency, any_value(amount) AS amount, any_value(fee) AS fee,
-        any_value(net) AS net, any_value(available_on) AS available_on, any_value(status) AS status
-    FROM {rows("balance_transactions", "id currency amount fee net available_on status")} GROUP BY id
-) b ON b.id = c.balance_transaction
-LEFT JOIN (
-    -- Money of several currencies has no sum.
-    SELECT charge, CASE WHEN min(currency) = max(currency) THEN sum(net)::BIGINT END AS net_total,
-        min(currency) AS currency
+    -- What else its refunds, its disputes and it brought to the balance.
+    SELECT charge, CASE WHEN min(currency) = max(currency) THEN sum(net)::BIGINT END AS net, min(currency) AS currency
     FROM (
-        SELECT source AS charge, net, currency FROM {rows("balance_transactions", "source net currency")}
+        SELECT m.source AS charge, m.net, m.currency FROM {rows("balance_transactions", "source id net currency")} m
+        ANTI JOIN {rows("charges", "balance_transaction")} own ON own.balance_transaction = m.id
         UNION ALL
         SELECT it.charge, m.net, m.currency FROM {rows("balance_transactions", "source net currency")} m
         JOIN (

@@ -44,9 +44,9 @@ def _age_or_date(value: object) -> date:
         first = value
     elif isinstance(value, str):
         with contextlib.suppress(ValueError, OverflowError):
-            match = _AGE.fullmatch(value.strip())
-            first = Age(int(match[1]), match[2]).before(today) if match else date.fromisoformat(value.strip())
-            if match and match[2] in _MONTHS:
+            age = Age.from_text(value)
+            first = age.before(today) if age else date.fromisoformat(value.strip())
+            if age and age.unit in _MONTHS:
                 first = first.replace(day=1)  # so that the first partition does not move every day
     if first is None or not _STRIPE_BEGAN <= first <= today:
         raise ValueError("should be a date from 2010 on such as 2024-01-01, or an age such as 24 months")
@@ -59,6 +59,12 @@ class Age:
 
     count: int
     unit: str
+
+    @classmethod
+    def from_text(cls, text: str) -> Age | None:
+        """The age that a text such as `36 months` says; None where it says none."""
+        match = _AGE.fullmatch(text.strip())
+        return cls(int(match[1]), match[2]) if match else None
 
     def before(self, day: date) -> date:
         """The day so long before `day`; the month's last one where it has no such day."""
@@ -78,9 +84,8 @@ FOREVER = "forever"
 def _age_or_forever(value: object) -> Age | str:
     if isinstance(value, Age) or value == FOREVER:
         return value
-    match = _AGE.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match and int(match[1]) >= 1:
-        age = Age(int(match[1]), match[2])
+    age = Age.from_text(value) if isinstance(value, str) else None
+    if age and age.count >= 1:
         with contextlib.suppress(ValueError, OverflowError):
             age.before(datetime.now(UTC).date())
             return age

@@ -323,8 +323,7 @@ class _Run:
         if EVENTS not in cursors:
             self._take_first_cursor()
         now = self._api.now()
-        kept_for = [(name, self._settings.retention_of(it.object_type)) for name, it in sorted(self._readers.items())]
-        request = sha256(f"{kept_for} {sorted(days)}".encode()).hexdigest()
+        request = sha256(f"{sorted(self._readers)} {sorted(days)}".encode()).hexdigest()
         began = self._warehouse.begin_backfill(self._mode, request, now)
         coverage = self._warehouse.coverage(self._mode) if began < now else {}
         to_list = {}

@@ -109,8 +109,14 @@ def test_retention_goes_by_the_date_field_and_by_created_where_that_is_null(
     pipeline.tick()
     assert ask(folder.published, "SELECT id FROM raw.invoices") == [(ids["due"],)]
     longer = make_pipeline(LIVE, objects={"invoices": {"date_field": "due_date", "retention": "2 months"}})
-    longer.backfill([day_of(made)])
+    longer.tick()
     assert counts(folder)["invoices"] == 3
+    # By another date others are young enough.
+    shop.create_invoice(livemode=True, created=back(shop, 5), due_date=back(shop, 90))
+    longer.tick()
+    assert counts(folder)["invoices"] == 3
+    make_pipeline(LIVE, objects={"invoices": {"retention": "2 months"}}).tick()
+    assert counts(folder)["invoices"] == 4
 
 
 def test_a_child_may_go_before_its_parent_and_never_stays_behind_it(
@@ -129,6 +135,35 @@ def test_a_child_may_go_before_its_parent_and_never_stays_behind_it(
     )
     shorter.prune()
     assert oldest(folder, "fee_details") < 6
+
+
+@pytest.mark.parametrize(
+    ("was_there", "date_field", "retention"), [(True, "available_on", "20 days"), (False, "created", "3 days")]
+)
+def test_the_next_tick_brings_back_what_is_kept_longer(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, was_there: bool, date_field: str, retention: str
+) -> None:
+    shop.seed_history(12)
+    tables = ("charges", "invoice_lines", "balance_transactions", "fee_details")
+    before = {table: {"retention": "3 days"} for table in tables[:3]}
+    before["balance_transactions"] |= {"date_field": date_field}
+    if was_there:
+        make_pipeline().tick()
+    short = make_pipeline(objects=before)
+    if was_there:
+        short.prune()
+    short.tick()
+    kept = counts(folder)
+    now = {
+        "balance_transactions": {"date_field": "available_on", "retention": retention},
+        "charges": {"retention": "4 days"},
+    }
+    longer = make_pipeline(objects=now)
+    report = longer.tick()
+    assert {table for table, rows in counts(folder).items() if rows > kept[table]} == set(tables)
+    assert report.listed["charges"] == {day_of(back(shop, 4))}
+    make_pipeline().tick()
+    assert_equal_to_stripe(shop, folder.published)
 
 
 def test_the_tables_own_history_is_what_is_listed(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.fields import UNKNOWN, FieldFilter, FieldRules, path_from
 from stripe_pipeline.objects import OBJECT_TYPES, Column, Kind, ObjectType
 from stripe_pipeline.resources import views
-from stripe_pipeline.settings import OnDelete, Settings
+from stripe_pipeline.settings import FOREVER, Age, OnDelete, Settings
 
 FORMAT = 2
 """Layout of the file; raised when older code could no longer write it rightly."""
@@ -63,7 +64,10 @@ class Layout:
     @cached_property
     def fingerprint(self) -> str:
         """The same for settings that ask for the same tables, fields and views."""
-        rules = [f"{t.name} {self._settings.rules(t)} {self._settings.on_delete_of(t)}" for t in OBJECT_TYPES.values()]
+        rules = [
+            f"{t.name} {self._settings.rules(t)} {self._settings.on_delete_of(t)} {self._kept(t)}"
+            for t in self._settings.types.values()
+        ]
         said = [self._views, list(self._comments()), rules, self._hash_key_name]
         return hashlib.sha256(orjson.dumps(said)).hexdigest()
 
@@ -101,8 +105,9 @@ class Layout:
                 connection.execute(f"CREATE OR REPLACE VIEW {name} AS {select}")
             for statement in self._comments():
                 connection.execute(statement)
-            for object_type in OBJECT_TYPES.values():
+            for object_type in self._settings.types.values():
                 note(connection, f"fields of {object_type.name}", str(self._settings.rules(object_type)))
+                note(connection, f"retention of {object_type.name}", self._kept(object_type))
             note(connection, "hash key", self._hash_key_name)
             note(connection, "layout", self.fingerprint)
             if columns:
@@ -173,11 +178,28 @@ class Layout:
             if self._settings.on_delete_of(object_type) is OnDelete.REMOVE:
                 removed = connection.execute(f"DELETE FROM raw.{table} WHERE _deleted_at IS NOT NULL RETURNING 1")
                 erased |= bool(removed.fetchall())
+        for object_type in self._settings.types.values():
+            self._forget_days(connection, object_type)
         if any(again.values()):
             self._filter_again(connection, FieldFilter(again, self._hash_key), again)
             erased = True
         if erased:
             want_compaction(connection, NOW)
+
+    def _kept(self, object_type: ObjectType) -> str:
+        """How long rows are kept, and by which date."""
+        return f"{self._settings.retention_of(object_type) or FOREVER}\n{object_type.date_field}"
+
+    def _forget_days(self, connection: duckdb.DuckDBPyConnection, object_type: ObjectType) -> None:
+        """Take days for unknown that lack what was too old until now, so that the next tick lists them."""
+        before, _, date_field = (applied(connection, f"retention of {object_type.name}") or "").partition("\n")
+        if (age := Age.from_text(before)) is None:
+            return
+        cutoff = age.before(datetime.now(UTC).date())
+        wanted = self._settings.cutoff(object_type)
+        if wanted is None or wanted < cutoff or object_type.date_field != date_field:
+            of_days = f" AND day < DATE '{cutoff}'" if date_field == "created" else ""
+            connection.execute(f"DELETE FROM pipeline.coverage WHERE object_type = '{object_type.name}'{of_days}")
 
     def _filter_again(
         self, connection: duckdb.DuckDBPyConnection, fields: FieldFilter, rules: Mapping[str, FieldRules]

@@ -8,8 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import reduce
-from operator import or_
 
 import dagster as dg
 
@@ -168,13 +166,12 @@ def _summary(report: Report, trouble: StripePipelineError | None) -> str:
     return ". ".join(sentences) or "No webhook came in"
 
 
-def build_automation(references: dg.AssetChecksDefinition | None) -> dg.Definitions:
+def build_automation(at_night: Sequence[dg.AssetChecksDefinition]) -> dg.Definitions:
     """The jobs with their schedules and the sensor.
 
-    The check of `references` reads whole tables, which is too much for every tick: it is part of the night's job. What
-    the other checks find a tick reports by itself.
+    Checks `at_night` are part of the night's job. What the others find a tick reports by itself.
     """
-    checks = [dg.AssetSelection.checks(references)] if references else []
+    checks = dg.AssetSelection.checks(*at_night)
     pruning = dg.AssetSelection.assets(RETENTION)
     sync = dg.define_asset_job(
         SYNC_JOB,
@@ -183,8 +180,8 @@ def build_automation(references: dg.AssetChecksDefinition | None) -> dg.Definiti
     )
     night = dg.define_asset_job(
         NIGHTLY_JOB,
-        selection=reduce(or_, checks, pruning),
-        description="Removes what is older than its retention, lets go of old news, runs and ticks, and checks what"
-        " rows name.",
+        selection=pruning | checks,
+        description="Removes what is older than its retention, lets go of old news, runs and ticks, and checks that"
+        " each object is here once, and what it names.",
     )
     return dg.Definitions(jobs=[sync, night], schedules=[sync_every_15_minutes, nightly], sensors=[webhook_refresh])

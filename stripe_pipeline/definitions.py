@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from stripe_pipeline.assets.checks import build_inbox_check, build_references_check
+from stripe_pipeline.assets.checks import NIGHTLY, build_checks
 from stripe_pipeline.assets.keys import RESOURCE
 from stripe_pipeline.assets.raw import build_raw_assets
 from stripe_pipeline.assets.retention import build_retention_asset
@@ -33,15 +33,15 @@ class PipelineResource:
 def build_defs(*, resource_overrides: Mapping[str, object] | None = None) -> dg.Definitions:
     """All definitions; tests and the command line put their own resources in."""
     settings = load_settings()
-    references = build_references_check(settings)
+    checks = build_checks(settings)
     inventory = dg.Definitions(
         assets=[build_raw_assets(settings), *view_specs(settings), build_retention_asset(settings)],
-        asset_checks=[build_inbox_check(settings), *([references] if references else [])],
+        asset_checks=[*checks.values()],
         resources={RESOURCE: PipelineResource(), **(resource_overrides or {})},
         # A process per step costs seconds and gains nothing: what runs in parallel are the requests.
         executor=dg.in_process_executor,
     )
-    return dg.Definitions.merge(inventory, build_automation(references))
+    return dg.Definitions.merge(inventory, build_automation([checks[name] for name in NIGHTLY if name in checks]))
 
 
 defs = build_defs()

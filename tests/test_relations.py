@@ -13,6 +13,7 @@ import duckdb
 import pytest
 import yaml
 
+from stripe_pipeline.assets.checks import NIGHTLY, REFERENCES, UNIQUE
 from stripe_pipeline.assets.keys import RESOURCE
 from stripe_pipeline.assets.raw import SYNC_JOB
 from stripe_pipeline.assets.retention import NIGHTLY_JOB
@@ -306,9 +307,9 @@ Checked = dict[str, dg.AssetCheckEvaluation]
 def check(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pipeline: Pipeline, instance: dg.DagsterInstance
 ) -> Callable[..., Checked]:
-    """Run the check of references, with `history` ago and these tables switched off; what it says by table."""
+    """Run the night's checks, with `history` ago and these tables switched off; what one of them says by table."""
 
-    def run(*, days: int = 60, off: Collection[str] = ()) -> Checked:
+    def run(name: str = REFERENCES, *, days: int = 60, off: Collection[str] = ()) -> Checked:
         history = (datetime.now(UTC) - timedelta(days=days)).date()
         lines = [f"history: {history}", "objects:", *(f"  {table}: {{enabled: false}}" for table in off)]
         (tmp_path / "settings.yaml").write_text("\n".join(lines))
@@ -316,7 +317,8 @@ def check(
         job = build_defs(resource_overrides={RESOURCE: Opens(pipeline)}).resolve_job_def(NIGHTLY_JOB)
         result = job.execute_in_process(instance=instance)
         assert result.success
-        return {it.asset_key.path[-1]: it for it in result.get_asset_check_evaluations()}
+        found = [it for it in result.get_asset_check_evaluations() if it.check_name == name]
+        return {it.asset_key.path[-1]: it for it in found}
 
     return run
 
@@ -411,6 +413,20 @@ def test_what_is_switched_off_is_not_looked_for(
     assert not any(target in name for it in checked.values() for name in it.metadata for target in off)
 
 
+def test_an_object_in_two_rows_is_told(pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]) -> None:
+    shop.seed_history(4)
+    pipeline.tick()
+    checked = check(UNIQUE)
+    assert checked.keys() == OBJECT_TYPES.keys()
+    assert all(it.passed for it in checked.values())
+    [(fee,)] = pipeline.warehouse.ask(
+        "INSERT INTO raw.fee_details FROM raw.fee_details LIMIT 1 RETURNING balance_transaction"
+    )
+    [(charge,)] = pipeline.warehouse.ask("INSERT INTO raw.charges FROM raw.charges LIMIT 1 RETURNING id")
+    failed = {table: said(it)["examples"] for table, it in check(UNIQUE).items() if not it.passed}
+    assert failed == {"charges": charge, "fee_details": f"{fee} 0"}
+
+
 def test_references_are_looked_at_every_night_and_not_in_a_tick(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -418,7 +434,7 @@ def test_references_are_looked_at_every_night_and_not_in_a_tick(
     schedule = defs.resolve_schedule_def("nightly")
     assert (schedule.job_name, schedule.default_status) == (NIGHTLY_JOB, dg.DefaultScheduleStatus.RUNNING)
     steps = {name: {node.name for node in defs.resolve_job_def(name).nodes} for name in (SYNC_JOB, NIGHTLY_JOB)}
-    assert steps == {SYNC_JOB: {"stripe"}, NIGHTLY_JOB: {"retention", "references"}}
+    assert steps == {SYNC_JOB: {"stripe"}, NIGHTLY_JOB: {"retention", *NIGHTLY}}
     nothing_to_look_for = {name: {"enabled": False} for name in OBJECT_TYPES if name != "customers"}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump({"objects": nothing_to_look_for}))
     monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(tmp_path / "settings.yaml"))

@@ -4,7 +4,7 @@ How pokes fare belongs to `resources.inbox`; this shows those that were given up
 `objects`, how they are counted to `resources.relations`; here is judged what was found.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,88 +21,116 @@ from stripe_pipeline.sync import Pipeline
 
 CHECK = "announced_changes_read"
 REFERENCES = "references_resolve"
+UNIQUE = "each_object_once"
+NIGHTLY = (REFERENCES, UNIQUE)
+"""They read whole tables, which is too much for every tick."""
 _SHOWN = 20
 _QUIET_START = timedelta(days=31)
 """A table whose oldest row is so much younger than its history begins holds all there ever was."""
 
 
-def build_inbox_check(settings: Settings) -> dg.AssetChecksDefinition:
-    """For every enabled type that is listed: whether each change that Stripe announced was read."""
+@dataclass(frozen=True)
+class _Verdict:
+    """What a check found of one table."""
+
+    passed: bool
+    metadata: Mapping[str, dg.MetadataValue[Any]]
+    description: str | None = None
+
+
+def build_checks(settings: Settings) -> dict[str, dg.AssetChecksDefinition]:
+    """The checks of the enabled types by check name; one that no type needs is missing."""
     listed = [object_type for object_type in settings.enabled if object_type.endpoint]
+    references = _references(settings)
+
+    def announced(pipeline: Pipeline, object_type: ObjectType) -> _Verdict:
+        problems = dead_by_table(pipeline.inbox).get(object_type.name, {})
+        return _Verdict(not problems, _metadata(problems))
+
+    def resolve(pipeline: Pipeline, object_type: ObjectType) -> _Verdict:
+        return _judged([_resolve(pipeline, settings, object_type, it) for it in references[object_type.name]])
+
+    checks = {
+        CHECK: _build(
+            CHECK,
+            listed,
+            announced,
+            "Fails where an object that events or webhooks named could not be read five times: pipeline.inbox tells"
+            " which and why, `stripe-pipeline webhooks retry` tries again.",
+        ),
+        REFERENCES: _build(
+            REFERENCES,
+            [object_type for object_type in settings.enabled if object_type.name in references],
+            resolve,
+            "Warns where a row names an object that is not here and should be; checked once a day.",
+            dg.AssetCheckSeverity.WARN,
+        ),
+        UNIQUE: _build(
+            UNIQUE, settings.enabled, _unique, "Fails where an object is here in more than one row; checked once a day."
+        ),
+    }
+    return {name: check for name, check in checks.items() if check}
+
+
+def _build(
+    name: str,
+    tables: Sequence[ObjectType],
+    judge: Callable[[Pipeline, ObjectType], _Verdict],
+    description: str,
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+) -> dg.AssetChecksDefinition | None:
+    """The check `name` of these tables, each judged by itself; None without tables."""
+    if not tables:
+        return None
 
     @dg.multi_asset_check(
-        name="inbox",
-        specs=[
-            dg.AssetCheckSpec(
-                CHECK,
-                asset=key_of(object_type),
-                description="Fails where an object that events or webhooks named could not be read five times:"
-                " pipeline.inbox tells which and why, `stripe-pipeline webhooks retry` tries again.",
-            )
-            for object_type in listed
-        ],
+        name=name,
+        specs=[dg.AssetCheckSpec(name, asset=key_of(object_type), description=description) for object_type in tables],
         can_subset=True,
         required_resource_keys={RESOURCE},
     )
-    def inbox(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+    def checked(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         opens: OpensPipeline = getattr(context.resources, RESOURCE)
         selected = {key.asset_key for key in context.selected_asset_check_keys}
         try:
             with opens.open() as pipeline:
-                dead = dead_by_table(pipeline.inbox)
+                for object_type in tables:
+                    if key_of(object_type) in selected:
+                        found = judge(pipeline, object_type)
+                        yield dg.AssetCheckResult(
+                            asset_key=key_of(object_type),
+                            check_name=name,
+                            passed=found.passed,
+                            severity=severity,
+                            description=found.description,
+                            metadata=found.metadata,
+                        )
         except StripePipelineError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from None
-        for object_type in listed:
-            if key_of(object_type) in selected:
-                problems = dead.get(object_type.name, {})
-                yield dg.AssetCheckResult(
-                    asset_key=key_of(object_type), check_name=CHECK, passed=not problems, metadata=_metadata(problems)
-                )
 
-    return inbox
+    return checked
 
 
-def build_references_check(settings: Settings) -> dg.AssetChecksDefinition | None:
-    """For every enabled type that names objects of another one: whether these are here. None if there is none."""
+def _references(settings: Settings) -> dict[str, list[Reference]]:
+    """What each enabled type names of other ones and can be looked for; by table name."""
     kept = {object_type.name for object_type in settings.enabled}
-    references = {
-        object_type: [
+    found = {
+        object_type.name: [
             reference
             for reference in object_type.references
             if reference.target in kept and reference.column not in _touched(settings, object_type)
         ]
         for object_type in settings.enabled
     }
-    references = {object_type: them for object_type, them in references.items() if them}
-    if not references:
-        return None
+    return {table: references for table, references in found.items() if references}
 
-    @dg.multi_asset_check(
-        name="references",
-        specs=[
-            dg.AssetCheckSpec(
-                REFERENCES,
-                asset=key_of(object_type),
-                description="Warns where a row names an object that is not here and should be; checked once a day.",
-            )
-            for object_type in references
-        ],
-        can_subset=True,
-        required_resource_keys={RESOURCE},
-    )
-    def references_resolve(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
-        opens: OpensPipeline = getattr(context.resources, RESOURCE)
-        selected = {key.asset_key for key in context.selected_asset_check_keys}
-        try:
-            with opens.open() as pipeline:
-                for object_type, them in references.items():
-                    if key_of(object_type) in selected:
-                        found = [_resolve(pipeline, settings, object_type, reference) for reference in them]
-                        yield _judged(object_type, found)
-        except StripePipelineError as error:
-            raise dg.Failure(description=str(error), allow_retries=False) from None
 
-    return references_resolve
+def _unique(pipeline: Pipeline, object_type: ObjectType) -> _Verdict:
+    repeated = pipeline.warehouse.repeated(object_type, most=_SHOWN)
+    if not repeated:
+        return _Verdict(True, {})
+    way_out = "Please report this; a new data folder (STRIPE_PIPELINE_DATA) has every object once."
+    return _Verdict(False, {"examples": dg.MetadataValue.text(", ".join(repeated))}, way_out)
 
 
 @dataclass(frozen=True)
@@ -139,7 +167,7 @@ def _resolve(pipeline: Pipeline, settings: Settings, object_type: ObjectType, re
     return _Found(reference, seen, missing, explained, examples or [])
 
 
-def _judged(object_type: ObjectType, found: list[_Found]) -> dg.AssetCheckResult:
+def _judged(found: Iterable[_Found]) -> _Verdict:
     metadata: dict[str, dg.MetadataValue[Any]] = {}
     wrong = []
     for one in found:
@@ -151,16 +179,10 @@ def _judged(object_type: ObjectType, found: list[_Found]) -> dg.AssetCheckResult
             wrong.append(f"{one.missing - one.explained} of {label}")
         if one.examples:
             metadata[f"{label}: examples"] = dg.MetadataValue.text(", ".join(one.examples))
-    return dg.AssetCheckResult(
-        asset_key=key_of(object_type),
-        check_name=REFERENCES,
-        passed=not wrong,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=f"Point to nothing: {', '.join(wrong)}. A backfill of the days of what they name brings it in."
-        if wrong
-        else None,
-        metadata=metadata,
-    )
+    if not wrong:
+        return _Verdict(True, metadata)
+    nothing = f"Point to nothing: {', '.join(wrong)}. A backfill of the days of what they name brings it in."
+    return _Verdict(False, metadata, nothing)
 
 
 def evaluations(pipeline: Pipeline, tables: Collection[str]) -> list[dg.AssetCheckEvaluation]:

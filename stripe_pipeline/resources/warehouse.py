@@ -516,6 +516,19 @@ class Warehouse:
         )
         return [(str(table), str(fields), int(days)) for table, fields, days in found]
 
+    def repeated(self, object_type: ObjectType, *, most: int) -> list[str]:
+        """Keys of this type that several rows have, of which there should be none, at most so many."""
+        keys = ", ".join(object_type.key)
+        table = f"raw.{object_type.name}"
+        # Of ten million keys the hashes fit into memory.
+        [(rows, distinct)] = self.ask(f"SELECT count(*), count(DISTINCT hash({keys})) FROM {table}")
+        if rows == distinct:
+            return []
+        found = self.ask(
+            f"SELECT concat_ws(' ', {keys}) FROM {table} GROUP BY {keys} HAVING count(*) > 1 ORDER BY 1 LIMIT {most}"
+        )
+        return [str(key) for (key,) in found]
+
     def ask(self, sql: str) -> list[tuple[Any, ...]]:
         """The rows that a SELECT on the private file gives."""
         with self._open() as connection:

@@ -195,16 +195,22 @@ def rules_of(
         return path
 
     left_out = {path_of(name, of_list="exclude") for name in exclude}
+    hashes = {path_of(name, of_list="hash") for name in hashed}
     keep_unknown = (UNKNOWN,) not in left_out
     if include is not None:
         wanted = {path_of(name, of_list="include") for name in include}
         if below := sorted(".".join(path) for path in wanted if len(path) > 1):
             raise ValueError(f"names {below[0]!r} under `include`: include the field, and exclude what is below it")
-        hashed = list(hashed)
-        named = {path[0] for path in wanted} | {path_from(name)[0] for name in hashed if PATH.fullmatch(name)}
+        named = {path[0] for path in wanted}
+        for path in sorted(hashes):
+            if len(path) > 1 and path[0] not in named:
+                raise ValueError(
+                    f"names {_written(path)!r} under `hash` and not {path[0]!r} under `include`: include the field, and"
+                    " exclude what else is below it"
+                )
+            named.add(path[0])
         left_out |= {(name,) for name in columns.keys() - named - keys}
         keep_unknown = keep_unknown and UNKNOWN in named
-    hashes = {path_of(name, of_list="hash") for name in hashed}
     for path in sorted(hashes):
         if path[0] == UNKNOWN or (len(path) == 1 and columns[path[0]].kind not in (Kind.TEXT, Kind.REFERENCE)):
             raise ValueError(f"names {'.'.join(path)!r} under `hash`: only text can be hashed, or a path to it")

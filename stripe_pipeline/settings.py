@@ -30,8 +30,10 @@ DEFAULT_FILE = "stripe_pipeline.yaml"
 
 _AGE = re.compile(r"(\d+)\s*(day|week|month|year)s?")
 _COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
+_PLACE = re.compile(r"\d+", re.ASCII)
 _SIGNING_SECRET = re.compile(r"whsec_[\w+/=-]+", re.ASCII)
 _STRIPE_BEGAN = date(2010, 1, 1)
+_LONGEST = 36_500  # days; more than anyone means, and no more than dates can be counted back
 _DAYS = {"day": 1, "week": 7}
 _MONTHS = {"month": 1, "year": 12}
 
@@ -119,7 +121,7 @@ class Sweep(_Section):
 class Inbox(_Section):
     """What is kept of the news from Stripe."""
 
-    keep_days: Annotated[int, Field(ge=1)] = 40
+    keep_days: Annotated[int, Field(ge=1, le=_LONGEST)] = 40
     """How long what was dealt with is remembered. The default is longer than Stripe keeps events, so that none is ever
     taken for new twice (FACTS.md, Events)."""
 
@@ -127,7 +129,7 @@ class Inbox(_Section):
 class Runs(_Section):
     """What is kept of Dagster's own history of this project's runs."""
 
-    keep_days: Annotated[int, Field(ge=1)] = 90
+    keep_days: Annotated[int, Field(ge=1, le=_LONGEST)] = 90
 
 
 class OnDelete(StrEnum):
@@ -169,7 +171,7 @@ class CustomField(_Section):
     def steps(self) -> tuple[str | int, ...]:
         """The path's names, and places in lists counted from 0; what is in double quotes is a name, dots and all."""
         found = STEP.findall(self.path)
-        return tuple(step[1:-1] if step[0] == '"' else int(step) if step.isdigit() else step for step in found)
+        return tuple(step[1:-1] if step[0] == '"' else int(step) if _PLACE.fullmatch(step) else step for step in found)
 
 
 def _path_alone(value: object) -> object:
@@ -256,12 +258,20 @@ class Settings(_Section):
     def _of(self, object_type: ObjectType) -> ObjectSettings:
         return self.objects.get(object_type.name, _STANDARD)
 
+    @cached_property
+    def _rules(self) -> dict[str, FieldRules]:
+        """What `rules` has told, by table name: every run asks for it several times."""
+        return {}
+
     def rules(self, object_type: ObjectType) -> FieldRules:
         """Which of this type's fields are left out and which hashed."""
-        fields = self._of(object_type).fields
-        return rules_of(
-            OBJECT_TYPES[object_type.name], include=fields.include, exclude=fields.exclude, hashed=fields.hash
-        )
+        name = object_type.name
+        if name not in self._rules:
+            fields = self._of(object_type).fields
+            self._rules[name] = rules_of(
+                OBJECT_TYPES[name], include=fields.include, exclude=fields.exclude, hashed=fields.hash
+            )
+        return self._rules[name]
 
     @cached_property
     def types(self) -> Mapping[str, ObjectType]:
@@ -364,7 +374,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         raise SettingsError(
             f"The settings file {path} cannot be read ({error.strerror})", "Let this user read it, or name another"
         ) from error
-    except (ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or a day that does not exist
+    except (ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8
         raise SettingsError(f"The settings file {path} is not YAML: {_where(error)}", "Correct it there") from error
     try:
         return Settings.model_validate({} if content is None else _given(content))
@@ -372,9 +382,20 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         raise SettingsError(f"In the settings file {path}, {_explain(error, lines)}", _remedy(error)) from None
 
 
+class _Loader(yaml.SafeLoader):
+    """Tells also where a value is that cannot be, such as a day that does not exist."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:
+            raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from error
+
+
 def _parse(text: str) -> tuple[Any, Mapping[tuple[str, ...], int]]:
-    """What YAML says, and the line of each key by its path. Raises `yaml.YAMLError`, also for a key given twice."""
-    loader = yaml.SafeLoader(text)
+    """What YAML says, and the line of each key by its path. Raises `yaml.YAMLError`, also for a key that is there twice
+    or is no text."""
+    loader = _Loader(text)
     try:
         node = loader.get_single_node()
         lines = dict(_lines(node, ()))
@@ -383,10 +404,17 @@ def _parse(text: str) -> tuple[Any, Mapping[tuple[str, ...], int]]:
         loader.dispose()
 
 
+# `<<` brings in what an anchor names.
+_NAMES = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
+
+
 def _lines(node: yaml.Node | None, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
+            if key.tag not in _NAMES:
+                said = "brackets are" if not isinstance(key, yaml.ScalarNode) else f"`{key.value}` without quotes is"
+                raise yaml.MarkedYAMLError(problem=f"{said} no key", problem_mark=key.start_mark)
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"`{key.value}` is there twice", problem_mark=key.start_mark)
             seen.add(key.value)
@@ -423,6 +451,8 @@ def _sentences(problem: Any, lines: Mapping[tuple[str, ...], int]) -> Iterator[s
     path = tuple(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         said = f"is no known key{did_you_mean(path[-1], _known_keys(path))}"
+    elif problem["type"] == "missing":
+        said = "is missing"
     elif problem["type"] in ("model_type", "dict_type"):
         said = "should be lines of `key: value`"
     elif problem["type"] == "tuple_type":

@@ -6,6 +6,7 @@ Everything runs on the real path: emulator, pipeline, published file. What the s
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -141,12 +142,20 @@ def test_only_what_is_included_is_kept_besides_the_keys(
     shop.seed_history(5)
     line = next(iter(shop.objects("invoice_lines", True)))
     shop.update("charges", next(iter(shop.objects("charges", True))), brand_new="unknown", announce=False)
-    kept = fields(charges={"include": ["amount", "currency"]}, invoice_lines={"include": ["amount"]})
+    shop.update("customers", next(iter(shop.objects("customers", True))), another="unknown", announce=False)
+    kept = fields(
+        charges={"include": ["amount", "currency"]},
+        invoice_lines={"include": ["amount"]},
+        customers={"include": ["_extra"]},
+    )
     make_pipeline(LIVE, **kept).tick()
     bookkeeping = {"_account", "_fetched_at", "_deleted_at", "_extra"}
     assert columns(folder.published, "raw.charges") == {"id", "created", "livemode", "amount", "currency"} | bookkeeping
     assert columns(folder.published, "raw.invoice_lines") >= {"id", "invoice", "created", "livemode", "amount"}
     assert holding(folder.root, "brand_new") == []
+    found = ask(folder.published, "SELECT _extra->>'another' FROM live.customers WHERE _extra IS NOT NULL")
+    assert found == [("unknown",)]
+    assert "name" not in columns(folder.published, "live.customers")
     [(lines,)] = ask(folder.published, f"SELECT lines FROM raw.invoices WHERE id = '{line[0]}'")
     assert '"description"' not in lines
     assert "amount_decimal" in columns(folder.published, "test.charges")
@@ -290,19 +299,35 @@ def test_what_is_left_out_of_a_child_or_not_known_is_left_out_of_what_holds_it(
 ) -> None:
     trade(shop)
     [charge] = shop.objects("charges", False)
-    shop.update("charges", charge, announce=False, brand_new=ADDRESS)
+    for table, object_id in (("charges", charge), ("customers", next(iter(shop.objects("customers", False))))):
+        shop.update(table, object_id, announce=False, brand_new=ADDRESS)
     if later:
         make_pipeline().tick()
         assert ask(
             folder.published,
             "SELECT count(*) FROM test.balance_transactions WHERE fee_details::VARCHAR LIKE '%description%'",
         ) != [(0,)]
-    left_out: dict[str, Any] = {"fee_details": {"exclude": ["description"]}, "charges": {"exclude": ["_extra"]}}
+    left_out: dict[str, Any] = {
+        "fee_details": {"exclude": ["description"]},
+        "charges": {"exclude": ["_extra"]},
+        "customers": {"exclude": ["_extra"]},
+        # Of a line in its invoice both have a say.
+        "invoices": {"exclude": ["lines.data.description", "lines.data.parent"]},
+        "invoice_lines": {"exclude": ["metadata", "period.start", "parent.type"]},
+    }
     make_pipeline(**fields(**left_out)).tick()
     [(held,)] = ask(folder.published, "SELECT fee_details::VARCHAR FROM test.balance_transactions")
     assert '"amount"' in held
     assert '"description"' not in held
     assert holding(folder.root, "brand_new") == []
+    assert ask(folder.published, "SELECT _extra FROM test.customers") == [(None,)]
+    [(line,)] = ask(folder.published, "SELECT lines->'$.data[0]' FROM test.invoices")
+    assert not {"description", "parent", "metadata"} & json.loads(line).keys()
+    assert json.loads(line)["period"].keys() == {"end"}
+    [(parent, description)] = ask(folder.published, "SELECT parent, description FROM test.invoice_lines")
+    assert description
+    assert json.loads(parent)
+    assert "type" not in json.loads(parent)
 
 
 def test_a_hash_of_nothing_is_null_and_of_a_list_a_list(

@@ -85,6 +85,7 @@ def test_without_a_file_the_defaults_hold(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("text", "first"),
     [
+        ("2010-01-01", date(2010, 1, 1)),
         ("2024-02-29", date(2024, 2, 29)),
         ("'2024-02-29'", date(2024, 2, 29)),
         ("0 days", datetime.now(UTC).date()),
@@ -99,7 +100,17 @@ def test_history_is_a_date_or_an_age(load: Load, text: str, first: date) -> None
 
 @pytest.mark.parametrize(
     "text",
-    ["12", "long", "2999-01-01", "1999-01-01", "'2024-02-30'", "99999999999 days", "9999 years", "2024-01-01 00:00:00"],
+    [
+        "12",
+        "long",
+        "2999-01-01",
+        "2009-12-31",
+        "25 years",
+        "'2024-02-30'",
+        "99999999999 days",
+        "9999 years",
+        "2024-01-01 00:00:00",
+    ],
 )
 def test_history_is_nothing_else(load: Load, text: str) -> None:
     with pytest.raises(SettingsError, match="`history` should be a date from 2010 on"):
@@ -123,7 +134,9 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
     [
         ("history: [", "is not YAML: line 1, column 11"),
         ("a: !python/object:os.system x", "is not YAML: line 1, column 4"),
-        ("history: 2024-02-30", "is not YAML: day is out of range"),
+        ("rate:\nhistory: 2024-02-30", "is not YAML: line 2, column 10: day is out of range"),
+        ("rate:\n  {{ share }}: 50%", "is not YAML: line 2, column 3: brackets are no key"),
+        ("objects: {charges: {custom_fields: {on: outcome.x}}}", "column 37: `on` without quotes is no key"),
         ("- history", "everything should be lines of `key: value`"),
         ("charges", "everything should be lines of `key: value`"),
         ("rate: 80%", "`rate` should be lines of `key: value`"),
@@ -131,6 +144,10 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
         ("rate: {share: 0}", "`rate.share` should be greater than 0"),
         ("rate: {share: 120%}", "`rate.share` should be less than or equal to 1"),
         ("inbox: {keep_days: 0}", "`inbox.keep_days` should be greater than or equal to 1"),
+        ("runs: {keep_days: 0}", "`runs.keep_days` should be greater than or equal to 1"),
+        ("runs: {keep_days: 9999999999}", "`runs.keep_days` should be less than or equal to 36500"),
+        ("inbox: {keep_days: 9999999999}", "`inbox.keep_days` should be less than or equal to 36500"),
+        ("sweep: {requests_a_month: -1}", "`sweep.requests_a_month` should be greater than or equal to 0"),
         ("rate: {share: most}", "`rate.share` should be a valid number"),
         ("objects: {charges: {enabled: perhaps}}", "`objects.charges.enabled` should be a valid boolean"),
         (
@@ -138,13 +155,21 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
             "line 1: `objects.charges.colour` is no known key; line 2: `size` is no known",
         ),
         ("size: 3", "or upgrade stripe_pipeline"),
+        ("retenton: forever", r"`retenton` is no known key \(did you mean retention\?\)"),
+        ("runs: {keepdays: 3}", r"no known key \(did you mean keep_days\?\)"),
+        ("objects: {charges: {fields: {exlude: [outcome]}}}", r"no known key \(did you mean exclude\?\)"),
+        ("objects: {charges: {custom_fields: {risk: {pth: outcome.x}}}}", r"no known key \(did you mean path\?\)"),
+        (
+            "objects: {charges: {custom_fields: {risk: {type: json}}}}",
+            "`objects.charges.custom_fields.risk.path` is mi",
+        ),
         ("retention: soon", "`retention` should be an age such as 36 months, or forever"),
         ("retention: 0 days", "`retention` should be an age"),
         ("retention: 99999 years", "`retention` should be an age"),
         ("on_delete: keep", "`on_delete` should be 'hide' or 'remove'"),
         (
             "objects:\n  charges:\n    date_feild: created",
-            "line 3: `objects.charges.date_feild` is no known key",
+            r"line 3: `objects.charges.date_feild` is no known key \(did you mean date_field\?\)",
         ),
         (
             "objects: {charges: {date_field: status}}",
@@ -171,6 +196,11 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
         ("objects: {charges: {fields: {hash: [amount]}}}", "only text can be hashed"),
         ("objects: {charges: {fields: {hash: [outcome]}}}", "only text can be hashed"),
         ("objects: {charges: {fields: {hash: [currency]}}}", "it can be left out instead"),
+        ("objects: {balance_transactions: {fields: {hash: [status]}}}", "it can be left out instead"),
+        (
+            "objects: {charges: {fields: {include: [amount], hash: [outcome.risk_level]}}}",
+            "names 'outcome.risk_level' under `hash` and not 'outcome' under `include`: include the field, and exclude",
+        ),
         (
             "objects: {charges: {fields: {include: [outcome.risk_level]}}}",
             "include the field, and exclude",
@@ -195,7 +225,17 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
             "objects: {charges: {fields: {exclude: [outcome.type]}, custom_fields: {a: outcome.type}}}",
             "takes 'outcome.type', which `fields` leaves out",
         ),
+        (
+            "objects: {charges: {fields: {exclude: [outcome]}, custom_fields: {a: outcome.type}}}",
+            "takes 'outcome.type', which `fields` leaves out",
+        ),
+        ("objects: {charges: {custom_fields: {a: status.x}}}", "takes 'status.x', but status holds nothing below it"),
         ("rate: {share: 50%}\nrate: {share: 60%}", "line 2, column 1: `rate` is there twice"),
+        ("objects: {charges: {title: a, title: b}}", "line 1, column 31: `title` is there twice"),
+        (
+            "objects:\n  charges:\n    fields: {hash: [id]}\n  disputes:\n    date_field: status",
+            "line 3: `objects.charges.fields` names 'id' .*; line 5: `objects.disputes.date_field` is 'status'",
+        ),
         ("objects: {chrages: {}}", "line 1: `objects.chrages` is no object type .did you mean charges"),
     ],
 )
@@ -299,6 +339,8 @@ def test_what_is_set_for_a_type_goes_before_what_is_set_for_all(load: Load) -> N
     assert settings.history_of(types["invoice_lines"]) == date(2023, 6, 1)  # its parent's
     assert settings.history_of(types["fee_details"]) == date(2024, 1, 1)
     assert settings.first_listed(types["refunds"]) == settings.cutoff(types["refunds"])
+    assert settings.first_listed(types["fee_details"]) == settings.cutoff(types["balance_transactions"])  # its parent's
+    assert settings.first_listed(types["charges"]) == date(2023, 5, 1)
     assert settings.on_delete_of(types["charges"]) == "hide"
     assert settings.on_delete_of(types["invoice_lines"]) == "hide"  # its parent's
     assert settings.on_delete_of(types["fee_details"]) == "remove"
@@ -310,6 +352,8 @@ def test_what_is_set_for_a_type_goes_before_what_is_set_for_all(load: Load) -> N
         (Age(1, "month"), date(2026, 3, 31), date(2026, 2, 28)),
         (Age(1, "year"), date(2024, 2, 29), date(2023, 2, 28)),
         (Age(36, "month"), date(2026, 11, 23), date(2023, 11, 23)),
+        (Age(1, "month"), date(2026, 5, 31), date(2026, 4, 30)),
+        (Age(1, "month"), date(2026, 1, 31), date(2025, 12, 31)),
         (Age(2, "week"), date(2026, 1, 3), date(2025, 12, 20)),
     ],
 )
@@ -317,7 +361,15 @@ def test_an_age_counts_back_by_the_calendar(age: Age, day: date, before: date) -
     assert age.before(day) == before
 
 
+def test_what_is_older_than_the_history_is_not_listed_however_long_it_would_be_kept(load: Load) -> None:
+    first = datetime.now(UTC).date() - timedelta(days=10)
+    settings = load(f"history: {first}\nretention: 12 months\nobjects: {{invoices: {{date_field: due_date}}}}")
+    assert settings.first_listed(settings.types["charges"]) == first
+    assert settings.first_listed(settings.types["invoice_lines"]) == first
+
+
 def test_what_is_hashed_is_included_besides(load: Load) -> None:
-    settings = load("objects: {customers: {fields: {include: [name], hash: [email]}}}")
-    assert {"id", "name", "email"} <= set(settings.types["customers"].column_names)
-    assert "phone" not in settings.types["customers"].column_names
+    fields = "{include: [name, metadata], hash: [email, metadata.tax_number]}"
+    settings = load(f"objects: {{customers: {{fields: {fields}}}}}")
+    assert {"id", "name", "email", "metadata"} <= set(settings.types["customers"].column_names)
+    assert not {"phone", "address"} & set(settings.types["customers"].column_names)

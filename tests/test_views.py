@@ -36,6 +36,10 @@ def test_amounts_in_major_units_are_exact_in_every_currency(
 ) -> None:
     day = back(shop, 2)
     amounts = {"jpy": 1234567, "kwd": 1234567, "dkk": 1234567, "usd": 2**31 + 1, "ugx": 500}
+    # Stripe's page "Supported currencies".
+    whole = ["bif", "clp", "djf", "gnf", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf"]
+    thousandths = ["bhd", "jod", "omr", "tnd"]
+    amounts |= dict.fromkeys([*whole, *thousandths], 12340)
     for currency, amount in amounts.items():
         shop.create_payment(livemode=True, created=day, amount=amount, currency=currency)
     shop.create_customer(livemode=True, created=day, balance=-250, currency="dkk")
@@ -47,6 +51,8 @@ def test_amounts_in_major_units_are_exact_in_every_currency(
         "dkk": Decimal("12345.67"),
         "usd": Decimal("21474836.49"),
         "ugx": Decimal("5"),  # Stripe represents it with two decimals
+        **dict.fromkeys(whole, Decimal(12340)),
+        **dict.fromkeys(thousandths, Decimal("12.34")),
     }
     assert dict(ask(folder.published, "SELECT currency, amount_decimal FROM live.charges")) == exact
     assert dict(ask(folder.published, "SELECT currency, amount FROM raw.charges")) == amounts
@@ -74,6 +80,10 @@ def test_custom_fields_are_typed_columns_from_any_path(
         "x": "?",
         "it's": "quoted",
         "written": "2023-11-14T22:13:20Z",
+        "elsewhere": "2023-11-15 00:13:20+02",
+        "zoneless": "2023-11-14T22:13:20",
+        "minute": "2023-11-14 22:13",
+        "day": "2023-11-14",
     }
     paid = shop.create_payment(livemode=True, created=day, metadata=metadata)
     shop.update("charges", paid["latest_charge"], metadata=metadata, brand_new={"deep": [1, {"er": True}]})
@@ -84,6 +94,7 @@ def test_custom_fields_are_typed_columns_from_any_path(
         "quantity": {"path": "metadata.quantity", "type": "integer"},
         "ordered_at": {"path": "metadata.at", "type": "timestamp"},
         "written_at": {"path": "metadata.written", "type": "timestamp"},
+        **{it: {"path": f"metadata.{it}", "type": "timestamp"} for it in ("elsewhere", "zoneless", "minute", "day")},
         "quoted": "metadata.it's",
         "wrong": {"path": "metadata.x", "type": "number"},
         "wrong_at": {"path": "metadata.x", "type": "timestamp"},
@@ -106,6 +117,10 @@ def test_custom_fields_are_typed_columns_from_any_path(
         "quantity": 12,
         "ordered_at": datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC),
         "written_at": datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC),
+        "elsewhere": datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC),
+        "zoneless": datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC),
+        "minute": datetime(2023, 11, 14, 22, 13, tzinfo=UTC),
+        "day": datetime(2023, 11, 14, tzinfo=UTC),
         "quoted": "quoted",
         "wrong": None,
         "wrong_at": None,
@@ -127,6 +142,12 @@ def test_custom_fields_are_typed_columns_from_any_path(
         "card": "JSON",
         "deeper": "BOOLEAN",
     }
+    with duckdb.connect(str(folder.published), read_only=True) as connection:
+        connection.execute("SET TimeZone = 'Pacific/Auckland'")
+        moments = [f"epoch({name})" for name in ("elsewhere", "zoneless", "minute", "day")]
+        assert connection.execute(f"SELECT {', '.join(moments)} FROM live.charges").fetchall() == [
+            (1_700_000_000, 1_700_000_000, 1_699_999_980, 1_699_920_000)
+        ]
     assert ask(folder.published, "SELECT card->>'brand' FROM live.charges") != [(None,)]
     assert ask(folder.published, "SELECT metadata->>'$.\"a b\"' FROM live.charges") == [("spaced",)]
     assert "order_id" not in types(folder, "raw.charges")

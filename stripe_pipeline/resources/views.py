@@ -81,7 +81,9 @@ def _at_path(column: Column, custom: CustomField) -> str:
             # Stripe's are Unix seconds; what people put into metadata may be written out.
             written = f"{text}::VARCHAR"
             seconds = f"make_timestamptz(TRY_CAST({written} AS BIGINT) * 1000000)"
-            return f"coalesce({seconds}, TRY_CAST({written} AS TIMESTAMPTZ))"
+            # A day, or a time without a zone, is UTC: else it would be of whatever zone the session has.
+            moments = [f"TRY_CAST({written} || '{rest}' AS TIMESTAMPTZ)" for rest in ("Z", ":00Z", "T00:00:00Z", "")]
+            return f"coalesce({seconds}, {', '.join(moments)})"
         case _:
             return f"TRY_CAST({text} AS {_SQL_TYPES[custom.type]})"
 

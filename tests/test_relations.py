@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import dagster as dg
@@ -18,6 +19,7 @@ from stripe_pipeline.assets.keys import RESOURCE
 from stripe_pipeline.assets.raw import SYNC_JOB
 from stripe_pipeline.assets.retention import NIGHTLY_JOB
 from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import DAY
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.objects import OBJECT_TYPES
@@ -182,10 +184,13 @@ def test_a_charge_is_one_row_whatever_refers_to_it(pipeline: Pipeline, shop: Sho
     shop.update("refunds", refunds[2]["id"], status="pending", created=back(shop, 5))
     first, last = (shop.dispute(charge_id, amount=200 + n, created=back(shop, 9 - n)) for n in range(2))
     shop.close_dispute(first["id"], won=True, created=back(shop, 1))
-    invoices = [shop.create_invoice(lines=[{"amount": 400}], created=back(shop, 15 - n))["id"] for n in range(3)]
-    for invoice in invoices[:2]:
+    made = [shop.create_invoice(lines=[{"amount": 400}], created=back(shop, 16)) for _ in range(3)]
+    invoices = [it["id"] for it in sorted(made, key=lambda it: it["id"], reverse=True)]
+    for n, invoice in enumerate(invoices):  # the later, the smaller its id
+        shop.put(shop.objects("invoices", False)[invoice] | {"created": back(shop, 15 - n)})
+    for invoice in invoices[1:]:
         shop.attach_payment(invoice, charge["id"], created=back(shop, 12))
-    open_link = shop.payments(invoices[0], False)[0] | {"id": "inpay_open", "invoice": invoices[2], "status": "open"}
+    open_link = shop.payments(invoices[1], False)[0] | {"id": "inpay_open", "invoice": invoices[0], "status": "open"}
     shop.put(open_link | {"created": back(shop, 14)})
     parts = shop.create_invoice(lines=[{"amount": 300}], created=back(shop, 15))["id"]
     charges = pay_in_parts(shop, parts, 3, back(shop, 8))
@@ -195,7 +200,7 @@ def test_a_charge_is_one_row_whatever_refers_to_it(pipeline: Pipeline, shop: Sho
     assert row["charge"] == charge_id
     assert (row["refunds"], row["refunded_at"].date()) == (3, datetime.fromtimestamp(back(shop, 8), UTC).date())
     assert (row["dispute"], row["dispute_amount"]) == (last["id"], 201)
-    assert row["invoice"] == invoices[0]
+    assert row["invoice"] == invoices[1]  # the first that it paid
     assert row["net_total"] == sum(it["net"] for it in shop.objects("balance_transactions", False).values()) - sum(
         it["net"] for it in others
     )
@@ -215,10 +220,19 @@ def test_payments_fail_in_several_attempts_and_have_no_invoice_or_customer(
     shop.pay_invoice(invoice, created=back(shop, 10))
     shop.delete_customer(gone)
     shop.create_payment(created=back(shop, 5), outcome="requires_capture")
+    # Without an intent, as charges that are made by themselves are.
+    bare = shop.create_payment(amount=400, created=back(shop, 4))
+    shop.update("charges", bare["latest_charge"], payment_intent=None)
+    billed = shop.create_invoice(lines=[{"amount": 400}], created=back(shop, 4))["id"]
+    shop.attach_payment(billed, bare["id"], created=back(shop, 4))
+    [link] = shop.payments(billed, False)
+    shop.put(link | {"payment": {"type": "charge", "charge": bare["latest_charge"]}})
     pipeline.tick()
-    failed, succeeded, held = payments(
-        folder, "status, invoice, customer, customer_name, gross, payout_ready, net_total"
+    failed, succeeded, held, charged = payments(
+        folder, "status, invoice, payment_intent, customer, customer_name, gross, payout_ready, net_total"
     )
+    assert (charged["invoice"], charged["payment_intent"]) == (billed, None)
+    assert (failed.pop("payment_intent"), held["payment_intent"]) != (None, None)
     assert failed == {
         "status": "failed",
         "invoice": invoice,
@@ -307,15 +321,17 @@ Checked = dict[str, dg.AssetCheckEvaluation]
 def check(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pipeline: Pipeline, instance: dg.DagsterInstance
 ) -> Callable[..., Checked]:
-    """Run the night's checks, with `history` ago and these tables switched off; what one of them says by table."""
+    """Run the night's checks with so many days of history and these settings; what one of them says by table."""
 
-    def run(name: str = REFERENCES, *, days: int = 60, off: Collection[str] = ()) -> Checked:
+    def run(name: str = REFERENCES, *, days: int = 60, objects: Mapping[str, Any] = MappingProxyType({})) -> Checked:
         history = (datetime.now(UTC) - timedelta(days=days)).date()
-        lines = [f"history: {history}", "objects:", *(f"  {table}: {{enabled: false}}" for table in off)]
-        (tmp_path / "settings.yaml").write_text("\n".join(lines))
+        (tmp_path / "settings.yaml").write_text(yaml.safe_dump({"history": history, "objects": dict(objects)}))
         monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(tmp_path / "settings.yaml"))
         job = build_defs(resource_overrides={RESOURCE: Opens(pipeline)}).resolve_job_def(NIGHTLY_JOB)
-        result = job.execute_in_process(instance=instance)
+        # What retention tells Dagster of every day takes long, and is not asked here.
+        result = job.execute_in_process(
+            instance=instance, run_config={"ops": {"retention": {"config": {"dry_run": True}}}}
+        )
         assert result.success
         found = [it for it in result.get_asset_check_evaluations() if it.check_name == name]
         return {it.asset_key.path[-1]: it for it in found}
@@ -332,19 +348,24 @@ def test_references_of_a_whole_shop_resolve(pipeline: Pipeline, shop: Shop, chec
     shop.seed_history(8)
     deleted = shop.create_customer(created=back(shop, 10))["id"]
     shop.create_payment(deleted, created=back(shop, 9))
+    unlisted = shop.create_customer(created=back(shop, 10), test_clock="clock_1")["id"]
+    draft = shop.create_invoice(unlisted, created=back(shop, 9), draft=True)["id"]
     pipeline.tick()
     shop.delete_customer(deleted)
+    shop.delete_invoice(draft)
     pipeline.tick()
     pipeline.tick()
     checked = check()
+    assert said(checked["charges"]) == said(checked["invoices"]) == {}
     assert checked.keys() == {name for name, object_type in OBJECT_TYPES.items() if object_type.references}
     assert {table for table, it in checked.items() if not it.passed} == set()
     assert not any("balance_transaction" in name for it in checked.values() for name in said(it))
 
 
 def test_what_should_be_here_and_is_not_is_told_with_examples(
-    pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]
+    make_pipeline: MakePipeline, pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]
 ) -> None:
+    shop.create_payment(created=back(shop, 55))  # so that what may be older may be older than all there is
     intent = shop.create_payment(created=back(shop, 20))
     charge = shop.objects("charges", False)[intent["latest_charge"]]
     shop.vanish("balance_transactions", charge["balance_transaction"])
@@ -354,13 +375,14 @@ def test_what_should_be_here_and_is_not_is_told_with_examples(
     shop.vanish("payment_intents", many[0]["id"])
     pipeline.tick()
     assert all(it.passed for it in check().values()), "what was just read may point to what the next tick brings"
-    pipeline.tick()
+    make_pipeline().tick()  # of both modes
     checked = check()
     assert {table for table, it in checked.items() if not it.passed} == {"charges", "disputes"}
     assert checked["charges"].severity is dg.AssetCheckSeverity.WARN
     assert "1 of balance_transaction → balance_transactions" in (checked["charges"].description or "")
     assert said(checked["charges"]) == {
         "payment_intent → payment_intents: not here": 1,
+        "payment_intent → payment_intents: before the history or never listed": 1,
         "payment_intent → payment_intents: examples": many[0]["id"],
         "balance_transaction → balance_transactions: not here": 1,
         "balance_transaction → balance_transactions: examples": charge["balance_transaction"],
@@ -375,23 +397,33 @@ def test_what_is_older_than_the_history_is_counted_and_passes(
     pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]
 ) -> None:
     intent = shop.create_payment(created=back(shop, 70))
-    refund = shop.refund(intent["latest_charge"], 500, created=back(shop, 50))
+    refund, _ = (shop.refund(intent["latest_charge"], 500, created=back(shop, days)) for days in (50, 45))
     later = shop.create_payment(created=back(shop, 55))
+    # Made with its money, of which the history begins a moment later.
+    begins = back(shop, 60) // DAY * DAY
+    edge = shop.create_payment(created=begins)
+    charge = shop.objects("charges", False)[edge["latest_charge"]]
+    shop.put(shop.objects("balance_transactions", False)[charge["balance_transaction"]] | {"created": begins - 1})
     pipeline.tick()
     pipeline.tick()
     checked = check()
     assert all(it.passed for it in checked.values())
     assert said(checked["refunds"]) == {
-        "charge → charges: not here": 1,
-        "charge → charges: before the history or never listed": 1,
+        "charge → charges: not here": 2,
+        "charge → charges: before the history or never listed": 2,
         "charge → charges: examples": intent["latest_charge"],
-        "payment_intent → payment_intents: not here": 1,
-        "payment_intent → payment_intents: before the history or never listed": 1,
+        "payment_intent → payment_intents: not here": 2,
+        "payment_intent → payment_intents: before the history or never listed": 2,
         "payment_intent → payment_intents: examples": intent["id"],
+    }
+    assert said(checked["charges"]) == {
+        "balance_transaction → balance_transactions: not here": 1,
+        "balance_transaction → balance_transactions: before the history or never listed": 1,
+        "balance_transaction → balance_transactions: examples": charge["balance_transaction"],
     }
     # With a history that begins long before there was any charge nothing is older.
     checked = check(days=200)
-    assert {table for table, it in checked.items() if not it.passed} == {"refunds"}
+    assert {table for table, it in checked.items() if not it.passed} == {"refunds", "charges"}
     assert later["latest_charge"] not in str(said(checked["refunds"]))
     assert refund["id"] not in str(said(checked["refunds"]))
 
@@ -401,13 +433,12 @@ def test_what_is_switched_off_is_not_looked_for(
 ) -> None:
     shop.create_payment(created=back(shop, 20))
     off = ("balance_transactions", "customers")
-    partial = make_pipeline(
-        {"STRIPE_API_KEY": "sk_test_of_the_tests"}, objects={table: {"enabled": False} for table in off}
-    )
+    objects = {table: {"enabled": False} for table in off}
+    partial = make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"}, objects=objects)
     partial.tick()
     partial.tick()
     assert not check()["charges"].passed
-    checked = check(off=off)
+    checked = check(objects=objects)
     assert "fee_details" not in checked
     assert all(it.passed for it in checked.values())
     assert not any(target in name for it in checked.values() for name in it.metadata for target in off)
@@ -425,6 +456,25 @@ def test_an_object_in_two_rows_is_told(pipeline: Pipeline, shop: Shop, check: Ca
     [(charge,)] = pipeline.warehouse.ask("INSERT INTO raw.charges FROM raw.charges LIMIT 1 RETURNING id")
     failed = {table: said(it)["examples"] for table, it in check(UNIQUE).items() if not it.passed}
     assert failed == {"charges": charge, "fee_details": f"{fee} 0"}
+
+
+def test_what_is_hashed_is_not_looked_for_and_what_is_pruned_by_another_date_is_not_missed(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, check: Callable[..., Checked]
+) -> None:
+    charge = shop.create_payment(created=back(shop, 20))["latest_charge"]
+    shop.refund(charge, 500, created=back(shop, 19))
+    objects: dict[str, Any] = {
+        "balance_transactions": {"date_field": "available_on", "retention": "5 days"},
+        "charges": {"fields": {"hash": ["balance_transaction"]}},
+    }
+    pipeline = make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"}, objects=objects)
+    pipeline.tick()
+    pipeline.tick()
+    assert ask(folder.published, "SELECT count(*) FROM raw.balance_transactions") == [(0,)]
+    checked = check(objects=objects)
+    assert all(it.passed for it in checked.values())
+    assert not any(name.startswith("balance_transaction → ") for name in checked["charges"].metadata)
+    assert said(checked["refunds"])["balance_transaction → balance_transactions: not here"] == 1
 
 
 def test_references_are_looked_at_every_night_and_not_in_a_tick(

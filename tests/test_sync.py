@@ -229,13 +229,17 @@ def test_an_object_type_switched_on_again_is_listed_again(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     old = shop.create_customer(name="Before", created=back(shop, 20))["id"]
+    shop.create_payment(old, created=back(shop, 20))
     make_pipeline().tick()
     off = make_pipeline(objects={"customers": {"enabled": False}})
     off.tick()
     shop.update("customers", old, name="After")
     off.tick()
     assert ask(folder.published, "SELECT name FROM test.customers") == [("Before",)]
+    # What is no longer kept up to date is not shown with what is.
+    assert ask(folder.published, "SELECT customer, customer_name FROM test.payments") == [(old, None)]
     make_pipeline().tick()
+    assert ask(folder.published, "SELECT customer_name FROM test.payments") == [("After",)]
     assert_equal_to_stripe(shop, folder.published)
 
 

@@ -248,6 +248,7 @@ def _probe(
     history = days_between(settings.first_listed(family), day_of(now))
     days = unlisted([it.name for it in kept], history, coverage, now)
     month = (int(now) - _ALLOCATION_DAYS * DAY, int(now) + 1)
+    made_up = max(1.0, _ALLOCATION_DAYS / len(history))  # a month, where the history is shorter
     lately = float(
         sum(
             covered.rows
@@ -258,7 +259,7 @@ def _probe(
     try:
         if not days:
             api.page(f"{family.endpoint}", limit=1)
-            return _Probed({it.name: Table(it, left=Estimate(0, 0, True)) for it in kept}, round(lately))
+            return _Probed({it.name: Table(it, left=Estimate(0, 0, True)) for it in kept}, round(lately * made_up))
         windows = _windows(days, until=month[1])
         taken = sample(api, family, windows)
     except Cancelled:
@@ -266,12 +267,10 @@ def _probe(
     except StripePipelineError as error:
         return _Probed({it.name: Table(it, error=error) for it in kept})
     lately += taken.count([(max(start, month[0]), end) for start, end in windows if end > month[0]])
-    # Of a shorter history a month is made up.
-    lately *= max(1.0, _ALLOCATION_DAYS / len(history))
     tables = {
         it.name: Table(it, left=of_type(taken) if it.name == family.name else of_children(taken, it)) for it in kept
     }
-    return _Probed(tables, round(lately))
+    return _Probed(tables, round(lately * made_up))
 
 
 def _windows(days: Collection[date], *, until: int) -> list[Window]:

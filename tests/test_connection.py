@@ -19,6 +19,7 @@ from unittest import mock
 import pytest
 import stripe
 
+from stripe_pipeline import connection
 from stripe_pipeline.cli import main
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.emulator import Fault, Server, Shop
@@ -279,7 +280,7 @@ def test_the_estimate_is_what_a_first_load_takes(
         rows = sum(rows for rows, _ in pipeline.warehouse.shown(f"{name}.{table}" for table in OBJECT_TYPES).values())
         requests = len([request for request in server.requests if request.livemode is livemode])
         for said in estimates.values():
-            assert 0.6 * rows <= said[mode][0] <= 1.6 * rows
+            assert 0.8 * rows <= said[mode][0] <= 1.4 * rows
         assert 0.6 * requests <= estimates["24 months"][mode][1] <= 1.6 * requests
         # Of two years nearly all is empty, and to find that out takes requests too.
         assert estimates["60 days"][mode][1] < estimates["24 months"][mode][1]
@@ -288,6 +289,47 @@ def test_the_estimate_is_what_a_first_load_takes(
     assert (loaded.status, loaded.err) == (0, "")
     assert loaded.text.count("To load: nothing, what is here is complete.") == 2
     assert len(server.requests) == 2 * 10
+
+
+def test_lines_that_an_invoice_does_not_carry_take_requests_of_their_own(run: Run, shop: Shop) -> None:
+    for lines in (12, 130, 5):
+        shop.create_invoice(livemode=True, n_lines=lines, created=int(shop.clock.now() - DAY))
+    ended = run("check", **LIVE_ONLY)
+    assert said_of("invoices", ended) == ["3 1 yes"]
+    assert said_of("invoice_lines", ended) == ["147 3 with invoices"]
+
+
+def test_what_stripe_allows_grows_with_the_charges_of_a_month(
+    run: Run, shop: Shop, project: Path, make_pipeline: MakePipeline
+) -> None:
+    for n in range(40):
+        shop.create_payment(livemode=True, created=int(shop.clock.now() - n * DAY / 10))
+    set_history(project, "5 days")  # six days with today's: in a month there are five times as many
+    assert "of the ~100,000 reads" in run("check", **LIVE_ONLY).text
+    make_pipeline(history="5 days", objects={"customers": {"enabled": False}}).tick()
+    loaded = run("check", **LIVE_ONLY)
+    assert said_of("charges", loaded) == ["0 0 yes"]
+    assert "of the ~100,000 reads" in loaded.text
+
+
+def test_what_a_load_takes_is_said_in_people_s_words(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a Stripe that allows next to nothing, as a load of many hours is too much for a test."""
+    assert figures(run("check", **LIVE_ONLY)) == [(0, 7)]
+    monkeypatch.setattr(connection, "ENDPOINT_RATE", 0.01)
+    assert "in 7 requests, about 2 minutes," in run("check", **LIVE_ONLY).text  # side by side, of 80 %
+    monkeypatch.setattr(connection, "LIVE_ACCOUNT_RATE", 0.001)
+    assert "in 7 requests, about 2 hours," in run("check", **LIVE_ONLY).text
+    monkeypatch.setattr(connection, "_LEAST_READS", 5)
+    ended = run("check", **LIVE_ONLY)
+    assert "140% of the 5 reads that Stripe allows in 30 days; set `history` to a later day, or" in ended.text
+    assert ended.status == 0
+
+
+def test_what_is_not_kept_is_not_counted(run: Run, server: Server, project: Path) -> None:
+    for age in (1, 20):
+        server.shop.create_customer(livemode=True, created=int(server.shop.clock.now() - age * DAY))
+    (project / "stripe_pipeline.yaml").write_text("objects: {customers: {retention: 10 days}}")
+    assert said_of("customers", run("check", **LIVE_ONLY)) == ["1 1 yes"]
 
 
 def test_what_is_complete_is_not_counted(run: Run, server: Server, make_pipeline: MakePipeline) -> None:
@@ -306,8 +348,13 @@ def test_what_a_script_has_just_made_is_not_taken_for_the_usual(run: Run, server
     for _ in range(1000):
         server.shop.create_customer(livemode=True, created=int(now - random.uniform(0, 3600)), announce=False)
     set_history(project, "24 months")
-    [(rows, _)] = figures(run("check", **LIVE_ONLY))
-    assert 500 <= rows <= 2000
+    for n in range(2500):
+        server.shop.create_customer(livemode=False, created=int(now - n * 60 * DAY / 2500), announce=False)
+    for _ in range(150):
+        server.shop.create_customer(livemode=False, created=int(now - random.uniform(0, 60)), announce=False)
+    (alone, _), (above_others, _) = figures(run("check"))
+    assert 500 <= alone <= 2000
+    assert 1800 <= above_others <= 4400
 
 
 def test_dev_starts_nothing_with_a_key_that_cannot_load(run: Run, server: Server, folder: DataFolder) -> None:

@@ -171,6 +171,7 @@ def test_hashed_fields_tell_nothing_and_still_join(make_pipeline: MakePipeline, 
         invoices={"hash": ["customer_email"], "exclude": ["customer_name"]},
     )
     make_pipeline(**hashed).tick()
+    assert folder.hash_key.stat().st_mode & 0o077 == 0  # nobody else reads it
     joined = "SELECT count(*) FROM test.customers c JOIN test.charges h ON c.email = h.receipt_email"
     assert ask(folder.published, joined) == [(1,)]
     assert ask(folder.published, "SELECT email = customer_email FROM test.customers, test.invoices") == [(True,)]

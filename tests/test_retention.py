@@ -5,6 +5,7 @@ From the emulator to the published file; trap 29 of FACTS.md.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sqlite3
@@ -59,6 +60,8 @@ def test_trap_29_pruned_rows_stay_away_until_a_longer_retention_and_a_backfill_b
     for table in kept:
         assert 0 < kept[table] < whole[table]
         assert oldest(folder, table) < 21
+    # The first day that is kept is known as it was: it need not be listed again.
+    assert min(short.warehouse.covered_days()["charges"]) == pruned["charges"].cutoff
     assert set(pruned["charges"].days) == {day_of(back(shop, n)) for n in range(21, 47)} & set(pruned["charges"].days)
 
     old = [charge for charge in shop.objects("charges", True).values() if charge["created"] < back(shop, 30)]
@@ -87,7 +90,7 @@ def test_trap_29_pruned_rows_stay_away_until_a_longer_retention_and_a_backfill_b
 
 
 def test_retention_goes_by_the_date_field_and_by_created_where_that_is_null(
-    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+    make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder
 ) -> None:
     made = back(shop, 30)
     ids = {
@@ -100,6 +103,10 @@ def test_retention_goes_by_the_date_field_and_by_created_where_that_is_null(
     pipeline.tick()
     assert ask(folder.published, "SELECT id FROM raw.invoices") == [(ids["due"],)]
     assert ask(folder.published, "SELECT DISTINCT invoice FROM raw.invoice_lines") == [(ids["due"],)]
+    pipeline.prune()
+    server.requests.clear()
+    pipeline.tick()  # whose days hold rows that are kept, and are known
+    assert not [it for it in server.requests if it.path == "/v1/invoices" and int(it.params["created[gte]"]) <= made]
     # It becomes too old by a change.
     shop.update("invoices", ids["due"], due_date=back(shop, 15), livemode=True)
     pipeline.tick()
@@ -124,12 +131,20 @@ def test_a_child_may_go_before_its_parent_and_never_stays_behind_it(
 ) -> None:
     shop.seed_history(30)
     objects = {"balance_transactions": {"retention": "20 days"}, "fee_details": {"retention": "5 days"}}
+    make_pipeline().tick()
     pipeline = make_pipeline(retention="forever", objects=objects)
-    pipeline.tick()
-    assert 18 < oldest(folder, "balance_transactions") < 21
-    assert oldest(folder, "fee_details") < 6
-    assert oldest(folder, "charges") > 25
-    make_pipeline(objects={"balance_transactions": {"retention": "5 days"}, "fee_details": {"retention": "20 days"}})
+    foreseen = pipeline.warehouse.prune(dry_run=True)
+    pruned = pipeline.prune()
+    assert pruned == foreseen
+    assert pruned.keys() == objects.keys()
+    assert pruned["fee_details"].cutoff == today() - timedelta(days=5)
+    assert {day_of(back(shop, 25)), day_of(back(shop, 10))} <= pruned["fee_details"].days.keys()
+    for again in (False, True):
+        if again:
+            pipeline.backfill([day_of(back(shop, n)) for n in range(3, 26)])
+        assert 18 < oldest(folder, "balance_transactions") < 21
+        assert oldest(folder, "fee_details") < 6
+        assert oldest(folder, "charges") > 25
     shorter = make_pipeline(
         objects={"balance_transactions": {"retention": "5 days"}, "fee_details": {"retention": "20 days"}}
     )
@@ -175,6 +190,10 @@ def test_the_tables_own_history_is_what_is_listed(
     pipeline.tick()
     assert oldest(folder, "charges") < 11
     assert oldest(folder, "balance_transactions") > 35
+    report = pipeline.tick([day_of(back(shop, 20))])  # as a run of an older partition does
+    assert any("charges: 1 days are older than what the settings keep" in note for note in report.notes)
+    assert report.listed["refunds"] == {day_of(back(shop, 20))}
+    assert oldest(folder, "charges") < 11
     pipeline.backfill([day_of(back(shop, n)) for n in range(40)])
     assert oldest(folder, "charges") < 11
     earlier = make_pipeline(LIVE, history=start, objects={"charges": {"history": "30 days"}})
@@ -298,10 +317,15 @@ def test_old_runs_are_forgotten_and_what_they_materialized_is_not(
     forget_events_without_a_run(instance, over=0)  # not ours alone
     assert instance.get_materialized_partitions(key) == days
     instance.wipe_assets([dg.AssetKey("theirs")])
+    storage = Path(instance.storage_directory()).parent / "history" / "runs" / ".db"
+    size = storage.stat().st_size
     forget_events_without_a_run(instance, over=0)
+    assert storage.stat().st_size < size
     assert instance.get_materialized_partitions(key) == set()
-    report_again(instance, pipeline.warehouse.covered_days())
-    assert instance.get_materialized_partitions(key) == days
+    for _ in range(2):  # once is enough
+        report_again(instance, pipeline.warehouse.covered_days())
+        assert instance.get_materialized_partitions(key) == days
+        assert len(instance.fetch_materializations(key, limit=100).records) == len(days)
 
 
 def test_prune_on_the_command_line(project: Project, run: Run) -> None:  # noqa: F811
@@ -323,8 +347,57 @@ def test_prune_on_the_command_line(project: Project, run: Run) -> None:  # noqa:
     assert all(" 0 " in line or "table" in line for line in run("prune").out.splitlines())
 
 
+def empty_job(name: str) -> dg.JobDefinition:
+    """A job of this name that does nothing."""
+
+    @dg.op
+    def nothing() -> None: ...
+
+    @dg.job(name=name)
+    def job() -> None:
+        nothing()
+
+    return job
+
+
+def record_tick(instance: dg.DagsterInstance, name: str, *, days_ago: float) -> None:
+    """Have Dagster know a sensor and a tick of it, as its daemon stores them."""
+    kind = {"job_name": name, "job_type": {"__enum__": "InstigatorType.SENSOR"}}
+    location = {"__class__": "RegisteredRepositoryLocationOrigin", "location_name": "here"}
+    repository = {"repository_location_origin": location, "repository_name": "__repository__"}
+    state: Any = dg.deserialize_value(
+        json.dumps(
+            {
+                "__class__": "InstigatorState",
+                "origin": {
+                    "__class__": "ExternalJobOrigin",
+                    "external_repository_origin": {"__class__": "ExternalRepositoryOrigin", **repository},
+                    "job_name": name,
+                },
+                "job_type": kind["job_type"],
+                "status": {"__enum__": "InstigatorStatus.DECLARED_IN_CODE"},
+                "job_specific_data": {"__class__": "SensorInstigatorData"},
+            }
+        )
+    )
+    if name not in {it.name for it in instance.all_instigator_state()}:
+        instance.add_instigator_state(state)
+    ids = {"job_origin_id": state.instigator_origin_id, "selector_id": state.selector_id}
+    at = (datetime.now(UTC) - timedelta(days=days_ago)).timestamp()
+    stored = {"__class__": "TickData", **ids, **kind, "status": {"__enum__": "TickStatus.SKIPPED"}, "timestamp": at}
+    tick: Any = dg.deserialize_value(json.dumps(stored))
+    instance.create_tick(tick)
+
+
+def ages_of_ticks(instance: dg.DagsterInstance, name: str) -> list[int]:
+    """How many days ago the ticks of a sensor were."""
+    [state] = [it for it in instance.all_instigator_state() if it.name == name]
+    ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id)
+    return [round((datetime.now(UTC).timestamp() - tick.timestamp) / DAY) for tick in ticks]
+
+
 def test_the_asset_forgets_old_runs_that_have_ended_and_shows_what_they_materialized(
-    make_pipeline: MakePipeline, shop: Shop, instance: dg.DagsterInstance
+    make_pipeline: MakePipeline, shop: Shop, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop.create_customer(livemode=True, created=back(shop, 1))
     pipeline = make_pipeline(LIVE, history=(datetime.now(UTC) - timedelta(days=2)).date())
@@ -338,12 +411,22 @@ def test_the_asset_forgets_old_runs_that_have_ended_and_shows_what_they_material
     key = dg.AssetKey(["raw", "customers"])
     days = instance.get_materialized_partitions(key)
     assert days
+    theirs, young = (empty_job(name).execute_in_process(instance=instance).run_id for name in ("theirs", "sync"))
     with sqlite3.connect(Path(instance.storage_directory()).parent / "history" / "runs.db") as storage:
-        storage.execute("UPDATE runs SET create_timestamp = '2020-01-01 00:00:00'")
+        storage.execute("UPDATE runs SET create_timestamp = '2020-01-01 00:00:00' WHERE run_id <> ?", [young])
     storage.close()
+    # As if the drains had reported much, of days that are not kept any more.
+    monkeypatch.setattr(forget_events_without_a_run, "__kwdefaults__", {"over": 0})
+    instance.report_runless_asset_event(dg.AssetMaterialization(key, partition="2020-01-01"))
+    for name in ("webhook_refresh", "theirs"):
+        for age in (100, 80):
+            record_tick(instance, name, days_ago=age)
     assert nightly.execute_in_process(instance=instance).success
-    assert [run_id for run_id in (*old, under_way) if instance.has_run(run_id)] == [under_way]
+    kept = [under_way, theirs, young]
+    assert [run_id for run_id in (*old, *kept) if instance.has_run(run_id)] == kept
     assert instance.get_materialized_partitions(key) == days
+    assert ages_of_ticks(instance, "webhook_refresh") == [80]
+    assert ages_of_ticks(instance, "theirs") == [80, 100]
 
 
 def test_a_page_that_is_written_late_does_not_remove_what_became_young_again_meanwhile(
@@ -367,11 +450,12 @@ def test_a_page_that_is_written_late_does_not_remove_what_became_young_again_mea
     assert counts(folder)["invoices"] == 1
 
 
-def test_pruning_takes_nothing_away_from_a_run_that_has_read_and_not_yet_stored(
+def test_neither_pruning_nor_removing_meets_a_run_that_has_read_and_not_yet_stored(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     day = back(shop, 5)
-    gone, kept = (shop.create_customer(livemode=True, created=day)["id"] for _ in range(2))
+    gone, kept, late_gone = (shop.create_customer(livemode=True, created=day)["id"] for _ in range(3))
+    draft = shop.create_invoice(late_gone, livemode=True, created=day, draft=True)["id"]
     late, prompt = (make_pipeline(LIVE, on_delete="remove") for _ in range(2))
     prompt.tick()
     shop.delete_customer(gone)
@@ -381,7 +465,12 @@ def test_pruning_takes_nothing_away_from_a_run_that_has_read_and_not_yet_stored(
     with ThreadPoolExecutor(1) as thread:
         backfill = thread.submit(late.backfill, [day_of(day)])
         assert held.has_read.wait(60)
+        # What it has read holds these yet.
+        shop.delete_customer(late_gone)
+        shop.delete_invoice(draft)
+        prompt.tick()
         prompt.prune()
         held.may_write.set()
         assert not backfill.result(60).failures
-    assert ask(folder.published, "SELECT name FROM live.customers") == [("changed",)]
+    assert ask(folder.published, "SELECT name FROM raw.customers") == [("changed",)]
+    assert counts(folder)["invoices"] == counts(folder)["invoice_lines"] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
@@ -15,7 +16,7 @@ from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.errors import AuthenticationFailed, Unavailable
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.settings import Settings, load_keys
-from stripe_pipeline.sync import EVENTS, SWEEP, Pipeline, Report
+from stripe_pipeline.sync import EVENTS, OVERLAP, SWEEP, Pipeline, Report
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed, everything, rows
 
@@ -234,6 +235,9 @@ def test_an_object_type_switched_on_again_is_listed_again(
     off = make_pipeline(objects={"customers": {"enabled": False}})
     off.tick()
     shop.update("customers", old, name="After")
+    off.tick()
+    assert not off.has_news(math.inf)  # nothing waits for what is not read
+    shop.clock.advance(2 * OVERLAP)
     off.tick()
     assert ask(folder.published, "SELECT name FROM test.customers") == [("Before",)]
     # What is no longer kept up to date is not shown with what is.

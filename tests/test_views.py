@@ -84,6 +84,9 @@ def test_custom_fields_are_typed_columns_from_any_path(
         "zoneless": "2023-11-14T22:13:20",
         "minute": "2023-11-14 22:13",
         "day": "2023-11-14",
+        "part": "12.7",
+        "huge": "9" * 18,
+        "nan": "nan",
     }
     paid = shop.create_payment(livemode=True, created=day, metadata=metadata)
     shop.update("charges", paid["latest_charge"], metadata=metadata, brand_new={"deep": [1, {"er": True}]})
@@ -98,6 +101,11 @@ def test_custom_fields_are_typed_columns_from_any_path(
         "quoted": "metadata.it's",
         "wrong": {"path": "metadata.x", "type": "number"},
         "wrong_at": {"path": "metadata.x", "type": "timestamp"},
+        "wrong_part": {"path": "metadata.part", "type": "integer"},
+        "part": {"path": "metadata.part", "type": "number"},
+        "huge": {"path": "metadata.huge", "type": "integer"},
+        "wrong_huge": {"path": "metadata.huge", "type": "timestamp"},
+        "wrong_nan": {"path": "metadata.nan", "type": "number"},
         "amount_text": {"path": "amount", "type": "text"},
         "status_json": {"path": "status", "type": "json"},
         "risk": "outcome.risk_level",
@@ -124,6 +132,11 @@ def test_custom_fields_are_typed_columns_from_any_path(
         "quoted": "quoted",
         "wrong": None,
         "wrong_at": None,
+        "wrong_part": None,
+        "part": 12.7,
+        "huge": 10**18 - 1,
+        "wrong_huge": None,
+        "wrong_nan": None,
         "amount_text": str(charge["amount"]),
         "status_json": '"succeeded"',
         "risk": charge["outcome"]["risk_level"],

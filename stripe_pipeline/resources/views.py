@@ -14,11 +14,7 @@ from stripe_pipeline.settings import CustomField, CustomType, Settings
 MODES = {"live": True, "test": False}
 """The schemas of the views, and the `livemode` of what they show."""
 
-_SQL_TYPES = {
-    CustomType.INTEGER: "BIGINT",
-    CustomType.NUMBER: "DOUBLE",
-    CustomType.BOOLEAN: "BOOLEAN",
-}
+_SECONDS = "BETWEEN -62135596800 AND 253402300799"  # Unix seconds of the years 1 to 9999
 
 
 def definitions(settings: Settings) -> dict[str, str]:
@@ -80,12 +76,21 @@ def _at_path(column: Column, custom: CustomField) -> str:
         case CustomType.TIMESTAMP:
             # Stripe's are Unix seconds; what people put into metadata may be written out.
             written = f"{text}::VARCHAR"
-            seconds = f"make_timestamptz(TRY_CAST({written} AS BIGINT) * 1000000)"
+            number = f"TRY_CAST({written} AS BIGINT)"
+            # A number that is no time must not end every query in an overflow.
+            seconds = f"CASE WHEN {number} {_SECONDS} THEN make_timestamptz({number} * 1000000) END"
             # A day, or a time without a zone, is UTC: else it would be of whatever zone the session has.
             moments = [f"TRY_CAST({written} || '{rest}' AS TIMESTAMPTZ)" for rest in ("Z", ":00Z", "T00:00:00Z", "")]
             return f"coalesce({seconds}, {', '.join(moments)})"
-        case _:
-            return f"TRY_CAST({text} AS {_SQL_TYPES[custom.type]})"
+        case CustomType.INTEGER:
+            # The cast alone would round.
+            whole = f"TRY_CAST({text} AS BIGINT)"
+            return f"CASE WHEN TRY_CAST({text} AS DOUBLE) = {whole} THEN {whole} END"
+        case CustomType.NUMBER:
+            number = f"TRY_CAST({text} AS DOUBLE)"
+            return f"CASE WHEN isfinite({number}) THEN {number} END"
+        case CustomType.BOOLEAN:
+            return f"TRY_CAST({text} AS BOOLEAN)"
 
 
 def _quoted(name: str) -> str:

@@ -248,7 +248,7 @@ def _probe(
     history = days_between(settings.first_listed(family), day_of(now))
     days = unlisted([it.name for it in kept], history, coverage, now)
     month = (int(now) - _ALLOCATION_DAYS * DAY, int(now) + 1)
-    made_up = max(1.0, _ALLOCATION_DAYS / len(history))  # a month, where the history is shorter
+    made_up = max(1.0, _ALLOCATION_DAYS / max(1, len(history)))  # a month, where the history is shorter
     lately = float(
         sum(
             covered.rows

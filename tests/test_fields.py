@@ -7,6 +7,7 @@ Everything runs on the real path: emulator, pipeline, published file. What the s
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of
 from stripe_pipeline.emulator import Server, Shop
 from stripe_pipeline.errors import WarehouseError
+from stripe_pipeline.resources.warehouse import Batch, Loaded
 from stripe_pipeline.sync import Pipeline
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed, rows
@@ -78,13 +80,23 @@ def trade(shop: Shop) -> str:
 
 
 def test_an_excluded_field_is_nowhere_also_not_in_an_object_that_another_one_holds(
-    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     customer = trade(shop)
     pipeline = make_pipeline(**fields(**NOWHERE))
+    load = pipeline.warehouse.load
+    on_their_way: list[str] = []
+
+    def load_and_look(batches: Sequence[Batch], **others: Any) -> Loaded:
+        on_their_way.extend(path.read_text() for path in folder.spool.rglob("*.ndjson"))
+        return load(batches, **others)
+
+    monkeypatch.setattr(pipeline.warehouse, "load", load_and_look)
     pipeline.tick()
     shop.update_customer(customer, name="Ada L.")
     assert pipeline.tick().applied
+    assert any("Ada" in lines for lines in on_their_way)
+    assert not any(ADDRESS in lines for lines in on_their_way)
     assert ask(folder.published, "SELECT name FROM test.customers") == [("Ada L.",)]
     assert ask(folder.published, "SELECT _extra->>'$.customer.name' FROM test.charges") == [("Ada",)]
     assert "email" not in columns(folder.published, "raw.customers") | columns(folder.published, "test.customers")
@@ -105,7 +117,9 @@ def test_what_is_left_out_later_is_removed_from_every_file(
     (folder.spool / "of-a-killed-run").mkdir()
     (folder.spool / "of-a-killed-run" / "customers.ndjson").write_text(ADDRESS)
     with duckdb.connect(str(folder.published), read_only=True) as reading:
-        make_pipeline(**fields(**NOWHERE)).tick()
+        later = fields(**NOWHERE)
+        later["objects"]["invoices"]["enabled"] = False  # what is not read any more is there all the same
+        make_pipeline(**later).tick()
         # Who was reading goes on.
         assert reading.execute("SELECT email FROM test.customers").fetchall() == [(ADDRESS,)]
     assert holding(folder.root, ADDRESS) == []

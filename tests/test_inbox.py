@@ -403,7 +403,10 @@ def test_a_tick_applies_what_a_webhook_told_of_an_unknown_account(pipeline: Pipe
     inbox.close()
 
 
-def test_applied_pokes_are_kept_for_the_days_of_the_settings(make_pipeline: MakePipeline, folder: DataFolder) -> None:
+@pytest.mark.parametrize("work", ["tick", "prune"])
+def test_applied_pokes_are_kept_for_the_days_of_the_settings(
+    make_pipeline: MakePipeline, folder: DataFolder, work: str
+) -> None:
     make_pipeline(inbox={"keep_days": 2}).tick()
     old, young = poke(1), poke(2)
     inbox = Inbox(folder)
@@ -412,7 +415,7 @@ def test_applied_pokes_are_kept_for_the_days_of_the_settings(make_pipeline: Make
     with sqlite3.connect(folder.inbox) as connection:
         connection.execute("UPDATE pokes SET applied_at = applied_at - 86400 * 3 WHERE event_id = 'evt_1'")
     connection.close()
-    make_pipeline(inbox={"keep_days": 2}).tick()
+    getattr(make_pipeline(inbox={"keep_days": 2}), work)()
     assert inbox.add([old, young]) == 1
     inbox.close()
 

@@ -23,6 +23,7 @@ from stripe_pipeline.days import DAY
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.resources import relations
 from stripe_pipeline.resources.relations import payments_view, picture
 from stripe_pipeline.sync import Pipeline
 from tests.conftest import MakePipeline, Opens
@@ -463,11 +464,17 @@ def test_an_object_in_two_rows_is_told(pipeline: Pipeline, shop: Shop, check: Ca
 
 
 def test_what_is_hashed_is_not_looked_for_and_what_is_pruned_by_another_date_is_not_missed(
-    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, check: Callable[..., Checked]
+    make_pipeline: MakePipeline,
+    shop: Shop,
+    folder: DataFolder,
+    check: Callable[..., Checked],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(relations, "EXAMPLES", 1)
     charge = shop.create_payment(created=back(shop, 20))["latest_charge"]
     shop.refund(charge, 500, created=back(shop, 19))
-    pruned = shop.create_payment(created=back(shop, 40))["latest_charge"]
+    early, pruned = (shop.create_payment(created=back(shop, 40))["latest_charge"] for _ in range(2))
+    shop.refund(early, 500, created=back(shop, 35))  # older itself than the charges that are kept
     shop.refund(pruned, 500, created=back(shop, 18))
     objects: dict[str, Any] = {
         "balance_transactions": {"date_field": "available_on", "retention": "5 days"},
@@ -481,8 +488,9 @@ def test_what_is_hashed_is_not_looked_for_and_what_is_pruned_by_another_date_is_
     assert all(it.passed for it in checked.values())
     assert not any(name.startswith("balance_transaction → ") for name in checked["charges"].metadata)
     refunds = said(checked["refunds"])
-    assert refunds["balance_transaction → balance_transactions: not here"] == 2
-    assert refunds["charge → charges: before the history or never listed"] == 1
+    assert refunds["balance_transaction → balance_transactions: not here"] == 3
+    assert refunds["charge → charges: before the history or never listed"] == 2
+    assert refunds["charge → charges: examples"] == pruned  # what is hardest to explain comes first
 
 
 def test_references_are_looked_at_every_night_and_not_in_a_tick(

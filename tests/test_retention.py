@@ -124,6 +124,10 @@ def test_retention_goes_by_the_date_field_and_by_created_where_that_is_null(
     assert counts(folder)["invoices"] == 3
     make_pipeline(LIVE, objects={"invoices": {"retention": "2 months"}}).tick()
     assert counts(folder)["invoices"] == 4
+    # Days are those of the date field; a child's of its parent's `created`.
+    pruned = pipeline.prune()
+    assert pruned["invoices"].days == {day_of(at): 1 for at in (back(shop, 20), made, back(shop, 90))}
+    assert pruned["invoice_lines"].days.keys() == {day_of(made), day_of(back(shop, 5))}
 
 
 def test_a_child_may_go_before_its_parent_and_never_stays_behind_it(
@@ -250,22 +254,27 @@ def test_rows_that_were_only_hidden_are_removed_once_the_settings_say_so(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     gone = shop.create_customer(livemode=True, created=back(shop, 5), name="Gone for good")["id"]
+    draft = shop.create_invoice(livemode=True, created=back(shop, 5), draft=True)["id"]
     pipeline = make_pipeline()
     pipeline.tick()
     shop.delete_customer(gone)
+    shop.delete_invoice(draft)
     pipeline.tick()
     assert holding(folder.root, "Gone for good")
-    make_pipeline(objects={"customers": {"on_delete": "remove"}}).tick()
+    assert counts(folder)["invoice_lines"] > 0
+    make_pipeline(objects={"customers": {"on_delete": "remove"}, "invoices": {"on_delete": "remove"}}).tick()
     assert holding(folder.root, "Gone for good") == []
+    assert counts(folder)["invoices"] == counts(folder)["invoice_lines"] == 0
 
 
 def test_the_asset_prunes_and_tells_rows_by_day_and_a_dry_run_only_tells(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, instance: dg.DagsterInstance
 ) -> None:
     shop.seed_history(20)
-    make_pipeline().tick()
+    history = today() - timedelta(days=22)  # each day is told to Dagster, which takes its time
+    make_pipeline(history=history).tick()
     whole = counts(folder)
-    short = make_pipeline(retention="10 days")
+    short = make_pipeline(history=history, retention="10 days")
     defs = build_defs(resource_overrides={RESOURCE: Opens(short)})
     job = defs.resolve_job_def("nightly")
     for dry_run in (True, False):
@@ -277,6 +286,7 @@ def test_the_asset_prunes_and_tells_rows_by_day_and_a_dry_run_only_tells(
         metadata: dict[str, Any] = dict(event.asset_materialization.metadata)
         rows = {record.data["table"]: record.data["rows"] for record in metadata["pruned"].records}
         assert sum(metadata["charges"].data.values()) == rows["charges"] > 0
+        assert metadata["rows"].value == sum(rows.values())
         if dry_run:
             assert counts(folder) == whole
     assert {table: whole[table] - left for table, left in counts(folder).items()} == {t: rows[t] for t in whole}
@@ -344,6 +354,8 @@ def test_prune_on_the_command_line(project: Project, run: Run) -> None:  # noqa:
     assert removed.out.splitlines() == foreseen.out.splitlines()[:-1]
     [charges] = [line.split() for line in removed.out.splitlines() if line.startswith("charges")]
     assert int(charges[1].replace(",", "")) > 0
+    assert charges[-1] == str(today() - timedelta(days=1))
+    assert [line.endswith("as its parent") for line in removed.out.splitlines() if "_lines" in line] == [True]
     assert all(" 0 " in line or "table" in line for line in run("prune").out.splitlines())
 
 
@@ -425,6 +437,10 @@ def test_the_asset_forgets_old_runs_that_have_ended_and_shows_what_they_material
     kept = [under_way, theirs, young]
     assert [run_id for run_id in (*old, *kept) if instance.has_run(run_id)] == kept
     assert instance.get_materialized_partitions(key) == days
+    told = instance.get_latest_materialization_event(dg.AssetKey("retention"))
+    assert told is not None
+    assert told.asset_materialization is not None
+    assert told.asset_materialization.metadata["runs of Dagster removed"].value == len(old)
     assert ages_of_ticks(instance, "webhook_refresh") == [80]
     assert ages_of_ticks(instance, "theirs") == [80, 100]
 

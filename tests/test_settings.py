@@ -368,6 +368,11 @@ def test_what_is_older_than_the_history_is_not_listed_however_long_it_would_be_k
     assert settings.first_listed(settings.types["invoice_lines"]) == first
 
 
+def test_a_path_counts_places_in_plain_digits_only(load: Load) -> None:
+    settings = load("objects: {charges: {custom_fields: {a: metadata.1, b: metadata.²}}}")
+    assert [it.steps[1] for it in settings.objects["charges"].custom_fields.values()] == [1, "²"]
+
+
 def test_what_is_hashed_is_included_besides(load: Load) -> None:
     fields = "{include: [name, metadata], hash: [email, metadata.tax_number]}"
     settings = load(f"objects: {{customers: {{fields: {fields}}}}}")

@@ -394,7 +394,7 @@ def test_processes_that_read_at_the_same_time_stay_within_stripes_limits_and_a_t
     with Server(shop, rate_limits=True) as server:
         first, second = (
             Pipeline(
-                settings=Settings.model_validate({"history": "60 days", "rate": {"share": "100%"}}),
+                settings=Settings.model_validate({"history": "60 days", "rate": {"share": "80%"}}),
                 keys=load_keys({"STRIPE_API_KEY": KEYS["STRIPE_API_KEY"]}),
                 folder=folder,
                 base_url=server.url,

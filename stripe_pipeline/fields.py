@@ -75,6 +75,10 @@ class FieldFilter:
         self._trees = {table: _tree(them) for table, them in rules.items() if them}
         self._keep_unknown = {table for table in OBJECT_TYPES if table not in rules or rules[table].keep_unknown}
         self._known = {table: frozenset(OBJECT_TYPES[table].column_names) for table in OBJECT_TYPES}
+        self._references = {
+            table: frozenset(column.name for column in object_type.columns if column.kind is Kind.REFERENCE)
+            for table, object_type in OBJECT_TYPES.items()
+        }
         self._embedded = {
             table: {child.embedded_in: child.name for child in children_of(object_type)}
             for table, object_type in OBJECT_TYPES.items()
@@ -90,7 +94,8 @@ class FieldFilter:
     def column(self, table: str, name: str, value: Any) -> Any:
         """What a column holds, as it may be stored: a field's value, or the unknown fields of `_extra`."""
         if name == UNKNOWN:
-            return self._object(table, value)
+            unknown = {it: of for it, of in value.items() if of is self._unexpanded(table, it, of)}
+            return self._object(table, unknown)
         branch = self._trees.get(table, _NOTHING).below.get(name, _NOTHING)
         return None if branch.drop else self._value(value, branch, inside=self._embedded[table].get(name))
 
@@ -103,8 +108,15 @@ class FieldFilter:
                 continue
             branch = _both(tree.below.get(name, _NOTHING), above.below.get(name, _NOTHING))
             if not branch.drop:
-                kept[name] = self._value(value, branch, inside=self._embedded[table].get(name))
+                field = self._unexpanded(table, name, value)
+                kept[name] = self._value(field, branch, inside=self._embedded[table].get(name))
         return kept
+
+    def _unexpanded(self, table: str, name: str, value: Any) -> Any:
+        """`value`; of an expanded reference the id alone where what is not known is not kept."""
+        if table in self._keep_unknown or name not in self._references[table] or not isinstance(value, dict):
+            return value
+        return value["id"] if isinstance(value.get("id"), str) else value
 
     def _value(self, value: Any, branch: _Branch, *, inside: str | None = None) -> Any:
         """`inside` is the table whose objects a list without their name holds."""

@@ -336,6 +336,9 @@ def test_what_is_left_out_of_a_child_or_not_known_is_left_out_of_what_holds_it(
     assert '"description"' not in held
     assert holding(folder.root, "brand_new") == []
     assert ask(folder.published, "SELECT _extra FROM test.customers") == [(None,)]
+    # Nor is it what a reference came with.
+    [customer] = shop.objects("customers", False)
+    assert ask(folder.published, "SELECT _extra, customer FROM test.charges") == [(None, customer)]
     [(line,)] = ask(folder.published, "SELECT lines->'$.data[0]' FROM test.invoices")
     assert not {"description", "parent", "metadata"} & json.loads(line).keys()
     assert json.loads(line)["period"].keys() == {"end"}
@@ -392,7 +395,7 @@ def test_a_shorter_list_of_fields_is_removed_from_objects_that_others_hold_too(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     expand_refund(shop)
-    elsewhere = {"customers": {"include": ["email", "name"]}, "charges": {"include": ["amount", "customer"]}}
+    elsewhere = {"customers": {"include": ["email", "name"]}, "charges": {"include": ["amount", "customer", "_extra"]}}
     make_pipeline(**fields(**NOWHERE | elsewhere)).tick()
     assert holding(folder.root, ADDRESS)
     make_pipeline(**fields(**NOWHERE | elsewhere | {"customers": {"include": ["name"]}})).tick()

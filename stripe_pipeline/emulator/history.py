@@ -1,6 +1,6 @@
 """Made-up trade: a shop's past, and one believable thing at a time from now on.
 
-A software subscription business with an e-commerce shop beside it, in five currencies, growing, quieter at weekends.
+A software subscription business with an e-commerce shop beside it, in six currencies, growing, quieter at weekends.
 Everything happens through the actions of `shop`, in the order of time, so that a history that ends later on the same
 day only goes on from one that ends earlier.
 """
@@ -24,7 +24,6 @@ _SIGNUPS, _ORDERS, _PROJECTS = 6.0, 21.0, 1.2
 _WEEKDAYS = (1.15, 1.2, 1.2, 1.15, 1.1, 0.65, 0.55)
 
 _CURRENCIES = (("usd", "US", 50), ("eur", "DE", 25), ("gbp", "GB", 12), ("jpy", "JP", 8), ("kwd", "KW", 5))
-_UNIT_FACTORS = {"usd": 1.0, "eur": 0.9, "gbp": 0.8, "jpy": 150.0, "kwd": 0.31}
 _PLANS = (("Starter", 19), ("Team", 79), ("Business", 249))
 _GOODS = ("Desk lamp", "Mug", "Notebook", "Poster", "T-shirt", "Water bottle", "Sticker set")
 _FIRST_NAMES = ("Ada", "Noor", "Jürgen", "Mei", "Zoë", "Søren", "Łukasz", "Yuki", "Olu", "Inês", "Chloé", "花子")
@@ -39,7 +38,7 @@ _CITIES = {
 _COUNTRIES = {currency: country for currency, country, _ in _CURRENCIES}
 _DECLINES = tuple(templates.DECLINES)
 _REASONS = ("fraudulent", "product_not_received", "subscription_canceled", "product_unacceptable", "duplicate")
-_HUGE_YEN = 2_750_000_000
+_HUGE = 2_750_000_000  # beyond 32 bits, and yet a believable price: 27.5 million rupiah are some 1,700 dollars
 
 
 def seed_history(shop: Shop, days: int) -> None:
@@ -334,16 +333,16 @@ class _Market:
 
     def _huge_amount(self, at: int) -> None:
         person = self._shop.create_customer(
-            livemode=self._live, created=at, **_person(self._random) | {"currency": "jpy"}
+            livemode=self._live, created=at, **_person(self._random) | {"currency": "idr"}
         )
         invoice = self._shop.create_invoice(
             person["id"],
-            lines=[{"amount": _HUGE_YEN, "description": "Enterprise licence, ten years"}],
-            currency="jpy",
+            lines=[{"amount": _HUGE, "description": "Business plan, a year"}],
+            currency="idr",
             livemode=self._live,
             created=at,
         )
-        self._shop.pay_invoice(invoice["id"], livemode=self._live, created=at + 60)
+        self._shop.pay_invoice(invoice["id"], settlement_currency="usd", livemode=self._live, created=at + 60)
 
     def _equal_fees(self, at: int) -> None:
         radar = templates.fee(5, "usd", description="Radar for Fraud Teams")
@@ -416,7 +415,7 @@ def _ignore(_: Json) -> None:
 
 def _price(units: float, currency: str) -> int:
     """An amount in minor units for a price in dollars."""
-    amount = units * _UNIT_FACTORS[currency] * templates.minor_units(currency)
+    amount = units * templates.PER_DOLLAR[currency] * templates.minor_units(currency)
     # Three-decimal currencies are charged in steps of ten.
     return round(amount / 10) * 10 if currency in templates.THREE_DECIMAL else max(1, round(amount))
 

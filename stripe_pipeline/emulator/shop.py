@@ -620,8 +620,8 @@ class Shop:
         obj = templates.invoice(fields.get("id") or self._id("in"), at, livemode, currency, person, subscription)
         obj |= fields
         if lines is None:
-            unit = templates.minor_units(currency)
-            lines = [{"amount": unit * self._random.randint(5, 90)} for _ in range(n_lines)]
+            unit = templates.minor_units(currency) * templates.PER_DOLLAR.get(currency, 1.0)
+            lines = [{"amount": round(unit * self._random.randint(5, 90))} for _ in range(n_lines)]
         drawn = [self._line(obj, line) for line in lines]
         side = self._sides[livemode]
         side.lines[obj["id"]] = {line["id"]: line for line in drawn}
@@ -662,6 +662,7 @@ class Shop:
         invoice_id: str,
         *,
         outcome: str = "succeeded",
+        settlement_currency: str | None = None,
         livemode: bool | None = None,
         created: int | None = None,
         announce: bool = True,
@@ -683,6 +684,7 @@ class Shop:
                     currency=invoice["currency"],
                     outcome=outcome,
                     description="Subscription update" if invoice["parent"] else "Payment for Invoice",
+                    settlement_currency=settlement_currency,
                     livemode=mode,
                     created=at,
                     announce=announce,
@@ -690,7 +692,14 @@ class Shop:
                 intent = side.invoice_intents[invoice_id] = made["id"]
                 self._link(invoice, intent, invoice["amount_remaining"], at, is_default=True)
             else:
-                self.attempt_payment(intent, outcome=outcome, livemode=mode, created=at, announce=announce)
+                self.attempt_payment(
+                    intent,
+                    outcome=outcome,
+                    settlement_currency=settlement_currency,
+                    livemode=mode,
+                    created=at,
+                    announce=announce,
+                )
             if outcome == "succeeded":
                 self._change_payments(invoice_id, mode, "paid", at, intent)
         paid = outcome == "succeeded"
@@ -1094,9 +1103,10 @@ class Shop:
             fees = [templates.fee(templates.processing_fee(settled, currency), currency)]
             if charge["application_fee_amount"]:
                 kind, description = "application_fee", "Demo Platform application fee"
-                fees.append(
-                    templates.fee(charge["application_fee_amount"], currency, kind=kind, description=description)
-                )
+                taken = charge["application_fee_amount"]
+                if rate is not None:
+                    taken, _ = templates.to_usd(taken, charge["currency"])
+                fees.append(templates.fee(taken, currency, kind=kind, description=description))
         transaction = templates.balance_transaction(
             self._id("txn"),
             at,

@@ -17,7 +17,9 @@ ZERO_DECIMAL = frozenset(
 )
 THREE_DECIMAL = frozenset(("bhd", "jod", "kwd", "omr", "tnd"))
 
-_USD_RATES = {"usd": "1", "eur": "1.08", "gbp": "1.27", "jpy": "0.0067", "kwd": "3.25"}
+_USD_RATES = {"usd": "1", "eur": "1.08", "gbp": "1.27", "jpy": "0.0067", "kwd": "3.25", "idr": "0.000062"}
+PER_DOLLAR = {"usd": 1.0, "eur": 0.9, "gbp": 0.8, "jpy": 150.0, "kwd": 0.31, "idr": 16_000.0}
+"""What a price of a dollar is elsewhere."""
 _FIXED_FEES = {"usd": 30, "eur": 25, "gbp": 20, "jpy": 40, "kwd": 100}
 _DISPUTE_FEES = {"usd": 1500, "eur": 2000, "gbp": 2000, "jpy": 1300, "kwd": 5000}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stripe_pipeline.emulator import Clock, Server, Shop
+from stripe_pipeline.emulator import Clock, Server, Shop, templates
 from stripe_pipeline.emulator.shop import LISTED
 from tests.emulator.conftest import NOW
 
@@ -123,7 +123,10 @@ def test_references_point_at_something(seeded: Shop) -> None:
 
 def test_what_pipelines_stumble_over_is_there(seeded: Shop) -> None:
     charges = seeded.objects("charges", True)
-    assert {charge["currency"] for charge in charges.values()} == {"usd", "eur", "gbp", "jpy", "kwd"}
+    assert {charge["currency"] for charge in charges.values()} == {"usd", "eur", "gbp", "jpy", "kwd", "idr"}
+    for charge in charges.values():
+        cents, _ = templates.to_usd(charge["amount"], charge["currency"])
+        assert 100 < cents < 500_000, "a price that somebody might pay, whatever the currency"
     assert max(charge["amount"] for charge in charges.values()) > 2**31
     refunds = Counter(refund["charge"] for refund in seeded.objects("refunds", True).values())
     assert max(refunds.values()) == 13

@@ -15,6 +15,8 @@ from stripe_pipeline.assets.checks import evaluations
 from stripe_pipeline.assets.keys import RESOURCE, OpensPipeline
 from stripe_pipeline.assets.raw import SYNC_JOB, materializations
 from stripe_pipeline.assets.retention import NIGHTLY_JOB, RETENTION
+from stripe_pipeline.assets.under_way import UNDER_WAY, let_go_of_killed
+from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import StripePipelineError, by_cause
 from stripe_pipeline.sync import Pipeline, Report
@@ -32,17 +34,11 @@ _REST = 2.0  # times as long as a drain took, nothing more is read: what is anno
 _LONGEST_REST = 6.0  # seconds
 _REST_AFTER_TROUBLE = 30.0  # seconds
 
-_UNDER_WAY = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-]
-
 
 def _sync_under_way(instance: dg.DagsterInstance) -> str | None:
-    """The id of the run of `sync` that has not ended yet, if there is one."""
-    runs = instance.get_runs(dg.RunsFilter(job_name=SYNC_JOB, statuses=_UNDER_WAY), limit=1)
+    """The id of the run of `sync` that has not ended yet, if there is one; not of one that was killed."""
+    let_go_of_killed(instance, DataFolder.from_environment())
+    runs = instance.get_runs(dg.RunsFilter(job_name=SYNC_JOB, statuses=UNDER_WAY), limit=1)
     return runs[0].run_id if runs else None
 
 

@@ -415,8 +415,11 @@ def _run_until_stopped(
 ) -> None:
     """Start Dagster, read Stripe while it starts, and wait for Ctrl-C, which from then on is the good end."""
     out.print("Starting Dagster and loading the history from Stripe …")
-    with _dagster():
-        pass  # Makes Dagster's databases; processes that make them at the same time break each other.
+    from stripe_pipeline.assets.under_way import let_go_of_killed
+
+    # Makes Dagster's databases, too: processes that make them at the same time break each other.
+    with _dagster() as instance:
+        let_go_of_killed(instance, folder)
     processes.start("Dagster", f"dagster dev -h {HOST} -p {port}")
     try:
         # Tables that the key may not read do not keep the others from being used.

@@ -82,6 +82,11 @@ class DataFolder:
         return self.root / "stopping"
 
     @property
+    def runs(self) -> Path:
+        """A lock for each run that is at work, by its id."""
+        return self.root / "runs"
+
+    @property
     def logs(self) -> Path:
         """What the processes that `demo` and `dev` start print."""
         return self.root / "logs"

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from unittest import mock
 
@@ -26,6 +26,7 @@ import duckdb
 import filelock
 import pytest
 
+from stripe_pipeline.automation import sync_every_15_minutes
 from stripe_pipeline.cli import main
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
@@ -491,6 +492,28 @@ def test_a_request_to_stop_is_followed_at_once(
         running.send_signal(number)
         _, err = running.communicate(timeout=15)
     assert (running.returncode, err) == (130, "Stopped.\n")
+
+
+def test_a_run_that_was_killed_does_not_keep_the_schedule_waiting(
+    project: Project, api: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.faults.append(Fault(path="/v1/charges", delay=3, times=None))
+    api.requests.clear()
+    monkeypatch.chdir(project.root)
+    monkeypatch.setenv("DAGSTER_HOME", str(project.root))
+    with process("sync", cwd=project.root) as running, contextlib.ExitStack() as open_:
+        while not any(request.path == "/v1/charges" for request in api.requests):
+            assert running.poll() is None
+            time.sleep(0.05)
+        instance = open_.enter_context(dg.DagsterInstance.get())
+        context = dg.build_schedule_context(instance=instance, scheduled_execution_time=datetime.now(UTC))
+        assert isinstance(sync_every_15_minutes(context), dg.SkipReason)
+        running.kill()
+        running.communicate(timeout=15)
+        assert isinstance(sync_every_15_minutes(context), dg.RunRequest)
+        [run] = instance.get_runs()
+        assert run.status is dg.DagsterRunStatus.FAILURE
+        assert list(project.folder.runs.iterdir()) == []
 
 
 def test_dev_needs_a_key_and_data_of_an_account(project: Project, run: Run) -> None:

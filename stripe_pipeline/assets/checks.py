@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 
 from stripe_pipeline.assets.keys import RESOURCE, OpensPipeline, key_of
+from stripe_pipeline.assets.under_way import at_work
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.objects import BY_STRIPE_OBJECT, ObjectType, Reference
 from stripe_pipeline.resources.inbox import Inbox
@@ -93,7 +94,7 @@ def _build(
         opens: OpensPipeline = getattr(context.resources, RESOURCE)
         selected = {key.asset_key for key in context.selected_asset_check_keys}
         try:
-            with opens.open() as pipeline:
+            with opens.open() as pipeline, at_work(pipeline.folder, context.run.run_id):
                 for object_type in tables:
                     if key_of(object_type) in selected:
                         found = judge(pipeline, object_type)

@@ -5,6 +5,7 @@ A tick shares one scan of events, one rate budget, one load and one publish, so 
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from datetime import date
 from typing import Any
 
@@ -12,6 +13,7 @@ import dagster as dg
 
 from stripe_pipeline.assets.checks import evaluations
 from stripe_pipeline.assets.keys import RESOURCE, OpensPipeline, key_of
+from stripe_pipeline.assets.under_way import at_work
 from stripe_pipeline.assets.views import changed_views
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import Cancelled, StripePipelineError, by_cause
@@ -72,23 +74,25 @@ def build_raw_assets(settings: Settings) -> dg.AssetsDefinition:
         opens: OpensPipeline = getattr(context.resources, RESOURCE)
         days = {date.fromisoformat(key) for key in context.partition_keys}
         selected = {OBJECT_TYPES[key.path[-1]].name for key in context.selected_asset_keys}
-        try:
-            with opens.open(_Logged(context.log)) as pipeline:
-                checked: Sequence[dg.AssetCheckEvaluation] = ()
-                if context.run.job_name == SYNC_JOB:
-                    # For today the news is enough; other days were asked for from the UI and are listed besides.
-                    report = pipeline.tick(days - {today()})
-                    # A step of its own for them would cost as much as the tick.
-                    checked = evaluations(pipeline, selected)
-                else:
-                    report = pipeline.backfill(days, selected)
-                views = changed_views(context.instance, pipeline.warehouse, settings)
-        except Cancelled:
-            raise
-        except StripePipelineError as error:
-            raise dg.Failure(description=str(error), allow_retries=False) from None
-        yield from views
-        yield from _report(context, report, days, selected, settings.enabled, checked)
+        with ExitStack() as working:
+            try:
+                with opens.open(_Logged(context.log)) as pipeline:
+                    working.enter_context(at_work(pipeline.folder, context.run.run_id))
+                    checked: Sequence[dg.AssetCheckEvaluation] = ()
+                    if context.run.job_name == SYNC_JOB:
+                        # For today the news is enough; other days were asked for from the UI and are listed besides.
+                        report = pipeline.tick(days - {today()})
+                        # A step of its own for them would cost as much as the tick.
+                        checked = evaluations(pipeline, selected)
+                    else:
+                        report = pipeline.backfill(days, selected)
+                    views = changed_views(context.instance, pipeline.warehouse, settings)
+            except Cancelled:
+                raise
+            except StripePipelineError as error:
+                raise dg.Failure(description=str(error), allow_retries=False) from None
+            yield from views
+            yield from _report(context, report, days, selected, settings.enabled, checked)
 
     return stripe
 

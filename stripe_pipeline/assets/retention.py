@@ -15,6 +15,7 @@ import dagster as dg
 
 from stripe_pipeline.assets.keys import RESOURCE, OpensPipeline, key_of
 from stripe_pipeline.assets.raw import SYNC_JOB
+from stripe_pipeline.assets.under_way import at_work
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.resources.pruning import Pruned
@@ -55,7 +56,7 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
     def retention(context: dg.AssetExecutionContext, config: RetentionConfig) -> dg.MaterializeResult[Any]:
         opens: OpensPipeline = getattr(context.resources, RESOURCE)
         try:
-            with opens.open() as pipeline:
+            with opens.open() as pipeline, at_work(pipeline.folder, context.run.run_id):
                 if config.dry_run:
                     return dg.MaterializeResult(metadata=_metadata(pipeline.warehouse.prune(dry_run=True)))
                 pruned = pipeline.prune()

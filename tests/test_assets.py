@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 from stripe_pipeline.assets.checks import CHECK
+from stripe_pipeline.assets.columns import SCHEMA
 from stripe_pipeline.assets.keys import RESOURCE
 from stripe_pipeline.automation import sync_every_15_minutes
 from stripe_pipeline.data_folder import DataFolder
@@ -28,7 +29,11 @@ def defs(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, make_pipeline: MakePipe
     """The definitions, with ten days of history, reading the emulator."""
     history = (datetime.now(UTC) - timedelta(days=10)).date()
     settings = tmp_path / "settings.yaml"
-    settings.write_text(f"history: {history}\nobjects:\n  charges: {{title: Card charges}}\n")
+    settings.write_text(
+        f"history: {history}\nobjects:\n  charges:\n    title: Card charges\n"
+        "    fields: {exclude: [billing_details.email], hash: [receipt_email]}\n"
+        "    custom_fields: {risk: outcome.risk_level}\n"
+    )
     monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(settings))
     return build_defs(resource_overrides={RESOURCE: Opens(make_pipeline(history=history))})
 
@@ -75,9 +80,17 @@ def test_assets_tell_what_they_are(defs: dg.Definitions) -> None:
     charges = specs["raw/charges"]
     assert charges.kinds == {"stripe", "duckdb"}
     assert "Card charges" in (charges.description or "")
-    names = [column.name for column in charges.metadata["dagster/column_schema"].columns]
+    shown = charges.metadata[SCHEMA].columns
+    names = [column.name for column in shown]
     assert names[:2] == ["id", "created"]
     assert set(names) >= {"livemode", "_account", "_fetched_at", "_deleted_at", "_extra", "amount_refunded"}
+    said = {column.name: column.description for column in (*shown, *specs["live/charges"].metadata[SCHEMA].columns)}
+    assert said["amount"] == "In minor units of `currency`"
+    assert said["amount_decimal"] == "`amount` in major units of `currency`"
+    assert said["customer"] == "Id of a row of `customers`"
+    assert said["receipt_email"] == "Hashed"
+    assert said["billing_details"] == "Without `email`"
+    assert said["risk"] == "Custom: `outcome.risk_level`"
     assert [dep.asset_key.to_user_string() for dep in specs["raw/invoice_lines"].deps] == ["raw/invoices"]
     assert [dep.asset_key.to_user_string() for dep in specs["live/charges"].deps] == ["raw/charges"]
 

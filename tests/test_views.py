@@ -13,6 +13,7 @@ from typing import Any
 import duckdb
 import pytest
 
+from stripe_pipeline.assets import columns
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY
 from stripe_pipeline.emulator import Server, Shop
@@ -115,7 +116,8 @@ def test_custom_fields_are_typed_columns_from_any_path(
         "same_status": "status",
         "missing": "metadata.nothing",
     }
-    make_pipeline(LIVE, objects={"charges": {"custom_fields": custom}}).tick()
+    pipeline = make_pipeline(LIVE, objects={"charges": {"custom_fields": custom}})
+    pipeline.tick()
     [row] = rows(folder.published, "live.charges")
     [charge] = shop.objects("charges", True).values()
     assert {name: row[name] for name in custom} == {
@@ -164,6 +166,11 @@ def test_custom_fields_are_typed_columns_from_any_path(
     assert ask(folder.published, "SELECT card->>'brand' FROM live.charges") != [(None,)]
     assert ask(folder.published, "SELECT metadata->>'$.\"a b\"' FROM live.charges") == [("spaced",)]
     assert "order_id" not in types(folder, "raw.charges")
+    for table, object_type in pipeline.settings.types.items():
+        shown = columns.of_view(object_type, pipeline.settings).columns
+        assert types(folder, f"live.{table}") == {
+            column.name: column.type.replace("TIMESTAMPTZ", "TIMESTAMP WITH TIME ZONE") for column in shown
+        }, "what the asset's page shows"
 
     make_pipeline(LIVE, objects={"charges": {"custom_fields": {"order": "metadata.order_id"}}}).tick()
     assert ask(folder.published, 'SELECT "order" FROM live.charges') == [("A-17",)]  # no backfill is needed

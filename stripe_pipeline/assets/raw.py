@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 
+from stripe_pipeline.assets import columns
 from stripe_pipeline.assets.checks import evaluations
 from stripe_pipeline.assets.keys import RESOURCE, OpensPipeline, key_of
 from stripe_pipeline.assets.under_way import at_work
@@ -27,21 +28,6 @@ _Event = dg.MaterializeResult[Any] | dg.AssetMaterialization | dg.AssetCheckEval
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-def column_schema(object_type: ObjectType) -> dg.TableSchema:
-    """The table's columns for the asset page."""
-    return dg.TableSchema(
-        columns=[
-            dg.TableColumn(
-                column.name,
-                column.kind.sql_type,
-                description=column.description or None,
-                constraints=dg.TableColumnConstraints(nullable=column.name not in (*object_type.key, "created")),
-            )
-            for column in object_type.table_columns
-        ]
-    )
-
-
 def build_raw_assets(settings: Settings) -> dg.AssetsDefinition:
     """The base tables of every enabled object type, partitioned by the UTC day of `created`, today included."""
     daily = dg.DailyPartitionsDefinition(start_date=settings.first_day.isoformat(), end_offset=1)
@@ -56,7 +42,7 @@ def build_raw_assets(settings: Settings) -> dg.AssetsDefinition:
             skippable=True,
             metadata={
                 "dagster/table_name": f"raw.{object_type.name}",
-                "dagster/column_schema": column_schema(object_type),
+                columns.SCHEMA: columns.of_table(object_type, settings),
             },
         )
         for object_type in settings.enabled

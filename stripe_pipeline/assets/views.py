@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from stripe_pipeline.assets import columns
 from stripe_pipeline.assets.keys import key_of
 from stripe_pipeline.resources.views import MODES
 from stripe_pipeline.resources.warehouse import Warehouse
@@ -24,7 +25,10 @@ def view_specs(settings: Settings) -> list[dg.AssetSpec]:
             " as its table. Materialized by a run that finds other rows in it than before.",
             group_name=schema,
             kinds={"duckdb", "view"},
-            metadata={"dagster/table_name": f"{schema}.{object_type.name}"},
+            metadata={
+                "dagster/table_name": f"{schema}.{object_type.name}",
+                columns.SCHEMA: columns.of_view(object_type, settings),
+            },
         )
         for schema in MODES
         for object_type in settings.enabled

@@ -32,7 +32,7 @@ def defs(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, make_pipeline: MakePipe
     settings.write_text(
         f"history: {history}\nobjects:\n  charges:\n    title: Card charges\n"
         "    fields: {exclude: [billing_details.email], hash: [receipt_email]}\n"
-        "    custom_fields: {risk: outcome.risk_level}\n"
+        "    custom_fields: {risk: outcome.risk_level}\n    retention: 45 days\n"
     )
     monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(settings))
     return build_defs(resource_overrides={RESOURCE: Opens(make_pipeline(history=history))})
@@ -79,7 +79,10 @@ def test_assets_tell_what_they_are(defs: dg.Definitions) -> None:
     specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
     charges = specs["raw/charges"]
     assert charges.kinds == {"stripe", "duckdb"}
+    first = today() - timedelta(days=10)
     assert "Card charges" in (charges.description or "")
+    assert f"Loaded from {first} on, kept for 45 days." in (charges.description or "")
+    assert f"Loaded from {first} on, kept for ever." in (specs["raw/fee_details"].description or "")
     shown = charges.metadata[SCHEMA].columns
     names = [column.name for column in shown]
     assert names[:2] == ["id", "created"]

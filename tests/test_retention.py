@@ -312,10 +312,22 @@ def test_old_runs_are_forgotten_and_what_they_materialized_is_not(
         defs.resolve_job_def("sync").execute_in_process(instance=instance, partition_key=today().isoformat()).run_id
         for _ in range(2)
     ]
+
+    @dg.asset
+    def theirs() -> None:
+        pass
+
+    asked_for = [(defs, dg.AssetKey("retention")), (dg.Definitions([theirs]), dg.AssetKey("theirs"))]
+    kept = []
+    for whose, asset in asked_for:
+        made = whose.resolve_implicit_global_asset_job_def()
+        kept.append(made.execute_in_process(instance=instance, asset_selection=[asset]).run_id)
+    run_ids.append(kept.pop(0))
     key = dg.AssetKey(["raw", "charges"])
     days = instance.get_materialized_partitions(key)
     assert forget_runs(instance, keep_days=1) == 0
-    assert forget_runs(instance, keep_days=0) == 2
+    assert forget_runs(instance, keep_days=0) == 3
+    assert [it.run_id for it in instance.get_runs()] == kept
     assert not [name for name in files(instance) if any(run_id in name for run_id in run_ids)]
     assert instance.get_materialized_partitions(key) == set()
     report_again(instance, pipeline.warehouse.covered_days())
@@ -323,7 +335,6 @@ def test_old_runs_are_forgotten_and_what_they_materialized_is_not(
 
     forget_events_without_a_run(instance)  # too little to be worth it
     assert instance.get_materialized_partitions(key) == days
-    instance.report_runless_asset_event(dg.AssetMaterialization("theirs"))
     forget_events_without_a_run(instance, over=0)  # not ours alone
     assert instance.get_materialized_partitions(key) == days
     instance.wipe_assets([dg.AssetKey("theirs")])

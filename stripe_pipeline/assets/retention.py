@@ -25,6 +25,8 @@ RETENTION = dg.AssetKey("retention")
 NIGHTLY_JOB = "nightly"
 PRUNED = "pruned"
 
+_OURS = {RETENTION, *(key_of(it, schema) for it in OBJECT_TYPES.values() for schema in ("raw", "live", "test"))}
+_ASSETS_JOB = "__ASSET_JOB"  # what Dagster calls the job of a backfill, and of assets that somebody materializes
 _FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 _AT_ONCE = 500  # runs that are looked up together
 _RUNLESS = ""  # what Dagster's storage calls the run of events that were reported without one
@@ -98,18 +100,29 @@ def _metadata(pruned: Mapping[str, Pruned]) -> dict[str, Any]:
 
 
 def forget_runs(instance: dg.DagsterInstance, *, keep_days: float) -> int:
-    """Delete finished runs of this project's jobs that began earlier, with what they left on the disk; how many."""
+    """Delete finished runs of this project's jobs and assets that began earlier, with what they left on the disk; how
+    many."""
     before = datetime.now(UTC) - timedelta(days=keep_days)
     deleted = 0
-    for job in (SYNC_JOB, NIGHTLY_JOB):
+    for job in (SYNC_JOB, NIGHTLY_JOB, _ASSETS_JOB):
         runs = dg.RunsFilter(job_name=job, statuses=_FINISHED, created_before=before)
-        while records := instance.get_run_records(runs, limit=_AT_ONCE):
-            for record in records:
-                run_id = record.dagster_run.run_id
+        others = None
+        while records := instance.get_run_records(runs, limit=_AT_ONCE, cursor=others):
+            run_ids = [
+                it.dagster_run.run_id for it in records if _OURS.issuperset(it.dagster_run.asset_selection or ())
+            ]
+            for run_id in run_ids:
                 instance.delete_run(run_id)
                 _remove_files(instance, run_id)
-                deleted += 1
+            deleted += len(run_ids)
+            if not run_ids:
+                others = records[-1].dagster_run.run_id
     return deleted
+
+
+def _is_ours(run: dg.DagsterRun) -> bool:
+    """Whether no other code location's assets are in it."""
+    return run.job_name != _ASSETS_JOB or (bool(run.asset_selection) and _OURS.issuperset(run.asset_selection or ()))
 
 
 def _remove_files(instance: dg.DagsterInstance, run_id: str) -> None:
@@ -136,8 +149,7 @@ def forget_ticks(instance: dg.DagsterInstance, *, keep_days: float) -> None:
 def forget_events_without_a_run(instance: dg.DagsterInstance, *, over: int = _RUNLESS_BYTES) -> None:
     """Delete what drains reported where it is over so many bytes and the storage is this project's alone."""
     file = Path(instance.storage_directory()).parent / "history" / "runs" / f"{_RUNLESS}.db"
-    ours = {RETENTION, *(key_of(it, schema) for it in OBJECT_TYPES.values() for schema in ("raw", "live", "test"))}
-    if file.exists() and file.stat().st_size > over and not set(instance.get_asset_keys()) - ours:
+    if file.exists() and file.stat().st_size > over and not set(instance.get_asset_keys()) - _OURS:
         instance.event_log_storage.delete_events(_RUNLESS)
         with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(file)) as connection:
             connection.execute("VACUUM")  # SQLite keeps the space otherwise

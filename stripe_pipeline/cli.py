@@ -192,8 +192,10 @@ def backfill(
     enabled = [object_type.name for object_type in settings.enabled]
     tables = enabled if only is None else [name.strip() for names in only for name in names.split(",")]
     if unknown := sorted(set(tables) - set(enabled)):
+        off = [name for name in unknown if name in OBJECT_TYPES]
         raise SettingsError(
-            f"--only names {', '.join(unknown) if any(unknown) else 'no table'}",
+            f"--only names {', '.join(unknown) if any(unknown) else 'no table'}"
+            + (f": the settings switch {', '.join(off)} off" if off else ""),
             f"Tables here are {', '.join(enabled)}",
         )
     if not _execute(job=None, first=first, last=last, tables=tables):

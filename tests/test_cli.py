@@ -347,6 +347,13 @@ def test_settings_that_cannot_work(loaded: Project, run: Run, settings: str, sai
     assert loaded.stored() == before
 
 
+def test_a_type_that_is_switched_off_cannot_be_asked_for(project: Project, run: Run) -> None:
+    project.settings("objects: {disputes: {enabled: false}}")
+    ended = run("backfill", "--from", f"{today()}", "--to", f"{today()}", "--only", "disputes")
+    assert (ended.status, ended.out) == (2, "")
+    assert "the settings switch disputes off" in ended.err
+
+
 def assert_refused(ended: Ended, *said: str) -> None:
     """One error, in one line, with exit status 1."""
     assert ended.status == 1

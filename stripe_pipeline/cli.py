@@ -637,6 +637,8 @@ def _show_connection(connection: Connection) -> None:
     table.add_row("events", "", "", _readable(connection.events, "yes"))
     out.print(table)
     _say("To load", f"{_to_load(connection)}.")
+    for lacking in connection.lacking:
+        _say("", f"{lacking}.")
     rate = connection.rate
     _say(
         "Rate",

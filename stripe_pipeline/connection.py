@@ -24,7 +24,7 @@ from stripe_pipeline.objects import CHARGES, ObjectType, family_of
 from stripe_pipeline.resources.listing import everything
 from stripe_pipeline.resources.rate_limits import ENDPOINT_RATE, LIVE_ACCOUNT_RATE, TEST_ACCOUNT_RATE, RateLimits
 from stripe_pipeline.resources.stripe_api import ApiKey, StripeApi
-from stripe_pipeline.resources.warehouse import Covered, Mode, Warehouse
+from stripe_pipeline.resources.warehouse import Covered, Lacking, Mode, Warehouse
 from stripe_pipeline.settings import Settings, webhook_secrets
 from stripe_pipeline.sync import unlisted
 from stripe_pipeline.webhooks.endpoints import DESCRIPTION
@@ -122,6 +122,8 @@ class Connection:
     webhooks: Webhooks = Webhooks()
     transactions: int = 0
     """Charges of the last 30 days, about."""
+    lacking: tuple[Lacking, ...] = ()
+    """What rows that are here lack, until their days are read again."""
 
     @property
     def failures(self) -> dict[str, StripePipelineError]:
@@ -215,7 +217,8 @@ def _check(
             refused = _other_account(warehouse.folder, min(accounts), account)
             return Connection(key.livemode, rate, account=account, refused=refused)
         loaded = warehouse.folder.private.exists()
-        coverage = warehouse.coverage(Mode(account, key.livemode)) if loaded else {}
+        mode = Mode(account, key.livemode)
+        coverage = warehouse.coverage(mode) if loaded else {}
         events = threads.submit(_why_no_events, api)
         webhooks = threads.submit(_webhooks, api, settings, secret)
         asked = {name: threads.submit(_probe, api, family, settings, coverage) for name, family in families.items()}
@@ -227,6 +230,7 @@ def _check(
             events=events.result(),
             webhooks=webhooks.result(),
             transactions=probed[CHARGES.name].lately if CHARGES.name in probed else 0,
+            lacking=tuple(warehouse.lacking(mode)) if loaded else (),
             rate=replace(rate, slowed_down=api.slowed_down()),
         )
 

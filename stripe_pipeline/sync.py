@@ -96,6 +96,11 @@ class Report:
     applied: int = 0
     """Pokes whose objects were read again and stored."""
 
+    def note(self, sentence: str) -> None:
+        """Add it to the notes; once, also where it holds for both modes."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
     def add(self, loaded: Loaded) -> None:
         """Count a load's changes."""
         for table, changes in loaded.changes.items():
@@ -331,7 +336,7 @@ class _Run:
             kept = self._kept(name, days)
             there = {day for day in kept if all(_covered_since(began, coverage.get((it, day))) for it in reader.tables)}
             if there:
-                self._report.notes.append(
+                self._report.note(
                     f"{name}: going on where the same backfill stopped, with {len(there)} of {len(kept)} days in"
                 )
             to_list[name] = dict.fromkeys(kept - there, "backfill")
@@ -375,10 +380,8 @@ class _Run:
             moved[self._mode, SWEEP] = now
         self._load(batches, cursors=moved)
         self._settle(pokes, failed, bad)
-        for table, fields, lacking in self._warehouse.lacking():
-            self._report.notes.append(
-                f"{table}: {lacking} days were read without {fields}; `stripe-pipeline backfill` of them brings it in"
-            )
+        for lacking in self._warehouse.lacking(self._mode):
+            self._report.note(str(lacking))
         self._inbox.forget(applied_before=time.time() - self._settings.inbox.keep_days * DAY)
 
     def drain(self, most: int, due: float) -> None:
@@ -493,12 +496,12 @@ class _Run:
         first = self._settings.first_listed(self._settings.types[name])
         kept = {day for day in days if day >= first}
         if left_out := len(days) - len(kept):
-            self._report.notes.append(f"{name}: {left_out} days are older than what the settings keep, from {first} on")
+            self._report.note(f"{name}: {left_out} days are older than what the settings keep, from {first} on")
         return kept
 
     def _forget_everything(self, gap: float) -> None:
         """Take nothing for complete any more: what changed before Stripe's events begin cannot be told by them."""
-        self._report.notes.append(
+        self._report.note(
             f"The last tick was {gap / DAY:.0f} days ago and Stripe keeps events for 30 days:"
             " the whole history is listed again"
         )

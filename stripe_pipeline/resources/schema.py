@@ -48,7 +48,7 @@ _PIPELINE_TABLES = {
     "backfills": "request VARCHAR, account VARCHAR, livemode BOOLEAN, began TIMESTAMPTZ",
     # The settings that the file was brought to, and what is still to be done for them.
     "applied": "name VARCHAR, value VARCHAR",
-    # Fields that rows listed before `since` lack, because the settings did not want them then.
+    # Fields, a row each, that rows listed before `since` lack, because the settings did not want them then.
     "lacking": "object_type VARCHAR, fields VARCHAR, since TIMESTAMPTZ",
 }
 
@@ -167,11 +167,14 @@ class Layout:
             )
             lacking = {it[1:] for it in (before - now) | blank if f"-{it[1:]}" not in now}
             if lacking and connection.execute(f"SELECT 1 FROM raw.{table} LIMIT 1").fetchall():
-                connection.execute(
-                    "INSERT INTO pipeline.lacking VALUES (?, ?, now())", [table, ", ".join(sorted(lacking))]
-                )
+                connection.execute("INSERT INTO pipeline.lacking SELECT ?, unnest(?), now()", [table, sorted(lacking)])
                 # What one that was stopped has read lacks them too.
                 connection.execute("DELETE FROM pipeline.backfills")
+            for path in (it[1:] for it in now if it[0] == "-"):
+                connection.execute(
+                    "DELETE FROM pipeline.lacking WHERE object_type = ? AND (fields = ? OR starts_with(fields, ?))",
+                    [table, path, f"{path}."],
+                )
             for name in sorted(rules.left_out & columns.get(f"raw.{table}", set())):
                 connection.execute(f'ALTER TABLE raw.{table} DROP COLUMN "{name}"')
                 erased = True

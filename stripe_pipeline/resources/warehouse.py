@@ -36,6 +36,7 @@ _LONGEST_RUN = DAY  # seconds from reading a page to loading it
 _DEFAULTS = Settings()
 _NEAR = 2048  # rows that DuckDB reads together
 _FEW = 500  # places to fetch rows from
+_NAMED = 5  # fields in a sentence
 _SMALL = 64  # blocks of 256 KB that are not worth compacting
 
 
@@ -138,6 +139,26 @@ class Covered:
     listed_at: float
     until: float
     rows: int
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """Fields that rows of some days lack, because the settings did not want them when these were read."""
+
+    table: str
+    fields: tuple[str, ...]
+    """In alphabetical order."""
+    first: date
+    last: date
+
+    def __str__(self) -> str:
+        """For people, with what to do."""
+        named = ", ".join(self.fields[:_NAMED])
+        more = f" and {len(self.fields) - _NAMED} more" if len(self.fields) > _NAMED else ""
+        return (
+            f"{self.table}: days from {self.first} to {self.last} were read without {named}{more};"
+            f" `stripe-pipeline backfill --from {self.first} --to {self.last} --only {self.table}` brings that in"
+        )
 
 
 class Warehouse:
@@ -508,13 +529,14 @@ class Warehouse:
             covered.setdefault(table, {})[day] = rows
         return covered
 
-    def lacking(self) -> list[tuple[str, str, int]]:
-        """Which fields older rows lack because the settings did not want them then: table, fields, days to backfill."""
+    def lacking(self, mode: Mode) -> list[Lacking]:
+        """What rows of `mode` lack because the settings did not want it when they were read, in table order."""
         found = self.ask(
-            "SELECT object_type, fields, count(DISTINCT day) FROM pipeline.lacking"
-            ' JOIN pipeline.coverage USING (object_type) WHERE listed_at < since AND "rows" > 0 GROUP BY ALL'
+            "SELECT object_type, list(DISTINCT fields), min(day), max(day) FROM pipeline.lacking"
+            f' JOIN pipeline.coverage USING (object_type) WHERE {_of(mode)} AND listed_at < since AND "rows" > 0'
+            " GROUP BY object_type ORDER BY object_type"
         )
-        return [(str(table), str(fields), int(days)) for table, fields, days in found]
+        return [Lacking(table, tuple(sorted(fields)), first, last) for table, fields, first, last in found]
 
     def repeated(self, object_type: ObjectType, *, most: int) -> list[str]:
         """Keys of this type that several rows have, of which there should be none, at most so many."""

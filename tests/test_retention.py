@@ -45,7 +45,7 @@ def counts(folder: DataFolder) -> dict[str, int]:
 
 
 def test_trap_29_pruned_rows_stay_away_until_a_longer_retention_and_a_backfill_bring_them_back(
-    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+    make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder
 ) -> None:
     shop.seed_history(45)
     make_pipeline().tick()
@@ -73,6 +73,7 @@ def test_trap_29_pruned_rows_stay_away_until_a_longer_retention_and_a_backfill_b
     events = short.tick()
     assert events.applied
     assert counts(folder) == kept
+    assert not [it for it in server.requests if it.path == f"/v1/charges/{old[0]['id']}"]  # nor is it asked for
     again = short.backfill([day_of(back(shop, n)) for n in range(46)])
     assert changed(again) == {}
     assert any("charges: 25 days are older than what the settings keep" in note for note in again.notes)

@@ -68,6 +68,7 @@ def test_the_location_holds_what_the_contract_names(defs: dg.Definitions) -> Non
     assert len(partitionings) == 1
     [daily] = partitionings
     assert isinstance(daily, dg.DailyPartitionsDefinition)
+    assert daily.get_first_partition_key() == (today() - timedelta(days=10)).isoformat()
     assert daily.get_last_partition_key() == today().isoformat()
     schedule = defs.resolve_schedule_def("sync_every_15_minutes")
     assert schedule.cron_schedule == "*/15 * * * *"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,7 @@ def test_what_is_left_out_later_is_removed_from_every_file(
     make_pipeline().tick()
     (folder.spool / "of-a-killed-run").mkdir()
     (folder.spool / "of-a-killed-run" / "customers.ndjson").write_text(ADDRESS)
+    shutil.copy(folder.private, folder.private.with_name("compacted.duckdb"))  # what a killed compaction leaves
     with duckdb.connect(str(folder.published), read_only=True) as reading:
         later = fields(**NOWHERE)
         # What is not read any more is there all the same.

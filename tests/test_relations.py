@@ -250,7 +250,10 @@ def test_payments_fail_in_several_attempts_and_have_no_invoice_or_customer(
 def test_major_units_are_exact_in_every_currency(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
     for currency, amount in (("jpy", 2_750_000_000), ("kwd", 12_340), ("ugx", 500), ("usd", 1_999)):
         settled = "usd" if currency == "kwd" else None
-        shop.create_payment(amount=amount, currency=currency, settlement_currency=settled, created=back(shop, 9))
+        paid = shop.create_payment(amount=amount, currency=currency, settlement_currency=settled, created=back(shop, 9))
+        if currency == "jpy":
+            dispute = shop.dispute(paid["latest_charge"], amount=1_999, created=back(shop, 8))["id"]
+            shop.update("disputes", dispute, currency="usd")
     pipeline.tick()
     found = {row["currency"]: row for row in payments(folder)}
     assert {currency: str(row["amount_decimal"]) for currency, row in found.items()} == {
@@ -259,6 +262,7 @@ def test_major_units_are_exact_in_every_currency(pipeline: Pipeline, shop: Shop,
         "ugx": "5.000",
         "usd": "19.990",
     }
+    assert str(found["jpy"]["dispute_amount_decimal"]) == "19.990"
     dinar = found["kwd"]
     assert dinar["balance_currency"] == "usd"
     assert dinar["gross_decimal"] == Decimal(dinar["gross"]) / 100
@@ -358,6 +362,7 @@ def test_references_of_a_whole_shop_resolve(pipeline: Pipeline, shop: Shop, chec
     pipeline.tick()
     checked = check()
     assert said(checked["charges"]) == said(checked["invoices"]) == {}
+    assert {it.description for it in checked.values()} == {None}
     assert checked.keys() == {name for name, object_type in OBJECT_TYPES.items() if object_type.references}
     assert {table for table, it in checked.items() if not it.passed} == set()
     assert not any("balance_transaction" in name for it in checked.values() for name in said(it))

@@ -61,7 +61,8 @@ def test_trap_29_pruned_rows_stay_away_until_a_longer_retention_and_a_backfill_b
         assert 0 < kept[table] < whole[table]
         assert oldest(folder, table) < 21
     # The first day that is kept is known as it was: it need not be listed again.
-    assert min(short.warehouse.covered_days()["charges"]) == pruned["charges"].cutoff
+    covered = short.warehouse.covered_days()
+    assert min(covered["charges"]) == min(covered["fee_details"]) == pruned["charges"].cutoff
     assert set(pruned["charges"].days) == {day_of(back(shop, n)) for n in range(21, 47)} & set(pruned["charges"].days)
 
     old = [charge for charge in shop.objects("charges", True).values() if charge["created"] < back(shop, 30)]
@@ -129,6 +130,7 @@ def test_retention_goes_by_the_date_field_and_by_created_where_that_is_null(
     pruned = pipeline.prune()
     assert pruned["invoices"].days == {day_of(at): 1 for at in (back(shop, 20), made, back(shop, 90))}
     assert pruned["invoice_lines"].days.keys() == {day_of(made), day_of(back(shop, 5))}
+    assert ask(folder.published, "SELECT DISTINCT invoice FROM raw.invoice_lines") == [(ids["due"],)]
 
 
 def test_a_child_may_go_before_its_parent_and_never_stays_behind_it(

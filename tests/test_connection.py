@@ -358,6 +358,15 @@ def test_what_a_script_has_just_made_is_not_taken_for_the_usual(run: Run, server
     assert 1800 <= above_others <= 4400
 
 
+def test_quiet_days_do_not_pass_for_the_whole_week(run: Run, shop: Shop) -> None:
+    now = int(shop.clock.now())
+    busy = [age for age in range(0, 60 * DAY, 600) if DAY <= age % (7 * DAY) < 6 * DAY]
+    for age in busy:
+        shop.create_customer(livemode=True, created=now - age, announce=False)
+    [(rows, _)] = figures(run("check", **LIVE_ONLY))
+    assert 0.8 * len(busy) <= rows <= 1.4 * len(busy)
+
+
 def test_dev_starts_nothing_with_a_key_that_cannot_load(run: Run, server: Server, folder: DataFolder) -> None:
     """Nor does it wait for another key that could."""
     server.faults.append(Fault(path="", livemode=True, status=401, times=None))

@@ -313,7 +313,7 @@ def test_what_stripe_allows_grows_with_the_charges_of_a_month(
     assert "of the ~100,000 reads" in loaded.text
 
 
-def test_what_a_load_takes_is_said_in_people_s_words(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_load_takes_is_said_in_minutes_or_hours(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a Stripe that allows next to nothing, as a load of many hours is too much for a test."""
     assert figures(run("check", **LIVE_ONLY)) == [(0, 7)]
     monkeypatch.setattr(connection, "ENDPOINT_RATE", 0.005)

@@ -368,6 +368,11 @@ def test_what_is_older_than_the_history_is_not_listed_however_long_it_would_be_k
     assert settings.first_listed(settings.types["invoice_lines"]) == first
 
 
+def test_types_may_share_settings_by_an_anchor(load: Load) -> None:
+    settings = load("objects:\n  charges: &kept {retention: 2 weeks}\n  refunds: {<<: *kept, title: Money back}")
+    assert str(settings.retention_of(settings.types["refunds"])) == "2 weeks"
+
+
 def test_a_path_counts_places_in_plain_digits_only(load: Load) -> None:
     settings = load("objects: {charges: {custom_fields: {a: metadata.1, b: metadata.²}}}")
     assert [it.steps[1] for it in settings.objects["charges"].custom_fields.values()] == [1, "²"]

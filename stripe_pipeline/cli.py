@@ -639,6 +639,9 @@ def _show_connection(connection: Connection) -> None:
     _say("To load", f"{_to_load(connection)}.")
     for lacking in connection.lacking:
         _say("", f"{lacking}.")
+    for it in connection.tables:
+        for path in it.unseen:
+            _say("Fields", f"{it.object_type.name}: the settings name {path}, which none of the newest objects has.")
     rate = connection.rate
     _say(
         "Rate",

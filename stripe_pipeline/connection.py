@@ -20,6 +20,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, day_start, days_between, stretches
 from stripe_pipeline.errors import Cancelled, StripePipelineError, WarehouseError
 from stripe_pipeline.estimate import Estimate, Window, of_children, of_type, sample
+from stripe_pipeline.fields import unseen
 from stripe_pipeline.objects import CHARGES, ObjectType, family_of
 from stripe_pipeline.resources.listing import everything
 from stripe_pipeline.resources.rate_limits import ENDPOINT_RATE, LIVE_ACCOUNT_RATE, TEST_ACCOUNT_RATE, RateLimits
@@ -52,6 +53,8 @@ class Table:
     """Why it cannot be read; a child's is its parent's."""
     left: Estimate | None = None
     """None where it cannot be read."""
+    unseen: tuple[str, ...] = ()
+    """Nested fields that the settings leave out or hash and none of the objects looked at has: slips, perhaps."""
 
 
 @dataclass(frozen=True)
@@ -262,8 +265,9 @@ def _probe(
     )
     try:
         if not days:
-            api.page(f"{family.endpoint}", limit=1)
-            return _Probed({it.name: Table(it, left=Estimate(0, 0, True)) for it in kept}, round(lately * made_up))
+            newest, left = api.page(f"{family.endpoint}").objects, Estimate(0, 0, True)
+            complete = {it.name: Table(it, left=left, unseen=_unseen(settings, family, it, newest)) for it in kept}
+            return _Probed(complete, round(lately * made_up))
         windows = _windows(days, until=month[1])
         taken = sample(api, family, windows)
     except Cancelled:
@@ -271,10 +275,27 @@ def _probe(
     except StripePipelineError as error:
         return _Probed({it.name: Table(it, error=error) for it in kept})
     lately += taken.count([(max(start, month[0]), end) for start, end in windows if end > month[0]])
+    objects = list(taken.objects.values())
     tables = {
-        it.name: Table(it, left=of_type(taken) if it.name == family.name else of_children(taken, it)) for it in kept
+        it.name: Table(
+            it,
+            left=of_type(taken) if it.name == family.name else of_children(taken, it),
+            unseen=_unseen(settings, family, it, objects),
+        )
+        for it in kept
     }
     return _Probed(tables, round(lately * made_up))
+
+
+def _unseen(
+    settings: Settings, family: ObjectType, object_type: ObjectType, objects: Sequence[Mapping[str, Any]]
+) -> tuple[str, ...]:
+    """The nested fields that the settings name of this type, the listed one or its child, and `objects` do not have."""
+    if object_type.name != family.name:
+        embedded = [obj.get(f"{object_type.embedded_in}") for obj in objects]
+        lists = [it.get("data") if isinstance(it, dict) else it for it in embedded]
+        objects = [it for them in lists if isinstance(them, list) for it in them if isinstance(it, dict)]
+    return tuple(unseen(settings.rules(object_type), objects))
 
 
 def _windows(days: Collection[date], *, until: int) -> list[Window]:

@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -233,6 +233,31 @@ def rules_of(
         if any(path[: len(other)] == other for other in left_out):
             raise ValueError(f"names {'.'.join(path)!r} under both `hash` and `exclude`")
     return FieldRules(frozenset(left_out - {(UNKNOWN,)}), frozenset(hashes), keep_unknown)
+
+
+def unseen(rules: FieldRules, objects: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The nested fields that the rules name and none of `objects` has, each with the name it may be a slip of.
+
+    Where none of them has anything that it could be below, nothing can be said.
+    """
+    found = []
+    for path in sorted(rules.exclude | rules.hash):
+        above: list[Any] = list(objects)
+        for step in path[:-1]:
+            above = [it[step] for it in _each(above) if step in it]
+        there = {name for it in _each(above) for name in it}
+        if len(path) > 1 and there and path[-1] not in there:
+            found.append(_written(path) + did_you_mean(path[-1], there))
+    return found
+
+
+def _each(values: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
+    """The objects among the values, and those in the lists among them."""
+    for value in values:
+        if isinstance(value, Mapping):
+            yield value
+        elif isinstance(value, list):
+            yield from _each(value)
 
 
 def load_hash_key(folder: DataFolder, environment: Mapping[str, str] = os.environ) -> bytes:

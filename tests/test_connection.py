@@ -12,20 +12,25 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from random import Random
+from typing import Any
 from unittest import mock
 
 import pytest
 import stripe
+import yaml
 
 from stripe_pipeline import connection
 from stripe_pipeline.cli import main
 from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import today
 from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.settings import Settings
 from tests.conftest import KEYS, MakePipeline
+from tests.stripe_state import back
 
 REPOSITORY = Path(__file__).parent.parent
 RESTRICTED = {name: key.replace("sk_", "rk_") for name, key in KEYS.items()}
@@ -331,6 +336,36 @@ def test_what_is_not_kept_is_not_counted(run: Run, server: Server, project: Path
         server.shop.create_customer(livemode=True, created=int(server.shop.clock.now() - age * DAY))
     (project / "stripe_pipeline.yaml").write_text("objects: {customers: {retention: 10 days}}")
     assert said_of("customers", run("check", **LIVE_ONLY)) == ["1 1 yes"]
+
+
+def test_a_field_that_no_object_has_is_told(run: Run, shop: Shop, project: Path, make_pipeline: MakePipeline) -> None:
+    excluded = ["address.lin1", "address.line2", "metadata.hidden", "shipping.phone", "sources"]
+    settings: dict[str, Any] = {
+        "history": today() - timedelta(days=60),
+        "objects": {
+            "customers": {"fields": {"exclude": excluded}},
+            "charges": {"fields": {"hash": ["billing_details.emial"]}},
+            "invoices": {"fields": {"exclude": ["lines.data.period.end", "lines.data.period.finish"]}},
+            "invoice_lines": {"fields": {"exclude": ["period.start", "period.begin"]}},
+        },
+    }
+    (project / "stripe_pipeline.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    customer = shop.create_customer(livemode=True, created=back(shop, 2))["id"]
+    address = {"line1": "1 High Street", "line2": None}
+    shop.update("customers", customer, livemode=True, address=address, metadata={"hidden": "x"}, shipping=None)
+    shop.create_payment(customer, livemode=True, created=back(shop, 2))
+    shop.create_invoice(customer, livemode=True, created=back(shop, 2))
+    told = [
+        "customers: the settings name address.lin1 (did you mean line1?), which none of the newest objects has.",
+        "charges: the settings name billing_details.emial (did you mean email?), which",
+        "invoice_lines: the settings name period.begin, which",
+        "invoices: the settings name lines.data.period.finish, which",
+    ]
+    before = run("check").text
+    make_pipeline(**settings).tick()
+    for said in (before, run("check").text):
+        assert [line for line in told if line in said] == told
+        assert said.count("the settings name") == len(told)
 
 
 def test_what_is_complete_is_not_counted(run: Run, server: Server, make_pipeline: MakePipeline) -> None:

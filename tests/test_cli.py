@@ -514,9 +514,13 @@ def test_a_run_that_was_killed_does_not_keep_the_schedule_waiting(
             time.sleep(0.05)
         instance = open_.enter_context(dg.DagsterInstance.get())
         context = dg.build_schedule_context(instance=instance, scheduled_execution_time=datetime.now(UTC))
-        assert isinstance(sync_every_15_minutes(context), dg.SkipReason)
+        [lock] = project.folder.runs.iterdir()
+        for modified in (time.time(), 0):
+            os.utime(lock, (modified, modified))
+            assert isinstance(sync_every_15_minutes(context), dg.SkipReason)
         running.kill()
         running.communicate(timeout=15)
+        os.utime(lock, (0, 0))  # some seconds later
         assert isinstance(sync_every_15_minutes(context), dg.RunRequest)
         [run] = instance.get_runs()
         assert run.status is dg.DagsterRunStatus.FAILURE

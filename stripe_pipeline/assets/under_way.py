@@ -6,8 +6,9 @@ place in the queue, for ever. Therefore a run holds a lock while it works; where
 """
 
 import contextlib
-import os
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 import filelock
@@ -22,6 +23,7 @@ UNDER_WAY = [
     dg.DagsterRunStatus.CANCELING,
 ]
 _SUFFIX = ".lock"
+_JUST_MADE = 5  # seconds in which a lock may be there and not held yet
 
 
 @contextlib.contextmanager
@@ -29,9 +31,7 @@ def at_work(folder: DataFolder, run_id: str) -> Iterator[None]:
     """Hold the lock of this run. Its file is there while it is held, and stays where the process is killed."""
     folder.runs.mkdir(parents=True, exist_ok=True)
     file = folder.runs / f"{run_id}{_SUFFIX}"
-    beginning = folder.runs / f"{run_id}.{os.getpid()}"
-    with filelock.FileLock(beginning):
-        beginning.replace(file)  # so that nobody finds it before it is held
+    with filelock.FileLock(file):
         try:
             yield
         finally:
@@ -42,6 +42,8 @@ def at_work(folder: DataFolder, run_id: str) -> Iterator[None]:
 def let_go_of_killed(instance: dg.DagsterInstance, folder: DataFolder) -> None:
     """Report as failed what Dagster takes for under way although its process was killed."""
     for file in folder.runs.glob(f"*{_SUFFIX}"):
+        if _just_made(file):
+            continue
         with contextlib.suppress(filelock.Timeout), filelock.FileLock(file, timeout=0):
             run = instance.get_run_by_id(file.stem)
             if run is not None and run.status in UNDER_WAY:
@@ -52,3 +54,9 @@ def let_go_of_killed(instance: dg.DagsterInstance, folder: DataFolder) -> None:
                 )
             with contextlib.suppress(OSError):
                 file.unlink()
+
+
+def _just_made(file: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return time.time() - file.stat().st_mtime < _JUST_MADE
+    return True  # the run has just ended

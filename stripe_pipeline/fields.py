@@ -204,6 +204,10 @@ def rules_of(
             raise ValueError(f"names {name!r} under `{of_list}`: rows need {', '.join(sorted(keys))}")
         if len(path) > 1 and columns[path[0]].kind is not Kind.NESTED:
             raise ValueError(f"names {name!r} under `{of_list}`, but {path[0]} holds nothing below it")
+        if path[0] == "metadata" and len(path) > 2:
+            raise ValueError(
+                f"names {name!r} under `{of_list}`, but metadata holds text: a key with dots goes in double quotes"
+            )
         return path
 
     left_out = {path_of(name, of_list="exclude") for name in exclude}

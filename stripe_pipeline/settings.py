@@ -230,8 +230,12 @@ class Settings(_Section):
             yield f"{here}.date_field", f"is {settings.date_field!r}: the timestamps of {name} are {', '.join(dates)}"
         elif settings.date_field in rules.left_out:
             yield f"{here}.date_field", f"is {settings.date_field!r}, which `fields` leaves out"
-        if settings.history and object_type.parent:
-            yield f"{here}.history", f"cannot be set: {name} come with their {object_type.parent}, set it there"
+        for key in ("history", "on_delete"):
+            if getattr(settings, key) is not None and object_type.parent:
+                yield (
+                    f"{here}.{key}",
+                    f"cannot be set: {name} come and go with their {object_type.parent}, set it there",
+                )
         kinds = {column.name: column.kind for column in object_type.table_columns}
         taken = kinds.keys() | {"default_date", "default_day"}
         taken |= {f"{column.name}_decimal" for column in object_type.columns if column.kind is Kind.AMOUNT}

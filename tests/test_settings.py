@@ -175,7 +175,7 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
             "objects: {charges: {date_field: status}}",
             "`objects.charges.date_field` is 'status': the timestamps of",
         ),
-        ("objects: {fee_details: {history: 3 days}}", "come with their balance_transactions, set it there"),
+        ("objects: {fee_details: {history: 3 days}}", "history` cannot be set: fee_details come and go with their"),
         (
             "objects: {charges: {fields: {exclude: [id]}}}",
             "names 'id' under `exclude`: rows need created, id",
@@ -185,6 +185,11 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
         ("objects: {customers: {fields: {exclude: [emial]}}}", "no field of customers .did you mean email"),
         ("objects: {customers: {fields: {exclude: email}}}", "should be a list such as"),
         ("objects: {customers: {fields: {exclude: [email.domain]}}}", "email holds nothing below it"),
+        (
+            "objects: {customers: {fields: {exclude: [metadata.item.sku]}}}",
+            "metadata holds text: a key with dots goes in",
+        ),
+        ("objects: {fee_details: {on_delete: remove}}", "come and go with their balance_transactions, set it there"),
         ("objects: {customers: {fields: {exclude: [email], hash: [email]}}}", "under both `hash` and `exclude`"),
         ("objects: {charges: {fields: {exclude: [outcome..type]}}}", "names are separated by dots"),
         ("objects: {charges: {fields: {exclude: [_extra.new]}}}", "'_extra.new' under `exclude`, which is no field"),

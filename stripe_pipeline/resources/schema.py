@@ -133,7 +133,7 @@ class Layout:
                 yield from (f"ALTER TABLE {table} ADD COLUMN {definition}" for definition in missing)
             for schema in views.MODES:
                 name = f"{schema}.{object_type.name}"
-                if missing or name not in columns:
+                if name not in columns:
                     yield f"CREATE OR REPLACE VIEW {name} AS {self._views[name]}"
 
     def _comments(self) -> Iterator[str]:
@@ -177,7 +177,6 @@ class Layout:
                 )
             for name in sorted(rules.left_out & columns.get(f"raw.{table}", set())):
                 connection.execute(f'ALTER TABLE raw.{table} DROP COLUMN "{name}"')
-                erased = True
             if self._settings.on_delete_of(object_type) is OnDelete.REMOVE:
                 removed = connection.execute(f"DELETE FROM raw.{table} WHERE _deleted_at IS NOT NULL RETURNING 1")
                 erased |= bool(removed.fetchall())

@@ -454,7 +454,9 @@ def test_what_is_switched_off_is_not_looked_for(
     assert not any(target in name for it in checked.values() for name in it.metadata for target in off)
 
 
-def test_an_object_in_two_rows_is_told(pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]) -> None:
+def test_an_object_in_two_rows_is_told(
+    pipeline: Pipeline, shop: Shop, check: Callable[..., Checked], instance: dg.DagsterInstance
+) -> None:
     shop.seed_history(4)
     pipeline.tick()
     checked = check(UNIQUE)
@@ -466,6 +468,14 @@ def test_an_object_in_two_rows_is_told(pipeline: Pipeline, shop: Shop, check: Ca
     [(charge,)] = pipeline.warehouse.ask("INSERT INTO raw.charges FROM raw.charges LIMIT 1 RETURNING id")
     failed = {table: said(it)["examples"] for table, it in check(UNIQUE).items() if not it.passed}
     assert failed == {"charges": charge, "fee_details": f"{fee} 0"}
+    # From the page of one table it is asked of that one.
+    key = dg.AssetCheckKey(dg.AssetKey(["raw", "refunds"]), UNIQUE)
+    alone = dg.define_asset_job("alone", selection=dg.AssetSelection.checks(key))
+    defs = dg.Definitions.merge(
+        build_defs(resource_overrides={RESOURCE: Opens(pipeline)}), dg.Definitions(jobs=[alone])
+    )
+    result = defs.resolve_job_def("alone").execute_in_process(instance=instance)
+    assert [it.asset_check_key for it in result.get_asset_check_evaluations()] == [key]
 
 
 def test_what_is_hashed_is_not_looked_for_and_what_is_pruned_by_another_date_is_not_missed(

@@ -49,7 +49,7 @@ lock: $(VENV)/.dev
 
 # Removes everything the pipeline has stored here: the data folder and Dagster's history.
 clean:
-	rm -rf data .dagster
+	rm -rf data .dagster .dagster.lock
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("stripe_pipeline needs Python 3.11 or newer; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'

@@ -14,7 +14,7 @@ import dagster as dg
 from stripe_pipeline.assets.checks import evaluations
 from stripe_pipeline.assets.keys import RESOURCE, OpensPipeline
 from stripe_pipeline.assets.raw import SYNC_JOB, materializations
-from stripe_pipeline.assets.retention import NIGHTLY_JOB, RETENTION
+from stripe_pipeline.assets.retention import NIGHTLY_JOB, OURS, RETENTION
 from stripe_pipeline.assets.under_way import UNDER_WAY, let_go_of_killed
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
@@ -59,7 +59,7 @@ def sync_every_15_minutes(context: dg.ScheduleEvaluationContext) -> dg.RunReques
 
 @dg.schedule(
     job_name=NIGHTLY_JOB,
-    description="Prunes what has become too old, then looks whether what rows name is here.",
+    description="Prunes what has become too old, and looks whether each object is here once and what it names.",
     cron_schedule="20 3 * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
@@ -173,11 +173,13 @@ def build_automation(at_night: Sequence[dg.AssetChecksDefinition]) -> dg.Definit
         SYNC_JOB,
         selection=dg.AssetSelection.all() - dg.AssetSelection.all_asset_checks() - pruning,
         description="One tick: what changed in Stripe since the last one, and every day that is not complete yet.",
+        tags=OURS,
     )
     night = dg.define_asset_job(
         NIGHTLY_JOB,
         selection=pruning | checks,
         description="Removes what is older than its retention, lets go of old news, runs and ticks, and checks that"
         " each object is here once, and what it names.",
+        tags=OURS,
     )
     return dg.Definitions(jobs=[sync, night], schedules=[sync_every_15_minutes, nightly], sensors=[webhook_refresh])

@@ -66,6 +66,7 @@ _DEMO_DAYS = 60
 _DEMO_LATENCY_MS = 20
 _DEMO_BACKOFF = 0.001  # of Stripe's waits before a webhook is sent again: a third of a second at first
 _UI_WAIT = 180  # seconds; starting takes 8 to 30, more where nothing is compiled yet
+_LONGEST_REASON = 200  # letters of what another library says of its troubles
 _INTERRUPTED = 130  # exit status after Ctrl-C, by convention
 
 
@@ -85,6 +86,9 @@ def main() -> None:
     except StripePipelineError as error:
         complain(error)
         sys.exit(2 if isinstance(error, SettingsError) else 1)
+    except PermissionError as error:
+        complain(f"{error.filename} cannot be used ({error.strerror}). Give this user access to it.")
+        sys.exit(1)
 
 
 def _show_version(wanted: bool) -> None:
@@ -105,9 +109,7 @@ def enter_project(
     stripe-pipeline dev.
     """
     # Dagster resolves its storage against the working directory, so all work is done in the project folder.
-    for name in ("STRIPE_PIPELINE_DATA", "STRIPE_PIPELINE_CONFIG"):
-        if os.environ.get(name):
-            os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
+    _make_paths_absolute()
     here = Path.cwd()
     candidates = [here, *here.parents, Path(__file__).resolve().parent.parent]
     root = next((folder for folder in candidates if _is_project(folder)), None)
@@ -117,7 +119,13 @@ def enter_project(
         )
     os.chdir(root)
     # As Dagster does for whatever it starts here, so that both see the same.
-    os.environ.update({name: value for name, value in dotenv_values(".env").items() if value is not None})
+    try:
+        there = dotenv_values(".env")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise SettingsError(f"The file {root / '.env'} cannot be read ({reason})", "Correct it there") from None
+    os.environ.update({name: value for name, value in there.items() if value is not None})
+    _make_paths_absolute()
     home = os.environ.get("DAGSTER_HOME") or str(root)
     if not Path(home).is_absolute() or not Path(home).is_dir():
         raise SettingsError(
@@ -125,6 +133,12 @@ def enter_project(
             "Correct it, or unset it: Dagster then keeps its history in the project folder",
         )
     os.environ["DAGSTER_HOME"] = home
+
+
+def _make_paths_absolute() -> None:
+    for name in ("STRIPE_PIPELINE_DATA", "STRIPE_PIPELINE_CONFIG"):
+        if os.environ.get(name):
+            os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
 
 
 def _is_project(folder: Path) -> bool:
@@ -344,6 +358,8 @@ def demo(
             f"The file .env sets {', '.join(set_there)}, and Dagster would use that instead of the demo's shop",
             "Move .env away while the demo runs",
         )
+    if os.environ.get("STRIPE_PIPELINE_CONFIG"):
+        load_settings()  # or the processes that are started would each find it wrong
     emulator_port, webhook_port = emulator_port or free_port(), webhook_port or free_port()
     _claim({"--port": port, "--emulator-port": emulator_port, "--webhook-port": webhook_port})
     folder = DataFolder.from_environment()
@@ -507,10 +523,13 @@ def _dagster() -> Iterator[DagsterInstance]:
     """The Dagster instance that runs are recorded in."""
     import dagster as dg
 
+    home = Path(os.environ["DAGSTER_HOME"])
     try:
-        instance = dg.DagsterInstance.get()
-    except (dg.DagsterError, OSError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        # Processes that make its databases at the same time break each other.
+        with filelock.FileLock(home / ".dagster.lock"):
+            instance = dg.DagsterInstance.get()
+    except Exception as error:  # whatever YAML, SQLAlchemy, Alembic and Dagster's own checks raise
+        reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
         raise StripePipelineError(
             f"Dagster cannot use its storage: {reason}",
             f"Correct dagster.yaml in {os.environ['DAGSTER_HOME']}, or the permissions of the folders it names",
@@ -668,7 +687,8 @@ def _to_load(connection: Connection) -> str:
     """What is left to load, and what that takes."""
     left, seconds = connection.left, connection.seconds
     if not left.requests:
-        return "nothing of what may be read" if connection.failures else "nothing, what is here is complete"
+        unreadable = any(table.error for table in connection.tables)
+        return "nothing of what may be read" if unreadable else "nothing, what is here is complete"
     if seconds < 60:
         takes = "under a minute"
     else:

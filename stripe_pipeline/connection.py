@@ -17,7 +17,7 @@ from typing import Any
 import stripe
 
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.days import DAY, day_of, day_start, days_between, stretches
+from stripe_pipeline.days import DAY, day_start, stretches
 from stripe_pipeline.errors import Cancelled, StripePipelineError, WarehouseError
 from stripe_pipeline.estimate import Estimate, Window, of_children, of_type, sample
 from stripe_pipeline.fields import unseen
@@ -27,7 +27,7 @@ from stripe_pipeline.resources.rate_limits import ENDPOINT_RATE, LIVE_ACCOUNT_RA
 from stripe_pipeline.resources.stripe_api import ApiKey, StripeApi
 from stripe_pipeline.resources.warehouse import Covered, Lacking, Mode, Warehouse
 from stripe_pipeline.settings import Settings, webhook_secrets
-from stripe_pipeline.sync import unlisted
+from stripe_pipeline.sync import kept_days, unlisted
 from stripe_pipeline.webhooks.endpoints import DESCRIPTION
 from stripe_pipeline.webhooks.receiver import PATH
 
@@ -41,6 +41,8 @@ _READS_A_TRANSACTION = 500
 _LEAST_READS = 10_000
 _ALLOCATION_DAYS = 30
 
+_RECORDING = 0.018  # seconds that Dagster takes to record a day of a table, on SQLite
+
 _SECRET_NAMES = {True: "STRIPE_WEBHOOK_SECRET", False: "STRIPE_TEST_WEBHOOK_SECRET"}
 
 
@@ -53,6 +55,8 @@ class Table:
     """Why it cannot be read; a child's is its parent's."""
     left: Estimate | None = None
     """None where it cannot be read."""
+    days: int = 0
+    """How many days are left to list."""
     unseen: tuple[str, ...] = ()
     """Nested fields that the settings leave out or hash and none of the objects looked at has: slips, perhaps."""
 
@@ -149,8 +153,9 @@ class Connection:
 
     @property
     def seconds(self) -> float:
-        """How long loading that takes at the rate allowed."""
-        return self.rate.seconds({it.object_type.name: it.left.requests for it in self.tables if it.left})
+        """How long loading that takes at the rate allowed, until Dagster knows of it too."""
+        reading = self.rate.seconds({it.object_type.name: it.left.requests for it in self.tables if it.left})
+        return reading + _RECORDING * sum(table.days for table in self.tables)
 
     @property
     def allocation(self) -> int:
@@ -252,7 +257,7 @@ def _probe(
 ) -> _Probed:
     kept = (family, *(it for it in settings.enabled if it.parent == family.name))
     now = api.now()
-    history = days_between(settings.first_listed(family), day_of(now))
+    history = kept_days(family, settings, coverage, now)
     days = unlisted([it.name for it in kept], history, coverage, now)
     month = (int(now) - _ALLOCATION_DAYS * DAY, int(now) + 1)
     made_up = max(1.0, _ALLOCATION_DAYS / max(1, len(history)))  # a month, where the history is shorter
@@ -280,6 +285,7 @@ def _probe(
         it.name: Table(
             it,
             left=of_type(taken) if it.name == family.name else of_children(taken, it),
+            days=len(days),
             unseen=_unseen(settings, family, it, objects),
         )
         for it in kept
@@ -365,6 +371,6 @@ def _other_account(folder: DataFolder, held: str, account: str) -> WarehouseErro
         )
     return WarehouseError(
         f"The data folder {folder.root} holds account {held}, this key is of {account}",
-        "Use a key of that account, name another folder in STRIPE_PIPELINE_DATA, or remove what the demo or an earlier"
-        " account left with `make clean`",
+        "Use a key of that account, or name another folder in STRIPE_PIPELINE_DATA; if nothing in it is wanted any"
+        " more, `make clean` empties it",
     )

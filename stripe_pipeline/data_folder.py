@@ -94,13 +94,12 @@ class DataFolder:
     def prepare(self) -> None:
         """Make the folders. Raises `WarehouseError` if they cannot be made or written."""
         try:
-            for folder in (self.root, self.versions, self.private.parent, self.spool, self.logs):
+            for folder in (self.root, self.versions, self.private.parent, self.spool, self.logs, self.runs):
                 folder.mkdir(parents=True, exist_ok=True)
-            for folder in (self.root, self.private.parent):
                 with tempfile.TemporaryFile(dir=folder):
                     pass
         except OSError as error:
             raise WarehouseError(
-                f"The data folder {self.root} cannot be written ({error.strerror})",
+                f"The data folder {folder} cannot be written ({error.strerror})",
                 "Give this user write access to it, or name another folder in STRIPE_PIPELINE_DATA",
             ) from error

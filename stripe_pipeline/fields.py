@@ -15,6 +15,7 @@ import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from stripe_pipeline.data_folder import DataFolder
@@ -50,6 +51,13 @@ class FieldRules:
         """The columns that the table does not have."""
         return frozenset(path[0] for path in self.exclude if len(path) == 1)
 
+    def leaves_out(self, steps: Sequence[str | int]) -> bool:
+        """Whether what lies at these steps, names and places in lists, is left out."""
+        names = tuple(step for step in steps if isinstance(step, str))
+        return any(names[: len(path)] == path for path in self.exclude) or (
+            names[0] == UNKNOWN and not self.keep_unknown
+        )
+
     def __str__(self) -> str:
         said = [f"-{_written(path)}" for path in self.exclude] + [f"#{_written(path)}" for path in self.hash]
         return "\n".join(sorted(said) + ([] if self.keep_unknown else [f"-{UNKNOWN}"]))
@@ -61,6 +69,8 @@ class _Branch:
 
     drop: bool = False
     hash: bool = False
+    hashed: bool = False
+    """What is stored is the hash already."""
     below: dict[str, _Branch] = field(default_factory=dict)
 
 
@@ -70,9 +80,19 @@ _NOTHING = _Branch()
 class FieldFilter:
     """Takes out of Stripe's objects what the settings do not want, wherever one object holds another."""
 
-    def __init__(self, rules: Mapping[str, FieldRules], hash_key: bytes | None = None) -> None:
-        """`rules` by table name; `hash_key` is needed where one of them hashes."""
-        self._trees = {table: _tree(them) for table, them in rules.items() if them}
+    def __init__(
+        self,
+        rules: Mapping[str, FieldRules],
+        hash_key: bytes | None = None,
+        hashed: Mapping[str, frozenset[tuple[str, ...]]] = MappingProxyType({}),
+    ) -> None:
+        """`rules` by table name; `hash_key` is needed where one of them hashes. `hashed`: the paths, by table name, of
+        what comes hashed already."""
+        self._trees = {
+            table: _tree(rules.get(table, FieldRules()), hashed.get(table, frozenset()))
+            for table in rules.keys() | hashed.keys()
+            if rules.get(table) or hashed.get(table)
+        }
         self._keep_unknown = {table for table in OBJECT_TYPES if table not in rules or rules[table].keep_unknown}
         self._known = {table: frozenset(OBJECT_TYPES[table].column_names) for table in OBJECT_TYPES}
         self._references = {
@@ -97,7 +117,7 @@ class FieldFilter:
             unknown = {it: of for it, of in value.items() if of is self._unexpanded(table, it, of)}
             return self._object(table, unknown)
         branch = self._trees.get(table, _NOTHING).below.get(name, _NOTHING)
-        return None if branch.drop else self._value(value, branch, inside=self._embedded[table].get(name))
+        return None if branch.drop else self._value(value, branch, name, inside=self._embedded[table].get(name))
 
     def _object(self, table: str, obj: Mapping[str, Any], above: _Branch = _NOTHING) -> dict[str, Any]:
         """`above` is what the rules of the object that holds this one say of it."""
@@ -109,7 +129,7 @@ class FieldFilter:
             branch = _both(tree.below.get(name, _NOTHING), above.below.get(name, _NOTHING))
             if not branch.drop:
                 field = self._unexpanded(table, name, value)
-                kept[name] = self._value(field, branch, inside=self._embedded[table].get(name))
+                kept[name] = self._value(field, branch, name, inside=self._embedded[table].get(name))
         return kept
 
     def _unexpanded(self, table: str, name: str, value: Any) -> Any:
@@ -118,15 +138,16 @@ class FieldFilter:
             return value
         return value["id"] if isinstance(value.get("id"), str) else value
 
-    def _value(self, value: Any, branch: _Branch, *, inside: str | None = None) -> Any:
-        """`inside` is the table whose objects a list without their name holds."""
+    def _value(self, value: Any, branch: _Branch, name: str, *, inside: str | None = None) -> Any:
+        """`name` is the field's; `inside` is the table whose objects a list without their name holds."""
         if branch.hash and not isinstance(value, list):
-            return self._hashed(value)
+            return value if branch.hashed and isinstance(value, str) else self._hashed(value)
         if isinstance(value, list):
-            return [self._value(it, branch, inside=inside) for it in value]
+            return [self._value(it, branch, name, inside=inside) for it in value]
         if not isinstance(value, dict):
             return value
-        says = value.get("object")
+        # In metadata it is a word of the shop's own.
+        says = value.get("object") if name != "metadata" else None
         held = _BY_OBJECT.get(says) if isinstance(says, str) else None
         if held is None and inside is not None and says != "list":
             held = inside
@@ -134,9 +155,9 @@ class FieldFilter:
             # What it is stays, whatever is kept of it: rules that come later find it by that.
             return self._object(held, value, branch) | ({"object": says} if "object" in value else {})
         return {
-            name: self._value(it, branch.below.get(name, _NOTHING), inside=inside if name == "data" else None)
-            for name, it in value.items()
-            if not branch.below.get(name, _NOTHING).drop
+            below: self._value(it, branch.below.get(below, _NOTHING), below, inside=inside if below == "data" else None)
+            for below, it in value.items()
+            if not branch.below.get(below, _NOTHING).drop
         }
 
     def _hashed(self, value: Any) -> Any:
@@ -158,12 +179,12 @@ def _both(one: _Branch, other: _Branch) -> _Branch:
         name: _both(one.below.get(name, _NOTHING), other.below.get(name, _NOTHING))
         for name in one.below.keys() | other.below.keys()
     }
-    return _Branch(one.drop or other.drop, one.hash or other.hash, below)
+    return _Branch(one.drop or other.drop, one.hash or other.hash, one.hashed or other.hashed, below)
 
 
-def _tree(rules: FieldRules) -> _Branch:
+def _tree(rules: FieldRules, hashed: frozenset[tuple[str, ...]]) -> _Branch:
     root = _Branch()
-    for paths, what in ((rules.exclude, "drop"), (rules.hash, "hash")):
+    for paths, what in ((rules.exclude, "drop"), (rules.hash, "hash"), (hashed, "hashed")):
         for path in paths:
             branch = root
             for name in path:
@@ -280,9 +301,16 @@ def load_hash_key(folder: DataFolder, environment: Mapping[str, str] = os.enviro
                 with contextlib.suppress(FileExistsError):
                     # Whole or not at all: another process may look for it at the same moment.
                     folder.hash_key.hardlink_to(made.name)
-        return folder.hash_key.read_bytes()
+        key = folder.hash_key.read_bytes()
     except OSError as error:
         raise WarehouseError(
             f"The key that fields are hashed with cannot be kept in {folder.hash_key} ({error.strerror})",
             "Correct the permissions of the data folder, or set STRIPE_PIPELINE_HASH_KEY",
         ) from error
+    if not key.strip():
+        raise WarehouseError(
+            f"{folder.hash_key}, which should hold the key that fields are hashed with, is empty",
+            "Put back what it held. If that is lost, remove it: the next run makes another key and says what to read"
+            " again",
+        )
+    return key

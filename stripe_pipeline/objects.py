@@ -64,7 +64,8 @@ class Reference:
     target: str
     """Table name of what is named, for example `customers`."""
     path: str = ""
-    """Where in a nested column the ids are, as a JSON path with a wildcard; empty where the column is the id."""
+    """Where in a nested column the ids are, as a JSON path, with a wildcard in a list; empty where the column is the
+    id."""
     prefixes: tuple[str, ...] = ()
     """What ids of the target begin with, for example `ch_`, where the column names objects of several types."""
     may_be_older: bool
@@ -73,6 +74,11 @@ class Reference:
     may_be_gone: bool = False
     """Whether Stripe's lists may leave out what is named: deleted customers, and those on a test clock (FACTS.md, The
     nine types)."""
+
+    @property
+    def of_list(self) -> bool:
+        """Whether one row may name several."""
+        return "*" in self.path
 
     @property
     def name(self) -> str:
@@ -400,6 +406,9 @@ INVOICES = ObjectType(
             column="payments", path="$.data[*].payment.payment_intent", target="payment_intents", may_be_older=True
         ),
         Reference(column="payments", path="$.data[*].payment.charge", target="charges", may_be_older=True),
+        # A draft can be deleted, also one of a revision.
+        Reference(column="latest_revision", target="invoices", may_be_older=False, may_be_gone=True),
+        Reference(column="from_invoice", path="$.invoice", target="invoices", may_be_older=True),
     ),
 )
 
@@ -441,6 +450,7 @@ PAYMENT_INTENTS = ObjectType(
     references=(
         Reference(column="customer", target="customers", may_be_older=True, may_be_gone=True),
         Reference(column="latest_charge", target="charges", may_be_older=False),
+        Reference(column="last_payment_error", path="$.charge", target="charges", may_be_older=False),
     ),
 )
 

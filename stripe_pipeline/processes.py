@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from stripe_pipeline.errors import SettingsError, StripePipelineError
 HOST = "127.0.0.1"
 _GRACE = 15  # seconds; Dagster takes 3 to 8 to end its own processes
 _POLL = 0.2
+_LONGEST_LOG = 20_000_000  # bytes; Dagster writes some 3 MB a day where nothing happens
 
 # What a child does before it becomes the program asked for; a `preexec_fn` could deadlock where the parent has threads.
 # It heeds interrupts even if this process was started to ignore them, as shells start what runs in the background. And
@@ -104,7 +106,8 @@ class Processes:
     def start(self, name: str, command: str) -> None:
         """Run `python -m command` in the background; what it prints goes to a file in the logs folder."""
         log = self._logs / f"{name.replace(' ', '-').lower()}.log"
-        with log.open("wb") as output:
+        log.write_bytes(b"")
+        with log.open("ab") as output:  # so that it goes on at the beginning where it is emptied
             process = subprocess.Popen(
                 [sys.executable, "-c", _BEGIN, *command.split()],
                 stdin=subprocess.DEVNULL,
@@ -135,9 +138,11 @@ class Processes:
             time.sleep(_POLL)
 
     def watch(self) -> None:
-        """Wait for as long as all go on; raises `ProcessEnded`."""
+        """Wait for as long as all go on, and keep their logs short; raises `ProcessEnded`."""
         while True:
             self.check()
+            for child in self._children:
+                _shorten(child.log)
             time.sleep(_POLL)
 
     def _end_all(self) -> None:
@@ -152,6 +157,13 @@ class Processes:
             # Whatever the child itself had started and left behind.
             _signal(child, signal.SIGKILL)
         self._children.clear()
+
+
+def _shorten(log: Path) -> None:
+    """Put what is in a long log into another file, in place of what was there."""
+    if log.stat().st_size > _LONGEST_LOG:
+        shutil.copyfile(log, log.with_suffix(".before.log"))
+        os.truncate(log, 0)
 
 
 def _signal(child: _Child, number: signal.Signals) -> None:

@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+import urllib3
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -38,21 +39,27 @@ _DAYS = {"day": 1, "week": 7}
 _MONTHS = {"month": 1, "year": 12}
 
 
-def _age_or_date(value: object) -> date:
-    """A date, or an age counted back from today, as the first day of history."""
-    today = datetime.now(UTC).date()
-    first = None
-    if isinstance(value, date) and not isinstance(value, datetime):
-        first = value
+def _age_or_date(value: object) -> Age | date:
+    """When the history begins: a day, or an age counted back from today."""
+    begins: Age | date | None = None
+    if isinstance(value, Age) or (isinstance(value, date) and not isinstance(value, datetime)):
+        begins = value
     elif isinstance(value, str):
-        with contextlib.suppress(ValueError, OverflowError):
-            age = Age.from_text(value)
-            first = age.before(today) if age else date.fromisoformat(value.strip())
-            if age and age.unit in _MONTHS:
-                first = first.replace(day=1)  # so that the first partition does not move every day
-    if first is None or not _STRIPE_BEGAN <= first <= today:
-        raise ValueError("should be a date from 2010 on such as 2024-01-01, or an age such as 24 months")
-    return first
+        with contextlib.suppress(ValueError):
+            begins = Age.from_text(value) or date.fromisoformat(value.strip())
+    with contextlib.suppress(ValueError, OverflowError):
+        if begins is not None and _STRIPE_BEGAN <= _first_day(begins) <= datetime.now(UTC).date():
+            return begins
+    raise ValueError("should be a date from 2010 on such as 2024-01-01, or an age such as 24 months")
+
+
+def _first_day(begins: Age | date) -> date:
+    """The first UTC day of a history that begins so."""
+    if not isinstance(begins, Age):
+        return begins
+    first = begins.before(datetime.now(UTC).date())
+    # So that the first partition does not move every day.
+    return first.replace(day=1) if begins.of_months else first
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,11 @@ class Age:
         """The age that a text such as `36 months` says; None where it says none."""
         match = _AGE.fullmatch(text.strip())
         return cls(int(match[1]), match[2]) if match else None
+
+    @property
+    def of_months(self) -> bool:
+        """Whether it is counted in months or years."""
+        return self.unit in _MONTHS
 
     def before(self, day: date) -> date:
         """The day so long before `day`; the month's last one where it has no such day."""
@@ -186,7 +198,7 @@ class ObjectSettings(_Section):
     date_field: str | None = None
     fields: Fields = Fields()
     custom_fields: dict[str, Annotated[CustomField, BeforeValidator(_path_alone)]] = {}
-    history: Annotated[date, BeforeValidator(_age_or_date)] | None = None
+    history: Annotated[Any, BeforeValidator(_age_or_date)] = None
     retention: Annotated[Any, BeforeValidator(_age_or_forever)] = None
     on_delete: OnDelete | None = None
 
@@ -197,7 +209,7 @@ _STANDARD = ObjectSettings()
 class Settings(_Section):
     """What `stripe_pipeline.yaml` holds; every key is optional."""
 
-    history: Annotated[date, BeforeValidator(_age_or_date)] = Field(default="24 months", validate_default=True)
+    history: Annotated[Any, BeforeValidator(_age_or_date)] = Field(default="24 months", validate_default=True)
     retention: Annotated[Any, BeforeValidator(_age_or_forever)] = FOREVER
     on_delete: OnDelete = OnDelete.HIDE
     rate: Rate = Rate()
@@ -208,7 +220,9 @@ class Settings(_Section):
 
     @model_validator(mode="after")
     def _objects_can_be_so(self) -> Self:
-        problems = [f"{where} {problem}" for name in self.objects for where, problem in self._problems(name)]
+        problems = [f"{where}\0{problem}" for name in self.objects for where, problem in self._problems(name)]
+        if not problems and not self.enabled:
+            problems = ["objects\0switches every type off: leave one on"]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -236,8 +250,10 @@ class Settings(_Section):
                     f"{here}.{key}",
                     f"cannot be set: {name} come and go with their {object_type.parent}, set it there",
                 )
+        if "\0" in (settings.title or ""):
+            yield f"{here}.title", "holds a character that no text can have"
         kinds = {column.name: column.kind for column in object_type.table_columns}
-        taken = kinds.keys() | {"default_date", "default_day"}
+        taken = (kinds.keys() - rules.left_out) | {"default_date", "default_day"}
         taken |= {f"{column.name}_decimal" for column in object_type.columns if column.kind is Kind.AMOUNT}
         for column, custom in settings.custom_fields.items():
             key = f"{here}.custom_fields.{column}"
@@ -256,7 +272,13 @@ class Settings(_Section):
                 yield key, f"{what}; fields that this version does not know are below _extra"
             elif len(custom.steps) > 1 and kinds[str(custom.steps[0])] is not Kind.NESTED:
                 yield key, f"takes {custom.path!r}, but {custom.steps[0]} holds nothing below it"
-            elif any(custom.steps[: len(path)] == path for path in rules.exclude):
+            elif custom.steps[0] == "metadata" and (len(custom.steps) > 2 or isinstance(custom.steps[-1], int)):
+                yield (
+                    key,
+                    f"takes {custom.path!r}, but metadata holds text by name: a name with dots, or a number, goes in"
+                    " double quotes",
+                )
+            elif rules.leaves_out(custom.steps):
                 yield key, f"takes {custom.path!r}, which `fields` leaves out"
 
     def _of(self, object_type: ObjectType) -> ObjectSettings:
@@ -321,17 +343,22 @@ class Settings(_Section):
         """The columns that the views add from paths, by name."""
         return self._of(object_type).custom_fields
 
+    def history_begins(self, object_type: ObjectType) -> Age | date:
+        """What is said of when the history of this type begins; children's is their parent's."""
+        begins: Age | date = self._of(family_of(object_type)).history or self.history
+        return begins
+
     def history_of(self, object_type: ObjectType) -> date:
-        """The first UTC day of `created` that is kept of this type; children's is their parent's.
+        """The first UTC day of `created` that is asked for of this type.
 
         By `created` whatever the date field is: Stripe's lists filter by nothing else (FACTS.md, Lists).
         """
-        return self._of(family_of(object_type)).history or self.history
+        return _first_day(self.history_begins(object_type))
 
     @property
     def first_day(self) -> date:
         """The first UTC day that any kept type has: where the partitions begin."""
-        return min((self.history_of(object_type) for object_type in self.enabled), default=self.history)
+        return min((self.history_of(object_type) for object_type in self.enabled), default=_first_day(self.history))
 
     def retention_of(self, object_type: ObjectType) -> Age | None:
         """How long rows of this type are kept, by its date field; None for ever.
@@ -378,7 +405,12 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         raise SettingsError(
             f"The settings file {path} cannot be read ({error.strerror})", "Let this user read it, or name another"
         ) from error
-    except (ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise SettingsError(
+            f"The settings file {path} is not UTF-8 (line {line})", "Save it as UTF-8, then run again"
+        ) from None
+    except yaml.YAMLError as error:
         raise SettingsError(f"The settings file {path} is not YAML: {_where(error)}", "Correct it there") from error
     try:
         return Settings.model_validate({} if content is None else _given(content))
@@ -394,6 +426,9 @@ class _Loader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except ValueError as error:
             raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from error
+        except (AttributeError, LookupError) as error:
+            said = f"{getattr(node, 'value', '')!r} is no {node.tag.rpartition(':')[2]}"
+            raise yaml.MarkedYAMLError(problem=said, problem_mark=node.start_mark) from error
 
 
 def _parse(text: str) -> tuple[Any, Mapping[tuple[str, ...], int]]:
@@ -412,8 +447,13 @@ def _parse(text: str) -> tuple[Any, Mapping[tuple[str, ...], int]]:
 _NAMES = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 
 
-def _lines(node: yaml.Node | None, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
+def _lines(
+    node: yaml.Node | None, path: tuple[str, ...], above: tuple[yaml.Node, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], int]]:
+    """`above` are the nodes that this one is in."""
     if isinstance(node, yaml.MappingNode):
+        if node in above:
+            raise yaml.MarkedYAMLError(problem="what an anchor names is within itself", problem_mark=node.start_mark)
         seen = set()
         for key, value in node.value:
             if key.tag not in _NAMES:
@@ -424,7 +464,7 @@ def _lines(node: yaml.Node | None, path: tuple[str, ...]) -> Iterator[tuple[tupl
             seen.add(key.value)
             here = (*path, str(key.value))
             yield here, key.start_mark.line + 1
-            yield from _lines(value, here)
+            yield from _lines(value, here, (*above, node))
 
 
 def _given(content: Any) -> Any:
@@ -434,7 +474,7 @@ def _given(content: Any) -> Any:
     return content
 
 
-def _where(error: ValueError | yaml.YAMLError) -> str:
+def _where(error: yaml.YAMLError) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
     return " ".join(str(error).split())
@@ -449,7 +489,7 @@ def _sentences(problem: Any, lines: Mapping[tuple[str, ...], int]) -> Iterator[s
     said = str(problem["msg"]).removeprefix("Value error, ").replace("Input should", "should", 1)
     if not problem["loc"] and problem["type"] == "value_error":
         for line in said.splitlines():
-            where, _, what = line.partition(" ")
+            where, _, what = line.partition("\0")
             yield _at(tuple(where.split(".")), lines) + what
         return
     path = tuple(str(part) for part in problem["loc"])
@@ -552,7 +592,11 @@ def inbox_url(environment: Mapping[str, str] = os.environ) -> str | None:
 def api_base(environment: Mapping[str, str] = os.environ) -> str:
     """Where the API is: `STRIPE_API_BASE`, else Stripe. Raises `SettingsError` if that is no address of a server."""
     base = environment.get("STRIPE_API_BASE", "").strip() or BASE_URL
-    if not re.match(r"https?://\w", base):
+    try:
+        sound = bool(re.match(r"https?://\w", base) and urllib3.util.parse_url(base).host)
+    except urllib3.exceptions.LocationParseError:
+        sound = False
+    if not sound:
         raise SettingsError(
             f"STRIPE_API_BASE is {base!r}, which is no address of a server",
             f"Unset it to use {BASE_URL}, or give one like http://127.0.0.1:12111",

@@ -119,7 +119,9 @@ class Pipeline:
         base_url: str,
         inbox_url: str | None = None,
         progress: Progress | None = None,
+        read_again: Callable[[], Settings] | None = None,
     ) -> None:
+        """`read_again` tells what the settings are by then, where they may change."""
         self.settings = settings
         self.folder = folder
         self._keys = keys
@@ -130,7 +132,7 @@ class Pipeline:
         rules = {name: settings.rules(object_type) for name, object_type in settings.types.items()}
         hash_key = load_hash_key(folder) if any(them.hash for them in rules.values()) else None
         self.fields = FieldFilter(rules, hash_key)
-        self.warehouse = Warehouse(folder, settings, hash_key)
+        self.warehouse = Warehouse(folder, settings, hash_key, read_again=read_again)
         self.inbox = Inbox(folder, inbox_url)
 
     @classmethod
@@ -143,6 +145,7 @@ class Pipeline:
             base_url=api_base(),
             inbox_url=inbox_url(),
             progress=progress,
+            read_again=load_settings,
         )
 
     def __enter__(self) -> Pipeline:
@@ -423,7 +426,8 @@ class _Run:
 
         Returns what is left to load, the types that failed, and the single objects that did, by table name.
         """
-        wanted = self._wanted(pokes, due)
+        oldest = {name: self._oldest(reader.object_type, coverage) for name, reader in self._readers.items()}
+        wanted = self._wanted(pokes, due, oldest)
         plans = {}
         for name in self._readers:
             plans[name] = _plan(name, wanted[name], to_list[name], coverage, now, young_since=young_since)
@@ -441,7 +445,9 @@ class _Run:
             for name, reader in self._readers.items():
                 since = money_since if name == BALANCE_TRANSACTIONS else None
                 if name not in failed and (plans[name].ids or since is not None):
-                    reads[name] = side_by_side.submit(self._read, reader, plans[name], since, poked=bool(wanted[name]))
+                    reads[name] = side_by_side.submit(
+                        self._read, reader, plans[name], since, oldest[name], poked=bool(wanted[name])
+                    )
         for name, read in reads.items():
             try:
                 found, bad[name] = read.result()
@@ -486,8 +492,8 @@ class _Run:
         """The days that each type must list, with the reason."""
         listed = {}
         for name, reader in self._readers.items():
-            history = days_between(self._settings.first_listed(reader.object_type), day_of(now))
-            listed[name] = dict.fromkeys(unlisted(reader.tables, history, coverage, now), how)
+            days = kept_days(reader.object_type, self._settings, coverage, now)
+            listed[name] = dict.fromkeys(unlisted(reader.tables, days, coverage, now), how)
             listed[name] |= dict.fromkeys(self._kept(name, asked), "backfill")
         return listed
 
@@ -510,7 +516,8 @@ class _Run:
     def _forget_disabled(self, coverage: dict[tuple[str, date], Covered]) -> None:
         """A table that is switched off misses the news: switched on again, it is listed again."""
         enabled = {object_type.name for object_type in self._settings.enabled}
-        if disabled := {table for table, _ in coverage} - enabled:
+        complete = {table for (table, day), covered in coverage.items() if covered.listed_at > day_start(day)}
+        if disabled := complete - enabled:
             self._warehouse.forget_coverage(self._mode, disabled)
 
     def _take_first_cursor(self) -> float:
@@ -549,29 +556,30 @@ class _Run:
         return waiting
 
     def _wanted(
-        self, pokes: Mapping[str, Sequence[Poke]], due: Iterable[tuple[str, int]]
+        self, pokes: Mapping[str, Sequence[Poke]], due: Iterable[tuple[str, int]], oldest: Mapping[str, int]
     ) -> dict[str, dict[str, int | None]]:
         """The objects to read again, with their `created` where it is known: those that pokes name, and balance
-        transactions that are `due`. What is older than the history asked for is left out: a change does not bring it
-        in."""
+        transactions that are `due`. What was made before the `oldest` of its type, Unix seconds, is left out: a change
+        does not bring it in."""
         wanted: dict[str, dict[str, int | None]] = {
             name: {
                 poke.object_id: poke.object_created
                 for poke in pokes.get(name, ())
-                if poke.object_created is None or poke.object_created >= self._oldest(reader)
+                if poke.object_created is None or poke.object_created >= first
             }
-            for name, reader in self._readers.items()
+            for name, first in oldest.items()
         }
         if BALANCE_TRANSACTIONS in wanted:
             wanted[BALANCE_TRANSACTIONS] |= dict(due)
         return wanted
 
-    def _oldest(self, reader: Reader) -> int:
+    def _oldest(self, object_type: ObjectType, coverage: Mapping[tuple[str, date], Covered]) -> int:
         """Unix seconds from when on objects are kept."""
-        return day_start(self._settings.first_listed(reader.object_type))
+        loaded = loaded_before(object_type, self._settings, coverage)
+        return day_start(min([self._settings.first_listed(object_type), *loaded]))
 
     def _read(
-        self, reader: Reader, plan: _Plan, made_since: float | None, *, poked: bool
+        self, reader: Reader, plan: _Plan, made_since: float | None, oldest: int, *, poked: bool
     ) -> tuple[list[Batch], dict[str, StripePipelineError]]:
         """What a list of everything made since then, or since the plan's start, and single reads bring."""
         batches = []
@@ -585,7 +593,7 @@ class _Run:
             # Wanted but not listed: deleted meanwhile, or older than it said.
             ids = ids - listed
         if ids:
-            batch, bad = reader.read_again(ids, since=self._oldest(reader))
+            batch, bad = reader.read_again(ids, since=oldest)
             batches.append(batch)
         return batches, bad
 
@@ -750,7 +758,7 @@ def _plan(
         if day in listing:
             continue
         covered = coverage.get((name, day))
-        if covered and day_start(day) + DAY + SETTLED <= now and math.ceil((covered.rows + 1) / _PAGE) < len(them):
+        if covered and day_start(day) + DAY + SETTLED <= now and math.ceil((covered.listed + 1) / _PAGE) < len(them):
             days.add(day)
         else:
             ids |= them
@@ -770,6 +778,26 @@ def _money_since(pokes: Mapping[str, Sequence[Poke]], *, looked: float) -> float
         if poke.event_created >= looked - OVERLAP
     ]
     return min(announced) - JUST_BEFORE if announced else None
+
+
+def kept_days(
+    object_type: ObjectType, settings: Settings, coverage: Mapping[tuple[str, date], Covered], now: float
+) -> list[date]:
+    """The days of a listed type that are kept equal to Stripe, the oldest first: those loaded before its history, and
+    the history."""
+    history = days_between(settings.first_listed(object_type), day_of(now))
+    return [*loaded_before(object_type, settings, coverage), *history]
+
+
+def loaded_before(
+    object_type: ObjectType, settings: Settings, coverage: Mapping[tuple[str, date], Covered]
+) -> list[date]:
+    """The days before its history that were loaded of a listed type when that began earlier, the oldest first.
+
+    A history that is an age moves on. What is too old stays until it is pruned.
+    """
+    first = settings.first_listed(object_type)
+    return sorted(day for name, day in coverage if name == object_type.name and day < first)
 
 
 def unlisted(
@@ -805,13 +833,13 @@ def _sweep(
     A day costs its share of pages, and one request besides where no neighbour is listed with it.
     """
     oldest = sorted(
-        (covered.listed_at, name, day, covered.rows)
+        (covered.listed_at, name, day, covered.listed)
         for (name, day), covered in coverage.items()
         if name in to_list and day not in to_list[name] and covered.listed_at < now - DAY
     )
-    for _, name, day, rows in oldest:
+    for _, name, day, objects in oldest:
         beside = {day - timedelta(days=1), day + timedelta(days=1)} & to_list[name].keys()
-        cost = rows / _PAGE + (0 if beside else 1)
+        cost = objects / _PAGE + (0 if beside else 1)
         if cost > budget:
             break
         budget -= cost

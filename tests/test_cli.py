@@ -477,6 +477,50 @@ def test_a_dagster_that_cannot_keep_its_history(project: Project, run: Run) -> N
     assert_refused(run("sync"), "Dagster cannot use its storage", f"Correct dagster.yaml in {project.root}")
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (b"storage: [", "expected the node content, but found"),
+        (b"# f\xfcr", "can't decode byte"),
+        (b"warp: 9", "Error 1: Received unexpected config entry"),
+        (
+            b"storage: {postgres: {postgres_db: {hostname: h, db_name: d, username: u, password: p}}}",
+            "dagster_postgres",
+        ),
+    ],
+)
+def test_a_dagster_yaml_that_cannot_be_used(project: Project, run: Run, written: bytes, said: str) -> None:
+    (project.root / "dagster.yaml").write_bytes(written)
+    assert_refused(run("sync"), "Dagster cannot use its storage", said, f"Correct dagster.yaml in {project.root}")
+
+
+def test_first_runs_at_once_make_dagsters_storage_once(project: Project) -> None:
+    running = [process("sync", cwd=project.root) for _ in range(3)]
+    ended = [(it.communicate()[1], it.returncode) for it in running]
+    assert ended == [("", 0)] * 3
+
+
+def test_an_env_file_that_cannot_be_read(project: Project, run: Run) -> None:
+    (project.root / ".env").write_bytes(b"# f\xfcr mich\n")
+    ended = run("sync")
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert ".env cannot be read (it is not UTF-8). Correct it there." in ended.err
+
+
+def test_paths_in_the_env_file_may_begin_at_home_or_in_the_project(project: Project, run: Run) -> None:
+    (project.root / ".env").write_text("STRIPE_PIPELINE_CONFIG=~/nowhere.yaml\n")
+    assert f"The settings file {Path.home()}/nowhere.yaml is not there" in run("sync").err
+    (project.root / ".env").write_text("STRIPE_PIPELINE_CONFIG=nowhere.yaml\n")
+    assert f"The settings file {project.root}/nowhere.yaml is not there" in run("sync").err
+
+
+def test_demo_looks_at_the_settings_before_anything_is_started(project: Project, run: Run) -> None:
+    ended = run("demo", "--port", "3999", STRIPE_PIPELINE_CONFIG="nowhere.yaml")
+    assert (ended.status, ended.out) == (2, "")
+    assert "nowhere.yaml is not there" in ended.err
+    assert not project.folder.root.exists()
+
+
 def test_keys_may_be_in_the_env_file_that_dagster_reads(project: Project, run: Run) -> None:
     (project.root / ".env").write_text("STRIPE_API_KEY=nonsense\n")
     assert "STRIPE_API_KEY does not hold" in run("sync").err

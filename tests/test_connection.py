@@ -318,9 +318,15 @@ def test_what_stripe_allows_grows_with_the_charges_of_a_month(
     assert "of the ~100,000 reads" in loaded.text
 
 
-def test_what_a_load_takes_is_said_in_minutes_or_hours(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_load_takes_is_said_in_minutes_or_hours(
+    run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a Stripe that allows next to nothing, as a load of many hours is too much for a test."""
     assert figures(run("check", **LIVE_ONLY)) == [(0, 7)]
+    assert "in 7 requests, under a minute," in run("check", **LIVE_ONLY).text
+    set_history(project, "12 months")  # of nine tables, and Dagster records each day of each
+    assert "in 7 requests, about 1 minutes," in run("check", **LIVE_ONLY).text
+    set_history(project, "0 days")
     monkeypatch.setattr(connection, "ENDPOINT_RATE", 0.005)
     assert "in 7 requests, about 4 minutes," in run("check", **LIVE_ONLY).text  # side by side, of 80 %
     monkeypatch.setattr(connection, "LIVE_ACCOUNT_RATE", 0.001)

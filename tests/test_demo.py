@@ -265,6 +265,22 @@ def test_processes_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     wait_until(lambda: alive(below) == {}, seconds=5)
 
 
+@pytest.mark.usefixtures("sleeper")
+def test_a_log_that_grows_long_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, before = tmp_path / "talker.log", tmp_path / "talker.before.log"
+    (tmp_path / "talker.py").write_text(
+        "import time\nfor n in range(100):\n    print(n, 'x' * 100, flush=True)\n    time.sleep(0.02)\n"
+    )
+    monkeypatch.setattr("stripe_pipeline.processes._LONGEST_LOG", 3000)
+    with Processes(tmp_path) as processes:
+        processes.start("Talker", "talker")
+        with pytest.raises(ProcessEnded):
+            processes.watch()
+    assert before.read_text().startswith(tuple("123456789"))  # not its first lines: these are gone
+    assert 0 < log.stat().st_size < 5000
+    assert "\0" not in log.read_text()
+
+
 def test_a_port_is_taken_while_somebody_listens() -> None:
     with socket.socket() as listener:
         listener.bind((HOST, 0))

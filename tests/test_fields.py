@@ -10,6 +10,7 @@ import hmac
 import json
 import shutil
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,8 @@ def test_what_is_wanted_again_comes_with_a_backfill_and_until_then_every_tick_sa
     day = day_of(back(shop, 3))
     what_to_do = f"`stripe-pipeline backfill --from {day} --to {day} --only customers` brings that in"
     assert f"customers: days from {day} to {day} were read without email; {what_to_do}" in said
-    assert len([note for note in said if "without billing_details.email, receipt_email;" in note]) == 1
+    held = "without _extra (customers.email), billing_details.email, receipt_email;"
+    assert len([note for note in said if held in note]) == 1
     wider.backfill([day_of(back(shop, 3))])
     assert_equal_to_stripe_but_for_extra(shop, folder)
     assert [note for note in wider.tick().notes if "backfill" in note] == []
@@ -275,6 +277,122 @@ def test_a_run_under_way_cannot_bring_back_what_the_settings_leave_out_meanwhile
     assert holding(folder.root, ADDRESS) == []
     make_pipeline(**fields(**NOWHERE)).tick()
     assert ask(folder.published, "SELECT phone FROM test.customers") == [("1",)]
+
+
+def test_a_run_that_read_the_settings_before_and_opens_the_file_after_they_were_changed_stores_nothing(
+    shop: Shop, server: Server, folder: DataFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the sensor does, which waits for news for seconds."""
+    settings = tmp_path / "settings.yaml"
+    for name, value in (
+        *KEYS.items(),
+        ("STRIPE_API_BASE", server.url),
+        ("STRIPE_PIPELINE_DATA", str(folder.root)),
+        ("STRIPE_PIPELINE_CONFIG", str(settings)),
+    ):
+        monkeypatch.setenv(name, value)
+    trade(shop)
+    settings.write_text("history: 60 days")
+    with Pipeline.from_environment() as first:
+        first.tick()
+    settings.write_text("history: 60 days\nobjects: {customers: {fields: {hash: [email]}}}")
+    with Pipeline.from_environment() as waiting:
+        settings.write_text("history: 60 days\nobjects: {customers: {fields: {hash: [email, name]}}}")
+        with Pipeline.from_environment() as now:
+            now.tick()
+        hashes = ask(folder.published, "SELECT email, name FROM test.customers")
+        with pytest.raises(WarehouseError, match="settings were changed while this run was under way"):
+            waiting.tick()
+    with Pipeline.from_environment() as now:
+        now.tick()
+    assert ask(folder.published, "SELECT email, name FROM test.customers") == hashes
+    assert {len(it) for it in hashes[0]} == {32}
+
+
+@pytest.mark.parametrize("how", ["exclude", "hash"])
+def test_fees_that_other_objects_hold_are_found_again(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, how: str
+) -> None:
+    trade(shop)
+    [charge] = shop.objects("charges", False)
+    shop.dispute(charge, created=back(shop, 2))
+    make_pipeline().tick()
+    [(table, held)] = ask(folder.published, "SELECT 'disputes', balance_transactions::VARCHAR FROM raw.disputes")
+    assert "Dispute fee" in held
+    make_pipeline(**fields(fee_details={how: ["description"]})).tick()
+    assert holding(folder.root, "Dispute fee") == [], table
+    for again in (True, False):
+        make_pipeline().tick()
+        told = [note for note in make_pipeline().tick().notes if "--only disputes" in note]
+        assert len(told) == 1
+        assert "without balance_transactions (fee_details.description);" in told[0]
+        if again:  # left out once more, nothing is missed
+            left_out = make_pipeline(**fields(fee_details={"exclude": ["description"]}))
+            assert left_out.tick().notes == []
+    make_pipeline().backfill([day_of(back(shop, 2))], ["disputes"])
+    assert [note for note in make_pipeline().tick().notes if "--only disputes" in note] == []
+    assert ask(folder.published, "SELECT balance_transactions::VARCHAR FROM raw.disputes") == [(held,)]
+
+
+@pytest.mark.parametrize("ahead", [-600, -3, 3, 600])
+def test_what_is_wanted_again_is_told_whatever_the_local_clock_says(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, ahead: int
+) -> None:
+    shop.clock.advance(ahead)
+    trade(shop)
+    make_pipeline(**fields(customers={"exclude": ["email"]})).tick()
+    assert [note for note in make_pipeline().tick().notes if "read without email" in note] != []
+    make_pipeline(**fields(customers={"exclude": ["email"]})).tick()
+    wider = make_pipeline()
+    wider.backfill([day_of(back(shop, 3))])
+    assert wider.tick().notes == []
+    assert ask(folder.published, "SELECT email FROM test.customers") == [(ADDRESS,)]
+
+
+def test_only_what_can_be_read_again_is_asked_for(make_pipeline: MakePipeline, shop: Shop) -> None:
+    for age in (50, 5):
+        shop.create_customer(created=back(shop, age), email=ADDRESS)
+    make_pipeline(**fields(customers={"exclude": ["email"]}, charges={"exclude": ["outcome"]})).tick()
+    later = (datetime.now(UTC) - timedelta(days=30)).date()
+    [note] = make_pipeline(history=later).tick().notes
+    assert f"days from {day_of(back(shop, 5))} to {day_of(back(shop, 5))} were read without email" in note
+    assert make_pipeline(objects={"customers": {"enabled": False}}).tick().notes == []
+
+
+@pytest.mark.parametrize("first", ["invoices", "invoice_lines"])
+def test_what_two_rules_hash_is_hashed_once(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, first: str
+) -> None:
+    trade(shop)
+    rules = {"invoices": {"hash": ["lines.data.description"]}, "invoice_lines": {"hash": ["description"]}}
+    make_pipeline(**fields(**{first: rules[first]})).tick()
+    make_pipeline(**fields(**rules)).tick()
+    sql = "SELECT l.description, i.lines->>'$.data[0].description' FROM raw.invoices i JOIN raw.invoice_lines l ON true"
+    [(of_line, in_invoice)] = ask(folder.published, sql)
+    assert of_line == in_invoice
+    make_pipeline(**fields(**rules)).backfill([day_of(back(shop, 3))])
+    assert ask(folder.published, sql) == [(of_line, of_line)]
+
+
+def test_metadata_says_nothing_of_what_an_object_is(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    metadata = {"object": "customer", "order_id": "A-17", "email": ADDRESS}
+    paid = shop.create_payment(created=back(shop, 2), metadata=metadata)
+    shop.update("charges", paid["latest_charge"], metadata=metadata)
+    shop.update("charges", paid["latest_charge"], brand_new={"object": "thing", "metadata": metadata})
+    make_pipeline(**fields(customers={"include": ["name"]})).tick()
+    [(kept, extra)] = ask(folder.published, "SELECT metadata::JSON, _extra->'$.brand_new.metadata' FROM test.charges")
+    assert json.loads(kept) == json.loads(extra) == metadata
+    make_pipeline(**fields(customers={"include": ["name"], "exclude": ["phone"]})).tick()
+    assert ask(folder.published, "SELECT metadata->>'order_id' FROM test.charges") == [("A-17",)]
+
+
+def test_a_hash_key_that_is_empty_is_refused(make_pipeline: MakePipeline, folder: DataFolder) -> None:
+    folder.root.mkdir()
+    folder.hash_key.write_text("\n")
+    with pytest.raises(WarehouseError, match=r"hash.key, which should hold the key .* is empty. Put back what it held"):
+        make_pipeline(**fields(customers={"hash": ["email"]}))
 
 
 def test_balance_transactions_without_their_status_are_kept_all_the_same(

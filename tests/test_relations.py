@@ -113,7 +113,7 @@ def payments(folder: DataFolder, what: str = "*", without: Mapping[str, Collecti
     }
     with duckdb.connect(str(folder.published), read_only=True) as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        view = f"({payments_view('test', kept)})" if without else "test.payments"
+        view = f"({payments_view('test', kept, {})})" if without else "test.payments"
         cursor = connection.execute(f"SELECT {what} FROM {view} ORDER BY created, charge")
         names = [column[0] for column in cursor.description or []]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
@@ -133,7 +133,7 @@ def test_a_payment_tells_what_became_of_a_charge(pipeline: Pipeline, shop: Shop,
     money = shop.objects("balance_transactions", False)
     own = money[shop.objects("charges", False)[charge]["balance_transaction"]]
     back_then = {name: datetime.fromtimestamp(back(shop, days), UTC).date() for name, days in (("19", 19), ("3", 3))}
-    assert row.pop("created").date() == back_then["19"]
+    assert row.pop("created").date() == row.pop("default_day") == back_then["19"]
     assert row.pop("refunded_at").date() == back_then["3"]
     assert row.pop("available_on") == datetime.fromtimestamp(own["available_on"], UTC)
     taken = money[refund["balance_transaction"]]["net"] + dispute["balance_transactions"][0]["net"]
@@ -316,6 +316,51 @@ def test_what_is_not_kept_is_null_and_nothing_else(pipeline: Pipeline, shop: Sho
     assert differing(invoices=[], payment_intents=[], customers=[]) == {"customer_name", "customer_email"}
 
 
+@pytest.mark.parametrize(
+    ("objects", "told"),
+    [
+        ({}, True),
+        ({"balance_transactions": {"retention": "10 days"}}, False),
+        ({"balance_transactions": {"history": "10 days"}}, False),
+        ({"refunds": {"retention": "10 days"}, "charges": {"retention": "30 days"}}, False),
+        ({"disputes": {"history": (datetime.now(UTC) - timedelta(days=10)).date()}}, False),
+        ({"disputes": {"history": "1 month"}}, True),
+        ({"disputes": {"retention": "2 weeks"}, "customers": {"retention": "1 day"}}, False),
+        ({"refunds": {"retention": "30 days"}, "disputes": {"history": "30 days"}}, True),
+        ({it: {"retention": "10 days"} for it in ("refunds", "charges", "disputes", "balance_transactions")}, True),
+    ],
+)
+def test_what_older_rows_would_tell_is_null_and_no_part_of_it_is_taken_for_the_whole(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, objects: dict[str, Any], told: bool
+) -> None:
+    charges = []
+    for age in (5, 20):
+        charges.append(shop.create_payment(amount=9_000, created=back(shop, age))["latest_charge"])
+        shop.refund(charges[-1], 1_000, created=back(shop, age - 4))
+        shop.dispute(charges[-1], amount=2_000, created=back(shop, age - 4))
+        shop.refund(charges[-1], 500, created=back(shop, 1))
+    make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"}, objects=objects).tick()
+    money = shop.objects("balance_transactions", False).values()
+    *old, young = payments(folder, "charge, net_total, net_total_decimal, refunds")
+    assert (young["charge"], young["refunds"]) == (charges[0], 2)
+    total = young["net_total"]
+    assert total * 2 == sum(it["net"] for it in money)
+    for row in old:
+        assert (row["net_total"], row["net_total_decimal"]) == ((total, Decimal(total) / 100) if told else (None, None))
+        assert row["refunds"] == (None if "refunds" in objects and not told else 2)
+
+
+def test_a_total_waits_for_the_balance_transaction_that_its_charge_names(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder
+) -> None:
+    charge = shop.create_payment(amount=9_000, created=back(shop, 5))["latest_charge"]
+    shop.refund(charge, 1_000, created=back(shop, 3))
+    shop.update("charges", charge, balance_transaction="txn_not_here_yet")
+    pipeline.tick()
+    [row] = payments(folder, "net, net_total")
+    assert row == {"net": None, "net_total": None}
+
+
 # The check
 
 
@@ -397,6 +442,30 @@ def test_what_should_be_here_and_is_not_is_told_with_examples(
         "balance_transactions → balance_transactions: not here": 1,
         "balance_transactions → balance_transactions: examples": dispute["balance_transactions"][0]["id"],
     }
+
+
+def test_an_invoice_names_the_one_it_revises_and_an_intent_the_charge_that_failed(
+    make_pipeline: MakePipeline, pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]
+) -> None:
+    first, second = (shop.create_invoice(created=back(shop, 5))["id"] for _ in range(2))
+    shop.update("invoices", first, latest_revision=second)
+    shop.update("invoices", second, from_invoice={"action": "revision", "invoice": first})
+    failed = shop.create_payment(created=back(shop, 5), outcome="failed")
+    assert failed["last_payment_error"]["charge"]
+    pipeline.tick()
+    make_pipeline().tick()
+    checked = check()
+    assert said(checked["invoices"]) == said(checked["payment_intents"]) == {}
+    shop.update("invoices", second, from_invoice={"action": "revision", "invoice": "in_nowhere"})
+    shop.update("payment_intents", failed["id"], last_payment_error={"charge": "ch_nowhere"})
+    pipeline.backfill([datetime.fromtimestamp(back(shop, 5), UTC).date()])
+    for _ in range(2):  # what was just read may point to what the next tick brings
+        pipeline.tick()
+    checked = check()
+    assert said(checked["invoices"])["from_invoice.invoice → invoices: examples"] == "in_nowhere"
+    assert said(checked["payment_intents"])["last_payment_error.charge → charges: examples"] == "ch_nowhere"
+    assert not checked["invoices"].passed
+    assert not checked["payment_intents"].passed
 
 
 def test_what_is_older_than_the_history_is_counted_and_passes(

@@ -5,16 +5,19 @@ From the emulator to the published file; trap 29 of FACTS.md.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import sqlite3
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import duckdb
 import pytest
 
 from stripe_pipeline.assets.keys import RESOURCE
@@ -23,6 +26,8 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, today
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.emulator import Server, Shop
+from stripe_pipeline.errors import WarehouseError
+from stripe_pipeline.resources.warehouse import Warehouse
 from tests.conftest import KEYS, MakePipeline, Opens
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed
 from tests.test_cli import Project, Run, api, environment, project, run  # noqa: F401 - the command line's fixtures
@@ -208,6 +213,122 @@ def test_the_tables_own_history_is_what_is_listed(
     assert 28 < oldest(folder, "charges") < 31
 
 
+@pytest.mark.parametrize("what", ["changed", "deleted", "changed in a gap", "switched off meanwhile"])
+def test_what_was_loaded_stays_equal_to_stripe_where_the_history_begins_later(
+    make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, what: str
+) -> None:
+    """As one that is an age does with every month."""
+    unswept: dict[str, Any] = {"history": "30 days", "sweep": {"requests_a_month": 0}}
+    customer, other = (shop.create_customer(livemode=True, created=back(shop, 40), name="Ada")["id"] for _ in range(2))
+    make_pipeline(LIVE).tick()
+    never_loaded = shop.create_customer(livemode=True, created=back(shop, 70))["id"]
+    later = make_pipeline(LIVE, **unswept)
+    later.tick()
+    if what == "switched off meanwhile":
+        off = make_pipeline(LIVE, **unswept, objects={"customers": {"enabled": False}})
+        off.tick()
+    if what == "changed in a gap":
+        shop.update("customers", customer, name="Grace", announce=False, livemode=True)
+        shop.clock.advance(31 * DAY)
+    elif what == "deleted":
+        shop.delete_customer(customer)
+    else:
+        shop.update("customers", customer, name="Grace", livemode=True)
+    if what == "switched off meanwhile":
+        for _ in range(2):
+            off.tick()
+    shop.update("customers", never_loaded, name="Too old", livemode=True)
+    make_pipeline(LIVE, **unswept).tick()
+    names = [("Ada",)] if what == "deleted" else [("Ada",), ("Grace",)]
+    assert ask(folder.published, "SELECT name FROM live.customers ORDER BY 1") == names
+    # What is known is not listed again, nor is what lies between.
+    server.requests.clear()
+    shop.update("customers", other, name="Ada L.", livemode=True)
+    report = make_pipeline(LIVE, **unswept).tick()
+    assert changed(report) == {"customers": (0, 1, 0)}
+    assert len(server.requests) <= 4
+    make_pipeline(LIVE, **unswept, retention="20 days").prune()
+    assert ask(folder.published, "SELECT name FROM live.customers") == []
+    shop.update("customers", other, name="Too old by now", livemode=True)
+    make_pipeline(LIVE, **unswept, retention="20 days").tick()
+    assert ask(folder.published, "SELECT name FROM live.customers") == []
+
+
+def test_a_sweep_costs_what_is_listed_though_little_of_it_is_kept(
+    make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder
+) -> None:
+    for age in range(20, 30):
+        start = back(shop, age) // DAY * DAY
+        for n in range(250):
+            shop.create_payment(livemode=True, created=start + n * 60, announce=False)
+    off = {it: {"enabled": False} for it in ("charges", "customers", "invoices", "payment_intents", "refunds")}
+    kept = {"balance_transactions": {"date_field": "available_on", "retention": "10 days"}}
+    pipeline = make_pipeline(LIVE, objects={**off, **kept}, sweep={"requests_a_month": 240})
+    pipeline.tick()
+    assert ask(folder.published, "SELECT count(*) FROM raw.balance_transactions") == [(0,)]
+    covered = "SELECT DISTINCT listed FROM pipeline.coverage WHERE object_type = 'balance_transactions' AND listed > 0"
+    assert ask(folder.published, covered) == [(250,)]
+    for _ in range(3):
+        shop.clock.advance(DAY + 3600)
+        report = pipeline.tick()
+        swept = [day for day in report.listed["balance_transactions"] if day <= day_of(back(shop, 20))]
+        assert 0 < report.requests["balance_transactions"] <= 8 + 4, swept  # the budget, and the news
+
+
+def test_space_is_given_back_later_where_a_pruning_was_stopped_before(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = back(shop, 40)
+    for n in range(6000):
+        shop.create_customer(livemode=True, created=start + n * 500, announce=False, description=os.urandom(3000).hex())
+    make_pipeline(LIVE).tick()
+    before = folder.private.stat().st_size
+
+    def full(*_: object) -> None:
+        raise duckdb.IOException("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Warehouse, "_compact", full)
+        with pytest.raises(
+            WarehouseError, match=r"What is too old was removed, but .* could not be made smaller: No sp"
+        ):
+            make_pipeline(LIVE, retention="10 days").prune()
+    # Whether DuckDB frees blocks depends on how the rows lie.
+    monkeypatch.setattr("stripe_pipeline.resources.warehouse._mostly_free", lambda connection: False)
+    pruned = make_pipeline(LIVE, retention="10 days").prune()
+    assert pruned["customers"].rows == 0
+    assert folder.private.stat().st_size < before / 2
+
+
+def test_a_dry_run_changes_nothing_whatever_the_settings_say_now(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    gone = shop.create_customer(livemode=True, created=back(shop, 5), name="Gone")["id"]
+    shop.create_customer(livemode=True, created=back(shop, 5), name="Ada", phone="1")
+    make_pipeline(LIVE).tick()
+    shop.delete_customer(gone)
+    make_pipeline(LIVE).tick()
+    objects = {"customers": {"retention": "3 days", "fields": {"exclude": ["phone"]}}}
+    later = make_pipeline(LIVE, on_delete="remove", objects=objects)
+    foreseen = later.warehouse.prune(dry_run=True)
+    assert foreseen["customers"].rows == 1
+    assert ask(folder.private, "SELECT name, phone FROM raw.customers ORDER BY 1") == [("Ada", "1"), ("Gone", None)]
+    assert later.prune() == foreseen
+    assert ask(folder.private, "SELECT name FROM raw.customers") == []
+
+
+def test_children_that_are_switched_off_go_with_their_parents_too(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    invoice = shop.create_invoice(livemode=True, created=back(shop, 30), due_date=back(shop, 2))["id"]
+    dated: dict[str, Any] = {"invoices": {"date_field": "due_date", "retention": "10 days"}}
+    make_pipeline(LIVE, objects=dated).tick()
+    assert counts(folder)["invoice_lines"] > 0
+    shop.update("invoices", invoice, due_date=back(shop, 15), livemode=True)
+    make_pipeline(LIVE, objects=dated | {"invoice_lines": {"enabled": False}}).tick()
+    assert counts(folder)["invoices"] == counts(folder)["invoice_lines"] == 0
+
+
 def test_space_is_used_again_and_given_back_where_that_halves_the_file(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
@@ -320,17 +441,41 @@ def test_old_runs_are_forgotten_and_what_they_materialized_is_not(
     def theirs() -> None:
         pass
 
-    asked_for = [(defs, dg.AssetKey("retention")), (dg.Definitions([theirs]), dg.AssetKey("theirs"))]
+    @dg.asset_check(asset=theirs)
+    def check_of_theirs() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=True)
+
+    all_of_theirs = dg.AssetSelection.all() | dg.AssetSelection.checks(check_of_theirs)
+    jobs = [
+        dg.define_asset_job("sync", selection=all_of_theirs),
+        dg.define_asset_job("nightly", selection=dg.AssetSelection.checks(check_of_theirs)),
+    ]
+    other = dg.Definitions([theirs], asset_checks=[check_of_theirs], jobs=jobs)
+    asked_for = [(defs, dg.AssetKey("retention")), (other, dg.AssetKey("theirs"))]
     kept = []
     for whose, asset in asked_for:
         made = whose.resolve_implicit_global_asset_job_def()
         kept.append(made.execute_in_process(instance=instance, asset_selection=[asset]).run_id)
     run_ids.append(kept.pop(0))
+    alone = frozenset({dg.AssetCheckKey(dg.AssetKey(["raw", "charges"]), "each_object_once")})
+    run_ids.append("of a check alone")
+    instance.add_run(
+        dg.DagsterRun(
+            job_name="__ASSET_JOB",
+            run_id=run_ids[-1],
+            asset_check_selection=alone,
+            status=dg.DagsterRunStatus.SUCCESS,
+        )
+    )
+    # Jobs of these names, and the job of assets that are not named, may be another code location's.
+    others = [other.resolve_job_def(name) for name in ("sync", "nightly")]
+    others.append(other.resolve_implicit_global_asset_job_def())
+    kept = [*(job.execute_in_process(instance=instance).run_id for job in reversed(others)), *kept]
     key = dg.AssetKey(["raw", "charges"])
     days = instance.get_materialized_partitions(key)
-    assert forget_runs(instance, keep_days=1) == 0
-    assert forget_runs(instance, keep_days=0) == 3
-    assert [it.run_id for it in instance.get_runs()] == kept
+    assert forget_runs(instance, datetime.now(UTC) - timedelta(days=1)) == 0
+    assert forget_runs(instance, datetime.now(UTC)) == len(run_ids) == 4
+    assert {it.run_id for it in instance.get_runs()} == set(kept)
     assert not [name for name in files(instance) if any(run_id in name for run_id in run_ids)]
     assert instance.get_materialized_partitions(key) == set()
     report_again(instance, pipeline.warehouse.covered_days())
@@ -386,11 +531,11 @@ def empty_job(name: str) -> dg.JobDefinition:
     return job
 
 
-def record_tick(instance: dg.DagsterInstance, name: str, *, days_ago: float) -> None:
+def record_tick(instance: dg.DagsterInstance, name: str, *, days_ago: float, location: str = "here") -> None:
     """Have Dagster know a sensor and a tick of it, as its daemon stores them."""
     kind = {"job_name": name, "job_type": {"__enum__": "InstigatorType.SENSOR"}}
-    location = {"__class__": "RegisteredRepositoryLocationOrigin", "location_name": "here"}
-    repository = {"repository_location_origin": location, "repository_name": "__repository__"}
+    where = {"__class__": "RegisteredRepositoryLocationOrigin", "location_name": location}
+    repository = {"repository_location_origin": where, "repository_name": "__repository__"}
     state: Any = dg.deserialize_value(
         json.dumps(
             {
@@ -413,6 +558,24 @@ def record_tick(instance: dg.DagsterInstance, name: str, *, days_ago: float) -> 
     stored = {"__class__": "TickData", **ids, **kind, "status": {"__enum__": "TickStatus.SKIPPED"}, "timestamp": at}
     tick: Any = dg.deserialize_value(json.dumps(stored))
     instance.create_tick(tick)
+
+
+@contextlib.contextmanager
+def results_of_checks(instance: dg.DagsterInstance) -> Iterator[sqlite3.Connection]:
+    """Where Dagster keeps the results of checks."""
+    file = Path(instance.storage_directory()).parent / "history" / "runs" / "index.db"
+    with contextlib.closing(sqlite3.connect(file)) as storage, storage:
+        yield storage
+
+
+def old_results(instance: dg.DagsterInstance, *, ours: bool) -> list[tuple[str, str]]:
+    """Asset and check of the results that are from 2020."""
+    with results_of_checks(instance) as storage:
+        found = storage.execute(
+            "SELECT asset_key, check_name FROM asset_check_executions WHERE create_timestamp < '2021-01-01'"
+            " ORDER BY 1, 2"
+        ).fetchall()
+    return [(asset, check) for asset, check in found if ("raw" in asset) == ours]
 
 
 def ages_of_ticks(instance: dg.DagsterInstance, name: str) -> list[int]:
@@ -444,10 +607,31 @@ def test_the_asset_forgets_old_runs_that_have_ended_and_shows_what_they_material
     # As if the drains had reported much, of days that are not kept any more.
     monkeypatch.setattr(forget_events_without_a_run, "__kwdefaults__", {"over": 0})
     instance.report_runless_asset_event(dg.AssetMaterialization(key, partition="2020-01-01"))
-    for name in ("webhook_refresh", "theirs"):
+    for name, location in (("webhook_refresh", "here"), ("theirs", "here"), ("nightly", "there")):
         for age in (100, 80):
-            record_tick(instance, name, days_ago=age)
-    assert nightly.execute_in_process(instance=instance).success
+            record_tick(instance, name, days_ago=age, location=location)
+    logs = Path(instance.storage_directory()).parent / "logs" / "__repository__" / "webhook_refresh"
+    logs.mkdir(parents=True)
+    for name, age in (("1.err", 100), ("2.err", 80)):
+        (logs / name).write_text("Applied 1 events")
+        at = datetime.now(UTC).timestamp() - age * DAY
+        os.utime(logs / name, (at, at))
+    with results_of_checks(instance) as storage:
+        storage.execute("UPDATE asset_check_executions SET create_timestamp = '2020-01-01 00:00:00'")
+        columns = "check_name, execution_status, create_timestamp"
+        for asset, run_id in (("asset_key", "'an older run'"), ("'[\"theirs\"]'", "run_id")):
+            storage.execute(
+                f"INSERT INTO asset_check_executions (asset_key, run_id, {columns})"
+                f" SELECT {asset}, {run_id}, {columns} FROM asset_check_executions ORDER BY id DESC"
+            )
+    before, theirs_before = old_results(instance, ours=True), old_results(instance, ours=False)
+    assert len(before) == 2 * len(set(before)) > 0
+    assert nightly.execute_in_process(instance=instance, tags={"dagster/code_location": "here"}).success
+    assert old_results(instance, ours=False) == theirs_before
+    remaining = old_results(instance, ours=True)
+    assert len(remaining) == len(set(remaining)), "only the last one of each"
+    assert "announced_changes_read" in {check for _, check in remaining}
+    assert [log.name for log in logs.iterdir()] == ["2.err"]
     kept = [under_way, theirs, young]
     assert [run_id for run_id in (*old, *kept) if instance.has_run(run_id)] == kept
     assert instance.get_materialized_partitions(key) == days
@@ -456,7 +640,7 @@ def test_the_asset_forgets_old_runs_that_have_ended_and_shows_what_they_material
     assert told.asset_materialization is not None
     assert told.asset_materialization.metadata["runs of Dagster removed"].value == len(old)
     assert ages_of_ticks(instance, "webhook_refresh") == [80]
-    assert ages_of_ticks(instance, "theirs") == [80, 100]
+    assert ages_of_ticks(instance, "theirs") == ages_of_ticks(instance, "nightly") == [80, 100]
 
 
 def test_a_page_that_is_written_late_does_not_remove_what_became_young_again_meanwhile(

@@ -44,7 +44,7 @@ def months_ago(months: int) -> date:
 @pytest.mark.parametrize("text", ["", "# nothing", "history:\nrate:\nobjects:\n  charges:\n", "rate: {}\nobjects: {}"])
 def test_what_is_not_set_has_its_default(load: Load, text: str) -> None:
     settings = load(text)
-    assert settings.history == months_ago(24)
+    assert settings.first_day == months_ago(24)
     assert settings.rate.share == 0.8
     assert names(settings) == set(OBJECT_TYPES)
 
@@ -95,7 +95,7 @@ def test_without_a_file_the_defaults_hold(tmp_path: Path, monkeypatch: pytest.Mo
     ],
 )
 def test_history_is_a_date_or_an_age(load: Load, text: str, first: date) -> None:
-    assert load(f"history: {text}").history == first
+    assert load(f"history: {text}").first_day == first
 
 
 @pytest.mark.parametrize(
@@ -241,6 +241,28 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
             "objects:\n  charges:\n    fields: {hash: [id]}\n  disputes:\n    date_field: status",
             "line 3: `objects.charges.fields` names 'id' .*; line 5: `objects.disputes.date_field` is 'status'",
         ),
+        ("objects: &a {charges: *a}", "line 1, column 10: what an anchor names is within itself"),
+        ("a: !!timestamp foo", "line 1, column 4: 'foo' is no timestamp"),
+        ("a: !!bool perhaps", "line 1, column 4: 'perhaps' is no bool"),
+        (
+            "\n".join(["objects:", *(f"  {name}: {{enabled: false}}" for name in OBJECT_TYPES)]),
+            "line 1: `objects` switches every type off",
+        ),
+        ('objects: {charges: {title: "a\\0b"}}', "`objects.charges.title` holds a character that no text can have"),
+        ("objects: {charges: {custom_fields: {'a b': outcome.x}}}", "`objects.charges.custom_fields.a b` should be"),
+        (
+            "objects: {charges: {custom_fields: {a: metadata.item.sku}}}",
+            "takes 'metadata.item.sku', but metadata holds",
+        ),
+        ("objects: {charges: {custom_fields: {a: metadata.2024}}}", "a name with dots, or a number, goes in double"),
+        (
+            "objects: {charges: {fields: {exclude: [_extra]}, custom_fields: {a: _extra.new}}}",
+            "takes '_extra.new', which `fields` leaves out",
+        ),
+        (
+            "objects: {invoices: {fields: {exclude: [lines.data.amount]}, custom_fields: {a: lines.data.0.amount}}}",
+            "takes 'lines.data.0.amount', which `fields` leaves out",
+        ),
         ("objects: {chrages: {}}", "line 1: `objects.chrages` is no object type .did you mean charges"),
     ],
 )
@@ -253,7 +275,7 @@ def test_what_is_not_understood_is_named(load: Load, text: str, said: str) -> No
 
 def test_a_file_that_is_no_text_or_no_file(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x80")
-    with pytest.raises(SettingsError, match=r"binary.yaml is not YAML"):
+    with pytest.raises(SettingsError, match=r"binary.yaml is not UTF-8 \(line 1\)"):
         load_settings({"STRIPE_PIPELINE_CONFIG": str(tmp_path / "binary.yaml")})
     with pytest.raises(SettingsError, match=r"cannot be read \(Is a directory\)"):
         load_settings({"STRIPE_PIPELINE_CONFIG": str(tmp_path)})
@@ -289,7 +311,14 @@ def test_keys_that_cannot_be_used_are_named_but_not_shown(environment: dict[str,
 def test_api_base_is_stripe_unless_set() -> None:
     assert api_base({}) == api_base({"STRIPE_API_BASE": " "}) == "https://api.stripe.com"
     assert api_base({"STRIPE_API_BASE": "http://127.0.0.1:12111/"}) == "http://127.0.0.1:12111"
-    for nonsense in ("api.stripe.com", "ftp://api.stripe.com", "https://", "https:///v1"):
+    for nonsense in (
+        "api.stripe.com",
+        "ftp://api.stripe.com",
+        "https://",
+        "https:///v1",
+        "http://h:99999999",
+        "http://a b",
+    ):
         with pytest.raises(SettingsError, match="is no address of a server"):
             api_base({"STRIPE_API_BASE": nonsense})
 
@@ -379,8 +408,13 @@ def test_types_may_share_settings_by_an_anchor(load: Load) -> None:
 
 
 def test_a_path_counts_places_in_plain_digits_only(load: Load) -> None:
-    settings = load("objects: {charges: {custom_fields: {a: metadata.1, b: metadata.²}}}")
+    settings = load("objects: {charges: {custom_fields: {a: outcome.1, b: outcome.²}}}")
     assert [it.steps[1] for it in settings.objects["charges"].custom_fields.values()] == [1, "²"]
+
+
+def test_a_custom_field_may_have_the_name_of_a_field_that_is_left_out(load: Load) -> None:
+    settings = load("objects: {customers: {fields: {exclude: [email]}, custom_fields: {email: metadata.email}}}")
+    assert settings.custom_fields(OBJECT_TYPES["customers"])["email"].path == "metadata.email"
 
 
 def test_what_is_hashed_is_included_besides(load: Load) -> None:

@@ -88,6 +88,7 @@ def test_custom_fields_are_typed_columns_from_any_path(
         "part": "12.7",
         "huge": "9" * 18,
         "nan": "nan",
+        "ever": "infinity",
     }
     paid = shop.create_payment(livemode=True, created=day, metadata=metadata)
     shop.update("charges", paid["latest_charge"], metadata=metadata, brand_new={"deep": [1, {"er": True}]})
@@ -107,6 +108,7 @@ def test_custom_fields_are_typed_columns_from_any_path(
         "huge": {"path": "metadata.huge", "type": "integer"},
         "wrong_huge": {"path": "metadata.huge", "type": "timestamp"},
         "wrong_nan": {"path": "metadata.nan", "type": "number"},
+        "wrong_ever": {"path": "metadata.ever", "type": "timestamp"},
         "amount_text": {"path": "amount", "type": "text"},
         "status_json": {"path": "status", "type": "json"},
         "risk": "outcome.risk_level",
@@ -139,6 +141,7 @@ def test_custom_fields_are_typed_columns_from_any_path(
         "huge": 10**18 - 1,
         "wrong_huge": None,
         "wrong_nan": None,
+        "wrong_ever": None,
         "amount_text": str(charge["amount"]),
         "status_json": '"succeeded"',
         "risk": charge["outcome"]["risk_level"],

@@ -25,10 +25,15 @@ RETENTION = dg.AssetKey("retention")
 NIGHTLY_JOB = "nightly"
 PRUNED = "pruned"
 
-_OURS = {RETENTION, *(key_of(it, schema) for it in OBJECT_TYPES.values() for schema in ("raw", "live", "test"))}
+SENSOR = "webhook_refresh"
+OURS = {"stripe_pipeline": "true"}
+"""The tags that runs of this project's jobs have: their names alone may be others' too."""
+
+_OUR_ASSETS = {RETENTION, *(key_of(it, schema) for it in OBJECT_TYPES.values() for schema in ("raw", "live", "test"))}
 _ASSETS_JOB = "__ASSET_JOB"  # what Dagster calls the job of a backfill, and of assets that somebody materializes
 _FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 _AT_ONCE = 500  # runs that are looked up together
+_LOCATION = "dagster/code_location"  # the tag of runs that Dagster launched
 _RUNLESS = ""  # what Dagster's storage calls the run of events that were reported without one
 _RUNLESS_BYTES = 50_000_000
 
@@ -60,13 +65,17 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
         try:
             with opens.open() as pipeline, at_work(pipeline.folder, context.run.run_id):
                 if config.dry_run:
-                    return dg.MaterializeResult(metadata=_metadata(pipeline.warehouse.prune(dry_run=True)))
+                    foreseen = _metadata(pipeline.warehouse.prune(dry_run=True))
+                    return dg.MaterializeResult(metadata={"dry run": True, **foreseen})
                 pruned = pipeline.prune()
                 covered = pipeline.warehouse.covered_days()
         except StripePipelineError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from None
-        runs = forget_runs(context.instance, keep_days=settings.runs.keep_days)
-        forget_ticks(context.instance, keep_days=settings.runs.keep_days)
+        before = datetime.now(UTC) - timedelta(days=settings.runs.keep_days)
+        runs = forget_runs(context.instance, before)
+        if location := context.run.tags.get(_LOCATION):
+            forget_ticks(context.instance, before, location=location)
+        forget_checks(context.instance, before)
         forget_events_without_a_run(context.instance)
         report_again(context.instance, covered)
         return dg.MaterializeResult(metadata={**_metadata(pruned), "runs of Dagster removed": runs})
@@ -99,18 +108,15 @@ def _metadata(pruned: Mapping[str, Pruned]) -> dict[str, Any]:
     return metadata
 
 
-def forget_runs(instance: dg.DagsterInstance, *, keep_days: float) -> int:
+def forget_runs(instance: dg.DagsterInstance, before: datetime) -> int:
     """Delete finished runs of this project's jobs and assets that began earlier, with what they left on the disk; how
     many."""
-    before = datetime.now(UTC) - timedelta(days=keep_days)
     deleted = 0
     for job in (SYNC_JOB, NIGHTLY_JOB, _ASSETS_JOB):
         runs = dg.RunsFilter(job_name=job, statuses=_FINISHED, created_before=before)
         others = None
         while records := instance.get_run_records(runs, limit=_AT_ONCE, cursor=others):
-            run_ids = [
-                it.dagster_run.run_id for it in records if _OURS.issuperset(it.dagster_run.asset_selection or ())
-            ]
+            run_ids = [it.dagster_run.run_id for it in records if _is_ours(it.dagster_run)]
             for run_id in run_ids:
                 instance.delete_run(run_id)
                 _remove_files(instance, run_id)
@@ -121,13 +127,16 @@ def forget_runs(instance: dg.DagsterInstance, *, keep_days: float) -> int:
 
 
 def _is_ours(run: dg.DagsterRun) -> bool:
-    """Whether no other code location's assets are in it."""
-    return run.job_name != _ASSETS_JOB or (bool(run.asset_selection) and _OURS.issuperset(run.asset_selection or ()))
+    """Whether it is of this project: another code location may have jobs of the same names."""
+    if run.job_name != _ASSETS_JOB:
+        return OURS.items() <= run.tags.items()
+    named = {*(run.asset_selection or ()), *(it.asset_key for it in run.asset_check_selection or ())}
+    return bool(named) and _OUR_ASSETS.issuperset(named)
 
 
 def _remove_files(instance: dg.DagsterInstance, run_id: str) -> None:
     """What SQLite storage and local logs keep of a deleted run: an empty database of 130 KB and a folder of logs."""
-    home = Path(instance.storage_directory()).parent
+    home = _home(instance)
     for left_over in (*home.glob(f"history/runs/{run_id}.db*"), home / "logs" / run_id, home / "storage" / run_id):
         if left_over.is_dir():
             shutil.rmtree(left_over, ignore_errors=True)
@@ -135,21 +144,55 @@ def _remove_files(instance: dg.DagsterInstance, run_id: str) -> None:
             left_over.unlink(missing_ok=True)
 
 
-def forget_ticks(instance: dg.DagsterInstance, *, keep_days: float) -> None:
-    """Delete older ticks of this project's schedules and sensor.
+def _home(instance: dg.DagsterInstance) -> Path:
+    """Where `dagster.yaml` has everything kept."""
+    return Path(instance.storage_directory()).parent
 
-    `dagster.yaml` has Dagster do so too, and sooner; an instance with another configuration keeps them for ever.
+
+def forget_ticks(instance: dg.DagsterInstance, before: datetime, *, location: str) -> None:
+    """Delete older ticks of this project's schedules and sensor in the code location of that name, and what the sensor
+    logged.
+
+    `dagster.yaml` has Dagster delete ticks too, and sooner; an instance with another configuration keeps them for ever.
     """
-    before = (datetime.now(UTC) - timedelta(days=keep_days)).timestamp()
     for state in instance.all_instigator_state():
-        if state.name in ("sync_every_15_minutes", "nightly", "webhook_refresh"):
-            instance.purge_ticks(state.instigator_origin_id, state.selector_id, before=before)
+        there = state.origin.repository_origin.code_location_origin.location_name
+        if there == location and state.name in ("sync_every_15_minutes", "nightly", SENSOR):
+            instance.purge_ticks(state.instigator_origin_id, state.selector_id, before=before.timestamp())
+    for log in _home(instance).glob(f"logs/*/{SENSOR}/*"):  # a file for each tick, which Dagster leaves
+        with contextlib.suppress(OSError):
+            if log.stat().st_mtime < before.timestamp():
+                log.unlink()
+
+
+def forget_checks(instance: dg.DagsterInstance, before: datetime) -> None:
+    """Delete older results of this project's checks but the last one of each, which Dagster shows.
+
+    Every tick has some, Dagster keeps them also where it forgets their run, and has no call for it: this knows SQLite
+    storage only.
+    """
+    file = _home(instance) / "history" / "runs" / "index.db"
+    if not file.exists():
+        return
+    results = f"asset_check_executions WHERE asset_key IN ({', '.join('?' * len(_OUR_ASSETS))})"
+    ours = [key.to_string() for key in _OUR_ASSETS]
+    # Another table there: another version of Dagster.
+    with (
+        contextlib.suppress(sqlite3.OperationalError),
+        contextlib.closing(sqlite3.connect(file, timeout=60)) as storage,
+    ):
+        storage.execute(
+            f"DELETE FROM {results} AND create_timestamp < ?"
+            f" AND id NOT IN (SELECT max(id) FROM {results} GROUP BY asset_key, check_name)",
+            [*ours, before.strftime("%Y-%m-%d %H:%M:%S"), *ours],
+        )
+        storage.commit()
 
 
 def forget_events_without_a_run(instance: dg.DagsterInstance, *, over: int = _RUNLESS_BYTES) -> None:
     """Delete what drains reported where it is over so many bytes and the storage is this project's alone."""
-    file = Path(instance.storage_directory()).parent / "history" / "runs" / f"{_RUNLESS}.db"
-    if file.exists() and file.stat().st_size > over and not set(instance.get_asset_keys()) - _OURS:
+    file = _home(instance) / "history" / "runs" / f"{_RUNLESS}.db"
+    if file.exists() and file.stat().st_size > over and not set(instance.get_asset_keys()) - _OUR_ASSETS:
         instance.event_log_storage.delete_events(_RUNLESS)
         with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(file)) as connection:
             connection.execute("VACUUM")  # SQLite keeps the space otherwise

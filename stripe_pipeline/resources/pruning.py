@@ -42,15 +42,12 @@ def _date_of(object_type: ObjectType) -> str:
     return "created" if object_type.date_field == "created" else f'coalesce("{object_type.date_field}", created)'
 
 
-def expire(
-    connection: duckdb.DuckDBPyConnection, tables: Sequence[ObjectType], kept: str, bounds: str
-) -> list[tuple[str, int]]:
-    """Take out of `temp.incoming` what is too old, and out of the tables what has become so: `tables` begins with the
-    type that was read, its children follow.
+def expire(connection: duckdb.DuckDBPyConnection, parent: ObjectType, kept: str, bounds: str) -> list[tuple[str, int]]:
+    """Take out of `temp.incoming` what is too old, and out of the table what has become so, with its children, also
+    those switched off.
 
     Returns the ids, and when they were asked for, in microseconds on Stripe's clock.
     """
-    parent, *children = tables
     expired = connection.execute(
         f"DELETE FROM temp.incoming WHERE NOT ({kept}) RETURNING id, epoch_us(_fetched_at)"
     ).fetchall()
@@ -65,7 +62,7 @@ def expire(
         [ids, fetched],
     ).fetchall()
     gone = [[object_id for (object_id,) in older]]
-    for table, key in ((parent.name, "id"), *((child.name, child.parent_key) for child in children)):
+    for table, key in ((parent.name, "id"), *((child.name, child.parent_key) for child in children_of(parent))):
         connection.execute(f"DELETE FROM raw.{table} WHERE {bounds} AND {key} IN (SELECT unnest(?))", gone)
     return expired
 

@@ -154,7 +154,8 @@ class Reader:
 
     def _complete(self, day: date) -> DayRead:
         found = self._days.pop(day)
-        return DayRead(ListedDay(day, found.listed_at, found.until), found.files, found.rows, (found.first, found.last))
+        listed = ListedDay(day, found.listed_at, found.until, objects=found.rows)
+        return DayRead(listed, found.files, found.rows, (found.first, found.last))
 
     def _with_children(
         self, objects: Sequence[dict[str, Any]], sent_at: float

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from datetime import date
 
+from stripe_pipeline.days import utc_day
 from stripe_pipeline.money import major_units
 from stripe_pipeline.objects import OBJECT_TYPES, ObjectType, Reference
 
@@ -24,12 +25,13 @@ _PAYMENTS_OF_INVOICE = (
 )
 
 
-def payments_view(schema: str, columns: Mapping[str, Collection[str]]) -> str:
+def payments_view(schema: str, columns: Mapping[str, Collection[str]], since: Mapping[str, str]) -> str:
     """The SELECT of `payments` on the views of `schema`: one row a charge, with what became of it.
 
     `columns`: the names of the columns that the views have, by table name; a table that is not kept is missing.
-    What cannot be told without a missing column is null. Amounts are in minor units of `currency`, from `gross` to
-    `net_total` of `balance_currency`; each `…_decimal` beside them is in major units.
+    `since`: for tables that may not go back as far as charges do, SQL of the first UTC day that they have.
+    What cannot be told without a missing column or older rows is null. Amounts are in minor units of `currency`, from
+    `gross` to `net_total` of `balance_currency`; each `…_decimal` beside them is in major units.
     """
 
     def has(table: str, *names: str) -> bool:
@@ -43,12 +45,18 @@ def payments_view(schema: str, columns: Mapping[str, Collection[str]]) -> str:
         listed = ", ".join(name if name in there else f"NULL::{kinds[name].sql_type} AS {name}" for name in wanted)
         return f"(SELECT {listed}" + (f" FROM {schema}.{table})" if there else " WHERE false)")
 
-    # An unknown number of refunds is not none, and money without its refunds and disputes is not the total.
-    refunds_told = has("refunds", "charge", "status")
-    total_told = has("refunds", "charge") and has("disputes", "charge") and has("balance_transactions", "source", "net")
-    # Money of several currencies has no sum.
+    def known(sql: str, *needed: str) -> str:
+        """`sql` for charges of which these tables can have everything; each table with the columns that tell it."""
+        tables = [it.split()[0] for it in needed]
+        if not all(has(*it.split()) for it in needed):
+            return "NULL::BIGINT"
+        reached = [f"{day} >= {since[table]}" for table in tables if table in since]
+        return f"CASE WHEN {' AND '.join(reached)} THEN {sql} END" if reached else sql
+
+    day = utc_day("c.created")
+    # Money of several currencies has no sum, nor has what was given back without what was taken: that may be pruned.
     net_total = (
-        "CASE WHEN n.charge IS NULL THEN b.net WHEN b.id IS NULL THEN n.net"
+        "CASE WHEN n.charge IS NULL THEN b.net WHEN b.id IS NULL AND c.balance_transaction IS NULL THEN n.net"
         " WHEN n.currency = b.currency THEN b.net + n.net END"
     )
     amounts = {
@@ -57,7 +65,11 @@ def payments_view(schema: str, columns: Mapping[str, Collection[str]]) -> str:
         "gross": ("b.amount", "b.currency"),
         "fee": ("b.fee", "b.currency"),
         "net": ("b.net", "b.currency"),
-        "net_total": (net_total if total_told else "NULL::BIGINT", "coalesce(b.currency, n.currency)"),
+        "net_total": (
+            # Money without its refunds and disputes is not the total.
+            known(net_total, "refunds charge", "disputes charge", "balance_transactions source net"),
+            "coalesce(b.currency, n.currency)",
+        ),
     }
 
     def money(name: str) -> str:
@@ -72,11 +84,12 @@ def payments_view(schema: str, columns: Mapping[str, Collection[str]]) -> str:
     # What is not joined by its id, of which there is one, is grouped by what it is joined on: a charge stays one row.
     return f"""
 SELECT
-    c.id AS charge, c.created, c.currency, {money("amount")}, {money("amount_captured")}, {money("amount_refunded")},
+    c.id AS charge, c.created, {day} AS default_day, c.currency,
+    {money("amount")}, {money("amount_captured")}, {money("amount_refunded")},
     c.status, c.paid, c.captured, c.refunded, c.disputed,
     c.customer, u.name AS customer_name, u.email AS customer_email,
     c.payment_intent, i.paid.id AS invoice, i.paid.number AS invoice_number,
-    {"COALESCE(r.refunds, 0)" if refunds_told else "NULL::BIGINT"} AS refunds, r.refunded_at,
+    {known("COALESCE(r.refunds, 0)", "refunds charge status")} AS refunds, r.refunded_at,
     d.latest.id AS dispute, d.latest.status AS dispute_status, d.latest.reason AS dispute_reason,
     {money("dispute_amount")},
     c.balance_transaction, b.currency AS balance_currency, {money("gross")}, {money("fee")}, {money("net")},
@@ -137,7 +150,8 @@ def dangling(object_type: ObjectType, reference: Reference, since: date) -> str:
     - when the oldest target was made.
     """
     column = f'"{reference.column}"'
-    named = f"unnest({column}->>'{reference.path}')" if reference.path else column
+    below = f"{column}->>'{reference.path}'" if reference.path else column
+    named = f"unnest({below})" if reference.of_list else below
     begins = " OR ".join(f"starts_with(named, '{prefix}')" for prefix in reference.prefixes) or "true"
     early = f"created < TIMESTAMPTZ '{since} 00:00:00+00' + {_JUST_BEFORE}"
     return f"""
@@ -161,7 +175,7 @@ def picture() -> str:
     for object_type in OBJECT_TYPES.values():
         for reference in object_type.references:
             # Of a list there are many, a parent is always there, anything else may be null.
-            many = "}o" if reference.path else "||" if reference.column == object_type.parent_key else "|o"
+            many = "}o" if reference.of_list else "||" if reference.column == object_type.parent_key else "|o"
             lines.setdefault((reference.target, many, object_type.name), []).append(reference.name)
     drawn = [
         f'    {target} {many}--o{{ {table} : "{", ".join(names)}"' for (target, many, table), names in lines.items()

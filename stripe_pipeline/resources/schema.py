@@ -7,7 +7,7 @@ What was stored and is no longer wanted, because the settings leave it out now, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +18,11 @@ import orjson
 from stripe_pipeline.data_folder import CATALOG
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.fields import UNKNOWN, FieldFilter, FieldRules, path_from
-from stripe_pipeline.objects import OBJECT_TYPES, Column, Kind, ObjectType
+from stripe_pipeline.objects import OBJECT_TYPES, Column, Kind, ObjectType, family_of
 from stripe_pipeline.resources import views
 from stripe_pipeline.settings import FOREVER, Age, OnDelete, Settings
 
-FORMAT = 2
+FORMAT = 3
 """Layout of the file; raised when older code could no longer write it rightly."""
 
 ROW_GROUP = 10_240
@@ -40,7 +40,7 @@ _PIPELINE_TABLES = {
     # Found gone, or too old to be kept, where no row tells it: a list on its way may still hold them.
     "gone": "object_type VARCHAR, id VARCHAR, found_at TIMESTAMPTZ",
     "coverage": "object_type VARCHAR, account VARCHAR, livemode BOOLEAN, day DATE, listed_at TIMESTAMPTZ,"
-    ' listed_until TIMESTAMPTZ, "rows" BIGINT, how VARCHAR',
+    ' listed_until TIMESTAMPTZ, "rows" BIGINT, how VARCHAR, listed BIGINT',
     # What the inbox holds and was tried in vain, as of the last publish.
     "inbox": "event_id VARCHAR, livemode BOOLEAN, object VARCHAR, object_id VARCHAR, received_at TIMESTAMPTZ,"
     " attempts INTEGER, state VARCHAR, error VARCHAR",
@@ -56,8 +56,12 @@ _PIPELINE_TABLES = {
 class Layout:
     """What the settings make of the file; `hash_key` is there where they hash."""
 
-    def __init__(self, settings: Settings, hash_key: bytes | None) -> None:
+    def __init__(
+        self, settings: Settings, hash_key: bytes | None, read_again: Callable[[], Settings] | None = None
+    ) -> None:
+        """`read_again` tells what the settings are by now; without it they stay as they are."""
         self._settings = settings
+        self._read_again = read_again
         self._hash_key = hash_key
         self._views = views.definitions(settings)
 
@@ -76,10 +80,11 @@ class Layout:
         """Tells one key from another and not what it is."""
         return hashlib.sha256(b"stripe_pipeline " + self._hash_key).hexdigest()[:16] if self._hash_key else ""
 
-    def ensure(self, connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    def ensure(self, connection: duckdb.DuckDBPyConnection, path: Path, *, commit: bool = True) -> None:
         """Bring the attached file to this layout: make what is missing, take out what is no longer wanted.
 
-        Raises `WarehouseError` for a file of another program or of a newer version.
+        Without `commit` the transaction stays open. Raises `WarehouseError` for a file of another program or of a newer
+        version, and where the settings are others by now: then another run has brought the file to those, or will.
         """
         columns = _columns(connection)
         if columns and "pipeline.meta" not in columns:
@@ -99,6 +104,8 @@ class Layout:
         for statement in statements:
             connection.execute(statement)
         if applied(connection, "layout") != self.fingerprint:
+            if self._read_again and Layout(self._read_again(), self._hash_key).fingerprint != self.fingerprint:
+                raise settings_changed()
             if columns:
                 self._change(connection, columns)
             for name, select in self._views.items():
@@ -112,13 +119,16 @@ class Layout:
             note(connection, "layout", self.fingerprint)
             if columns:
                 connection.execute("UPDATE pipeline.meta SET revision = revision + 1 WHERE revision > 0")
-        connection.execute("COMMIT")
+        if commit:
+            connection.execute("COMMIT")
 
     def _missing(self, columns: Mapping[str, set[str]]) -> Iterator[str]:
         for schema in ("raw", *views.MODES, "pipeline"):
             yield f"CREATE SCHEMA IF NOT EXISTS {schema}"
         for name, body in _PIPELINE_TABLES.items():
             yield f"CREATE TABLE IF NOT EXISTS pipeline.{name} ({body})"
+        if "pipeline.coverage" in columns and "listed" not in columns["pipeline.coverage"]:
+            yield "ALTER TABLE pipeline.coverage ADD COLUMN listed BIGINT"  # since format 3
         if columns:
             yield f"UPDATE pipeline.meta SET format = {FORMAT} WHERE format <> {FORMAT}"
         else:
@@ -151,6 +161,7 @@ class Layout:
         other_key = known_key is not None and known_key != self._hash_key_name
         erased = False
         again: dict[str, FieldRules] = {}
+        hashed_before: dict[str, frozenset[tuple[str, ...]]] = {}
         for object_type in OBJECT_TYPES.values():
             table = object_type.name
             rules = self._settings.rules(object_type)
@@ -160,20 +171,20 @@ class Layout:
             blank = {it for it in before if it[0] == "#" and (it not in now or other_key)}
             left_out = {it for it in now - before if it[0] == "-"}
             hashed = {it for it in now - before if it[0] == "#" and f"-{it[1:]}" not in before}
+            hashed_before[table] = frozenset(path_from(it[1:]) for it in (before & now) - blank if it[0] == "#")
             again[table] = FieldRules(
                 frozenset(path_from(it[1:]) for it in left_out | blank if it[1:] != UNKNOWN),
                 frozenset(path_from(it[1:]) for it in hashed),
                 keep_unknown=f"-{UNKNOWN}" not in left_out,
             )
             lacking = {it[1:] for it in (before - now) | blank if f"-{it[1:]}" not in now}
-            if lacking and connection.execute(f"SELECT 1 FROM raw.{table} LIMIT 1").fetchall():
-                connection.execute("INSERT INTO pipeline.lacking SELECT ?, unnest(?), now()", [table, sorted(lacking)])
-                # What one that was stopped has read lacks them too.
-                connection.execute("DELETE FROM pipeline.backfills")
+            if lacking:
+                self._note_lacking(connection, object_type, lacking)
             for path in (it[1:] for it in now if it[0] == "-"):
                 connection.execute(
-                    "DELETE FROM pipeline.lacking WHERE object_type = ? AND (fields = ? OR starts_with(fields, ?))",
-                    [table, path, f"{path}."],
+                    "DELETE FROM pipeline.lacking WHERE object_type = ? AND (fields = ? OR starts_with(fields, ?))"
+                    " OR contains(fields, ?) OR contains(fields, ?)",
+                    [table, path, f"{path}.", f"({table}.{path})", f"({table}.{path}."],
                 )
             for name in sorted(rules.left_out & columns.get(f"raw.{table}", set())):
                 connection.execute(f'ALTER TABLE raw.{table} DROP COLUMN "{name}"')
@@ -183,10 +194,32 @@ class Layout:
         for object_type in self._settings.types.values():
             self._forget_days(connection, object_type)
         if any(again.values()):
-            self._filter_again(connection, FieldFilter(again, self._hash_key), again)
+            self._filter_again(connection, FieldFilter(again, self._hash_key, hashed_before), again)
             erased = True
         if erased:
             want_compaction(connection, NOW)
+
+    def _note_lacking(self, connection: duckdb.DuckDBPyConnection, object_type: ObjectType, fields: set[str]) -> None:
+        """Note that rows of the type, and of others that hold its objects, were read without these fields."""
+        lacking = {object_type.name: fields}
+        listed = family_of(object_type)
+        for other in self._settings.types.values():
+            if family_of(other) is listed:
+                continue  # they are read together
+            for column in other.table_columns:
+                if column.kind is Kind.NESTED and _exists(connection, other, column, f'"object":"{listed.object}"'):
+                    of_column = lacking.setdefault(other.name, set())
+                    of_column |= {f"{column.name} ({object_type.name}.{it})" for it in fields}
+        for table, names in lacking.items():
+            # By Stripe's clock, as lists are: behind the last of them.
+            connection.execute(
+                "INSERT INTO pipeline.lacking SELECT ?, unnest(?), last + INTERVAL 1 MICROSECOND"
+                " FROM (SELECT max(listed_at) AS last FROM pipeline.coverage WHERE object_type = ?)"
+                " WHERE last IS NOT NULL",
+                [table, sorted(names), table],
+            )
+        # What one that was stopped has read lacks them too.
+        connection.execute("DELETE FROM pipeline.backfills")
 
     def _kept(self, object_type: ObjectType) -> str:
         """How long rows are kept, and by which date."""
@@ -245,8 +278,23 @@ def _concerned(object_type: ObjectType, column: Column, rules: Mapping[str, Fiel
         if them and held.parent == object_type.name and held.embedded_in == column.name:
             return "true"
         if them:
-            holding.append(f'contains("{column.name}"::VARCHAR, \'"{held.object}"\')')
+            # A child may be without a name of its own in its parent.
+            names = {held.object, family_of(held).object}
+            holding += [f'contains("{column.name}"::VARCHAR, \'"{name}"\')' for name in sorted(names)]
     return f"({' OR '.join(holding)})" if holding else ""
+
+
+def _exists(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, column: Column, text: str) -> bool:
+    """Whether any row has this text in the column."""
+    [(found,)] = connection.execute(
+        f'SELECT EXISTS (FROM raw.{object_type.name} WHERE contains("{column.name}"::VARCHAR, {literal(text)}))'
+    ).fetchall()
+    return bool(found)
+
+
+def settings_changed() -> WarehouseError:
+    """What a run that began before a change of the settings ends with."""
+    return WarehouseError("The settings were changed while this run was under way", "Run again; nothing was stored")
 
 
 def applied(connection: duckdb.DuckDBPyConnection, name: str) -> str | None:

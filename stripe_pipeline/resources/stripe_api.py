@@ -418,7 +418,11 @@ class StripeApi:
         elif status == 404 or code == "resource_missing":
             kind = NotFound
             what = f"Stripe has nothing at {path} (HTTP {status}): {message}"
-            remedy = "It may have been deleted meanwhile"
+            remedy = (
+                "It may have been deleted meanwhile"
+                if code == "resource_missing"
+                else "Check STRIPE_API_BASE, which is the address without a path"
+            )
         error = kind(_signed(what, request_id), remedy, path=path, status=status, code=code, request_id=request_id)
         if isinstance(error, PermissionMissing):
             error.permission = permission

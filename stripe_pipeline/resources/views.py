@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from stripe_pipeline.days import utc_day
 from stripe_pipeline.money import major_units
-from stripe_pipeline.objects import Column, Kind, ObjectType
+from stripe_pipeline.objects import CHARGES, Column, Kind, ObjectType
 from stripe_pipeline.resources.relations import PAYMENTS, payments_view
-from stripe_pipeline.settings import CustomField, CustomType, Settings
+from stripe_pipeline.settings import Age, CustomField, CustomType, Settings
 
 MODES = {"live": True, "test": False}
 """The schemas of the views, and the `livemode` of what they show."""
@@ -26,7 +26,28 @@ def definitions(settings: Settings) -> dict[str, str]:
     }
     columns = {object_type.name: _telling(object_type, settings) for object_type in settings.enabled}
     # Behind the views that it is made of.
-    return selects | {f"{schema}.{PAYMENTS}": payments_view(schema, columns) for schema in MODES}
+    since = _since(settings)
+    return selects | {f"{schema}.{PAYMENTS}": payments_view(schema, columns, since) for schema in MODES}
+
+
+def _since(settings: Settings) -> dict[str, str]:
+    """The first UTC day, as SQL, of each type that the settings do not keep like charges; by table name.
+
+    As text that stays the same from day to day: views are made anew only where the settings changed.
+    """
+    today = utc_day("now()")
+    found = {}
+    for object_type in settings.types.values():
+        days = []
+        begins, age = settings.history_begins(object_type), settings.retention_of(object_type)
+        if begins != settings.history_begins(CHARGES):
+            ago = f"{today} - INTERVAL '{begins}'" if isinstance(begins, Age) else f"DATE '{begins}'"
+            days.append(f"date_trunc('month', {ago})" if isinstance(begins, Age) and begins.of_months else ago)
+        if age and age != settings.retention_of(CHARGES):
+            days.append(f"{today} - INTERVAL '{age}'")
+        if days:
+            found[object_type.name] = f"greatest({', '.join(days)})"
+    return found
 
 
 def _telling(object_type: ObjectType, settings: Settings) -> list[str]:
@@ -81,7 +102,8 @@ def _at_path(column: Column, custom: CustomField) -> str:
             seconds = f"CASE WHEN {number} {_SECONDS} THEN make_timestamptz({number} * 1000000) END"
             # A day, or a time without a zone, is UTC: else it would be of whatever zone the session has.
             moments = [f"TRY_CAST({written} || '{rest}' AS TIMESTAMPTZ)" for rest in ("Z", ":00Z", "T00:00:00Z", "")]
-            return f"coalesce({seconds}, {', '.join(moments)})"
+            moment = f"coalesce({seconds}, {', '.join(moments)})"
+            return f"CASE WHEN isfinite({moment}) THEN {moment} END"  # `infinity` is a time to DuckDB
         case CustomType.INTEGER:
             # The cast alone would round.
             whole = f"TRY_CAST({text} AS BIGINT)"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -24,7 +24,17 @@ from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.objects import OBJECT_TYPES, Column, Kind, ObjectType, children_of
 from stripe_pipeline.resources.pruning import Pruned, expire, prune, young_enough
 from stripe_pipeline.resources.publisher import Publisher
-from stripe_pipeline.resources.schema import DAILY, NOW, Layout, applied, attach, literal, note, want_compaction
+from stripe_pipeline.resources.schema import (
+    DAILY,
+    NOW,
+    Layout,
+    applied,
+    attach,
+    literal,
+    note,
+    settings_changed,
+    want_compaction,
+)
 from stripe_pipeline.rows import microseconds
 from stripe_pipeline.settings import OnDelete, Settings
 
@@ -59,6 +69,8 @@ class ListedDay:
     """The list's exclusive upper bound of `created`: the day's end, or for today when it was read."""
     how: str = ""
     """Why it was listed, for `pipeline.coverage`."""
+    objects: int = 0
+    """How many were listed, also those that are too old to be kept."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +151,9 @@ class Covered:
     listed_at: float
     until: float
     rows: int
+    """How many are kept."""
+    listed: int
+    """How many the list held, of which some may have been too old to be kept."""
 
 
 @dataclass(frozen=True)
@@ -171,15 +186,17 @@ class Warehouse:
         hash_key: bytes | None = None,
         *,
         as_it_is: bool = False,
+        read_again: Callable[[], Settings] | None = None,
     ) -> None:
         """The file is brought to `settings` when it is first opened, unless it is to be looked at `as_it_is`.
 
-        `hash_key` is needed where the settings hash fields.
+        `hash_key` is needed where the settings hash fields. `read_again` tells what the settings are by then: to any
+        but those the file is not brought.
         """
         self.folder = folder
         self.publisher = Publisher(folder)
         self._settings = settings
-        self._layout = Layout(settings, hash_key)
+        self._layout = Layout(settings, hash_key, read_again)
         self._thread_lock = threading.Lock()
         self._process_lock = filelock.FileLock(folder.lock, timeout=_LOCK_TIMEOUT, thread_local=False)
         self._prepared = as_it_is
@@ -219,10 +236,11 @@ class Warehouse:
                 self._process_lock.release()
 
     @contextmanager
-    def _attached(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _attached(self, *, prepare: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Unless it is to `prepare` the file, that is as it is found."""
         try:
             connection = self._attach()
-            if not self._prepared:
+            if prepare and not self._prepared:
                 self._layout.ensure(connection, self.folder.private)
                 if applied(connection, "compact") == NOW:
                     self._compact(connection)
@@ -309,9 +327,7 @@ class Warehouse:
             try:
                 connection.execute("BEGIN")
                 if applied(connection, "layout") != self._layout.fingerprint:
-                    raise WarehouseError(
-                        "The settings were changed while this run was under way", "Run again; nothing was stored"
-                    )
+                    raise settings_changed()
                 for batch in batches:
                     self._load_batch(connection, batch, loaded)
                 for (mode, name), at in (cursors or {}).items():
@@ -344,7 +360,7 @@ class Warehouse:
         else:
             _stage(connection, parent, batch)
             if kept[parent.name] and parent.name in batch.files:
-                expired = expire(connection, batch.tables, kept[parent.name], bounds)
+                expired = expire(connection, parent, kept[parent.name], bounds)
                 if not batch.days:  # else their days' coverage refuses what was requested earlier
                     _note_gone(connection, parent, expired)
             if batch.days and not batch.nothing_missing:
@@ -406,19 +422,20 @@ class Warehouse:
     def coverage(self, mode: Mode) -> dict[tuple[str, date], Covered]:
         """What is known to be listed completely, by table name and day."""
         found = self.ask(
-            'SELECT object_type, day, epoch_us(listed_at) / 1e6, epoch_us(listed_until) / 1e6, "rows"'
-            f" FROM pipeline.coverage WHERE {_of(mode)}"
+            'SELECT object_type, day, epoch_us(listed_at) / 1e6, epoch_us(listed_until) / 1e6, "rows",'
+            f' coalesce(listed, "rows") FROM pipeline.coverage WHERE {_of(mode)}'
         )
-        return {(table, day): Covered(listed_at, until, rows) for table, day, listed_at, until, rows in found}
+        return {(table, day): Covered(*known) for table, day, *known in found}
 
     def forget_coverage(self, mode: Mode, tables: Iterable[str]) -> None:
-        """Take what is known of these tables' days as unknown."""
+        """Take these tables' days for not complete any more."""
         with self._open() as connection:
-            connection.execute(
-                "DELETE FROM pipeline.coverage WHERE account = ? AND livemode = ?"
-                " AND object_type IN (SELECT unnest(?))",
-                [mode.account, mode.livemode, sorted(tables)],
-            )
+            for table in sorted(tables):
+                of_table = f"object_type = '{table}' AND {_of(mode)}"
+                first = self._settings.first_listed(self._settings.types[table])
+                connection.execute(f"DELETE FROM pipeline.coverage WHERE {of_table} AND day >= DATE '{first}'")
+                # Nothing else tells that older ones were ever loaded.
+                connection.execute(f"UPDATE pipeline.coverage SET listed_at = {_start_of('day')} WHERE {of_table}")
 
     def begin_backfill(self, mode: Mode, request: str, now: float) -> float:
         """Note that this backfill begins, and return when: `now`, or when the same one began that has not ended.
@@ -488,8 +505,8 @@ class Warehouse:
             if others:
                 raise WarehouseError(
                     f"The data folder {self.folder.root} holds account {others[0][0]}, this key is of {mode.account}",
-                    "Use a key of that account, name another folder in STRIPE_PIPELINE_DATA, or remove what the demo"
-                    " or an earlier account left with `make clean`",
+                    "Use a key of that account, or name another folder in STRIPE_PIPELINE_DATA; if nothing in it is"
+                    " wanted any more, `make clean` empties it",
                 )
             connection.execute(
                 "INSERT INTO pipeline.keys SELECT ?, ?, ? WHERE ? NOT IN (SELECT fingerprint FROM pipeline.keys)",
@@ -500,26 +517,42 @@ class Warehouse:
         """Remove what is older than its retention, or with `dry_run` only count it, by table name.
 
         Space that becomes free is used for new rows; the file is compacted where that at least halves it, and where
-        something was deleted that must not stay in it. Raises `WarehouseError`; then everything is as it was.
+        something was deleted that must not stay in it. Raises `WarehouseError`, which says what was done.
         """
-        with self._open() as connection:
+        with self._locked(), self._attached(prepare=not dry_run) as connection:
             try:
-                connection.execute("BEGIN")
+                if dry_run:
+                    self._layout.ensure(connection, self.folder.private, commit=False)
+                else:
+                    connection.execute("BEGIN")
                 pruned = prune(connection, self._settings)
                 gone = sum(them.rows for them in pruned.values())
                 if gone and not dry_run:
                     connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
+                    if gone >= _rows_left(connection):
+                        want_compaction(connection, DAILY)  # noted with the deletion: this may not come so far
                 connection.execute("ROLLBACK" if dry_run else "COMMIT")
-                if not dry_run:
-                    connection.execute(f"CHECKPOINT {CATALOG}")
-                    if applied(connection, "compact") or _mostly_free(connection, gone):
-                        self._compact(connection)
             except duckdb.Error as error:
                 raise WarehouseError(
                     f"Pruning {self.folder.private} failed: {_first_line(error)}",
                     "Nothing was removed; free disk space if it ran out, then run again",
                 ) from error
+            if not dry_run:
+                self._give_back(connection)
         return pruned
+
+    def _give_back(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Compact the file where that is due."""
+        try:
+            connection.execute(f"CHECKPOINT {CATALOG}")
+            if applied(connection, "compact") or _mostly_free(connection):
+                self._compact(connection)
+        except duckdb.Error as error:
+            raise WarehouseError(
+                f"What is too old was removed, but {self.folder.private} could not be made smaller:"
+                f" {_first_line(error)}",
+                "Free disk space if it ran out, as much as the rows that are left take; the next pruning tries again",
+            ) from error
 
     def covered_days(self) -> dict[str, dict[date, int]]:
         """How many rows every day that is known to be listed has, of all modes, by table name."""
@@ -530,10 +563,16 @@ class Warehouse:
         return covered
 
     def lacking(self, mode: Mode) -> list[Lacking]:
-        """What rows of `mode` lack because the settings did not want it when they were read, in table order."""
+        """What rows of `mode` lack because the settings did not want it when they were read, in table order; of what
+        the settings keep, and so could be read again."""
+        kept = " OR ".join(
+            f"object_type = '{it.name}' AND day >= DATE '{self._settings.first_listed(it)}'"
+            for it in self._settings.enabled
+        )
         found = self.ask(
             "SELECT object_type, list(DISTINCT fields), min(day), max(day) FROM pipeline.lacking"
             f' JOIN pipeline.coverage USING (object_type) WHERE {_of(mode)} AND listed_at < since AND "rows" > 0'
+            f" AND ({kept})"
             " GROUP BY object_type ORDER BY object_type"
         )
         return [Lacking(table, tuple(sorted(fields)), first, last) for table, fields, first, last in found]
@@ -678,14 +717,20 @@ def _between(first: int, end: int) -> str:
     return f"created >= make_timestamptz({first * 1_000_000}) AND created < make_timestamptz({end * 1_000_000})"
 
 
+def _start_of(day: str) -> str:
+    """SQL of the first moment of a UTC day, a DATE."""
+    return f"make_timestamptz(epoch_us({day}::TIMESTAMP))"
+
+
 def _stage_days(connection: duckdb.DuckDBPyConnection, days: Sequence[ListedDay]) -> None:
     """Put the completely listed days into `temp.listed`."""
     connection.execute(
-        "CREATE OR REPLACE TEMP TABLE listed (day DATE, listed_at TIMESTAMPTZ, until TIMESTAMPTZ, how VARCHAR)"
+        "CREATE OR REPLACE TEMP TABLE listed (day DATE, listed_at TIMESTAMPTZ, until TIMESTAMPTZ, how VARCHAR,"
+        " objects BIGINT)"
     )
     values = ", ".join(
         f"('{listed.day}', make_timestamptz({microseconds(listed.listed_at)}),"
-        f" make_timestamptz({microseconds(listed.until)}), '{listed.how}')"
+        f" make_timestamptz({microseconds(listed.until)}), '{listed.how}', {listed.objects})"
         for listed in days
     )
     connection.execute(f"INSERT INTO temp.listed VALUES {values}")
@@ -891,20 +936,23 @@ def _record_coverage(
     rows = ", ".join(f"(DATE '{it.day}', {counts[it.day, batch.mode.livemode]})" for it in batch.days)
     connection.execute(
         f"INSERT INTO pipeline.coverage SELECT '{object_type.name}', {literal(batch.mode.account)},"
-        f" {batch.mode.livemode}, l.day, l.listed_at, l.until, r.number, l.how"
+        f" {batch.mode.livemode}, l.day, l.listed_at, l.until, r.number, l.how, greatest(l.objects, r.number)"
         f" FROM temp.listed l JOIN (VALUES {rows}) r(day, number) ON r.day = l.day"
     )
 
 
-def _mostly_free(connection: duckdb.DuckDBPyConnection, gone: int) -> bool:
-    """Whether compacting would at least halve the file, from which so many rows are `gone` since it was opened."""
+def _mostly_free(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether half of the file's blocks are free, and enough to be worth it."""
     [(total, free)] = connection.execute(
         "SELECT total_blocks, free_blocks FROM pragma_database_size() WHERE database_name = ?", [CATALOG]
     ).fetchall()
-    # Blocks with a few rows left may be freed or not.
+    return bool(total > _SMALL and 2 * free >= total)
+
+
+def _rows_left(connection: duckdb.DuckDBPyConnection) -> int:
     counts = " UNION ALL ".join(f"SELECT count(*) AS number FROM raw.{table}" for table in OBJECT_TYPES)
     [(left,)] = connection.execute(f"SELECT sum(number) FROM ({counts})").fetchall()
-    return bool(total > _SMALL and (2 * free >= total or gone >= left))
+    return int(left)
 
 
 def _show_failing(connection: duckdb.DuckDBPyConnection, failing: Sequence[Entry]) -> None:

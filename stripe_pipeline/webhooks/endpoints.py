@@ -164,10 +164,10 @@ class Endpoints:
             kind = PermissionMissing
             named = re.search(r"\brak_\w+", said)
             lacking = f", it lacks the permission '{named[0]}'" if named else ""
-            what = f"The {mode} key may not change webhook endpoints{lacking}: {said}"
+            what = f"The {mode} key may not use webhook endpoints so{lacking}: {said}"
             remedy = (
-                "Add Webhook Endpoints (write) to the key in the Stripe Dashboard (Developers, API keys),"
-                " or make the endpoint there (Developers, Webhooks)"
+                "Add Webhook Endpoints to the key in the Stripe Dashboard (Developers, API keys), read to list them and"
+                " write for all else, or see to them there (Developers, Webhooks)"
             )
         elif error.http_status == 404 or error.code == "resource_missing":
             kind, what, remedy = NotFound, f"Stripe has no such webhook endpoint: {said}", "List those that are there"

@@ -456,6 +456,18 @@ def test_a_private_file_of_a_newer_version(loaded: Project, run: Run) -> None:
     assert loaded.stored() == before
 
 
+def test_a_private_file_of_an_earlier_version(loaded: Project, run: Run) -> None:
+    with duckdb.connect(str(loaded.folder.private)) as connection:
+        connection.execute("ALTER TABLE pipeline.coverage DROP COLUMN listed")
+        connection.execute("UPDATE pipeline.meta SET format = 2")
+    checked = run("check")
+    assert (checked.status, checked.err) == (0, "")
+    assert run("sync").status == 0
+    brought_along = "SELECT bool_or(listed IS NULL), max(format) FROM pipeline.coverage, pipeline.meta"
+    with duckdb.connect(str(loaded.folder.private)) as connection:
+        assert connection.execute(brought_along).fetchall() == [(True, 3)]
+
+
 def test_a_data_folder_of_another_account(loaded: Project, run: Run) -> None:
     before = loaded.stored()
     with Server(Shop(account="acct_1Other")) as other:

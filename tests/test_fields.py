@@ -21,7 +21,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of
 from stripe_pipeline.emulator import Server, Shop
 from stripe_pipeline.errors import WarehouseError
-from stripe_pipeline.resources.warehouse import Batch, Loaded
+from stripe_pipeline.resources.warehouse import Batch, Loaded, Warehouse
 from stripe_pipeline.sync import Pipeline
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed, rows
@@ -386,6 +386,23 @@ def test_metadata_says_nothing_of_what_an_object_is(
     assert json.loads(kept) == json.loads(extra) == metadata
     make_pipeline(**fields(customers={"include": ["name"], "exclude": ["phone"]})).tick()
     assert ask(folder.published, "SELECT metadata->>'order_id' FROM test.charges") == [("A-17",)]
+
+
+def test_what_is_left_out_and_could_not_be_erased_for_want_of_space_is_erased_at_the_next_run(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trade(shop)
+    make_pipeline().tick()
+
+    def full(*_: object) -> None:
+        raise duckdb.IOException("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Warehouse, "_compact", full)
+        with pytest.raises(WarehouseError, match=r"could not be brought to the settings: No space .* Free disk space"):
+            make_pipeline(**fields(**NOWHERE)).tick()
+    make_pipeline(**fields(**NOWHERE)).tick()
+    assert holding(folder.root, ADDRESS) == []
 
 
 def test_a_hash_key_that_is_empty_is_refused(make_pipeline: MakePipeline, folder: DataFolder) -> None:

@@ -199,6 +199,7 @@ class Warehouse:
         self._layout = Layout(settings, hash_key, read_again)
         self._thread_lock = threading.Lock()
         self._process_lock = filelock.FileLock(folder.lock, timeout=_LOCK_TIMEOUT, thread_local=False)
+        self._as_it_is = as_it_is
         self._prepared = as_it_is
         self._duckdb: duckdb.DuckDBPyConnection | None = None
 
@@ -241,10 +242,7 @@ class Warehouse:
         try:
             connection = self._attach()
             if prepare and not self._prepared:
-                self._layout.ensure(connection, self.folder.private)
-                if applied(connection, "compact") == NOW:
-                    self._compact(connection)
-                self._prepared = True
+                self._prepare(connection)
             yield connection
             connection.execute("USE memory")
             connection.execute(f"DETACH {CATALOG}")
@@ -252,6 +250,20 @@ class Warehouse:
             # Whatever state it is in, nothing of it is kept.
             self._end_duckdb()
             raise
+
+    def _prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Bring the file to the settings."""
+        try:
+            self._layout.ensure(connection, self.folder.private)
+            if applied(connection, "compact") == NOW:
+                self._compact(connection)
+        except duckdb.Error as error:
+            raise WarehouseError(
+                f"The warehouse {self.folder.private} could not be brought to the settings: {_first_line(error)}",
+                "Free disk space if it ran out, as much as the file takes, then run again; until then what the settings"
+                " leave out may still be in it",
+            ) from error
+        self._prepared = True
 
     def _attach(self) -> duckdb.DuckDBPyConnection:
         try:
@@ -421,9 +433,11 @@ class Warehouse:
 
     def coverage(self, mode: Mode) -> dict[tuple[str, date], Covered]:
         """What is known to be listed completely, by table name and day."""
+        # A file that an earlier version made has no such column until it is brought to the layout.
+        listed = '"rows"' if self._as_it_is else 'coalesce(listed, "rows")'
         found = self.ask(
             'SELECT object_type, day, epoch_us(listed_at) / 1e6, epoch_us(listed_until) / 1e6, "rows",'
-            f' coalesce(listed, "rows") FROM pipeline.coverage WHERE {_of(mode)}'
+            f" {listed} FROM pipeline.coverage WHERE {_of(mode)}"
         )
         return {(table, day): Covered(*known) for table, day, *known in found}
 

@@ -12,9 +12,10 @@ import dagster as dg
 import pytest
 
 from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import DAY
 from stripe_pipeline.emulator import Server, Shop
 from stripe_pipeline.settings import Settings, load_keys
-from stripe_pipeline.sync import Pipeline, Progress
+from stripe_pipeline.sync import SETTLED, Pipeline, Progress
 from tests.stripe_cli import StripeCli, install
 
 # Tests press Ctrl-C. A shell that runs pytest in the background has SIGINT ignored, and children inherit that.
@@ -34,7 +35,10 @@ def folder(tmp_path: Path) -> DataFolder:
 @pytest.fixture
 def server() -> Iterator[Server]:
     """An emulator with an empty shop."""
-    with Server(Shop()) as running:
+    shop = Shop()
+    # In the first minutes of a day the one before is not complete yet, which is not what tests are about.
+    shop.clock.advance(max(0, SETTLED + 60 - shop.clock.now() % DAY))
+    with Server(shop) as running:
         yield running
 
 

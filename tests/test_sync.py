@@ -414,5 +414,5 @@ def test_processes_that_read_at_the_same_time_stay_within_stripes_limits_and_a_t
             assert not under_way.done()
             under_way.result()
         assert [request.path for request in server.requests if request.status == 429] == []
-        # What else was asked at the tick's other endpoints does not tell.
-        assert meanwhile.count("/v1/customers") < 40
+        # What else was asked at the tick's other endpoints does not tell. Some 60 where a tick does not go first.
+        assert meanwhile.count("/v1/customers") < 50

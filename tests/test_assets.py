@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -151,6 +152,28 @@ def test_a_tick_records_the_days_of_what_changed(
     assert days == {None, today().isoformat(), day_of(days_ago(shop, 9)).isoformat()}
     assert latest(instance, "customers", day_of(days_ago(shop, 9)).isoformat())["updated"] == 1
     assert latest(instance, "customers", today().isoformat())["requests"] == 1
+
+
+def test_a_tick_records_also_what_changed_before_the_partitions_begin(
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    shop: Shop,
+    make_pipeline: MakePipeline,
+    folder: DataFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """As what was loaded does where the history is an age and moves on."""
+    old = shop.create_customer(created=days_ago(shop, 9))["id"]
+    defs.resolve_job_def("sync").execute_in_process(instance=instance, partition_key=today().isoformat())
+    shop.update("customers", old, name="Grace")
+    (tmp_path / "later.yaml").write_text("history: 5 days")
+    monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(tmp_path / "later.yaml"))
+    later = build_defs(resource_overrides={RESOURCE: Opens(make_pipeline(history="5 days"))})
+    result = later.resolve_job_def("sync").execute_in_process(instance=instance, partition_key=today().isoformat())
+    assert result.success
+    assert latest(instance, "customers", day_of(days_ago(shop, 9)).isoformat())["updated"] == 1
+    assert_equal_to_stripe(shop, folder.published)
 
 
 def test_a_view_is_materialized_when_it_shows_something_else(

@@ -4,8 +4,9 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Two at a time: the machine this is built on has two cores.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# Two at a time: the machine this is built on has two cores. Not by number of tests, which would begin the files with the
+# longest ones last.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo dev test test-duckdb-2 soak bench lint format lock clean
 

@@ -90,7 +90,7 @@ class FieldFilter:
         what comes hashed already."""
         self._trees = {
             table: _tree(rules.get(table, FieldRules()), hashed.get(table, frozenset()))
-            for table in rules.keys() | hashed.keys()
+            for table in OBJECT_TYPES
             if rules.get(table) or hashed.get(table)
         }
         self._keep_unknown = {table for table in OBJECT_TYPES if table not in rules or rules[table].keep_unknown}

@@ -119,9 +119,9 @@ class Pipeline:
         base_url: str,
         inbox_url: str | None = None,
         progress: Progress | None = None,
-        read_again: Callable[[], Settings] | None = None,
+        settings_now: Callable[[], Settings] | None = None,
     ) -> None:
-        """`read_again` tells what the settings are by then, where they may change."""
+        """`settings_now` tells what the settings are by then, where they may change."""
         self.settings = settings
         self.folder = folder
         self._keys = keys
@@ -132,7 +132,7 @@ class Pipeline:
         rules = {name: settings.rules(object_type) for name, object_type in settings.types.items()}
         hash_key = load_hash_key(folder) if any(them.hash for them in rules.values()) else None
         self.fields = FieldFilter(rules, hash_key)
-        self.warehouse = Warehouse(folder, settings, hash_key, read_again=read_again)
+        self.warehouse = Warehouse(folder, settings, hash_key, settings_now=settings_now)
         self.inbox = Inbox(folder, inbox_url)
 
     @classmethod
@@ -145,7 +145,7 @@ class Pipeline:
             base_url=api_base(),
             inbox_url=inbox_url(),
             progress=progress,
-            read_again=load_settings,
+            settings_now=load_settings,
         )
 
     def __enter__(self) -> Pipeline:

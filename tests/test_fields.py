@@ -317,10 +317,10 @@ def test_fees_that_other_objects_hold_are_found_again(
     [charge] = shop.objects("charges", False)
     shop.dispute(charge, created=back(shop, 2))
     make_pipeline().tick()
-    [(table, held)] = ask(folder.published, "SELECT 'disputes', balance_transactions::VARCHAR FROM raw.disputes")
+    [(held,)] = ask(folder.published, "SELECT balance_transactions::VARCHAR FROM raw.disputes")
     assert "Dispute fee" in held
     make_pipeline(**fields(fee_details={how: ["description"]})).tick()
-    assert holding(folder.root, "Dispute fee") == [], table
+    assert holding(folder.root, "Dispute fee") == []
     for again in (True, False):
         make_pipeline().tick()
         told = [note for note in make_pipeline().tick().notes if "--only disputes" in note]

@@ -57,11 +57,11 @@ class Layout:
     """What the settings make of the file; `hash_key` is there where they hash."""
 
     def __init__(
-        self, settings: Settings, hash_key: bytes | None, read_again: Callable[[], Settings] | None = None
+        self, settings: Settings, hash_key: bytes | None, settings_now: Callable[[], Settings] | None = None
     ) -> None:
-        """`read_again` tells what the settings are by now; without it they stay as they are."""
+        """`settings_now` tells what the settings are by now; without it they stay as they are."""
         self._settings = settings
-        self._read_again = read_again
+        self._settings_now = settings_now
         self._hash_key = hash_key
         self._views = views.definitions(settings)
 
@@ -104,7 +104,7 @@ class Layout:
         for statement in statements:
             connection.execute(statement)
         if applied(connection, "layout") != self.fingerprint:
-            if self._read_again and Layout(self._read_again(), self._hash_key).fingerprint != self.fingerprint:
+            if self._settings_now and Layout(self._settings_now(), self._hash_key).fingerprint != self.fingerprint:
                 raise settings_changed()
             if columns:
                 self._change(connection, columns)

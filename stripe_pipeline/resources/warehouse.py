@@ -186,17 +186,17 @@ class Warehouse:
         hash_key: bytes | None = None,
         *,
         as_it_is: bool = False,
-        read_again: Callable[[], Settings] | None = None,
+        settings_now: Callable[[], Settings] | None = None,
     ) -> None:
         """The file is brought to `settings` when it is first opened, unless it is to be looked at `as_it_is`.
 
-        `hash_key` is needed where the settings hash fields. `read_again` tells what the settings are by then: to any
+        `hash_key` is needed where the settings hash fields. `settings_now` tells what the settings are by then: to any
         but those the file is not brought.
         """
         self.folder = folder
         self.publisher = Publisher(folder)
         self._settings = settings
-        self._layout = Layout(settings, hash_key, read_again)
+        self._layout = Layout(settings, hash_key, settings_now)
         self._thread_lock = threading.Lock()
         self._process_lock = filelock.FileLock(folder.lock, timeout=_LOCK_TIMEOUT, thread_local=False)
         self._as_it_is = as_it_is

@@ -259,6 +259,41 @@ def test_coverage_and_cursors_can_be_asked_in_sql(make_pipeline: MakePipeline, s
     assert names == [("balance_transactions",), (EVENTS,), (SWEEP,)]
 
 
+@pytest.mark.parametrize("retention", [None, "10 days"])
+def test_coverage_counts_what_was_listed_of_each_table_and_what_of_it_is_kept(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, retention: str | None
+) -> None:
+    shop.seed_history(20)
+    short = {"retention": retention} if retention else {}
+    make_pipeline(objects={"fee_details": short, "invoice_lines": short}).tick()
+    held = {name: sum(len(shop.objects(name, mode)) for mode in (True, False)) for name in OBJECT_TYPES}
+    held["customers"] -= sum(it["test_clock"] is not None for it in shop.objects("customers", False).values())
+    counted = dict(ask(folder.published, "SELECT object_type, sum(listed)::INT FROM pipeline.coverage GROUP BY ALL"))
+    assert counted == held
+    assert held["fee_details"] != held["balance_transactions"]
+    rows = dict(ask(folder.published, 'SELECT object_type, sum("rows")::INT FROM pipeline.coverage GROUP BY ALL'))
+    kept = {name: ask(folder.published, f"SELECT count(*) FROM raw.{name}")[0][0] for name in OBJECT_TYPES}
+    assert rows == kept
+    assert (rows == counted) is (retention is None)
+
+
+def test_a_file_that_counted_the_parents_of_children_does_not_show_that(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    shop.create_invoice(n_lines=3, created=back(shop, 5))
+    pipeline = make_pipeline()
+    pipeline.tick()
+    pipeline.warehouse.ask("UPDATE pipeline.coverage SET listed = 1")
+    pipeline.warehouse.ask("DELETE FROM pipeline.applied WHERE name = 'coverage counts children'")
+    later = make_pipeline()
+    later.tick()
+    nulls = "SELECT DISTINCT object_type FROM pipeline.coverage WHERE listed IS NULL ORDER BY 1"
+    assert ask(folder.published, nulls) == [("fee_details",), ("invoice_lines",)]
+    later.backfill([day_of(back(shop, 5))])
+    lines = "SELECT max(listed), count(*) FILTER (listed IS NULL) > 0 FROM pipeline.coverage"
+    assert ask(folder.published, f"{lines} WHERE object_type = 'invoice_lines'") == [(3, True)]
+
+
 def test_days_that_only_a_backfill_has_listed_are_swept_by_the_first_tick(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:

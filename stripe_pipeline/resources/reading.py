@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -47,7 +48,8 @@ class _Day:
     until: int
     listed_at: float = float("inf")
     files: dict[str, Path] = field(default_factory=dict)
-    rows: int = 0
+    objects: Counter[str] = field(default_factory=Counter)
+    """How many objects the files hold, by table name."""
     first: int = 2**62
     last: int = -1
 
@@ -146,16 +148,16 @@ class Reader:
         found.listed_at = min(found.listed_at, sent_at)
         for created, _ in objects:
             found.first, found.last = min(found.first, created), max(found.last, created)
-        found.rows += len(objects)
         for table in objects[0][1]:
+            found.objects[table] += sum(len(lines[table]) for _, lines in objects)
             path = found.files.setdefault(table, self._folder / f"{table}-{day}.ndjson")
             with path.open("ab") as file:
                 file.writelines(line for _, lines in objects for line in lines[table])
 
     def _complete(self, day: date) -> DayRead:
         found = self._days.pop(day)
-        listed = ListedDay(day, found.listed_at, found.until, objects=found.rows)
-        return DayRead(listed, found.files, found.rows, (found.first, found.last))
+        listed = ListedDay(day, found.listed_at, found.until, objects=found.objects)
+        return DayRead(listed, found.files, found.objects[self.object_type.name], (found.first, found.last))
 
     def _with_children(
         self, objects: Sequence[dict[str, Any]], sent_at: float

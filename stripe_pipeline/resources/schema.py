@@ -29,6 +29,9 @@ ROW_GROUP = 10_240
 """Rows that are compressed and written together: about what a backfill loads at once. DuckDB's own 122,880 are kept in
 memory until they are full, and compressed anew at each load till then."""
 
+_CHILDREN_COUNTED = "coverage counts children"
+"""Noted where `pipeline.coverage.listed` of a child counts the children."""
+
 NOW, DAILY = "now", "daily"
 """How soon a file must be compacted, so that nothing is left in it of what was erased."""
 
@@ -103,6 +106,11 @@ class Layout:
         connection.execute("BEGIN")
         for statement in statements:
             connection.execute(statement)
+        if applied(connection, _CHILDREN_COUNTED) is None:
+            # Earlier versions counted the parents here. Null until the day is listed again.
+            children = ", ".join(f"'{it.name}'" for it in OBJECT_TYPES.values() if it.parent)
+            connection.execute(f"UPDATE pipeline.coverage SET listed = NULL WHERE object_type IN ({children})")
+            note(connection, _CHILDREN_COUNTED, "yes")
         if applied(connection, "layout") != self.fingerprint:
             if self._settings_now and Layout(self._settings_now(), self._hash_key).fingerprint != self.fingerprint:
                 raise settings_changed()

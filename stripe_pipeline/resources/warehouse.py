@@ -69,8 +69,8 @@ class ListedDay:
     """The list's exclusive upper bound of `created`: the day's end, or for today when it was read."""
     how: str = ""
     """Why it was listed, for `pipeline.coverage`."""
-    objects: int = 0
-    """How many were listed, also those that are too old to be kept."""
+    objects: Mapping[str, int] = field(default_factory=dict)
+    """How many objects of the type and of each child the list held, by table name, including those too old to keep."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class Covered:
     rows: int
     """How many are kept."""
     listed: int
-    """How many the list held, of which some may have been too old to be kept."""
+    """How many the list held, including those too old to keep."""
 
 
 @dataclass(frozen=True)
@@ -739,12 +739,11 @@ def _start_of(day: str) -> str:
 def _stage_days(connection: duckdb.DuckDBPyConnection, days: Sequence[ListedDay]) -> None:
     """Put the completely listed days into `temp.listed`."""
     connection.execute(
-        "CREATE OR REPLACE TEMP TABLE listed (day DATE, listed_at TIMESTAMPTZ, until TIMESTAMPTZ, how VARCHAR,"
-        " objects BIGINT)"
+        "CREATE OR REPLACE TEMP TABLE listed (day DATE, listed_at TIMESTAMPTZ, until TIMESTAMPTZ, how VARCHAR)"
     )
     values = ", ".join(
         f"('{listed.day}', make_timestamptz({microseconds(listed.listed_at)}),"
-        f" make_timestamptz({microseconds(listed.until)}), '{listed.how}', {listed.objects})"
+        f" make_timestamptz({microseconds(listed.until)}), '{listed.how}')"
         for listed in days
     )
     connection.execute(f"INSERT INTO temp.listed VALUES {values}")
@@ -947,11 +946,14 @@ def _record_coverage(
         f" WHERE c.day = l.day AND c.listed_at > l.listed_at AND {where}"
     )
     connection.execute(f"DELETE FROM pipeline.coverage USING temp.listed AS l WHERE coverage.day = l.day AND {where}")
-    rows = ", ".join(f"(DATE '{it.day}', {counts[it.day, batch.mode.livemode]})" for it in batch.days)
+    name = object_type.name
+    rows = ", ".join(
+        f"(DATE '{it.day}', {counts[it.day, batch.mode.livemode]}, {it.objects.get(name, 0)})" for it in batch.days
+    )
     connection.execute(
         f"INSERT INTO pipeline.coverage SELECT '{object_type.name}', {literal(batch.mode.account)},"
-        f" {batch.mode.livemode}, l.day, l.listed_at, l.until, r.number, l.how, greatest(l.objects, r.number)"
-        f" FROM temp.listed l JOIN (VALUES {rows}) r(day, number) ON r.day = l.day"
+        f" {batch.mode.livemode}, l.day, l.listed_at, l.until, r.number, l.how, greatest(r.objects, r.number)"
+        f" FROM temp.listed l JOIN (VALUES {rows}) r(day, number, objects) ON r.day = l.day"
     )
 
 

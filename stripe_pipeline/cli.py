@@ -39,6 +39,7 @@ from stripe_pipeline.errors import (
     StripePipelineError,
     by_cause,
 )
+from stripe_pipeline.instance import dagster_instance
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.processes import HOST, Processes, claim_port, free_port
 from stripe_pipeline.resources.stripe_api import BASE_URL
@@ -66,7 +67,6 @@ _DEMO_DAYS = 60
 _DEMO_LATENCY_MS = 20
 _DEMO_BACKOFF = 0.001  # of Stripe's waits before a webhook is sent again: a third of a second at first
 _UI_WAIT = 180  # seconds; starting takes 8 to 30, more where nothing is compiled yet
-_LONGEST_REASON = 200  # letters of what another library says of its troubles
 _INTERRUPTED = 130  # exit status after Ctrl-C, by convention
 
 
@@ -251,7 +251,7 @@ def prune(
         with Pipeline.from_environment() as pipeline:
             pruned = records(pipeline.warehouse.prune(dry_run=True))
     else:
-        with _dagster() as instance:
+        with dagster_instance() as instance:
             result = _in_process(instance, None, asset_selection=[RETENTION])
         if not result.success:
             raise _failure(result)
@@ -282,7 +282,7 @@ def drain() -> None:
 
     _check_environment()
     report = Report()
-    with _Display() as display, _dagster() as instance, Pipeline.from_environment(display) as pipeline:
+    with _Display() as display, dagster_instance() as instance, Pipeline.from_environment(display) as pipeline:
         try:
             applied = -1
             # Whoever asks for it now does not want to wait for the next attempt.
@@ -436,7 +436,7 @@ def _run_until_stopped(
     from stripe_pipeline.assets.under_way import let_go_of_killed
 
     # Makes Dagster's databases, too: processes that make them at the same time break each other.
-    with _dagster() as instance:
+    with dagster_instance() as instance:
         let_go_of_killed(instance, folder)
     processes.start("Dagster", f"dagster dev -h {HOST} -p {port}")
     try:
@@ -518,32 +518,12 @@ def _use_demo_settings(folder: DataFolder) -> None:
         os.environ["STRIPE_PIPELINE_CONFIG"] = str(path)
 
 
-@contextlib.contextmanager
-def _dagster() -> Iterator[DagsterInstance]:
-    """The Dagster instance that runs are recorded in."""
-    import dagster as dg
-
-    home = Path(os.environ["DAGSTER_HOME"])
-    try:
-        # Processes that make its databases at the same time break each other.
-        with filelock.FileLock(home / ".dagster.lock"):
-            instance = dg.DagsterInstance.get()
-    except Exception as error:  # whatever YAML, SQLAlchemy, Alembic and Dagster's own checks raise
-        reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
-        raise StripePipelineError(
-            f"Dagster cannot use its storage: {reason}",
-            f"Correct dagster.yaml in {os.environ['DAGSTER_HOME']}, or the permissions of the folders it names",
-        ) from error
-    with instance:
-        yield instance
-
-
 def _execute(*, job: str | None, first: date, last: date, tables: list[str] | None = None) -> bool:
     """Run the job, or materialize tables, over these days in this process, and show what it did.
 
     False if some tables failed, which is said; raises `StripePipelineError` if all did.
     """
-    with _Display() as display, _dagster() as instance:
+    with _Display() as display, dagster_instance() as instance:
         import dagster as dg
 
         days = {"dagster/asset_partition_range_start": f"{first}", "dagster/asset_partition_range_end": f"{last}"}

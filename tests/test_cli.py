@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import pty
+import random
 import shutil
 import signal
 import socket
@@ -25,12 +26,15 @@ import dagster as dg
 import duckdb
 import filelock
 import pytest
+import sqlalchemy as sa
 
 from stripe_pipeline.automation import sync_every_15_minutes
 from stripe_pipeline.cli import main
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
 from stripe_pipeline.emulator import Fault, Server, Shop
+from stripe_pipeline.errors import StripePipelineError
+from stripe_pipeline.instance import dagster_instance
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.resources import stripe_api
 from stripe_pipeline.resources.inbox import Inbox, poke_of
@@ -487,6 +491,60 @@ def test_a_data_folder_that_cannot_be_written(project: Project, run: Run) -> Non
 def test_a_dagster_that_cannot_keep_its_history(project: Project, run: Run) -> None:
     (project.root / ".dagster").write_text("not a folder")
     assert_refused(run("sync"), "Dagster cannot use its storage", f"Correct dagster.yaml in {project.root}")
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("history/runs/index.db", "half"),
+        ("history/runs/index.db", "noise inside"),
+        ("history/runs.db", "noise"),
+        ("schedules/schedules.db", "half"),
+    ],
+)
+def test_a_damaged_file_of_dagsters_history_is_named_and_can_be_moved_away(
+    loaded: Project, run: Run, api: Server, name: str, how: str
+) -> None:
+    file = loaded.root / ".dagster" / name
+    whole = file.read_bytes()
+    noise = random.Random(1).randbytes(len(whole))
+    file.write_bytes(
+        {"half": whole[: len(whole) // 2], "noise": noise, "noise inside": whole[:4096] + noise[4096:]}[how]
+    )
+    api.shop.create_customer(name="Ada")
+    api.requests.clear()
+    commands = [["sync"]]
+    if name.endswith("index.db") and how == "half":
+        commands += [["backfill", "--from", f"{today()}", "--to", f"{today()}"], ["prune"], ["webhooks", "drain"]]
+    for command in commands:
+        ended = run(*command)
+        assert (ended.status, ended.out, ended.err.count("\n")) == (1, "", 1)
+        assert f"The file {file} of Dagster's run history is damaged" in ended.err
+        assert f"move the folder {loaded.root / '.dagster'} away and run again" in ended.err
+    assert not api.requests, "found before Stripe is asked"
+    (loaded.root / ".dagster").rename(loaded.root / "moved away")
+    ended = run("sync")
+    assert (ended.status, ended.err) == (0, "")
+    assert_equal_to_stripe(api.shop, loaded.folder.published)
+
+
+def test_a_dagster_history_that_cannot_be_written_is_not_called_damaged(
+    loaded: Project, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = loaded.root / ".dagster/history/runs/index.db"
+    index.rename(index.with_suffix(".elsewhere"))
+    index.mkdir()
+    ended = run("sync")
+    assert (ended.status, ended.err.count("\n")) == (1, 1)
+    assert "cannot be read or written (unable to open database file). Give this user write access" in ended.err
+    index.rmdir()
+    index.with_suffix(".elsewhere").rename(index)
+    monkeypatch.setenv("DAGSTER_HOME", str(loaded.root))
+    full = sa.create_engine("sqlite://").connect()
+    full.exec_driver_sql("PRAGMA max_page_count = 1")
+    said = r"no space left for Dagster's run history .*\(database or disk is full\)"
+    with full, pytest.raises(StripePipelineError, match=said), dagster_instance():
+        full.exec_driver_sql("CREATE TABLE larger (x)")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,106 @@
+"""Dagster's storage as commands use it: opening the instance, and what its troubles mean to people.
+
+With the project's `dagster.yaml` the storage is a folder of SQLite files. Damage to one of them shows late, as an
+error of SQLAlchemy from wherever Dagster happens to read or write.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import filelock
+
+from stripe_pipeline.errors import StripePipelineError
+from stripe_pipeline.sqlite_files import Trouble, is_damaged, trouble_of
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+_FILES = ("history/runs/index.db", "history/runs.db", "schedules/schedules.db")
+_LONGEST_REASON = 200  # characters of another library's message
+_WHOLE = "Stripe's data is not affected"
+
+
+@contextmanager
+def dagster_instance() -> Iterator[DagsterInstance]:
+    """The Dagster instance that runs are recorded in.
+
+    Raises `StripePipelineError` where its storage cannot be used, also for what the body of the `with` meets of it:
+    no other error of SQLAlchemy gets that far, as the inbox raises its own.
+    """
+    import dagster as dg
+    from sqlalchemy.exc import DBAPIError
+
+    home = Path(os.environ["DAGSTER_HOME"])
+    try:
+        # Processes that make its databases at the same time break each other.
+        with filelock.FileLock(home / ".dagster.lock"):
+            instance = dg.DagsterInstance.get()
+            # Opening the instance does not read the index of events.
+            instance.get_asset_keys(limit=1)
+    except DBAPIError as error:
+        raise _explained(error) from error
+    except Exception as error:  # whatever YAML, Alembic and Dagster's own checks raise
+        reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
+        raise StripePipelineError(
+            f"Dagster cannot use its storage: {reason}",
+            f"Correct dagster.yaml in {home}, or the permissions of the folders it names",
+        ) from error
+    with instance:
+        try:
+            yield instance
+        except DBAPIError as error:
+            raise _explained(error) from error
+
+
+def _explained(error: BaseException) -> StripePipelineError:
+    """What an error of Dagster's storage means, with the file that is damaged where one is found."""
+    cause = getattr(error, "orig", None) or error
+    reason = " ".join(str(cause).split())[:_LONGEST_REASON] or type(cause).__name__
+    trouble = trouble_of(cause)
+    folders = _storage_folders()
+    where = f" in {folders[0]}" if folders else ""
+    if trouble is Trouble.FULL:
+        return StripePipelineError(
+            f"The disk has no space left for Dagster's run history{where} ({reason})",
+            f"Free disk space, then run again. {_WHOLE}",
+        )
+    if trouble in (Trouble.DENIED, Trouble.DISK):
+        return StripePipelineError(
+            f"Dagster's run history{where} cannot be read or written ({reason})",
+            f"Give this user write access to the folder and everything in it, or free disk space if it ran out, then"
+            f" run again. {_WHOLE}",
+        )
+    if trouble is Trouble.BUSY:
+        return StripePipelineError(
+            f"Another process kept Dagster's run history{where} locked for too long ({reason})",
+            f"Stop a Dagster or stripe-pipeline process that hangs, then run again. {_WHOLE}",
+        )
+    for folder in folders:
+        for file in (folder / name for name in _FILES):
+            if file.is_file() and is_damaged(file):
+                return StripePipelineError(
+                    f"The file {file} of Dagster's run history is damaged ({reason})",
+                    f"Stop `stripe-pipeline dev` if it runs, move {_movable(folder)} away and run again: Dagster starts"
+                    f" with an empty one. {_WHOLE}",
+                )
+    return StripePipelineError(
+        f"Dagster's storage failed: {reason}",
+        f"Check the storage that dagster.yaml in {os.environ['DAGSTER_HOME']} names, then run again. {_WHOLE}",
+    )
+
+
+def _storage_folders() -> list[Path]:
+    """Where Dagster keeps SQLite files: below the project with its `dagster.yaml`, in DAGSTER_HOME without one."""
+    home = Path(os.environ["DAGSTER_HOME"])
+    candidates = dict.fromkeys([Path.cwd() / ".dagster", home / ".dagster", home])
+    return [folder for folder in candidates if any((folder / name).exists() for name in _FILES)]
+
+
+def _movable(folder: Path) -> str:
+    """What to move away of this storage folder: nothing else is in a `.dagster`."""
+    return f"the folder {folder}" if folder.name == ".dagster" else f"{folder / 'history'} and {folder / 'schedules'}"

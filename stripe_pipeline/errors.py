@@ -41,6 +41,10 @@ class WarehouseError(StripePipelineError):
     """The database, or the folder it is kept in, cannot be used as asked."""
 
 
+class BadObject(StripePipelineError):
+    """An object of Stripe's that cannot become a row, or cannot be asked for."""
+
+
 class Cancelled(StripePipelineError):
     """The client was closed while this request was waiting; nothing is wrong with Stripe or the settings."""
 

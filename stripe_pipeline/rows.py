@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from stripe_pipeline.errors import StripePipelineError
+from stripe_pipeline.errors import BadObject
 from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType
 
 _BIGINT = 2**63
@@ -32,10 +32,6 @@ _PYTHON_TYPES: Mapping[Kind, type] = {
     Kind.NUMBER: float,
     Kind.DECIMAL: str,
 }
-
-
-class BadObject(StripePipelineError):
-    """An object without what a row cannot do without: a textual id and a `created` in Unix seconds."""
 
 
 @dataclass

@@ -11,21 +11,29 @@ import logging
 import math
 import queue
 import shutil
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import Any, Protocol, TypedDict
+from uuid import uuid4
 
+from stripe_pipeline.at_work import SUFFIX, abandoned, holding
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, day_start, days_between, today
-from stripe_pipeline.errors import AuthenticationFailed, Cancelled, StripePipelineError, Unavailable, WarehouseError
+from stripe_pipeline.errors import (
+    AuthenticationFailed,
+    BadObject,
+    Cancelled,
+    StripePipelineError,
+    Unavailable,
+    WarehouseError,
+)
 from stripe_pipeline.fields import FieldFilter, load_hash_key
 from stripe_pipeline.objects import BY_STRIPE_OBJECT, OBJECT_TYPES, ObjectType, family_of
 from stripe_pipeline.resources.inbox import Inbox, Poke, poke_of
@@ -33,7 +41,7 @@ from stripe_pipeline.resources.listing import newest_first
 from stripe_pipeline.resources.pruning import Pruned
 from stripe_pipeline.resources.rate_limits import RateLimits
 from stripe_pipeline.resources.reading import DayRead, Reader
-from stripe_pipeline.resources.stripe_api import ApiKey, StripeApi
+from stripe_pipeline.resources.stripe_api import ApiKey, StripeApi, is_addressable
 from stripe_pipeline.resources.warehouse import Batch, Changes, Covered, Loaded, Mode, Warehouse
 from stripe_pipeline.rows import Surprises
 from stripe_pipeline.settings import Settings, api_base, inbox_url, load_keys, load_settings
@@ -273,11 +281,22 @@ class Pipeline:
 
     @contextmanager
     def _spool(self) -> Iterator[Path]:
-        for left_over in self.folder.spool.iterdir():
-            if time.time() - left_over.stat().st_mtime > DAY:
-                shutil.rmtree(left_over, ignore_errors=True)
-        with tempfile.TemporaryDirectory(dir=self.folder.spool) as spool:
-            yield Path(spool)
+        """A folder for this run's working files; those of runs that were killed are removed."""
+        for lock in abandoned(self.folder.spool):
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+        for unlocked in self.folder.spool.glob("tmp*"):  # versions without these locks made them
+            with suppress(FileNotFoundError):
+                if time.time() - unlocked.stat().st_mtime > DAY:
+                    shutil.rmtree(unlocked, ignore_errors=True)
+        spool = self.folder.spool / uuid4().hex
+        with ExitStack() as held:
+            try:
+                held.enter_context(holding(spool.with_suffix(SUFFIX)))
+                spool.mkdir(mode=0o700)
+            except OSError as error:
+                raise _rows_lost(error) from error
+            held.callback(shutil.rmtree, spool, ignore_errors=True)
+            yield spool
 
 
 @contextmanager
@@ -451,9 +470,7 @@ class _Run:
         for name, read in reads.items():
             try:
                 found, bad[name] = read.result()
-            except Cancelled:
-                raise
-            except StripePipelineError as error:
+            except Exception as error:
                 failed[name] = self._fail(self._readers[name], error)
             else:
                 batches += found
@@ -533,7 +550,7 @@ class _Run:
         try:
             for page in newest_first(self._api, "/v1/events", since=int(cursor) - OVERLAP):
                 started = page.sent_at if started is None else started
-                pokes = [poke_of(event, self._mode) for event in page.objects]
+                pokes = [self._poke_of(event) for event in page.objects]
                 self._inbox.add([poke for poke in pokes if poke and BY_STRIPE_OBJECT[poke.object].name in enabled])
         except (AuthenticationFailed, Cancelled):
             raise
@@ -543,6 +560,13 @@ class _Run:
             self._report.failures[EVENTS] = error
             return None
         return started
+
+    def _poke_of(self, event: dict[str, Any]) -> Poke | None:
+        try:
+            return poke_of(event, self._mode)
+        except BadObject as error:
+            self._report.note(str(error))
+            return None
 
     def _waiting(self, *, due: float = math.inf, most: int | None = None) -> dict[str, list[Poke]]:
         """Pokes by table name: all that wait, or those that may be tried at `due` (Unix seconds), of `most` objects."""
@@ -677,9 +701,7 @@ class _Run:
             reader = self._readers[batch.object_type.name]
             try:
                 again, bad = reader.read_again(ids)
-            except Cancelled:
-                raise
-            except StripePipelineError as error:
+            except Exception as error:
                 self._fail(reader, error)
                 continue
             if bad:
@@ -692,10 +714,7 @@ class _Run:
     def _fail(self, reader: Reader, error: Exception) -> StripePipelineError:
         """Note that this type failed, if the others can go on; else raise."""
         if isinstance(error, OSError):
-            raise WarehouseError(
-                f"Rows could not be kept on their way to the warehouse ({error.strerror})",
-                "Free disk space or correct the permissions of the data folder, then run again",
-            ) from error
+            raise _rows_lost(error) from error
         if isinstance(error, (AuthenticationFailed, Cancelled, WarehouseError)) or not isinstance(
             error, StripePipelineError
         ):
@@ -730,20 +749,24 @@ class _Plan:
 def _plan(
     name: str,
     wanted: Mapping[str, int | None],
-    listing: Container[date],
+    listing: Collection[date],
     coverage: Mapping[tuple[str, date], Covered],
     now: float,
     *,
     young_since: float | None,
 ) -> _Plan:
     """The cheapest requests that bring each wanted object once: nothing for what is listed anyway, one list for the
-    young ones, a day's list where its pages are fewer than its wanted objects, else one retrieve each."""
+    young ones, a day's list where its pages are fewer than its wanted objects or one cannot be read by its id, else one
+    retrieve each."""
     ids: set[str] = set()
+    days: set[date] = set()
     by_day: dict[date, set[str]] = {}
     young: dict[str, int] = {}
     for object_id, created in wanted.items():
         if created is None:
             ids.add(object_id)
+        elif not is_addressable(object_id):
+            days |= {day_of(created)} - set(listing)
         elif young_since is not None and created >= young_since:
             young[object_id] = created
         else:
@@ -753,7 +776,6 @@ def _plan(
     if len(young) > math.ceil(len(young) / _PAGE):
         list_since = min(young.values())
     ids |= young.keys()
-    days: set[date] = set()
     for day, them in by_day.items():
         if day in listing:
             continue
@@ -763,6 +785,16 @@ def _plan(
         else:
             ids |= them
     return _Plan(days, ids, list_since)
+
+
+def _rows_lost(error: OSError) -> WarehouseError:
+    """What a run ends with that cannot write its working files."""
+    remedy = (
+        "Something removed the run's working files from the data folder: run again"
+        if isinstance(error, FileNotFoundError)
+        else "Free disk space or correct the permissions of the data folder, then run again"
+    )
+    return WarehouseError(f"Rows could not be kept on their way to the warehouse ({error.strerror})", remedy)
 
 
 def _covered_since(began: float, covered: Covered | None) -> bool:

@@ -44,8 +44,10 @@ class Trade:
         return invoice["id"], lines[self._number % len(lines)]["id"]
 
     def customer(self) -> None:
-        """Somebody new."""
-        self.shop.create_customer(name=f"Customer {self._number}", **self._made)
+        """Somebody new, every third time with an id of the shop's own."""
+        own = f"shop/{self._number}?#%+é {len(self.shop.collection('events', self._on['livemode']))}"
+        chosen: dict[str, Any] = {"id": own} if self._number % 3 == 0 else {}
+        self.shop.create_customer(name=f"Customer {self._number}", **chosen, **self._made)
 
     def payment(self) -> None:
         """A payment of any outcome, some of them settled in another currency or with two equal fees."""

@@ -16,7 +16,7 @@ from email.utils import formatdate
 from random import Random
 from secrets import token_hex
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote, unquote_plus
 
 import orjson
 from starlette.applications import Starlette
@@ -149,7 +149,7 @@ def create_app(
         caller, refusal = _caller(request, keys)
         entry = LoggedRequest(
             method=request.method,
-            path=request.url.path,
+            path=_raw_path(scope),
             params=params,
             livemode=caller.livemode if caller else None,
             stripe_version=request.headers.get("stripe-version"),
@@ -255,7 +255,7 @@ class _Api:
         version = request.stripe_version
         if version is not None and not _VERSION.fullmatch(version):
             raise StripeError(400, f"Invalid Stripe API version: {version}")
-        method, parts = request.method, request.path.strip("/").split("/")
+        method, parts = request.method, _segments(request.path)
         params = dict(request.params)
         with self._shop.lock:
             match (method, *parts):
@@ -347,7 +347,7 @@ class _Api:
                 raise _no_such("line item", cursor, name, 400)
             lines = lines[places[0] + 1 :] if after else lines[: places[0]]
         page = lines[-limit:] if before and not after else lines[:limit]
-        body = _list_of(page, len(lines) > limit, f"/v1/invoices/{invoice}/lines")
+        body = _list_of(page, len(lines) > limit, f"/v1/invoices/{quote(invoice, safe='')}/lines")
         if params.get("expand"):
             body = orjson.loads(orjson.dumps(body))
             self._expand(body, params["expand"], caller, listed=True)
@@ -490,7 +490,7 @@ class _Api:
             raise StripeError(400, f"This property cannot be expanded ({path}).", param="expand")
         found = value.get(name)
         if isinstance(found, str):
-            found = value[name] = self._expanded(found, caller)
+            found = value[name] = self._expanded(found, caller, "customers" if name == "customer" else None)
         elif name == "refunds" and value.get("object") == "charge" and not isinstance(found, dict):
             found = value["refunds"] = self._refunds_of(value["id"], caller)
         elif name == "payments" and value.get("object") == "invoice" and not isinstance(found, dict):
@@ -498,8 +498,8 @@ class _Api:
         if isinstance(found, dict | list):
             self._expand_one(found, names[1:], path, caller)
 
-    def _expanded(self, object_id: str, caller: _Caller) -> Any:
-        type_name = type_of(object_id)
+    def _expanded(self, object_id: str, caller: _Caller, type_name: str | None) -> Any:
+        type_name = type_name or type_of(object_id)  # the ids of customers may be the shop's own
         if type_name == "customers" and self._shop.is_deleted_customer(object_id, caller.livemode):
             return templates.deleted_customer(object_id)
         if type_name is None or not self._holds(type_name, object_id, caller):
@@ -583,6 +583,27 @@ def _masked(key: str) -> str:
     prefix = next((key[: found.end()] for found in [re.match(r"[a-z]+_(live|test)_", key)] if found), "")
     hidden = len(key) - len(prefix) - 4
     return prefix + "*" * max(hidden, 0) + key[max(len(prefix), len(key) - 4) :]
+
+
+def _raw_path(scope: Scope) -> str:
+    """The path as the client sent it, percent-encoded."""
+    raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
+    return raw.partition(b"?")[0].decode("ascii")
+
+
+def _segments(path: str) -> list[str]:
+    """The decoded parts of a raw path, which Stripe's servers split first and decode then.
+
+    A `+` is a space. Dot segments are resolved even where they were sent encoded, as web servers do.
+    """
+    segments: list[str] = []
+    for part in path.strip("/").split("/"):
+        segment = unquote_plus(part)
+        if segment == "..":
+            del segments[-1:]
+        elif segment != ".":
+            segments.append(segment)
+    return segments
 
 
 def _endpoint(path: str) -> str:

@@ -20,6 +20,7 @@ class LoggedRequest:
 
     method: str
     path: str
+    """As it was sent: ids are percent-encoded."""
     params: dict[str, Any]
     """Query parameters, or the form of a POST, nested as Stripe reads them: `{"created": {"gte": "1"}}`."""
     livemode: bool | None

@@ -331,6 +331,15 @@ class _Market:
             livemode=self._live, created=at, **_person(self._random) | {"metadata": metadata, "currency": "usd"}
         )
 
+    def _own_ids(self, at: int) -> None:
+        """Customers whose ids are the shop's own, one of them changed and one deleted later."""
+        ids = [f"{own} {'live' if self._live else 'test'}" for own in ("user", "shop/42?#", "50%+é")]
+        for own in ids:
+            self._shop.create_customer(id=own, name="Chosen Id", currency="usd", livemode=self._live, created=at)
+        self._shop.create_payment(ids[0], livemode=self._live, created=at + 60, description="Order: Mug")
+        self._shop.update_customer(ids[1], name="Changed Name", livemode=self._live, created=at + 3600)
+        self._shop.delete_customer(ids[2], livemode=self._live, created=at + 7200)
+
     def _huge_amount(self, at: int) -> None:
         person = self._shop.create_customer(
             livemode=self._live, created=at, **_person(self._random) | {"currency": "idr"}
@@ -399,6 +408,7 @@ class _Market:
 
 _SPECIAL: tuple[Callable[[_Market, int], None], ...] = (
     _Market._odd_metadata,
+    _Market._own_ids,
     _Market._huge_amount,
     _Market._equal_fees,
     _Market._many_refunds,

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.errors import SettingsError, WarehouseError, scrub
+from stripe_pipeline.errors import BadObject, SettingsError, WarehouseError, scrub
 from stripe_pipeline.objects import BY_STRIPE_OBJECT
 
 if TYPE_CHECKING:  # its module loads DuckDB, which the receiver's process does without
@@ -37,11 +37,12 @@ _POSTGRES_TIMES = {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeo
 _CHUNK = 500  # ids a statement, well below SQLite's limit of variables
 _PAUSE = 0.01  # seconds before SQLite is asked again for what it does not wait for
 _LONGEST_ERROR = 1000  # characters
+_SHOWN = 80  # characters of what is not an id
 _LARGEST = 2**53  # of a number in JSON
 _POSTGRES_LOCK = 0x57121BE  # any number that nothing else in the database locks while it changes its tables
 
-# Whatever else a signed event may call an id, it is no part of a path of the API. Customers may have ids of your own.
-_ID = re.compile(r"[^\s/?#%\\]{1,255}")
+# Shops may choose the ids of their customers. Percent-encoded, an id of this length still fits into a URL.
+_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,500}")
 
 
 class State(StrEnum):
@@ -96,8 +97,9 @@ class Summary:
 def poke_of(event: object, mode: Mode | None = None) -> Poke | None:
     """What an event tells to read again; `mode` where it is known whose events these are.
 
-    None for what tells nothing of a table: other objects, objects without an id (`invoice.upcoming`), thin events
-    (`v2.core.event`), events of connected accounts, and whatever is no event at all.
+    None for what tells nothing of a table: other objects, the invoice without an id of `invoice.upcoming`, thin events
+    (`v2.core.event`), events of connected accounts, and whatever is no event at all. Raises `BadObject` for an event
+    of a table whose object has an id that no object can have.
     """
     if not isinstance(event, dict) or event.get("object", "event") != "event":
         return None
@@ -111,8 +113,15 @@ def poke_of(event: object, mode: Mode | None = None) -> Poke | None:
     if event.get("account") is not None and (mode is None or event["account"] != mode.account):
         return None
     name, object_id = obj.get("object"), obj.get("id")
-    if not isinstance(name, str) or name not in BY_STRIPE_OBJECT or not _is_id(event_id) or not _is_id(object_id):
+    if not isinstance(name, str) or name not in BY_STRIPE_OBJECT or not _is_id(event_id):
         return None
+    if not _is_id(object_id):
+        if object_id is None and event.get("type") == "invoice.upcoming":
+            return None
+        raise BadObject(
+            f"The event {event_id} names a {name} whose id is not one: {str(object_id)[:_SHOWN]!r}",
+            "Report this with the event; a backfill of the day that the object was created on reads it",
+        )
     return Poke(
         event_id=str(event_id),
         account=mode.account if mode else None,
@@ -125,7 +134,7 @@ def poke_of(event: object, mode: Mode | None = None) -> Poke | None:
 
 
 def _is_id(value: object) -> bool:
-    return isinstance(value, str) and value.isprintable() and _ID.fullmatch(value) is not None
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
 def _seconds(value: object) -> int | None:

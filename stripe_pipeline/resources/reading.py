@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from stripe_pipeline.days import DAY, day_of, day_start, days_between, stretches
-from stripe_pipeline.errors import CursorLost, NotFound, RequestRefused, StripePipelineError
+from stripe_pipeline.errors import BadObject, CursorLost, NotFound, RequestRefused, StripePipelineError
 from stripe_pipeline.fields import FieldFilter
 from stripe_pipeline.objects import ObjectType
 from stripe_pipeline.resources.listing import Listed, Listing, everything, newest_first
-from stripe_pipeline.resources.stripe_api import StripeApi
+from stripe_pipeline.resources.stripe_api import StripeApi, object_path
 from stripe_pipeline.resources.warehouse import Batch, ListedDay, Mode, Tombstone
-from stripe_pipeline.rows import BadObject, Surprises, created_of, id_of, shape
+from stripe_pipeline.rows import Surprises, created_of, id_of, shape
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class Reader:
         elif isinstance(embedded, dict) and embedded.get("has_more") is False:
             found = embedded.get("data")
         else:
-            return everything(self._api, f"{self._endpoint}/{id_of(obj)}/{child.embedded_in}")
+            return everything(self._api, object_path(self._endpoint, id_of(obj), f"{child.embedded_in}"))
         if not isinstance(found, list) or not all(isinstance(it, dict) for it in found):
             raise BadObject(
                 f"Stripe sent a {self.object_type.object} ({id_of(obj)}) whose {child.embedded_in} are no objects",
@@ -282,11 +282,11 @@ class Reader:
     def _retrieve(self, object_id: str) -> Tombstone | StripePipelineError | tuple[int, dict[str, list[bytes]]]:
         asked_at = self._api.now()
         try:
-            reply = self._api.get(f"{self._endpoint}/{object_id}", {"expand": self._include})
+            reply = self._api.get(object_path(self._endpoint, object_id), {"expand": self._include})
         except NotFound as error:
             _check_gone(error)
             return Tombstone(object_id, asked_at)
-        except RequestRefused as error:
+        except (BadObject, RequestRefused) as error:
             return error
         if reply.data.get("deleted"):
             return Tombstone(object_id, reply.sent_at)

@@ -24,7 +24,7 @@ from functools import cache
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 from urllib.request import getproxies, proxy_bypass
 
 import certifi
@@ -35,6 +35,7 @@ import urllib3
 from stripe_pipeline.errors import (
     ApiError,
     AuthenticationFailed,
+    BadObject,
     Cancelled,
     CursorLost,
     NotFound,
@@ -443,6 +444,25 @@ class StripeApi:
             code=last.code,
             request_id=last.request_id,
         )
+
+
+def is_addressable(object_id: str) -> bool:
+    """Whether an object can be read by this id: servers resolve `.` and `..` to another path, even percent-encoded."""
+    return object_id not in (".", "..")
+
+
+def object_path(endpoint: str, object_id: str, *below: str) -> str:
+    """The path of one object, for example `/v1/invoices/in_1/lines` with `below` = `lines`.
+
+    A shop may choose its customers' ids, such as `a/b` or `x+y@example.com`: the id is percent-encoded. Raises
+    `BadObject` for one that is not addressable.
+    """
+    if not is_addressable(object_id):
+        raise BadObject(
+            f"The object {object_id!r} of {endpoint} cannot be read by its id, which stands for another path in a URL",
+            "Lists still bring the object in: backfill the day that it was created on",
+        )
+    return "/".join([endpoint, quote(object_id, safe=""), *below])
 
 
 def _headers(key: ApiKey) -> dict[str, str]:

@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from stripe import SignatureVerificationError, WebhookSignature
 
-from stripe_pipeline.errors import StripePipelineError
+from stripe_pipeline.errors import BadObject, StripePipelineError
 from stripe_pipeline.resources.inbox import Inbox, Poke, Summary, poke_of
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,12 @@ class _Receiver:
             event = _event(await _body(request), request.headers.get("stripe-signature", ""), self._secrets)
         except _Refused as refused:
             return self._answer(refused.status, "refused", refused.why)
-        poke = poke_of(event)
+        try:
+            poke = poke_of(event)
+        except BadObject as error:
+            # Sending it again would not help; the log tells.
+            logger.warning("Ignored: %s", error)
+            return self._answer(200, "ignored", f"{_name(event.get('type'))} of an object without a valid id")
         if poke is None or poke.object not in self._wanted:
             return self._answer(200, "ignored", _name(event.get("type")))
         try:

@@ -221,3 +221,18 @@ def test_latency(shop: Shop) -> None:
         started = time.monotonic()
         httpx.get(f"{server.url}/v1/charges", auth=(TEST_KEY, ""))
         assert time.monotonic() - started >= 0.12
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("a%2Fb%20c%2Bd", 200),
+        ("a%2Fb+c%2Bd", 200),  # a + is a space
+        ("a/b%20c%2Bd", 404),
+        ("%2E%2E/customers/a%2Fb%20c%2Bd", 200),  # dot segments are resolved, encoded or not
+        ("%2E", 200),  # the list
+    ],
+)
+def test_a_path_is_split_before_it_is_decoded(shop: Shop, get: Get, path: str, status: int) -> None:
+    shop.create_customer(id="a/b c+d")
+    assert get(f"/v1/customers/{path}").status_code == status

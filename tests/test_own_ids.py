@@ -1,0 +1,129 @@
+"""Customers whose ids the shop has chosen itself: read, changed and deleted like any other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import DAY, day_of
+from stripe_pipeline.emulator import Server, Shop
+from stripe_pipeline.resources.inbox import Inbox
+from stripe_pipeline.sync import Pipeline
+from tests.conftest import MakePipeline
+from tests.stripe_state import ask, assert_equal_to_stripe, back
+from tests.test_traps import TEST_KEY, deliver
+
+OWN_IDS = [
+    *("user 42", "a/b", "/", "a//b", "a#b", "50%off", "%2F", "a?b", "a?b=c&d", "a\\b", "x+y@example.com", "é", "a'b"),
+    *('a"b', "日本", "🦊", "...", "a..b", "-", "customers", "__proto__", "%", "x" * 300, "é" * 300, " a ", "a;b", "~"),
+]
+
+
+@pytest.fixture
+def pipeline(make_pipeline: MakePipeline) -> Pipeline:
+    """A pipeline of the test mode."""
+    return make_pipeline(TEST_KEY)
+
+
+def names(folder: DataFolder) -> dict[str, str]:
+    """The names that analysts see, by customer."""
+    return dict(ask(folder.published, "SELECT id, name FROM test.customers"))
+
+
+def test_trap_35_customers_with_ids_of_the_shops_own_are_read_changed_and_deleted(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder
+) -> None:
+    for number, own in enumerate(OWN_IDS):
+        shop.create_customer(id=own, name="before", created=back(shop, 3 + number))
+    pipeline.tick()
+    assert names(folder) == dict.fromkeys(OWN_IDS, "before")
+
+    for own in OWN_IDS:
+        shop.update("customers", own, name="after")
+    report = pipeline.tick()
+    assert not report.failures
+    assert report.applied == len(OWN_IDS)
+    assert names(folder) == dict.fromkeys(OWN_IDS, "after")
+
+    for own in OWN_IDS[::2]:
+        shop.delete_customer(own)
+    assert not pipeline.tick().failures
+    assert names(folder) == dict.fromkeys(OWN_IDS[1::2], "after")
+    assert ask(folder.published, "SELECT count(*) FROM pipeline.inbox") == [(0,)]
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_webhooks_about_customers_with_ids_of_the_shops_own_are_applied(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder
+) -> None:
+    pipeline.tick()
+    for own in OWN_IDS:
+        shop.create_customer(id=own, name="before", created=back(shop, 2), announce=False)
+        shop.update("customers", own, name="after")
+    deliver(folder, shop.events(False))
+    assert not pipeline.drain(most=1000).failures
+    pipeline.publish()
+    assert names(folder) == dict.fromkeys(OWN_IDS, "after")
+
+
+def test_a_deletion_that_nothing_announced_is_found_by_a_list(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder
+) -> None:
+    created = back(shop, 5)
+    for own in OWN_IDS:
+        shop.create_customer(id=own, created=created)
+    pipeline.tick()
+    for own in OWN_IDS[1:]:
+        shop.vanish("customers", own)
+    assert not pipeline.backfill([day_of(created)], ["customers"]).failures
+    assert names(folder).keys() == {OWN_IDS[0]}
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_pages_may_end_with_such_an_id(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    for number in range(250):
+        shop.create_customer(id=f"a/b?c#d {number}%+é", created=back(shop, 2) + number, announce=False)
+    assert not pipeline.tick().failures
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_what_belongs_to_such_a_customer_names_it(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    shop.create_customer(id="a/b +é", created=back(shop, 3))
+    shop.create_payment("a/b +é", created=back(shop, 2))
+    shop.create_invoice("a/b +é", n_lines=12, created=back(shop, 2))
+    pipeline.tick()
+    joined = "SELECT count(*) FROM test.customers c JOIN test.{} o ON o.customer = c.id"
+    assert [ask(folder.published, joined.format(it)) for it in ("charges", "invoices")] == [[(1,)], [(1,)]]
+
+
+@pytest.mark.parametrize("own", [".", ".."])
+def test_an_object_whose_id_a_url_cannot_carry_is_read_with_its_day(
+    pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, own: str
+) -> None:
+    shop.create_customer(id=own, name="before", created=back(shop, 3), announce=False)
+    pipeline.tick()
+    shop.update("customers", own, name="after")
+    server.requests.clear()
+    assert not pipeline.tick().failures
+    assert names(folder) == {own: "after"}
+    assert {request.path for request in server.requests} == {"/v1/events", "/v1/balance_transactions", "/v1/customers"}
+
+
+def test_an_event_whose_object_has_no_valid_id_is_named_and_the_scan_goes_on(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder
+) -> None:
+    customer = shop.create_customer(name="before", created=back(shop, 3))["id"]
+    pipeline.tick()
+    odd: dict[str, Any] = {"id": "a\nb", "object": "customer", "created": back(shop, 1)}
+    shop.emit_event("customer.updated", odd, livemode=False)
+    shop.update("customers", customer, name="after")
+    report = pipeline.tick()
+    assert not report.failures
+    assert [note for note in report.notes if "customer whose id is not one" in note]
+    assert names(folder) == {customer: "after"}
+    shop.clock.advance(DAY)
+    inbox = Inbox(folder)
+    assert inbox.rows() == []
+    inbox.close()

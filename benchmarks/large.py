@@ -130,8 +130,10 @@ def _fill(url: str, folder: Path, charges: int, first: date, last: date) -> None
         connection.execute("DELETE FROM pipeline.coverage")
         for table in OBJECT_TYPES:
             connection.execute(
-                f"INSERT INTO pipeline.coverage SELECT ?, ?, true, d::DATE, now(), (d + INTERVAL 1 DAY)::TIMESTAMPTZ,"
-                f" coalesce(n, 0), 'backfill' FROM range(?::DATE, ?::DATE + 1, INTERVAL 1 DAY) days(d)"
+                "INSERT INTO pipeline.coverage"
+                ' (object_type, account, livemode, day, listed_at, listed_until, "rows", how, listed)'
+                " SELECT ?, ?, true, d::DATE, now(), (d + INTERVAL 1 DAY)::TIMESTAMPTZ, coalesce(n, 0), 'backfill',"
+                f" coalesce(n, 0) FROM range(?::DATE, ?::DATE + 1, INTERVAL 1 DAY) days(d)"
                 f" LEFT JOIN (SELECT created::DATE AS day, count(*) AS n FROM raw.{table} GROUP BY 1) ON day = d::DATE",
                 [table, account, first, last],
             )

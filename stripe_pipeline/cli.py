@@ -415,6 +415,7 @@ def _claim(ports: dict[str, int]) -> None:
         first = next(other for other in ports if ports[other] == port)
         if first != option:
             raise SettingsError(f"{first} and {option} cannot both be {port}", f"Change {option}")
+    for option, port in ports.items():
         claim_port(port, option=option)
 
 

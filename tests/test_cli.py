@@ -36,6 +36,7 @@ from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.instance import dagster_instance
 from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.processes import free_port
 from stripe_pipeline.resources import stripe_api
 from stripe_pipeline.resources.inbox import Inbox, poke_of
 from tests.conftest import KEYS
@@ -423,7 +424,7 @@ def test_a_private_file_that_is_damaged(loaded: Project, run: Run) -> None:
     published = loaded.folder.published.readlink()
     loaded.folder.private.write_bytes(b"\0" * 100_000)
     assert_refused(run("sync"), f"{loaded.folder.private} cannot be opened", "move the folder")
-    assert_refused(run("demo", "--port", "3999"), f"{loaded.folder.private} cannot be opened")
+    assert_refused(run("demo", "--port", f"{free_port()}"), f"{loaded.folder.private} cannot be opened")
     assert loaded.folder.published.readlink() == published
     assert loaded.folder.private.read_bytes() == b"\0" * 100_000
 
@@ -484,7 +485,7 @@ def test_a_data_folder_of_another_account(loaded: Project, run: Run) -> None:
 def test_a_data_folder_that_cannot_be_written(project: Project, run: Run) -> None:
     project.folder.root.write_text("not a folder")
     assert_refused(run("sync"), f"{project.folder.root} cannot be written", "STRIPE_PIPELINE_DATA")
-    assert_refused(run("demo", "--port", "3999"), f"{project.folder.root} cannot be written")
+    assert_refused(run("demo", "--port", f"{free_port()}"), f"{project.folder.root} cannot be written")
     assert_refused(run("sync", STRIPE_PIPELINE_DATA="/proc/stripe"), "/proc/stripe cannot be written")
 
 
@@ -585,7 +586,7 @@ def test_paths_in_the_env_file_may_begin_at_home_or_in_the_project(project: Proj
 
 
 def test_demo_looks_at_the_settings_before_anything_is_started(project: Project, run: Run) -> None:
-    ended = run("demo", "--port", "3999", STRIPE_PIPELINE_CONFIG="nowhere.yaml")
+    ended = run("demo", "--port", f"{free_port()}", STRIPE_PIPELINE_CONFIG="nowhere.yaml")
     assert (ended.status, ended.out) == (2, "")
     assert "nowhere.yaml is not there" in ended.err
     assert not project.folder.root.exists()
@@ -647,7 +648,7 @@ def test_dev_needs_a_key_and_data_of_an_account(project: Project, run: Run) -> N
     assert ended.err.startswith("error: No Stripe API key is set. ")
     with Server(Shop()) as demo_shop:
         assert run("sync", STRIPE_API_BASE=demo_shop.url).status == 0
-    ended = run("dev", "--port", "3999", STRIPE_API_BASE="")
+    ended = run("dev", "--port", f"{free_port()}", STRIPE_API_BASE="")
     assert (ended.status, ended.out) == (2, "")
     assert "holds the demo's shop. Remove it with `make clean`" in ended.err
 
@@ -661,17 +662,17 @@ def test_dev_needs_the_webhook_port_where_a_signing_secret_is_set(project: Proje
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = f"{taken.getsockname()[1]}"
-        ended = run("dev", "--port", "3999", "--webhook-port", port, STRIPE_WEBHOOK_SECRET=f"whsec_{SECRET}")
+        ended = run("dev", "--port", f"{free_port()}", "--webhook-port", port, STRIPE_WEBHOOK_SECRET=f"whsec_{SECRET}")
         assert (ended.status, ended.out) == (2, "")
         assert f"Port {port} of 127.0.0.1 cannot be used" in ended.err
         assert "with --webhook-port" in ended.err
-        ended = run("dev", "--port", "3999", "--webhook-port", port)
+        ended = run("dev", "--port", f"{free_port()}", "--webhook-port", port)
     assert "Another `stripe-pipeline demo` or `dev` is using" in ended.err
 
 
 def test_demo_leaves_an_accounts_data_alone(loaded: Project, run: Run) -> None:
     before = loaded.stored()
-    ended = run("demo", "--port", "3999")
+    ended = run("demo", "--port", f"{free_port()}")
     assert (ended.status, ended.out) == (2, "")
     assert f"data holds data of {ACCOUNT}" in ended.err
     assert loaded.stored() == before
@@ -683,13 +684,14 @@ def test_demo_starts_nothing_where_another_one_runs(project: Project, run: Run) 
         taken.listen()
         port = taken.getsockname()[1]
         for option in ("--port", "--emulator-port", "--webhook-port"):
-            ended = run("demo", option, f"{port}")
+            ports = {"--port": free_port()} | {option: port}
+            ended = run("demo", *(f"{it}" for pair in ports.items() for it in pair))
             assert (ended.status, ended.out) == (2, "")
             assert f"Port {port} of 127.0.0.1 cannot be used" in ended.err
             assert f"with {option}" in ended.err
     project.folder.prepare()
     with filelock.FileLock(project.folder.running):
-        ended = run("demo", "--port", "3999")
+        ended = run("demo", "--port", f"{free_port()}")
     assert (ended.status, ended.out) == (2, "")
     assert "Another `stripe-pipeline demo` or `dev` is using the data folder data" in ended.err
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 
@@ -163,9 +164,12 @@ def test_chance_is_drawn_from_a_seed(server: Server, get: Get) -> None:
 
 
 def test_an_app_without_a_server_cannot_break_connections(shop: Shop) -> None:
-    from starlette.testclient import TestClient
+    async def ask() -> int:
+        app = httpx.ASGITransport(create_app(shop, faults=[Fault(drop=True)]))
+        headers = {"Authorization": f"Bearer {TEST_KEY}"}
+        async with httpx.AsyncClient(transport=app, base_url="http://emulator", headers=headers) as client:
+            with pytest.raises(RuntimeError, match="needs a Server"):
+                await client.get("/v1/charges")
+            return (await client.get("/v1/charges")).status_code
 
-    with TestClient(create_app(shop, faults=[Fault(drop=True)])) as client:
-        with pytest.raises(RuntimeError, match="needs a Server"):
-            client.get("/v1/charges")
-        assert client.get("/v1/charges", headers={"Authorization": f"Bearer {TEST_KEY}"}).status_code == 200
+    assert asyncio.run(ask()) == 200

@@ -1,4 +1,7 @@
-"""What runs by itself: the job `sync` with its schedule and sensor, and the job of the night.
+"""What runs by itself: the job `sync` with its schedule and sensor, and the nightly job.
+
+Both jobs name their assets and checks one by one and bring their own executor: merged with the definitions of another
+project, they neither run that project's assets nor change how they run.
 
 What a run or a drain does belongs to `assets` and `sync`.
 """
@@ -12,13 +15,14 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from stripe_pipeline.assets.checks import evaluations
-from stripe_pipeline.assets.keys import RESOURCE, OpensPipeline
+from stripe_pipeline.assets.keys import RESOURCE, OpensPipeline, key_of
 from stripe_pipeline.assets.raw import SYNC_JOB, materializations
 from stripe_pipeline.assets.retention import NIGHTLY_JOB, OURS, RETENTION
 from stripe_pipeline.assets.under_way import UNDER_WAY, let_go_of_killed
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import StripePipelineError, by_cause
+from stripe_pipeline.settings import Settings
 from stripe_pipeline.sync import Pipeline, Report
 
 WAIT = 10.0
@@ -29,6 +33,8 @@ TELL_WITHIN = 4.0
 OBJECTS = 200
 """Objects of each mode that are read again inside a tick: at 25 requests a second 8 seconds. More are a run's work."""
 
+# A process per step costs seconds and gains nothing: what runs in parallel are the requests.
+_EXECUTOR = dg.in_process_executor
 _POLL = 0.1  # seconds
 _REST = 2.0  # times as long as a drain took, nothing more is read: what is announced again meanwhile is read once
 _LONGEST_REST = 6.0  # seconds
@@ -36,9 +42,10 @@ _REST_AFTER_TROUBLE = 30.0  # seconds
 
 
 def _sync_under_way(instance: dg.DagsterInstance) -> str | None:
-    """The id of the run of `sync` that has not ended yet, if there is one; not of one that was killed."""
+    """The id of a run of our job `sync` that has not ended, if there is one; a run that was killed has ended."""
     let_go_of_killed(instance, DataFolder.from_environment())
-    runs = instance.get_runs(dg.RunsFilter(job_name=SYNC_JOB, statuses=UNDER_WAY), limit=1)
+    # By tag, too: another code location may have a job of this name.
+    runs = instance.get_runs(dg.RunsFilter(job_name=SYNC_JOB, tags=OURS, statuses=UNDER_WAY), limit=1)
     return runs[0].run_id if runs else None
 
 
@@ -162,24 +169,25 @@ def _summary(report: Report, trouble: StripePipelineError | None) -> str:
     return ". ".join(sentences) or "No webhook came in"
 
 
-def build_automation(at_night: Sequence[dg.AssetChecksDefinition]) -> dg.Definitions:
+def build_automation(settings: Settings, at_night: Sequence[dg.AssetChecksDefinition]) -> dg.Definitions:
     """The jobs with their schedules and the sensor.
 
-    Checks `at_night` are part of the night's job. What the others find a tick reports by itself.
+    Checks `at_night` are part of the nightly job; the sync reports the results of the others itself.
     """
-    checks = dg.AssetSelection.checks(*at_night)
-    pruning = dg.AssetSelection.assets(RETENTION)
+    tables = dg.AssetSelection.assets(*(key_of(object_type) for object_type in settings.enabled))
     sync = dg.define_asset_job(
         SYNC_JOB,
-        selection=dg.AssetSelection.all() - dg.AssetSelection.all_asset_checks() - pruning,
+        selection=tables.without_checks(),
         description="One tick: what changed in Stripe since the last one, and every day that is not complete yet.",
         tags=OURS,
+        executor_def=_EXECUTOR,
     )
     night = dg.define_asset_job(
         NIGHTLY_JOB,
-        selection=pruning | checks,
+        selection=dg.AssetSelection.assets(RETENTION).without_checks() | dg.AssetSelection.checks(*at_night),
         description="Removes what is older than its retention, lets go of old news, runs and ticks, and checks that"
         " each object is here once, and what it names.",
         tags=OURS,
+        executor_def=_EXECUTOR,
     )
     return dg.Definitions(jobs=[sync, night], schedules=[sync_every_15_minutes, nightly], sensors=[webhook_refresh])

@@ -51,7 +51,8 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
 
     from stripe_pipeline.connection import Connection
-    from stripe_pipeline.sync import Report
+    from stripe_pipeline.sync import Pipeline, Report
+    from stripe_pipeline.sync import Progress as RunProgress
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.add_typer(webhooks, name="webhooks")
@@ -549,9 +550,9 @@ def _execute(*, job: str | None, first: date, last: date, tables: list[str] | No
 def _in_process(instance: DagsterInstance, job: str | None, display: _Display | None = None, **options: Any) -> Any:
     """Run the job, or assets without one, in this process and recorded in `instance`; Dagster's result."""
     from stripe_pipeline.assets.keys import RESOURCE
-    from stripe_pipeline.definitions import PipelineResource, build_defs
+    from stripe_pipeline.definitions import build_defs
 
-    defs = build_defs(resource_overrides={RESOURCE: PipelineResource(display)})
+    defs = build_defs(resource_overrides={RESOURCE: _ShowsProgress(display)})
     target = defs.resolve_job_def(job) if job else defs.resolve_implicit_global_asset_job_def()
     return target.execute_in_process(
         instance=instance,
@@ -559,6 +560,21 @@ def _in_process(instance: DagsterInstance, job: str | None, display: _Display | 
         raise_on_error=False,
         **options,
     )
+
+
+class _ShowsProgress:
+    """The resource of runs in this process: shows how far they are in the terminal, if there is one to show it in."""
+
+    def __init__(self, display: _Display | None) -> None:
+        self._display = display
+
+    @contextlib.contextmanager
+    def open(self, progress: RunProgress | None = None) -> Iterator[Pipeline]:
+        """A pipeline for one run; raises `SettingsError`."""
+        from stripe_pipeline.sync import Pipeline
+
+        with Pipeline.from_environment(self._display or progress) as pipeline:
+            yield pipeline
 
 
 def _complain_of(report: Report) -> None:

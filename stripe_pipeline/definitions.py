@@ -1,9 +1,13 @@
-"""The Dagster code location: an inventory of what there is."""
+"""The Dagster code location: an inventory of what there is.
+
+`build_defs()` can be merged into another project's location: `dg.Definitions.merge(build_defs(), dg.Definitions(...))`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import dagster as dg
 
@@ -17,16 +21,14 @@ from stripe_pipeline.settings import load_settings
 from stripe_pipeline.sync import Pipeline, Progress
 
 
-class PipelineResource:
-    """Opens the pipeline that the environment and the settings file describe."""
-
-    def __init__(self, progress: Progress | None = None) -> None:
-        self._progress = progress
+class PipelineResource(dg.ConfigurableResource[Any]):
+    """Reads Stripe and writes the DuckDB file. Keys and folders come from environment variables, everything else from
+    stripe_pipeline.yaml."""
 
     @contextmanager
     def open(self, progress: Progress | None = None) -> Iterator[Pipeline]:
         """A pipeline for one run; raises `SettingsError`."""
-        with Pipeline.from_environment(self._progress or progress) as pipeline:
+        with Pipeline.from_environment(progress) as pipeline:
             yield pipeline
 
 
@@ -38,10 +40,9 @@ def build_defs(*, resource_overrides: Mapping[str, object] | None = None) -> dg.
         assets=[build_raw_assets(settings), *view_specs(settings), build_retention_asset(settings)],
         asset_checks=[*checks.values()],
         resources={RESOURCE: PipelineResource(), **(resource_overrides or {})},
-        # A process per step costs seconds and gains nothing: what runs in parallel are the requests.
-        executor=dg.in_process_executor,
     )
-    return dg.Definitions.merge(inventory, build_automation([checks[name] for name in NIGHTLY if name in checks]))
+    at_night = [checks[name] for name in NIGHTLY if name in checks]
+    return dg.Definitions.merge(inventory, build_automation(settings, at_night))
 
 
 defs = build_defs()

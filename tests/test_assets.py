@@ -13,6 +13,7 @@ import pytest
 from stripe_pipeline.assets.checks import CHECK
 from stripe_pipeline.assets.columns import SCHEMA
 from stripe_pipeline.assets.keys import RESOURCE
+from stripe_pipeline.assets.retention import OURS
 from stripe_pipeline.automation import sync_every_15_minutes
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, today
@@ -248,7 +249,7 @@ def test_the_schedule_asks_for_today_unless_a_run_is_under_way(
     request = sync_every_15_minutes(context)
     assert isinstance(request, dg.RunRequest)
     assert request.partition_key == "2026-11-23"
-    run = instance.create_run_for_job(defs.resolve_job_def("sync"), status=dg.DagsterRunStatus.STARTED)
+    run = instance.create_run_for_job(defs.resolve_job_def("sync"), tags=OURS, status=dg.DagsterRunStatus.STARTED)
     skip = sync_every_15_minutes(context)
     assert isinstance(skip, dg.SkipReason)
     assert run.run_id in str(skip.skip_message)

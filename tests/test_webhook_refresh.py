@@ -23,6 +23,7 @@ from stripe_pipeline import automation
 from stripe_pipeline.assets.checks import CHECK
 from stripe_pipeline.assets.keys import RESOURCE
 from stripe_pipeline.assets.raw import SYNC_JOB
+from stripe_pipeline.assets.retention import OURS
 from stripe_pipeline.automation import webhook_refresh
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of, today
@@ -139,20 +140,14 @@ def test_more_than_a_tick_can_do_becomes_one_run(
     )
     assert pipeline.inbox.objects_due() == 6
 
-    run = instance.create_run_for_job(_a_job(), status=dg.DagsterRunStatus.STARTED)
+    job = _definitions().resolve_job_def(SYNC_JOB)
+    run = instance.create_run_for_job(job, tags=OURS, status=dg.DagsterRunStatus.STARTED)
     assert run.job_name == SYNC_JOB
     result = tick(Opens(pipeline), instance, result.cursor)
     assert not result.partitions, "that run reads them"
     assert pipeline.inbox.objects_due() == 6
     pipeline.tick()
     assert_equal_to_stripe(shop, folder.published)
-
-
-def _a_job() -> dg.JobDefinition:
-    @dg.job(name=SYNC_JOB)
-    def sync() -> None: ...
-
-    return sync
 
 
 def test_news_that_come_in_quick_succession_are_read_once(

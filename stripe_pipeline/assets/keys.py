@@ -8,7 +8,8 @@ import dagster as dg
 from stripe_pipeline.objects import ObjectType
 from stripe_pipeline.sync import Pipeline, Progress
 
-RESOURCE = "pipeline"
+RESOURCE = "stripe_pipeline"
+"""Not just `pipeline`: definitions with different resources of one key cannot be merged."""
 
 
 class OpensPipeline(Protocol):

@@ -1,0 +1,114 @@
+"""Our definitions in one code location with another project's assets, checks, jobs, schedules and resources."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from stripe_pipeline.assets.checks import NIGHTLY
+from stripe_pipeline.assets.keys import RESOURCE
+from stripe_pipeline.assets.retention import OURS
+from stripe_pipeline.automation import sync_every_15_minutes
+from stripe_pipeline.days import today
+from stripe_pipeline.definitions import build_defs
+from stripe_pipeline.objects import OBJECT_TYPES
+from tests.conftest import MakePipeline, Opens
+
+RAN: list[str] = []
+"""The other project's assets and checks that ran."""
+
+
+@pytest.fixture
+def merged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_pipeline: MakePipeline) -> dg.Definitions:
+    """Our definitions, which read the emulator, and another project's."""
+    RAN.clear()
+    history = (datetime.now(UTC) - timedelta(days=3)).date()
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(f"history: {history}\n")
+    monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(settings))
+    return dg.Definitions.merge(
+        build_defs(resource_overrides={RESOURCE: Opens(make_pipeline(history=history))}), _other_project()
+    )
+
+
+def _other_project() -> dg.Definitions:
+    charges = dg.AssetKey(["raw", "charges"])
+
+    @dg.asset
+    def prices() -> None:
+        RAN.append("prices")
+
+    @dg.asset(deps=[charges, dg.AssetKey(["retention"])])
+    def revenue() -> None:
+        RAN.append("revenue")
+
+    @dg.asset_check(asset=prices)
+    def positive() -> dg.AssetCheckResult:
+        RAN.append("positive")
+        return dg.AssetCheckResult(passed=True)
+
+    @dg.asset_check(asset=charges)
+    def plausible() -> dg.AssetCheckResult:
+        RAN.append("plausible")
+        return dg.AssetCheckResult(passed=True)
+
+    everything = dg.define_asset_job("everything", selection=dg.AssetSelection.assets(prices, revenue))
+    return dg.Definitions(
+        assets=[prices, revenue],
+        asset_checks=[positive, plausible],
+        jobs=[everything],
+        schedules=[dg.ScheduleDefinition(name="hourly", job=everything, cron_schedule="@hourly")],
+        resources={"pipeline": object()},
+        executor=dg.multiprocess_executor,
+    )
+
+
+def steps(result: dg.ExecuteInProcessResult) -> set[str]:
+    """The steps that ran."""
+    return {event.node_name for event in result.all_events if event.is_step_start}
+
+
+def test_sync_materializes_our_tables_only(merged: dg.Definitions, instance: dg.DagsterInstance) -> None:
+    dg.Definitions.validate_loadable(merged)
+    result = merged.resolve_job_def("sync").execute_in_process(
+        instance=instance, partition_key=today().isoformat(), raise_on_error=False
+    )
+    assert result.success
+    keys = {it.asset_key.to_user_string() for it in result.get_asset_materialization_events() if it.asset_key}
+    assert keys == {f"{schema}/{table}" for schema in ("raw", "live", "test") for table in OBJECT_TYPES}
+    assert steps(result) == {"stripe"}
+    assert RAN == []
+
+
+def test_the_nightly_job_runs_our_pruning_and_checks_only(merged: dg.Definitions, instance: dg.DagsterInstance) -> None:
+    merged.resolve_job_def("sync").execute_in_process(instance=instance, partition_key=today().isoformat())
+    result = merged.resolve_job_def("nightly").execute_in_process(instance=instance)
+    assert result.success
+    assert steps(result) == {"retention", *NIGHTLY}
+    assert {it.check_name for it in result.get_asset_check_evaluations()} == set(NIGHTLY)
+    assert RAN == []
+
+
+def test_our_jobs_run_in_one_process_and_the_others_as_they_say(merged: dg.Definitions) -> None:
+    executors = {job.name: job.executor_def for job in merged.resolve_all_job_defs() if job.name != "__ASSET_JOB"}
+    assert executors == {
+        "sync": dg.in_process_executor,
+        "nightly": dg.in_process_executor,
+        "everything": dg.multiprocess_executor,
+    }
+
+
+def test_another_locations_job_of_the_same_name_does_not_hold_up_ours(
+    merged: dg.Definitions, instance: dg.DagsterInstance
+) -> None:
+    @dg.job(name="sync")
+    def of_another_location() -> None: ...
+
+    instance.create_run_for_job(of_another_location, status=dg.DagsterRunStatus.STARTED)
+    context = dg.build_schedule_context(instance=instance, scheduled_execution_time=datetime(2026, 11, 23, tzinfo=UTC))
+    assert isinstance(sync_every_15_minutes(context), dg.RunRequest)
+    instance.create_run_for_job(merged.resolve_job_def("sync"), tags=OURS, status=dg.DagsterRunStatus.STARTED)
+    assert isinstance(sync_every_15_minutes(context), dg.SkipReason)

@@ -11,11 +11,20 @@ import re
 from collections.abc import Iterable, Mapping
 
 _SECRET = re.compile(r"((?:sk|rk)_(?:live|test)_|whsec_)[\w*]+", re.ASCII)
+_CLIENT_SECRET = re.compile(r"\b((?:accs|cs|cuss|fcsess|pi|seti|src|vs)_(?:\w+_)?secret_)\w+", re.ASCII)
 
 
 def scrub(text: str) -> str:
-    """`text` with everything that looks like a Stripe key or signing secret cut to its prefix."""
-    return _SECRET.sub(r"\1…", text)
+    """`text` with everything that looks like a Stripe key, signing secret or client secret cut to its prefix."""
+    return scrub_client_secrets(_SECRET.sub(r"\1…", text))
+
+
+def scrub_client_secrets(text: str) -> str:
+    """`text` with the client secrets of payment intents, setup intents, sources and sessions cut to their prefix.
+
+    They also stand in addresses that Stripe sends, for example `next_action.redirect_to_url.url`.
+    """
+    return _CLIENT_SECRET.sub(r"\1…", text)
 
 
 class StripePipelineError(Exception):

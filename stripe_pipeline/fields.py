@@ -14,12 +14,14 @@ import re
 import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
+import orjson
+
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.errors import WarehouseError, did_you_mean
+from stripe_pipeline.errors import WarehouseError, did_you_mean, scrub_client_secrets
 from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType, children_of
 
 UNKNOWN = "_extra"
@@ -30,6 +32,10 @@ STEP = re.compile(r'"[^"]+"|[^."]+')
 PATH = re.compile(rf"(?:{STEP.pattern})(?:\.(?:{STEP.pattern}))*")
 """A name, and names below it behind dots."""
 
+SECRET = "secret"
+"""Part of the name of every secret field, and of every client secret: text without it holds none."""
+
+_CLIENT_SECRET = "client_secret"
 _BY_OBJECT = {object_type.object: object_type.name for object_type in OBJECT_TYPES.values()}
 _DIGITS = 32  # of a hash: 128 bits
 _WORDS = {("currency",), ("status",)}  # of a few known words each, and what is made of a row needs to tell them apart
@@ -88,11 +94,18 @@ class FieldFilter:
     ) -> None:
         """`rules` by table name; `hash_key` is needed where one of them hashes. `hashed`: the paths, by table name, of
         what comes hashed already."""
-        self._trees = {
-            table: _tree(rules.get(table, FieldRules()), hashed.get(table, frozenset()))
-            for table in OBJECT_TYPES
-            if rules.get(table) or hashed.get(table)
+        # Nearly every account has no other rule than those about secrets, which need no walk through each object.
+        walked = {
+            table: replace(them, exclude=them.exclude - _secrets_of(OBJECT_TYPES[table]))
+            for table, them in rules.items()
         }
+        self._trees = {
+            table: _tree(walked.get(table, FieldRules()), hashed.get(table, frozenset()))
+            for table in OBJECT_TYPES
+            if walked.get(table) or hashed.get(table)
+        }
+        self._secrets = {table: frozenset(it.secrets) - _kept_secrets(rules, it) for table, it in OBJECT_TYPES.items()}
+        self._kept_secrets = kept_secrets(rules)
         self._keep_unknown = {table for table in OBJECT_TYPES if table not in rules or rules[table].keep_unknown}
         self._known = {table: frozenset(OBJECT_TYPES[table].column_names) for table in OBJECT_TYPES}
         self._references = {
@@ -106,10 +119,22 @@ class FieldFilter:
         self._hash_key = hash_key
 
     def apply(self, object_type: ObjectType, obj: Mapping[str, Any]) -> Mapping[str, Any]:
-        """`obj` as it may be stored; itself if there is no rule at all."""
-        if not self._trees:
-            return obj
-        return self._object(object_type.name, obj)
+        """`obj` as it may be stored; itself if there is no rule at all.
+
+        Secrets that lie deeper in it are left to `without_secrets`.
+        """
+        if secrets := self._secrets[object_type.name]:
+            obj = {name: value for name, value in obj.items() if name not in secrets}
+        return self._object(object_type.name, obj) if self._trees else obj
+
+    def without_secrets(self, object_type: ObjectType, line: bytes) -> bytes:
+        """`line`, a row of `object_type` as a line of JSON, without the secrets in anything that it holds."""
+        if SECRET.encode() not in line:
+            return line
+        row = without_secrets(orjson.loads(line), self._kept_secrets, of=object_type.object)
+        if not row.get(UNKNOWN, True):
+            del row[UNKNOWN]
+        return orjson.dumps(row) + b"\n"
 
     def column(self, table: str, name: str, value: Any) -> Any:
         """What a column holds, as it may be stored: a field's value, or the unknown fields of `_extra`."""
@@ -171,6 +196,50 @@ class FieldFilter:
         return hmac.new(self._hash_key, text.encode(), hashlib.sha256).hexdigest()[:_DIGITS]
 
 
+def without_secrets(
+    value: Any, kept: Mapping[str, frozenset[str]] = MappingProxyType({}), *, name: str = "", of: str = ""
+) -> Any:
+    """`value` without what Stripe says must not be stored: each `client_secret`, each `secret` of an object such as an
+    ephemeral key, and client secrets within text.
+
+    `kept`: the fields that stay as they are, by Stripe's name for the object they belong to. `name` is the field that
+    holds `value`; `of` is the object that `value` is if it does not name itself. Metadata stays as it is: its keys are
+    the shop's own.
+    """
+    if name == "metadata":
+        return value
+    if isinstance(value, str):
+        return scrub_client_secrets(value)
+    if isinstance(value, list):
+        return [without_secrets(it, kept) for it in value]
+    if not isinstance(value, dict):
+        return value
+    says = value.get("object", of)
+    stay = kept.get(says, frozenset()) if isinstance(says, str) else frozenset()
+    secrets = {_CLIENT_SECRET, SECRET} if says or name == UNKNOWN else {_CLIENT_SECRET}
+    return {
+        below: it if below in stay else without_secrets(it, kept, name=below)
+        for below, it in value.items()
+        if below in stay or below not in secrets
+    }
+
+
+def kept_secrets(rules: Mapping[str, FieldRules]) -> Mapping[str, frozenset[str]]:
+    """The secrets that `rules` (by table name) keep, by Stripe's name for the object."""
+    return {it.object: kept for it in OBJECT_TYPES.values() if (kept := _kept_secrets(rules, it))}
+
+
+def _kept_secrets(rules: Mapping[str, FieldRules], object_type: ObjectType) -> frozenset[str]:
+    """The secrets of this type that the rules keep, of types that they say nothing about none."""
+    if object_type.name not in rules:
+        return frozenset()
+    return frozenset(object_type.secrets) - rules[object_type.name].left_out
+
+
+def _secrets_of(object_type: ObjectType) -> frozenset[tuple[str, ...]]:
+    return frozenset((name,) for name in object_type.secrets)
+
+
 def _both(one: _Branch, other: _Branch) -> _Branch:
     """What two rules say together."""
     if one is _NOTHING or other is _NOTHING:
@@ -205,7 +274,7 @@ def _written(path: Iterable[str]) -> str:
 def rules_of(
     object_type: ObjectType, *, include: Iterable[str] | None, exclude: Iterable[str], hashed: Iterable[str]
 ) -> FieldRules:
-    """The rules that lists of names and dotted paths mean.
+    """The rules that lists of names and dotted paths mean. A secret is left out unless `include` or `hash` names it.
 
     Raises `ValueError` with a sentence for a person where a name is no field, is a key, or cannot be hashed.
     """
@@ -234,6 +303,8 @@ def rules_of(
     left_out = {path_of(name, of_list="exclude") for name in exclude}
     hashes = {path_of(name, of_list="hash") for name in hashed}
     keep_unknown = (UNKNOWN,) not in left_out
+    if include is None:
+        left_out |= _secrets_of(object_type) - {path[:1] for path in hashes}
     if include is not None:
         wanted = {path_of(name, of_list="include") for name in include}
         if below := sorted(".".join(path) for path in wanted if len(path) > 1):

@@ -132,6 +132,8 @@ class ObjectType:
     """What Stripe is asked to send with each object."""
     references: tuple[Reference, ...] = ()
     """The columns that name objects of these nine types."""
+    secrets: tuple[str, ...] = ()
+    """Fields that Stripe says must not be stored: kept only where the settings name them."""
 
     @property
     def column_names(self) -> tuple[str, ...]:
@@ -398,6 +400,7 @@ INVOICES = ObjectType(
             total_discount_amounts total_pretax_credit_amounts total_taxes
         """,
     ),
+    secrets=("confirmation_secret",),
     # Since API 2025-03-31 nothing else links an invoice and its payment (FACTS.md, API versions).
     include=(Included(column="payments", endpoint="/v1/invoice_payments", parameter="invoice"),),
     references=(
@@ -447,6 +450,7 @@ PAYMENT_INTENTS = ObjectType(
             payment_method_types presentment_details processing shipping transfer_data
         """,
     ),
+    secrets=("client_secret",),
     references=(
         Reference(column="customer", target="customers", may_be_older=True, may_be_gone=True),
         Reference(column="latest_charge", target="charges", may_be_older=False),

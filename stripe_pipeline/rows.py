@@ -164,11 +164,12 @@ def microseconds(seconds: float) -> int:
 def restore(object_type: ObjectType, row: Mapping[str, Any]) -> dict[str, Any]:
     """The Stripe object that a base row (column name → value, as DuckDB's Python client returns it) was made from.
 
-    Fields that were null come back absent; everything else equals what Stripe sent.
+    Fields that were null, and those that the settings leave out, come back absent; everything else equals what Stripe
+    sent.
     """
     obj: dict[str, Any] = {}
     for column in object_type.columns:
-        value = row[column.name]
+        value = row.get(column.name)
         if value is None or column.added:
             continue
         if column.kind is Kind.NESTED:

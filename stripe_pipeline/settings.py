@@ -278,6 +278,12 @@ class Settings(_Section):
                     f"takes {custom.path!r}, but metadata holds text by name: a name with dots, or a number, goes in"
                     " double quotes",
                 )
+            elif custom.steps[0] in object_type.secrets and rules.leaves_out(custom.steps):
+                yield (
+                    key,
+                    f"takes {custom.path!r}, which Stripe says must not be stored: it is kept only where `include` or"
+                    " `hash` under `fields` names it",
+                )
             elif rules.leaves_out(custom.steps):
                 yield key, f"takes {custom.path!r}, which `fields` leaves out"
 

@@ -34,8 +34,21 @@ def held_by_stripe(shop: Shop, object_type: ObjectType, *, livemode: bool) -> Ob
             continue  # Stripe leaves customers on a test clock out of its lists (FACTS.md, The nine types)
         if object_type.name == "invoices":
             obj = _with_payments(shop, obj, livemode=livemode)
-        objects[key if isinstance(key, tuple) else (key,)] = without_nulls(obj)
+        objects[key if isinstance(key, tuple) else (key,)] = without_nulls(without_client_secrets(obj))
     return objects
+
+
+def without_client_secrets(value: Any) -> Any:
+    """`value` without the fields that Stripe says must not be stored."""
+    if isinstance(value, list):
+        return [without_client_secrets(it) for it in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: it if name == "metadata" else without_client_secrets(it)
+        for name, it in value.items()
+        if name not in ("client_secret", "confirmation_secret")
+    }
 
 
 def _with_payments(shop: Shop, invoice: dict[str, Any], *, livemode: bool) -> dict[str, Any]:
@@ -101,8 +114,8 @@ def _cut_lines(obj: dict[str, Any]) -> dict[str, Any]:
 
 
 def all_columns(object_type: ObjectType) -> list[str]:
-    """The names of a base table's columns, in order."""
-    return [column.name for column in object_type.table_columns]
+    """The names of a base table's columns, in order, without those that no settings ask for."""
+    return [column.name for column in object_type.table_columns if column.name not in object_type.secrets]
 
 
 def changed(report: Report) -> dict[str, tuple[int, int, int]]:

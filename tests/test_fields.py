@@ -582,3 +582,130 @@ def test_a_hashed_reference_is_the_same_however_it_is_sent_and_names_no_row(
     assert set(ask(folder.published, "SELECT customer FROM test.charges")) == {(customer,), (None,)}
     unknown = "customer, customer_name, refunds, net_total"
     assert set(ask(folder.published, f"SELECT {unknown} FROM test.payments")) == {(None, None, None, None)}
+
+
+SECRETS = ("pi_1_secret_Aa1", "src_client_secret_Bb2", "seti_1_secret_Cc3", "ek_test_Dd4", "pi_2_secret_Ee5")
+
+
+def keep_secrets_everywhere(shop: Shop) -> str:
+    """A payment whose client secret stands wherever Stripe puts one, and in the shop's metadata; the intent's id."""
+    day = back(shop, 3)
+    intent = shop.create_payment(created=day, metadata={"client_secret": "the shop's own"})["id"]
+    [charge] = shop.objects("charges", False)
+    of_intent, of_source, of_setup, of_key, of_invoice = SECRETS
+    expanded = {"id": intent, "object": "payment_intent", "amount": 1, "client_secret": of_intent, "metadata": {}}
+    source = {"id": "src_1", "object": "source", "client_secret": of_source}
+    setup = {"id": "seti_1", "object": "setup_intent", "client_secret": of_setup}
+    shop.update(
+        "payment_intents",
+        intent,
+        announce=False,
+        client_secret=of_intent,
+        metadata={"client_secret": "the shop's own"},
+        last_payment_error={"payment_intent": expanded, "setup_intent": setup, "source": source, "type": "card_error"},
+        next_action={
+            "type": "redirect_to_url",
+            "redirect_to_url": {"url": f"https://stripe.test/3ds?payment_intent_client_secret={of_intent}&a=1"},
+            "use_stripe_sdk": {"stripe_js": f"https://stripe.test/src_1?client_secret={of_source}"},
+        },
+        a_new_field={"client_secret": of_intent, "kept": True},
+    )
+    key = {"id": "ephkey_1", "object": "ephemeral_key", "secret": of_key}
+    shop.update("charges", charge, announce=False, payment_intent=expanded, source=source, another=[key])
+    shop.refund(charge, 100, created=day)
+    [refund] = shop.objects("refunds", False)
+    shop.update("refunds", refund, announce=False, payment_intent=expanded)
+    dispute = shop.dispute(charge, created=day)["id"]
+    shop.update("disputes", dispute, announce=False, payment_intent=expanded)
+    customer = shop.create_customer(created=day)["id"]
+    sources = {"object": "list", "data": [source], "has_more": False, "url": f"/v1/customers/{customer}/sources"}
+    shop.update("customers", customer, announce=False, sources=sources)
+    invoice = shop.create_invoice(created=day, customer=customer)["id"]
+    shop.update(
+        "invoices",
+        invoice,
+        announce=False,
+        confirmation_secret={"client_secret": of_invoice, "type": "payment_intent"},
+        last_finalization_error={"payment_intent": expanded, "setup_intent": setup},
+    )
+    return str(intent)
+
+
+@pytest.mark.parametrize("settings", [{}, fields(payment_intents={"exclude": ["shipping"]})])
+def test_secrets_that_stripe_says_must_not_be_stored_are_nowhere(
+    make_pipeline: MakePipeline,
+    shop: Shop,
+    folder: DataFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+) -> None:
+    intent = keep_secrets_everywhere(shop)
+    pipeline = make_pipeline(**settings)
+    load = pipeline.warehouse.load
+    on_their_way: list[str] = []
+
+    def load_and_look(batches: Sequence[Batch], **others: Any) -> Loaded:
+        on_their_way.extend(path.read_text() for path in folder.spool.rglob("*.ndjson"))
+        return load(batches, **others)
+
+    monkeypatch.setattr(pipeline.warehouse, "load", load_and_look)
+    report = pipeline.tick()
+    assert report.notes == []  # nobody is asked to read them again
+    assert on_their_way
+    assert not any(secret in lines for lines in on_their_way for secret in SECRETS)
+    assert [holding(folder.root, secret) for secret in SECRETS] == [[]] * len(SECRETS)
+    [(metadata, action, extra)] = ask(
+        folder.published,
+        "SELECT metadata->>'client_secret', next_action->>'$.redirect_to_url.url', _extra->'a_new_field'"
+        f" FROM test.payment_intents WHERE id = '{intent}'",
+    )
+    assert metadata == "the shop's own"
+    assert action == "https://stripe.test/3ds?payment_intent_client_secret=pi_1_secret_…&a=1"
+    assert json.loads(extra) == {"kept": True}
+    assert ask(folder.published, "SELECT source->>'id', _extra->>'$.payment_intent.amount' FROM test.charges") == [
+        ("src_1", "1")
+    ]
+    assert "client_secret" not in columns(folder.published, "raw.payment_intents")
+    assert "confirmation_secret" not in columns(folder.published, "test.invoices")
+
+
+def test_secrets_are_erased_from_files_that_hold_them(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_secrets_everywhere(shop)
+    with monkeypatch.context() as before:  # as versions without these rules wrote it
+        before.setattr("stripe_pipeline.fields.SECRET", "no such text")
+        before.setattr("stripe_pipeline.fields._secrets_of", lambda _: frozenset())
+        before.setattr("stripe_pipeline.fields._kept_secrets", lambda _, it: frozenset(it.secrets))
+        before.setattr("stripe_pipeline.resources.schema._SECRETS_TAKEN_OUT", 0)
+        make_pipeline().tick()
+    assert all(set(holding(folder.root, secret)) == {"stripe.duckdb"} for secret in SECRETS)
+    assert "client_secret" in columns(folder.published, "raw.payment_intents")
+    held = ask(folder.published, "SELECT count(*), sum(amount) FROM test.payment_intents")
+    assert make_pipeline().tick().notes == []
+    assert [holding(folder.root, secret) for secret in SECRETS] == [[]] * len(SECRETS)
+    assert len(list(folder.versions.iterdir())) == 1
+    assert ask(folder.published, "SELECT count(*), sum(amount) FROM test.payment_intents") == held
+    before_listing = rows(folder.published, "raw.payment_intents")
+    assert changed(make_pipeline().backfill([day_of(back(shop, 3))])) == {}
+    assert rows(folder.published, "raw.payment_intents") == before_listing
+
+
+def test_a_secret_is_kept_only_where_the_settings_name_it(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    keep_secrets_everywhere(shop)
+    named = {"payment_intents": {"include": ["client_secret", "amount"]}, "invoices": {"include": ["total"]}}
+    make_pipeline(**fields(**named)).tick()
+    assert ask(folder.published, "SELECT client_secret FROM test.payment_intents") == [(SECRETS[0],)]
+    assert [holding(folder.root, secret) for secret in SECRETS[1:]] == [[]] * 4
+    named["invoices"] = {"include": ["confirmation_secret"]}
+    pipeline = make_pipeline(**fields(**named))
+    [note] = [it for it in pipeline.tick().notes if "--only invoices" in it]
+    assert "confirmation_secret" in note
+    pipeline.backfill([day_of(back(shop, 3))], ["invoices"])
+    assert ask(folder.published, "SELECT confirmation_secret->>'client_secret' FROM test.invoices") == [(SECRETS[4],)]
+    make_pipeline(**fields(payment_intents={"hash": ["client_secret"]})).tick()
+    assert [holding(folder.root, secret) for secret in SECRETS] == [[]] * len(SECRETS)
+    make_pipeline().tick()
+    assert [holding(folder.root, secret) for secret in SECRETS] == [[]] * len(SECRETS)

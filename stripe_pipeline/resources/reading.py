@@ -214,7 +214,12 @@ class Reader:
         row = partial(
             shape, account=self.mode.account, livemode=self.mode.livemode, fetched_at=sent_at, surprises=surprises
         )
-        lines = {self.object_type.name: [row(self.object_type, self._fields.apply(self.object_type, obj))]}
+
+        def line(object_type: ObjectType, of: dict[str, Any], given: dict[str, Any] | None = None) -> bytes:
+            kept = self._fields.apply(object_type, of)
+            return self._fields.without_secrets(object_type, row(object_type, kept, given=given))
+
+        lines = {self.object_type.name: [line(self.object_type, obj)]}
         livemode = obj.get("livemode")
         for child in self.children:
             assert child.parent_key is not None
@@ -222,11 +227,7 @@ class Reader:
             if isinstance(livemode, bool):
                 given["livemode"] = livemode
             lines[child.name] = [
-                row(
-                    child,
-                    self._fields.apply(child, it),
-                    given=given | ({"position": n} if "position" in child.key else {}),
-                )
+                line(child, it, given | ({"position": n} if "position" in child.key else {}))
                 for n, it in enumerate(children[child.name])
             ]
         return lines

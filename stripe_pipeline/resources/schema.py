@@ -17,7 +17,7 @@ import orjson
 
 from stripe_pipeline.data_folder import CATALOG
 from stripe_pipeline.errors import WarehouseError
-from stripe_pipeline.fields import UNKNOWN, FieldFilter, FieldRules, path_from
+from stripe_pipeline.fields import SECRET, UNKNOWN, FieldFilter, FieldRules, kept_secrets, path_from, without_secrets
 from stripe_pipeline.objects import OBJECT_TYPES, Column, Kind, ObjectType, family_of
 from stripe_pipeline.resources import views
 from stripe_pipeline.settings import FOREVER, Age, OnDelete, Settings
@@ -31,6 +31,9 @@ memory until they are full, and compressed anew at each load till then."""
 
 _CHILDREN_COUNTED = "coverage counts children"
 """Noted where `pipeline.coverage.listed` of a child counts the children."""
+
+_SECRETS_TAKEN_OUT = 1
+"""Raised when `fields.without_secrets` finds more than it did, so that existing files are brought to that."""
 
 NOW, DAILY = "now", "daily"
 """How soon a file must be compacted, so that nothing is left in it of what was erased."""
@@ -75,8 +78,18 @@ class Layout:
             f"{t.name} {self._settings.rules(t)} {self._settings.on_delete_of(t)} {self._kept(t)}"
             for t in self._settings.types.values()
         ]
-        said = [self._views, list(self._comments()), rules, self._hash_key_name]
+        said = [self._views, list(self._comments()), rules, self._hash_key_name, self._secrets]
         return hashlib.sha256(orjson.dumps(said)).hexdigest()
+
+    @cached_property
+    def _kept_secrets(self) -> Mapping[str, frozenset[str]]:
+        return kept_secrets({name: self._settings.rules(it) for name, it in self._settings.types.items()})
+
+    @property
+    def _secrets(self) -> str:
+        """Which secrets of Stripe's are taken out of what is stored."""
+        kept = sorted(f"{it}.{name}" for it, names in self._kept_secrets.items() for name in names)
+        return f"{_SECRETS_TAKEN_OUT} {' '.join(kept)}".strip()
 
     @property
     def _hash_key_name(self) -> str:
@@ -124,6 +137,7 @@ class Layout:
                 note(connection, f"fields of {object_type.name}", str(self._settings.rules(object_type)))
                 note(connection, f"retention of {object_type.name}", self._kept(object_type))
             note(connection, "hash key", self._hash_key_name)
+            note(connection, "secrets", self._secrets)
             note(connection, "layout", self.fingerprint)
             if columns:
                 connection.execute("UPDATE pipeline.meta SET revision = revision + 1 WHERE revision > 0")
@@ -180,8 +194,10 @@ class Layout:
             left_out = {it for it in now - before if it[0] == "-"}
             hashed = {it for it in now - before if it[0] == "#" and f"-{it[1:]}" not in before}
             hashed_before[table] = frozenset(path_from(it[1:]) for it in (before & now) - blank if it[0] == "#")
+            # Secrets that others hold are looked for everywhere, below.
+            secrets = {f"-{name}" for name in object_type.secrets}
             again[table] = FieldRules(
-                frozenset(path_from(it[1:]) for it in left_out | blank if it[1:] != UNKNOWN),
+                frozenset(path_from(it[1:]) for it in (left_out - secrets) | blank if it[1:] != UNKNOWN),
                 frozenset(path_from(it[1:]) for it in hashed),
                 keep_unknown=f"-{UNKNOWN}" not in left_out,
             )
@@ -196,6 +212,7 @@ class Layout:
                 )
             for name in sorted(rules.left_out & columns.get(f"raw.{table}", set())):
                 connection.execute(f'ALTER TABLE raw.{table} DROP COLUMN "{name}"')
+                erased = True
             if self._settings.on_delete_of(object_type) is OnDelete.REMOVE:
                 removed = connection.execute(f"DELETE FROM raw.{table} WHERE _deleted_at IS NOT NULL RETURNING 1")
                 erased |= bool(removed.fetchall())
@@ -204,6 +221,8 @@ class Layout:
         if any(again.values()):
             self._filter_again(connection, FieldFilter(again, self._hash_key, hashed_before), again)
             erased = True
+        if applied(connection, "secrets") != self._secrets:
+            erased |= self._take_out_secrets(connection)
         if erased:
             want_compaction(connection, NOW)
 
@@ -269,6 +288,35 @@ class Layout:
                         )
         finally:
             connection.remove_function("filtered")
+
+    def _take_out_secrets(self, connection: duckdb.DuckDBPyConnection) -> bool:
+        """Take secrets out of every stored value; whether there were any."""
+
+        def secretless(table: str, column: str, value: str) -> str:
+            nested = OBJECT_TYPES[table].kind_of(column) is Kind.NESTED
+            kept = without_secrets(orjson.loads(value) if nested else value, self._kept_secrets, name=column)
+            if column == UNKNOWN and not kept:
+                return ""
+            return orjson.dumps(kept).decode() if nested else str(kept)
+
+        found = False
+        connection.create_function("secretless", secretless, ["VARCHAR"] * 3, "VARCHAR")
+        try:
+            for table, object_type in self._settings.types.items():
+                stay = self._kept_secrets.get(object_type.object, frozenset()) | {"metadata"}
+                for column in object_type.table_columns:
+                    if column.kind not in (Kind.TEXT, Kind.NESTED) or column.name in stay:
+                        continue
+                    name = f'"{column.name}"'
+                    [(changed,)] = connection.execute(
+                        f"UPDATE raw.{table}"
+                        f" SET {name} = nullif(secretless('{table}', '{column.name}', {name}::VARCHAR), '')"
+                        f" WHERE contains({name}::VARCHAR, '{SECRET}')"
+                    ).fetchall()
+                    found |= bool(changed)
+        finally:
+            connection.remove_function("secretless")
+        return found
 
 
 def _concerned(object_type: ObjectType, column: Column, rules: Mapping[str, FieldRules]) -> str:

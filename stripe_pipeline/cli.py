@@ -31,6 +31,8 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from stripe_pipeline.account import called
+from stripe_pipeline.addresses import BASE_URL
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import (
@@ -42,7 +44,6 @@ from stripe_pipeline.errors import (
 from stripe_pipeline.instance import dagster_instance
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.processes import HOST, Processes, claim_port, free_port
-from stripe_pipeline.resources.stripe_api import BASE_URL
 from stripe_pipeline.settings import DEFAULT_FILE, api_base, inbox_url, load_keys, load_settings, webhook_secrets
 from stripe_pipeline.terminal import complain, err, out
 from stripe_pipeline.webhooks.commands import app as webhooks
@@ -501,7 +502,7 @@ def _forget_last_demo(folder: DataFolder) -> None:
     others = Warehouse(folder, as_it_is=True).accounts() - {DEMO_ACCOUNT}
     if others:
         raise SettingsError(
-            f"The data folder {_short(folder.root)} holds data of {', '.join(sorted(others))}",
+            f"The data folder {_short(folder.root)} holds data of {', '.join(called(it) for it in sorted(others))}",
             "Name another folder for the demo in STRIPE_PIPELINE_DATA",
         )
     out.print(f"Removing the last demo's data from {_short(folder.root)}")

@@ -16,9 +16,10 @@ from typing import Any
 
 import stripe
 
+from stripe_pipeline.account import UNNAMED, identify, other_account
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_start, stretches
-from stripe_pipeline.errors import Cancelled, StripePipelineError, WarehouseError
+from stripe_pipeline.errors import Cancelled, StripePipelineError
 from stripe_pipeline.estimate import Estimate, Window, of_children, of_type, sample
 from stripe_pipeline.fields import unseen
 from stripe_pipeline.objects import CHARGES, ObjectType, family_of
@@ -175,7 +176,7 @@ def check_connections(
     warehouse = Warehouse(folder, settings, as_it_is=True)
     found: list[Connection] = []
     try:
-        accounts = warehouse.accounts()
+        accounts = warehouse.accounts() - {UNNAMED}
         for key in keys:
             connection = _check(key, settings, warehouse, accounts, base_url=base_url, secret=secrets[key.livemode])
             if connection.account and not connection.refused:
@@ -218,11 +219,11 @@ def _check(
         ) as api,
     ):
         try:
-            account = api.account()
+            account = identify(api, key, warehouse, configured=settings.account)
         except StripePipelineError as error:
-            return Connection(key.livemode, rate, refused=error)
-        if accounts and account not in accounts:
-            refused = _other_account(warehouse.folder, min(accounts), account)
+            return Connection(key.livemode, rate, account=api.named_account, refused=error)
+        if account and accounts and account not in accounts:
+            refused = other_account(warehouse.folder, min(accounts), account)
             return Connection(key.livemode, rate, account=account, refused=refused)
         loaded = warehouse.folder.private.exists()
         mode = Mode(account, key.livemode)
@@ -233,7 +234,7 @@ def _check(
         probed = {name: probe.result() for name, probe in asked.items()}
         return Connection(
             key.livemode,
-            account=account,
+            account=account or None,
             tables=tuple(probed[family_of(it).name].tables[it.name] for it in settings.enabled),
             events=events.result(),
             webhooks=webhooks.result(),
@@ -360,17 +361,3 @@ def _signing_secret(livemode: bool, *, alone: bool) -> tuple[str, bool]:
         if webhook_secrets({name: os.environ.get(name, "")}, needed=False):
             return name, True
     return _SECRET_NAMES[livemode], False
-
-
-def _other_account(folder: DataFolder, held: str, account: str) -> WarehouseError:
-    if not folder.private.exists():
-        return WarehouseError(
-            f"This key is of account {account}, the other one of {held}",
-            "One data folder holds one account: use keys of the same one, or run the pipeline a second time with"
-            " STRIPE_PIPELINE_DATA naming another folder",
-        )
-    return WarehouseError(
-        f"The data folder {folder.root} holds account {held}, this key is of {account}",
-        "Use a key of that account, or name another folder in STRIPE_PIPELINE_DATA; if nothing in it is wanted any"
-        " more, `make clean` empties it",
-    )

@@ -10,13 +10,26 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 
-_SECRET = re.compile(r"((?:sk|rk)_(?:live|test)_|whsec_)[\w*]+", re.ASCII)
+# A key may be shown whole, or masked as Stripe's messages do: `rk_live_****1234` or `rk_live_...1234`.
+_SECRET = re.compile(r"((?:sk|rk)_(?:live|test)_|whsec_)(?:[\w*]|\.(?=[\w.*]))+", re.ASCII)
 _CLIENT_SECRET = re.compile(r"\b((?:accs|cs|cuss|fcsess|pi|seti|src|vs)_(?:\w+_)?secret_)\w+", re.ASCII)
+# In a path an `@` is percent-encoded. What stands before one in the address of a server is a user of that server.
+_LOCAL_PART = r"[\w.!#$%+^|~-]"
+_EMAIL = re.compile(
+    rf"(?<!//)(?<!{_LOCAL_PART})(?<!{_LOCAL_PART}')"  # from where it begins, so that a long text takes linear time
+    rf"{_LOCAL_PART}+(?:'{_LOCAL_PART}+)*(?:@|%40)(?:[\w-]+\.)*[\w-]+",
+    re.IGNORECASE,
+)
 
 
 def scrub(text: str) -> str:
-    """`text` with everything that looks like a Stripe key, signing secret or client secret cut to its prefix."""
-    return scrub_client_secrets(_SECRET.sub(r"\1…", text))
+    """`text` without secrets and people's data: everything that looks like a Stripe key, signing secret or client
+    secret is cut to its prefix, and every e-mail address is replaced.
+
+    Stripe's messages repeat what they complain about (`Invalid email address: …`), and a customer's id may be an
+    e-mail address. Every error of this package is scrubbed, and so is what is logged of others' errors.
+    """
+    return _EMAIL.sub("<e-mail address>", scrub_client_secrets(_SECRET.sub(r"\1…", text)))
 
 
 def scrub_client_secrets(text: str) -> str:
@@ -25,6 +38,18 @@ def scrub_client_secrets(text: str) -> str:
     They also stand in addresses that Stripe sends, for example `next_action.redirect_to_url.url`.
     """
     return _CLIENT_SECRET.sub(r"\1…", text)
+
+
+def shown(value: object) -> str:
+    """`value`, of JSON, as an error may show it: numbers as they are, of anything else only what it is.
+
+    A value of the wrong type may be any part of an object, and so hold what the settings leave out.
+    """
+    if value is None or isinstance(value, bool | int | float):
+        return repr(value)
+    if isinstance(value, str):
+        return f"a text of {len(value)} characters"
+    return "an object" if isinstance(value, dict) else "a list"
 
 
 class StripePipelineError(Exception):
@@ -94,9 +119,26 @@ class AuthenticationFailed(ApiError):
 
 
 class PermissionMissing(ApiError):
-    """The key may not read this (403); `permission` is the one Stripe names, for example `rak_charge_read`."""
+    """The key may not read this (403).
+
+    `permission` is the one Stripe names, for example `rak_charge_read`, and `account` the account that Stripe says the
+    key belongs to, for example `acct_1`; each is None where Stripe does not say.
+    """
 
     permission: str | None = None
+    account: str | None = None
+
+    def learn(self, message: str) -> None:
+        """Take the permission and the account from Stripe's `message`, which has one of two forms:
+
+        `… on account 'acct_1'. Having the 'rak_charge_read' permission would allow this request to continue.`
+        `… on account 'acct_1'. Enabling "Charges and Refunds Read" ('charge_read') permissions on this key would …`
+        """
+        # Any other account that a message names, such as one the key has no access to, is not the key's own.
+        account = re.search(r"\bon account '(acct_\w+)'", message, re.ASCII)
+        permission = re.search(r"'(rak_\w+|\w+_(?:read|write))'", message, re.ASCII)
+        self.account = account[1] if account else None
+        self.permission = permission[1] if permission else None
 
 
 class RequestRefused(ApiError):

@@ -7,6 +7,7 @@ reading objects to `reading`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,11 +16,12 @@ from typing import Any
 
 import orjson
 
-from stripe_pipeline.errors import BadObject
+from stripe_pipeline.errors import BadObject, shown
 from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType
 
 _BIGINT = 2**63
 _EXACT_IN_DOUBLE = 2**53
+_OBJECT = re.compile(r"[a-z_.]{1,60}")
 _LAST_TIMESTAMP = 253_402_300_800  # the year 10000: what DuckDB and Python both can show ends before it
 
 _PYTHON_TYPES: Mapping[Kind, type] = {
@@ -145,8 +147,12 @@ def created_of(obj: Mapping[str, Any]) -> int:
 
 
 def _bad(obj: Mapping[str, Any], name: str) -> BadObject:
+    kind, object_id = obj.get("object"), obj.get("id")
+    kind = kind if isinstance(kind, str) and _OBJECT.fullmatch(kind) else "object"
+    # Whatever stands where the value should be may hold what the settings leave out.
     return BadObject(
-        f"Stripe sent a {obj.get('object', 'nameless object')} ({obj.get('id')!r}) whose {name} is {obj.get(name)!r}",
+        f"Stripe sent a {kind} ({object_id if isinstance(object_id, str) else shown(object_id)}) whose {name} is"
+        f" {shown(obj.get(name))}",
         "Nothing of this type was stored in this run; if it happens again, report it with this message",
     )
 

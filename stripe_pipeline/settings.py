@@ -18,20 +18,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import urllib3
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from stripe_pipeline.addresses import BASE_URL, checked_base
 from stripe_pipeline.errors import SettingsError, did_you_mean
 from stripe_pipeline.fields import PATH, STEP, FieldRules, rules_of
 from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType, family_of
-from stripe_pipeline.resources.stripe_api import BASE_URL, ApiKey
+from stripe_pipeline.resources.stripe_api import ApiKey
 
 DEFAULT_FILE = "stripe_pipeline.yaml"
 
 _AGE = re.compile(r"(\d+)\s*(day|week|month|year)s?")
 _COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 _PLACE = re.compile(r"\d+", re.ASCII)
+_ACCOUNT = re.compile(r"acct_\w+", re.ASCII)
 _SIGNING_SECRET = re.compile(r"whsec_[\w+/=-]+", re.ASCII)
 _STRIPE_BEGAN = date(2010, 1, 1)
 _LONGEST = 36_500  # days; more than anyone means, and no more than dates can be counted back
@@ -110,6 +111,12 @@ def _percent(value: object) -> object:
     if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value)):
         return float(match[1]) / 100
     return value
+
+
+def _account(value: object) -> object:
+    if isinstance(value, str) and _ACCOUNT.fullmatch(value):
+        return value
+    raise ValueError("should be the id of a Stripe account such as acct_1AbCdEfGhIjKlMnO")
 
 
 class _Section(BaseModel):
@@ -209,6 +216,8 @@ _STANDARD = ObjectSettings()
 class Settings(_Section):
     """What `stripe_pipeline.yaml` holds; every key is optional."""
 
+    account: Annotated[str | None, BeforeValidator(_account)] = None
+    """The account that the keys belong to, for a restricted key that may not read it."""
     history: Annotated[Any, BeforeValidator(_age_or_date)] = Field(default="24 months", validate_default=True)
     retention: Annotated[Any, BeforeValidator(_age_or_forever)] = FOREVER
     on_delete: OnDelete = OnDelete.HIDE
@@ -596,15 +605,5 @@ def inbox_url(environment: Mapping[str, str] = os.environ) -> str | None:
 
 
 def api_base(environment: Mapping[str, str] = os.environ) -> str:
-    """Where the API is: `STRIPE_API_BASE`, else Stripe. Raises `SettingsError` if that is no address of a server."""
-    base = environment.get("STRIPE_API_BASE", "").strip() or BASE_URL
-    try:
-        sound = bool(re.match(r"https?://\w", base) and urllib3.util.parse_url(base).host)
-    except urllib3.exceptions.LocationParseError:
-        sound = False
-    if not sound:
-        raise SettingsError(
-            f"STRIPE_API_BASE is {base!r}, which is no address of a server",
-            f"Unset it to use {BASE_URL}, or give one like http://127.0.0.1:12111",
-        )
-    return base.rstrip("/")
+    """Where the API is: `STRIPE_API_BASE`, else Stripe. Raises `SettingsError` as `checked_base` does."""
+    return checked_base(environment.get("STRIPE_API_BASE", "").strip() or BASE_URL, environment)

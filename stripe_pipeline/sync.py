@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypedDict
 from uuid import uuid4
 
+from stripe_pipeline.account import identify
 from stripe_pipeline.at_work import SUFFIX, abandoned, holding
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, day_start, days_between, today
@@ -30,6 +31,7 @@ from stripe_pipeline.errors import (
     AuthenticationFailed,
     BadObject,
     Cancelled,
+    RequestRefused,
     StripePipelineError,
     Unavailable,
     WarehouseError,
@@ -252,6 +254,7 @@ class Pipeline:
                             work(run)
                         finally:
                             run.count_requests()
+                            self._name(api, key, mode)
                     except Cancelled:
                         raise
                     except StripePipelineError as error:
@@ -274,10 +277,16 @@ class Pipeline:
         account = self.warehouse.account_of(key.fingerprint)
         if bounds := self.warehouse.clock():
             api.clock.assume(*bounds)
-        if account is None:
-            account = api.account()
+        configured = self.settings.account
+        if account is None or (configured and account != configured):
+            account = identify(api, key, self.warehouse, configured=configured)
             self.warehouse.remember_key(key.fingerprint, Mode(account, key.livemode))
         return Mode(account, key.livemode)
+
+    def _name(self, api: StripeApi, key: ApiKey, mode: Mode) -> None:
+        """Name the account if Stripe did so during the run; raises `WarehouseError` if it is not the one held."""
+        if api.named_account not in (None, mode.account):
+            self.warehouse.remember_key(key.fingerprint, Mode(api.named_account, key.livemode))
 
     @contextmanager
     def _spool(self) -> Iterator[Path]:
@@ -378,6 +387,10 @@ class _Run:
         to_list = self._days_to_list(asked, coverage, now, how="first load" if first else "tick")
         swept = cursors.get(SWEEP, -math.inf) <= now - DAY
         if swept:
+            if not self._mode.account:
+                # Once a day: the key may have been given the permission meanwhile.
+                with suppress(Unavailable, RequestRefused):
+                    self._api.account()
             _sweep(to_list, coverage, now, budget=self._settings.sweep.requests_a_month / 30)
         # No event announces balance transactions: those made since the last look are listed at every tick.
         looked = cursors.get(BALANCE_TRANSACTIONS, cursors.get(EVENTS))

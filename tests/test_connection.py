@@ -148,7 +148,7 @@ def test_a_restricted_key_is_told_what_it_lacks(run: Run, server: Server) -> Non
     assert said_of("fee_details", ended)[0] == "no: rak_balance_transaction_source_read"
     assert said_of("events", ended) == ["no: rak_event_read", "yes"]
     assert said_of("customers", ended) == ["0 1 yes"] * 2
-    assert [line.split(", it lacks")[0] for line in ended.err.splitlines()] == [
+    assert [line.split(": The provided key")[0] for line in ended.err.splitlines()] == [
         "error: The key may not read balance_transactions",
         "error: The key may not read charges",
         "error: The key may not read events",

@@ -319,8 +319,35 @@ def test_api_base_is_stripe_unless_set() -> None:
         "http://h:99999999",
         "http://a b",
     ):
-        with pytest.raises(SettingsError, match="is no address of a server"):
+        with pytest.raises(SettingsError, match="is not the address of a server"):
             api_base({"STRIPE_API_BASE": nonsense})
+
+
+def test_a_key_is_sent_unencrypted_to_this_machine_only() -> None:
+    for local in ("http://127.0.0.1:12111", "http://127.8.9.10", "http://[::1]:12111", "http://LocalHost:3000"):
+        assert api_base({"STRIPE_API_BASE": local}) == local
+    for away in (
+        "http://api.stripe.com",
+        "http://stripe-mock:12111",
+        "http://192.168.1.2:12111",
+        "http://0.0.0.0:12111",
+        "http://localhost.example.com",
+        "http://127.0.0.1.example.com",
+        "HTTP://example.com",
+    ):
+        for answer in ("", "no", "1"):
+            with pytest.raises(SettingsError, match="unencrypted") as refused:
+                api_base({"STRIPE_API_BASE": away, "STRIPE_PIPELINE_ALLOW_HTTP": answer})
+        assert "STRIPE_PIPELINE_ALLOW_HTTP=yes" in refused.value.remedy
+        assert api_base({"STRIPE_API_BASE": away, "STRIPE_PIPELINE_ALLOW_HTTP": "yes"}) == away
+        assert api_base({"STRIPE_API_BASE": away.lower().replace("http:", "https:")}).startswith("https://")
+
+
+@pytest.mark.parametrize("base", ["https://me:secretword@example.com", "http://me:secretword@127.0.0.1"])
+def test_the_address_of_the_api_holds_no_password(base: str) -> None:
+    with pytest.raises(SettingsError, match="user name or password") as refused:
+        api_base({"STRIPE_API_BASE": base, "STRIPE_PIPELINE_ALLOW_HTTP": "yes"})
+    assert "secretword" not in str(refused.value)
 
 
 def test_events_that_matter_are_those_of_what_is_kept_and_of_what_announces_it(load: Load) -> None:

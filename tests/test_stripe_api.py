@@ -406,6 +406,42 @@ def test_a_missing_permission_is_named(server: Server, api: StripeApi) -> None:
     assert api.spent() == 1
 
 
+DASHBOARD_NAMES = (
+    "Permission denied. The provided key 'rk_test_...abcd' does not have the required permissions for this endpoint on"
+    " account 'acct_1'. Enabling \"Charges and Refunds Read\" ('charge_read') permissions on this key would allow this"
+    " request to continue. You can edit permissions at https://dashboard.stripe.com/b/acct_1?destination=%2Fapikeys"
+)
+
+
+def test_a_refusal_names_the_account_and_tells_the_time(server: Server, api: StripeApi) -> None:
+    server.answers = [refused(403, NO_PERMISSION)]
+    server.answers[0].date = time.time() + 3600
+    assert api.named_account is None
+    assert api.account() == api.named_account == "acct_1"
+    assert 3590 < api.now() - time.time() < 3610
+
+
+def test_a_refusal_in_the_dashboards_words_is_understood(server: Server, api: StripeApi) -> None:
+    server.answers = [refused(403, DASHBOARD_NAMES, "more_permissions_required")]
+    with pytest.raises(errors.PermissionMissing, match="Charges and Refunds Read") as caught:
+        api.get("/v1/charges/ch_1")
+    assert (caught.value.permission, caught.value.account) == ("charge_read", "acct_1")
+    assert "abcd" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "The provided key 'rk_test_****abcd' does not have the required permissions for this endpoint.",
+        "The provided key 'rk_test_****abcd' does not have access to account 'acct_2' (or that does not exist).",
+        "The API key provided does not allow requests from your IP address.",
+    ],
+)
+def test_a_refusal_may_name_no_account_or_another_one(server: Server, api: StripeApi, message: str) -> None:
+    server.answers = [refused(403, message)]
+    assert api.account() is None
+
+
 def test_what_is_always_read_cannot_be_disabled(server: Server, api: StripeApi) -> None:
     server.answers = [refused(403, "Not allowed.")]
     with pytest.raises(errors.PermissionMissing, match="may not read events: Not allowed") as caught:
@@ -457,9 +493,11 @@ def test_no_key_shows_up_anywhere(server: Server, api: StripeApi, caplog: pytest
 def test_a_proxy_that_the_environment_names_is_used(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.answers = [OK]
     monkeypatch.setenv("http_proxy", server.url.replace("//", "//me:secret%20word@"))
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("STRIPE_PIPELINE_ALLOW_HTTP", "yes")
     with StripeApi(KEY, base_url="http://stripe.invalid") as api:
         assert api.get("/v1/charges/ch_1").data == {"id": "ch_1"}
+    # What is meant for this machine does not leave it.
     with StripeApi(KEY, base_url=server.url) as api:
         assert api.get("/v1/charges/ch_1").data == {"id": "ch_1"}
     through, past = server.requests

@@ -27,6 +27,7 @@ from starlette.types import Receive, Scope, Send
 
 from stripe_pipeline.emulator import store, templates
 from stripe_pipeline.emulator.faults import RATE_LIMIT, Fault, LoggedRequest, choose
+from stripe_pipeline.emulator.permissions import Permissions
 from stripe_pipeline.emulator.rate_limits import RateLimiter
 from stripe_pipeline.emulator.shop import EMBEDDED, EVENTS_KEPT, Shop, type_of
 from stripe_pipeline.emulator.store import Json, reference
@@ -35,18 +36,18 @@ from stripe_pipeline.emulator.webhooks import Webhooks
 from stripe_pipeline.objects import OBJECT_TYPES, Kind
 
 _PATH_NAMES = {
-    "balance_transactions": ("balance transaction", "id", "rak_balance_transaction_source"),
-    "charges": ("charge", "id", "rak_charge"),
-    "customers": ("customer", "id", "rak_customer"),
-    "disputes": ("dispute", "id", "rak_dispute"),
-    "events": ("event", "id", "rak_event"),
-    "invoice_payments": ("invoice_payment", "invoice_payment", "rak_invoice"),
-    "invoices": ("invoice", "id", "rak_invoice"),
-    "payment_intents": ("payment_intent", "intent", "rak_payment_intent"),
-    "refunds": ("refund", "id", "rak_charge"),
-    "webhook_endpoints": ("webhook endpoint", "id", "rak_webhook"),
+    "balance_transactions": ("balance transaction", "id"),
+    "charges": ("charge", "id"),
+    "customers": ("customer", "id"),
+    "disputes": ("dispute", "id"),
+    "events": ("event", "id"),
+    "invoice_payments": ("invoice_payment", "invoice_payment"),
+    "invoices": ("invoice", "id"),
+    "payment_intents": ("payment_intent", "intent"),
+    "refunds": ("refund", "id"),
+    "webhook_endpoints": ("webhook endpoint", "id"),
 }
-"""By type: what Stripe calls one in messages, the parameter its id is, and the start of its permissions."""
+"""By type: what Stripe calls one in messages, and the parameter its id is."""
 
 _EQUAL = {
     "balance_transactions": ("currency", "payout", "source", "type"),
@@ -119,7 +120,7 @@ def create_app(
     rate_limits: bool | RateLimiter = False,
     latency_ms: float = 0,
     latency_jitter: float = 0,
-    denied: Collection[str] = (),
+    permissions: Permissions | None = None,
     keys: Collection[str] | None = None,
     requests: MutableSequence[LoggedRequest] | None = None,
     disconnect: Disconnect | None = None,
@@ -127,15 +128,15 @@ def create_app(
 ) -> Starlette:
     """The Stripe API for a shop.
 
-    `denied` are types that restricted keys (`rk_`) may not read, `keys` all keys there are (default: any well-formed
-    one). `rate_limits` are Stripe's, or another limiter's. Each answer takes `latency_ms`, give or take up to
-    `latency_jitter` of it (0 to 1). `faults`, `denied` and `keys` may be changed while the app runs. Every request is
-    added to `requests`.
+    `permissions` are those of restricted keys (`rk_`; default: all), `keys` all keys there are (default: any
+    well-formed one). `rate_limits` are Stripe's, or another limiter's. Each answer takes `latency_ms`, give or take up
+    to `latency_jitter` of it (0 to 1). `faults`, `permissions` and `keys` may be changed while the app runs. Every
+    request is added to `requests`.
     Faults that break connections need `disconnect`, which only a server can give; so do `webhooks` that are running,
     without which nothing is sent to a `stripe listen`.
     """
     stripe_cli = StripeCli(webhooks or Webhooks(shop))
-    api = _Api(shop, denied, stripe_cli)
+    api = _Api(shop, permissions or Permissions(), stripe_cli)
     limiter = RateLimiter() if rate_limits is True else rate_limits or None
     random = Random(1)
     rules: MutableSequence[Fault] = [] if faults is None else faults
@@ -246,9 +247,9 @@ async def _break_off(disconnect: Disconnect | None, scope: Scope, receive: Recei
 class _Api:
     """The endpoints: from a request to JSON, or to a StripeError."""
 
-    def __init__(self, shop: Shop, denied: Collection[str], stripe_cli: StripeCli) -> None:
+    def __init__(self, shop: Shop, permissions: Permissions, stripe_cli: StripeCli) -> None:
         self._shop = shop
-        self._denied = denied
+        self._permissions = permissions
         self._stripe_cli = stripe_cli
 
     def answer(self, request: LoggedRequest, caller: _Caller, host: str) -> bytes:
@@ -260,8 +261,10 @@ class _Api:
         with self._shop.lock:
             match (method, *parts):
                 case ("GET", "v1", "account"):
+                    self._permit("account", caller)
                     return self._account(self._shop.account, params, caller)
                 case ("GET", "v1", "accounts", account):
+                    self._permit("account", caller)
                     return self._account(account, params, caller)
                 case ("GET", "v1", "invoices", invoice, "lines"):
                     self._permit("invoices", caller)
@@ -291,14 +294,11 @@ class _Api:
         )
 
     def _permit(self, type_name: str, caller: _Caller, right: str = "read") -> None:
-        if caller.restricted and type_name in self._denied:
-            missing = f"{_PATH_NAMES[type_name][2]}_{right}"
-            raise StripeError(
-                403,
-                f"The provided key '{_masked(caller.key)}' does not have the required permissions for this endpoint on"
-                f" account '{self._shop.account}'. Having the '{missing}' permission would allow this request to"
-                " continue.",
+        if caller.restricted and not self._permissions.allows(type_name, caller.key, right):
+            message, code = self._permissions.refusal(
+                type_name, right, key=_masked(caller.key), account=self._shop.account
             )
+            raise StripeError(403, message, **({"code": code} if code else {}))
 
     # Reading
 
@@ -385,7 +385,7 @@ class _Api:
     def _missing(
         self, type_name: str, object_id: str, caller: _Caller, *, param: str | None = None, status: int = 404
     ) -> StripeError:
-        name, id_param, _ = _PATH_NAMES[type_name]
+        name, id_param = _PATH_NAMES[type_name]
         hint = ""
         if object_id in self._shop.collection(type_name, not caller.livemode):
             other, mine = ("test", "live") if caller.livemode else ("live", "test")

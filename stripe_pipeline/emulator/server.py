@@ -17,6 +17,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from stripe_pipeline.emulator.app import create_app
 from stripe_pipeline.emulator.faults import Fault, LoggedRequest
+from stripe_pipeline.emulator.permissions import Permissions
 from stripe_pipeline.emulator.shop import Shop
 from stripe_pipeline.emulator.webhooks import Webhooks
 
@@ -47,7 +48,8 @@ class Server:
         """Rules in force; may be changed at any time."""
         self.requests: list[LoggedRequest] = []
         """Every request so far; `clear()` starts anew."""
-        self._denied: set[str] = set(options.pop("denied", ()))
+        self.permissions = Permissions()
+        """What restricted keys may do; may be changed at any time."""
         self._port = port
         self._options = options
         self._connections = _Connections()
@@ -61,11 +63,11 @@ class Server:
 
     def deny(self, resource: str) -> None:
         """Take the permission to read `resource`, such as `charges`, from restricted keys."""
-        self._denied.add(resource)
+        self.permissions.deny(resource)
 
     def allow(self, resource: str) -> None:
         """Give the permission to read `resource` back to restricted keys."""
-        self._denied.discard(resource)
+        self.permissions.allow(resource)
 
     def trade_every(self, seconds: float, *, livemode: bool | None = None) -> None:
         """Let something happen in the shop every few seconds until the server stops."""
@@ -83,7 +85,7 @@ class Server:
         app = create_app(
             self.shop,
             faults=self.faults,
-            denied=self._denied,
+            permissions=self.permissions,
             requests=self.requests,
             disconnect=self._disconnect,
             webhooks=self.webhooks,

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.errors import BadObject, SettingsError, WarehouseError, scrub
+from stripe_pipeline.errors import BadObject, SettingsError, WarehouseError, scrub, shown
 from stripe_pipeline.objects import BY_STRIPE_OBJECT
 
 if TYPE_CHECKING:  # its module loads DuckDB, which the receiver's process does without
@@ -118,8 +118,9 @@ def poke_of(event: object, mode: Mode | None = None) -> Poke | None:
     if not _is_id(object_id):
         if object_id is None and event.get("type") == "invoice.upcoming":
             return None
+        said = repr(object_id[:_SHOWN]) if isinstance(object_id, str) else shown(object_id)
         raise BadObject(
-            f"The event {event_id} names a {name} whose id is not one: {str(object_id)[:_SHOWN]!r}",
+            f"The event {event_id} names a {name} whose id is not one: {said}",
             "Report this with the event; a backfill of the day that the object was created on reads it",
         )
     return Poke(

@@ -32,6 +32,7 @@ import orjson
 import stripe
 import urllib3
 
+from stripe_pipeline.addresses import BASE_URL, checked_base, is_local
 from stripe_pipeline.errors import (
     ApiError,
     AuthenticationFailed,
@@ -49,7 +50,6 @@ from stripe_pipeline.resources.rate_limits import RateLimits, endpoint_of
 
 logger = logging.getLogger(__name__)
 
-BASE_URL = "https://api.stripe.com"
 MAX_LIMIT = 100  # objects a page, FACTS.md "Lists"
 TIMEOUT = 60.0
 CONNECT_TIMEOUT = 10.0
@@ -197,11 +197,11 @@ class StripeApi:
         timeout: float = TIMEOUT,
         limits: RateLimits | None = None,
     ) -> None:
-        url = urllib3.util.parse_url(base_url)
+        self._base_url = checked_base(base_url)
+        url = urllib3.util.parse_url(self._base_url)
         self.livemode = key.livemode
         self.clock = ServerClock()
         self._server = url.netloc or base_url
-        self._base_url = base_url.rstrip("/")
         self._max_attempts = max_attempts
         self._patience = patience
         self._limits = limits or RateLimits.of_stripe(livemode=key.livemode)
@@ -211,7 +211,8 @@ class StripeApi:
         self._in_flight = 0
         self._closed = threading.Event()
         self._key = key
-        self._connections = _connections(url, timeout)
+        self._connections = connections(self._base_url, timeout)
+        self._account: str | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -249,12 +250,27 @@ class StripeApi:
         with self._lock:
             return self._slowed_down.copy()
 
-    def account(self) -> str:
-        """The id of the account that the key belongs to, for example `acct_1`. Raises as `get` does."""
-        account = self.get("/v1/account").data.get("id")
+    def account(self) -> str | None:
+        """The id of the account that the key belongs to, for example `acct_1`.
+
+        A restricted key may lack the permission to read the account; Stripe's refusal then names the account. None
+        where it does not. Raises as `get` does otherwise.
+        """
+        try:
+            account = self.get("/v1/account").data.get("id")
+        except PermissionMissing:
+            return self.named_account
         if not isinstance(account, str):
             raise _odd_answer("/v1/account", "names no account")
+        with self._lock:
+            self._account = account
         return account
+
+    @property
+    def named_account(self) -> str | None:
+        """The account that Stripe has named so far, when it was asked or refused a request; None if it has not."""
+        with self._lock:
+            return self._account
 
     def get(self, path: str, params: Params | None = None) -> Reply:
         """Reads `path`, for example `/v1/charges/ch_1`; a list in `params` is sent as `name[]=…&name[]=…`.
@@ -282,7 +298,7 @@ class StripeApi:
                 failures += 1
                 if answer.final or failures >= self._max_attempts:
                     raise self._given_up(path, answer, attempts)
-            logger.info("GET %s: %s; asking again in %.1f s", path, scrub(answer.seen), pause)
+            logger.info("%s", scrub(f"GET {path}: {answer.seen}; asking again in {pause:.1f} s"))
             if self._closed.wait(pause):
                 raise Cancelled
 
@@ -365,13 +381,13 @@ class StripeApi:
         date = _http_date(headers.get("Date"))
         request_id = headers.get("Request-Id")
         body = _json_object(response.data)
+        error = (body or {}).get("error")
+        if date is not None and body is not None and (status == 200 or (status == 403 and isinstance(error, dict))):
+            self.clock.learn(date, sent, received)
         if status == 200 and body is not None:
-            if date is not None:
-                self.clock.learn(date, sent, received)
             return Reply(body, sent + self.clock.offset)
 
         retry_after = _retry_after(headers.get("Retry-After"), self.now() if date is None else date)
-        error = (body or {}).get("error")
         if status == 429:
             reason = headers.get("Stripe-Rate-Limited-Reason")
             if reason:
@@ -380,6 +396,8 @@ class StripeApi:
             self._limits.slow_down(endpoint, reason, retry_after, turn)
             return _Failure(f"429 ({reason or 'the object is locked'})", 429, None, request_id, retry_after)
         hint = headers.get("Stripe-Should-Retry")
+        if 300 <= status < 400:
+            return _Failure(redirected(status, headers.get("Location")), status, None, request_id)
         if isinstance(error, dict):
             code, message = error.get("code"), str(error.get("message") or error.get("type"))
             if 400 <= status < 500 and (status != 409 or hint == "false"):
@@ -396,7 +414,6 @@ class StripeApi:
         kind: type[ApiError] = RequestRefused
         what = f"Stripe refused GET {path} (HTTP {status}): {message}"
         remedy = "Asking again will not help; find the request in the Stripe Dashboard (Developers, Logs)"
-        permission = None
         if status == 401:
             kind = AuthenticationFailed
             what = f"Stripe does not accept the {'live' if self.livemode else 'test'} key: {message}"
@@ -407,13 +424,9 @@ class StripeApi:
             )
         elif status == 403:
             kind = PermissionMissing
-            resource = endpoint.rpartition("/")[2]
-            if named := re.search(r"\brak_\w+", message):
-                permission = named[0]
-                what = f"The key may not read {resource}, it lacks the permission '{permission}': {message}"
-            else:
-                what = f"The key may not read {resource}: {message}"
-            remedy = "Add the permission to the key in the Stripe Dashboard (Developers, API keys)"
+            what = f"The key may not read {endpoint.rpartition('/')[2]}: {message}"
+            remedy = f"{'Add the permission to' if 'permission' in message else 'Correct'} the key in the Stripe"
+            remedy += " Dashboard (Developers, API keys)"
             if endpoint not in _ALWAYS_READ:
                 remedy += ", or disable the object in stripe_pipeline.yaml"
         elif status == 404 or code == "resource_missing":
@@ -426,7 +439,10 @@ class StripeApi:
             )
         error = kind(_signed(what, request_id), remedy, path=path, status=status, code=code, request_id=request_id)
         if isinstance(error, PermissionMissing):
-            error.permission = permission
+            error.learn(message)
+            if error.account:
+                with self._lock:
+                    self._account = error.account
         return error
 
     def _given_up(self, path: str, last: _Failure, attempts: int) -> Unavailable:
@@ -479,10 +495,16 @@ def _version() -> str:
     return version("stripe-pipeline")
 
 
-def _connections(url: urllib3.util.Url, timeout: float) -> urllib3.PoolManager:
-    """Connections to the server at `url`, through the proxy that the environment names for it."""
+def connections(base_url: str, timeout: float) -> urllib3.PoolManager:
+    """Connections to the server at `base_url`, through the proxy that the environment names for it.
+
+    Whoever sends a key on them does so without following redirects.
+    """
+    url = urllib3.util.parse_url(base_url)
     proxies = getproxies()
-    proxy = None if proxy_bypass(url.host or "") else proxies.get(url.scheme or "", proxies.get("all"))
+    # What is meant for this machine may be unencrypted, and must not leave it.
+    direct = is_local(url.host) or proxy_bypass(url.host or "")
+    proxy = None if direct else proxies.get(url.scheme or "", proxies.get("all"))
     options: dict[str, Any] = {
         "timeout": urllib3.Timeout(connect=min(timeout, CONNECT_TIMEOUT), read=timeout),
         "retries": False,
@@ -540,6 +562,16 @@ def _retry_after(text: str | None, now: float) -> float:
     except ValueError:
         seconds = (_http_date(text) or now) - now
     return min(max(0.0, seconds), MAX_RETRY_AFTER)
+
+
+def redirected(status: int, location: str | None) -> str:
+    """What to say of an answer that redirects; nothing is asked of another address with a key."""
+    try:
+        url = urllib3.util.parse_url(location or "")
+        where = f" to {url.scheme}://{url.netloc}" if url.host else ""
+    except urllib3.exceptions.LocationParseError:
+        where = ""
+    return f"HTTP {status}, a redirect{where}, which is not followed with a key"
 
 
 def _signed(what: str, request_id: str | None) -> str:

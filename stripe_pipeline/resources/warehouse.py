@@ -6,6 +6,7 @@ The file's layout belongs to `schema`, removing what is too old to `pruning`, ma
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import filelock
 
+from stripe_pipeline.account import UNNAMED, other_account
 from stripe_pipeline.data_folder import CATALOG, DataFolder
 from stripe_pipeline.days import DAY, day_start, stretches, utc_day
 from stripe_pipeline.errors import WarehouseError
@@ -46,6 +48,8 @@ _LONGEST_RUN = DAY  # seconds from reading a page to loading it
 _DEFAULTS = Settings()
 _NEAR = 2048  # rows that DuckDB reads together
 _FEW = 500  # places to fetch rows from
+_BOOKKEEPING = ("cursors", "coverage", "backfills")  # tables of `pipeline` with an account and a mode
+_DELETABLE = ("customers", "invoices")  # FACTS.md, The nine types
 _NAMED = 5  # fields in a sentence
 _SMALL = 64  # blocks of 256 KB that are not worth compacting
 
@@ -55,7 +59,17 @@ class Mode:
     """One side of one account: rows of two modes never mix."""
 
     account: str
+    """Empty (`account.UNNAMED`) as long as nothing names it."""
     livemode: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """An object that is stored, by its table and id, and the account of its row."""
+
+    table: str
+    id: str
+    account: str
 
 
 @dataclass(frozen=True)
@@ -262,7 +276,7 @@ class Warehouse:
                 f"The warehouse {self.folder.private} could not be brought to the settings: {_first_line(error)}",
                 "Free disk space if it ran out, as much as the file takes, then run again; until then what the settings"
                 " leave out may still be in it",
-            ) from error
+            ) from None
         self._prepared = True
 
     def _attach(self) -> duckdb.DuckDBPyConnection:
@@ -282,7 +296,7 @@ class Warehouse:
                 "If another program has it open, close that program (analysts open"
                 f" {self.folder.published.name} instead). If the file is damaged, move the folder"
                 f" {self.folder.private.parent} away and run `stripe-pipeline backfill`: everything is read again",
-            ) from error
+            ) from None
         return self._duckdb
 
     def _compact(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -342,6 +356,8 @@ class Warehouse:
                     raise settings_changed()
                 for batch in batches:
                     self._load_batch(connection, batch, loaded)
+                    if not batch.mode.account:
+                        _name_late(connection, batch.mode)
                 for (mode, name), at in (cursors or {}).items():
                     _set_cursor(connection, mode, name, at)
                 if clock:
@@ -354,7 +370,7 @@ class Warehouse:
                     f"Loading into {self.folder.private} failed: {_first_line(error)}",
                     "Nothing of this load was stored and the published file is as it was; free disk space if it ran"
                     " out, then run again",
-                ) from error
+                ) from None
         return loaded
 
     def _load_batch(self, connection: duckdb.DuckDBPyConnection, batch: Batch, loaded: Loaded) -> None:
@@ -496,36 +512,62 @@ class Warehouse:
         return [(str(object_id), int(created)) for object_id, created in rows]
 
     def account_of(self, fingerprint: str) -> str | None:
-        """The account that a key with this fingerprint was found to belong to."""
+        """The account that a key with this fingerprint was found to belong to, which may be `UNNAMED`; None for a key
+        that was never used here."""
+        if not self.folder.private.exists():
+            return None
         rows = self.ask(f"SELECT account FROM pipeline.keys WHERE fingerprint = {literal(fingerprint)}")
         return str(rows[0][0]) if rows else None
 
     def accounts(self) -> set[str]:
-        """The accounts whose keys have written here; empty where there is no warehouse yet."""
+        """The accounts whose keys have written here, `UNNAMED` among them; empty where there is no warehouse yet."""
+        return self.accounts_of(livemode=True) | self.accounts_of(livemode=False)
+
+    def accounts_of(self, *, livemode: bool) -> set[str]:
+        """The accounts whose keys of one mode have written here."""
         if not self.folder.private.exists():
             return set()
-        return {account for (account,) in self.ask("SELECT account FROM pipeline.keys")}
+        return {account for (account,) in self.ask(f"SELECT account FROM pipeline.keys WHERE livemode = {livemode}")}
+
+    def examples(self, *, livemode: bool) -> list[Example]:
+        """The newest object of each listed type that exists in Stripe, those first that cannot be deleted there."""
+        if not self.folder.private.exists():
+            return []
+        newest = (
+            f"(SELECT '{table}', id, _account FROM raw.{table} WHERE livemode = {livemode} AND _deleted_at IS NULL"
+            " ORDER BY created DESC LIMIT 1)"
+            for table in sorted(OBJECT_TYPES, key=lambda name: name in _DELETABLE)
+            if OBJECT_TYPES[table].endpoint
+        )
+        found = [row for each in newest for row in self.ask(each)]
+        return [Example(*row) for row in found]
 
     def modes(self) -> set[bool]:
         """The `livemode` of keys that have written here."""
         return {livemode for (livemode,) in self.ask("SELECT livemode FROM pipeline.keys")}
 
     def remember_key(self, fingerprint: str, mode: Mode) -> None:
-        """Note whose key this is. Raises `WarehouseError` if the warehouse belongs to another account."""
+        """Note whose key this is; what was stored of its mode without a name gets the account's, in one transaction.
+
+        Raises `WarehouseError` if the warehouse belongs to another account.
+        """
         with self._open() as connection:
             others = connection.execute(
-                "SELECT DISTINCT account FROM pipeline.keys WHERE account <> ?", [mode.account]
+                "SELECT account FROM pipeline.keys WHERE account NOT IN (?, ?)", [mode.account, UNNAMED]
             ).fetchall()
-            if others:
-                raise WarehouseError(
-                    f"The data folder {self.folder.root} holds account {others[0][0]}, this key is of {mode.account}",
-                    "Use a key of that account, or name another folder in STRIPE_PIPELINE_DATA; if nothing in it is"
-                    " wanted any more, `make clean` empties it",
-                )
+            if others and mode.account:
+                raise other_account(self.folder, others[0][0], mode.account)
+            connection.execute("BEGIN")
+            if _proves_nothing(connection, fingerprint, mode):
+                for table in _BOOKKEEPING:
+                    connection.execute(f"DELETE FROM pipeline.{table} WHERE {_of(Mode(UNNAMED, mode.livemode))}")
             connection.execute(
                 "INSERT INTO pipeline.keys SELECT ?, ?, ? WHERE ? NOT IN (SELECT fingerprint FROM pipeline.keys)",
                 [fingerprint, mode.account, mode.livemode, fingerprint],
             )
+            if mode.account:
+                _name_account(connection, mode)
+            connection.execute("COMMIT")
 
     def prune(self, *, dry_run: bool = False) -> dict[str, Pruned]:
         """Remove what is older than its retention, or with `dry_run` only count it, by table name.
@@ -550,7 +592,7 @@ class Warehouse:
                 raise WarehouseError(
                     f"Pruning {self.folder.private} failed: {_first_line(error)}",
                     "Nothing was removed; free disk space if it ran out, then run again",
-                ) from error
+                ) from None
             if not dry_run:
                 self._give_back(connection)
         return pruned
@@ -566,7 +608,7 @@ class Warehouse:
                 f"What is too old was removed, but {self.folder.private} could not be made smaller:"
                 f" {_first_line(error)}",
                 "Free disk space if it ran out, as much as the rows that are left take; the next pruning tries again",
-            ) from error
+            ) from None
 
     def covered_days(self) -> dict[str, dict[date, int]]:
         """How many rows every day that is known to be listed has, of all modes, by table name."""
@@ -1006,6 +1048,45 @@ def _of(mode: Mode) -> str:
     return f"account = {literal(mode.account)} AND livemode = {mode.livemode}"
 
 
+def _proves_nothing(connection: duckdb.DuckDBPyConnection, fingerprint: str, mode: Mode) -> bool:
+    """Whether the key is new and no row of its mode is stored that it could be asked for: what was listed without
+    naming the account may have been another one's, which was empty."""
+    known = connection.execute("SELECT 1 FROM pipeline.keys WHERE fingerprint = ?", [fingerprint]).fetchall()
+    rows = " OR ".join(f"EXISTS (FROM raw.{table} WHERE livemode = {mode.livemode})" for table in OBJECT_TYPES)
+    [(stored,)] = connection.execute(f"SELECT {rows}").fetchall()
+    return not known and not stored
+
+
+def _name_account(connection: duckdb.DuckDBPyConnection, mode: Mode) -> None:
+    """Give the account's name to everything that was stored of `mode` without one."""
+    unnamed = f"{{}} = '{UNNAMED}' AND livemode = {mode.livemode}"
+    for table in _BOOKKEEPING:
+        # Where the account has been read under its name, too, that is complete by itself.
+        connection.execute(
+            f"DELETE FROM pipeline.{table} WHERE {unnamed.format('account')}"
+            f" AND EXISTS (FROM pipeline.{table} WHERE {_of(mode)})"
+        )
+    renamed = 0
+    for table, column in (
+        *((f"pipeline.{it}", "account") for it in ("keys", *_BOOKKEEPING)),
+        *((f"raw.{it}", "_account") for it in OBJECT_TYPES),
+    ):
+        [(rows,)] = connection.execute(
+            f"UPDATE {table} SET {column} = {literal(mode.account)} WHERE {unnamed.format(column)}"
+        ).fetchall()
+        renamed += rows
+    if renamed:
+        connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
+
+
+def _name_late(connection: duckdb.DuckDBPyConnection, mode: Mode) -> None:
+    """Name what a run has just stored without a name, if another run has learned the name meanwhile."""
+    accounts = connection.execute(f"SELECT account FROM pipeline.keys WHERE livemode = {mode.livemode}").fetchall()
+    names = {account for (account,) in accounts}
+    if names and UNNAMED not in names:
+        _name_account(connection, Mode(min(names), mode.livemode))
+
+
 def _set_cursor(connection: duckdb.DuckDBPyConnection, mode: Mode, name: str, at: float) -> None:
     """Move a cursor forward; a run that ends late never moves it back."""
     where = f"{_of(mode)} AND name = {literal(name)}"
@@ -1036,5 +1117,18 @@ def _name(column: Column) -> str:
     return f'"{column.name}"'
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+_ABOUT_VALUES = (duckdb.DataError, duckdb.IntegrityError, duckdb.InvalidInputException)
+_PLACE = re.compile(r'[\w ]*JSON[\w ]* in file "[^"]*",(?: at byte \d+)? in line \d+')
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+
+
+def _first_line(error: duckdb.Error) -> str:
+    """What DuckDB says, without values of rows, which may be people's data: its errors about values quote them."""
+    said = str(error).splitlines()[0] if str(error) else type(error).__name__
+    kind, _, details = said.partition(": ")
+    if isinstance(error, _ABOUT_VALUES):
+        place = _PLACE.match(details)
+        return f"{kind}: {place[0] if place else 'about a value, which is not shown here'}"
+    if isinstance(error, (duckdb.FatalException, duckdb.InternalException)):  # may quote any other error
+        return f"{kind}: {_QUOTED.sub('…', details)}"
+    return said

@@ -6,15 +6,17 @@ Unlike everything else that asks Stripe, this writes there, through the SDK. Wha
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+import orjson
 import stripe
+import urllib3
 
+from stripe_pipeline.addresses import checked_base, is_local
 from stripe_pipeline.errors import (
     ApiError,
     AuthenticationFailed,
@@ -24,9 +26,9 @@ from stripe_pipeline.errors import (
     SettingsError,
     Unavailable,
 )
-from stripe_pipeline.resources.stripe_api import ApiKey
+from stripe_pipeline.resources.stripe_api import ApiKey, connections, redirected
 
-_LOCAL = ("localhost", "127.0.0.1", "::1")
+_TIMEOUT = 60.0  # seconds that Stripe may be silent
 DESCRIPTION = "stripe_pipeline"
 
 
@@ -50,7 +52,7 @@ def checked_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         sound = bool(parts.hostname) and parts.username is None and not parts.fragment and url.isprintable()
-        local = parts.hostname in _LOCAL
+        local = is_local(parts.hostname)
         _ = parts.port
     except ValueError:
         sound = local = False
@@ -64,6 +66,78 @@ def checked_url(url: str) -> str:
 _URL_REMEDY = "Give the receiver's public address, such as https://stripe.example.com/webhooks/stripe"
 
 
+class _Http(stripe.HTTPClient):
+    """How the SDK asks: on the connections that everything else is asked on, and without following redirects.
+
+    The SDK's own clients follow them, and what is not a JSON object ends in an `AttributeError` in the SDK.
+    """
+
+    name = "urllib3"
+
+    def __init__(self, base_url: str) -> None:
+        super().__init__()
+        self._connections = connections(base_url, _TIMEOUT)
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None,
+        post_data: Any = None,
+        *,
+        _usage: list[str] | None = None,
+    ) -> tuple[str, int, Mapping[str, str]]:
+        """The whole answer: its body, status and headers. Raises `stripe.APIConnectionError` for any that is not
+        Stripe's."""
+        try:
+            answer = self._connections.request(method, url, body=post_data, headers=headers, redirect=False)
+        except urllib3.exceptions.HTTPError as error:
+            tls = isinstance(error, urllib3.exceptions.SSLError)
+            raise _unlike_stripe(f"{type(error).__name__}: {error}", should_retry=not tls) from None
+        if 300 <= answer.status < 400:
+            raise _unlike_stripe(redirected(answer.status, answer.headers.get("Location")), answer.status)
+        if not _is_stripes(answer.status, answer.data):
+            kind = answer.headers.get("Content-Type", "unknown type").partition(";")[0]
+            said = f"HTTP {answer.status}, {len(answer.data)} bytes of {kind} that are not the whole JSON of an answer"
+            # Safe for a POST: the SDK sends the same idempotency key again.
+            raise _unlike_stripe(said, answer.status, should_retry=answer.status >= 500 or answer.status == 200)
+        return answer.data.decode(), answer.status, answer.headers
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._connections.clear()
+
+
+def _is_stripes(status: int, body: bytes) -> bool:
+    """Whether the SDK can make an endpoint, a list of endpoints or an error of this body."""
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    if not isinstance(data, dict):
+        return False
+    if status >= 400:
+        return isinstance(data.get("error"), dict)
+    if data.get("object") == "list":
+        listed = data.get("data")
+        return isinstance(listed, list) and isinstance(data.get("has_more"), bool) and all(map(_is_endpoint, listed))
+    return data.get("deleted") is True or _is_endpoint(data)
+
+
+def _is_endpoint(data: object) -> bool:
+    return (
+        isinstance(data, dict)
+        and all(isinstance(data.get(name), str) for name in ("id", "url", "status"))
+        and isinstance(data.get("enabled_events"), list)
+    )
+
+
+def _unlike_stripe(said: str, status: int | None = None, *, should_retry: bool = False) -> stripe.APIConnectionError:
+    return stripe.APIConnectionError(  # type: ignore[no-untyped-call]
+        said, http_status=status, should_retry=should_retry
+    )
+
+
 class Endpoints:
     """The webhook endpoints of one key's account and mode, at the API at `base_url`.
 
@@ -73,7 +147,10 @@ class Endpoints:
     def __init__(self, key: ApiKey, *, base_url: str) -> None:
         stripe.enable_telemetry = False  # it would write files into the home folder (FACTS.md, stripe-python)
         self._key = key
-        self._client = stripe.StripeClient(key.secret, base_addresses={"api": base_url}, max_network_retries=2)
+        base_url = checked_base(base_url)
+        self._client = stripe.StripeClient(
+            key.secret, base_addresses={"api": base_url}, max_network_retries=2, http_client=_Http(base_url)
+        )
 
     def register(self, url: str, *, event_types: Collection[str], replace: bool = False) -> Registered:
         """Make the endpoint for `url`, or give the one there exactly these event types.
@@ -161,10 +238,7 @@ class Endpoints:
             kind, what = AuthenticationFailed, f"Stripe does not accept the {mode} key: {said}"
             remedy = "Check STRIPE_API_KEY and STRIPE_TEST_API_KEY"
         elif isinstance(error, stripe.PermissionError):
-            kind = PermissionMissing
-            named = re.search(r"\brak_\w+", said)
-            lacking = f", it lacks the permission '{named[0]}'" if named else ""
-            what = f"The {mode} key may not use webhook endpoints so{lacking}: {said}"
+            kind, what = PermissionMissing, f"The {mode} key may not do this with webhook endpoints: {said}"
             remedy = (
                 "Add Webhook Endpoints to the key in the Stripe Dashboard (Developers, API keys), read to list them and"
                 " write for all else, or see to them there (Developers, Webhooks)"
@@ -175,8 +249,8 @@ class Endpoints:
             kind, what = Unavailable, f"Stripe did not answer as it should: {said}"
             remedy = "Check the network, STRIPE_API_BASE and status.stripe.com, then try again"
         refusal = kind(what, remedy, status=error.http_status, code=error.code, request_id=error.request_id)
-        if isinstance(refusal, PermissionMissing) and named:
-            refusal.permission = named[0]
+        if isinstance(refusal, PermissionMissing):
+            refusal.learn(said)
         return refusal
 
 

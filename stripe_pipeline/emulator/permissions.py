@@ -1,0 +1,94 @@
+"""What restricted keys may do, and in which words Stripe refuses the rest.
+
+Which permission an endpoint needs and what the Dashboard calls it: Stripe's pages "API permissions reference" and
+"Permissions reference", and messages that users of Stripe have quoted; see `_NEEDED`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from enum import Enum
+
+
+class Wording(Enum):
+    """The forms of a refusal that are seen of Stripe."""
+
+    NAMES_PERMISSION = "Having the 'rak_charge_read' permission would allow this request to continue."
+    NAMES_NO_ACCOUNT = "The same, without `on account 'acct_…'`."
+    NAMES_DASHBOARD = "Enabling \"Charges and Refunds Read\" ('charge_read') permissions on this key would allow …"
+
+
+_NEEDED: Mapping[str, tuple[str, str]] = {
+    # `connected_account` is what the reference recommends; messages name this one.
+    "account": ("accounts_kyc_basic", "Accounts"),
+    # Documented as what expanding `source` needs. Connectors that list balance transactions ask for this one alone.
+    "balance_transactions": ("balance_transaction_source", "Balance Transaction Sources"),
+    "charges": ("charge", "Charges and Refunds"),
+    "customers": ("customer", "Customers"),
+    "disputes": ("dispute", "Disputes"),
+    "events": ("event", "Events"),
+    "invoice_payments": ("invoice", "Invoices"),
+    "invoices": ("invoice", "Invoices"),
+    "payment_intents": ("payment_intent", "PaymentIntents"),
+    "refunds": ("charge", "Charges and Refunds"),
+    "webhook_endpoints": ("webhook", "Webhook Endpoints"),
+}
+"""By type: the start of its permissions' names (`charge` of `charge_read`), and the row of the Dashboard's form."""
+
+
+class Permissions:
+    """What each restricted key may do; may be changed while the emulator runs.
+
+    A key that was not restricted to a list of permissions may do everything but what is denied to all of them.
+    """
+
+    def __init__(self, denied: Iterable[str] = ()) -> None:
+        self._denied = set(denied)
+        self._granted: dict[str, frozenset[str]] = {}
+        self.wording = Wording.NAMES_PERMISSION
+
+    def deny(self, type_name: str) -> None:
+        """Take what `type_name` needs, such as `charges`, from all restricted keys."""
+        self._denied.add(type_name)
+
+    def allow(self, type_name: str) -> None:
+        """Give it back."""
+        self._denied.discard(type_name)
+
+    def restrict(self, key: str, permissions: Collection[str]) -> None:
+        """Let `key` do what these permissions allow and nothing else; such as `charge_read`, or the Dashboard's words
+        for it (`Charges and Refunds`, to read)."""
+        names = {label: f"{name}_read" for name, label in _NEEDED.values()}
+        granted = {names.get(permission, permission) for permission in permissions}
+        known = {f"{name}_{right}" for name, _ in _NEEDED.values() for right in ("read", "write")}
+        if unknown := granted - known:
+            raise ValueError(f"these are not permissions: {', '.join(sorted(unknown))}")
+        self._granted[key] = frozenset(granted)
+
+    def allows(self, type_name: str, key: str, right: str) -> bool:
+        """Whether a restricted key may `read` or `write` this type; whoever may write may read."""
+        if type_name in self._denied:
+            return False
+        granted = self._granted.get(key)
+        name = _NEEDED[type_name][0]
+        return granted is None or f"{name}_{right}" in granted or f"{name}_write" in granted
+
+    def refusal(self, type_name: str, right: str, *, key: str, account: str) -> tuple[str, str | None]:
+        """Stripe's message and error code for a key that lacks this right; `key` as `masked` shows it."""
+        name, label = _NEEDED[type_name]
+        where = "" if self.wording is Wording.NAMES_NO_ACCOUNT else f" on account '{account}'"
+        lacks = f"does not have the required permissions for this endpoint{where}."
+        if self.wording is Wording.NAMES_DASHBOARD:
+            prefix, _, end = key.rpartition("*")
+            return (
+                f"Permission denied. The provided key '{prefix.rstrip('*')}...{end}' {lacks} Enabling"
+                f" \"{label} {right.capitalize()}\" ('{name}_{right}') permissions on this key would allow this"
+                f" request to continue. You can edit permissions at https://dashboard.stripe.com/b/{account}"
+                "?destination=%2Fapikeys%2Fmk_1Emulated%2Fedit",
+                "more_permissions_required",
+            )
+        return (
+            f"The provided key '{key}' {lacks} Having the 'rak_{name}_{right}' permission would allow this request to"
+            " continue.",
+            None,
+        )

@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 from unittest import mock
@@ -230,6 +230,62 @@ def test_what_stripe_refuses_is_said_with_a_remedy(run: Run, server: Server) -> 
     away = run("register", "--url", URL, STRIPE_API_BASE="http://127.0.0.1:9", **live)
     assert away.status == 1
     assert "Check the network, STRIPE_API_BASE" in away.err
+
+
+@pytest.fixture
+def _without_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the SDK retry at once."""
+    monkeypatch.setattr(stripe.HTTPClient, "INITIAL_DELAY", 0)
+
+
+COMMANDS = [("list",), ("register", "--url", URL), ("unregister", URL)]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_no_redirect_is_followed_with_a_key(run: Run, server: Server, command: tuple[str, ...], status: int) -> None:
+    with Server() as elsewhere:
+        away = {"Location": f"{elsewhere.url}/v1/webhook_endpoints"}
+        server.faults[:] = [Fault(path="/v1/webhook_endpoints", status=status, headers=away, times=None)]
+        ended = run(*command, STRIPE_TEST_API_KEY="")
+        assert elsewhere.requests == []
+        assert (ended.status, ended.out, len(server.requests)) == (1, "", 1)
+        assert f"HTTP {status}, a redirect to {elsewhere.url}, which is not followed with a key" in ended.err
+        assert "STRIPE_API_BASE" in ended.err
+
+
+ODD = {
+    "HTML": Fault(status=200, body="<html>Sign in to the hotel's network</html>", times=None),
+    "a list": Fault(body=b"[]", times=None),
+    "an empty object": Fault(body={}, times=None),
+    "a list without entries": Fault(body={"object": "list"}, times=None),
+    "a list of something else": Fault(body={"object": "list", "data": ["we_1"], "has_more": False}, times=None),
+    "entries without a URL": Fault(body={"object": "list", "data": [{"id": "we_1"}], "has_more": False}, times=None),
+    "a cut answer": Fault(truncate=0.5, times=None),
+    "a broken connection": Fault(cut=0.5, times=None),
+    "an error of a proxy": Fault(status=403, body={"error": "forbidden"}, times=None),
+    "not UTF-8": Fault(body=b'{"object": "\xff"}', times=None),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS[:2], ids=lambda command: command[0])
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
+@pytest.mark.usefixtures("_without_waits")
+def test_an_answer_that_is_not_stripes_is_said(run: Run, server: Server, command: tuple[str, ...], odd: Fault) -> None:
+    run("register", "--url", URL, STRIPE_TEST_API_KEY="")
+    server.faults[:] = [replace(odd, path="/v1/webhook_endpoints")]
+    ended = run(*command, STRIPE_TEST_API_KEY="")
+    assert (ended.status, ended.out) == (1, "")
+    assert ended.err.startswith("error: Stripe did not answer as it should: ")
+    assert "Check the network, STRIPE_API_BASE and status.stripe.com" in ended.err
+
+
+@pytest.mark.usefixtures("_without_waits")
+def test_passing_trouble_makes_no_second_endpoint(run: Run, server: Server) -> None:
+    """A lost answer is asked for again with the same idempotency key."""
+    server.faults[:] = [Fault(path="/v1/webhook_endpoints", method="GET", status=503)]
+    assert run("register", "--url", URL, STRIPE_TEST_API_KEY="").status == 0
+    assert len(endpoints(server)) == 1
 
 
 def test_retry_lets_dead_pokes_wait_again(run: Run, folder: DataFolder) -> None:

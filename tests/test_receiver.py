@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -358,6 +359,77 @@ def test_whatever_was_answered_200_is_in_the_inbox_of_a_receiver_that_was_killed
     receiver.process.wait(10)
     assert len(answered) >= 300
     assert set(answered) <= set(receiver.stored())
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """A file system of 200 KB, where this user may mount one."""
+    mounted = (
+        shutil.which("mount")
+        and not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", folder], capture_output=True
+        ).returncode
+    )
+    if not mounted:
+        pytest.skip("this user cannot mount a file system")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.parametrize("limit", ["file system", "largest file"])
+def test_health_is_not_ok_where_a_full_disk_keeps_events_from_being_stored(tmp_path: Path, limit: str) -> None:
+    (tmp_path / "data").mkdir()
+    with contextlib.ExitStack() as stack:
+        if limit == "file system":
+            stack.enter_context(small_disk(tmp_path / "data"))
+        receiver = stack.enter_context(running(tmp_path))
+        assert receiver.health()["http"] == 200
+        if limit == "largest file":
+            [log] = receiver.folder.root.glob("inbox.sqlite-wal")
+            resource.prlimit(receiver.process.pid, resource.RLIMIT_FSIZE, (log.stat().st_size + 20_000,) * 2)
+        answers = [receiver.post(event()).status_code for _ in range(40)]
+        assert {200, 503} == set(answers)
+        assert set(answers[-10:]) == {503}
+        found = receiver.health()
+        assert (found["http"], found["status"]) == (503, "the inbox cannot be written")
+        assert len(receiver.stored()) == answers.count(200)
+        if limit == "file system":
+            subprocess.run(["mount", "-o", "remount,size=2m", receiver.folder.root], check=True)
+            assert receiver.post(event()).status_code == 200
+            assert receiver.health()["http"] == 200
+
+
+def test_health_leaves_nothing_in_the_inbox_and_asks_the_disk_at_most_once_a_second(receiver: Receiver) -> None:
+    receiver.health()
+    with contextlib.closing(sqlite3.connect(receiver.folder.inbox)) as connection:
+        [(before,)] = connection.execute("PRAGMA data_version").fetchall()
+        started, answers = time.monotonic(), 0
+        while time.monotonic() - started < 1:
+            answers += httpx.get(f"{receiver.url}/health").status_code == 200
+        assert answers > 2
+        assert connection.execute("SELECT count(*) FROM pokes").fetchall() == [(0,)]
+        [(after,)] = connection.execute("PRAGMA data_version").fetchall()
+    assert after - before <= 2
+
+
+@pytest.mark.parametrize("moved", ["inbox.sqlite", "inbox.sqlite*"])
+def test_what_is_answered_200_is_in_the_new_inbox_where_the_old_one_was_moved_away(
+    receiver: Receiver, tmp_path: Path, moved: str
+) -> None:
+    old, new = event(), event()
+    assert receiver.post(old).status_code == 200
+    for file in receiver.folder.root.glob(moved):
+        file.rename(tmp_path / file.name)
+    assert receiver.post(new).status_code == 200
+    assert receiver.stored() == [new["id"]]
+    assert receiver.health()["waiting"] == 1
+    for file in receiver.folder.root.glob("inbox.sqlite*"):
+        file.unlink()
+    assert receiver.health() | {"waiting": 0, "http": 200} == receiver.health()
+    assert receiver.post(old).status_code == 200
+    assert receiver.stored() == [old["id"]]
 
 
 def test_clients_that_hang_are_cut_off_and_hold_nobody_up(receiver: Receiver) -> None:

@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
 
+import filelock
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import BadObject, SettingsError, WarehouseError, scrub, shown
 from stripe_pipeline.objects import BY_STRIPE_OBJECT
+from stripe_pipeline.sqlite_files import Trouble, trouble_of
 
 if TYPE_CHECKING:  # its module loads DuckDB, which the receiver's process does without
-    from stripe_pipeline.resources.warehouse import Mode
+    from stripe_pipeline.resources.warehouse import Identity, Mode
 
 MAX_ATTEMPTS = 5
 """So often what a poke names is read again in vain before the poke is dead."""
@@ -35,10 +39,12 @@ DEFERRED = 60
 
 _POSTGRES_TIMES = {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeout": 30_000}  # the last in ms
 _CHUNK = 500  # ids a statement, well below SQLite's limit of variables
+_PROBE = " " * 28  # as long as an event's id, which has no spaces
 _PAUSE = 0.01  # seconds before SQLite is asked again for what it does not wait for
 _LONGEST_ERROR = 1000  # characters
 _SHOWN = 80  # characters of what is not an id
 _LARGEST = 2**53  # of a number in JSON
+_POSTGRES_DISK_FULL = "53100"  # of SQLSTATE
 _POSTGRES_LOCK = 0x57121BE  # any number that nothing else in the database locks while it changes its tables
 
 # Shops may choose the ids of their customers. Percent-encoded, an id of this length still fits into a URL.
@@ -92,6 +98,16 @@ class Summary:
     dead: int
     oldest_waiting: float | None
     """When the one was received that waits longest: Unix seconds."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That the inbox belongs to a warehouse."""
+
+    warehouse: Identity
+    reopened: int | None = None
+    """How many applied pokes wait again because the warehouse lacks, or may lack, what was read for them; None unless
+    the inbox belonged to another warehouse, or to a later state of this one."""
 
 
 def poke_of(event: object, mode: Mode | None = None) -> Poke | None:
@@ -158,7 +174,20 @@ _POKES = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     sa.Column("error", sa.String),
     sa.Column("not_before", sa.Double, nullable=False, server_default="0"),
+    sa.Column("applied_revision", sa.BigInteger),  # of the warehouse that has what was read for it
 )
+# The warehouse that the pokes of a mode are for. One that has no row yet may take the inbox.
+_OWNERS = sa.Table(
+    "poke_owners",
+    _METADATA,
+    sa.Column("livemode", sa.Boolean, primary_key=True),
+    sa.Column("warehouse", sa.String, nullable=False),  # its id; empty for an inbox made before there were ids
+    sa.Column("folder", sa.String, nullable=False),  # its data folder, for people
+    sa.Column("revision", sa.BigInteger, nullable=False),  # of the warehouse, the highest that is known
+    sa.Column("complete", sa.Boolean, nullable=False),  # false until Stripe's events were read again
+)
+# In one order, and before any poke: two processes would wait for each other.
+_LOCKED_OWNERS = sa.select(_OWNERS).order_by(_OWNERS.c.livemode).with_for_update()
 _OPEN = _POKES.c.applied_at.is_(None)
 _WAITING = sa.and_(_OPEN, _POKES.c.attempts < MAX_ATTEMPTS)
 _DEAD = sa.and_(_OPEN, _POKES.c.attempts >= MAX_ATTEMPTS)
@@ -171,13 +200,20 @@ class Inbox:
 
     `url` is an SQLAlchemy URL of SQLite or Postgres; `patience` how many seconds SQLite waits for another process's
     write, which takes milliseconds. Raises `SettingsError` if it is none, and `WarehouseError`, as all
-    methods do, if the database does not do what it should. One inbox serves one data folder and one account.
+    methods do, if the database does not do what it should. One inbox serves one warehouse, the one that claims it.
     """
 
     def __init__(self, folder: DataFolder, url: str | None = None, *, patience: float = 60.0) -> None:
+        self._folder = folder
+        self._in_folder = not url
         self._url = parse_url(url) if url else sa.URL.create("sqlite", database=str(folder.inbox))
         self._is_sqlite = self._url.get_backend_name() == "sqlite"
         self._patience = patience
+        self._path = _path_of(self._url) if self._is_sqlite else None
+        self._file: tuple[int, int] | None = None
+        # SQLite's files only: no connection is in use while the file is opened anew.
+        self._one_at_a_time = threading.RLock()
+        self._claimed_by: str | None = None
         try:
             # Connections stay open, so that asking whether something is due costs no more than the question.
             self._engine = sa.create_engine(
@@ -196,19 +232,22 @@ class Inbox:
             self._make()
 
     def _make(self) -> None:
-        """Make the table, or add what it lacks if an older version made it."""
+        """Make the tables, or add what they lack if an older version made them."""
+        if self._path is not None:
+            _begin_file(self._path)
         with self._engine.connect() as connection:
             if self._is_sqlite:
                 # Readers and the one writer do not block each other.
                 self._write_ahead(connection)
+            if self._path is not None:
+                self._file = _file_id(self._path)
             if not _lacks(connection):
                 return
         with self._engine.begin() as connection:
             # Several processes may begin at once: one makes it, the others wait here and look again.
-            if self._is_sqlite:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            else:
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_POSTGRES_LOCK)))
+            self._lock(connection)
+            there = sa.inspect(connection)
+            older = there.has_table(_POKES.name) and not there.has_table(_OWNERS.name)
             _METADATA.create_all(connection)
             for column in _lacks(connection):
                 if isinstance(column, sa.Column):
@@ -217,6 +256,17 @@ class Inbox:
             for index in _lacks(connection):
                 assert isinstance(index, sa.Index)
                 index.create(connection)
+            if older and connection.execute(sa.select(sa.literal(1)).select_from(_POKES).limit(1)).first():
+                # It holds what Stripe told so far, and belongs to the first warehouse that comes.
+                rows = [_ownership(livemode, "", "", 0, complete=True) for livemode in (True, False)]
+                connection.execute(sa.insert(_OWNERS), rows)
+
+    def _lock(self, connection: sa.Connection) -> None:
+        """Keep every other process out of this until the transaction ends."""
+        if self._is_sqlite:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_POSTGRES_LOCK)))
 
     def _write_ahead(self, connection: sa.Connection) -> None:
         """Have SQLite write ahead. Where others open the file too, it does not wait for them as it does elsewhere."""
@@ -230,6 +280,77 @@ class Inbox:
                 time.sleep(_PAUSE)
             else:
                 return
+
+    def claim(self, identity: Callable[[], Identity], modes: Collection[bool], *, take_over: bool = False) -> Claim:
+        """Make sure that the inbox belongs to this warehouse, for these modes (their `livemode`).
+
+        `identity` is asked after the inbox: what an inbox knows of a warehouse, that warehouse has stored before.
+        Raises `WarehouseError` if the inbox belongs to another warehouse, or to a later state of this one, and is not
+        to be taken over. The inbox in the data folder always follows the warehouse beside it. Where it is taken over,
+        applied pokes wait again.
+        """
+        with self._reading() as connection:
+            before = connection.execute(sa.select(_OWNERS)).all()
+        warehouse = identity()
+        known = max((row.revision for row in before), default=0)
+        ours = {row.livemode for row in before if row.warehouse == warehouse.id}
+        if len(ours) == len(before) and ours >= set(modes) and known <= warehouse.revision:
+            self._claimed_by = warehouse.id
+            return Claim(warehouse)
+        reopened = None
+        with self._writing() as connection:
+            self._lock(connection)
+            rows = connection.execute(_LOCKED_OWNERS).all()
+            other = next((row for row in rows if row.warehouse not in ("", warehouse.id)), None)
+            # Another process of this warehouse may have met the same meanwhile, and set it right.
+            behind = known > warehouse.revision and any(row.revision == known for row in rows)
+            if (other or behind) and not (take_over or self._in_folder):
+                raise self._belongs_to(other or rows[0], warehouse)
+            if other or behind:
+                newer = sa.func.coalesce(_POKES.c.applied_revision, _LARGEST) > warehouse.revision
+                lacking = sa.true() if other else newer
+                anew = {"applied_at": None, "applied_revision": None, "attempts": 0, "error": None, "not_before": 0.0}
+                statement = sa.update(_POKES).where(_POKES.c.applied_at.is_not(None), lacking).values(anew)
+                reopened = connection.execute(statement).rowcount
+            kept = {} if other else {row.livemode: row.complete for row in rows}
+            connection.execute(sa.delete(_OWNERS))
+            claimed = [
+                _ownership(
+                    livemode,
+                    warehouse.id,
+                    str(self._folder.root),
+                    warehouse.revision,
+                    complete=kept.get(livemode, livemode not in warehouse.followed),
+                )
+                for livemode in sorted(set(modes) | kept.keys())
+            ]
+            connection.execute(sa.insert(_OWNERS), claimed)
+        self._claimed_by = warehouse.id
+        return Claim(warehouse, reopened)
+
+    def is_complete(self, warehouse: Identity, livemode: bool | None = None) -> bool:
+        """Whether the inbox of this warehouse holds all that Stripe told it of a mode, or of each: one that is new
+        lacks what the one before it held."""
+        query = sa.select(_OWNERS)
+        with self._reading() as connection:
+            rows = connection.execute(query if livemode is None else query.where(_OWNERS.c.livemode == livemode)).all()
+        return bool(rows) and all(row.complete and row.warehouse == warehouse.id for row in rows)
+
+    def completed(self, livemode: bool) -> None:
+        """Note that what Stripe told of this mode is all here."""
+        with self._changing() as connection:
+            connection.execute(sa.update(_OWNERS).where(_OWNERS.c.livemode == livemode).values(complete=True))
+
+    def _belongs_to(self, owner: Any, warehouse: Identity) -> WarehouseError:
+        """What keeps this warehouse from using the inbox of another one."""
+        return WarehouseError(
+            f"The inbox at {self._url.render_as_string()} belongs to the warehouse in {owner.folder}"
+            if owner.warehouse != warehouse.id
+            else f"The inbox at {self._url.render_as_string()} has had notifications applied that the warehouse in"
+            f" {self._folder.root} lacks: it is a copy, or was restored from one",
+            "Name another database in STRIPE_PIPELINE_INBOX for this data folder; or, if no other data folder uses this"
+            " one any more, run `stripe-pipeline webhooks adopt`",
+        )
 
     def add(self, pokes: Sequence[Poke]) -> int:
         """Store pokes durably; an event that is known already is not stored again. Returns how many were new.
@@ -287,19 +408,24 @@ class Inbox:
         with self._reading() as connection:
             return [_poke(row) for row in connection.execute(query)]
 
-    def applied(self, pokes: Sequence[Poke]) -> None:
-        """Note that the objects these pokes name were read again and stored: dead pokes of theirs are applied, too."""
-        now = time.time()
-        self._change(pokes, {"applied_at": now})
+    def applied(self, pokes: Sequence[Poke], *, revision: int = 0) -> None:
+        """Note that the objects these pokes name were read again and stored: dead pokes of theirs are applied, too.
+
+        `revision` is the warehouse's that has them.
+        """
+        applied = {"applied_at": time.time(), "applied_revision": revision}
         objects = sorted({poke.object_id for poke in pokes})
-        with self._writing() as connection:
+        with self._changing() as connection:
+            connection.execute(sa.update(_OWNERS).where(_OWNERS.c.revision < revision).values(revision=revision))
+            self._change(connection, pokes, applied)
             for start in range(0, len(objects), _CHUNK):
                 named = _POKES.c.object_id.in_(objects[start : start + _CHUNK])
-                connection.execute(sa.update(_POKES).where(_DEAD, named).values(applied_at=now))
+                connection.execute(sa.update(_POKES).where(_DEAD, named).values(applied))
 
     def defer(self, pokes: Sequence[Poke], error: object, *, now: float | None = None) -> None:
         """Note why these pokes cannot be tried for now, through no fault of what they name: they wait a minute."""
-        self._change(pokes, {"error": _told(error), "not_before": _or_now(now) + DEFERRED})
+        with self._changing() as connection:
+            self._change(connection, pokes, {"error": _told(error), "not_before": _or_now(now) + DEFERRED})
 
     def failed(self, pokes: Sequence[Poke], error: object, *, now: float | None = None) -> None:
         """Note that the objects these pokes name were read again in vain, and why.
@@ -307,14 +433,9 @@ class Inbox:
         They wait 10, 40, 160 and 640 seconds before the next attempts; the fifth time they are dead.
         """
         pause = sa.literal(FIRST_PAUSE).bitwise_lshift(2 * _POKES.c.attempts)
-        self._change(
-            pokes,
-            {
-                "attempts": _POKES.c.attempts + 1,
-                "error": _told(error),
-                "not_before": _or_now(now) + pause,
-            },
-        )
+        later = {"attempts": _POKES.c.attempts + 1, "error": _told(error), "not_before": _or_now(now) + pause}
+        with self._changing() as connection:
+            self._change(connection, pokes, later)
 
     def retry(self, event_ids: Collection[str] | None = None) -> int:
         """Let dead pokes wait anew, those of these events or all; returns how many."""
@@ -347,13 +468,17 @@ class Inbox:
             return Summary(*connection.execute(query).one())
 
     def check_writable(self) -> None:
-        """Raise `WarehouseError` if pokes could not be stored now; changes nothing."""
+        """Raise `WarehouseError` if a poke could not be stored now. Writes one, durably, and leaves nothing of it."""
+        probe = {"event_id": _PROBE, "account": "", "livemode": False, "object": "charge", "object_id": "x" * 27}
+        times = {"object_created": 0, "event_created": 0, "received_at": 0.0, "applied_at": 0.0}
         with self._writing() as connection:
-            connection.execute(sa.delete(_POKES).where(_POKES.c.event_id == ""))
+            # The pages or blocks that both change are written, though nothing is left to be seen.
+            connection.execute(sa.insert(_POKES), [probe | times])
+            connection.execute(sa.delete(_POKES).where(_POKES.c.event_id == _PROBE))
 
     def forget(self, *, applied_before: float) -> None:
         """Remove applied pokes older than `applied_before` (Unix seconds)."""
-        with self._writing() as connection:
+        with self._changing() as connection:
             connection.execute(sa.delete(_POKES).where(_POKES.c.applied_at < applied_before))
 
     def drop_modes(self, keep: Collection[bool]) -> int:
@@ -361,7 +486,7 @@ class Inbox:
 
         Nobody reads it: there is no key of that mode, and one that is set later loads the history anyway.
         """
-        with self._writing() as connection:
+        with self._changing() as connection:
             return connection.execute(sa.delete(_POKES).where(_OPEN, _POKES.c.livemode.not_in(set(keep)))).rowcount
 
     def close(self) -> None:
@@ -383,35 +508,70 @@ class Inbox:
                 for row in connection.execute(query)
             ]
 
-    def _change(self, pokes: Sequence[Poke], values: dict[str, Any]) -> None:
+    def _change(self, connection: sa.Connection, pokes: Sequence[Poke], values: dict[str, Any]) -> None:
         """Set `values` of these pokes, unless they were applied."""
         ids = sorted({poke.event_id for poke in pokes})
-        with self._writing() as connection:
-            for start in range(0, len(ids), _CHUNK):
-                # Locked in one order everywhere (SQLite has only one writer): two processes would wait for each other.
-                chosen = (
-                    sa.select(_POKES.c.event_id)
-                    .where(_OPEN, _POKES.c.event_id.in_(ids[start : start + _CHUNK]))
-                    .order_by(_POKES.c.event_id)
-                    .with_for_update()
-                )
-                connection.execute(sa.update(_POKES).where(_POKES.c.event_id.in_(chosen)).values(values))
+        for start in range(0, len(ids), _CHUNK):
+            # Locked in one order everywhere (SQLite has only one writer): two processes would wait for each other.
+            chosen = (
+                sa.select(_POKES.c.event_id)
+                .where(_OPEN, _POKES.c.event_id.in_(ids[start : start + _CHUNK]))
+                .order_by(_POKES.c.event_id)
+                .with_for_update()
+            )
+            connection.execute(sa.update(_POKES).where(_POKES.c.event_id.in_(chosen)).values(values))
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
-        with self._errors(), self._engine.connect() as connection:
-            yield connection
+        with self._errors(), self._one_at_a_time if self._path else nullcontext():
+            self._follow_file()
+            with self._engine.connect() as connection:
+                yield connection
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
-        with self._errors(), self._engine.begin() as connection:
+        with self._errors(), self._one_at_a_time if self._path else nullcontext():
+            self._follow_file()
+            with self._engine.begin() as connection:
+                yield connection
+            if self._path is not None and _file_id(self._path) != self._file:
+                raise WarehouseError(
+                    f"The inbox {self._path} was moved away or replaced while it was written", "Try again"
+                )
+
+    @contextmanager
+    def _changing(self) -> Iterator[sa.Connection]:
+        """Writing what only the warehouse may that claimed the inbox: another one may have taken it over since."""
+        with self._writing() as connection:
+            if self._is_sqlite:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            if self._claimed_by is not None:
+                owners = connection.execute(_LOCKED_OWNERS).all()
+                if other := next((row for row in owners if row.warehouse not in ("", self._claimed_by)), None):
+                    raise WarehouseError(
+                        f"The inbox at {self._url.render_as_string()} was taken over by the warehouse in"
+                        f" {other.folder} while this run was under way",
+                        "Name another database in STRIPE_PIPELINE_INBOX for this data folder, or take it back with"
+                        " `stripe-pipeline webhooks adopt`",
+                    )
             yield connection
+
+    def _follow_file(self) -> None:
+        """Open SQLite's file anew if it was moved away or replaced: nobody reads what is written to the old one."""
+        if self._path is not None and _file_id(self._path) != self._file:
+            self._engine.dispose()
+            self._make()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         """The database's errors as ours: without SQL, values and passwords."""
         try:
             yield
+        except OSError as error:
+            raise WarehouseError(
+                f"The inbox {self._path} cannot be made ({error.strerror})",
+                "Give this user write access to its folder, or free disk space if it ran out",
+            ) from None
         except sa.exc.SQLAlchemyError as error:
             cause = getattr(error, "orig", None) or error
             reason = " ".join(str(cause).split())
@@ -420,14 +580,41 @@ class Inbox:
             for secret in {password, quote(password), quote_plus(password)} - {""}:
                 reason = reason.replace(secret, "…")
             if self._is_sqlite:
-                raise WarehouseError(
-                    f"The inbox {self._url.database} cannot be used ({reason})",
-                    "If the file is damaged, move it away: the next tick finds the last 30 days' news again",
-                ) from None
+                raise self._explained(trouble_of(cause), reason) from None
+            full = getattr(cause, "sqlstate", None) == _POSTGRES_DISK_FULL
             raise WarehouseError(
                 f"The inbox at {self._url.render_as_string()} cannot be used ({reason})",
-                "Check STRIPE_PIPELINE_INBOX, and that this user may make and write tables there",
+                "Free disk space on the database's server"
+                if full
+                else "Check STRIPE_PIPELINE_INBOX, and that this user may make and write tables there",
             ) from None
+
+    def _explained(self, trouble: Trouble, reason: str) -> WarehouseError:
+        """What this trouble of SQLite means, and what to do."""
+        file = self._url.database
+        name = Path(file or "").name
+        match trouble:
+            case Trouble.FULL:
+                what = f"The disk has no space left for the inbox {file}"
+                remedy = "Free disk space. Stripe sends again what could not be stored, and the next sync finds it too"
+            case Trouble.DISK:
+                what = f"The inbox {file} could not be read or written"
+                remedy = "Free disk space if it ran out, else check the disk"
+            case Trouble.DENIED:
+                what = f"The inbox {file} cannot be opened or written"
+                remedy = "Give this user write access to the file and its folder"
+            case Trouble.BUSY:
+                what = f"Another process kept the inbox {file} locked for over {self._patience:.0f} seconds"
+                remedy = "Stop a stripe-pipeline or Dagster process that hangs, then try again"
+            case Trouble.DAMAGED | Trouble.OTHER:
+                damaged = trouble is Trouble.DAMAGED
+                what = f"The inbox {file} {'is damaged' if damaged else 'cannot be used'}"
+                remedy = (
+                    f"Stop the processes that use it (`dev`, `webhooks serve`), move it away together with {name}-wal"
+                    f" and {name}-shm, and start them again: the next sync makes a new one and reads Stripe's events of"
+                    " the last 30 days again"
+                )
+        return WarehouseError(f"{what} ({reason})", remedy)
 
 
 def parse_url(url: str) -> sa.URL:
@@ -453,11 +640,46 @@ def _make_durable(connection: Any, _: object) -> None:
     connection.execute("PRAGMA fullfsync = ON")  # macOS keeps it in the drive's cache otherwise
 
 
-def _lacks(connection: sa.Connection) -> list[sa.Column[Any] | sa.Index]:
-    """The columns and indexes that the table in the database has not got."""
+def _path_of(url: sa.URL) -> Path | None:
+    """The file of an SQLite database; None for one in memory or named by a URI of SQLite's."""
+    return None if not url.database or url.database.startswith((":", "file:")) else Path(url.database)
+
+
+def _file_id(path: Path) -> tuple[int, int] | None:
+    """What tells this file from another one of the same name; None if it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _begin_file(path: Path) -> None:
+    """Make an empty file if there is none, without what SQLite kept beside one that was moved away."""
+    if path.exists():
+        return
+    with filelock.FileLock(f"{path}.lock"):
+        if not path.exists():
+            for suffix in ("-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            path.touch()
+
+
+def _ownership(livemode: bool, warehouse: str, folder: str, revision: int, *, complete: bool) -> dict[str, Any]:
+    return {
+        "livemode": livemode,
+        "warehouse": warehouse,
+        "folder": folder,
+        "revision": revision,
+        "complete": complete,
+    }
+
+
+def _lacks(connection: sa.Connection) -> list[sa.Table | sa.Column[Any] | sa.Index]:
+    """The tables, columns and indexes that the database has not got."""
     there = sa.inspect(connection)
-    if not there.has_table(_POKES.name):
-        return [*_POKES.columns, *_POKES.indexes]
+    if not (there.has_table(_POKES.name) and there.has_table(_OWNERS.name)):
+        return [_POKES, _OWNERS]
     columns = {column["name"] for column in there.get_columns(_POKES.name)}
     indexes = {index["name"] for index in there.get_indexes(_POKES.name)}
     return [

@@ -39,7 +39,7 @@ NOW, DAILY = "now", "daily"
 """How soon a file must be compacted, so that nothing is left in it of what was erased."""
 
 _PIPELINE_TABLES = {
-    "meta": "format INTEGER, revision BIGINT",
+    "meta": "format INTEGER, revision BIGINT, id VARCHAR",
     "keys": "fingerprint VARCHAR, account VARCHAR, livemode BOOLEAN",
     "clock": "lowest DOUBLE, highest DOUBLE",
     "cursors": "account VARCHAR, livemode BOOLEAN, name VARCHAR, read_until TIMESTAMPTZ",
@@ -151,10 +151,13 @@ class Layout:
             yield f"CREATE TABLE IF NOT EXISTS pipeline.{name} ({body})"
         if "pipeline.coverage" in columns and "listed" not in columns["pipeline.coverage"]:
             yield "ALTER TABLE pipeline.coverage ADD COLUMN listed BIGINT"  # since format 3
+        if "pipeline.meta" in columns and "id" not in columns["pipeline.meta"]:
+            yield "ALTER TABLE pipeline.meta ADD COLUMN id VARCHAR"  # since format 3
+            yield "UPDATE pipeline.meta SET id = uuid()"
         if columns:
             yield f"UPDATE pipeline.meta SET format = {FORMAT} WHERE format <> {FORMAT}"
         else:
-            yield f"INSERT INTO pipeline.meta VALUES ({FORMAT}, 0)"
+            yield f"INSERT INTO pipeline.meta VALUES ({FORMAT}, 0, uuid())"
         for object_type in self._settings.types.values():
             table = f"raw.{object_type.name}"
             declared = {column.name: _definition(column) for column in object_type.table_columns}

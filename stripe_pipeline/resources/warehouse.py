@@ -73,6 +73,18 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Identity:
+    """Which warehouse this is, and in which state."""
+
+    id: str
+    """Its file's own; copies of the file have it too."""
+    revision: int
+    """Increases with every load."""
+    followed: frozenset[bool]
+    """The `livemode` of the modes that have a cursor of events."""
+
+
+@dataclass(frozen=True)
 class ListedDay:
     """A UTC day of `created` that was listed completely, up to `until`."""
 
@@ -154,6 +166,8 @@ class Loaded:
     missing: list[tuple[Batch, dict[date, list[str]]]] = field(default_factory=list)
     """Ids by day that the table holds and a complete list of their day did not name. Those days were loaded but not
     recorded as listed: whether the objects are gone must be asked first."""
+    revision: int = 0
+    """The warehouse's, after it."""
     refused: dict[str, set[str]] = field(default_factory=dict)
     """Ids by table name of what was not stored because something newer is known, or nothing of it any more."""
 
@@ -362,7 +376,9 @@ class Warehouse:
                     _set_cursor(connection, mode, name, at)
                 if clock:
                     _set_clock(connection, *clock)
-                connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
+                [(loaded.revision,)] = connection.execute(
+                    "UPDATE pipeline.meta SET revision = revision + 1 RETURNING revision"
+                ).fetchall()
                 connection.execute("COMMIT")
                 connection.execute(f"CHECKPOINT {CATALOG}")
             except duckdb.Error as error:
@@ -436,6 +452,19 @@ class Warehouse:
             # Detached, so that no write-ahead log is left beside the file: the file alone is the whole database.
             self.publisher.publish(revision, remove_before=erased)
         return True
+
+    def identity(self) -> Identity:
+        """Which warehouse this is, and in which state."""
+        [(name, revision, followed)] = self.ask(
+            "SELECT id, revision, (SELECT list(DISTINCT livemode) FROM pipeline.cursors WHERE name = 'events')"
+            " FROM pipeline.meta"
+        )
+        return Identity(name, revision, frozenset(followed or ()))
+
+    def failing(self) -> list[tuple[str, bool, str, str, int]]:
+        """What `pipeline.inbox` shows: id of the event, `livemode`, object, id of the object, and when it was received,
+        Unix seconds."""
+        return self.ask("SELECT event_id, livemode, object, object_id, epoch(received_at)::BIGINT FROM pipeline.inbox")
 
     def cursors(self, mode: Mode) -> dict[str, float]:
         """The cursors of `mode` by name, seconds on Stripe's clock."""

@@ -181,6 +181,23 @@ def retry(
     out.print(f"{count} {'waits' if count == 1 else 'wait'} again." if count else "Nothing has failed five times.")
 
 
+@app.command()
+def adopt() -> None:
+    """Let this data folder have an inbox that another one used.
+
+    For an inbox in STRIPE_PIPELINE_INBOX whose data folder is gone, or was restored from a copy. What was applied there
+    is applied again here. The other data folder, if there is one, is refused from then on.
+    """
+    from stripe_pipeline.sync import Pipeline
+
+    with Pipeline.from_environment() as pipeline:
+        count = pipeline.adopt_inbox()
+    out.print(
+        f"The inbox belongs to this data folder; {count} {'notification waits' if count == 1 else 'notifications wait'}"
+        " again. `stripe-pipeline sync` applies them, and reads Stripe's events of the last 30 days again."
+    )
+
+
 @contextlib.contextmanager
 def _complaining() -> Iterator[list[StripePipelineError]]:
     """Say what went wrong with one key and go on with the other; it is then in the list."""

@@ -1,0 +1,307 @@
+"""Whom an inbox belongs to: one that was lost, one that another warehouse asks for, one of a restored warehouse."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import DAY, today
+from stripe_pipeline.emulator import Fault, Server, Shop
+from stripe_pipeline.errors import WarehouseError
+from stripe_pipeline.resources.inbox import Inbox, poke_of
+from stripe_pipeline.settings import Settings, load_keys
+from stripe_pipeline.sync import Pipeline
+from tests.stripe_state import ask, assert_equal_to_stripe, back
+
+KEY = {"STRIPE_API_KEY": "sk_test_of_the_tests"}
+RESCANNED = "The inbox was new: Stripe's events of the last 30 days were read again"
+
+Opens = Callable[..., Pipeline]
+
+
+@pytest.fixture
+def opens(server: Server) -> Iterator[Opens]:
+    """Open the pipeline of a data folder, with an inbox in it or at a URL."""
+    opened: list[Pipeline] = []
+
+    def open_it(folder: DataFolder, url: str | None = None) -> Pipeline:
+        opened.append(
+            Pipeline(
+                settings=Settings.model_validate({"history": "60 days"}),
+                keys=load_keys(KEY),
+                folder=folder,
+                base_url=server.url,
+                inbox_url=url,
+            )
+        )
+        return opened[-1]
+
+    yield open_it
+    for pipeline in opened:
+        pipeline.__exit__()
+
+
+@pytest.fixture
+def shared_url(url: str | None, tmp_path: Path) -> str:
+    """Where an inbox is that lies in no data folder."""
+    return url or f"sqlite:///{tmp_path / 'shared.sqlite'}"
+
+
+def lose(folder: DataFolder) -> None:
+    """Move a damaged inbox away."""
+    for file in folder.root.glob("inbox.sqlite*"):
+        file.rename(folder.root.parent / file.name)
+
+
+def tell(pipeline: Pipeline, shop: Shop) -> None:
+    """Put all events into the inbox, as the receiver does."""
+    pipeline.inbox.add([poke for event in shop.events(False) if (poke := poke_of(event))])
+
+
+def names(folder: DataFolder) -> list[str]:
+    """The customers' names that analysts see."""
+    return [name for (name,) in ask(folder.published, "SELECT name FROM test.customers ORDER BY name")]
+
+
+def test_what_only_a_lost_inbox_knew_is_read_again(
+    opens: Opens, folder: DataFolder, shop: Shop, server: Server
+) -> None:
+    customer = shop.create_customer(created=back(shop, 40), name="before")["id"]
+    opens(folder).tick()
+    shop.update("customers", customer, name="after")
+    server.faults.append(Fault(path="/v1/customers", status=403, times=None))
+    for _ in range(2):
+        opens(folder).tick()  # the second one's scan begins behind the event
+        shop.clock.advance(3600)
+    server.faults.clear()
+    lose(folder)
+    assert RESCANNED in opens(folder).tick().notes
+    assert names(folder) == ["after"]
+    assert_equal_to_stripe(shop, folder.published)
+    server.requests.clear()
+    assert opens(folder).tick().notes == []
+    assert len(server.requests) <= 3, "once"
+
+
+def test_what_had_failed_for_longer_than_stripe_keeps_events_is_tried_again(
+    opens: Opens, folder: DataFolder, shop: Shop, server: Server
+) -> None:
+    customer = shop.create_customer(created=back(shop, 40), name="before")["id"]
+    opens(folder).tick()
+    shop.update("customers", customer, name="after")
+    server.faults.append(Fault(path="/v1/customers", status=403, times=None))
+    opens(folder).tick()
+    shop.clock.advance(20 * DAY)
+    opens(folder).tick()
+    shop.clock.advance(20 * DAY)
+    lose(folder)
+    # Something comes before the tick, and what the sensor publishes must not hide what had failed.
+    charge = shop.create_payment()["latest_charge"]
+    sensor = opens(folder)
+    sensor.inbox.add([poke for event in shop.events(False)[:1] if (poke := poke_of(event))])
+    sensor.drain(most=10)
+    sensor.publish()
+    assert ask(folder.published, "SELECT object_id FROM pipeline.inbox") == [(customer,)]
+    server.faults.clear()
+    [note] = [note for note in opens(folder).tick().notes if note.startswith(RESCANNED)]
+    assert "1 older notifications that had failed are tried again" in note
+    assert names(folder) == ["after"]
+    assert ask(folder.published, "SELECT count(*) FROM test.charges") == [(1,)], charge
+    assert ask(folder.published, "SELECT object_id FROM pipeline.inbox") == []
+
+
+def test_a_tick_that_is_killed_while_it_reads_the_events_again_leaves_that_to_the_next_one(
+    opens: Opens, folder: DataFolder, shop: Shop, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customer = shop.create_customer(created=back(shop, 40), name="before")["id"]
+    opens(folder).tick()
+    shop.update("customers", customer, name="after")
+    server.faults.append(Fault(path="/v1/customers", status=403, times=None))
+    opens(folder).tick()
+    server.faults.clear()
+    lose(folder)
+    killed = opens(folder)
+
+    def kill(_: bool) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(killed.inbox, "completed", kill)
+    with pytest.raises(KeyboardInterrupt):
+        killed.tick()
+    assert RESCANNED in opens(folder).tick().notes
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_an_upgrade_reads_no_events_again(opens: Opens, folder: DataFolder, shop: Shop, server: Server) -> None:
+    opens(folder).tick()
+    shop.create_customer()
+    old = opens(folder)
+    old.tick()
+    old.__exit__()
+    with sqlite3.connect(folder.inbox) as inbox:
+        inbox.execute("DROP TABLE poke_owners")
+        inbox.execute("ALTER TABLE pokes DROP COLUMN applied_revision")
+    inbox.close()
+    with duckdb.connect(str(folder.private)) as warehouse:
+        warehouse.execute("ALTER TABLE pipeline.meta DROP COLUMN id")
+    server.requests.clear()
+    assert opens(folder).tick().notes == []
+    assert len(server.requests) <= 3
+    [scan] = [request for request in server.requests if request.path == "/v1/events"]
+    assert int(scan.params["created"]["gte"]) > shop.clock.now() - DAY
+
+
+def test_the_inbox_of_one_data_folder_is_refused_to_another_one_until_it_is_handed_over(
+    opens: Opens, folder: DataFolder, shop: Shop, server: Server, shared_url: str, tmp_path: Path
+) -> None:
+    customer = shop.create_customer(created=back(shop, 5), name="before")["id"]
+    opens(folder, shared_url).tick()
+    shop.update("customers", customer, name="after")
+    tell(opens(folder, shared_url), shop)
+    other = opens(DataFolder(tmp_path / "other"), shared_url)
+    refused = rf"belongs to the warehouse in {folder.root}. Name another database .* `stripe-pipeline webhooks adopt`"
+
+    for work in (
+        lambda: other.drain(most=10),
+        other.tick,
+        lambda: other.backfill([today()]),
+        other.prune,
+    ):
+        with pytest.raises(WarehouseError, match=refused):
+            work()
+    owner = opens(folder, shared_url)
+    assert owner.drain(most=10).applied > 0
+    owner.publish()
+    assert names(folder) == ["after"]
+
+    assert other.adopt_inbox() > 0
+    other.tick()
+    assert_equal_to_stripe(shop, other.folder.published)
+    with pytest.raises(WarehouseError, match=rf"belongs to the warehouse in {other.folder.root}"):
+        opens(folder, shared_url).tick()
+
+
+def test_a_run_that_goes_on_while_its_inbox_is_handed_over_marks_nothing(
+    opens: Opens, folder: DataFolder, shop: Shop, shared_url: str, tmp_path: Path
+) -> None:
+    first = opens(folder, shared_url)
+    first.tick()
+    shop.create_customer(name="new")
+    tell(first, shop)
+    pokes = [entry.poke for entry in first.inbox.rows()]
+    opens(DataFolder(tmp_path / "other"), shared_url).adopt_inbox()
+    for mark in (
+        first.inbox.applied,
+        lambda them: first.inbox.defer(them, "no"),
+        lambda them: first.inbox.failed(them, "no"),
+        lambda _: first.inbox.drop_modes({True}),
+        lambda _: first.inbox.forget(applied_before=0),
+    ):
+        with pytest.raises(WarehouseError, match="was taken over by the warehouse in"):
+            mark(pokes)
+    assert [(entry.poke, entry.error) for entry in first.inbox.rows()] == [(poke, None) for poke in pokes]
+
+
+def test_two_new_data_folders_cannot_both_have_an_inbox(
+    opens: Opens, folder: DataFolder, shop: Shop, shared_url: str, tmp_path: Path
+) -> None:
+    first, second = opens(folder, shared_url), opens(DataFolder(tmp_path / "other"), shared_url)
+    shop.create_customer()
+    tell(first, shop)
+    assert first.drain(most=10).applied == 1, "nothing was listed yet"
+    with pytest.raises(WarehouseError, match=f"belongs to the warehouse in {folder.root}"):
+        second.drain(most=10)
+
+
+def restore(folder: DataFolder, copy: Path) -> None:
+    """Put an older copy in the private file's place."""
+    shutil.copyfile(copy, folder.private)
+
+
+def test_a_warehouse_that_was_restored_gets_again_what_was_applied_since(
+    opens: Opens, folder: DataFolder, shop: Shop, server: Server, tmp_path: Path
+) -> None:
+    customer = shop.create_customer(created=back(shop, 40), name="before")["id"]
+    opens(folder).tick()
+    copy = tmp_path / "copy.duckdb"
+    shutil.copyfile(folder.private, copy)
+    shop.update("customers", customer, name="after")
+    later = opens(folder)
+    tell(later, shop)
+    later.drain(most=10)
+    later.tick()
+    restore(folder, copy)
+    report = opens(folder).tick()
+    assert any("or a later state of this one" in note for note in report.notes)
+    assert names(folder) == ["after"]
+    assert_equal_to_stripe(shop, folder.published)
+    server.requests.clear()
+    assert opens(folder).tick().notes == []
+    assert len(server.requests) <= 3
+
+
+def test_a_copy_of_a_data_folder_is_refused_the_inbox_outside(
+    opens: Opens, folder: DataFolder, shop: Shop, shared_url: str, tmp_path: Path
+) -> None:
+    customer = shop.create_customer(created=back(shop, 40), name="before")["id"]
+    opens(folder, shared_url).tick()
+    copy = DataFolder(tmp_path / "copy")
+    copy.prepare()
+    shutil.copyfile(folder.private, copy.private)
+    shop.update("customers", customer, name="after")
+    opens(folder, shared_url).tick()
+    with pytest.raises(WarehouseError, match="it is a copy, or was restored from one"):
+        opens(copy, shared_url).tick()
+    opens(copy, shared_url).adopt_inbox()
+    opens(copy, shared_url).tick()
+    assert_equal_to_stripe(shop, copy.published)
+
+
+def test_the_inbox_in_the_data_folder_follows_the_warehouse_beside_it(
+    opens: Opens, folder: DataFolder, shop: Shop, server: Server
+) -> None:
+    opens(folder).tick()
+    shop.update("customers", shop.create_customer(name="before")["id"], name="after")
+    opens(folder).tick()
+    shutil.rmtree(folder.private.parent)
+    report = opens(folder).tick()
+    assert any("notifications are applied again" in note for note in report.notes)
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_a_running_pipeline_whose_inbox_is_moved_away_goes_on_with_a_new_one(
+    opens: Opens, folder: DataFolder, shop: Shop
+) -> None:
+    pipeline = opens(folder)
+    pipeline.tick()
+    lose(folder)
+    shop.create_customer(name="new")
+    tell(pipeline, shop)
+    inbox = Inbox(folder)
+    assert inbox.summary().waiting == 1
+    inbox.close()
+    assert RESCANNED in pipeline.tick().notes
+    assert names(folder) == ["new"]
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_leftovers_beside_an_inbox_that_was_moved_away_are_not_taken_for_its_own(folder: DataFolder) -> None:
+    folder.prepare()
+    old = Inbox(folder)
+    old.check_writable()
+    folder.inbox.rename(folder.root / "moved away")
+    new = Inbox(folder)
+    assert new.summary().waiting == 0
+    new.check_writable()
+    assert old.summary().waiting == 0
+    old.close()
+    new.close()
+    with sqlite3.connect(folder.inbox) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    connection.close()

@@ -183,10 +183,10 @@ def retry(
 
 @app.command()
 def adopt() -> None:
-    """Let this data folder have an inbox that another one used.
+    """Give the inbox in STRIPE_PIPELINE_INBOX to this data folder.
 
-    For an inbox in STRIPE_PIPELINE_INBOX whose data folder is gone, or was restored from a copy. What was applied there
-    is applied again here. The other data folder, if there is one, is refused from then on.
+    For an inbox whose data folder is gone, or was restored from a copy. Notifications that were applied there are
+    applied again here. A data folder that still uses the inbox is refused from then on.
     """
     from stripe_pipeline.sync import Pipeline
 

@@ -422,6 +422,9 @@ def test_what_is_answered_200_is_in_the_new_inbox_where_the_old_one_was_moved_aw
     assert receiver.post(old).status_code == 200
     for file in receiver.folder.root.glob(moved):
         file.rename(tmp_path / file.name)
+    assert receiver.stored() == [], (
+        "in the new one, which another process makes while the receiver has the old one open"
+    )
     assert receiver.post(new).status_code == 200
     assert receiver.stored() == [new["id"]]
     assert receiver.health()["waiting"] == 1

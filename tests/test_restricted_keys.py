@@ -64,7 +64,7 @@ def test_the_readme_asks_for_what_is_needed() -> None:
 def test_these_permissions_load_everything(
     restricted: Server, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
 ) -> None:
-    shop.seed_history(20)
+    shop.seed_history(60)  # as the demo does
     pipeline = make_pipeline(KEYS)
     assert not pipeline.tick().failures
     assert_equal_to_stripe(shop, folder.published)

@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 
+_NAMED = 5  # objects in a sentence
 # A key may be shown whole, or masked as Stripe's messages do: `rk_live_****1234` or `rk_live_...1234`.
 _SECRET = re.compile(r"((?:sk|rk)_(?:live|test)_|whsec_)(?:[\w*]|\.(?=[\w.*]))+", re.ASCII)
 _CLIENT_SECRET = re.compile(r"\b((?:accs|cs|cuss|fcsess|pi|seti|src|vs)_(?:\w+_)?secret_)\w+", re.ASCII)
@@ -155,6 +156,20 @@ class CursorLost(NotFound):
 
 class Unavailable(ApiError):
     """Still failing after every retry: 429, 5xx, no connection, a cut body, or something that is not Stripe's JSON."""
+
+
+class ObjectsUnread(StripePipelineError):
+    """Single objects of a type, or days of it, could not be read; everything else of it was."""
+
+    def __init__(self, problems: Mapping[str, StripePipelineError]) -> None:
+        """`problems` are the errors by id or day."""
+        named = [f"{name}: {error.what}" for name, error in list(problems.items())[:_NAMED]]
+        more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+        super().__init__(
+            f"{len(problems)} could not be read ({'; '.join(named)}{more})",
+            "Everything else of this type was stored. Objects are tried again after growing pauses, five times in all;"
+            " the table pipeline.inbox shows them, and `stripe-pipeline webhooks retry` tries again those given up",
+        )
 
 
 def by_cause(failures: Mapping[str, StripePipelineError]) -> list[tuple[list[str], StripePipelineError]]:

@@ -24,6 +24,13 @@ _EXACT_IN_DOUBLE = 2**53
 _OBJECT = re.compile(r"[a-z_.]{1,60}")
 _LAST_TIMESTAMP = 253_402_300_800  # the year 10000: what DuckDB and Python both can show ends before it
 
+LONGEST_ROW = 16_000_000
+"""Bytes; DuckDB reads at most 16 MiB of JSON as one object."""
+_SHOWN = 80  # characters of an id in a message
+_KEPT_OUT = "The object is kept out and the others of its type go on; report it with this message if it stays so"
+# Shops may choose the ids of their customers. Percent-encoded, an id of this length still fits into a URL.
+_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,500}")
+
 _PYTHON_TYPES: Mapping[Kind, type] = {
     Kind.TEXT: str,
     Kind.REFERENCE: str,
@@ -84,7 +91,7 @@ def shape(
     expanded reference becomes its id; unknown fields, expanded references and values of an unexpected type are kept
     in `_extra` as received. Timestamps stay Unix seconds, `_fetched_at` is in microseconds: the load converts both.
 
-    Raises `BadObject` if a key column or `created` is missing or of the wrong type.
+    Raises `BadObject` if a key column or `created` is missing or of the wrong type, and for what DuckDB would not read.
     """
     fields, added = _fields(object_type.name), _added(object_type.name)
     row: dict[str, Any] = {"livemode": livemode}
@@ -127,15 +134,28 @@ def shape(
     row["_fetched_at"] = microseconds(fetched_at)
     if extra:
         row["_extra"] = extra
-    return orjson.dumps(row) + b"\n"
+    try:
+        line = orjson.dumps(row) + b"\n"
+    except TypeError as error:  # nested deeper than 254 levels, most likely
+        raise BadObject(f"Stripe sent {_name(obj)}, which cannot be written as JSON ({error})", _KEPT_OUT) from None
+    if len(line) > LONGEST_ROW:
+        raise BadObject(
+            f"Stripe sent {_name(obj)} with {len(line):,} bytes, more than the {LONGEST_ROW:,} of a row", _KEPT_OUT
+        )
+    return line
+
+
+def is_id(value: object) -> bool:
+    """Whether `value` can be the id of an object."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
 def id_of(obj: Mapping[str, Any]) -> str:
     """The id of `obj`; raises `BadObject` if it does not tell."""
     object_id = obj.get("id")
-    if not isinstance(object_id, str):
+    if not is_id(object_id):
         raise _bad(obj, "id")
-    return object_id
+    return str(object_id)
 
 
 def created_of(obj: Mapping[str, Any]) -> int:
@@ -146,15 +166,27 @@ def created_of(obj: Mapping[str, Any]) -> int:
     return int(created)
 
 
+def check(obj: Mapping[str, Any], object_type: ObjectType, *, livemode: bool) -> None:
+    """Raise `BadObject` unless `obj` is one of `object_type` in this mode, with an id and the time it was made."""
+    id_of(obj)
+    created_of(obj)
+    if obj.get("object", object_type.object) != object_type.object:
+        raise BadObject(f"Stripe sent {_name(obj)} where {object_type.name} were asked for", _KEPT_OUT)
+    if isinstance(obj.get("livemode"), bool) and obj["livemode"] is not livemode:
+        asked, sent = ("live", "test") if livemode else ("test", "live")
+        raise BadObject(f"Stripe sent {_name(obj)}, which is {sent} data, to a {asked} key", _KEPT_OUT)
+
+
 def _bad(obj: Mapping[str, Any], name: str) -> BadObject:
+    # Whatever stands where the value should be may hold what the settings leave out.
+    return BadObject(f"Stripe sent {_name(obj)} whose {name} is {shown(obj.get(name))}", _KEPT_OUT)
+
+
+def _name(obj: Mapping[str, Any]) -> str:
+    """What messages call an object."""
     kind, object_id = obj.get("object"), obj.get("id")
     kind = kind if isinstance(kind, str) and _OBJECT.fullmatch(kind) else "object"
-    # Whatever stands where the value should be may hold what the settings leave out.
-    return BadObject(
-        f"Stripe sent a {kind} ({object_id if isinstance(object_id, str) else shown(object_id)}) whose {name} is"
-        f" {shown(obj.get(name))}",
-        "Nothing of this type was stored in this run; if it happens again, report it with this message",
-    )
+    return f"a {kind} ({object_id[:_SHOWN] if isinstance(object_id, str) else shown(object_id)})"
 
 
 def _fits(kind: Kind, value: Any) -> bool:

@@ -31,6 +31,7 @@ from stripe_pipeline.errors import (
     AuthenticationFailed,
     BadObject,
     Cancelled,
+    ObjectsUnread,
     RequestRefused,
     StripePipelineError,
     Unavailable,
@@ -42,7 +43,7 @@ from stripe_pipeline.resources.inbox import Claim, Inbox, Poke, poke_of
 from stripe_pipeline.resources.listing import newest_first
 from stripe_pipeline.resources.pruning import Pruned
 from stripe_pipeline.resources.rate_limits import RateLimits
-from stripe_pipeline.resources.reading import DayRead, Reader
+from stripe_pipeline.resources.reading import DayRead, Reader, Unread
 from stripe_pipeline.resources.stripe_api import ApiKey, StripeApi, is_addressable
 from stripe_pipeline.resources.warehouse import Batch, Changes, Covered, Identity, Loaded, Mode, Warehouse
 from stripe_pipeline.rows import Surprises
@@ -64,6 +65,7 @@ _THREADS = 6  # of each listed type: 25 requests a second an endpoint, at 100 to
 _ROWS_A_LOAD = 10_000
 _SECONDS_A_LOAD = 3.0
 _PAGE = 100
+_SHOWN = 5  # ids in a sentence
 _OBJECTS_A_COLLECTION = 5000  # of Python's, between two looks for cycles
 
 
@@ -366,6 +368,10 @@ class _Run:
         self._mode = mode
         self._report = report
         self._refused: dict[str, set[str]] = {}
+        self._unread: dict[str, dict[str, Unread]] = {}
+        """What could not be read of lists and is in the inbox, by table name and id."""
+        self._given_up: set[str] = set()
+        """Ids of events that were dead before this run met what they name."""
         side = "live" if mode.livemode else "test"
         self._readers = {
             name: Reader(
@@ -397,7 +403,9 @@ class _Run:
                     f"{name}: going on where the same backfill stopped, with {len(there)} of {len(kept)} days in"
                 )
             to_list[name] = dict.fromkeys(kept - there, "backfill")
-        if not self._list(to_list):
+        failed = self._list(to_list)
+        self._settle({}, failed, {})
+        if not failed:
             self._warehouse.end_backfill(self._mode, request)
 
     def tick(self, asked: set[date]) -> None:
@@ -513,8 +521,7 @@ class _Run:
                 failed[name] = self._fail(self._readers[name], error)
             else:
                 batches += found
-                for problem in bad[name].values():
-                    self._fail(self._readers[name], problem)
+            self._note_unread(name)
         return batches, failed, bad
 
     def _settle(
@@ -528,19 +535,66 @@ class _Run:
         What was read for a poke and then taken for older than what is known goes on waiting: another run may have read
         the object before it changed and yet a moment later by its idea of Stripe's clock.
         """
-        done = []
-        for name, them in pokes.items():
+        done: list[Poke] = []
+        for name in {**self._readers, **pokes}:
+            them = pokes.get(name, ())
             if name in failed:
                 # Nothing is wrong with what they name: they wait for as long as it takes.
                 self._inbox.defer(them, failed[name])
-                continue
-            failing = bad.get(name, {})
-            for object_id, error in failing.items():
-                self._inbox.failed([poke for poke in them if poke.object_id == object_id], error)
-            again = failing.keys() | self._refused.get(name, set())
-            done += [poke for poke in them if poke.object_id not in again]
+            problems = {} if name in failed else dict(bad.get(name, {}))
+            problems |= {object_id: it.error for object_id, it in self._unread.get(name, {}).items()}
+            naming: dict[str, list[Poke]] = {}
+            for poke in (*them, *self._own_pokes(name)):
+                naming.setdefault(poke.object_id, []).append(poke)
+            for object_id, error in problems.items():
+                self._inbox.failed(naming.get(object_id, ()), error)
+            if name not in failed:
+                again = problems.keys() | self._refused.get(name, set())
+                done += [poke for poke in them if poke.object_id not in again]
+            if name in self._readers:
+                self._tell_of_unread(name, problems)
         self._inbox.applied(done, revision=self._revision)
         self._report.applied += len(done)
+
+    def _own_pokes(self, name: str) -> list[Poke]:
+        """What the inbox is told of objects that no event named and that could not be read; the same one each time."""
+        kind = OBJECT_TYPES[name].object
+        return [
+            Poke(
+                event_id=f"read_{kind}_{it.id}",
+                account=self._mode.account,
+                livemode=self._mode.livemode,
+                object=kind,
+                object_id=it.id,
+                object_created=it.created,
+                event_created=int(self._api.now()) if it.created is None else it.created,
+            )
+            for it in self._unread.get(name, {}).values()
+        ]
+
+    def _note_unread(self, name: str, more: Mapping[str, Unread] | None = None) -> None:
+        """Put what could not be read of this type's lists into the inbox, before they count as complete without it."""
+        known = self._unread.setdefault(name, {})
+        found = {**self._readers[name].unread, **(more or {})}
+        if new := {object_id: it for object_id, it in found.items() if object_id not in known}:
+            if not known:
+                self._given_up |= {entry.poke.event_id for entry in self._inbox.dead()}
+            known |= new
+            self._inbox.add(self._own_pokes(name), again=True)
+
+    def _tell_of_unread(self, name: str, problems: Mapping[str, StripePipelineError]) -> None:
+        """Fail the type for what could not be read, but for what was given up before: a note and a check tell of it."""
+        reader = self._readers[name]
+        given_up = {poke.object_id for poke in self._own_pokes(name) if poke.event_id in self._given_up}
+        fresh = {object_id: error for object_id, error in problems.items() if object_id not in given_up}
+        fresh |= {day.isoformat(): error for day, error in sorted(reader.unlisted.items())}
+        if fresh and reader.object_type.name not in self._report.failures:
+            self._fail(reader, ObjectsUnread(fresh))
+        if given_up:
+            self._report.note(
+                f"{name}: {len(given_up)} still cannot be read and were given up:"
+                f" {', '.join(sorted(given_up)[:_SHOWN])}; `stripe-pipeline webhooks retry` tries them again"
+            )
 
     def _days_to_list(
         self, asked: set[date], coverage: Mapping[tuple[str, date], Covered], now: float, *, how: str
@@ -746,6 +800,10 @@ class _Run:
         """Load; then ask for each object that a complete list did not name whether it is gone, and load that."""
         if not batches and not cursors:
             return
+        for batch in batches:
+            if batch.days:
+                self._note_unread(batch.object_type.name)
+                batch.kept_out = frozenset(self._unread[batch.object_type.name])
         loaded = self._warehouse.load(batches, cursors=cursors, clock=self._api.clock.bounds)
         self._report.add(loaded)
         self._revision = loaded.revision
@@ -765,9 +823,12 @@ class _Run:
             except Exception as error:
                 self._fail(reader, error)
                 continue
-            if bad:
-                self._fail(reader, next(iter(bad.values())))
-                continue
+            # Whether these are gone cannot be told: their rows stay, and the inbox keeps asking.
+            created = {object_id: day_start(day) for day, them in missing.items() for object_id in them}
+            self._note_unread(
+                batch.object_type.name,
+                {object_id: Unread(object_id, created[object_id], error) for object_id, error in bad.items()},
+            )
             again.days = [listed for listed in batch.days if listed.day in missing]
             again.nothing_missing = True
             self._load([again])

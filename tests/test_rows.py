@@ -297,7 +297,7 @@ BAD_TYPES = ("charges", "customers", "disputes", "payment_intents", "refunds", "
 
 
 @pytest.mark.parametrize(("has_more", "shift"), [(False, 0), (True, 1)])
-def test_an_object_that_no_row_can_hold_fails_its_type_only(
+def test_an_object_that_no_row_can_hold_is_kept_out_and_its_type_says_so(
     loader: Loader, server: Server, has_more: bool, shift: int
 ) -> None:
     lines = {"object": "list", "data": [], "has_more": False}
@@ -307,7 +307,6 @@ def test_an_object_that_no_row_can_hold_fails_its_type_only(
     }
     transaction = loader.object("balance_transaction", "txn_1", fee_details=[])
     loader.load(*old.values(), transaction)
-    before = {table: rows(loader.folder.published, f"raw.{table}") for table in BAD_TYPES}
     for table, wrong in zip(BAD_TYPES, BAD[shift:], strict=False):
         objects = [
             old[table] | {"currency": "eur"},
@@ -320,7 +319,8 @@ def test_an_object_that_no_row_can_hold_fails_its_type_only(
     report = loader.load(transaction | {"id": "txn_2"})
 
     assert set(report.failures) == {*BAD_TYPES, "invoice_lines"}
-    assert {table: rows(loader.folder.published, f"raw.{table}") for table in BAD_TYPES} == before
+    for table in BAD_TYPES:
+        assert {row["id"] for row in rows(loader.folder.published, f"raw.{table}")} == {f"{table}_1", f"{table}_2"}
     assert {row["id"] for row in rows(loader.folder.published, "test.balance_transactions")} == {"txn_1", "txn_2"}
 
     assert loader.load().failures == {}

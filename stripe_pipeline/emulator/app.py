@@ -187,6 +187,8 @@ def create_app(
             except StripeError as error:
                 status, headers, body = error.status, error.headers, orjson.dumps(error.body)
         entry.status = status
+        if last is not None and last.change is not None:
+            body = last.change(body)
         sent = body
         if last is not None and last.truncate is not None:
             sent = body = body[: int(len(body) * last.truncate)]

@@ -60,6 +60,10 @@ class Fault:
     A 429 without a body is about a rate and says so in its header; `LOCK_TIMEOUT` makes it one about a lock.
     """
     headers: Mapping[str, str] = field(default_factory=dict)
+    where: Callable[[LoggedRequest], bool] | None = None
+    """Only requests of which this is true."""
+    change: Callable[[bytes], bytes] | None = None
+    """Send the real body as this changes it."""
     cut: float | None = None
     """Send this share of the real body under the full Content-Length, then close the connection."""
     truncate: float | None = None
@@ -84,6 +88,7 @@ class Fault:
             not self._pattern.search(request.path)
             or self.livemode not in (None, request.livemode)
             or self.method not in (None, request.method)
+            or (self.where is not None and not self.where(request))
         ):
             return False
         self.matched += 1
@@ -102,7 +107,7 @@ class Fault:
     @property
     def spoils(self) -> bool:
         """Whether this rule spoils an answer on its way."""
-        return self.drop or self.cut is not None or self.truncate is not None
+        return self.drop or self.change is not None or self.cut is not None or self.truncate is not None
 
     def answer(self) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body this rule answers with."""

@@ -6,7 +6,6 @@ receiving webhooks to `webhooks.receiver`, whose process loads nothing heavier t
 
 from __future__ import annotations
 
-import re
 import sqlite3
 import threading
 import time
@@ -25,6 +24,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import BadObject, SettingsError, WarehouseError, scrub, shown
 from stripe_pipeline.objects import BY_STRIPE_OBJECT
+from stripe_pipeline.rows import is_id
 from stripe_pipeline.sqlite_files import Trouble, trouble_of
 
 if TYPE_CHECKING:  # its module loads DuckDB, which the receiver's process does without
@@ -46,9 +46,6 @@ _SHOWN = 80  # characters of what is not an id
 _LARGEST = 2**53  # of a number in JSON
 _POSTGRES_DISK_FULL = "53100"  # of SQLSTATE
 _POSTGRES_LOCK = 0x57121BE  # any number that nothing else in the database locks while it changes its tables
-
-# Shops may choose the ids of their customers. Percent-encoded, an id of this length still fits into a URL.
-_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,500}")
 
 
 class State(StrEnum):
@@ -129,9 +126,9 @@ def poke_of(event: object, mode: Mode | None = None) -> Poke | None:
     if event.get("account") is not None and (mode is None or event["account"] != mode.account):
         return None
     name, object_id = obj.get("object"), obj.get("id")
-    if not isinstance(name, str) or name not in BY_STRIPE_OBJECT or not _is_id(event_id):
+    if not isinstance(name, str) or name not in BY_STRIPE_OBJECT or not is_id(event_id):
         return None
-    if not _is_id(object_id):
+    if not is_id(object_id):
         if object_id is None and event.get("type") == "invoice.upcoming":
             return None
         said = repr(object_id[:_SHOWN]) if isinstance(object_id, str) else shown(object_id)
@@ -148,10 +145,6 @@ def poke_of(event: object, mode: Mode | None = None) -> Poke | None:
         object_created=_seconds(obj.get("created")),
         event_created=event_created,
     )
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
 def _seconds(value: object) -> int | None:
@@ -191,6 +184,7 @@ _LOCKED_OWNERS = sa.select(_OWNERS).order_by(_OWNERS.c.livemode).with_for_update
 _OPEN = _POKES.c.applied_at.is_(None)
 _WAITING = sa.and_(_OPEN, _POKES.c.attempts < MAX_ATTEMPTS)
 _DEAD = sa.and_(_OPEN, _POKES.c.attempts >= MAX_ATTEMPTS)
+_ANEW: dict[str, Any] = {"attempts": 0, "not_before": 0.0, "error": None}
 # Answers from one place whether something is due, which is asked ten times a second, however much is applied or dead.
 sa.Index("pokes_state", _POKES.c.applied_at, _POKES.c.attempts, _POKES.c.not_before)
 
@@ -352,9 +346,10 @@ class Inbox:
             " one any more, run `stripe-pipeline webhooks adopt`",
         )
 
-    def add(self, pokes: Sequence[Poke]) -> int:
+    def add(self, pokes: Sequence[Poke], *, again: bool = False) -> int:
         """Store pokes durably; an event that is known already is not stored again. Returns how many were new.
 
+        With `again` one that was applied waits anew; one that waits or is dead stays as it is.
         What it returned for is on the disk, whatever happens to the machine.
         """
         insert = sqlite.insert if self._is_sqlite else postgresql.insert
@@ -375,7 +370,15 @@ class Inbox:
         ]
         if not rows:
             return 0
-        statement = insert(_POKES).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+        statement = insert(_POKES)
+        if again:
+            anew = _ANEW | {"applied_at": None, "applied_revision": None, "received_at": now}
+            statement = statement.on_conflict_do_update(
+                index_elements=[_POKES.c.event_id], set_=anew, where=_POKES.c.applied_at.is_not(None)
+            )
+        else:
+            statement = statement.on_conflict_do_nothing()
+        statement = statement.execution_options(preserve_rowcount=True)
         with self._writing() as connection:
             return connection.execute(statement, rows).rowcount
 
@@ -435,18 +438,17 @@ class Inbox:
         pause = sa.literal(FIRST_PAUSE).bitwise_lshift(2 * _POKES.c.attempts)
         later = {"attempts": _POKES.c.attempts + 1, "error": _told(error), "not_before": _or_now(now) + pause}
         with self._changing() as connection:
-            self._change(connection, pokes, later)
+            self._change(connection, pokes, later, which=_WAITING)
 
     def retry(self, event_ids: Collection[str] | None = None) -> int:
         """Let dead pokes wait anew, those of these events or all; returns how many."""
-        anew = {"attempts": 0, "not_before": 0.0, "error": None}
         chosen: Sequence[Any] = [sa.true()]
         if event_ids is not None:
             ids = sorted(event_ids)
             chosen = [_POKES.c.event_id.in_(ids[start : start + _CHUNK]) for start in range(0, len(ids), _CHUNK)]
         with self._writing() as connection:
             return sum(
-                connection.execute(sa.update(_POKES).where(_DEAD, some).values(anew)).rowcount for some in chosen
+                connection.execute(sa.update(_POKES).where(_DEAD, some).values(_ANEW)).rowcount for some in chosen
             )
 
     def rows(self, *, failing: bool = False) -> list[Entry]:
@@ -508,14 +510,21 @@ class Inbox:
                 for row in connection.execute(query)
             ]
 
-    def _change(self, connection: sa.Connection, pokes: Sequence[Poke], values: dict[str, Any]) -> None:
-        """Set `values` of these pokes, unless they were applied."""
+    def _change(
+        self,
+        connection: sa.Connection,
+        pokes: Sequence[Poke],
+        values: dict[str, Any],
+        *,
+        which: sa.ColumnElement[bool] = _OPEN,
+    ) -> None:
+        """Set `values` of these pokes, of those that are `which`: by default all that were not applied."""
         ids = sorted({poke.event_id for poke in pokes})
         for start in range(0, len(ids), _CHUNK):
             # Locked in one order everywhere (SQLite has only one writer): two processes would wait for each other.
             chosen = (
                 sa.select(_POKES.c.event_id)
-                .where(_OPEN, _POKES.c.event_id.in_(ids[start : start + _CHUNK]))
+                .where(which, _POKES.c.event_id.in_(ids[start : start + _CHUNK]))
                 .order_by(_POKES.c.event_id)
                 .with_for_update()
             )

@@ -7,6 +7,7 @@ belongs to `listing`, what to read to `sync`.
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -17,14 +18,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from stripe_pipeline import odd_json
 from stripe_pipeline.days import DAY, day_of, day_start, days_between, stretches
-from stripe_pipeline.errors import BadObject, CursorLost, NotFound, RequestRefused, StripePipelineError
+from stripe_pipeline.errors import (
+    AuthenticationFailed,
+    BadObject,
+    Cancelled,
+    CursorLost,
+    NotFound,
+    RequestRefused,
+    StripePipelineError,
+    Unavailable,
+)
 from stripe_pipeline.fields import FieldFilter
 from stripe_pipeline.objects import ObjectType
-from stripe_pipeline.resources.listing import Listed, Listing, everything, newest_first
-from stripe_pipeline.resources.stripe_api import StripeApi, object_path
+from stripe_pipeline.resources.listing import Listed, Listing, everything, newest_first, outside
+from stripe_pipeline.resources.rate_limits import endpoint_of
+from stripe_pipeline.resources.stripe_api import NAMELESS, StripeApi, is_addressable, object_path, odd_answer
 from stripe_pipeline.resources.warehouse import Batch, ListedDay, Mode, Tombstone
-from stripe_pipeline.rows import Surprises, created_of, id_of, shape
+from stripe_pipeline.rows import Surprises, check, created_of, id_of, is_id, shape
+
+_GONE = "resource_missing"
+"""Stripe's error code for an object that is not there; a 404 without it is about the address."""
+_OTHERS = 3  # objects that are tried before a request is taken to fail for all
 
 
 @dataclass(frozen=True)
@@ -37,6 +53,17 @@ class DayRead:
     """Objects in the type's own file."""
     span: tuple[int, int]
     """The smallest and largest `created` in it, Unix seconds."""
+
+
+@dataclass(frozen=True)
+class Unread:
+    """An object that was met in a list, or looked for, and could not be read."""
+
+    id: str
+    """Its id; `NAMELESS` and the day where Stripe sent none."""
+    created: int | None
+    """Unix seconds, where that is known and right."""
+    error: StripePipelineError
 
 
 @dataclass
@@ -72,6 +99,11 @@ class Reader:
         self.children = children
         self.mode = mode
         self.surprises = Surprises()
+        self._unread: dict[str, Unread] = {}
+        self.unlisted: dict[date, StripePipelineError] = {}
+        """Days that Stripe does not list, while it lists others."""
+        self._works: dict[str, bool] = {}
+        self._probing = threading.Lock()
         self._api = api
         self._fields = fields
         self._folder = folder
@@ -87,6 +119,15 @@ class Reader:
     def tables(self) -> tuple[str, ...]:
         """The names of the tables that what is read goes to."""
         return (self.object_type.name, *(child.name for child in self.children))
+
+    @property
+    def unread(self) -> dict[str, Unread]:
+        """What could not be read of lists so far, by id.
+
+        Its day counts as listed all the same: whoever loads that day must see to it that the object is not forgotten.
+        """
+        with self._lock:
+            return dict(self._unread)
 
     def batch(self) -> Batch:
         """An empty batch for what this reader reads."""
@@ -119,20 +160,45 @@ class Reader:
             for day in self._store(listed):
                 read(day)
 
-        listing = Listing(self._api, self._endpoint, emit=emit, done=done, include=self._include)
+        listing = Listing(
+            self._api,
+            self._endpoint,
+            emit=emit,
+            done=done,
+            include=self._include,
+            check=self._check,
+            give_up=self._give_up,
+            works=lambda error: self._is_special(error, None),
+        )
         listing.start(windows, self._executor)
+
+    def _check(self, obj: dict[str, Any]) -> None:
+        check(obj, self.object_type, livemode=self.mode.livemode)
+
+    def _give_up(self, start: int, end: int, error: Unavailable) -> None:
+        """Stripe does not list this span: its days are not complete."""
+        with self._lock:
+            for day in days_between(day_of(start), day_of(end - 1)):
+                self.unlisted.setdefault(day, error)
 
     def _store(self, listed: Listed) -> list[DayRead]:
         """Write a page's objects to their days' files; the days that are complete with it."""
-        whole = self._with_children(listed.objects, listed.sent_at)
+        whole = self._with_children(listed.objects, listed.sent_at, repaired=listed.repaired)
         by_day: dict[date, list[tuple[int, dict[str, list[bytes]]]]] = {}
         for obj, lines in whole:
             created = created_of(obj)
             by_day.setdefault(day_of(created), []).append((created, lines))
+        for obj, error in listed.odd:
+            self._keep_out(obj, error, (listed.start, listed.end))
         complete = []
         with self._lock:
             for day, objects in by_day.items():
-                self._append(day, objects, listed.sent_at)
+                if day in self._days:
+                    self._append(day, objects, listed.sent_at)
+                else:  # out of order: its day was complete
+                    for obj, _ in whole:
+                        if day_of(created_of(obj)) == day:
+                            self._unread[id_of(obj)] = Unread(id_of(obj), None, outside(obj, listed.start, listed.end))
             covered = days_between(day_of(listed.start), day_of(listed.end - 1)) if listed.end > listed.start else []
             for day in covered:
                 found = self._days[day]
@@ -140,7 +206,7 @@ class Reader:
                 found.left -= min(listed.end, start + DAY) - max(listed.start, start)
                 found.listed_at = min(found.listed_at, listed.sent_at)
                 if found.left == 0:
-                    complete.append(self._complete(day))
+                    complete.append(self._finish(day))
         return complete
 
     def _append(self, day: date, objects: Sequence[tuple[int, dict[str, list[bytes]]]], sent_at: float) -> None:
@@ -154,31 +220,129 @@ class Reader:
             with path.open("ab") as file:
                 file.writelines(line for _, lines in objects for line in lines[table])
 
-    def _complete(self, day: date) -> DayRead:
+    def _finish(self, day: date) -> DayRead:
         found = self._days.pop(day)
         listed = ListedDay(day, found.listed_at, found.until, objects=found.objects)
         return DayRead(listed, found.files, found.objects[self.object_type.name], (found.first, found.last))
 
     def _with_children(
-        self, objects: Sequence[dict[str, Any]], sent_at: float
+        self, objects: Sequence[dict[str, Any]], sent_at: float, *, repaired: bool
     ) -> list[tuple[dict[str, Any], dict[str, list[bytes]]]]:
-        """Each object with its own and its children's lines by table; one that vanished meanwhile is left out."""
+        """Each object with its own and its children's lines by table; one that vanished meanwhile is left out, and one
+        that cannot be read is kept out."""
         whole = []
         surprises = Surprises()
         for obj in objects:
             try:
-                children = {child.name: self._children_in(child, obj) for child in self.children}
-                self._complete_included(obj)
-            except CursorLost:
-                raise  # A line is gone, not the invoice.
-            except NotFound as error:
-                _check_gone(error)
-                # Deleted between its page and its lines: a complete list of its day will find it missing.
-                continue
-            whole.append((obj, self._lines(obj, children, sent_at, surprises)))
+                lines = self._complete(obj, sent_at, surprises, repaired=repaired)
+            except StripePipelineError as error:
+                self._keep_out(obj, self._blame(error, id_of(obj)), (0, 0))
+            else:
+                if lines is not None:  # else a complete list of its day will find it missing
+                    whole.append((obj, lines))
         with self._lock:
             self.surprises.update(surprises)
         return whole
+
+    def _complete(
+        self, obj: dict[str, Any], sent_at: float, surprises: Surprises, *, repaired: bool
+    ) -> dict[str, list[bytes]] | None:
+        """The lines of an object and its children by table; None if it was deleted since it was read.
+
+        Raises `BadObject`, and what `StripeApi.get` raises.
+        """
+        try:
+            children = {child.name: self._children_in(child, obj) for child in self.children}
+            self._complete_included(obj)
+        except NotFound as error:
+            if isinstance(error, CursorLost) or error.code != _GONE:
+                raise  # a line is gone, not the invoice; or there is no such address
+            return None
+        if repaired:
+            _note_replaced(self.object_type, obj, surprises)
+        try:
+            return self._lines(obj, children, sent_at, surprises)
+        except RecursionError:
+            raise BadObject(
+                f"The object {id_of(obj)!r} is nested too deeply",
+                "It is kept out and the others of its type go on; report it with this message if it stays so",
+            ) from None
+
+    def _keep_out(self, obj: dict[str, Any], error: StripePipelineError, span: tuple[int, int]) -> None:
+        """Note an object of a list that cannot be stored; `span` is the part of the list that it was met in."""
+        try:
+            created: int | None = created_of(obj)
+        except BadObject:
+            created = None
+        if span != (0, 0) and not (created is not None and span[0] <= created < span[1]):
+            created = None
+        object_id = obj.get("id")
+        with self._lock:
+            if is_id(object_id):
+                self._unread[str(object_id)] = Unread(str(object_id), created, error)
+            else:
+                # Without an id only the list of its day can bring it in.
+                near = max(span[0], span[1] - 1) if created is None else created
+                name = f"{NAMELESS}{day_of(near)}"
+                self._unread[name] = Unread(name, near, error)
+            if created is not None and day_of(created) in self._days:
+                self._days[day_of(created)].objects[self.object_type.name] += 1
+
+    def _blame(self, error: StripePipelineError, object_id: str) -> StripePipelineError:
+        """`error`, if it is about this object alone; raises it if it is about the type, the key or all of Stripe."""
+        if isinstance(error, BadObject) or self._is_special(error, object_id):
+            return error
+        raise error
+
+    def _is_special(self, error: StripePipelineError, object_id: str | None) -> bool:
+        """Whether what was refused works for other objects, or for a list of other days where there is no `object_id`.
+
+        Asked of Stripe at most once a run for each kind of request, and only if no other one was answered.
+        """
+        if not isinstance(error, (NotFound, RequestRefused, Unavailable)) or (
+            isinstance(error, Unavailable) and error.status in (None, 429)
+        ):
+            return False
+        kind = self._kind(error.path)
+        with self._probing:
+            if kind not in self._works:
+                self._works[kind] = self._probe(kind, object_id)
+            return self._works[kind]
+
+    def _kind(self, path: str) -> str:
+        """What requests to `path` are alike to: those for single objects are not like those for their list."""
+        return f"{self._endpoint}/{{id}}" if path.rpartition("/")[0] == self._endpoint else endpoint_of(path)
+
+    def _probe(self, kind: str, object_id: str | None) -> bool:
+        """Whether Stripe answers a request of this kind for another object."""
+        one_below = kind.removeprefix(f"{self._endpoint}/{{id}}").strip("/")
+        try:
+            page = self._api.page(kind if "{id}" not in kind else self._endpoint, limit=1 + _OTHERS)
+        except (AuthenticationFailed, Cancelled):
+            raise
+        except StripePipelineError:
+            return False
+        others = [it["id"] for it in page.objects if is_id(it.get("id")) and it["id"] != object_id]
+        others = [it for it in others if is_addressable(it)][:_OTHERS]
+        if "{id}" not in kind or not others:
+            return True
+        for other in others:
+            below = (one_below,) if one_below else ()
+            try:
+                self._api.get(object_path(self._endpoint, other, *below))
+            except (AuthenticationFailed, Cancelled):
+                raise
+            except NotFound as error:
+                if error.code == _GONE:
+                    return True
+            except StripePipelineError:
+                continue
+            else:
+                return True
+        return False
+
+    def _answered(self, path: str) -> None:
+        self._works[self._kind(path)] = True
 
     def _children_in(self, child: ObjectType, obj: dict[str, Any]) -> list[dict[str, Any]]:
         """All of an object's children: what it embeds, or, where Stripe cut that off, the whole list."""
@@ -188,11 +352,14 @@ class Reader:
         elif isinstance(embedded, dict) and embedded.get("has_more") is False:
             found = embedded.get("data")
         else:
-            return everything(self._api, object_path(self._endpoint, id_of(obj), f"{child.embedded_in}"))
+            path = object_path(self._endpoint, id_of(obj), f"{child.embedded_in}")
+            found = everything(self._api, path)
+            self._answered(path)
+            return found
         if not isinstance(found, list) or not all(isinstance(it, dict) for it in found):
             raise BadObject(
                 f"Stripe sent a {self.object_type.object} ({id_of(obj)}) whose {child.embedded_in} are no objects",
-                "Nothing of this type was stored in this run; if it happens again, report it with this message",
+                "It is kept out and the others of its type go on; report it with this message if it stays so",
             )
         return found
 
@@ -202,6 +369,7 @@ class Reader:
             found = obj.get(included.column)
             if isinstance(found, dict) and found.get("has_more") is True:
                 data = everything(self._api, included.endpoint, {included.parameter: id_of(obj)})
+                self._answered(included.endpoint)
                 obj[included.column] = found | {"data": data, "has_more": False}
 
     def _lines(
@@ -236,7 +404,7 @@ class Reader:
         """Retrieve each id, with its children; and why, for those that are refused or bad while the others are not.
 
         What Stripe says is gone comes back as a tombstone; what turns out to be made before `since` (Unix seconds) is
-        left out. Raises what `StripeApi.get` raises, but for `NotFound` and `RequestRefused`.
+        left out. Raises what `StripeApi.get` raises where that is not about single objects, and `OSError`.
         """
         batch = self.batch()
         batch.read_again = True
@@ -259,14 +427,24 @@ class Reader:
     def list_since(self, since: int) -> tuple[Batch, set[str]]:
         """List what was made since `since` (Unix seconds, inclusive), with children; and the ids that were listed.
 
-        Raises as `StripeApi.page` does.
+        Raises as `StripeApi.page` does, and `OSError`.
         """
         batch = self.batch()
         ids: set[str] = set()
         self._folder.mkdir(parents=True, exist_ok=True)
         stem = f"since-{next(self._batches)}"
         for page in newest_first(self._api, self._endpoint, since=since, include=self._include):
-            for obj, lines in self._with_children(page.objects, page.sent_at):
+            good = []
+            for it in page.objects:
+                try:
+                    self._check(it)
+                    if created_of(it) < since:
+                        raise outside(it, since, math.inf)
+                except BadObject as error:
+                    self._keep_out(it, error, (since, int(page.sent_at) + 1))
+                else:
+                    good.append(it)
+            for obj, lines in self._with_children(good, page.sent_at, repaired=page.repaired):
                 created = created_of(obj)
                 ids.add(id_of(obj))
                 batch.first, batch.last = min(batch.first, created), max(batch.last, created)
@@ -282,26 +460,35 @@ class Reader:
 
     def _retrieve(self, object_id: str) -> Tombstone | StripePipelineError | tuple[int, dict[str, list[bytes]]]:
         asked_at = self._api.now()
+        surprises = Surprises()
         try:
-            reply = self._api.get(object_path(self._endpoint, object_id), {"expand": self._include})
-        except NotFound as error:
-            _check_gone(error)
-            return Tombstone(object_id, asked_at)
-        except (BadObject, RequestRefused) as error:
-            return error
-        if reply.data.get("deleted"):
+            path = object_path(self._endpoint, object_id)
+            try:
+                reply = self._api.get(path, {"expand": self._include})
+            except NotFound as error:
+                if error.code != _GONE:
+                    raise
+                self._answered(path)
+                return Tombstone(object_id, asked_at)
+            obj = reply.data
+            if obj.get("id") != object_id or obj.get("object", self.object_type.object) != self.object_type.object:
+                raise odd_answer(path, f"is not the {self.object_type.object} that was asked for")
+            self._answered(path)
+            if obj.get("deleted"):
+                return Tombstone(object_id, reply.sent_at)
+            self._check(obj)
+            lines = self._complete(obj, reply.sent_at, surprises, repaired=reply.repaired)
+        except StripePipelineError as error:
+            return self._blame(error, object_id)
+        if lines is None:
             return Tombstone(object_id, reply.sent_at)
-        try:
-            whole = self._with_children([reply.data], reply.sent_at)
-        except BadObject as error:
-            return error
-        if not whole:
-            return Tombstone(object_id, reply.sent_at)
-        [(obj, lines)] = whole
+        with self._lock:
+            self.surprises.update(surprises)
         return created_of(obj), lines
 
 
-def _check_gone(error: NotFound) -> None:
-    """Raise `error` again if it does not say that the object is gone, but that there is no such address."""
-    if error.code != "resource_missing":
-        raise error
+def _note_replaced(object_type: ObjectType, obj: dict[str, Any], surprises: Surprises) -> None:
+    """Count the fields of an object that hold replaced text."""
+    for name, value in obj.items():
+        if odd_json.REPLACEMENT in str(value):
+            surprises.add(object_type.name, f"{name} (invalid Unicode, replaced)", id_of(obj))

@@ -28,10 +28,10 @@ from urllib.parse import quote, unquote
 from urllib.request import getproxies, proxy_bypass
 
 import certifi
-import orjson
 import stripe
 import urllib3
 
+from stripe_pipeline import odd_json
 from stripe_pipeline.addresses import BASE_URL, checked_base, is_local
 from stripe_pipeline.errors import (
     ApiError,
@@ -50,6 +50,8 @@ from stripe_pipeline.resources.rate_limits import RateLimits, endpoint_of
 
 logger = logging.getLogger(__name__)
 
+NAMELESS = "(no id) "
+"""What stands for the id of an object that Stripe listed without one begins with this; the day follows."""
 MAX_LIMIT = 100  # objects a page, FACTS.md "Lists"
 TIMEOUT = 60.0
 CONNECT_TIMEOUT = 10.0
@@ -108,6 +110,8 @@ class Reply:
 
     data: dict[str, Any]
     sent_at: float
+    repaired: bool = False
+    """Whether something in it was replaced (`odd_json`)."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,14 @@ class Page:
     objects: list[dict[str, Any]]
     has_more: bool
     sent_at: float
+    repaired: bool = False
+    """As in `Reply`."""
+
+    @property
+    def last(self) -> str | None:
+        """The id after which the next page starts: that of the last object which has one."""
+        ids = (it.get("id") for it in reversed(self.objects))
+        return next((object_id for object_id in ids if isinstance(object_id, str) and object_id), None)
 
 
 class ServerClock:
@@ -261,7 +273,7 @@ class StripeApi:
         except PermissionMissing:
             return self.named_account
         if not isinstance(account, str):
-            raise _odd_answer("/v1/account", "names no account")
+            raise odd_answer("/v1/account", "names no account")
         with self._lock:
             self._account = account
         return account
@@ -326,15 +338,13 @@ class StripeApi:
                 request_id=missing.request_id,
             ) from None
         objects, has_more = reply.data.get("data"), reply.data.get("has_more")
-        if (
-            not isinstance(objects, list)
-            or not isinstance(has_more, bool)
-            or any(type(it) is not dict for it in objects)
-        ):
-            raise _odd_answer(path, "is no list of objects")
-        if has_more and (not objects or objects[-1].get("id") in (None, starting_after)):
-            raise _odd_answer(path, "says that there is more but not after which object")
-        return Page(objects, has_more, reply.sent_at)
+        if not isinstance(objects, list) or not isinstance(has_more, bool):
+            raise odd_answer(path, "is not a list of objects")
+        # What is not an object is left to the reader, as one without an id.
+        page = Page([it if type(it) is dict else {} for it in objects], has_more, reply.sent_at, reply.repaired)
+        if has_more and page.last in (None, starting_after):
+            raise odd_answer(path, "says that there is more but not after which object")
+        return page
 
     def pages(self, path: str, params: Params | None = None) -> Iterator[Page]:
         """All pages of the list at `path` under one fixed filter, newest first. Raises as `page` does.
@@ -344,7 +354,7 @@ class StripeApi:
         page = self.page(path, params)
         yield page
         while page.has_more:
-            page = self.page(path, params, starting_after=page.objects[-1]["id"])
+            page = self.page(path, params, starting_after=page.last)
             yield page
 
     @contextmanager
@@ -380,12 +390,14 @@ class StripeApi:
         status, headers = response.status, response.headers
         date = _http_date(headers.get("Date"))
         request_id = headers.get("Request-Id")
-        body = _json_object(response.data)
+        body, repaired = _json_object(response.data)
+        if repaired:
+            logger.warning("GET %s: the answer holds text that is not valid Unicode or too much of something", path)
         error = (body or {}).get("error")
         if date is not None and body is not None and (status == 200 or (status == 403 and isinstance(error, dict))):
             self.clock.learn(date, sent, received)
         if status == 200 and body is not None:
-            return Reply(body, sent + self.clock.offset)
+            return Reply(body, sent + self.clock.offset, repaired)
 
         retry_after = _retry_after(headers.get("Retry-After"), self.now() if date is None else date)
         if status == 429:
@@ -463,8 +475,12 @@ class StripeApi:
 
 
 def is_addressable(object_id: str) -> bool:
-    """Whether an object can be read by this id: servers resolve `.` and `..` to another path, even percent-encoded."""
-    return object_id not in (".", "..")
+    """Whether an object can be read by this id.
+
+    Servers resolve `.` and `..` to another path, even percent-encoded; what begins with `NAMELESS` stands for an object
+    without an id. These are read with the day that they were made on.
+    """
+    return object_id not in (".", "..") and not object_id.startswith(NAMELESS)
 
 
 def object_path(endpoint: str, object_id: str, *below: str) -> str:
@@ -538,13 +554,13 @@ def _query(params: Params) -> _Query:
     return query
 
 
-def _json_object(content: bytes) -> dict[str, Any] | None:
-    """The JSON object in a body, or none if it is cut, HTML, or JSON of another kind."""
+def _json_object(content: bytes) -> tuple[dict[str, Any] | None, bool]:
+    """The JSON object in a body, or none if it is cut, HTML, or JSON of another kind; and whether it was repaired."""
     try:
-        data = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        return None
-    return data if isinstance(data, dict) else None
+        data, repaired = odd_json.loads(content)
+    except ValueError:
+        return None, False
+    return (data, repaired) if isinstance(data, dict) else (None, False)
 
 
 def _http_date(text: str | None) -> float | None:
@@ -579,5 +595,6 @@ def _signed(what: str, request_id: str | None) -> str:
     return f"{what.rstrip('. ')} (request {request_id})" if request_id else what
 
 
-def _odd_answer(path: str, how: str) -> Unavailable:
+def odd_answer(path: str, how: str) -> Unavailable:
+    """The error for an answer that is JSON but not what `path` stands for."""
     return Unavailable(f"The answer to GET {path} {how}", f"Check STRIPE_API_BASE; {_GOES_ON}", path=path, status=200)

@@ -123,6 +123,8 @@ class Batch:
     """The smallest and largest `created` in the files, Unix seconds."""
     days: list[ListedDay] = field(default_factory=list)
     tombstones: list[Tombstone] = field(default_factory=list)
+    kept_out: frozenset[str] = frozenset()
+    """Ids that the days' lists held and that are not in the files: they are not gone."""
     nothing_missing: bool = False
     """The days hold more than what was read: do not look for objects that these days' lists left out."""
     read_again: bool = False
@@ -936,13 +938,15 @@ def _missing(
     connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, bounds: str, kept: str
 ) -> dict[date, list[str]]:
     """Ids that the table holds for a completely listed day and the list did not name, of those that are `kept`."""
+    kept_out = ", ".join(literal(object_id) for object_id in sorted(batch.kept_out))
+    there = f" AND o.id NOT IN ({kept_out})" if kept_out else ""
     rows = connection.execute(
         f"SELECT l.day, list(o.id) FROM (SELECT * FROM raw.{object_type.name} WHERE {kept}) o"
         f" JOIN temp.listed l ON {utc_day('o.created')} = l.day"
         f" ANTI JOIN temp.incoming i ON o.id = i.id"
         f" WHERE {bounds.replace('created', 'o.created')}"
         f" AND o._account = {literal(batch.mode.account)} AND o.livemode = {batch.mode.livemode}"
-        f" AND o._deleted_at IS NULL AND o.created < l.until AND o._fetched_at < l.listed_at GROUP BY l.day"
+        f" AND o._deleted_at IS NULL AND o.created < l.until AND o._fetched_at < l.listed_at{there} GROUP BY l.day"
     ).fetchall()
     return dict(rows)
 

@@ -15,13 +15,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any
 
-import orjson
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 from stripe import SignatureVerificationError, WebhookSignature
 
+from stripe_pipeline import odd_json
 from stripe_pipeline.errors import BadObject, StripePipelineError
 from stripe_pipeline.resources.inbox import Inbox, Poke, Summary, poke_of
 
@@ -231,8 +231,8 @@ def _event(body: bytes, header: str, secrets: Sequence[str]) -> dict[str, Any]:
     if not any(_signed(body, header, secret) for secret in secrets):
         raise _Refused(400, "The signature is of none of the receiver's secrets")
     try:
-        event = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        event, _ = odd_json.loads(body)
+    except ValueError:
         raise _Refused(400, "The body is no JSON") from None
     if not isinstance(event, dict):
         raise _Refused(400, "The body is no JSON object")

@@ -625,7 +625,11 @@ def _show(report: Report) -> None:
     for note in report.notes:
         out.print(note)
     if report.surprises.seen:
-        err.print(Text.assemble(("warning: ", "yellow"), f"kept in _extra, of an unexpected type: {report.surprises}"))
+        err.print(
+            Text.assemble(
+                ("warning: ", "yellow"), f"of an unexpected form (of another type: kept in _extra): {report.surprises}"
+            )
+        )
 
 
 def _connections() -> list[Connection]:

@@ -9,7 +9,7 @@ import pytest
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of
 from stripe_pipeline.emulator import Server, Shop
-from stripe_pipeline.resources.inbox import Inbox
+from stripe_pipeline.resources.inbox import MAX_ATTEMPTS, Inbox
 from stripe_pipeline.sync import Pipeline
 from tests.conftest import MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back
@@ -109,6 +109,25 @@ def test_an_object_whose_id_a_url_cannot_carry_is_read_with_its_day(
     assert not pipeline.tick().failures
     assert names(folder) == {own: "after"}
     assert {request.path for request in server.requests} == {"/v1/events", "/v1/balance_transactions", "/v1/customers"}
+
+
+@pytest.mark.parametrize("own", [".", ".."])
+def test_where_such_an_object_may_be_deleted_its_row_stays_and_the_attempts_are_counted(
+    pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, own: str
+) -> None:
+    shop.create_customer(id=own, created=back(shop, 3), announce=False)
+    deleted = shop.create_customer(created=back(shop, 3), announce=False)["id"]
+    pipeline.tick()
+    shop.delete_customer(own)
+    shop.delete_customer(deleted)
+    report = pipeline.tick()
+    assert repr(own) in str(report.failures["customers"])
+    assert names(folder).keys() == {own}
+    for _ in range(MAX_ATTEMPTS):
+        pipeline.tick()
+    assert not pipeline.tick().failures
+    assert set(ask(folder.published, "SELECT object_id, state FROM pipeline.inbox")) == {(own, "dead")}
+    assert not [request for request in server.requests if request.status != 200]
 
 
 def test_an_event_whose_object_has_no_valid_id_is_named_and_the_scan_goes_on(

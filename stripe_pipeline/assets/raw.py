@@ -130,7 +130,8 @@ def _report(
         context.log.warning(note)
     if report.surprises.seen:
         context.log.warning(
-            "Values of an unexpected type were kept in _extra and their columns left null: %s", report.surprises
+            "Values that Stripe sent in an unexpected form (those of another type are kept in _extra): %s",
+            report.surprises,
         )
     # Dagster wants parents before children.
     for object_type in sorted(enabled, key=lambda it: it.parent is not None):

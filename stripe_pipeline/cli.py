@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
 
     from stripe_pipeline.connection import Connection
+    from stripe_pipeline.resources.warehouse import Warehouse
     from stripe_pipeline.sync import Pipeline, Report
     from stripe_pipeline.sync import Progress as RunProgress
 
@@ -271,6 +272,67 @@ def prune(
     out.print(table)
     if dry_run:
         out.print("Nothing was removed: this only counts.")
+
+
+@app.command()
+def erase(
+    customers: Annotated[list[str], typer.Argument(metavar="CUSTOMER...", help="Ids of customers, such as cus_….")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    unknown: Annotated[bool, typer.Option("--unknown", help="Accept ids that the tables do not hold.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Let customers who were erased come back.")] = False,
+) -> None:
+    """Erase customers and everything that other rows copied of them, and keep them out.
+
+    Removes them from both files and every published version. Amounts, ids and dates stay. Needs no API key and changes
+    nothing at Stripe.
+    """
+    from stripe_pipeline.fields import load_hash_key
+    from stripe_pipeline.resources.warehouse import Warehouse
+
+    settings, folder = load_settings(), DataFolder.from_environment()
+    if not folder.private.exists():
+        raise SettingsError(
+            f"The data folder {_short(folder.root)} holds no warehouse", "Name another one in STRIPE_PIPELINE_DATA"
+        )
+    hashes = any(settings.rules(object_type).hash for object_type in settings.types.values())
+    hash_key = load_hash_key(folder) if hashes else None
+    warehouse = Warehouse(folder, settings, hash_key, settings_now=load_settings)
+    customers = list(dict.fromkeys(customers))
+    if undo:
+        for customer in customers:
+            _undo_erasure(warehouse, customer)
+        return
+    foreseen = warehouse.erase(customers, dry_run=True)
+    strangers = [customer for customer, found in foreseen.items() if not found.known]
+    if strangers and not unknown:
+        raise SettingsError(
+            f"{_short(folder.private)} holds no customer {', '.join(strangers)} and nothing that belongs to one",
+            "Correct the id. To keep out a customer who was never loaded, add --unknown",
+        )
+    number = f"{len(customers)} {'customer' if len(customers) == 1 else 'customers'}"
+    table = Table(box=None, pad_edge=False)
+    for heading in ("table", "rows", "what happens"):
+        table.add_column(heading, justify="right" if heading == "rows" else "left")
+    for name in OBJECT_TYPES:
+        if rows := sum(found.rows.get(name, 0) for found in foreseen.values()):
+            table.add_row(name, f"{rows:,}", "removed" if name == "customers" else "personal data removed")
+    if table.row_count:
+        out.print(table)
+    for column in warehouse.unidentified_references():
+        out.print(f"Rows that name the customer in {column} alone are not found: the settings leave that column out.")
+    if not yes and not typer.confirm(f"Erase {number} from {_short(folder.root)} for good?"):
+        raise typer.Exit(1)
+    warehouse.erase(customers)
+    out.print(f"{number} erased and kept out from now on. Stripe still holds the data: delete or redact it there, too.")
+
+
+def _undo_erasure(warehouse: Warehouse, customer: str) -> None:
+    days = warehouse.keep_out_no_longer(customer)
+    if days is None:
+        raise SettingsError(f"{customer} was not erased here", "Correct the id")
+    out.print(f"{customer} is not kept out any more.")
+    if days:
+        out.print(f"`stripe-pipeline backfill --from {days[0]} --to {days[-1]}` brings back what Stripe still holds.")
 
 
 @webhooks.command()

@@ -192,8 +192,12 @@ class FieldFilter:
         if value is None:
             return None
         assert self._hash_key is not None
-        text = value if isinstance(value, str) else repr(value)
-        return hmac.new(self._hash_key, text.encode(), hashlib.sha256).hexdigest()[:_DIGITS]
+        return hashed(value if isinstance(value, str) else repr(value), self._hash_key)
+
+
+def hashed(text: str, key: bytes) -> str:
+    """What stands for `text` where it is hashed: 32 hexadecimal digits of its HMAC-SHA-256 with `key`."""
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:_DIGITS]
 
 
 def without_secrets(

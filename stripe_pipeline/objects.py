@@ -134,6 +134,11 @@ class ObjectType:
     """The columns that name objects of these nine types."""
     secrets: tuple[str, ...] = ()
     """Fields that Stripe says must not be stored: kept only where the settings name them."""
+    personal: tuple[str, ...] = ()
+    """Fields that say who a person is or how to reach one. They lose a value only where somebody wants it gone."""
+    about_person: tuple[str, ...] = ()
+    """Fields, or dotted paths below one, that may hold something about a person besides: text of the shop's own,
+    payment methods, links to documents. They change in the normal course of a payment."""
 
     @property
     def column_names(self) -> tuple[str, ...]:
@@ -192,6 +197,7 @@ BALANCE_TRANSACTIONS = ObjectType(
     description="Every movement of the Stripe balance: charges, refunds, disputes, fees, payouts.",
     endpoint="/v1/balance_transactions",
     announced_by=("charges", "disputes", "refunds"),
+    about_person=("description",),  # the charge's
     columns=_columns(
         added={"livemode": Kind.BOOLEAN},
         text="balance_type currency description id object reporting_category status type",
@@ -240,6 +246,8 @@ CHARGES = ObjectType(
             presentment_details radar_options refunds shipping source transfer_data
         """,
     ),
+    personal=("billing_details", "receipt_email", "shipping"),
+    about_person=("description", "level3", "metadata", "payment_method_details", "receipt_url", "source"),
     references=(
         Reference(column="customer", target="customers", may_be_older=True, may_be_gone=True),
         Reference(column="payment_intent", target="payment_intents", may_be_older=True),
@@ -269,6 +277,8 @@ CUSTOMERS = ObjectType(
             preferred_locales shipping sources subscriptions tax tax_ids
         """,
     ),
+    personal=("address", "business_name", "email", "individual_name", "name", "phone", "shipping", "tax_ids"),
+    about_person=("description", "invoice_settings", "metadata", "sources", "subscriptions", "tax"),
 )
 
 DISPUTES = ObjectType(
@@ -294,6 +304,8 @@ DISPUTES = ObjectType(
             payment_method_details
         """,
     ),
+    personal=("evidence",),
+    about_person=("metadata", "payment_method_details"),
     references=(
         Reference(column="charge", target="charges", may_be_older=True),
         Reference(column="payment_intent", target="payment_intents", may_be_older=True),
@@ -343,6 +355,7 @@ INVOICE_LINES = ObjectType(
         decimal="quantity_decimal",
         nested="discount_amounts discounts metadata parent period pretax_credit_amounts pricing taxes",
     ),
+    about_person=("description", "metadata"),
     references=(Reference(column="invoice", target="invoices", may_be_older=False),),
 )
 
@@ -401,6 +414,15 @@ INVOICES = ObjectType(
         """,
     ),
     secrets=("confirmation_secret",),
+    personal=(
+        *("customer_address", "customer_email", "customer_name", "customer_phone", "customer_shipping"),
+        *("customer_tax_ids", "shipping_details"),
+    ),
+    about_person=(
+        *("custom_fields", "description", "footer", "hosted_invoice_url", "invoice_pdf", "metadata"),
+        *(f"last_finalization_error.{it}" for it in ("payment_intent", "payment_method", "setup_intent", "source")),
+        "parent.subscription_details.metadata",
+    ),
     # Since API 2025-03-31 nothing else links an invoice and its payment (FACTS.md, API versions).
     include=(Included(column="payments", endpoint="/v1/invoice_payments", parameter="invoice"),),
     references=(
@@ -451,6 +473,11 @@ PAYMENT_INTENTS = ObjectType(
         """,
     ),
     secrets=("client_secret",),
+    personal=("receipt_email", "shipping"),
+    about_person=(
+        *("description", "metadata", "next_action", "payment_details"),
+        *(f"last_payment_error.{it}" for it in ("payment_intent", "payment_method", "setup_intent", "source")),
+    ),
     references=(
         Reference(column="customer", target="customers", may_be_older=True, may_be_gone=True),
         Reference(column="latest_charge", target="charges", may_be_older=False),
@@ -478,6 +505,8 @@ REFUNDS = ObjectType(
         timestamp="created",
         nested="destination_details metadata next_action presentment_details",
     ),
+    personal=("instructions_email",),
+    about_person=("description", "destination_details", "metadata", "next_action"),
     references=(
         Reference(column="charge", target="charges", may_be_older=True),
         Reference(column="customer", target="customers", may_be_older=True, may_be_gone=True),

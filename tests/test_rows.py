@@ -20,6 +20,7 @@ from stripe_pipeline.emulator.server import Server
 from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType
 from stripe_pipeline.resources.warehouse import Batch, Mode, Warehouse
 from stripe_pipeline.rows import Surprises, restore, shape
+from stripe_pipeline.settings import Settings
 from stripe_pipeline.sync import Report
 from tests.conftest import MakePipeline
 from tests.stripe_state import all_columns, assert_equal_to_stripe, rows, without_nulls
@@ -385,7 +386,7 @@ def _fitting(kind: Kind) -> st.SearchStrategy[Any]:
 
 @st.composite
 def _objects(draw: st.DrawFn) -> tuple[ObjectType, list[Json]]:
-    object_type = draw(st.sampled_from([it for it in OBJECT_TYPES.values() if it.endpoint]))
+    object_type = draw(st.sampled_from([it for it in Settings().types.values() if it.endpoint]))
     kinds = {column.name: column.kind for column in object_type.columns}
     names = st.one_of(st.sampled_from(sorted(kinds)), st.text(_CHARACTERS, max_size=6))
 

@@ -22,7 +22,7 @@ from stripe_pipeline.objects import OBJECT_TYPES, Column, Kind, ObjectType, fami
 from stripe_pipeline.resources import views
 from stripe_pipeline.settings import FOREVER, Age, OnDelete, Settings
 
-FORMAT = 3
+FORMAT = 4
 """Layout of the file; raised when older code could no longer write it rightly."""
 
 ROW_GROUP = 10_240
@@ -35,8 +35,9 @@ _CHILDREN_COUNTED = "coverage counts children"
 _SECRETS_TAKEN_OUT = 1
 """Raised when `fields.without_secrets` finds more than it did, so that existing files are brought to that."""
 
-NOW, DAILY = "now", "daily"
-"""How soon a file must be compacted, so that nothing is left in it of what was erased."""
+NOW, AT_ONCE, DAILY = "now", "at once", "daily"
+"""How soon a file must be compacted, so that nothing is left in it of what was erased. With `NOW` the settings have
+changed, and what runs have on their way is of no use any more."""
 
 _PIPELINE_TABLES = {
     "meta": "format INTEGER, revision BIGINT, id VARCHAR",
@@ -54,6 +55,9 @@ _PIPELINE_TABLES = {
     "backfills": "request VARCHAR, account VARCHAR, livemode BOOLEAN, began TIMESTAMPTZ",
     # The settings that the file was brought to, and what is still to be done for them.
     "applied": "name VARCHAR, value VARCHAR",
+    # Customers that were erased, and the objects that belong to them: none of it is to come back. `customer` is an id
+    # that Stripe made, or a keyed hash of one that the shop chose.
+    "erased": "customer VARCHAR, object_type VARCHAR, id VARCHAR, created TIMESTAMPTZ",
     # Fields, a row each, that rows listed before `since` lack, because the settings did not want them then.
     "lacking": "object_type VARCHAR, fields VARCHAR, since TIMESTAMPTZ",
 }
@@ -372,9 +376,10 @@ def note(connection: duckdb.DuckDBPyConnection, name: str, value: str | None) ->
 def want_compaction(connection: duckdb.DuckDBPyConnection, when: str) -> None:
     """Note that something was erased which must not stay in any file.
 
-    `NOW` it is compacted at the next look, `DAILY` when it is next pruned.
+    `NOW` and `AT_ONCE` it is compacted at the next look, `DAILY` when it is next pruned.
     """
-    if applied(connection, "compact") != NOW:
+    by_urgency = (None, DAILY, AT_ONCE, NOW)
+    if by_urgency.index(applied(connection, "compact")) < by_urgency.index(when):
         note(connection, "compact", when)
 
 

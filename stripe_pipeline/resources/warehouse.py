@@ -7,6 +7,7 @@ The file's layout belongs to `schema`, removing what is too old to `pruning`, ma
 from __future__ import annotations
 
 import re
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,13 +21,17 @@ import duckdb
 import filelock
 
 from stripe_pipeline.account import UNNAMED, other_account
+from stripe_pipeline.at_work import abandoned
 from stripe_pipeline.data_folder import CATALOG, DataFolder
 from stripe_pipeline.days import DAY, day_start, stretches, utc_day
 from stripe_pipeline.errors import WarehouseError
-from stripe_pipeline.objects import OBJECT_TYPES, Column, Kind, ObjectType, children_of
+from stripe_pipeline.fields import load_hash_key
+from stripe_pipeline.objects import CUSTOMERS, OBJECT_TYPES, Column, Kind, ObjectType, children_of
+from stripe_pipeline.resources.erasure import Erased, Erasure, load_order, redacted
 from stripe_pipeline.resources.pruning import Pruned, expire, prune, young_enough
 from stripe_pipeline.resources.publisher import Publisher
 from stripe_pipeline.resources.schema import (
+    AT_ONCE,
     DAILY,
     NOW,
     Layout,
@@ -226,6 +231,7 @@ class Warehouse:
         self.folder = folder
         self.publisher = Publisher(folder)
         self._settings = settings
+        self._hash_key = hash_key
         self._layout = Layout(settings, hash_key, settings_now)
         self._thread_lock = threading.Lock()
         self._process_lock = filelock.FileLock(folder.lock, timeout=_LOCK_TIMEOUT, thread_local=False)
@@ -285,7 +291,7 @@ class Warehouse:
         """Bring the file to the settings."""
         try:
             self._layout.ensure(connection, self.folder.private)
-            if applied(connection, "compact") == NOW:
+            if applied(connection, "compact") in (NOW, AT_ONCE):
                 self._compact(connection)
         except duckdb.Error as error:
             raise WarehouseError(
@@ -319,8 +325,10 @@ class Warehouse:
         """Put everything into a new file in the private one's place, so that nothing is left of what was erased."""
         if applied(connection, "compact") == NOW:
             # Of runs that were killed, or that began before the settings changed and cannot be stored any more.
-            for left_over in (*self.folder.spool.rglob("*.ndjson"), *self.folder.spill.glob("*")):
-                left_over.unlink(missing_ok=True)
+            for on_its_way in self.folder.spool.rglob("*.ndjson"):
+                on_its_way.unlink(missing_ok=True)
+        for left_over in self.folder.spill.glob("*"):
+            left_over.unlink(missing_ok=True)
         compacted = self.folder.private.with_name("compacted.duckdb")
         for left_over in (compacted, compacted.with_suffix(".duckdb.wal")):
             left_over.unlink(missing_ok=True)
@@ -370,10 +378,15 @@ class Warehouse:
                 connection.execute("BEGIN")
                 if applied(connection, "layout") != self._layout.fingerprint:
                     raise settings_changed()
+                erasure = self._erasure(connection)
+                if erasure:
+                    batches = sorted(batches, key=lambda batch: load_order(batch.object_type))
                 for batch in batches:
-                    self._load_batch(connection, batch, loaded)
+                    self._load_batch(connection, batch, loaded, erasure)
                     if not batch.mode.account:
                         _name_late(connection, batch.mode)
+                if erasure:
+                    erasure.finish()
                 for (mode, name), at in (cursors or {}).items():
                     _set_cursor(connection, mode, name, at)
                 if clock:
@@ -391,7 +404,22 @@ class Warehouse:
                 ) from None
         return loaded
 
-    def _load_batch(self, connection: duckdb.DuckDBPyConnection, batch: Batch, loaded: Loaded) -> None:
+    def _erasure(self, connection: duckdb.DuckDBPyConnection, *, even_none: bool = False) -> Erasure | None:
+        """What keeps out those who were erased; None where nobody was, unless `even_none`."""
+        erasure = Erasure(
+            connection,
+            self._settings.types,
+            hash_key=self._hash_key,
+            own_key=lambda: load_hash_key(self.folder, environment={}),
+        )
+        if not even_none and not erasure.has_any():
+            return None
+        erasure.begin()
+        return erasure
+
+    def _load_batch(
+        self, connection: duckdb.DuckDBPyConnection, batch: Batch, loaded: Loaded, erasure: Erasure | None
+    ) -> None:
         parent = batch.object_type
         for object_type in batch.tables:
             loaded.changes.setdefault(object_type.name, Changes())
@@ -402,9 +430,9 @@ class Warehouse:
             _stage_days(connection, batch.days)
         of_days = f"{bounds} AND {utc_day('created')} IN (FROM temp.listed SELECT day)"
         if batch.days and _nothing_known(connection, batch, of_days):
-            _fill(connection, batch, of_days, loaded, kept)
+            _fill(connection, batch, of_days, loaded, kept, erasure)
         else:
-            _stage(connection, parent, batch)
+            _stage(connection, parent, batch, erasure)
             if kept[parent.name] and parent.name in batch.files:
                 expired = expire(connection, parent, kept[parent.name], bounds)
                 if not batch.days:  # else their days' coverage refuses what was requested earlier
@@ -415,7 +443,7 @@ class Warehouse:
                     loaded.missing.append((batch, missing))
                     connection.execute("DELETE FROM temp.listed WHERE day IN (SELECT unnest(?))", [list(missing)])
             if parent.name in batch.files:  # else many a statement would find nothing to do
-                _take_in(connection, batch, bounds, loaded, kept)
+                _take_in(connection, batch, bounds, loaded, kept, erasure)
         if batch.tombstones:
             _bury(connection, batch, loaded, remove=self._settings.on_delete_of(parent) is OnDelete.REMOVE)
         for object_type in batch.tables:
@@ -628,6 +656,62 @@ class Warehouse:
                 self._give_back(connection)
         return pruned
 
+    def erase(self, customers: Sequence[str], *, dry_run: bool = False) -> dict[str, Erased]:
+        """Remove these customers (their ids) and what other rows copied of them from the private file and every
+        published version, and keep them out from now on; what concerned each of them, by id.
+
+        With `dry_run` it is only counted. Raises `WarehouseError`, which says what was done.
+        """
+        with self._open() as connection:
+            try:
+                connection.execute("BEGIN")
+                erasure = self._erasure(connection, even_none=True)
+                assert erasure
+                found = {customer: erasure.add(customer) for customer in customers}
+                if dry_run:
+                    connection.execute("ROLLBACK")
+                    return found
+                erasure.apply()
+                connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
+                connection.execute("COMMIT")
+            except duckdb.Error as error:
+                raise WarehouseError(
+                    f"Erasing from {self.folder.private} failed: {_first_line(error)}",
+                    "Nothing was erased; free disk space if it ran out, then run it again",
+                ) from None
+            try:
+                connection.execute(f"CHECKPOINT {CATALOG}")
+                self._compact(connection)
+            except duckdb.Error as error:
+                raise WarehouseError(
+                    f"The customers were erased from the tables, but {self.folder.private} could not be rewritten:"
+                    f" {_first_line(error)}",
+                    "Free disk space if it ran out, as much as the file takes, then run it again; until then the files"
+                    " still hold what was erased",
+                ) from None
+        for lock in abandoned(self.folder.spool):
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+        self.publish()
+        return found
+
+    def keep_out_no_longer(self, customer: str) -> list[date] | None:
+        """Let an erased customer (an id) come back with the next list or event. The UTC days of `created` that hold
+        what was erased, in ascending order; None if this customer was not erased."""
+        with self._open() as connection:
+            erasure = self._erasure(connection, even_none=True)
+            assert erasure
+            return erasure.forget(customer)
+
+    def unidentified_references(self) -> list[str]:
+        """Columns that name customers and that the settings leave out, for example `charges.customer`: by them nobody's
+        rows can be found."""
+        return [
+            f"{name}.{reference.column}"
+            for name, object_type in OBJECT_TYPES.items()
+            for reference in object_type.references
+            if reference.target == CUSTOMERS.name and reference.column not in self._settings.types[name].column_names
+        ]
+
     def _give_back(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Compact the file where that is due."""
         try:
@@ -690,22 +774,31 @@ class Warehouse:
 
 
 def _take_in(
-    connection: duckdb.DuckDBPyConnection, batch: Batch, bounds: str, loaded: Loaded, kept: Mapping[str, str]
+    connection: duckdb.DuckDBPyConnection,
+    batch: Batch,
+    bounds: str,
+    loaded: Loaded,
+    kept: Mapping[str, str],
+    erasure: Erasure | None,
 ) -> None:
     """Store what was read, where nothing newer is known; of a child only what is `kept`."""
     parent = batch.object_type
     known = _known(connection, parent, "id", "SELECT id FROM temp.incoming", bounds)
     _judge(connection, parent, batch, known)
+    if redacted(connection, parent, "temp.accepted", known):
+        want_compaction(connection, DAILY)
     refused = connection.execute("SELECT id FROM temp.incoming ANTI JOIN temp.accepted USING (id)").fetchall()
     loaded.refused[parent.name].update(object_id for (object_id,) in refused)
     _replace(connection, parent, "accepted", bounds, loaded.changes[parent.name], even_unchanged=batch.read_again)
     for child in batch.children:
-        _stage(connection, child, batch)
+        _stage(connection, child, batch, erasure)
         if kept[child.name]:
             connection.execute(f"DELETE FROM temp.incoming WHERE NOT ({kept[child.name]})")
         assert child.parent_key is not None
         known = _known(connection, child, child.parent_key, "SELECT id FROM temp.accepted", bounds)
         _judge_children(connection, child, known)
+        if redacted(connection, child, "temp.accepted_children", known):
+            want_compaction(connection, DAILY)
         _replace(connection, child, "accepted_children", bounds, loaded.changes[child.name], even_unchanged=False)
 
 
@@ -722,7 +815,12 @@ def _nothing_known(connection: duckdb.DuckDBPyConnection, batch: Batch, of_days:
 
 
 def _fill(
-    connection: duckdb.DuckDBPyConnection, batch: Batch, of_days: str, loaded: Loaded, kept: Mapping[str, str]
+    connection: duckdb.DuckDBPyConnection,
+    batch: Batch,
+    of_days: str,
+    loaded: Loaded,
+    kept: Mapping[str, str],
+    erasure: Erasure | None,
 ) -> None:
     """Store what was read of days of which nothing is known that it could be compared with; only what is `kept`."""
     parents_gone = False
@@ -732,7 +830,11 @@ def _fill(
             continue
         table = f"raw.{object_type.name}"
         names = ", ".join(_name(column) for column in object_type.table_columns)
-        connection.execute(f"INSERT INTO {table} ({names}) {_lines_of(object_type, files)}")
+        if erasure:
+            # What was erased must not reach the file, not even for the length of a transaction.
+            _stage(connection, object_type, batch, erasure)
+        lines = f"SELECT {names} FROM temp.incoming" if erasure else _lines_of(object_type, files)
+        connection.execute(f"INSERT INTO {table} ({names}) {lines}")
         of_mode = f"{of_days} AND livemode = {batch.mode.livemode}"
         _keep_latest(connection, object_type, table, of_mode)
         if kept[object_type.name]:
@@ -822,8 +924,10 @@ def _stage_days(connection: duckdb.DuckDBPyConnection, days: Sequence[ListedDay]
     connection.execute(f"INSERT INTO temp.listed VALUES {values}")
 
 
-def _stage(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch) -> None:
-    """Read the NDJSON files into `temp.incoming`, one row a key: the one requested last."""
+def _stage(
+    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, erasure: Erasure | None
+) -> None:
+    """Read the NDJSON files into `temp.incoming`, one row a key: the one requested last; without what was erased."""
     columns = object_type.table_columns
     connection.execute("DROP TABLE IF EXISTS temp.incoming")
     files = batch.files.get(object_type.name, [])
@@ -833,6 +937,8 @@ def _stage(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch
         return
     connection.execute(f"CREATE TEMP TABLE incoming AS {_lines_of(object_type, files)}")
     _keep_latest(connection, object_type, "temp.incoming", "true")
+    if erasure:
+        erasure.strip_incoming(object_type)
 
 
 def _lines_of(object_type: ObjectType, files: Sequence[Path]) -> str:

@@ -113,7 +113,7 @@ def payments(folder: DataFolder, what: str = "*", without: Mapping[str, Collecti
     }
     with duckdb.connect(str(folder.published), read_only=True) as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        view = f"({payments_view('test', kept, {})})" if without else "test.payments"
+        view = f"({payments_view('test', kept, livemode=False)})" if without else "test.payments"
         cursor = connection.execute(f"SELECT {what} FROM {view} ORDER BY created, charge")
         names = [column[0] for column in cursor.description or []]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
@@ -356,6 +356,156 @@ def test_a_total_waits_for_the_balance_transaction_that_its_charge_names(
     pipeline.tick()
     [row] = payments(folder, "net, net_total")
     assert row == {"net": None, "net_total": None}
+
+
+def moved_by(shop: Shop, *sources: str) -> int:
+    """The net of all balance transactions of these objects."""
+    return sum(it["net"] for it in shop.objects("balance_transactions", False).values() if it["source"] in sources)
+
+
+def test_the_total_of_a_destination_charge_has_its_transfer_its_fee_and_what_was_reversed(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder
+) -> None:
+    def charge(days: float, fee: int | None = 1_500) -> Json:
+        made = shop.create_payment(
+            amount=10_000, destination="acct_1Seller", application_fee=fee, created=back(shop, days)
+        )
+        return shop.objects("charges", False)[made["latest_charge"]]
+
+    without_fee, reversed_, plain = charge(12, None), charge(11, None), charge(9)
+    refund = shop.refund(reversed_["id"], 4_000, reverse_transfer=True, created=back(shop, 8))
+    direct = shop.create_payment(amount=10_000, application_fee=1_500, created=back(shop, 7))["latest_charge"]
+    pipeline.tick()
+    assert_equal_to_stripe(shop, folder.published)
+    rows = {row["charge"]: row for row in payments(folder, "charge, created, net, net_total")}
+    own = rows[plain["id"]]["net"]
+    assert rows[plain["id"]]["net_total"] == own - 10_000 + 1_500 == 1_180
+    assert rows[plain["id"]]["net_total"] == moved_by(shop, plain["id"], plain["transfer"], plain["application_fee"])
+    assert rows[without_fee["id"]]["net_total"] == own - 10_000
+    assert rows[reversed_["id"]]["net_total"] == own - 10_000 - 4_000 + 4_000
+    assert rows[reversed_["id"]]["net_total"] == moved_by(
+        shop, reversed_["id"], reversed_["transfer"], refund["id"], refund["transfer_reversal"]
+    )
+    # Of a direct charge the fee was taken from this account, and is in the charge's own transaction.
+    assert rows[direct]["net_total"] == rows[direct]["net"] == own - 1_500
+
+
+def test_the_total_is_null_where_a_refunded_application_fee_or_a_reversal_may_be_the_charges(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder
+) -> None:
+    def charge(days: float, **fields: Any) -> str:
+        made = shop.create_payment(amount=10_000, destination="acct_1Seller", created=back(shop, days), **fields)
+        return str(made["latest_charge"])
+
+    with_fee = [charge(12 - n, application_fee=1_500) for n in range(4)]
+    no_fee, last = charge(8), charge(1, application_fee=1_500)
+    shop.refund(with_fee[0], 4_000, reverse_transfer=True, created=back(shop, 7))
+
+    def known() -> set[str]:
+        pipeline.tick()
+        return {row["charge"] for row in payments(folder, "charge, net_total") if row["net_total"] is not None}
+
+    # As long as no application fee was refunded, none of this charge was.
+    assert known() == {*with_fee, no_fee, last}
+    shop.refund(with_fee[1], 4_000, reverse_transfer=True, refund_application_fee=True, created=back(shop, 6))
+    days = [datetime.fromtimestamp(back(shop, age), UTC).date() for age in (6, 5, 4)]
+    pipeline.backfill(days)
+    assert known() == {*with_fee[2:], no_fee, last}
+    # One that came with no refund may be of any charge made before.
+    [fee] = [it for it in shop.objects("balance_transactions", False).values() if it["source"].startswith("fr_")]
+    shop.put(fee | {"id": "txn_alone", "source": "fr_alone", "created": back(shop, 5)})
+    pipeline.backfill(days)
+    assert known() == {no_fee, last}
+    shop.put(fee | {"id": "txn_reversal", "source": "trr_alone", "type": "transfer_refund", "created": back(shop, 4)})
+    pipeline.backfill(days)
+    assert known() == {last}
+
+
+def test_the_total_waits_for_the_transactions_of_the_transfer_and_the_fee(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder
+) -> None:
+    made = shop.create_payment(amount=10_000, destination="acct_1Seller", application_fee=1_500, created=back(shop, 3))
+    charge = shop.objects("charges", False)[made["latest_charge"]]
+    money = {it["source"]: it for it in shop.objects("balance_transactions", False).values()}
+    for source in (charge["transfer"], charge["application_fee"]):
+        shop.vanish("balance_transactions", money[source]["id"])
+    pipeline.tick()
+    assert payments(folder, "net, net_total") == [{"net": 9_680, "net_total": None}]
+    shop.put(money[charge["transfer"]])
+    pipeline.backfill([datetime.fromtimestamp(back(shop, 3), UTC).date()])
+    assert payments(folder, "net, net_total") == [{"net": 9_680, "net_total": None}]
+    shop.put(money[charge["application_fee"]])
+    pipeline.backfill([datetime.fromtimestamp(back(shop, 3), UTC).date()])
+    assert payments(folder, "net, net_total") == [{"net": 9_680, "net_total": 1_180}]
+
+
+@pytest.mark.parametrize("table", ["disputes", "refunds", "balance_transactions"])
+def test_what_a_type_that_may_not_be_read_would_tell_is_null(
+    make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, table: str
+) -> None:
+    charge = shop.create_payment(amount=9_000, created=back(shop, 5))["latest_charge"]
+    shop.refund(charge, 1_000, created=back(shop, 4))
+    shop.dispute(charge, amount=2_000, created=back(shop, 3))
+    pipeline = make_pipeline({"STRIPE_API_KEY": "rk_test_of_the_tests"})
+    server.deny(table)
+    assert set(pipeline.tick().failures) >= {table}
+    of_table = {
+        "disputes": {"dispute", "dispute_status", "dispute_reason", "dispute_amount", "dispute_amount_decimal"},
+        "refunds": {"refunds", "refunded_at"},
+        "balance_transactions": {
+            *("balance_currency", "gross", "gross_decimal", "fee", "fee_decimal", "net", "net_decimal"),
+            *("available_on", "payout_ready"),
+        },
+    }[table] | {"net_total", "net_total_decimal"}
+    [row] = payments(folder)
+    unknown = {name for name, value in row.items() if value is None}
+    assert of_table <= unknown
+    server.allow(table)
+    pipeline.tick()
+    [row] = payments(folder)
+    assert {name for name, value in row.items() if value is None} == unknown - of_table
+    # Refused from some day on: what was made since then, and what became of older charges, is not known.
+    shop.clock.advance(2 * DAY)
+    server.deny(table)
+    pipeline.tick()
+    [row] = payments(folder)
+    assert row["net_total"] is None
+
+
+def test_what_was_pruned_by_another_date_is_missed_by_the_totals(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    for age in (20, 3):
+        charge = shop.create_payment(created=back(shop, age))["latest_charge"]
+        shop.refund(charge, 500, created=back(shop, age - 1))
+    key = {"STRIPE_API_KEY": "sk_test_of_the_tests"}
+    make_pipeline(key).tick()
+    assert all(row["net_total"] for row in payments(folder, "net_total"))
+    pruned = make_pipeline(
+        key, objects={"balance_transactions": {"date_field": "available_on", "retention": "10 days"}}
+    )
+    pruned.prune()
+    counted = (
+        "SELECT sum(listed)::INT, sum(\"rows\")::INT FROM pipeline.coverage WHERE object_type = 'balance_transactions'"
+    )
+    assert ask(folder.published, counted) == [(4, 2)]
+    old, young = payments(folder, "net_total, refunds")
+    assert (old["net_total"], old["refunds"]) == (None, 1)
+    assert young["net_total"] is not None
+
+
+def test_a_day_that_was_not_listed_hides_the_totals_of_what_was_made_before_it(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder
+) -> None:
+    early, late = (shop.create_payment(amount=9_000, created=back(shop, age))["latest_charge"] for age in (9, 3))
+    pipeline.tick()
+    hole = datetime.fromtimestamp(back(shop, 6), UTC).date()
+    pipeline.warehouse.ask(f"DELETE FROM pipeline.coverage WHERE object_type = 'disputes' AND day = DATE '{hole}'")
+    pipeline.warehouse.load([], cursors={})
+    pipeline.publish()
+    rows = {row["charge"]: row for row in payments(folder, "charge, net, net_total, refunds")}
+    assert rows[early]["net"] == rows[late]["net"] == rows[late]["net_total"] > 0
+    assert (rows[early]["net_total"], rows[early]["refunds"]) == (None, 0)
 
 
 # The check

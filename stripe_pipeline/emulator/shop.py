@@ -79,6 +79,8 @@ class _Side:
     deleted_customers: set[str] = field(default_factory=set)
     pending: list[tuple[int, str]] = field(default_factory=list)
     """Heap of balance transactions that are yet to become available."""
+    capturing: list[tuple[int, str, bool]] = field(default_factory=list)
+    """Heap of charges that are yet to get their balance transaction: when, which, and whether it is announced."""
     paid_out: dict[str, str] = field(default_factory=dict)
     """The payout that a balance transaction was part of."""
     invoice_intents: dict[str, str] = field(default_factory=dict)
@@ -111,11 +113,15 @@ class Shop:
         self.lock = threading.RLock()
         self.event_delay: float = 0.0
         """Seconds by which new events become visible later than their `created`, unless one says otherwise."""
+        self.async_capture: float = 0.0
+        """Share of successful payments that are captured asynchronously: the charge gets its balance transaction up to
+        a minute later, with the charge's `created`, and `charge.updated` announces that (FACTS.md)."""
         self.event_listeners: list[Callable[[str, bool], object]] = []
         """Called with id and mode of every event that something makes, at once, while the shop is locked."""
         self._random = Random(seed)
         self._event_random = Random(f"{seed} events")
         self._trade_random = Random(f"{seed} trade")
+        self._capture_random = Random(f"{seed} capture")
         self._sides = {True: _Side(), False: _Side()}
         self._numbers = 0
         self._seeding = False
@@ -152,6 +158,7 @@ class Shop:
     def collection(self, type_name: str, livemode: bool) -> Collection:
         """The objects of a type as they are now, without embedded lines; to be read only."""
         side = self._sides[livemode]
+        self._complete_captures(livemode)
         if type_name == "balance_transactions":
             self._settle(side)
         return side.objects[type_name]
@@ -255,6 +262,8 @@ class Shop:
         fees: Sequence[Json] | None = None,
         application_fee: int | None = None,
         settlement_currency: str | None = None,
+        destination: str | None = None,
+        captured_after: int | None = None,
         livemode: bool = False,
         created: int | None = None,
         announce: bool = True,
@@ -263,13 +272,17 @@ class Shop:
         """Add a payment intent and try to collect it; `fields` are the intent's.
 
         `fees` replaces the processing fee; `settlement_currency` is the currency of the balance, if it is another one
-        (US dollars only).
+        (US dollars only). `destination`: the connected account that a destination charge transfers its money to; the
+        application fee then comes back from there. Without it the fee is taken from this account, as of direct charges.
+        `captured_after`: seconds until the charge gets its balance transaction.
         """
         at = self._at(created)
         manual = {"capture_method": "manual"} if outcome == "requires_capture" else {}
         obj = templates.payment_intent(fields.get("id") or self._id("pi"), at, livemode, amount, currency)
         obj |= {"customer": customer, "application_fee_amount": application_fee} | manual | fields
-        if application_fee is not None:
+        if destination is not None:
+            obj["transfer_data"] = {"amount": None, "destination": destination}
+        elif application_fee is not None:
             obj["application"] = "ca_DemoPlatform000000000000000000"
         self._add("payment_intents", obj, at, announce and ("payment_intent.created",), livemode)
         return self.attempt_payment(
@@ -277,6 +290,7 @@ class Shop:
             outcome=outcome,
             fees=fees,
             settlement_currency=settlement_currency,
+            captured_after=captured_after,
             livemode=livemode,
             created=at,
             announce=announce,
@@ -291,6 +305,7 @@ class Shop:
         decline_code: str = "generic_decline",
         fees: Sequence[Json] | None = None,
         settlement_currency: str | None = None,
+        captured_after: int | None = None,
         livemode: bool | None = None,
         created: int | None = None,
         announce: bool = True,
@@ -322,7 +337,13 @@ class Shop:
         }
         match outcome:
             case "succeeded":
-                charge |= self._captured(charge, charge["amount"], at, mode, fees, settlement_currency)
+                if captured_after is None and fees is None and settlement_currency is None:
+                    captured_after = self._capture_delay()
+                if captured_after is None:
+                    charge |= self._captured(charge, charge["amount"], at, mode, fees, settlement_currency)
+                else:
+                    charge |= {"amount_captured": charge["amount"], "captured": True}
+                    heapq.heappush(side.capturing, (at + captured_after, charge["id"], announce))
                 change |= {"status": "succeeded", "amount_received": charge["amount"]}
                 events = ("charge.succeeded", "payment_intent.succeeded")
             case "failed":
@@ -405,12 +426,18 @@ class Shop:
         charge_id: str,
         amount: int | None = None,
         *,
+        reverse_transfer: bool = False,
+        refund_application_fee: bool = False,
         livemode: bool | None = None,
         created: int | None = None,
         announce: bool = True,
         **fields: Any,
     ) -> Json:
-        """Give back `amount` of a charge, by default all that is left of it."""
+        """Give back `amount` of a charge, by default all that is left of it.
+
+        Of a destination charge, `reverse_transfer` brings as much back from the connected account, and
+        `refund_application_fee` gives back the same part of the fee.
+        """
         at = self._at(created)
         mode = self._mode("charges", charge_id, livemode)
         charge = self._sides[mode].objects["charges"].objects[charge_id]
@@ -420,6 +447,17 @@ class Shop:
             at, mode, charge, -amount, "refund", refund_id, f"REFUND FOR CHARGE ({charge['description'] or charge_id})"
         )
         refund = templates.refund(refund_id, at, charge, amount, transaction["id"]) | fields
+        if reverse_transfer:
+            refund["transfer_reversal"] = reversal = self._id("trr")
+            said = f"REFUND FOR TRANSFER ({charge['transfer']})"
+            self._balance(at, mode, charge, amount, "transfer_reversal", reversal, said, kind="transfer_refund")
+        if refund_application_fee:
+            part = round(charge["application_fee_amount"] * amount / charge["amount"])
+            said = f"Refund of {charge['application_fee']}"
+            of_fee = self._id("fr")
+            self._balance(
+                at, mode, charge, -part, "platform_earning_refund", of_fee, said, kind="application_fee_refund"
+            )
         shown = self._add("refunds", refund, at, announce and ("refund.created",), mode)
         refunded = charge["amount_refunded"] + amount
         self._change(
@@ -991,6 +1029,8 @@ class Shop:
         self._seeding = True
         try:
             seed_history(self, days)
+            for livemode in (True, False):
+                self._complete_captures(livemode)
         finally:
             self._seeding = False
 
@@ -1070,6 +1110,22 @@ class Shop:
         # Frozen here: whatever happens to the object later, the event keeps saying what it says now.
         events.rendered[event["id"]] = orjson.dumps(event)
 
+    def _capture_delay(self) -> int | None:
+        """Seconds until the charge of the next payment gets its balance transaction; None if it has one at once."""
+        if self.async_capture and self._capture_random.random() < self.async_capture:
+            return self._capture_random.randint(2, 60)
+        return None
+
+    def _complete_captures(self, livemode: bool) -> None:
+        """Give the charges that are due their balance transactions."""
+        side, now = self._sides[livemode], self.clock.now()
+        while side.capturing and side.capturing[0][0] <= now:
+            due, charge_id, announce = heapq.heappop(side.capturing)
+            charge = side.objects["charges"].objects.get(charge_id)
+            if charge is not None:
+                taken = self._captured(charge, charge["amount_captured"], charge["created"], livemode, None, None)
+                self._change("charges", charge_id, livemode, due, announce and ("charge.updated",), **taken)
+
     def _settle(self, side: _Side) -> None:
         transactions, now = side.objects["balance_transactions"], self.clock.now()
         while side.pending and side.pending[0][0] <= now:
@@ -1101,7 +1157,7 @@ class Shop:
             settled, rate = templates.to_usd(amount, charge["currency"])
         if fees is None:
             fees = [templates.fee(templates.processing_fee(settled, currency), currency)]
-            if charge["application_fee_amount"]:
+            if charge["application_fee_amount"] and not charge["transfer_data"]:
                 kind, description = "application_fee", "Demo Platform application fee"
                 taken = charge["application_fee_amount"]
                 if rate is not None:
@@ -1122,12 +1178,23 @@ class Shop:
         )
         self._add_transaction(transaction, at, livemode)
         application_fee = self._id("fee") if charge["application_fee_amount"] else None
-        return {
+        taken = {
             "amount_captured": amount,
             "application_fee": application_fee,
             "balance_transaction": transaction["id"],
             "captured": True,
         }
+        if not charge["transfer_data"]:
+            return taken
+        transfer = self._id("tr")
+        charge = charge | taken
+        said = f"Transfer to {charge['transfer_data']['destination']}"
+        self._balance(at, livemode, charge, -amount, "transfer", transfer, said)
+        if application_fee:
+            said = f"Application fee from {charge['transfer_data']['destination']}"
+            fee = charge["application_fee_amount"]
+            self._balance(at, livemode, charge, fee, "platform_earning", application_fee, said, kind="application_fee")
+        return taken | {"transfer": transfer}
 
     def _balance(
         self,
@@ -1139,9 +1206,10 @@ class Shop:
         source: str,
         description: str,
         fees: Sequence[Json] = (),
+        kind: str | None = None,
     ) -> Json:
         """A movement that takes or brings back money of a charge; it counts at once."""
-        kind = "adjustment" if category.startswith("dispute") else category
+        kind = kind or ("adjustment" if category.startswith("dispute") else category)
         currency, rate = charge["currency"], None
         settled = (
             self._sides[livemode]

@@ -292,7 +292,7 @@ def charge(object_id: str, created: int, livemode: bool, intent: Json, details: 
         "statement_descriptor": None,
         "statement_descriptor_suffix": None,
         "status": "succeeded",
-        "transfer_data": None,
+        "transfer_data": intent["transfer_data"],
         "transfer_group": intent["transfer_group"],
     }
 

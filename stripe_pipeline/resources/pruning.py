@@ -13,7 +13,7 @@ from datetime import date
 
 import duckdb
 
-from stripe_pipeline.days import day_start
+from stripe_pipeline.days import day_start, utc_day
 from stripe_pipeline.objects import ObjectType, children_of
 from stripe_pipeline.settings import Settings
 
@@ -93,6 +93,14 @@ def _delete(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, cond
         f"SELECT {_date_of(object_type)}::DATE, count(*) FROM raw.{object_type.name} WHERE {condition} GROUP BY ALL"
     ).fetchall()
     if deleted:
+        # What is left of a day is no longer all that was listed of it.
+        connection.execute(
+            f'UPDATE pipeline.coverage c SET "rows" = greatest(c."rows" - d.number, 0)'
+            f" FROM (SELECT _account, livemode, {utc_day('created')} AS day, count(*) AS number"
+            f" FROM raw.{object_type.name} WHERE ({condition}) AND _deleted_at IS NULL GROUP BY ALL) d"
+            f" WHERE c.object_type = '{object_type.name}' AND c.account = d._account AND c.livemode = d.livemode"
+            " AND c.day = d.day"
+        )
         connection.execute(f"DELETE FROM raw.{object_type.name} WHERE {condition}")
     return Counter(dict(deleted))
 

@@ -20,18 +20,20 @@ EXAMPLES = 20
 """Ids that are shown of references that point to nothing."""
 
 _JUST_BEFORE = "INTERVAL 1 HOUR"  # more than what may be made before a row that it cannot be older than
+_AT_ONCE = "INTERVAL 10 SECOND"  # between what one request to Stripe makes
 _PAYMENTS_OF_INVOICE = (
     '{"data": [{"status": "VARCHAR", "payment": {"payment_intent": "VARCHAR", "charge": "VARCHAR"}}]}'
 )
 
 
-def payments_view(schema: str, columns: Mapping[str, Collection[str]], since: Mapping[str, str]) -> str:
+def payments_view(schema: str, columns: Mapping[str, Collection[str]], *, livemode: bool) -> str:
     """The SELECT of `payments` on the views of `schema`: one row a charge, with what became of it.
 
     `columns`: the names of the columns that the views have, by table name; a table that is not kept is missing.
-    `since`: for tables that may not go back as far as charges do, SQL of the first UTC day that they have.
-    What cannot be told without a missing column or older rows is null. Amounts are in minor units of `currency`, from
-    `gross` to `net_total` of `balance_currency`; each `…_decimal` beside them is in major units.
+    `livemode`: which mode the views of `schema` show.
+    A value is null where a column it needs is missing, or where `pipeline.coverage` does not show that the tables it
+    needs are complete from the charge's day on. Amounts are in minor units of `currency`, from `gross` to `net_total`
+    of `balance_currency`; each `…_decimal` beside them is in major units.
     """
 
     def has(table: str, *names: str) -> bool:
@@ -45,29 +47,46 @@ def payments_view(schema: str, columns: Mapping[str, Collection[str]], since: Ma
         listed = ", ".join(name if name in there else f"NULL::{kinds[name].sql_type} AS {name}" for name in wanted)
         return f"(SELECT {listed}" + (f" FROM {schema}.{table})" if there else " WHERE false)")
 
-    def known(sql: str, *needed: str) -> str:
-        """`sql` for charges of which these tables can have everything; each table with the columns that tell it."""
-        tables = [it.split()[0] for it in needed]
-        if not all(has(*it.split()) for it in needed):
-            return "NULL::BIGINT"
-        reached = [f"{day} >= {since[table]}" for table in tables if table in since]
-        return f"CASE WHEN {' AND '.join(reached)} THEN {sql} END" if reached else sql
-
     day = utc_day("c.created")
-    # Money of several currencies has no sum, nor has what was given back without what was taken: that may be pruned.
+
+    def known(sql: str, *needed: str, also: str = "true") -> str:
+        """`sql` for charges from whose day on these tables are complete; each table with the columns that tell it."""
+        if not all(has(*it.split()) for it in needed):
+            return f"CASE WHEN false THEN {sql} END"
+        tables = {it.split()[0] for it in needed} - {"charges"}
+        complete = " AND ".join(f"{day} >= k.{table}" for table in sorted(tables))
+        return f"CASE WHEN {complete} AND {also} THEN {sql} END"
+
+    def of_dispute(name: str) -> str:
+        return known(f"d.latest.{name}", "disputes charge id")
+
+    # Money of several currencies has no sum, nor has what was given back without what was taken.
     net_total = (
-        "CASE WHEN n.charge IS NULL THEN b.net WHEN b.id IS NULL AND c.balance_transaction IS NULL THEN n.net"
+        "CASE WHEN n.currency IS NULL THEN b.net WHEN b.id IS NULL AND c.balance_transaction IS NULL THEN n.net"
         " WHEN n.currency = b.currency THEN b.net + n.net END"
+    )
+    # Nothing here names the charge of a transfer that was reversed without a refund, nor of a refunded application fee.
+    told = (
+        "n.lacking IS NOT TRUE AND (c.transfer IS NULL OR ("
+        "(o.reversed IS NULL OR c.created > o.reversed) AND (c.application_fee IS NULL OR"
+        " CASE WHEN n.refunded THEN o.fee_refunded IS NULL OR c.created > o.fee_refunded"
+        " ELSE o.fee_refunded_alone IS NULL OR c.created > o.fee_refunded_alone END)))"
     )
     amounts = {
         **{name: (f"c.{name}", "c.currency") for name in ("amount", "amount_captured", "amount_refunded")},
-        "dispute_amount": ("d.latest.amount", "d.latest.currency"),
+        "dispute_amount": (of_dispute("amount"), "d.latest.currency"),
         "gross": ("b.amount", "b.currency"),
         "fee": ("b.fee", "b.currency"),
         "net": ("b.net", "b.currency"),
         "net_total": (
-            # Money without its refunds and disputes is not the total.
-            known(net_total, "refunds charge", "disputes charge", "balance_transactions source net"),
+            known(
+                net_total,
+                "charges transfer application_fee",
+                "refunds charge transfer_reversal",
+                "disputes charge",
+                "balance_transactions source net",
+                also=told,
+            ),
             "coalesce(b.currency, n.currency)",
         ),
     }
@@ -79,8 +98,14 @@ def payments_view(schema: str, columns: Mapping[str, Collection[str]], since: Ma
     charges = rows(
         "charges",
         "id created currency amount amount_captured amount_refunded status paid captured refunded disputed customer"
-        " payment_intent balance_transaction",
+        " payment_intent balance_transaction transfer application_fee",
     )
+    transfers = f"{rows('charges', 'id transfer application_fee created')} WHERE transfer IS NOT NULL"
+    refunds_of_fees = (
+        f"(SELECT r.created FROM {rows('refunds', 'charge created')} r"
+        f" SEMI JOIN (FROM {transfers} AND application_fee IS NOT NULL) f ON f.id = r.charge)"
+    )
+    movements = rows("balance_transactions", "source id net currency created")
     # What is not joined by its id, of which there is one, is grouped by what it is joined on: a charge stays one row.
     return f"""
 SELECT
@@ -89,12 +114,32 @@ SELECT
     c.status, c.paid, c.captured, c.refunded, c.disputed,
     c.customer, u.name AS customer_name, u.email AS customer_email,
     c.payment_intent, i.paid.id AS invoice, i.paid.number AS invoice_number,
-    {known("COALESCE(r.refunds, 0)", "refunds charge status")} AS refunds, r.refunded_at,
-    d.latest.id AS dispute, d.latest.status AS dispute_status, d.latest.reason AS dispute_reason,
+    {known("COALESCE(r.refunds, 0)", "refunds charge status")} AS refunds,
+    {known("r.refunded_at", "refunds charge status")} AS refunded_at,
+    {of_dispute("id")} AS dispute, {of_dispute("status")} AS dispute_status, {of_dispute("reason")} AS dispute_reason,
     {money("dispute_amount")},
     c.balance_transaction, b.currency AS balance_currency, {money("gross")}, {money("fee")}, {money("net")},
     b.available_on, b.status = 'available' AS payout_ready, {money("net_total")}
 FROM (SELECT *, COALESCE(payment_intent, id) AS payment FROM {charges}) c
+CROSS JOIN ({_complete_since(livemode=livemode)}) k
+CROSS JOIN (
+    -- When the last transfer was reversed, and the last application fee refunded, that no charge is known of.
+    SELECT max(created) FILTER (reversal AND NOT named) AS reversed, max(created) FILTER (NOT reversal) AS fee_refunded,
+        max(created) FILTER (NOT reversal AND (refund_before IS NULL OR created > refund_before + {_AT_ONCE})
+            AND (refund_behind IS NULL OR created < refund_behind - {_AT_ONCE})) AS fee_refunded_alone
+    FROM (
+        SELECT m.created, m.reversal, v.id IS NOT NULL AS named, before.created AS refund_before,
+            behind.created AS refund_behind
+        FROM (
+            SELECT source, created, starts_with(source, 'trr_') AS reversal FROM {movements}
+            WHERE starts_with(source, 'trr_') OR starts_with(source, 'fr_')
+        ) m
+        LEFT JOIN (SELECT DISTINCT transfer_reversal AS id FROM {rows("refunds", "transfer_reversal")}) v
+            ON v.id = m.source
+        ASOF LEFT JOIN {refunds_of_fees} before ON m.created >= before.created
+        ASOF LEFT JOIN {refunds_of_fees} behind ON m.created <= behind.created
+    )
+) o
 LEFT JOIN {rows("customers", "id name email")} u ON u.id = c.customer
 LEFT JOIN (
     -- Of several invoices with one payment the first that it paid.
@@ -122,21 +167,58 @@ LEFT JOIN (
 LEFT JOIN {rows("balance_transactions", "id currency amount fee net available_on status")} b
     ON b.id = c.balance_transaction
 LEFT JOIN (
-    -- What else its refunds, its disputes and it brought to the balance.
-    SELECT charge, CASE WHEN min(currency) = max(currency) THEN sum(net)::BIGINT END AS net, min(currency) AS currency
+    -- What else moved the balance for it: refunds, disputes, a transfer, its reversals, an application fee.
+    SELECT charge, CASE WHEN min(currency) = max(currency) THEN sum(net)::BIGINT END AS net, min(currency) AS currency,
+        bool_or(lacking) AS lacking, bool_or(refunded) AS refunded
     FROM (
-        SELECT m.source AS charge, m.net, m.currency FROM {rows("balance_transactions", "source id net currency")} m
+        SELECT m.source AS charge, m.net, m.currency, false AS lacking, false AS refunded FROM {movements} m
         ANTI JOIN {rows("charges", "balance_transaction")} own ON own.balance_transaction = m.id
+        WHERE m.source IS NOT NULL
         UNION ALL
-        SELECT it.charge, m.net, m.currency FROM {rows("balance_transactions", "source net currency")} m
-        JOIN (
-            SELECT id, charge FROM {rows("refunds", "charge id")}
-            UNION ALL SELECT id, charge FROM {rows("disputes", "charge id")}
-        ) it ON it.id = m.source
+        SELECT it.charge, m.net, m.currency, it.named AND m.source IS NULL, it.refunded
+        FROM (
+            SELECT id, charge, false AS named, true AS refunded FROM {rows("refunds", "charge id")}
+            UNION ALL SELECT id, charge, false, false FROM {rows("disputes", "charge id")}
+            UNION ALL SELECT transfer, id, true, false FROM {transfers}
+            UNION ALL SELECT application_fee, id, true, false FROM {transfers} AND application_fee IS NOT NULL
+            UNION ALL SELECT transfer_reversal, charge, true, true FROM {rows("refunds", "charge transfer_reversal")}
+            WHERE transfer_reversal IS NOT NULL
+        ) it
+        LEFT JOIN {movements} m ON m.source = it.id
     )
     GROUP BY charge
 ) n ON n.charge = c.id
 """.strip()
+
+
+def _complete_since(*, livemode: bool) -> str:
+    """The SELECT of one row: from which UTC day on `refunds`, `disputes` and `balance_transactions` are complete.
+
+    That is the first of an unbroken run of complete days that reaches the last finished day that any of them, or
+    `charges`, was listed of; what was made since then events tell. Null where there is no such run: the type was never
+    read, or its lists stopped. A day is complete whose whole list is stored and kept.
+    """
+    tables = ("refunds", "disputes", "balance_transactions")
+    since = ", ".join(f"max(since) FILTER (object_type = '{table}') AS {table}" for table in tables)
+    end = "make_timestamptz(epoch_us((day + 1)::TIMESTAMP))"
+    begin = "make_timestamptz(epoch_us(day::TIMESTAMP))"
+    return f"""
+    SELECT {since} FROM (
+        SELECT object_type, min(day) AS since FROM (
+            SELECT object_type, day, last,
+                day - (row_number() OVER (PARTITION BY object_type ORDER BY day))::INTEGER AS run
+            FROM (
+                SELECT object_type, day, "rows" >= COALESCE(listed, "rows") AS whole,
+                    COALESCE(max(day) FILTER (listed_until >= {end}) OVER (), max(day) OVER ()) AS last
+                FROM pipeline.coverage
+                WHERE {"" if livemode else "NOT "}livemode AND listed_at > {begin}
+                    AND object_type IN ('charges', {", ".join(f"'{table}'" for table in tables)})
+            )
+            WHERE whole
+        )
+        GROUP BY object_type, run, last HAVING last BETWEEN min(day) AND max(day)
+    )
+"""
 
 
 def dangling(object_type: ObjectType, reference: Reference, since: date) -> str:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from stripe_pipeline.days import utc_day
 from stripe_pipeline.money import major_units
-from stripe_pipeline.objects import CHARGES, Column, Kind, ObjectType
+from stripe_pipeline.objects import Column, Kind, ObjectType
 from stripe_pipeline.resources.relations import PAYMENTS, payments_view
-from stripe_pipeline.settings import Age, CustomField, CustomType, Settings
+from stripe_pipeline.settings import CustomField, CustomType, Settings
 
 MODES = {"live": True, "test": False}
 """The schemas of the views, and the `livemode` of what they show."""
@@ -26,28 +26,9 @@ def definitions(settings: Settings) -> dict[str, str]:
     }
     columns = {object_type.name: _telling(object_type, settings) for object_type in settings.enabled}
     # Behind the views that it is made of.
-    since = _since(settings)
-    return selects | {f"{schema}.{PAYMENTS}": payments_view(schema, columns, since) for schema in MODES}
-
-
-def _since(settings: Settings) -> dict[str, str]:
-    """The first UTC day, as SQL, of each type that the settings do not keep like charges; by table name.
-
-    As text that stays the same from day to day: views are made anew only where the settings changed.
-    """
-    today = utc_day("now()")
-    found = {}
-    for object_type in settings.types.values():
-        days = []
-        begins, age = settings.history_begins(object_type), settings.retention_of(object_type)
-        if begins != settings.history_begins(CHARGES):
-            ago = f"{today} - INTERVAL '{begins}'" if isinstance(begins, Age) else f"DATE '{begins}'"
-            days.append(f"date_trunc('month', {ago})" if isinstance(begins, Age) and begins.of_months else ago)
-        if age and age != settings.retention_of(CHARGES):
-            days.append(f"{today} - INTERVAL '{age}'")
-        if days:
-            found[object_type.name] = f"greatest({', '.join(days)})"
-    return found
+    return selects | {
+        f"{schema}.{PAYMENTS}": payments_view(schema, columns, livemode=livemode) for schema, livemode in MODES.items()
+    }
 
 
 def _telling(object_type: ObjectType, settings: Settings) -> list[str]:

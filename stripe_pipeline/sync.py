@@ -260,7 +260,10 @@ class Pipeline:
         if unread := {True, False} - self._modes:
             # Without a key of a mode, and never loaded, nobody will ever want its news.
             self.inbox.drop_modes(self._modes | (unread & self.warehouse.modes()))
-        families = {name: self.settings.types[name] for name in {family_of(it).name: None for it in asked}}
+        asked_for = list({family_of(it).name: None for it in asked})
+        # Balance transactions are also read because other rows name them.
+        named = [BALANCE_TRANSACTIONS] if self.settings.types[BALANCE_TRANSACTIONS] in self.settings.enabled else []
+        families = {name: self.settings.types[name] for name in [*asked_for, *named]}
         with self._spool() as spool, ExitStack() as threads:
             # Threads of its own for each type: those that wait for one endpoint's turn do not hold up another's.
             executors = {name: threads.enter_context(ThreadPoolExecutor(_THREADS, name)) for name in families}
@@ -274,7 +277,7 @@ class Pipeline:
                 with StripeApi(key, base_url=self._base_url, limits=limits, **(haste or _Haste())) as api:
                     try:
                         mode = self._mode(api, key)
-                        run = _Run(self, api, mode, families, executors, spool, report, claim.warehouse)
+                        run = _Run(self, api, mode, families, asked_for, executors, spool, report, claim.warehouse)
                         try:
                             work(run)
                         finally:
@@ -353,6 +356,7 @@ class _Run:
         api: StripeApi,
         mode: Mode,
         families: Mapping[str, ObjectType],
+        asked_for: Collection[str],
         executors: Mapping[str, Executor],
         spool: Path,
         report: Report,
@@ -367,6 +371,7 @@ class _Run:
         self._api = api
         self._mode = mode
         self._report = report
+        self._asked_for = asked_for
         self._refused: dict[str, set[str]] = {}
         self._unread: dict[str, dict[str, Unread]] = {}
         """What could not be read of lists and is in the inbox, by table name and id."""
@@ -391,12 +396,14 @@ class _Run:
         if EVENTS not in cursors:
             self._take_first_cursor()
         now = self._api.now()
-        request = sha256(f"{sorted(self._readers)} {sorted(days)}".encode()).hexdigest()
+        request = sha256(f"{sorted(self._asked_for)} {sorted(days)}".encode()).hexdigest()
         began = self._warehouse.begin_backfill(self._mode, request, now)
         coverage = self._warehouse.coverage(self._mode) if began < now else {}
         to_list = {}
-        for name, reader in self._readers.items():
-            kept = self._kept(name, days)
+        looked_at = {}
+        for name in self._asked_for:
+            reader = self._readers[name]
+            looked_at[name] = kept = self._kept(name, days)
             there = {day for day in kept if all(_covered_since(began, coverage.get((it, day))) for it in reader.tables)}
             if there:
                 self._report.note(
@@ -405,7 +412,7 @@ class _Run:
             to_list[name] = dict.fromkeys(kept - there, "backfill")
         failed = self._list(to_list)
         self._settle({}, failed, {})
-        if not failed:
+        if not failed and self._read_named(since=began - CLOCK_ERROR, days=looked_at, how="backfill"):
             self._warehouse.end_backfill(self._mode, request)
 
     def tick(self, asked: set[date]) -> None:
@@ -444,6 +451,14 @@ class _Run:
         if scanned_at is not None:
             moved[self._mode, EVENTS] = scanned_at
         if BALANCE_TRANSACTIONS in self._readers and BALANCE_TRANSACTIONS not in failed:
+            if any(batch.files for batch in batches):
+                self._load(batches)
+                batches = []
+            # Rows that were read since the last tick looked: a drain, or a run that was killed, may not have.
+            named = self._read_named(since=(looked or now) - CLOCK_ERROR, days=to_list, how="tick")
+        else:
+            named = False
+        if named:
             moved[self._mode, BALANCE_TRANSACTIONS] = scanned_at or now
         if swept:
             moved[self._mode, SWEEP] = now
@@ -473,6 +488,8 @@ class _Run:
             money_since=_money_since(pokes, looked=cursors.get(BALANCE_TRANSACTIONS, cursors[EVENTS])),
         )
         self._load(batches)
+        if BALANCE_TRANSACTIONS not in failed:
+            self._read_named(since=now - CLOCK_ERROR, days={}, how="webhook")
         self._settle(pokes, failed, bad)
 
     def _bring_in(
@@ -523,6 +540,38 @@ class _Run:
                 batches += found
             self._note_unread(name)
         return batches, failed, bad
+
+    def _read_named(self, *, since: float, days: Mapping[str, Collection[date]], how: str) -> bool:
+        """Read the balance transactions that stored rows name and the table lacks; whether that worked.
+
+        The rows looked at are those requested `since` then and those made on `days`, by table name. A transaction may
+        appear long after its charge with the charge's `created`, where no list of what is new finds it (FACTS.md).
+        """
+        reader = self._readers.get(BALANCE_TRANSACTIONS)
+        if reader is None:
+            return True
+
+        def lacking() -> dict[str, int]:
+            return self._warehouse.lacking_targets(self._mode, reader.object_type, since=since, days=days)
+
+        if not (wanted := lacking()):
+            return True
+        coverage = self._warehouse.coverage(self._mode)
+        plan = _plan(BALANCE_TRANSACTIONS, wanted, (), coverage, self._api.now(), young_since=None)
+        ids = plan.ids
+        if plan.days:
+            if self._list({BALANCE_TRANSACTIONS: dict.fromkeys(plan.days, how)}):
+                return False
+            ids = set(lacking())  # made on another day than what names it
+        try:
+            batch, bad = reader.read_again(ids, since=self._oldest(reader.object_type, coverage))
+        except Exception as error:
+            self._fail(reader, error)
+            return False
+        for problem in bad.values():
+            self._fail(reader, problem)
+        self._load([batch])
+        return True
 
     def _settle(
         self,
@@ -924,9 +973,15 @@ def _covered_since(began: float, covered: Covered | None) -> bool:
 
 
 def _money_since(pokes: Mapping[str, Sequence[Poke]], *, looked: float) -> float | None:
-    """From when on to list the balance transactions that pokes announce; None for none that a tick has not listed."""
+    """From when on to list the balance transactions that pokes announce; None for none that a tick has not listed.
+
+    A charge that was captured asynchronously has one with its own `created`. Where that was long ago, the charge's row
+    names it (`_Run._read_named`).
+    """
     announced = [
         poke.event_created
+        if poke.object_created is None or poke.object_created < poke.event_created - OVERLAP
+        else min(poke.event_created, poke.object_created)
         for name in OBJECT_TYPES[BALANCE_TRANSACTIONS].announced_by
         for poke in pokes.get(name, ())
         if poke.event_created >= looked - OVERLAP

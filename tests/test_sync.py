@@ -14,6 +14,8 @@ from stripe_pipeline.days import DAY, day_of, days_between
 from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.errors import AuthenticationFailed, Unavailable
 from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.resources.inbox import poke_of
+from stripe_pipeline.resources.warehouse import Mode
 from stripe_pipeline.settings import Settings, load_keys
 from stripe_pipeline.sync import EVENTS, OVERLAP, SWEEP, Pipeline, Report
 from tests.conftest import KEYS, MakePipeline
@@ -275,6 +277,57 @@ def test_coverage_counts_what_was_listed_of_each_table_and_what_of_it_is_kept(
     kept = {name: ask(folder.published, f"SELECT count(*) FROM raw.{name}")[0][0] for name in OBJECT_TYPES}
     assert rows == kept
     assert (rows == counted) is (retention is None)
+
+
+@pytest.mark.parametrize("how", ["drain", "tick", "backfill"])
+def test_a_transaction_that_a_charge_names_late_is_read_in_the_same_run(
+    make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, how: str
+) -> None:
+    pipeline = make_pipeline(LIVE_KEY)
+    pipeline.tick()
+    charge = shop.create_payment(livemode=True, captured_after=900)["latest_charge"]
+    gross = f"SELECT gross FROM live.payments WHERE charge = '{charge}'"
+    shop.clock.advance(700)
+    settle(pipeline, server)
+    assert ask(folder.published, gross) == [(None,)]
+    shop.clock.advance(201)
+    if how == "drain":
+        [event] = [it for it in shop.events(True) if it["type"] == "charge.updated"]
+        poke = poke_of(event, Mode(shop.account, livemode=True))
+        assert poke
+        pipeline.inbox.add([poke])
+        pipeline.drain(most=200)
+        pipeline.publish()
+    elif how == "tick":
+        pipeline.tick()
+    else:
+        pipeline.backfill([day_of(shop.clock.now() - 901)], ["charges"])
+    assert ask(folder.published, gross) == [(2000,)]
+    fees = "SELECT count(*) FROM live.fee_details"
+    assert ask(folder.published, fees) == [(1,)]
+    transaction = shop.objects("charges", True)[charge]["balance_transaction"]
+    path = f"/v1/balance_transactions/{transaction}"
+    assert [it.path for it in server.requests].count(path) == 1
+    server.requests.clear()
+    pipeline.tick()
+    pipeline.tick()
+    assert not [it for it in server.requests if it.path == path]
+
+
+def test_a_transaction_that_does_not_exist_is_asked_for_once(
+    make_pipeline: MakePipeline, shop: Shop, server: Server
+) -> None:
+    pipeline = make_pipeline(LIVE_KEY)
+    pipeline.tick()
+    charge = shop.create_payment(livemode=True, captured_after=10_000)["latest_charge"]
+    shop.update("charges", charge, balance_transaction="txn_nowhere")
+    for _ in range(4):
+        pipeline.tick()
+    paths = [request.path for request in server.requests]
+    assert paths.count("/v1/balance_transactions/txn_nowhere") == 1
+    server.requests.clear()
+    pipeline.tick()
+    assert len(server.requests) == 2
 
 
 def test_a_file_that_counted_the_parents_of_children_does_not_show_that(

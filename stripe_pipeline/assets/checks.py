@@ -16,7 +16,7 @@ from stripe_pipeline.assets.under_way import at_work
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.objects import BY_STRIPE_OBJECT, ObjectType, Reference
 from stripe_pipeline.resources.inbox import Inbox
-from stripe_pipeline.resources.relations import dangling
+from stripe_pipeline.resources.relations import dangling, followed
 from stripe_pipeline.settings import Settings
 from stripe_pipeline.sync import Pipeline
 
@@ -114,15 +114,7 @@ def _build(
 
 def _references(settings: Settings) -> dict[str, list[Reference]]:
     """What each enabled type names of other ones and can be looked for; by table name."""
-    kept = {object_type.name for object_type in settings.enabled}
-    found = {
-        object_type.name: [
-            reference
-            for reference in object_type.references
-            if reference.target in kept and reference.column not in _touched(settings, object_type)
-        ]
-        for object_type in settings.enabled
-    }
+    found = {object_type.name: followed(settings, object_type) for object_type in settings.enabled}
     return {table: references for table, references in found.items() if references}
 
 
@@ -144,12 +136,6 @@ class _Found:
     explained: int
     """Of those missing: how many may well be, for what is named is older than the history, or never listed."""
     examples: list[str]
-
-
-def _touched(settings: Settings, object_type: ObjectType) -> set[str]:
-    """Columns that are left out or hashed, or hold something that is."""
-    rules = settings.rules(object_type)
-    return {path[0] for path in rules.exclude | rules.hash}
 
 
 def _resolve(pipeline: Pipeline, settings: Settings, object_type: ObjectType, reference: Reference) -> _Found:

@@ -51,6 +51,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     shop = Shop(seed=options.seed)
+    shop.async_capture = 0.3
     shop.seed_history(options.days)
     for livemode, secret in secrets.items() if options.webhook_url else ():
         shop.create_webhook_endpoint(options.webhook_url, secret=secret, livemode=livemode)

@@ -10,9 +10,9 @@ import re
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ from stripe_pipeline.objects import CUSTOMERS, OBJECT_TYPES, Column, Kind, Objec
 from stripe_pipeline.resources.erasure import Erased, Erasure, load_order, redacted
 from stripe_pipeline.resources.pruning import Pruned, expire, prune, young_enough
 from stripe_pipeline.resources.publisher import Publisher
+from stripe_pipeline.resources.relations import JUST_BEFORE, followed, named_by
 from stripe_pipeline.resources.schema import (
     AT_ONCE,
     DAILY,
@@ -569,6 +570,56 @@ class Warehouse:
             f" AND _fetched_at < make_timestamptz({an_hour_ago})"
         )
         return [(str(object_id), int(created)) for object_id, created in rows]
+
+    def lacking_targets(
+        self, mode: Mode, target: ObjectType, *, since: float, days: Mapping[str, Collection[date]]
+    ) -> dict[str, int]:
+        """Ids of `target`, a listed type, that rows name and its table lacks, each with `created` (Unix seconds) of the
+        first row that names it.
+
+        The rows are those requested `since` then (seconds on Stripe's clock), and those made on `days`, by table name.
+        Left out: what was asked for after the row was read and is gone; and what is named by rows of days that no list
+        of `target` has covered yet, which the next list brings, or whose rows are too old to be kept.
+        """
+        cutoff = self._settings.cutoff(target)
+        fetched = f"_fetched_at >= make_timestamptz({microseconds(since)})"
+        covered = f"FROM pipeline.coverage WHERE object_type = '{target.name}' AND {_of(mode)}"
+        selects = []
+        for object_type in self._settings.enabled:
+            spans = stretches(days.get(object_type.name, ()))
+            made = [f"({_between(day_start(first), day_start(last) + DAY)})" for first, last in spans]
+            of_mode = f"_account = {literal(mode.account)} AND livemode = {mode.livemode}"
+            rows = f"{of_mode} AND ({' OR '.join([fetched, *made])})"
+            selects += [
+                named_by(object_type, reference, rows)
+                for reference in followed(self._settings, object_type)
+                if reference.target == target.name and object_type.parent != target.name
+            ]
+        if not selects:
+            return {}
+        with self._open() as connection:
+            connection.execute(
+                "CREATE OR REPLACE TEMP TABLE named AS"
+                " SELECT id, min(created) AS created, max(_fetched_at) AS fetched_at"
+                f" FROM ({' UNION ALL '.join(selects)}) GROUP BY id"
+            )
+            [(first,)] = connection.execute("SELECT epoch_us(min(created)) FROM temp.named").fetchall()
+            found = (
+                []
+                if first is None
+                else connection.execute(
+                    "SELECT id, epoch_us(created) // 1000000 FROM temp.named n"
+                    f" ANTI JOIN (SELECT id FROM raw.{target.name}"
+                    f" WHERE created >= make_timestamptz({first}) - {JUST_BEFORE}) t USING (id)"
+                    f" ANTI JOIN (FROM pipeline.gone WHERE object_type = '{target.name}') g"
+                    " ON g.id = n.id AND g.found_at >= n.fetched_at"
+                    f" WHERE ({utc_day('created')} IN (SELECT day {covered})"
+                    f" OR {utc_day('created')} > (SELECT max(day) {covered}))"
+                    + (f" AND {young_enough(replace(target, date_field='created'), cutoff)}" if cutoff else "")
+                ).fetchall()
+            )
+            connection.execute("DROP TABLE temp.named")
+        return {str(object_id): int(created) for object_id, created in found}
 
     def account_of(self, fingerprint: str) -> str | None:
         """The account that a key with this fingerprint was found to belong to, which may be `UNNAMED`; None for a key

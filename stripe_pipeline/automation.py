@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from stripe_pipeline.assets.checks import evaluations
+from stripe_pipeline.assets.checks import evaluations, last_results
 from stripe_pipeline.assets.keys import RESOURCE, OpensPipeline, key_of
 from stripe_pipeline.assets.raw import SYNC_JOB, materializations
 from stripe_pipeline.assets.retention import NIGHTLY_JOB, OURS, RETENTION
@@ -98,7 +98,7 @@ def webhook_refresh(context: dg.SensorEvaluationContext) -> dg.SensorResult:
             try:
                 rest_until, backlog = _refresh(pipeline, report, rest_until, context.instance)
             finally:
-                events = events_without_a_run(report, pipeline)
+                events = events_without_a_run(report, pipeline, context.instance)
     except StripePipelineError as error:
         trouble = error
         rest_until = time.time() + _REST_AFTER_TROUBLE
@@ -117,11 +117,19 @@ def webhook_refresh(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     )
 
 
-def events_without_a_run(report: Report, pipeline: Pipeline) -> list[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-    """What Dagster is told of drains: they are no runs."""
-    touched = report.failures.keys() | {table for table, changes in report.changes.items() if changes.days}
+def events_without_a_run(
+    report: Report, pipeline: Pipeline, instance: dg.DagsterInstance
+) -> list[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+    """What Dagster is told of drains, which are not runs."""
+    settings = pipeline.settings
+    changed = [it for it in settings.enabled if (changes := report.changes.get(it.name)) and changes.days]
+    touched = report.failures.keys() | {object_type.name for object_type in changed}
     # After its table's materialization, or Dagster takes a check for older than the rows.
-    return [*materializations(report, pipeline.settings.enabled), *evaluations(pipeline, touched)]
+    return [
+        *materializations(report, settings.enabled),
+        *evaluations(pipeline, touched),
+        *last_results(instance, settings, changed),
+    ]
 
 
 def _refresh(pipeline: Pipeline, report: Report, rest_until: float, instance: dg.DagsterInstance) -> tuple[float, bool]:

@@ -355,7 +355,7 @@ def drain() -> None:
                 pipeline.drain(most=OBJECTS, report=report, due=math.inf)
         finally:
             pipeline.publish()
-            for event in events_without_a_run(report, pipeline):
+            for event in events_without_a_run(report, pipeline, instance):
                 instance.report_runless_asset_event(event)
         waiting = pipeline.objects_to_read(math.inf)
     _show(report)

@@ -480,7 +480,7 @@ def test_old_runs_are_forgotten_and_what_they_materialized_is_not(
     assert {it.run_id for it in instance.get_runs()} == set(kept)
     assert not [name for name in files(instance) if any(run_id in name for run_id in run_ids)]
     assert instance.get_materialized_partitions(key) == set()
-    report_again(instance, pipeline.warehouse.covered_days())
+    report_again(instance, pipeline.settings, pipeline.warehouse.covered_days())
     assert instance.get_materialized_partitions(key) == days
 
     forget_events_without_a_run(instance)  # too little to be worth it
@@ -494,7 +494,7 @@ def test_old_runs_are_forgotten_and_what_they_materialized_is_not(
     assert storage.stat().st_size < size
     assert instance.get_materialized_partitions(key) == set()
     for _ in range(2):  # once is enough
-        report_again(instance, pipeline.warehouse.covered_days())
+        report_again(instance, pipeline.settings, pipeline.warehouse.covered_days())
         assert instance.get_materialized_partitions(key) == days
         assert len(instance.fetch_materializations(key, limit=100).records) == len(days)
 

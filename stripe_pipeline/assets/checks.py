@@ -25,6 +25,11 @@ REFERENCES = "references_resolve"
 UNIQUE = "each_object_once"
 NIGHTLY = (REFERENCES, UNIQUE)
 """They read whole tables, which is too much for every tick."""
+EVALUATED_AT = "evaluated at"
+"""The metadata of a result that is reported again: when the check ran."""
+WITHOUT_RUN = ""
+"""The run id that Dagster gives to everything that is reported without a run."""
+_LOOKED_BACK = 5  # results
 _SHOWN = 20
 _QUIET_START = timedelta(days=31)
 """A table whose oldest row is so much younger than its history begins holds all there ever was."""
@@ -185,6 +190,50 @@ def evaluations(pipeline: Pipeline, tables: Collection[str]) -> list[dg.AssetChe
         for object_type in pipeline.settings.enabled
         if object_type.endpoint and object_type.name in tables
     ]
+
+
+def last_results(
+    instance: dg.DagsterInstance, settings: Settings, tables: Iterable[ObjectType], *, run_id: str = WITHOUT_RUN
+) -> list[dg.AssetCheckEvaluation]:
+    """The last results of the nightly checks of these tables, to be reported again after their materialization.
+
+    Dagster ties a result to the asset's latest materialization and shows "Not evaluated" after the next one. What is
+    repeated says when it was evaluated. A result that belongs to `run_id` itself still counts.
+    """
+    references = _references(settings)
+    repeated = []
+    for object_type in tables:
+        for name in NIGHTLY:
+            if name == REFERENCES and object_type.name not in references:
+                continue
+            key = dg.AssetCheckKey(key_of(object_type), name)
+            history = instance.event_log_storage.get_asset_check_execution_history(key, limit=_LOOKED_BACK)
+            if not history or history[0].evaluation is None or history[0].run_id == run_id:
+                continue  # never evaluated, being evaluated, or could not be
+            # The newest one may repeat a result from before another run evaluated the check.
+            evaluated = [
+                (_evaluated_at(record.evaluation, record.create_timestamp), record.evaluation)
+                for record in history
+                if record.evaluation
+            ]
+            at, last = max(evaluated, key=lambda one: one[0])
+            repeated.append(
+                dg.AssetCheckEvaluation(
+                    asset_key=last.asset_key,
+                    check_name=last.check_name,
+                    passed=last.passed,
+                    metadata={**last.metadata, EVALUATED_AT: dg.MetadataValue.timestamp(at)},
+                    severity=last.severity,
+                    description=last.description,
+                )
+            )
+    return repeated
+
+
+def _evaluated_at(evaluation: dg.AssetCheckEvaluation, reported_at: float) -> float:
+    """Unix seconds of when the check ran, which may be before its result was reported (again)."""
+    found = evaluation.metadata.get(EVALUATED_AT)
+    return found.value if isinstance(found, dg.TimestampMetadataValue) else reported_at
 
 
 def dead_by_table(inbox: Inbox) -> dict[str, dict[str, str]]:

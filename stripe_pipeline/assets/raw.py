@@ -4,7 +4,7 @@ A tick shares one scan of events, one rate budget, one load and one publish, so 
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import date
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 
 from stripe_pipeline.assets import columns
-from stripe_pipeline.assets.checks import evaluations
+from stripe_pipeline.assets.checks import evaluations, last_results
 from stripe_pipeline.assets.keys import RESOURCE, OpensPipeline, key_of
 from stripe_pipeline.assets.under_way import at_work
 from stripe_pipeline.assets.views import changed_views
@@ -78,7 +78,7 @@ def build_raw_assets(settings: Settings) -> dg.AssetsDefinition:
             except StripePipelineError as error:
                 raise dg.Failure(description=str(error), allow_retries=False) from None
             yield from views
-            yield from _report(context, report, days, selected, settings.enabled, checked)
+            yield from _report(context, report, days, selected, settings, checked)
 
     return stripe
 
@@ -122,7 +122,7 @@ def _report(
     report: Report,
     days: set[date],
     selected: set[str],
-    enabled: Sequence[ObjectType],
+    settings: Settings,
     checked: Sequence[dg.AssetCheckEvaluation],
 ) -> Iterator[_Event]:
     """Tell Dagster what changed where, then fail if anything could not be brought up to date."""
@@ -133,30 +133,62 @@ def _report(
             "Values that Stripe sent in an unexpected form (those of another type are kept in _extra): %s",
             report.surprises,
         )
+    materialized = []
     # Dagster wants parents before children.
-    for object_type in sorted(enabled, key=lambda it: it.parent is not None):
+    for object_type in sorted(settings.enabled, key=lambda it: it.parent is not None):
         table = object_type.name
-        changes = report.changes.get(table, Changes())
         failed = table in report.failures
         if failed:
             context.log.error("%s could not be brought up to date: %s", table, report.failures[table])
-        own = days if table in selected and not failed else set()
+        asked = days if table in selected and not failed else set()
+        to_record = _days_to_record(context, report, object_type, asked)
+        # One result stands for all partitions of the run. Without it, Dagster takes the step for skipped.
+        own = asked if asked <= to_record else set()
         for day in sorted(own):
             context.add_asset_metadata(
                 _metadata(report, table, day), asset_key=key_of(object_type), partition_key=day.isoformat()
             )
-        for day in sorted((changes.days | report.listed.get(table, set())) - own):
+        for day in sorted(to_record - own):
             yield _materialization(report, object_type, day)
         if own:
             yield dg.MaterializeResult(asset_key=key_of(object_type))
+        if to_record:
+            materialized.append(object_type)
     # After the materializations, or Dagster takes a check for older than the rows.
     yield from checked
+    yield from last_results(context.instance, settings, materialized, run_id=context.run.run_id)
     if report.failures:
         raise dg.Failure(
             description=" — ".join(f"{', '.join(tables)}: {error}" for tables, error in by_cause(report.failures)),
             metadata={table: str(error) for table, error in report.failures.items()},
             allow_retries=False,
         )
+
+
+def _days_to_record(
+    context: dg.AssetExecutionContext, report: Report, object_type: ObjectType, asked: set[date]
+) -> set[date]:
+    """The days of a table whose partitions are materialized: those in which something changed, and those that are
+    complete for the first time. A materialization that changed nothing would only hide what the checks found.
+
+    All days `asked` for count in a backfill, which Dagster would otherwise take for unfinished, and in a run that fails
+    because of another table, which would otherwise turn them red.
+    """
+    changed = report.changes.get(object_type.name, Changes()).days
+    expected = asked if report.failures or context.run.job_name != SYNC_JOB else set()
+    unchanged = (asked | report.listed.get(object_type.name, set())) - changed - expected
+    return changed | expected | _never_materialized(context.instance, key_of(object_type), unchanged)
+
+
+def _never_materialized(instance: dg.DagsterInstance, key: dg.AssetKey, days: set[date]) -> set[date]:
+    """Those of `days` that Dagster does not show as materialized."""
+    if len(days) != 1:
+        shown: Iterable[str] = instance.get_materialized_partitions(key) if days else ()
+        return days - {date.fromisoformat(partition) for partition in shown}
+    # Nearly every sync: one partition is looked up by index, all of them by a scan.
+    [day] = days
+    found = instance.fetch_materializations(dg.AssetRecordsFilter(key, asset_partitions=[day.isoformat()]), limit=1)
+    return set() if found.records else days
 
 
 def materializations(report: Report, enabled: Sequence[ObjectType]) -> list[dg.AssetMaterialization]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 
+from stripe_pipeline.assets.checks import EVALUATED_AT, WITHOUT_RUN, last_results
 from stripe_pipeline.assets.keys import RESOURCE, OpensPipeline, key_of
 from stripe_pipeline.assets.raw import SYNC_JOB
 from stripe_pipeline.assets.under_way import at_work
@@ -34,7 +35,6 @@ _ASSETS_JOB = "__ASSET_JOB"  # what Dagster calls the job of a backfill, and of 
 _FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 _AT_ONCE = 500  # runs that are looked up together
 _LOCATION = "dagster/code_location"  # the tag of runs that Dagster launched
-_RUNLESS = ""  # what Dagster's storage calls the run of events that were reported without one
 _RUNLESS_BYTES = 50_000_000
 
 
@@ -77,7 +77,7 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
             forget_ticks(context.instance, before, location=location)
         forget_checks(context.instance, before)
         forget_events_without_a_run(context.instance)
-        report_again(context.instance, covered)
+        report_again(context.instance, settings, covered)
         return dg.MaterializeResult(metadata={**_metadata(pruned), "runs of Dagster removed": runs})
 
     return retention
@@ -166,10 +166,10 @@ def forget_ticks(instance: dg.DagsterInstance, before: datetime, *, location: st
 
 
 def forget_checks(instance: dg.DagsterInstance, before: datetime) -> None:
-    """Delete older results of this project's checks but the last one of each, which Dagster shows.
+    """Delete older results of this project's checks but the last one of each, which Dagster shows; those of drains, and
+    those that only repeat an earlier one, after a day.
 
-    Every tick has some, Dagster keeps them also where it forgets their run, and has no call for it: this knows SQLite
-    storage only.
+    Dagster keeps them even where it forgets their run, and has no call to delete them: this knows SQLite storage only.
     """
     file = _home(instance) / "history" / "runs" / "index.db"
     if not file.exists():
@@ -182,30 +182,35 @@ def forget_checks(instance: dg.DagsterInstance, before: datetime) -> None:
         contextlib.closing(sqlite3.connect(file, timeout=60)) as storage,
     ):
         storage.execute(
-            f"DELETE FROM {results} AND create_timestamp < ?"
+            f"DELETE FROM {results} AND (create_timestamp < ? OR create_timestamp < ? AND (run_id = '{WITHOUT_RUN}'"
+            f" OR instr(evaluation_event, '{EVALUATED_AT}')))"
             f" AND id NOT IN (SELECT max(id) FROM {results} GROUP BY asset_key, check_name)",
-            [*ours, before.strftime("%Y-%m-%d %H:%M:%S"), *ours],
+            [*ours, *(f"{at:%Y-%m-%d %H:%M:%S}" for at in (before, datetime.now(UTC) - timedelta(days=1))), *ours],
         )
         storage.commit()
 
 
 def forget_events_without_a_run(instance: dg.DagsterInstance, *, over: int = _RUNLESS_BYTES) -> None:
     """Delete what drains reported where it is over so many bytes and the storage is this project's alone."""
-    file = _home(instance) / "history" / "runs" / f"{_RUNLESS}.db"
+    file = _home(instance) / "history" / "runs" / f"{WITHOUT_RUN}.db"
     if file.exists() and file.stat().st_size > over and not set(instance.get_asset_keys()) - _OUR_ASSETS:
-        instance.event_log_storage.delete_events(_RUNLESS)
+        instance.event_log_storage.delete_events(WITHOUT_RUN)
         with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(file)) as connection:
             connection.execute("VACUUM")  # SQLite keeps the space otherwise
 
 
-def report_again(instance: dg.DagsterInstance, covered: Mapping[str, Mapping[date, int]]) -> None:
+def report_again(instance: dg.DagsterInstance, settings: Settings, covered: Mapping[str, Mapping[date, int]]) -> None:
     """Have Dagster show as materialized what is, also where it has forgotten the run that did it."""
     for table, days in covered.items():
         key = key_of(OBJECT_TYPES[table])
         shown: Iterable[str] = instance.get_materialized_partitions(key)
-        for day in sorted(days.keys() - {date.fromisoformat(partition) for partition in shown}):
+        missing = days.keys() - {date.fromisoformat(partition) for partition in shown}
+        for day in sorted(missing):
             instance.report_runless_asset_event(
                 dg.AssetMaterialization(
                     key, partition=day.isoformat(), metadata={"dagster/partition_row_count": days[day]}
                 )
             )
+        if missing:
+            for result in last_results(instance, settings, [OBJECT_TYPES[table]]):
+                instance.report_runless_asset_event(result)

@@ -342,7 +342,7 @@ def drain() -> None:
     The sensor of `dev` and `demo` does the same all the time.
     """
     from stripe_pipeline.automation import OBJECTS, events_without_a_run
-    from stripe_pipeline.sync import Pipeline, Report
+    from stripe_pipeline.sync import TICK_TIME, Pipeline, Report
 
     _check_environment()
     report = Report()
@@ -352,7 +352,7 @@ def drain() -> None:
             # Whoever asks for it now does not want to wait for the next attempt.
             while pipeline.has_news(math.inf) and report.applied > applied:
                 applied = report.applied
-                pipeline.drain(most=OBJECTS, report=report, due=math.inf)
+                pipeline.drain(most=OBJECTS, report=report, due=math.inf, within=TICK_TIME)
         finally:
             pipeline.publish()
             for event in events_without_a_run(report, pipeline, instance):

@@ -172,6 +172,21 @@ class ObjectsUnread(StripePipelineError):
         )
 
 
+class OutOfTime(Unavailable):
+    """The run's time was up before this was read; nothing is wrong with what was asked for.
+
+    `last_seen` is what the last attempt met, if there was one.
+    """
+
+    def __init__(self, path: str, *, last_seen: str = "") -> None:
+        seen = f"; the last attempt met {last_seen}" if last_seen else ""
+        super().__init__(
+            f"The time for this run was up before GET {path} was answered{seen}",
+            "The next run goes on from where this one stopped",
+            path=path,
+        )
+
+
 def by_cause(failures: Mapping[str, StripePipelineError]) -> list[tuple[list[str], StripePipelineError]]:
     """What failed, by name, put together where the cause is one and the same, with the first one's error."""
     causes: dict[object, tuple[list[str], StripePipelineError]] = {}

@@ -13,7 +13,7 @@ import queue
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -26,12 +26,14 @@ from uuid import uuid4
 from stripe_pipeline.account import identify
 from stripe_pipeline.at_work import SUFFIX, abandoned, holding
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.days import DAY, day_of, day_start, days_between, today
+from stripe_pipeline.days import DAY, day_of, day_start, days_between
 from stripe_pipeline.errors import (
     AuthenticationFailed,
     BadObject,
     Cancelled,
     ObjectsUnread,
+    OutOfTime,
+    PermissionMissing,
     RequestRefused,
     StripePipelineError,
     Unavailable,
@@ -39,6 +41,7 @@ from stripe_pipeline.errors import (
 )
 from stripe_pipeline.fields import FieldFilter, load_hash_key
 from stripe_pipeline.objects import BY_STRIPE_OBJECT, OBJECT_TYPES, ObjectType, family_of
+from stripe_pipeline.resources.deadline import Deadline
 from stripe_pipeline.resources.inbox import Claim, Inbox, Poke, poke_of
 from stripe_pipeline.resources.listing import newest_first
 from stripe_pipeline.resources.pruning import Pruned
@@ -59,6 +62,9 @@ CLOCK_ERROR = 2  # seconds by which Stripe's clock may be ahead of what it is ta
 SETTLED = 300  # seconds after a day's end from when its list is taken for complete
 FRESH = 30  # seconds; of objects made since then a drain takes a list to be shorter than its pokes
 JUST_BEFORE = 10  # seconds before the event that announces it in which a balance transaction may have been made
+RESUMED_WITHIN = 3600  # seconds since its last list in which a backfill that was stopped is gone on with
+TICK_TIME = 3600.0  # seconds that a tick may read; the next one goes on
+DRAIN_TIME = 25.0  # seconds that a drain may read: a sensor's tick must have loaded and published within a minute
 BALANCE_TRANSACTIONS = "balance_transactions"
 
 _THREADS = 6  # of each listed type: 25 requests a second an endpoint, at 100 to 240 ms each
@@ -75,10 +81,11 @@ class _Haste(TypedDict, total=False):
     max_attempts: int
     patience: float
     timeout: float
+    request_timeout: float
 
 
-# A sensor's tick must end within a minute; what was not read goes on waiting in the inbox.
-_OF_A_DRAIN = _Haste(max_attempts=2, patience=10.0, timeout=15.0)
+# One request must not use up the time of a drain.
+_OF_A_DRAIN = _Haste(max_attempts=2, patience=10.0, timeout=10.0, request_timeout=10.0)
 
 
 class Progress(Protocol):
@@ -168,25 +175,31 @@ class Pipeline:
         self.inbox.close()
         self.warehouse.close()
 
-    def tick(self, days: Iterable[date] = ()) -> Report:
+    def tick(self, days: Iterable[date] = (), *, within: float = TICK_TIME) -> Report:
         """Bring every enabled table up to date with Stripe; list `days` completely besides.
 
+        After `within` seconds nothing more is read: what was read is stored, the report names the tables that are not
+        up to date, and the next tick goes on from there.
         Raises `StripePipelineError` where nothing could be done at all; what concerns single tables is in the report.
         """
-        return self._run(lambda run: run.tick(set(days)), self.settings.enabled)
+        return self._run(lambda run: run.tick(set(days)), self.settings.enabled, within=within)
 
     def backfill(self, days: Iterable[date], tables: Iterable[str] | None = None) -> Report:
         """List `days` (UTC, of `created`) of these tables completely, whatever is known of them.
 
+        The same backfill, where it was stopped or failed and listed something within the last hour, goes on from there.
         A table's parent and children come with it. Raises as `tick` does.
         """
         asked = self.settings.enabled if tables is None else tuple(self.settings.types[name] for name in tables)
         return self._run(lambda run: run.backfill(set(days)), asked, urgent=False)
 
-    def drain(self, *, most: int, report: Report | None = None, due: float | None = None) -> Report:
+    def drain(
+        self, *, most: int, report: Report | None = None, due: float | None = None, within: float = DRAIN_TIME
+    ) -> Report:
         """Read again what the inbox's pokes name that may be tried at `due`, at most `most` objects of each mode.
 
-        `due`: Unix seconds, the present unless given; infinity for all of them.
+        `due`: Unix seconds, the present unless given; infinity for all of them. What could not be read `within` so many
+        seconds waits in the inbox.
         Adds to `report` if one is given. Publishing what was stored is left to the caller. Raises as `tick` does.
         """
         until = time.time() if due is None else due
@@ -195,6 +208,7 @@ class Pipeline:
             self.settings.enabled,
             report=report,
             haste=_OF_A_DRAIN,
+            within=within,
             publish=False,
         )
 
@@ -246,10 +260,12 @@ class Pipeline:
         *,
         report: Report | None = None,
         haste: _Haste | None = None,
+        within: float = math.inf,
         urgent: bool = True,
         publish: bool = True,
     ) -> Report:
         report = report or Report()
+        deadline = Deadline(within)
         stopped: StripePipelineError | None = None
         claim = self._claim_inbox()
         if claim.reopened is not None:
@@ -267,14 +283,15 @@ class Pipeline:
         with self._spool() as spool, ExitStack() as threads:
             # Threads of its own for each type: those that wait for one endpoint's turn do not hold up another's.
             executors = {name: threads.enter_context(ThreadPoolExecutor(_THREADS, name)) for name in families}
-            for key in self._keys:
+            for n, key in enumerate(self._keys):
                 limits = RateLimits.of_stripe(
                     livemode=key.livemode,
                     share=self.settings.rate.share,
                     shared=self.folder.rates(livemode=key.livemode),
                     urgent=urgent,
                 )
-                with StripeApi(key, base_url=self._base_url, limits=limits, **(haste or _Haste())) as api:
+                own = deadline.part(len(self._keys) - n)
+                with StripeApi(key, base_url=self._base_url, limits=limits, deadline=own, **(haste or _Haste())) as api:
                     try:
                         mode = self._mode(api, key)
                         run = _Run(self, api, mode, families, asked_for, executors, spool, report, claim.warehouse)
@@ -395,30 +412,82 @@ class _Run:
         cursors = self._warehouse.cursors(self._mode)
         if EVENTS not in cursors:
             self._take_first_cursor()
+        else:
+            self._ask_the_time()
+        self._put_times_right()
         now = self._api.now()
+        kept = {name: self._kept(name, days) for name in self._asked_for}
         request = sha256(f"{sorted(self._asked_for)} {sorted(days)}".encode()).hexdigest()
-        began = self._warehouse.begin_backfill(self._mode, request, now)
-        coverage = self._warehouse.coverage(self._mode) if began < now else {}
+        began, there = self._stopped_backfill(request, kept, now) or (now, {})
+        if began == now:
+            self._warehouse.begin_backfill(self._mode, request, now)
         to_list = {}
-        looked_at = {}
         for name in self._asked_for:
-            reader = self._readers[name]
-            looked_at[name] = kept = self._kept(name, days)
-            there = {day for day in kept if all(_covered_since(began, coverage.get((it, day))) for it in reader.tables)}
-            if there:
+            done = there.get(name, set())
+            if done:
                 self._report.note(
-                    f"{name}: going on where the same backfill stopped, with {len(there)} of {len(kept)} days in"
+                    f"{name}: going on where the same backfill stopped, with {len(done)} of {len(kept[name])} days in;"
+                    " once it has ended, the same backfill reads all of them again"
                 )
-            to_list[name] = dict.fromkeys(kept - there, "backfill")
+            to_list[name] = dict.fromkeys(kept[name] - done, "backfill")
         failed = self._list(to_list)
         self._settle({}, failed, {})
-        if not failed and self._read_named(since=began - CLOCK_ERROR, days=looked_at, how="backfill"):
+        if not failed and self._read_named(since=began - CLOCK_ERROR, days=kept, how="backfill"):
             self._warehouse.end_backfill(self._mode, request)
+
+    def _stopped_backfill(
+        self, request: str, kept: Mapping[str, Set[date]], now: float
+    ) -> tuple[float, dict[str, set[date]]] | None:
+        """When this backfill began that was stopped, and the days by table name that it listed; None where it begins
+        anew: it was not begun, has ended, listed nothing for a while, or has nothing left."""
+        stopped = self._warehouse.stopped_backfill(self._mode, request)
+        if stopped is None or now - stopped.last_listed > RESUMED_WITHIN:
+            return None
+        coverage = self._warehouse.coverage(self._mode)
+        there = {
+            name: {
+                day
+                for day in kept[name]
+                if all(_covered_since(stopped.began, coverage.get((table, day))) for table in reader.tables)
+            }
+            for name, reader in self._readers.items()
+            if name in kept
+        }
+        return (stopped.began, there) if any(kept[name] - there[name] for name in kept) else None
+
+    def _ask_the_time(self) -> None:
+        """Any answer tells what time it is at Stripe, which bounds the lists of today and all times that are stored."""
+        with suppress(PermissionMissing):
+            self._api.get("/v1/events", {"limit": 1})
+
+    def _put_times_right(self) -> bool:
+        """Bring stored times that lie in the future back, and say so; whether there were any."""
+        now = self._api.now()
+        ahead = self._warehouse.put_times_right(
+            self._mode,
+            now=now,
+            latest=self._api.clock.read().latest,
+            # A little later than the oldest events that Stripe keeps, or everything would be listed again.
+            events_since=int(now) - EVENTS_KEPT + OVERLAP + 3600,
+        )
+        if ahead is None:
+            return False
+        self._report.note(
+            f"The warehouse held times up to {timedelta(seconds=round(ahead))} ahead of Stripe's clock, left by a wrong"
+            " Date header or clock. They were put right: days that may be incomplete are listed again, and the last 30"
+            " days of events are read again where the place up to which they had been read was wrong"
+        )
+        return True
 
     def tick(self, asked: set[date]) -> None:
         cursors = self._warehouse.cursors(self._mode)
         first = EVENTS not in cursors
         scanned_at = self._take_first_cursor() if first else self._follow_events(cursors[EVENTS])
+        if self._put_times_right():
+            known = self._warehouse.cursors(self._mode)
+            if known.get(EVENTS) != cursors.get(EVENTS):
+                scanned_at = self._scan_events(known[EVENTS])
+            cursors = known
         now = self._api.now()
         if scanned_at is not None and not first and cursors[EVENTS] - OVERLAP < now - EVENTS_KEPT:
             self._forget_everything(now - cursors[EVENTS])
@@ -592,13 +661,18 @@ class _Run:
                 self._inbox.defer(them, failed[name])
             problems = {} if name in failed else dict(bad.get(name, {}))
             problems |= {object_id: it.error for object_id, it in self._unread.get(name, {}).items()}
+            late = {object_id: error for object_id, error in problems.items() if isinstance(error, OutOfTime)}
+            problems = {object_id: error for object_id, error in problems.items() if object_id not in late}
             naming: dict[str, list[Poke]] = {}
             for poke in (*them, *self._own_pokes(name)):
                 naming.setdefault(poke.object_id, []).append(poke)
             for object_id, error in problems.items():
                 self._inbox.failed(naming.get(object_id, ()), error)
+            for object_id, error in late.items():
+                self._inbox.defer(naming.get(object_id, ()), error)
+                self._fail(self._readers[name], error)
             if name not in failed:
-                again = problems.keys() | self._refused.get(name, set())
+                again = problems.keys() | late.keys() | self._refused.get(name, set())
                 done += [poke for poke in them if poke.object_id not in again]
             if name in self._readers:
                 self._tell_of_unread(name, problems)
@@ -682,7 +756,7 @@ class _Run:
     def _take_first_cursor(self) -> float:
         """Start the event cursor before anything is listed, so that what changes meanwhile is told at the next tick."""
         started = self._api.get("/v1/events", {"limit": 1}).sent_at
-        self._warehouse.load([], cursors={(self._mode, EVENTS): started}, clock=self._api.clock.bounds)
+        self._warehouse.load([], cursors={(self._mode, EVENTS): started}, clock=self._api.clock.read())
         return started
 
     def _follow_events(self, cursor: float) -> float | None:
@@ -791,8 +865,6 @@ class _Run:
         `days`: why each day is listed, by table name and day.
         """
         news: queue.Queue[tuple[str, DayRead | Exception | None]] = queue.Queue()
-        if self._api.spent() == 0 and max(max(wanted, default=date.min) for wanted in days.values()) >= today():
-            self._api.account()  # Any answer tells what time it is at Stripe, which bounds the lists of today.
         until = int(self._api.now()) + 1 + CLOCK_ERROR
         open_lists = set()
         for name, wanted in days.items():
@@ -853,7 +925,7 @@ class _Run:
             if batch.days:
                 self._note_unread(batch.object_type.name)
                 batch.kept_out = frozenset(self._unread[batch.object_type.name])
-        loaded = self._warehouse.load(batches, cursors=cursors, clock=self._api.clock.bounds)
+        loaded = self._warehouse.load(batches, cursors=cursors, clock=self._api.clock.read())
         self._report.add(loaded)
         self._revision = loaded.revision
         for name, refused in loaded.refused.items():

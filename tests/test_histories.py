@@ -31,7 +31,7 @@ from stripe_pipeline.days import DAY, day_of
 from stripe_pipeline.emulator import LOCK_TIMEOUT, Clock, Fault, Server, Shop
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.resources import stripe_api
+from stripe_pipeline.resources import server_clock, stripe_api
 from stripe_pipeline.resources.inbox import poke_of
 from stripe_pipeline.resources.rate_limits import RateLimits
 from stripe_pipeline.resources.stripe_api import Params, Reply, StripeApi
@@ -145,8 +145,8 @@ class Histories(RuleBasedStateMachine):
     @initialize(moment=st.integers(0, DAY - 1), ahead=st.sampled_from((0, 0, 600, -600)), before=things)
     def start(self, moment: int, ahead: float, before: list[Happening]) -> None:
         """At a moment of the day that is drawn, on a machine whose clock may be wrong."""
-        for name, value in (("time", self.local), ("FIRST_BACKOFF", 0.001)):
-            self.stack.enter_context(mock.patch.object(stripe_api, name, value))
+        self.stack.enter_context(mock.patch.object(server_clock, "time", self.local))
+        self.stack.enter_context(mock.patch.object(stripe_api, "FIRST_BACKOFF", 0.001))
         self.stack.enter_context(mock.patch.object(sync, "StripeApi", Api))
         self.local.ahead = ahead
         today = time.time() // DAY * DAY

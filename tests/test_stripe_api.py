@@ -20,13 +20,11 @@ from urllib.parse import parse_qsl, urlsplit
 import orjson
 import pytest
 import stripe
-from hypothesis import given
-from hypothesis import strategies as st
 
 from stripe_pipeline import errors
 from stripe_pipeline.resources import stripe_api
 from stripe_pipeline.resources.rate_limits import RateLimits
-from stripe_pipeline.resources.stripe_api import FIRST_BACKOFF, MAX_BACKOFF, ApiKey, Reply, ServerClock, StripeApi
+from stripe_pipeline.resources.stripe_api import FIRST_BACKOFF, MAX_BACKOFF, ApiKey, Reply, StripeApi
 
 SECRET = "sk_test_4eC39HqLyjWDarjtT1zdp7dc"
 KEY = ApiKey.from_text(SECRET)
@@ -608,38 +606,6 @@ def test_only_stripes_own_answers_tell_its_time(server: Server, api: StripeApi, 
     server.answers = [answer, Answer(body={"id": "ch_1"}, headers={"Date": "yesterday"})]
     api.get("/v1/charges/ch_1")
     assert api.clock.offset == 0.0
-
-
-@given(
-    st.one_of(st.floats(-0.9, 0.9), st.floats(-2000, 2000)),
-    st.lists(st.tuples(st.floats(0, 3), st.floats(0, 2), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=30),
-)
-def test_the_estimate_holds_whatever_the_delays(ahead: float, rounds: list[tuple[float, float, float, float]]) -> None:
-    """Rounds are: the time since the last one, the round trip, when the server looked at its clock, how stale it is."""
-    clock, now, offsets = ServerClock(), 1_700_000_000.0, []
-    for since, trip, looked, stale in rounds:
-        sent = now + since
-        now = sent + trip
-        clock.learn(float((sent + trip * looked + ahead - stale) // 1), sent, now)
-        offsets.append(clock.offset)
-    tightest = min(trip for _, trip, _, _ in rounds)
-    assert offsets[-1] == 0.0 or ahead - 2.001 - tightest <= offsets[-1] <= ahead + 0.001
-    if abs(ahead) <= 0.001:
-        assert set(offsets) == {0.0}
-    moved = [offset for offset in offsets if offset]
-    assert moved == sorted(moved)
-
-
-def test_a_clock_that_is_set_is_followed() -> None:
-    clock = ServerClock()
-    clock.learn(1000.0, 1000.2, 1000.3)
-    assert clock.offset == 0.0
-    clock.learn(5000.0, 1001.2, 1001.3)
-    assert clock.offset == pytest.approx(5000 - 1001.3)
-    clock.learn(9000.0, 1005.0, 1001.0)  # set back under the request: tells nothing
-    assert clock.offset == pytest.approx(5000 - 1001.3)
-    clock.learn(1002.0, 1002.2, 1002.3)
-    assert clock.offset == 0.0
 
 
 # Threads

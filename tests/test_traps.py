@@ -29,7 +29,7 @@ from stripe_pipeline.days import DAY, day_of, day_start
 from stripe_pipeline.emulator import Fault, LoggedRequest, Server, Shop
 from stripe_pipeline.errors import PermissionMissing, RequestRefused, Unavailable, WarehouseError
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.resources import stripe_api
+from stripe_pipeline.resources import server_clock
 from stripe_pipeline.resources.inbox import Inbox, poke_of
 from stripe_pipeline.resources.stripe_api import StripeApi
 from stripe_pipeline.resources.warehouse import Batch, Loaded
@@ -1037,12 +1037,14 @@ def test_trap_31_with_a_wrong_local_clock_what_changes_right_after_it_was_read_i
     set_back: float,
 ) -> None:
     """Stripe tells its time in whole seconds, so one run may think it earlier than the one before it did."""
-    local = [float(int(time.time()))]
-    monkeypatch.setattr(stripe_api, "time", SimpleNamespace(time=lambda: local[0], monotonic=time.monotonic))
+    local, passed = [float(int(time.time()))], [0.0]
+    clocks = SimpleNamespace(time=lambda: local[0], monotonic=lambda: passed[0])
+    monkeypatch.setattr(server_clock, "time", clocks)
     shop.clock.freeze(local[0] + minutes * 60)
 
     def pass_by(seconds: float) -> None:
         local[0] += seconds
+        passed[0] += seconds
         shop.clock.advance(seconds)
 
     customer = shop.create_customer(created=back(shop, 2))["id"]

@@ -19,7 +19,7 @@ from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.objects import CUSTOMERS, INVOICES, OBJECT_TYPES, ObjectType
 from stripe_pipeline.resources import publisher
 from stripe_pipeline.resources.inbox import Inbox
-from stripe_pipeline.resources.warehouse import Batch, ListedDay, Mode, Tombstone, Warehouse
+from stripe_pipeline.resources.warehouse import Batch, ListedDay, Mode, StoppedBackfill, Tombstone, Warehouse
 from stripe_pipeline.rows import Surprises, shape
 from stripe_pipeline.settings import Settings
 from tests.stripe_state import all_columns, rows
@@ -435,11 +435,13 @@ def test_an_inbox_may_be_made_by_several_at_once(folder: DataFolder) -> None:
         assert list(threads.map(make, range(8))) == [0] * 8
 
 
-def test_a_backfill_goes_on_for_a_day_and_only_until_it_has_ended(warehouse: Warehouse) -> None:
-    assert warehouse.begin_backfill(TEST, "all", NOON) == NOON
-    assert warehouse.begin_backfill(TEST, "all", NOON + 86_000) == NOON
-    assert warehouse.begin_backfill(TEST, "others", NOON + 20) == NOON + 20
-    assert warehouse.begin_backfill(TEST, "all", NOON + 90_000) == NOON + 90_000
-    assert warehouse.begin_backfill(TEST, "all", NOON + 90_010) == NOON + 90_000
+def test_a_stopped_backfill_is_known_until_it_has_ended(warehouse: Warehouse) -> None:
+    assert warehouse.stopped_backfill(TEST, "all") is None
+    warehouse.begin_backfill(TEST, "all", NOON)
+    warehouse.begin_backfill(TEST, "others", NOON + 20)
+    assert warehouse.stopped_backfill(TEST, "all") == StoppedBackfill(NOON, NOON)
+    warehouse.begin_backfill(TEST, "all", NOON + 10)
+    assert warehouse.stopped_backfill(TEST, "all") == StoppedBackfill(NOON + 10, NOON + 10)
     warehouse.end_backfill(TEST, "all")
-    assert warehouse.begin_backfill(TEST, "all", NOON + 90_020) == NOON + 90_020
+    assert warehouse.stopped_backfill(TEST, "all") is None
+    assert warehouse.stopped_backfill(TEST, "others") is not None

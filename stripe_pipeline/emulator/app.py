@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Awaitable, Callable, Collection, Iterable, MutableSequence
 from dataclasses import dataclass
-from email.utils import formatdate
 from random import Random
 from secrets import token_hex
 from typing import Any
@@ -21,12 +20,11 @@ from urllib.parse import parse_qsl, quote, unquote_plus
 import orjson
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from stripe_pipeline.emulator import store, templates
-from stripe_pipeline.emulator.faults import RATE_LIMIT, Fault, LoggedRequest, choose
+from stripe_pipeline.emulator.faults import RATE_LIMIT, Fault, LoggedRequest, ahead, choose
 from stripe_pipeline.emulator.permissions import Permissions
 from stripe_pipeline.emulator.rate_limits import RateLimiter
 from stripe_pipeline.emulator.shop import EMBEDDED, EVENTS_KEPT, Shop, type_of
@@ -197,18 +195,24 @@ def create_app(
         headers = {
             "content-type": "application/json",
             "content-length": str(len(body)),
-            "date": formatdate(shop.clock.now(), usegmt=True),
             "request-id": f"req_{token_hex(7)}",
             "stripe-version": entry.stripe_version or templates.API_VERSION,
         } | headers
-        if len(sent) == len(body):
-            response = Response(body, status, headers)
-            await response(scope, receive, send)
-            return
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        if "date" not in headers:
+            dated = next((fault.date for fault in chosen if fault.date is not None), ahead(0))
+            raw += [(b"date", date.encode()) for date in dated(shop.clock.now())]
         await send({"type": "http.response.start", "status": status, "headers": raw})
-        await send({"type": "http.response.body", "body": sent, "more_body": True})
-        await _break_off(disconnect, scope, receive, graceful=True)
+        whole = len(sent) == len(body)
+        if last is not None and last.trickle is not None:
+            for byte in sent:
+                if not await _pause(last.trickle, receive):
+                    return
+                await send({"type": "http.response.body", "body": bytes([byte]), "more_body": True})
+            sent = b""
+        await send({"type": "http.response.body", "body": sent, "more_body": not whole})
+        if not whole:
+            await _break_off(disconnect, scope, receive, graceful=True)
 
     routes = [WebSocketRoute(PATH, stripe_cli.listen), Route("/{path:path}", _Endpoint(answer))]
     return Starlette(routes=routes)

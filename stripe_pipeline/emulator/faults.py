@@ -6,8 +6,9 @@ What a rule matches and does is declared here; `app` carries it out.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from random import Random
 from typing import Any
 
@@ -35,8 +36,8 @@ class LoggedRequest:
 class Fault:
     """What goes wrong, and for which requests.
 
-    Of the rules that match a request the first one that answers it counts. Rules with only `delay` or `before` answer
-    nothing: they do their part and the next rule is asked.
+    Of the rules that match a request the first one that answers it counts. Rules with only `delay`, `before` or `date`
+    answer nothing: they do their part and the next rule is asked.
     """
 
     path: str = ""
@@ -70,6 +71,11 @@ class Fault:
     """Send this share of the real body as if it were all."""
     drop: bool = False
     """Close the connection without an answer."""
+    trickle: float | None = None
+    """Send the body one byte at a time, each after so many seconds."""
+    date: Callable[[float], Sequence[str]] | None = None
+    """The values of the `Date` headers of the usual answer at this time, Unix seconds; see `ahead`, `twice` and
+    `without_zone`."""
     delay: float = 0.0
     """Wait this many seconds first."""
     before: Callable[[LoggedRequest], object] | None = None
@@ -107,7 +113,7 @@ class Fault:
     @property
     def spoils(self) -> bool:
         """Whether this rule spoils an answer on its way."""
-        return self.drop or self.change is not None or self.cut is not None or self.truncate is not None
+        return self.drop or any(it is not None for it in (self.change, self.cut, self.truncate, self.trickle))
 
     def answer(self) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body this rule answers with."""
@@ -121,6 +127,26 @@ class Fault:
         if status == 429 and self.body is None:
             named["stripe-rate-limited-reason"] = "global-rate"
         return status, named | {name.lower(): value for name, value in self.headers.items()}, content
+
+
+def ahead(seconds: float) -> Callable[[float], Sequence[str]]:
+    """For `Fault.date`: a server whose clock is so many seconds ahead."""
+    return lambda now: [formatdate(now + seconds, usegmt=True)]
+
+
+def twice(now: float) -> Sequence[str]:
+    """For `Fault.date`: a proxy adds its own `Date` to Stripe's."""
+    return [formatdate(now, usegmt=True)] * 2
+
+
+def joined(now: float) -> Sequence[str]:
+    """For `Fault.date`: a proxy puts its own date and Stripe's into one header."""
+    return [", ".join(twice(now))]
+
+
+def without_zone(now: float) -> Sequence[str]:
+    """For `Fault.date`: a date that does not say that it is UTC."""
+    return [formatdate(now, usegmt=True).removesuffix(" GMT")]
 
 
 def choose(faults: Iterable[Fault], request: LoggedRequest) -> list[Fault]:

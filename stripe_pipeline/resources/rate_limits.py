@@ -10,6 +10,7 @@ is there, and is waited for by whoever is not. All times are seconds.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -22,7 +23,8 @@ from typing import Any
 
 import orjson
 
-from stripe_pipeline.errors import Cancelled
+from stripe_pipeline.errors import Cancelled, OutOfTime
+from stripe_pipeline.resources.deadline import Deadline
 
 if sys.platform != "win32":  # there each process keeps the limits by itself
     import fcntl
@@ -194,12 +196,14 @@ class RateLimits:
         account = LIVE_ACCOUNT_RATE if livemode else TEST_ACCOUNT_RATE
         return cls(account=account, share=share, shared=shared, urgent=urgent)
 
-    def acquire(self, endpoint: str) -> float:
+    def acquire(self, endpoint: str, deadline: Deadline | None = None) -> float:
         """Returns when a request to `endpoint` may be sent; first come, first served on each endpoint.
 
-        The time, by the clock of these limits, is for `slow_down`. Raises `Cancelled` once the limits are closed.
+        The time, by the clock of these limits, is for `slow_down`. Raises `Cancelled` once the limits are closed, and
+        `OutOfTime` as soon as it is clear that the request may not be sent before `deadline`.
         """
         turn = threading.Event()
+        deadline = deadline or Deadline()
         with self._lock:
             self._bucket(endpoint)
             queue = self._queues[endpoint]
@@ -219,7 +223,10 @@ class RateLimits:
                             delay = max(0.0, at - self._clock())
                     if at is not None and not delay:
                         return at
-                self._wait(turn, delay)
+                left = deadline.left()
+                if not left or (delay or 0.0) > left:
+                    raise OutOfTime(endpoint)
+                self._wait(turn, left if delay is None and left < math.inf else delay)
         finally:
             with self._lock:
                 first = queue[0] is turn

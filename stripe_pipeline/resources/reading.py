@@ -26,6 +26,7 @@ from stripe_pipeline.errors import (
     Cancelled,
     CursorLost,
     NotFound,
+    OutOfTime,
     RequestRefused,
     StripePipelineError,
     Unavailable,
@@ -401,7 +402,8 @@ class Reader:
         return lines
 
     def read_again(self, ids: Iterable[str], *, since: int = 0) -> tuple[Batch, dict[str, StripePipelineError]]:
-        """Retrieve each id, with its children; and why, for those that are refused or bad while the others are not.
+        """Retrieve each id, with its children; and why, for those that are refused or bad while the others are not, or
+        that there was no time for.
 
         What Stripe says is gone comes back as a tombstone; what turns out to be made before `since` (Unix seconds) is
         left out. Raises what `StripeApi.get` raises where that is not about single objects, and `OSError`.
@@ -478,6 +480,8 @@ class Reader:
                 return Tombstone(object_id, reply.sent_at)
             self._check(obj)
             lines = self._complete(obj, reply.sent_at, surprises, repaired=reply.repaired)
+        except OutOfTime as error:
+            return error
         except StripePipelineError as error:
             return self._blame(error, object_id)
         if lines is None:

@@ -12,14 +12,14 @@ import logging
 import os
 import random
 import re
+import socket
 import ssl
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from functools import cache
 from importlib.metadata import version
 from types import TracebackType
@@ -40,20 +40,24 @@ from stripe_pipeline.errors import (
     Cancelled,
     CursorLost,
     NotFound,
+    OutOfTime,
     PermissionMissing,
     RequestRefused,
     SettingsError,
     Unavailable,
     scrub,
 )
+from stripe_pipeline.resources.deadline import Deadline
 from stripe_pipeline.resources.rate_limits import RateLimits, endpoint_of
+from stripe_pipeline.resources.server_clock import ServerClock, http_date, http_dates
 
 logger = logging.getLogger(__name__)
 
 NAMELESS = "(no id) "
 """What stands for the id of an object that Stripe listed without one begins with this; the day follows."""
 MAX_LIMIT = 100  # objects a page, FACTS.md "Lists"
-TIMEOUT = 60.0
+TIMEOUT = 60.0  # seconds of silence
+REQUEST_TIMEOUT = 120.0  # seconds for a whole request, however steadily its answer trickles in
 CONNECT_TIMEOUT = 10.0
 MAX_CONNECTIONS = 32
 
@@ -61,8 +65,8 @@ FIRST_BACKOFF = 0.5
 MAX_BACKOFF = 8.0
 MAX_RETRY_AFTER = 60.0
 
-# A Date header may have been made up to so many seconds before it was sent: servers renew it once a second.
-STALE_DATE = 1.0
+# Requests that a client sends only to find out which of two contradicting answers told the time rightly.
+_MOST_CONFIRMING = 8
 
 # Read whatever the settings say, so no object can be disabled to do without the permission.
 _ALWAYS_READ = {"/v1/account", "/v1/events"}
@@ -131,52 +135,13 @@ class Page:
         return next((object_id for object_id in ids if isinstance(object_id, str) and object_id), None)
 
 
-class ServerClock:
-    """How far a server's clock is ahead of the local one, from the `Date` headers of its answers; thread-safe.
+@dataclass(frozen=True)
+class _Answer:
+    """One object of Stripe's JSON, the local time at which it was asked for, and whether it was repaired."""
 
-    `Date` has whole seconds, so the server's clock stood between D and D + 1 (and `STALE_DATE`) at some moment
-    between sending and receiving. Every answer narrows the bounds.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lowest = float("-inf")
-        self._highest = float("inf")
-
-    @property
-    def offset(self) -> float:
-        """Seconds to add to the local clock; exactly 0 as long as the clocks may agree.
-
-        So all processes of a well-kept machine count alike, to the microsecond. Otherwise it is the lower bound,
-        which only rises: what is sent later never gets an earlier time.
-        """
-        with self._lock:
-            return 0.0 if self._lowest <= 0.0 <= self._highest else self._lowest
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """What `offset` is known to lie between."""
-        with self._lock:
-            return self._lowest, self._highest
-
-    def assume(self, lowest: float, highest: float) -> None:
-        """Begin with the bounds that an earlier run found; the first answer that contradicts them ends that.
-
-        So a run does not think it earlier than the one before it did, whose estimate had become better than a first
-        answer's whole second.
-        """
-        with self._lock:
-            self._lowest, self._highest = lowest, highest
-
-    def learn(self, date: float, sent: float, received: float) -> None:
-        """Takes in an answer with `date`, sent for and received at these local times (all Unix seconds)."""
-        lowest, highest = date - received, date + 1.0 + STALE_DATE - sent
-        if lowest > highest:  # the local clock was set back meanwhile
-            return
-        with self._lock:
-            self._lowest, self._highest = max(self._lowest, lowest), min(self._highest, highest)
-            if self._lowest > self._highest:  # one of the clocks was set
-                self._lowest, self._highest = lowest, highest
+    data: dict[str, Any]
+    sent: float
+    repaired: bool
 
 
 @dataclass(frozen=True)
@@ -196,7 +161,8 @@ class StripeApi:
 
     `limits` says when a request may be sent: by Stripe's own limits unless it is given. A request is sent at most
     `max_attempts` times; one that is answered 429 goes on for `patience` seconds instead. `timeout` is how many seconds
-    Stripe may be silent before the connection counts as dropped.
+    Stripe may be silent before the connection counts as dropped, `request_timeout` how many seconds a request may take
+    from the connection to the last byte of its answer. Nothing is sent or waited for once `deadline` has passed.
     """
 
     def __init__(
@@ -207,6 +173,8 @@ class StripeApi:
         max_attempts: int = 6,
         patience: float = 120.0,
         timeout: float = TIMEOUT,
+        request_timeout: float = REQUEST_TIMEOUT,
+        deadline: Deadline | None = None,
         limits: RateLimits | None = None,
     ) -> None:
         self._base_url = checked_base(base_url)
@@ -216,6 +184,9 @@ class StripeApi:
         self._server = url.netloc or base_url
         self._max_attempts = max_attempts
         self._patience = patience
+        self._timeout = timeout
+        self._request_timeout = request_timeout
+        self._deadline = deadline or Deadline()
         self._limits = limits or RateLimits.of_stripe(livemode=key.livemode)
         self._lock = threading.Lock()
         self._spent: Counter[str] = Counter()
@@ -225,6 +196,8 @@ class StripeApi:
         self._key = key
         self._connections = connections(self._base_url, timeout)
         self._account: str | None = None
+        self._confirming = threading.Lock()
+        self._confirmations_left = _MOST_CONFIRMING
 
     def __enter__(self) -> Self:
         return self
@@ -245,7 +218,7 @@ class StripeApi:
 
     def now(self) -> float:
         """The time on Stripe's clock in Unix seconds; the local time until Stripe has answered once."""
-        return time.time() + self.clock.offset
+        return self.clock.now()
 
     def spent(self) -> int:
         """How many requests were sent, retries included."""
@@ -289,15 +262,16 @@ class StripeApi:
 
         Retries what may get better: 409, 429, 5xx, cut or foreign bodies, broken connections. Raises
         `AuthenticationFailed`, `PermissionMissing`, `NotFound` or `RequestRefused` at once, `Unavailable` when the
-        retries are used up, and `Cancelled` after `close`.
+        retries are used up, `OutOfTime` when the deadline passes first, and `Cancelled` after `close`.
         """
         endpoint, query = endpoint_of(path), _query(params or {})
         failures = attempts = 0
         limited_since: float | None = None
         while True:
             answer = self._ask(endpoint, path, query)
-            if isinstance(answer, Reply):
-                return answer
+            if isinstance(answer, _Answer):
+                self._confirm_time(endpoint, path, query)
+                return Reply(answer.data, answer.sent + self.clock.offset, answer.repaired)
             attempts += 1
             pause = random.uniform(0.0, min(MAX_BACKOFF, FIRST_BACKOFF * 2 ** min(attempts - 1, 10)))
             pause = max(pause, answer.retry_after * random.uniform(1.0, 1.1))
@@ -310,6 +284,8 @@ class StripeApi:
                 failures += 1
                 if answer.final or failures >= self._max_attempts:
                     raise self._given_up(path, answer, attempts)
+            if pause >= self._deadline.left():
+                raise OutOfTime(path, last_seen=answer.seen)
             logger.info("%s", scrub(f"GET {path}: {answer.seen}; asking again in {pause:.1f} s"))
             if self._closed.wait(pause):
                 raise Cancelled
@@ -374,32 +350,58 @@ class StripeApi:
             if last:
                 self._connections.clear()
 
-    def _ask(self, endpoint: str, path: str, query: _Query) -> Reply | _Failure:
-        """Sends the request once and reads the whole answer."""
-        turn = self._limits.acquire(endpoint)
-        with self._sending(endpoint):
-            sent = time.time()
+    def _confirm_time(self, endpoint: str, path: str, query: _Query) -> None:
+        """Send the request again as cheaply as possible while an answer's `Date` contradicts what is known.
+
+        Only its date counts; where it is not answered, what is known stays.
+        """
+        if not self.clock.doubtful:
+            return
+        cheap = [(name, "1" if name == "limit" else value) for name, value in query if name != "starting_after"]
+        with self._confirming:
+            while self.clock.doubtful and self._confirmations_left and not self._deadline.passed:
+                self._confirmations_left -= 1
+                with suppress(ApiError):
+                    self._ask(endpoint, path, cheap)
+
+    def _ask(self, endpoint: str, path: str, query: _Query) -> _Answer | _Failure:
+        """Send the request once and read the whole answer."""
+        turn = self._limits.acquire(endpoint, self._deadline)
+        seconds = min(self._request_timeout, self._deadline.left())
+        if not seconds:
+            raise OutOfTime(path)
+        with self._sending(endpoint), _TimeLimit(seconds) as limit:
+            sent = self.clock.local()
             try:
                 response = self._connections.request(
-                    "GET", self._base_url + path, fields=query, headers=_headers(self._key), redirect=False
+                    "GET",
+                    self._base_url + path,
+                    fields=query,
+                    headers=_headers(self._key),
+                    redirect=False,
+                    timeout=urllib3.Timeout(
+                        connect=min(self._timeout, CONNECT_TIMEOUT, seconds), read=min(self._timeout, seconds)
+                    ),
                 )
             except urllib3.exceptions.HTTPError as problem:
+                if limit.exceeded:
+                    return _Failure(f"an answer that was not complete after {seconds:.0f} s")
                 return _Failure(f"{type(problem).__name__}: {problem}" if str(problem) else type(problem).__name__)
-            received = time.time()
+            received = self.clock.local()
 
         status, headers = response.status, response.headers
-        date = _http_date(headers.get("Date"))
+        dates = http_dates(headers.getlist("Date"))
         request_id = headers.get("Request-Id")
         body, repaired = _json_object(response.data)
         if repaired:
             logger.warning("GET %s: the answer holds text that is not valid Unicode or too much of something", path)
         error = (body or {}).get("error")
-        if date is not None and body is not None and (status == 200 or (status == 403 and isinstance(error, dict))):
-            self.clock.learn(date, sent, received)
+        if dates is not None and body is not None and (status == 200 or (status == 403 and isinstance(error, dict))):
+            self.clock.learn(dates, sent, received)
         if status == 200 and body is not None:
-            return Reply(body, sent + self.clock.offset, repaired)
+            return _Answer(body, sent, repaired)
 
-        retry_after = _retry_after(headers.get("Retry-After"), self.now() if date is None else date)
+        retry_after = _retry_after(headers.get("Retry-After"), self.now() if dates is None else dates[1])
         if status == 429:
             reason = headers.get("Stripe-Rate-Limited-Reason")
             if reason:
@@ -511,6 +513,86 @@ def _version() -> str:
     return version("stripe-pipeline")
 
 
+class _TimeLimit:
+    """Shuts the connection of the request that this thread sends once `seconds` have passed.
+
+    Timeouts of sockets only end silence: a peer that sends a byte now and then is never silent.
+    """
+
+    _of_thread = threading.local()
+
+    def __init__(self, seconds: float) -> None:
+        self.exceeded = False
+        self._lock = threading.Lock()
+        self._ended = False
+        self._connection: urllib3.connection.HTTPConnection | None = None
+        self._socket: Any = None
+        self._timer = threading.Timer(seconds, self._shut)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        self._of_thread.limit = self
+        self._timer.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._ended = True  # the connection may be another request's by now
+        self._timer.cancel()
+        del self._of_thread.limit
+
+    @classmethod
+    def use(cls, connection: urllib3.connection.HTTPConnection) -> None:
+        """Note which connection this thread's request goes through."""
+        limit: _TimeLimit | None = getattr(cls._of_thread, "limit", None)
+        if limit is not None:
+            limit._connection = connection
+            # The connection forgets it once it has handed it to an answer that ends with it.
+            limit._socket = connection.sock or limit._socket
+            if limit.exceeded:
+                raise urllib3.exceptions.TimeoutError("The request took too long")
+
+    def _shut(self) -> None:
+        with self._lock:
+            if self._ended:
+                return
+            self.exceeded = True
+            outer = (self._connection and self._connection.sock) or self._socket
+            plain = getattr(outer, "socket", outer)  # below TLS within TLS
+            if isinstance(plain, socket.socket):
+                with suppress(OSError):
+                    # Not the method of an SSL socket, which another thread is reading from.
+                    socket.socket.shutdown(plain, socket.SHUT_RDWR)
+
+
+class _Connection(urllib3.connection.HTTPConnection):
+    """Tells the time limit of the request under way about itself."""
+
+    def connect(self) -> None:
+        _TimeLimit.use(self)
+        super().connect()
+
+    def request(self, *arguments: Any, **options: Any) -> None:
+        _TimeLimit.use(self)
+        super().request(*arguments, **options)
+
+    def getresponse(self) -> Any:
+        _TimeLimit.use(self)
+        return super().getresponse()
+
+
+class _TLSConnection(_Connection, urllib3.connection.HTTPSConnection):
+    pass
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TLSPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _TLSConnection
+
+
 def connections(base_url: str, timeout: float) -> urllib3.PoolManager:
     """Connections to the server at `base_url`, through the proxy that the environment names for it.
 
@@ -530,10 +612,13 @@ def connections(base_url: str, timeout: float) -> urllib3.PoolManager:
     if url.scheme == "https":
         options["ssl_context"] = _tls()
     if not proxy:
-        return urllib3.PoolManager(**options)
-    login = urllib3.util.parse_url(proxy).auth
-    headers = urllib3.make_headers(proxy_basic_auth=unquote(login)) if login else None
-    return urllib3.ProxyManager(proxy, proxy_headers=headers, **options)
+        pool = urllib3.PoolManager(**options)
+    else:
+        login = urllib3.util.parse_url(proxy).auth
+        headers = urllib3.make_headers(proxy_basic_auth=unquote(login)) if login else None
+        pool = urllib3.ProxyManager(proxy, proxy_headers=headers, **options)
+    pool.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
+    return pool
 
 
 @cache
@@ -563,20 +648,12 @@ def _json_object(content: bytes) -> tuple[dict[str, Any] | None, bool]:
     return (data, repaired) if isinstance(data, dict) else (None, False)
 
 
-def _http_date(text: str | None) -> float | None:
-    """Unix seconds of an HTTP date, or none if it is not one."""
-    try:
-        return parsedate_to_datetime(text or "").timestamp()
-    except (ValueError, OverflowError):
-        return None
-
-
 def _retry_after(text: str | None, now: float) -> float:
     """Seconds to wait by a `Retry-After` header, which has seconds or an HTTP date; at most `MAX_RETRY_AFTER`."""
     try:
         seconds = float(text or 0)
     except ValueError:
-        seconds = (_http_date(text) or now) - now
+        seconds = (http_date(text or "") or now) - now
     return min(max(0.0, seconds), MAX_RETRY_AFTER)
 
 

@@ -27,6 +27,7 @@ from stripe_pipeline.days import DAY, day_start, stretches, utc_day
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.fields import load_hash_key
 from stripe_pipeline.objects import CUSTOMERS, OBJECT_TYPES, Column, Kind, ObjectType, children_of
+from stripe_pipeline.resources import future_times
 from stripe_pipeline.resources.erasure import Erased, Erasure, load_order, redacted
 from stripe_pipeline.resources.pruning import Pruned, expire, prune, young_enough
 from stripe_pipeline.resources.publisher import Publisher
@@ -43,6 +44,7 @@ from stripe_pipeline.resources.schema import (
     settings_changed,
     want_compaction,
 )
+from stripe_pipeline.resources.server_clock import Reading
 from stripe_pipeline.rows import microseconds
 from stripe_pipeline.settings import OnDelete, Settings
 
@@ -57,6 +59,7 @@ _FEW = 500  # places to fetch rows from
 _BOOKKEEPING = ("cursors", "coverage", "backfills")  # tables of `pipeline` with an account and a mode
 _DELETABLE = ("customers", "invoices")  # FACTS.md, The nine types
 _NAMED = 5  # fields in a sentence
+_LISTED_AHEAD = 5  # seconds; a list's bound is a little ahead of when it is asked for
 _SMALL = 64  # blocks of 256 KB that are not worth compacting
 
 
@@ -135,6 +138,25 @@ class Batch:
     """The days hold more than what was read: do not look for objects that these days' lists left out."""
     read_again: bool = False
     """The rows were asked for one by one: even where nothing changed they are now known as of this request."""
+    latest: float = 2.0**40
+    """Unix seconds: nothing of it was requested later than that."""
+
+    def limit(self, latest: float) -> None:
+        """Let nothing of it be taken for requested later than `latest`, Stripe's time.
+
+        A time beyond that came from a wrong idea of Stripe's clock. A day whose list has one counts as listed at its
+        beginning, so that it is listed again.
+        """
+        self.latest = latest
+        self.days = [
+            replace(
+                it,
+                listed_at=it.listed_at if it.listed_at <= latest else day_start(it.day),
+                until=min(it.until, latest + _LISTED_AHEAD),
+            )
+            for it in self.days
+        ]
+        self.tombstones = [replace(it, found_at=min(it.found_at, latest)) for it in self.tombstones]
 
     @property
     def tables(self) -> tuple[ObjectType, ...]:
@@ -190,6 +212,15 @@ class Covered:
     """How many are kept."""
     listed: int
     """How many the list held, including those too old to keep."""
+
+
+@dataclass(frozen=True)
+class StoppedBackfill:
+    """A backfill that was begun and has not ended; seconds on Stripe's clock."""
+
+    began: float
+    last_listed: float
+    """When it listed a day for the last time; when it began if it did not."""
 
 
 @dataclass(frozen=True)
@@ -361,15 +392,20 @@ class Warehouse:
         batches: Sequence[Batch],
         *,
         cursors: dict[tuple[Mode, str], float] | None = None,
-        clock: tuple[float, float] | None = None,
+        clock: Reading | None = None,
     ) -> Loaded:
         """Write what was read, with its coverage and cursors, in one transaction.
 
         A row is replaced by what was requested at the same time or later on Stripe's clock, never by anything older.
-        `cursors`: seconds on Stripe's clock by mode and name. `clock`: the bounds between which Stripe's clock is
-        ahead of the local one. Raises `WarehouseError`; then nothing was written.
+        `cursors`: seconds on Stripe's clock by mode and name. `clock`: what is known of that clock; nothing is stored
+        as read later than it can be. Raises `WarehouseError`; then nothing was written.
         """
         loaded = Loaded()
+        if clock:
+            for batch in batches:
+                batch.limit(clock.latest)
+            # Where a cursor truly stands is not known then: it stays, and the same is read again.
+            cursors = {which: at for which, at in (cursors or {}).items() if at <= clock.latest}
         with self._open() as connection:
             # Lists come in beside the threads that go on reading. Two threads of DuckDB take twice the CPU of one for
             # them and end little earlier; news are found in large tables, where all of them help.
@@ -390,8 +426,8 @@ class Warehouse:
                     erasure.finish()
                 for (mode, name), at in (cursors or {}).items():
                     _set_cursor(connection, mode, name, at)
-                if clock:
-                    _set_clock(connection, *clock)
+                if clock and clock.bounds:
+                    _set_clock(connection, *clock.bounds)
                 [(loaded.revision,)] = connection.execute(
                     "UPDATE pipeline.meta SET revision = revision + 1 RETURNING revision"
                 ).fetchall()
@@ -527,28 +563,36 @@ class Warehouse:
                 # Nothing else tells that older ones were ever loaded.
                 connection.execute(f"UPDATE pipeline.coverage SET listed_at = {_start_of('day')} WHERE {of_table}")
 
-    def begin_backfill(self, mode: Mode, request: str, now: float) -> float:
-        """Note that this backfill begins, and return when: `now`, or when the same one began that has not ended.
+    def put_times_right(self, mode: Mode, *, now: float, latest: float, events_since: int) -> float | None:
+        """Bring times of `mode` that lie ahead of Stripe's clock back; see `future_times.put_right`."""
+        with self._open() as connection:
+            return future_times.put_right(
+                connection, mode.account, livemode=mode.livemode, now=now, latest=latest, events_since=events_since
+            )
 
-        `request` is the same for the same tables and days. One that began over a day ago is begun anew.
-        """
+    def stopped_backfill(self, mode: Mode, request: str) -> StoppedBackfill | None:
+        """The backfill that was begun and has not ended; `request` is the same for the same tables and days."""
+        found = self.ask(
+            "SELECT epoch_us(began) / 1e6, epoch_us(coalesce((SELECT max(listed_at) FROM pipeline.coverage"
+            f" WHERE how = 'backfill' AND {_of(mode)} AND listed_at >= began), began)) / 1e6"
+            f" FROM pipeline.backfills WHERE request = {literal(request)} AND {_of(mode)}"
+        )
+        return StoppedBackfill(*map(float, found[0])) if found else None
+
+    def begin_backfill(self, mode: Mode, request: str, now: float) -> None:
+        """Note that this backfill begins, in place of an earlier one for the same tables and days."""
         of_it = f"request = {literal(request)} AND {_of(mode)}"
         with self._open() as connection:
-            found = connection.execute(
-                f"SELECT epoch_us(began) / 1e6 FROM pipeline.backfills WHERE {of_it}"
-                f" AND began > make_timestamptz({microseconds(now - DAY)})"
-            ).fetchall()
-            if found:
-                return float(found[0][0])
+            connection.execute("BEGIN")
             connection.execute(f"DELETE FROM pipeline.backfills WHERE {of_it}")
             connection.execute(
                 f"INSERT INTO pipeline.backfills VALUES ({literal(request)}, {literal(mode.account)}, {mode.livemode},"
                 f" make_timestamptz({microseconds(now)}))"
             )
-        return now
+            connection.execute("COMMIT")
 
     def end_backfill(self, mode: Mode, request: str) -> None:
-        """Note that this backfill has ended: the same one would read everything again."""
+        """Note that this backfill has ended: the same one reads everything again."""
         with self._open() as connection:
             connection.execute(f"DELETE FROM pipeline.backfills WHERE request = {literal(request)} AND {_of(mode)}")
 
@@ -884,7 +928,7 @@ def _fill(
         if erasure:
             # What was erased must not reach the file, not even for the length of a transaction.
             _stage(connection, object_type, batch, erasure)
-        lines = f"SELECT {names} FROM temp.incoming" if erasure else _lines_of(object_type, files)
+        lines = f"SELECT {names} FROM temp.incoming" if erasure else _lines_of(object_type, files, batch.latest)
         connection.execute(f"INSERT INTO {table} ({names}) {lines}")
         of_mode = f"{of_days} AND livemode = {batch.mode.livemode}"
         _keep_latest(connection, object_type, table, of_mode)
@@ -986,32 +1030,33 @@ def _stage(
         body = ", ".join(f"{_name(column)} {column.kind.sql_type}" for column in columns)
         connection.execute(f"CREATE TEMP TABLE incoming ({body})")
         return
-    connection.execute(f"CREATE TEMP TABLE incoming AS {_lines_of(object_type, files)}")
+    connection.execute(f"CREATE TEMP TABLE incoming AS {_lines_of(object_type, files, batch.latest)}")
     _keep_latest(connection, object_type, "temp.incoming", "true")
     if erasure:
         erasure.strip_incoming(object_type)
 
 
-def _lines_of(object_type: ObjectType, files: Sequence[Path]) -> str:
-    """A SELECT of the table's columns from NDJSON files."""
+def _lines_of(object_type: ObjectType, files: Sequence[Path], latest: float) -> str:
+    """A SELECT of the table's columns from NDJSON files; nothing was requested after `latest`, Unix seconds."""
     columns = object_type.table_columns
     spec = ", ".join(
         f"'{column.name}': '{'BIGINT' if column.kind is Kind.TIMESTAMP else column.kind.sql_type}'"
         for column in columns
     )
     return (
-        f"SELECT {', '.join(_read(column) for column in columns)}"
+        f"SELECT {', '.join(_read(column, latest) for column in columns)}"
         f" FROM read_json([{', '.join(literal(str(file)) for file in files)}],"
         f" format = 'newline_delimited', columns = {{{spec}}})"
     )
 
 
-def _read(column: Column) -> str:
+def _read(column: Column, latest: float) -> str:
     name = _name(column)
     if column.kind is not Kind.TIMESTAMP:
         return name
-    scale = "" if column.name == "_fetched_at" else " * 1000000"
-    return f"make_timestamptz({name}{scale}) AS {name}"
+    if column.name == "_fetched_at":
+        return f"make_timestamptz(least({name}, {microseconds(latest)})) AS {name}"
+    return f"make_timestamptz({name} * 1000000) AS {name}"
 
 
 def _judge(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, known: str) -> None:

@@ -1,0 +1,167 @@
+"""What time it is at Stripe, judged by the `Date` headers of its answers.
+
+Rows, cursors and coverage carry Stripe's time, so a wrong idea of it hides changes. No single answer is believed
+against what is known: a proxy or one server of many may be wrong.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+
+STALE_DATE = 1.0
+"""A `Date` header may have been made up to so many seconds before it was sent: servers renew it once a second."""
+LOCAL_ERROR = 60.0
+"""Seconds by which the local clock may be wrong without further proof, where nothing else is known."""
+SAME_DATE = 2.0
+"""Seconds by which the two values of a `Date` header that was sent twice may differ, by a proxy and by Stripe."""
+CONFIRMATIONS = 3
+"""Answers that must agree before they are believed against what is known, and that make what is known certain."""
+
+_MOST_CONFIRMATIONS = 10
+_STEP = 1.0  # seconds; where the wall clock moves by more against the monotonic one, it was not the passing of time
+
+Bounds = tuple[float, float]
+"""The least and the most seconds that Stripe's clock is ahead of the local one."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a run knows of Stripe's clock at some moment."""
+
+    bounds: Bounds | None
+    """Relative to the machine's wall clock; None where no answer has told."""
+    latest: float
+    """Unix seconds: it is not later than that at Stripe."""
+
+
+class ServerClock:
+    """Stripe's clock as the local one plus an offset; thread-safe.
+
+    `Date` has whole seconds, so Stripe's clock stood between D and D + 1 (and `STALE_DATE`) at some moment between
+    sending and receiving. Every answer narrows the bounds of the offset. One that contradicts them, or where nothing
+    is known the local clock, changes nothing until as many others in a row agree with it as have confirmed the bounds,
+    at least `CONFIRMATIONS`.
+
+    Within a run the local time is the wall clock of its beginning, continued by the monotonic clock, so that setting
+    the wall clock changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._base = self._between = time.time() - time.monotonic()
+        self._bounds: Bounds | None = None
+        self._support = 0  # answers of this run that agreed with the bounds
+        self._rival: Bounds | None = None
+        self._rivals = 0  # answers in a row that contradicted the bounds and agreed with each other
+
+    def local(self) -> float:
+        """The local time, Unix seconds."""
+        return self._base + time.monotonic()
+
+    def now(self) -> float:
+        """Stripe's time, Unix seconds; the local time as long as nothing is known."""
+        return self.local() + self.offset
+
+    @property
+    def offset(self) -> float:
+        """Seconds to add to the local time; exactly 0 as long as the clocks may agree.
+
+        So all processes of a well-kept machine count alike, to the microsecond. Otherwise it is the lower bound,
+        which only rises: what is sent later never gets an earlier time.
+        """
+        with self._lock:
+            return self._offset()
+
+    def _offset(self) -> float:
+        if self._bounds is None or self._bounds[0] <= 0.0 <= self._bounds[1]:
+            return 0.0
+        return self._bounds[0]
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the last answer contradicted what too few answers have confirmed: another one would tell."""
+        with self._lock:
+            return self._rivals > 0 and self._support < CONFIRMATIONS
+
+    def read(self) -> Reading:
+        """What is known at this moment."""
+        with self._lock:
+            local = self.local()
+            shift = local - time.time()
+            if abs(shift) < _STEP:
+                shift = 0.0
+            bounds = self._bounds and (self._bounds[0] + shift, self._bounds[1] + shift)
+            return Reading(bounds, local + (self._bounds[1] if self._bounds else LOCAL_ERROR))
+
+    def assume(self, lowest: float, highest: float) -> None:
+        """Begin with the bounds that an earlier run found.
+
+        So a run does not think it earlier than the one before it did, whose estimate had become better than a first
+        answer's whole second.
+        """
+        with self._lock:
+            self._bounds = lowest, highest
+            self._support = 0
+
+    def learn(self, dates: Bounds, sent: float, received: float) -> None:
+        """Take in an answer.
+
+        `dates`: the earliest and the latest time that its `Date` header names, Unix seconds; `sent` and `received`:
+        the local times of the request and of the answer.
+        """
+        found = dates[0] - received, dates[1] + 1.0 + STALE_DATE - sent
+        with self._lock:
+            between = time.time() - time.monotonic()
+            if abs(between - self._between) > _STEP:
+                # The wall clock was set, which tells nothing new; or the machine slept, and its monotonic clock may
+                # have stood still.
+                self._between, self._support = between, 0
+            known = self._bounds or (-LOCAL_ERROR, LOCAL_ERROR)
+            if both := _common(known, found):
+                self._bounds = both if self._bounds else found
+                self._support += 1
+                self._rival, self._rivals = None, 0
+                return
+            both = _common(self._rival, found) if self._rival else None
+            self._rivals = self._rivals + 1 if both else 1
+            self._rival = both or found
+            if self._rivals >= min(max(self._support + 1, CONFIRMATIONS), _MOST_CONFIRMATIONS):
+                self._bounds, self._support = self._rival, self._rivals
+                self._rival, self._rivals = None, 0
+
+
+def _common(one: Bounds, other: Bounds) -> Bounds | None:
+    lowest, highest = max(one[0], other[0]), min(one[1], other[1])
+    return (lowest, highest) if lowest <= highest else None
+
+
+def http_date(text: str) -> float | None:
+    """Unix seconds of an HTTP date, which is UTC whether or not it says so; None if it is not one."""
+    try:
+        parsed = parsedate_to_datetime(text)
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def http_dates(headers: Sequence[str]) -> Bounds | None:
+    """The earliest and the latest time in the values of a `Date` header; None where they are not dates or disagree.
+
+    Where a proxy adds its own date, there are several headers, or one with both values and a comma between them.
+    """
+    texts: list[str] = []
+    for header in headers:
+        parts = header.split(",")
+        # A date has a comma of its own, behind the day of the week.
+        pairs = len(parts) > 2 and len(parts) % 2 == 0
+        texts += [",".join(parts[n : n + 2]) for n in range(0, len(parts), 2)] if pairs else [header]
+    dates = [http_date(text) for text in texts]
+    known = [date for date in dates if date is not None]
+    if not known or len(known) < len(dates) or max(known) - min(known) > SAME_DATE:
+        return None
+    return min(known), max(known)

@@ -38,5 +38,6 @@ def abandoned(folder: Path) -> Iterator[Path]:
 
 def _just_made(file: Path) -> bool:
     with contextlib.suppress(FileNotFoundError):
-        return time.time() - file.stat().st_mtime < _JUST_MADE
+        # A time in the future is of a clock that has been set back since.
+        return abs(time.time() - file.stat().st_mtime) < _JUST_MADE
     return True  # its holder has just ended

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
@@ -22,8 +23,9 @@ from stripe_pipeline.assets.under_way import UNDER_WAY, let_go_of_killed
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import StripePipelineError, by_cause
+from stripe_pipeline.resources.deadline import Deadline
 from stripe_pipeline.settings import Settings
-from stripe_pipeline.sync import Pipeline, Report
+from stripe_pipeline.sync import DRAIN_TIME, Pipeline, Report
 
 WAIT = 10.0
 """Seconds that the sensor waits for news inside its tick. Dagster begins the next one at once after 5 seconds or more,
@@ -33,12 +35,16 @@ TELL_WITHIN = 4.0
 OBJECTS = 200
 """Objects of each mode that are read again inside a tick: at 25 requests a second 8 seconds. More are a run's work."""
 
+READ_WITHIN = 30.0
+"""Seconds from its beginning that a tick may read Stripe: loading and publishing follow, and Dagster ends it at 60."""
+
 # A process per step costs seconds and gains nothing: what runs in parallel are the requests.
 _EXECUTOR = dg.in_process_executor
 _POLL = 0.1  # seconds
 _REST = 2.0  # times as long as a drain took, nothing more is read: what is announced again meanwhile is read once
 _LONGEST_REST = 6.0  # seconds
 _REST_AFTER_TROUBLE = 30.0  # seconds
+_FURTHEST_REST = 60.0  # seconds; a rest that is further ahead was ordered by a clock that has been set back since
 
 
 def _sync_under_way(instance: dg.DagsterInstance) -> str | None:
@@ -91,17 +97,17 @@ def webhook_refresh(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     report = Report()
     events: Sequence[dg.AssetMaterialization | dg.AssetCheckEvaluation] = ()
     trouble: StripePipelineError | None = None
-    rest_until = datetime.fromisoformat(context.cursor).timestamp() if context.cursor else 0.0
+    rest = _rest_left(context.cursor)
     backlog = False
     try:
         with opens.open() as pipeline:
             try:
-                rest_until, backlog = _refresh(pipeline, report, rest_until, context.instance)
+                rest, backlog = _refresh(pipeline, report, rest, context.instance)
             finally:
                 events = events_without_a_run(report, pipeline, context.instance)
     except StripePipelineError as error:
         trouble = error
-        rest_until = time.time() + _REST_AFTER_TROUBLE
+        rest = Deadline(_REST_AFTER_TROUBLE)
     if trouble:
         context.log.error(str(trouble))
     for tables, failure in by_cause(report.failures):
@@ -113,7 +119,7 @@ def webhook_refresh(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         run_requests=[dg.RunRequest(partition_key=today().isoformat())] if backlog else None,
         skip_reason=None if backlog else said,
         asset_events=events,
-        cursor=datetime.fromtimestamp(rest_until, UTC).isoformat(timespec="seconds"),
+        cursor=(datetime.now(UTC) + timedelta(seconds=rest.left())).isoformat(timespec="seconds"),
     )
 
 
@@ -132,34 +138,43 @@ def events_without_a_run(
     ]
 
 
-def _refresh(pipeline: Pipeline, report: Report, rest_until: float, instance: dg.DagsterInstance) -> tuple[float, bool]:
+def _rest_left(cursor: str | None) -> Deadline:
+    """The rest that the tick before ordered; none where the local clock was set back meanwhile or the text is odd."""
+    left = 0.0
+    with suppress(ValueError):
+        left = datetime.fromisoformat(cursor).timestamp() - time.time() if cursor else 0.0
+    return Deadline(left if 0 < left <= _FURTHEST_REST else 0.0)
+
+
+def _refresh(pipeline: Pipeline, report: Report, rest: Deadline, instance: dg.DagsterInstance) -> tuple[Deadline, bool]:
     """Apply what comes in while the tick lasts; until when to rest then, and whether there is work for a run."""
-    ends = time.time() + WAIT
+    reading = Deadline(READ_WITHIN)
+    ends = Deadline(WAIT)
     published = True
     try:
-        while (now := time.time()) < ends:
+        while not ends.passed:
             if not published:
                 published = pipeline.publish(force=False)
-            if now < rest_until or not pipeline.has_news():
+            if not rest.passed or not pipeline.has_news():
                 if pipeline.folder.stopping.exists():
                     break  # Dagster waits for a tick before it ends
                 time.sleep(_POLL)
                 continue
-            ends = min(ends, now + TELL_WITHIN)
+            ends = Deadline(min(ends.left(), TELL_WITHIN))
             if pipeline.objects_to_read() > OBJECTS and _sync_under_way(instance):
-                rest_until = now + _LONGEST_REST  # that run reads all of it
+                rest = Deadline(_LONGEST_REST)  # that run reads all of it
                 continue
-            applied = report.applied
-            pipeline.drain(most=OBJECTS, report=report)
-            took = time.time() - now
-            rest_until = time.time() + (min(_REST * took, _LONGEST_REST) if report.applied > applied else 1.0)
+            applied, began = report.applied, time.monotonic()
+            pipeline.drain(most=OBJECTS, report=report, within=min(DRAIN_TIME, reading.left()))
+            took = time.monotonic() - began
+            rest = Deadline(min(_REST * took, _LONGEST_REST) if report.applied > applied else 1.0)
             published = pipeline.publish(force=False)
             if pipeline.objects_to_read() > OBJECTS:
-                return rest_until, not _sync_under_way(instance)
+                return rest, not _sync_under_way(instance)
     finally:
         if not published:
             pipeline.publish()
-    return rest_until, False
+    return rest, False
 
 
 def _summary(report: Report, trouble: StripePipelineError | None) -> str:

@@ -36,6 +36,8 @@ FIRST_PAUSE = 10
 """Seconds after the first failed attempt; four times as long after each further one."""
 DEFERRED = 60
 """Seconds to the next attempt where Stripe or a missing permission is the trouble: those do not count."""
+LONGEST_PAUSE = FIRST_PAUSE << 2 * (MAX_ATTEMPTS - 2)
+"""Seconds. A next attempt that is further ahead was set by a clock that has been set back since: it is due."""
 
 _POSTGRES_TIMES = {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeout": 30_000}  # the last in ms
 _CHUNK = 500  # ids a statement, well below SQLite's limit of variables
@@ -699,7 +701,9 @@ def _lacks(connection: sa.Connection) -> list[sa.Table | sa.Column[Any] | sa.Ind
 
 def _due(now: float | None, modes: Collection[bool]) -> sa.ColumnElement[bool]:
     """The condition of pokes of these modes that may be tried at `now`."""
-    due = sa.and_(_WAITING, _POKES.c.not_before <= _or_now(now))
+    at = _or_now(now)
+    not_before = _POKES.c.not_before
+    due = sa.and_(_WAITING, sa.or_(not_before <= at, not_before > at + LONGEST_PAUSE))
     return due if {True, False} <= set(modes) else sa.and_(due, _POKES.c.livemode.in_(set(modes)))
 
 

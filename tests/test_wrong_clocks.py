@@ -1,0 +1,183 @@
+"""Wrong clocks, Stripe's, a proxy's or the machine's: what is stored and what arrives afterwards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+
+import duckdb
+import pytest
+
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import DAY, day_of
+from stripe_pipeline.emulator import Fault, Server, Shop
+from stripe_pipeline.emulator.faults import ahead, joined, twice, without_zone
+from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.resources.inbox import poke_of
+from stripe_pipeline.sync import Pipeline
+from tests.conftest import MakePipeline
+from tests.stripe_state import ask, assert_equal_to_stripe, back
+
+LIVE_KEY = {"STRIPE_API_KEY": "sk_live_of_the_tests"}
+TIMES = {
+    "pipeline.cursors": "read_until",
+    "pipeline.coverage": "listed_at",
+    "pipeline.backfills": "began",
+    "pipeline.gone": "found_at",
+} | {f"raw.{table}": "_fetched_at" for table in OBJECT_TYPES}
+
+
+def no_time_in_the_future(shop: Shop, folder: DataFolder) -> None:
+    for table, column in TIMES.items():
+        [(latest,)] = ask(folder.private, f"SELECT epoch_us(max({column})) / 1e6 FROM {table}")
+        assert latest is None or latest <= shop.clock.now() + 5, table
+    [(lowest, highest)] = ask(folder.private, "SELECT lowest, highest FROM pipeline.clock")
+    assert lowest <= shop.clock.now() - time.time() <= highest
+
+
+def trade(shop: Shop) -> None:
+    shop.create_payment(livemode=True)
+    shop.create_customer(livemode=True)
+    for _ in range(5):
+        shop.trade(True)
+
+
+@pytest.fixture
+def pipeline(make_pipeline: MakePipeline, shop: Shop) -> Pipeline:
+    """Of the live mode, with a history of three days."""
+    for days in (0.01, 1, 2):
+        shop.create_payment(livemode=True, created=back(shop, days))
+    return make_pipeline(LIVE_KEY, history=day_of(back(shop, 3)))
+
+
+@pytest.mark.parametrize("seconds", [DAY, -DAY, 400 * DAY])
+@pytest.mark.parametrize("path", ["", "^/v1/events$", "^/v1/balance_transactions$", "^/v1/charges$"])
+@pytest.mark.parametrize("loaded", [False, True])
+def test_trap_33_one_answer_with_a_wrong_date_loses_nothing(
+    pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, path: str, seconds: float, loaded: bool
+) -> None:
+    if loaded:
+        pipeline.tick()
+        trade(shop)
+    server.faults.append(Fault(path=path, date=ahead(seconds)))
+    pipeline.tick([day_of(back(shop, 1))])
+    assert server.faults[0].hits
+    no_time_in_the_future(shop, folder)
+    assert_equal_to_stripe(shop, folder.published)
+    trade(shop)
+    pipeline.tick()
+    no_time_in_the_future(shop, folder)
+    assert_equal_to_stripe(shop, folder.published)
+
+
+@pytest.mark.parametrize("nth", [1, 2, 4])
+def test_trap_33_a_wrong_date_amid_a_backfill_leaves_out_nothing(
+    pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, nth: int
+) -> None:
+    pipeline.tick()
+    days = [day_of(back(shop, n)) for n in range(4)]
+    server.faults.append(Fault(nth=nth, date=ahead(DAY)))
+    pipeline.backfill(days)
+    no_time_in_the_future(shop, folder)
+    trade(shop)
+    pipeline.backfill(days)
+    assert_equal_to_stripe(shop, folder.published)
+
+
+@pytest.fixture(params=["America/Los_Angeles", "Asia/Tokyo"])
+def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The time zone of the machine."""
+    monkeypatch.setenv("TZ", request.param)
+    time.tzset()
+    yield request.param
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("zone")
+@pytest.mark.parametrize("date", [twice, joined, without_zone])
+def test_trap_33_dates_that_are_sent_twice_or_without_a_zone_are_understood(
+    pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, date: Callable[[float], Sequence[str]]
+) -> None:
+    server.faults.append(Fault(date=date, times=None))
+    for _ in range(3):
+        pipeline.tick()
+        no_time_in_the_future(shop, folder)
+        assert_equal_to_stripe(shop, folder.published)
+        trade(shop)
+
+
+def test_a_wrong_date_costs_an_idle_tick_one_request(pipeline: Pipeline, server: Server) -> None:
+    pipeline.tick()
+    pipeline.tick()
+    server.requests.clear()
+    server.faults.append(Fault(date=ahead(DAY)))
+    report = pipeline.tick()
+    assert [request.path for request in server.requests] == ["/v1/events", "/v1/events", "/v1/balance_transactions"]
+    assert not report.notes
+
+
+def damage(folder: DataFolder, by: str) -> None:
+    """Put all times ahead, as a wrong idea of Stripe's clock does."""
+    with duckdb.connect(str(folder.private)) as connection:
+        for table, column in TIMES.items():
+            connection.execute(f"UPDATE {table} SET {column} = {column} + INTERVAL {by}")
+        connection.execute("UPDATE pipeline.clock SET lowest = lowest + 86400, highest = highest + 86400")
+
+
+@pytest.mark.parametrize("by", ["1 DAY", "300 DAYS"])
+@pytest.mark.parametrize("first", ["tick", "backfill"])
+def test_a_file_with_times_in_the_future_heals_and_says_so(
+    pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, by: str, first: str
+) -> None:
+    old = shop.create_customer(livemode=True, created=back(shop, 2))["id"]
+    gone = shop.create_customer(livemode=True, created=back(shop, 2))["id"]
+    pipeline.tick()
+    damage(folder, by)
+    trade(shop)
+    shop.update("customers", old, name="changed meanwhile")
+    shop.delete_customer(gone)
+    report = pipeline.tick() if first == "tick" else pipeline.backfill([day_of(back(shop, 1))])
+    assert [note for note in report.notes if "ahead of Stripe's clock" in note]
+    no_time_in_the_future(shop, folder)
+    pipeline.tick()
+    assert_equal_to_stripe(shop, folder.published)
+    server.requests.clear()
+    report = pipeline.tick()
+    assert not report.notes
+    assert len(server.requests) == 2
+
+
+def test_rows_alone_with_times_in_the_future_are_read_again_at_their_next_change(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder
+) -> None:
+    customer = shop.create_customer(livemode=True, created=back(shop, 2))["id"]
+    pipeline.tick()
+    with duckdb.connect(str(folder.private)) as connection:
+        connection.execute("UPDATE raw.customers SET _fetched_at = _fetched_at + INTERVAL 1 YEAR")
+    shop.update("customers", customer, name="changed")
+    assert pipeline.tick().notes
+    assert_equal_to_stripe(shop, folder.published)
+    no_time_in_the_future(shop, folder)
+
+
+def test_notifications_do_not_wait_for_a_clock_that_was_set_back(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder
+) -> None:
+    customer = shop.create_customer(livemode=True)["id"]
+    pipeline.tick()
+    shop.update("customers", customer, name="changed")
+    pokes = [poke for event in shop.events(True)[:1] if (poke := poke_of(event))]
+    pipeline.inbox.add(pokes)
+    pipeline.inbox.defer(pokes, "before the clock was set back", now=time.time() + 3 * 3600)
+    assert pipeline.has_news()
+    assert pipeline.drain(most=10).applied == 1
+    pipeline.publish()
+    assert_equal_to_stripe(shop, folder.published)
+    pipeline.inbox.add([])
+
+
+def rest(hours: float) -> str:
+    """The sensor's cursor: it rests until then."""
+    return (datetime.now(UTC) + timedelta(hours=hours)).isoformat(timespec="seconds")

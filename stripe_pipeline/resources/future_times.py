@@ -43,8 +43,8 @@ def put_right(
     wrong = [table for table, is_there in zip(places, found, strict=True) if is_there]
     if not wrong:
         return None
-    furthest = " UNION ALL ".join(f"SELECT max({places[table][0]}) AS at FROM {table}" for table in wrong)
-    [(at,)] = connection.execute(f"SELECT epoch_us(max(at)) / 1e6 FROM ({furthest})").fetchall()
+    furthest = " UNION ALL ".join(f"SELECT max({places[table][0]}) AS moment FROM {table}" for table in wrong)
+    [(at,)] = connection.execute(f"SELECT epoch_us(max(moment)) / 1e6 FROM ({furthest})").fetchall()
 
     known = _moment(now - TOLERANCE)  # what is read from now on is newer
     yesterday = _moment(day_start(day_of(now)) - DAY)  # every day before is listed as a whole once it has ended

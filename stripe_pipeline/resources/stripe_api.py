@@ -268,7 +268,11 @@ class StripeApi:
         failures = attempts = 0
         limited_since: float | None = None
         while True:
-            answer = self._ask(endpoint, path, query)
+            try:
+                answer = self._ask(endpoint, path, query)
+            except PermissionMissing:
+                self._confirm_time(endpoint, path, query)
+                raise
             if isinstance(answer, _Answer):
                 self._confirm_time(endpoint, path, query)
                 return Reply(answer.data, answer.sent + self.clock.offset, answer.repaired)

@@ -17,7 +17,7 @@ from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.resources.inbox import poke_of
 from stripe_pipeline.resources.warehouse import Mode
 from stripe_pipeline.settings import Settings, load_keys
-from stripe_pipeline.sync import EVENTS, OVERLAP, SWEEP, Pipeline, Report
+from stripe_pipeline.sync import EVENTS, OVERLAP, RESUMED_WITHIN, SWEEP, Pipeline, Report
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed, everything, rows
 
@@ -414,6 +414,53 @@ def test_a_backfill_that_was_stopped_asks_only_for_what_is_left(
     assert 0 < left < whole * 0.75
     assert "customers: going on where the same backfill stopped" in said[0]
     assert requests(["customers"])[0] > whole * 0.9  # it has ended: who asks again wants all of it
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_a_failed_backfill_of_which_nothing_is_left_reads_everything_again(
+    make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder
+) -> None:
+    shop.create_customer(livemode=True, created=back(shop, 2))
+    silent = shop.create_customer(livemode=True, created=back(shop, 1))["id"]
+    pipeline = make_pipeline(LIVE_KEY)
+    pipeline.tick()
+    days = [day_of(back(shop, n)) for n in range(4)]
+    server.faults.append(Fault(path="^/v1/refunds$", status=403, times=None))
+    assert "refunds" in pipeline.backfill(days, ["customers", "refunds"]).failures
+    server.faults.clear()
+    pipeline.tick(days)  # lists what had failed
+    shop.update("customers", silent, announce=False, name="changed without a word")
+    report = pipeline.backfill(days, ["customers", "refunds"])
+    assert report.requests["customers"] >= 1
+    assert not report.notes
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_a_failed_backfill_is_gone_on_with_for_an_hour(
+    make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder
+) -> None:
+    silent = shop.create_customer(livemode=True, created=back(shop, 2))["id"]
+    pipeline = make_pipeline(LIVE_KEY)
+    pipeline.tick()
+    days = [day_of(back(shop, n)) for n in range(4)]
+
+    def fail() -> None:
+        server.faults.append(Fault(path="^/v1/refunds$", status=403, times=None))
+        assert "refunds" in pipeline.backfill(days, ["customers", "refunds"]).failures
+        server.faults.clear()
+
+    fail()
+    report = pipeline.backfill(days, ["customers", "refunds"])
+    assert report.requests["refunds"] >= 1
+    assert report.requests["customers"] == 0
+    [note] = report.notes
+    assert note.startswith("customers: going on where the same backfill stopped")
+    fail()
+    shop.update("customers", silent, announce=False, name="changed without a word")
+    shop.clock.advance(RESUMED_WITHIN + 60)
+    report = pipeline.backfill(days, ["customers", "refunds"])
+    assert report.requests["customers"] >= 1
+    assert not report.notes
     assert_equal_to_stripe(shop, folder.published)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
 
 import duckdb
 import pytest
@@ -175,9 +174,3 @@ def test_notifications_do_not_wait_for_a_clock_that_was_set_back(
     assert pipeline.drain(most=10).applied == 1
     pipeline.publish()
     assert_equal_to_stripe(shop, folder.published)
-    pipeline.inbox.add([])
-
-
-def rest(hours: float) -> str:
-    """The sensor's cursor: it rests until then."""
-    return (datetime.now(UTC) + timedelta(hours=hours)).isoformat(timespec="seconds")

@@ -397,6 +397,8 @@ class StripeApi:
         dates = http_dates(headers.getlist("Date"))
         request_id = headers.get("Request-Id")
         body, repaired = _json_object(response.data)
+        if body is None and limit.exceeded:  # without a length its end looks like any other
+            return _Failure(f"an answer that was not complete after {seconds:.0f} s")
         if repaired:
             logger.warning("GET %s: the answer holds text that is not valid Unicode or too much of something", path)
         error = (body or {}).get("error")

@@ -48,9 +48,9 @@ lock: $(VENV)/.dev
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-strip-extras \
 		--no-header pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
 
-# Removes everything the pipeline has stored here: the data folder and Dagster's history.
-clean:
-	rm -rf data .dagster .dagster.lock
+# Removes what the pipeline has loaded and Dagster's history of it. It names them and asks.
+clean: $(VENV)/.runtime
+	@$(BIN)/stripe-pipeline clean
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("stripe_pipeline needs Python 3.11 or newer; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'

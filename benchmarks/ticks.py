@@ -17,7 +17,7 @@ from benchmarks.backfill import backfill, finished_days, pipeline_of
 from benchmarks.bulk import KEY, Serving, object_id, serving
 from benchmarks.measuring import Options, Row, Spent, apart, new_folder
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.resources.publisher import _copy as copy
+from stripe_pipeline.resources.publisher import copy_file as copy
 from stripe_pipeline.resources.warehouse import Warehouse
 
 CHANGES = 100

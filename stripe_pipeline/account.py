@@ -93,7 +93,7 @@ def other_account(folder: DataFolder, held: str, account: str, *, missing: int |
     holds = f"The data folder {folder.root} holds {called(held)}"
     remedy = (
         "Use a key of that account, or name another folder in STRIPE_PIPELINE_DATA; if nothing in it is wanted any"
-        " more, `make clean` empties it"
+        " more, `stripe-pipeline clean` empties it"
     )
     if missing == 0:
         return WarehouseError(

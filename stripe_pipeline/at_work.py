@@ -17,7 +17,7 @@ _JUST_MADE = 5  # seconds in which a lock file may exist and not be held yet
 def holding(file: Path) -> Iterator[None]:
     """Hold the lock `file`, which is made and removed again. It stays where the process is killed."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(file):
+    with filelock.FileLock(file, mode=0o600):
         try:
             yield
         finally:

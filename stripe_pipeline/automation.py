@@ -110,6 +110,8 @@ def webhook_refresh(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         rest = Deadline(_REST_AFTER_TROUBLE)
     if trouble:
         context.log.error(str(trouble))
+    for sentence in report.notes:
+        context.log.warning(sentence)
     for tables, failure in by_cause(report.failures):
         context.log.error("%s could not be brought up to date: %s", ", ".join(tables), failure)
     said = _summary(report, trouble)

@@ -45,6 +45,7 @@ from stripe_pipeline.instance import dagster_instance
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.processes import HOST, Processes, claim_port, free_port
 from stripe_pipeline.settings import DEFAULT_FILE, api_base, inbox_url, load_keys, load_settings, webhook_secrets
+from stripe_pipeline.storage_errors import Cause, cause_of, reason, remedy
 from stripe_pipeline.terminal import complain, err, out
 from stripe_pipeline.webhooks.commands import app as webhooks
 
@@ -78,6 +79,8 @@ def main() -> None:
     # An end from outside is the same as Ctrl-C, which a shell has ignored in what it runs in the background.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    # What this and the processes below it make, libraries' files included, is nobody else's to read.
+    os.umask(0o077)
     # Without any handler Python prints the warnings of libraries to the terminal.
     logging.getLogger().addHandler(logging.NullHandler())
     try:
@@ -89,8 +92,11 @@ def main() -> None:
     except StripePipelineError as error:
         complain(error)
         sys.exit(2 if isinstance(error, SettingsError) else 1)
-    except PermissionError as error:
-        complain(f"{error.filename} cannot be used ({error.strerror}). Give this user access to it.")
+    except OSError as error:
+        if cause_of(error) not in (Cause.DENIED, Cause.FULL) or not error.filename:
+            raise
+        path = Path(os.fsdecode(error.filename))
+        complain(f"{path} cannot be used ({reason(error)}). {remedy(error, path)}.")
         sys.exit(1)
 
 
@@ -247,13 +253,13 @@ def prune(
     The asset `retention` does the same every day, and lets go of old news and of Dagster's own old runs.
     """
     from stripe_pipeline.assets.retention import PRUNED, RETENTION, records
-    from stripe_pipeline.sync import Pipeline
+    from stripe_pipeline.sync import look
 
-    _check_environment()
     if dry_run:
-        with Pipeline.from_environment() as pipeline:
-            pruned = records(pipeline.warehouse.prune(dry_run=True))
+        with look() as warehouse:
+            pruned = records(warehouse.prune(dry_run=True))
     else:
+        _check_environment()
         with dagster_instance() as instance:
             result = _in_process(instance, None, asset_selection=[RETENTION])
         if not result.success:
@@ -335,6 +341,48 @@ def _undo_erasure(warehouse: Warehouse, customer: str) -> None:
         out.print(f"`stripe-pipeline backfill --from {days[0]} --to {days[-1]}` brings back what Stripe still holds.")
 
 
+@app.command()
+def clean(
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+    keep_history: Annotated[
+        bool, typer.Option("--keep-history", help="Leave what Dagster remembers of runs and partitions.")
+    ] = False,
+) -> None:
+    """Remove everything that was loaded, to begin anew.
+
+    Empties the data folder of what the pipeline made there, and the inbox, and removes Dagster's history of this
+    project. Shows all of it and asks first. Stop `demo`, `dev`, Dagster and `webhooks serve` before.
+    """
+    from stripe_pipeline.cleaning import Cleaning
+
+    with Cleaning(DataFolder.from_environment(), inbox_url(), history=_history(keep_history)) as cleaning:
+        if not cleaning.found:
+            out.print(
+                f"Nothing to remove: the data folder {_short(cleaning.folder.root)} holds nothing of the pipeline."
+            )
+            return
+        out.print("This removes:")
+        for line in cleaning.found:
+            out.print(f"  {line}")
+        out.print("What Stripe still has can be loaded again; the last state of objects deleted in Stripe cannot.")
+        if not yes:
+            if not sys.stdin.isatty():
+                raise SettingsError("Nothing was removed: there is no terminal to ask on", "Add --yes to remove it")
+            if not typer.confirm("Remove it?"):
+                out.print("Nothing was removed.")
+                raise typer.Exit(1)
+        others = cleaning.remove()
+    out.print("Removed.")
+    if others:
+        out.print(f"Left in {_short(cleaning.folder.root)}: {', '.join(path.name for path in others)}.")
+
+
+def _history(keep: bool = False) -> Path | None:
+    """Where the project's `dagster.yaml` keeps Dagster's history; None with another DAGSTER_HOME, or to `keep` it."""
+    root = Path.cwd()
+    return root / ".dagster" if not keep and Path(os.environ["DAGSTER_HOME"]).resolve() == root.resolve() else None
+
+
 @webhooks.command()
 def drain() -> None:
     """Apply what the inbox holds now, once.
@@ -384,7 +432,7 @@ def dev(port: UiPort = 3000, webhook_port: WebhookPort = 4242) -> None:
         if api_base() == BASE_URL and DEMO_ACCOUNT in Warehouse(folder, as_it_is=True).accounts():
             raise SettingsError(
                 f"The data folder {_short(folder.root)} holds the demo's shop",
-                "Remove it with `make clean`, or name another folder in STRIPE_PIPELINE_DATA",
+                "Remove it with `stripe-pipeline clean`, or name another folder in STRIPE_PIPELINE_DATA",
             )
         for connection in _connections():
             # Without one of these nothing could be loaded. Types that may not be read do not keep the others from it.
@@ -464,7 +512,7 @@ def _claimed(folder: DataFolder) -> Iterator[None]:
     """Make the data folder and keep other `demo`s and `dev`s away: two Dagsters would do everything twice."""
     folder.prepare()
     try:
-        with filelock.FileLock(folder.running, timeout=0):
+        with filelock.FileLock(folder.running, timeout=0, mode=0o600):
             yield
     except filelock.Timeout:
         raise SettingsError(
@@ -559,20 +607,17 @@ def _forget_last_demo(folder: DataFolder) -> None:
     """The emulator keeps nothing between two starts, so neither may what was loaded from it."""
     from stripe_pipeline.resources.warehouse import Warehouse
 
-    if not folder.private.exists():
+    accounts = Warehouse(folder, as_it_is=True).accounts()
+    if not accounts and not folder.private.exists():
         return
-    others = Warehouse(folder, as_it_is=True).accounts() - {DEMO_ACCOUNT}
+    others = accounts - {DEMO_ACCOUNT}
     if others:
         raise SettingsError(
             f"The data folder {_short(folder.root)} holds data of {', '.join(called(it) for it in sorted(others))}",
             "Name another folder for the demo in STRIPE_PIPELINE_DATA",
         )
     out.print(f"Removing the last demo's data from {_short(folder.root)}")
-    folder.published.unlink(missing_ok=True)
-    for path in (folder.versions, folder.private.parent, folder.spool):
-        shutil.rmtree(path, ignore_errors=True)
-    for inbox in folder.root.glob(f"{folder.inbox.name}*"):
-        inbox.unlink()
+    folder.clear(keep=(folder.running, folder.logs, folder.runs))
 
 
 def _use_demo_settings(folder: DataFolder) -> None:

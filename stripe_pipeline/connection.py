@@ -225,9 +225,8 @@ def _check(
         if account and accounts and account not in accounts:
             refused = other_account(warehouse.folder, min(accounts), account)
             return Connection(key.livemode, rate, account=account, refused=refused)
-        loaded = warehouse.folder.private.exists()
         mode = Mode(account, key.livemode)
-        coverage = warehouse.coverage(mode) if loaded else {}
+        coverage = warehouse.coverage(mode)
         events = threads.submit(_why_no_events, api)
         webhooks = threads.submit(_webhooks, api, settings, secret)
         asked = {name: threads.submit(_probe, api, family, settings, coverage) for name, family in families.items()}
@@ -239,7 +238,7 @@ def _check(
             events=events.result(),
             webhooks=webhooks.result(),
             transactions=probed[CHARGES.name].lately if CHARGES.name in probed else 0,
-            lacking=tuple(warehouse.lacking(mode)) if loaded else (),
+            lacking=tuple(warehouse.lacking(mode)),
             rate=replace(rate, slowed_down=api.slowed_down()),
         )
 

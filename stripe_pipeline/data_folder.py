@@ -1,19 +1,48 @@
 """Where everything the pipeline stores lies: one folder, `data/` unless `STRIPE_PIPELINE_DATA` names another.
 
-Only paths and whether the folder can be used belong here; what is in the files belongs to their modules.
+Paths, who may read them, and removing all of it belong here; what is in the files belongs to their modules.
+
+All files are their owner's only (folders 0700, files 0600), except the published file and its versions, which the
+setting `published.readable_by` opens to the group of the data folder or to everyone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import stat
 import tempfile
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from stripe_pipeline.errors import WarehouseError
+from stripe_pipeline.storage_errors import Cause, access_remedy, cause_of, reason, remedy
 
 CATALOG = "stripe"
 """Stem of every database file, and so the name of the catalog in SQL, wherever the file lies."""
+
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+class Readers(StrEnum):
+    """Who may read the published file."""
+
+    OWNER = "owner"
+    GROUP = "group"
+    EVERYONE = "everyone"
+
+    @property
+    def folder_mode(self) -> int:
+        """The mode of the data folder, of `versions` and of each version, as these users need it to reach the file."""
+        return {Readers.OWNER: 0o700, Readers.GROUP: 0o750, Readers.EVERYONE: 0o755}[self]
+
+    @property
+    def file_mode(self) -> int:
+        """The mode of a published file, which nobody writes."""
+        return {Readers.OWNER: 0o400, Readers.GROUP: 0o440, Readers.EVERYONE: 0o444}[self]
 
 
 @dataclass(frozen=True)
@@ -41,6 +70,11 @@ class DataFolder:
     def private(self) -> Path:
         """The warehouse that the pipeline writes. Nobody else opens it: whoever does blocks the pipeline."""
         return self.root / "private" / f"{CATALOG}.duckdb"
+
+    @property
+    def damaged(self) -> Path:
+        """What a damaged private file is renamed to, for whoever wants to look into it; one is kept."""
+        return self.private.with_name("damaged.duckdb")
 
     @property
     def spill(self) -> Path:
@@ -92,14 +126,112 @@ class DataFolder:
         return self.root / "logs"
 
     def prepare(self) -> None:
-        """Make the folders. Raises `WarehouseError` if they cannot be made or written."""
+        """Make the folders, each for its owner only. Raises `WarehouseError` if they cannot be made or written, or if
+        files in them belong to another user."""
         try:
-            for folder in (self.root, self.versions, self.private.parent, self.spool, self.logs, self.runs):
-                folder.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for folder in (self.versions, *self._private_folders):
+                folder.mkdir(exist_ok=True, mode=0o700)
+            for folder in (self.root, self.versions, *self._private_folders):
                 with tempfile.TemporaryFile(dir=folder):
                     pass
         except OSError as error:
             raise WarehouseError(
-                f"The data folder {folder} cannot be written ({error.strerror})",
-                "Give this user write access to it, or name another folder in STRIPE_PIPELINE_DATA",
+                f"The data folder {self.root} cannot be written ({reason(error)}: {error.filename or self.root})",
+                remedy(error, self.root)
+                if cause_of(error) is Cause.FULL
+                else "Give this user read and write access to it, or name another folder in STRIPE_PIPELINE_DATA",
             ) from error
+        self.check_access()
+
+    def check_access(self) -> None:
+        """Raise `WarehouseError` if a file or folder of the pipeline is here that this user may not use."""
+        for path in (self.root, *self._private_folders, *self._private_files):
+            try:
+                # A folder must be searched to tell whether a file is in it.
+                needed = os.R_OK | os.W_OK | (os.X_OK if path.is_dir() else 0)
+                usable = not path.exists() or os.access(path, needed)
+            except PermissionError:
+                usable = False
+            if not usable:
+                raise WarehouseError(f"{path} cannot be read and written by this user", access_remedy(path))
+
+    def restrict(self, readers: Readers) -> bool:
+        """Give everything here the mode it should have; True if others could use more than `readers` allows.
+
+        What belongs to another user is left as it is, and so is the data folder itself where other things lie in it:
+        it may be somebody's home.
+        """
+        opened = _set_mode(self.versions, readers.folder_mode)
+        if not self._others():
+            opened |= _set_mode(self.root, readers.folder_mode)
+        for folder in self._private_folders:
+            opened |= _set_mode(folder, 0o700)
+        for file in self._private_files:
+            opened |= _set_mode(file, 0o600)
+        for version in self.versions.iterdir() if self.versions.is_dir() else ():
+            opened |= self.open_version(version, readers)
+        return opened
+
+    def open_version(self, version: Path, readers: Readers) -> bool:
+        """Let `readers` read this version of the published file; True if others could."""
+        opened = [_set_mode(file, readers.file_mode) for file in version.glob("*.duckdb")]
+        return _set_mode(version, readers.folder_mode) or any(opened)
+
+    def contents(self) -> list[Path]:
+        """What of the pipeline is here: files and folders directly below the data folder."""
+        # The versions before the private file: where this is interrupted nothing may be left to restore that from.
+        known = [self.published, self.published.with_suffix(".next"), self.versions, self.private.parent, self.spool]
+        known += [self.logs, self.runs, self.running, self.stopping, self.hash_key, self.root / "demo.yaml"]
+        known += sorted(self.root.glob(f"{self.inbox.name}*"))
+        return [path for path in known if path.is_symlink() or path.exists()]
+
+    def clear(self, *, keep: Collection[Path] = ()) -> list[Path]:
+        """Remove what the pipeline made here, and the folder if nothing else is in it; what else there is.
+
+        Raises `WarehouseError`.
+        """
+        try:
+            for path in self.contents():
+                if path in keep:
+                    continue
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+            others = self._others()
+            if not others and not keep and not self.root.is_symlink():
+                with contextlib.suppress(OSError):  # a mount point, for example
+                    self.root.rmdir()
+        except OSError as error:
+            raise WarehouseError(
+                f"The data folder {self.root} could not be cleaned ({reason(error)}: {error.filename})",
+                remedy(error, self.root),
+            ) from error
+        return others
+
+    def _others(self) -> list[Path]:
+        """What else is in the data folder."""
+        ours = set(self.contents())
+        return sorted(path for path in self.root.iterdir() if path not in ours) if self.root.is_dir() else []
+
+    @property
+    def _private_folders(self) -> tuple[Path, ...]:
+        return (self.private.parent, self.spool, self.logs, self.runs)
+
+    @property
+    def _private_files(self) -> Iterator[Path]:
+        yield from (self.private, self.lock, self.hash_key, self.running)
+        yield from (self.rates(livemode=True), self.rates(livemode=False))
+        yield from (self.inbox.with_name(f"{self.inbox.name}{suffix}") for suffix in ("", "-wal", "-shm"))
+
+
+def _set_mode(path: Path, mode: int) -> bool:
+    """Set the mode of `path` if it is there; True if others than its owner could do more with it than `mode` lets
+    them."""
+    with contextlib.suppress(OSError):  # not there, or another user's
+        before = stat.S_IMODE(path.stat().st_mode)
+        if before & 0o777 != mode:
+            path.chmod(mode | before & ~0o777)  # a set-group-ID bit stays
+            return bool(before & ~mode & _OTHERS)
+    return False

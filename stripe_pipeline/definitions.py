@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import dagster as dg
@@ -17,8 +17,9 @@ from stripe_pipeline.assets.raw import build_raw_assets
 from stripe_pipeline.assets.retention import build_retention_asset
 from stripe_pipeline.assets.views import view_specs
 from stripe_pipeline.automation import build_automation
+from stripe_pipeline.resources.warehouse import Warehouse
 from stripe_pipeline.settings import load_settings
-from stripe_pipeline.sync import Pipeline, Progress
+from stripe_pipeline.sync import Pipeline, Progress, look
 
 
 class PipelineResource(dg.ConfigurableResource[Any]):
@@ -30,6 +31,10 @@ class PipelineResource(dg.ConfigurableResource[Any]):
         """A pipeline for one run; raises `SettingsError`."""
         with Pipeline.from_environment(progress) as pipeline:
             yield pipeline
+
+    def look(self) -> AbstractContextManager[Warehouse]:
+        """The warehouse, only to be looked at; raises `SettingsError`."""
+        return look()
 
 
 def build_defs(*, resource_overrides: Mapping[str, object] | None = None) -> dg.Definitions:

@@ -23,6 +23,7 @@ import orjson
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import WarehouseError, did_you_mean, scrub_client_secrets
 from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType, children_of
+from stripe_pipeline.storage_errors import reason, remedy
 
 UNKNOWN = "_extra"
 """Stands for all fields that this version does not know: they are kept in the column of that name."""
@@ -360,14 +361,17 @@ def _each(values: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
             yield from _each(value)
 
 
-def load_hash_key(folder: DataFolder, environment: Mapping[str, str] = os.environ) -> bytes:
+def load_hash_key(folder: DataFolder, environment: Mapping[str, str] = os.environ, *, keep: bool = True) -> bytes:
     """The key that fields are hashed with: STRIPE_PIPELINE_HASH_KEY, else one made for this data folder and kept there.
 
-    Raises `WarehouseError` if that cannot be kept.
+    Without `keep`, for whoever only looks, a key that has to be made is not stored. Raises `WarehouseError` if it
+    cannot be kept.
     """
     if given := environment.get("STRIPE_PIPELINE_HASH_KEY", "").strip():
         return given.encode()
     try:
+        if not folder.hash_key.exists() and not keep:
+            return secrets.token_hex(32).encode()
         if not folder.hash_key.exists():
             folder.root.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=folder.root) as made:  # nobody else may read it
@@ -379,8 +383,8 @@ def load_hash_key(folder: DataFolder, environment: Mapping[str, str] = os.enviro
         key = folder.hash_key.read_bytes()
     except OSError as error:
         raise WarehouseError(
-            f"The key that fields are hashed with cannot be kept in {folder.hash_key} ({error.strerror})",
-            "Correct the permissions of the data folder, or set STRIPE_PIPELINE_HASH_KEY",
+            f"The key that fields are hashed with cannot be kept in {folder.hash_key} ({reason(error)})",
+            f"{remedy(error, folder.hash_key)}; or set STRIPE_PIPELINE_HASH_KEY",
         ) from error
     if not key.strip():
         raise WarehouseError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ def dagster_instance() -> Iterator[DagsterInstance]:
     home = Path(os.environ["DAGSTER_HOME"])
     try:
         # Processes that make its databases at the same time break each other.
-        with filelock.FileLock(home / ".dagster.lock"):
+        with filelock.FileLock(home / ".dagster.lock", mode=0o600):
             instance = dg.DagsterInstance.get()
             # Opening the instance does not read the index of events.
             instance.get_asset_keys(limit=1)
@@ -51,6 +51,10 @@ def dagster_instance() -> Iterator[DagsterInstance]:
             f"Correct dagster.yaml in {home}, or the permissions of the folders it names",
         ) from error
     with instance:
+        for folder in _storage_folders():
+            if folder.name == ".dagster":  # it holds logs of runs; another user's has let this one use it
+                with suppress(OSError):
+                    folder.chmod(0o700)
         try:
             yield instance
         except DBAPIError as error:

@@ -22,6 +22,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from stripe_pipeline.addresses import BASE_URL, checked_base
+from stripe_pipeline.data_folder import Readers
 from stripe_pipeline.errors import SettingsError, did_you_mean
 from stripe_pipeline.fields import PATH, STEP, FieldRules, rules_of
 from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType, family_of
@@ -151,6 +152,12 @@ class Runs(_Section):
     keep_days: Annotated[int, Field(ge=1, le=_LONGEST)] = 90
 
 
+class Published(_Section):
+    """Who besides the pipeline's own user may read the published file."""
+
+    readable_by: Readers = Readers.OWNER
+
+
 class OnDelete(StrEnum):
     """What becomes of the row of an object that was deleted in Stripe."""
 
@@ -225,6 +232,7 @@ class Settings(_Section):
     sweep: Sweep = Sweep()
     inbox: Inbox = Inbox()
     runs: Runs = Runs()
+    published: Published = Published()
     objects: dict[str, ObjectSettings] = {}
 
     @model_validator(mode="after")

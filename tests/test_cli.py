@@ -113,11 +113,13 @@ def environment(api: Server) -> Iterator[None]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     logs = list(logging.getLogger().handlers)
     here = Path.cwd()
+    mask = os.umask(0o022)
     with mock.patch.dict(os.environ, KEYS | {"STRIPE_API_BASE": api.url}):
         for name in ("DAGSTER_HOME", "STRIPE_PIPELINE_DATA", "STRIPE_PIPELINE_CONFIG"):
             os.environ.pop(name, None)
         yield
     os.chdir(here)
+    os.umask(mask)
     logging.getLogger().handlers[:] = logs
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -470,13 +472,20 @@ def test_an_api_that_answers_with_html(loaded: Project, run: Run, api: Server, m
     assert loaded.stored() == before
 
 
-def test_a_private_file_that_is_damaged(loaded: Project, run: Run) -> None:
+def test_a_private_file_that_is_damaged_is_looked_at_as_it_is_and_restored_by_the_next_run(
+    loaded: Project, run: Run, api: Server
+) -> None:
     published = loaded.folder.published.readlink()
     loaded.folder.private.write_bytes(b"\0" * 100_000)
-    assert_refused(run("sync"), f"{loaded.folder.private} cannot be opened", "move the folder")
-    assert_refused(run("demo", "--port", f"{free_port()}"), f"{loaded.folder.private} cannot be opened")
+    for looks in (("check",), ("prune", "--dry-run"), ("demo", "--port", f"{free_port()}")):
+        assert_refused(run(*looks), f"{loaded.folder.private} cannot be read", "`stripe-pipeline sync`", "clean`")
     assert loaded.folder.published.readlink() == published
     assert loaded.folder.private.read_bytes() == b"\0" * 100_000
+    restored = run("sync")
+    assert restored.status == 0
+    assert f"The warehouse {loaded.folder.private} is damaged" in restored.out
+    assert_equal_to_stripe(api.shop, loaded.folder.published)
+    assert "damaged" not in run("sync").out
 
 
 def test_a_private_file_of_another_program(project: Project, run: Run) -> None:
@@ -700,7 +709,7 @@ def test_dev_needs_a_key_and_data_of_an_account(project: Project, run: Run) -> N
         assert run("sync", STRIPE_API_BASE=demo_shop.url).status == 0
     ended = run("dev", "--port", f"{free_port()}", STRIPE_API_BASE="")
     assert (ended.status, ended.out) == (2, "")
-    assert "holds the demo's shop. Remove it with `make clean`" in ended.err
+    assert "holds the demo's shop. Remove it with `stripe-pipeline clean`" in ended.err
 
 
 def test_dev_needs_the_webhook_port_where_a_signing_secret_is_set(project: Project, run: Run) -> None:

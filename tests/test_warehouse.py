@@ -271,7 +271,7 @@ def test_the_published_file_is_an_immutable_version_behind_a_link(warehouse: War
     version = published.resolve()
     assert version.parent.parent == warehouse.folder.versions.resolve()
     assert version.name == "stripe.duckdb"
-    assert version.stat().st_mode & 0o777 == 0o444
+    assert version.stat().st_mode & 0o777 == 0o400
     assert [path.name for path in version.parent.iterdir()] == ["stripe.duckdb"]
     with duckdb.connect(str(published), read_only=True) as reader:
         tags = reader.execute("SELECT tags FROM duckdb_databases() WHERE database_name = 'stripe'").fetchall()
@@ -370,7 +370,7 @@ def test_a_file_of_another_program_is_left_alone(folder: DataFolder) -> None:
 def test_a_damaged_file_is_named_with_the_way_out(folder: DataFolder) -> None:
     folder.prepare()
     folder.private.write_bytes(b"no database " * 1000)
-    with pytest.raises(WarehouseError, match=r"cannot be opened.*stripe-pipeline") as problem:
+    with pytest.raises(WarehouseError, match=r"is damaged .*`stripe-pipeline clean`") as problem:
         Warehouse(folder).cursors(TEST)
     assert str(folder.private) in str(problem.value)
 

@@ -6,6 +6,7 @@ from typing import Protocol
 import dagster as dg
 
 from stripe_pipeline.objects import ObjectType
+from stripe_pipeline.resources.warehouse import Warehouse
 from stripe_pipeline.sync import Pipeline, Progress
 
 RESOURCE = "stripe_pipeline"
@@ -17,6 +18,9 @@ class OpensPipeline(Protocol):
 
     def open(self, progress: Progress | None = None) -> AbstractContextManager[Pipeline]:
         """A pipeline for one run, which tells `progress` how it goes unless somebody is told already."""
+
+    def look(self) -> AbstractContextManager[Warehouse]:
+        """The warehouse, only to be looked at: makes nothing and needs no key."""
 
 
 def key_of(object_type: ObjectType, schema: str = "raw") -> dg.AssetKey:

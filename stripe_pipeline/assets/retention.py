@@ -63,10 +63,11 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
     def retention(context: dg.AssetExecutionContext, config: RetentionConfig) -> dg.MaterializeResult[Any]:
         opens: OpensPipeline = getattr(context.resources, RESOURCE)
         try:
+            if config.dry_run:
+                with opens.look() as warehouse:
+                    foreseen = _metadata(warehouse.prune(dry_run=True))
+                return dg.MaterializeResult(metadata={"dry run": True, **foreseen})
             with opens.open() as pipeline, at_work(pipeline.folder, context.run.run_id):
-                if config.dry_run:
-                    foreseen = _metadata(pipeline.warehouse.prune(dry_run=True))
-                    return dg.MaterializeResult(metadata={"dry run": True, **foreseen})
                 pruned = pipeline.prune()
                 covered = pipeline.warehouse.covered_days()
         except StripePipelineError as error:

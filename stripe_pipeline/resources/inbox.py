@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -224,6 +224,10 @@ class Inbox:
             ) from None
         if self._is_sqlite:
             sa.event.listen(self._engine, "connect", _make_durable)
+        if url is None:
+            with suppress(OSError):  # it is there, or SQLite will say why it cannot be
+                # For its owner only; SQLite gives the files beside it the same mode.
+                folder.inbox.touch(mode=0o600, exist_ok=False)
         with self._errors():
             self._make()
 
@@ -442,6 +446,19 @@ class Inbox:
         with self._changing() as connection:
             self._change(connection, pokes, later, which=_WAITING)
 
+    def wait_again(self, *, applied_since: float, created_since: float) -> int:
+        """Let applied pokes wait again that were applied from `applied_since` on, or whose event Stripe made from
+        `created_since` on (Unix seconds, by the local and by Stripe's clock); returns how many.
+
+        For a warehouse that is older than the inbox, because it was restored from a copy.
+        """
+        since = sa.or_(_POKES.c.applied_at >= applied_since, _POKES.c.event_created >= created_since)
+        anew = {"applied_at": None, "applied_revision": None, "attempts": 0, "not_before": 0.0, "error": None}
+        with self._changing() as connection:
+            return connection.execute(
+                sa.update(_POKES).where(_POKES.c.applied_at.is_not(None), since).values(anew)
+            ).rowcount
+
     def retry(self, event_ids: Collection[str] | None = None) -> int:
         """Let dead pokes wait anew, those of these events or all; returns how many."""
         chosen: Sequence[Any] = [sa.true()]
@@ -484,6 +501,12 @@ class Inbox:
         """Remove applied pokes older than `applied_before` (Unix seconds)."""
         with self._changing() as connection:
             connection.execute(sa.delete(_POKES).where(_POKES.c.applied_at < applied_before))
+
+    def clear(self) -> None:
+        """Remove everything, as if the inbox were new."""
+        with self._writing() as connection:
+            for table in _METADATA.sorted_tables:
+                connection.execute(sa.delete(table))
 
     def drop_modes(self, keep: Collection[bool]) -> int:
         """Remove what was not applied of a mode whose `livemode` is not in `keep`; returns how much.

@@ -5,25 +5,29 @@ What is in the file, and the lock that keeps it still while it is copied, belong
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.data_folder import DataFolder, Readers
 from stripe_pipeline.errors import WarehouseError
+from stripe_pipeline.storage_errors import reason, remedy
 
 _KEEP = 30  # seconds a replaced version stays, for readers that have resolved the link and are about to open it
 _SHARE = 10  # publishing may take one part in this many of the time
 _CHUNK = 1 << 30
+_NAME = "%Y%m%dT%H%M%S.%fZ"  # of a version, before its revision
 
 
 class Publisher:
     """Publishes copies of the private file; one at a time, by whoever holds the warehouse's lock."""
 
-    def __init__(self, folder: DataFolder) -> None:
+    def __init__(self, folder: DataFolder, readers: Readers = Readers.OWNER) -> None:
         self.folder = folder
+        self._readers = readers
         self._last_end = 0.0
         self._last_duration = 0.0
 
@@ -48,21 +52,23 @@ class Publisher:
         """
         started = time.monotonic()
         published = self.folder.published
-        version = self.folder.versions / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-r{revision}"
+        version = self.folder.versions / f"{datetime.now(UTC).strftime(_NAME)}-r{revision}"
         try:
-            version.mkdir(parents=True)
+            version.mkdir(parents=True, mode=0o700)
             copy = version / published.name
-            _copy(self.folder.private, copy)
-            copy.chmod(0o444)
+            copy_file(self.folder.private, copy)
+            self.folder.open_version(version, self._readers)
             self._retire(keep=version)
             _swap(copy, published)
             for other in self.folder.versions.iterdir():
                 if other != version and (_revision(other) or 0) < remove_before:
                     shutil.rmtree(other, ignore_errors=True)
         except OSError as error:
+            if not _is_target(published, version):
+                shutil.rmtree(version, ignore_errors=True)  # or what was copied keeps the disk full
             raise WarehouseError(
-                f"The published file {published} could not be renewed ({error.strerror})",
-                "It still holds the previous version; free disk space or correct the permissions, then run again",
+                f"The published file {published} could not be renewed ({reason(error)}); it holds the previous version",
+                remedy(error, published.parent),
             ) from error
         self._last_end = time.monotonic()
         self._last_duration = self._last_end - started
@@ -82,7 +88,24 @@ def _revision(version: Path) -> int | None:
     return int(revision) if revision.isdigit() else None
 
 
-def _copy(source: Path, target: Path) -> None:
+def versions_of(folder: DataFolder) -> list[tuple[Path, datetime, int]]:
+    """The published copies that are there, the newest first: file, when it was copied, and warehouse revision."""
+    found = []
+    for version in folder.versions.iterdir() if folder.versions.is_dir() else ():
+        copy, revision = version / folder.published.name, _revision(version)
+        if revision is not None and copy.is_file():
+            with contextlib.suppress(ValueError):
+                copied_at = datetime.strptime(version.name.partition("-r")[0], _NAME).replace(tzinfo=UTC)
+                found.append((copy, copied_at, revision))
+    # The link tells better than the times of a clock that may have been set back.
+    return sorted(found, key=lambda it: (_is_target(folder.published, it[0].parent), it[1]), reverse=True)
+
+
+def _is_target(published: Path, version: Path) -> bool:
+    return published.is_symlink() and published.resolve().parent == version.resolve()
+
+
+def copy_file(source: Path, target: Path) -> None:
     """Copy, letting the kernel clone where the file system can, and make sure it is on the disk."""
     with source.open("rb") as read, target.open("xb") as write:
         try:

@@ -23,8 +23,9 @@ from typing import Any
 
 import orjson
 
-from stripe_pipeline.errors import Cancelled, OutOfTime
+from stripe_pipeline.errors import Cancelled, OutOfTime, WarehouseError
 from stripe_pipeline.resources.deadline import Deadline
+from stripe_pipeline.storage_errors import reason, remedy
 
 if sys.platform != "win32":  # there each process keeps the limits by itself
     import fcntl
@@ -255,7 +256,13 @@ class RateLimits:
             return
         # The lock is the file's, and gone when it is closed: `filelock` takes as long as all the rest.
         # Written over, not cut off first, for which file systems wait for the disk.
-        file = os.open(self._shared, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            file = os.open(self._shared, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise WarehouseError(
+                f"{self._shared}, where all processes note their requests, cannot be used ({reason(error)})",
+                remedy(error, self._shared),
+            ) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
             found = os.read(file, _LARGEST)

@@ -386,7 +386,7 @@ def want_compaction(connection: duckdb.DuckDBPyConnection, when: str) -> None:
 def attach(connection: duckdb.DuckDBPyConnection, path: Path, catalog: str = CATALOG) -> None:
     """Attach the file, which is made if it is not there, so that DuckDB 1.4 to 2.0 can read it."""
     made = "" if path.exists() else ", STORAGE_VERSION 'v1.4.0'"
-    connection.execute(f"ATTACH {literal(str(path))} AS {catalog} (ROW_GROUP_SIZE {ROW_GROUP}{made})")
+    connection.execute(f"ATTACH {literal(str(path))} AS {catalog} (TYPE duckdb, ROW_GROUP_SIZE {ROW_GROUP}{made})")
 
 
 def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, set[str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,17 @@ from stripe_pipeline.resources import future_times
 from stripe_pipeline.resources.erasure import Erased, Erasure, load_order, redacted
 from stripe_pipeline.resources.pruning import Pruned, expire, prune, young_enough
 from stripe_pipeline.resources.publisher import Publisher
+from stripe_pipeline.resources.recovery import (
+    LINEAGE,
+    Restored,
+    StandIn,
+    cannot_be_restored,
+    is_whole,
+    remove,
+    restore,
+    restored_since,
+    stand_ins,
+)
 from stripe_pipeline.resources.relations import JUST_BEFORE, followed, named_by
 from stripe_pipeline.resources.schema import (
     AT_ONCE,
@@ -47,6 +59,7 @@ from stripe_pipeline.resources.schema import (
 from stripe_pipeline.resources.server_clock import Reading
 from stripe_pipeline.rows import microseconds
 from stripe_pipeline.settings import OnDelete, Settings
+from stripe_pipeline.storage_errors import Cause, cause_of, reason, remedy
 
 if TYPE_CHECKING:
     from stripe_pipeline.resources.inbox import Entry
@@ -60,6 +73,7 @@ _BOOKKEEPING = ("cursors", "coverage", "backfills")  # tables of `pipeline` with
 _DELETABLE = ("customers", "invoices")  # FACTS.md, The nine types
 _NAMED = 5  # fields in a sentence
 _LISTED_AHEAD = 5  # seconds; a list's bound is a little ahead of when it is asked for
+_LOOKED_INTO = 30 * DAY  # seconds that a damaged file is kept
 _SMALL = 64  # blocks of 256 KB that are not worth compacting
 
 
@@ -255,20 +269,22 @@ class Warehouse:
         as_it_is: bool = False,
         settings_now: Callable[[], Settings] | None = None,
     ) -> None:
-        """The file is brought to `settings` when it is first opened, unless it is to be looked at `as_it_is`.
+        """The file is brought to `settings` when it is first opened, unless it is only to be looked at `as_it_is`: then
+        one that is not there is taken for an empty one, and nothing is made.
 
         `hash_key` is needed where the settings hash fields. `settings_now` tells what the settings are by then: to any
         but those the file is not brought.
         """
         self.folder = folder
-        self.publisher = Publisher(folder)
+        self.publisher = Publisher(folder, settings.published.readable_by)
         self._settings = settings
         self._hash_key = hash_key
         self._layout = Layout(settings, hash_key, settings_now)
         self._thread_lock = threading.Lock()
-        self._process_lock = filelock.FileLock(folder.lock, timeout=_LOCK_TIMEOUT, thread_local=False)
+        self._process_lock = filelock.FileLock(folder.lock, timeout=_LOCK_TIMEOUT, thread_local=False, mode=0o600)
         self._as_it_is = as_it_is
-        self._prepared = as_it_is
+        self._prepared = False
+        self._lineage: str | None = None
         self._duckdb: duckdb.DuckDBPyConnection | None = None
 
     def close(self) -> None:
@@ -277,15 +293,25 @@ class Warehouse:
             self._end_duckdb()
 
     @contextmanager
-    def _open(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """The file's only connection, with the schema in place; closed, and the lock freed, on the way out."""
-        with self._locked(), self._attached() as connection:
+    def _open(self, what: str = "{} cannot be read") -> Iterator[duckdb.DuckDBPyConnection]:
+        """The file's only connection, with the schema in place; closed, and the lock freed, on the way out.
+
+        `what` is what a `WarehouseError` says of the file (`{}`) where DuckDB fails.
+        """
+        with self._locked(), self._attached(what) as connection:
             yield connection
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self, *, look: bool = False) -> Iterator[None]:
+        """Keep all others away from the file. One that is to be looked at and is not there needs no lock."""
+        look = look or self._as_it_is
         with self._thread_lock:
-            if not self._prepared:
+            if look:
+                self.folder.check_access()
+                if not self.folder.private.exists():
+                    yield
+                    return
+            elif not self._prepared:
                 self.folder.prepare()
             try:
                 self._process_lock.acquire()
@@ -296,8 +322,7 @@ class Warehouse:
                 ) from None
             except OSError as error:
                 raise WarehouseError(
-                    f"The lock {self.folder.lock} cannot be taken ({error.strerror})",
-                    "Give this user write access to it",
+                    f"The lock {self.folder.lock} cannot be taken ({reason(error)})", remedy(error, self.folder.lock)
                 ) from error
             try:
                 yield
@@ -305,56 +330,165 @@ class Warehouse:
                 self._process_lock.release()
 
     @contextmanager
-    def _attached(self, *, prepare: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Unless it is to `prepare` the file, that is as it is found."""
+    def _attached(self, what: str = "{} cannot be read", *, look: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+        """The connection to the file, brought to the settings unless it is only to be looked at.
+
+        A damaged file is restored: at once where it cannot be opened, else for the next run, and this one fails.
+        """
+        look = look or self._as_it_is
         try:
-            connection = self._attach()
-            if prepare and not self._prepared:
-                self._prepare(connection)
-            yield connection
-            connection.execute("USE memory")
-            connection.execute(f"DETACH {CATALOG}")
-        except BaseException:
+            with self._explained(what):
+                if look:
+                    connection = self._attach_to_look()
+                else:
+                    connection = self._attach()
+                    self._prepare(connection)
+                yield connection
+                connection.execute("USE memory")
+                connection.execute(f"DETACH {CATALOG}")
+        except BaseException as error:
             # Whatever state it is in, nothing of it is kept.
             self._end_duckdb()
+            if not look and self._is_damaged(error):
+                restored = restore(self.folder, _first_line(_origin(error)))
+                raise WarehouseError(
+                    f"{restored}. This run had begun with what the damaged file held, and was ended", "Run again"
+                ) from None
             raise
 
-    def _prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Bring the file to the settings."""
+    @contextmanager
+    def _explained(self, what: str, then: str = "") -> Iterator[None]:
+        """Turn DuckDB's errors into a `WarehouseError`: `what` failed, with the file for its `{}`, why, what is the
+        state of things `then`, and what to do."""
         try:
+            yield
+        except (duckdb.Error, OSError) as error:
+            said = f"{what.format(self.folder.private)} ({_first_line(error)})"
+            raise WarehouseError(f"{said}. {then}" if then else said, self._remedy(error)) from None
+
+    def _remedy(self, error: Exception) -> str:
+        if self.folder.private.is_dir():
+            return "Move this folder away, then run again"
+        if cause_of(error) is Cause.IN_USE:
+            return (
+                "Another program has it open: close that program, then run again. To query, open"
+                f" {self.folder.published} instead"
+            )
+        if cause_of(error) is Cause.DAMAGED:  # and only looked at
+            if versions := stand_ins(self.folder):
+                return _restoring(versions[0])
+            return cannot_be_restored(self.folder).remedy
+        return remedy(error, self.folder.private)
+
+    def _is_damaged(self, error: BaseException) -> bool:
+        """Whether it was damage to the file that led to `error`."""
+        return cause_of(error) in (Cause.DAMAGED, Cause.SUSPECT) and not is_whole(self.folder.private)
+
+    def _prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Bring the file to the settings, unless that was done."""
+        if self._prepared:
+            return
+        consequence = "Until this works, fields that the settings leave out may still be in it"
+        with self._explained("{} could not be brought to the settings", consequence):
             self._layout.ensure(connection, self.folder.private)
+            self._lineage = applied(connection, LINEAGE)
             if applied(connection, "compact") in (NOW, AT_ONCE):
                 self._compact(connection)
-        except duckdb.Error as error:
-            raise WarehouseError(
-                f"The warehouse {self.folder.private} could not be brought to the settings: {_first_line(error)}",
-                "Free disk space if it ran out, as much as the file takes, then run again; until then what the settings"
-                " leave out may still be in it",
-            ) from None
         self._prepared = True
 
-    def _attach(self) -> duckdb.DuckDBPyConnection:
-        try:
-            if self._duckdb is None:
-                # One for all looks and loads: to start DuckDB takes 16 ms, to attach the file 1 ms.
-                self._duckdb = duckdb.connect(":memory:")
-                self._duckdb.execute("SET TimeZone = 'UTC'")
-                self._duckdb.execute("SET preserve_insertion_order = false")
-                self._duckdb.execute("SET enable_progress_bar = false")  # it goes into logs
-                self._duckdb.execute(f"SET temp_directory = {literal(str(self.folder.spill))}")
-            attach(self._duckdb, self.folder.private)
-            self._duckdb.execute(f"USE {CATALOG}")
-        except duckdb.Error as error:
-            raise WarehouseError(
-                f"The warehouse {self.folder.private} cannot be opened: {_first_line(error)}",
-                "If another program has it open, close that program (analysts open"
-                f" {self.folder.published.name} instead). If the file is damaged, move the folder"
-                f" {self.folder.private.parent} away and run `stripe-pipeline backfill`: everything is read again",
-            ) from None
+    def _duckdb_of_ours(self) -> duckdb.DuckDBPyConnection:
+        """DuckDB, with nothing attached: one for all looks and loads. To start it takes 16 ms, to attach the file 1."""
+        if self._duckdb is None:
+            self._duckdb = duckdb.connect(":memory:")
+            self._duckdb.execute("SET TimeZone = 'UTC'")
+            self._duckdb.execute("SET preserve_insertion_order = false")
+            self._duckdb.execute("SET enable_progress_bar = false")  # it goes into logs
+            self._duckdb.execute(f"SET temp_directory = {literal(str(self.folder.spill))}")
         return self._duckdb
+
+    def _attach(self) -> duckdb.DuckDBPyConnection:
+        """Attach the private file. One that is missing or cannot be opened any more is restored from the published
+        file; where nothing was ever published it is made."""
+        private = self.folder.private
+        if not private.exists():
+            if stand_ins(self.folder):
+                restore(self.folder, "the file is missing")
+            else:
+                self._make()
+        connection = self._duckdb_of_ours()
+        try:
+            attach(connection, private)
+        except duckdb.Error as error:
+            if not self._is_damaged(error):
+                raise
+            connection = self._attach_restored(_first_line(error))
+        if _is_empty(connection) and stand_ins(self.folder):
+            connection = self._attach_restored("it is empty")
+        connection.execute(f"USE {CATALOG}")
+        return connection
+
+    def _attach_restored(self, why: str) -> duckdb.DuckDBPyConnection:
+        self._end_duckdb()
+        restore(self.folder, why)
+        connection = self._duckdb_of_ours()
+        attach(connection, self.folder.private)
+        return connection
+
+    def _make(self) -> None:
+        """Make the private file: whole, or not at all."""
+        made = self.folder.private.with_name("new.duckdb")
+        remove(made)
+        connection = self._duckdb_of_ours()
+        try:
+            attach(connection, made)
+            connection.execute(f"USE {CATALOG}")
+            self._layout.ensure(connection, made)
+            connection.execute("USE memory")
+            connection.execute(f"DETACH {CATALOG}")
+            made.chmod(0o600)
+            made.replace(self.folder.private)
+        except BaseException:
+            self._end_duckdb()
+            remove(made)
+            raise
+
+    def _attach_to_look(self) -> duckdb.DuckDBPyConnection:
+        """Attach the private file, or an empty one in memory where there is none."""
+        private, connection = self.folder.private, self._duckdb_of_ours()
+        if private.exists():
+            attach(connection, private)
+            if not _is_empty(connection):
+                connection.execute(f"USE {CATALOG}")
+                return connection
+            connection.execute(f"DETACH {CATALOG}")
+        if versions := stand_ins(self.folder):
+            raise WarehouseError(
+                f"The warehouse {private} is missing or empty",
+                _restoring(versions[0]),
+            )
+        connection.execute(f"ATTACH ':memory:' AS {CATALOG}")
+        connection.execute(f"USE {CATALOG}")
+        self._layout.ensure(connection, private)
+        return connection
+
+    def restored(self) -> Restored | None:
+        """What is still to be done after the file was restored: reading again what was read since. None if nothing is.
+
+        From here on loads belong to the file as it is now: what was read before is refused by `load`.
+        """
+        with self._open() as connection:
+            self._lineage = applied(connection, LINEAGE)
+            return restored_since(connection)
+
+    def caught_up(self) -> None:
+        """Note that what `restored` told was done."""
+        with self._open() as connection:
+            restored_since(connection, forget=True)
 
     def _compact(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Put everything into a new file in the private one's place, so that nothing is left of what was erased."""
+        if applied(connection, "compact"):
+            remove(self.folder.damaged)
         if applied(connection, "compact") == NOW:
             # Of runs that were killed, or that began before the settings changed and cannot be stored any more.
             for on_its_way in self.folder.spool.rglob("*.ndjson"):
@@ -362,8 +496,19 @@ class Warehouse:
         for left_over in self.folder.spill.glob("*"):
             left_over.unlink(missing_ok=True)
         compacted = self.folder.private.with_name("compacted.duckdb")
-        for left_over in (compacted, compacted.with_suffix(".duckdb.wal")):
-            left_over.unlink(missing_ok=True)
+        remove(compacted)
+        try:
+            self._copy_to(compacted, connection)
+        except BaseException:
+            self._end_duckdb()
+            remove(compacted)  # or it keeps the disk full
+            raise
+        compacted.chmod(0o600)
+        compacted.replace(self.folder.private)
+        self._attach()
+
+    def _copy_to(self, compacted: Path, connection: duckdb.DuckDBPyConnection) -> None:
+        """Copy everything into a new file, and detach both."""
         attach(connection, compacted, "compacted")
         connection.execute("SET preserve_insertion_order = true")  # rows lie by day, which is how they are looked for
         connection.execute(f"COPY FROM DATABASE {CATALOG} TO compacted")
@@ -379,8 +524,6 @@ class Warehouse:
         connection.execute("CHECKPOINT compacted")
         connection.execute("DETACH compacted")
         connection.execute(f"DETACH {CATALOG}")
-        compacted.replace(self.folder.private)
-        self._attach()
 
     def _end_duckdb(self) -> None:
         if self._duckdb is not None:
@@ -406,15 +549,21 @@ class Warehouse:
                 batch.limit(clock.latest)
             # Where a cursor truly stands is not known then: it stays, and the same is read again.
             cursors = {which: at for which, at in (cursors or {}).items() if at <= clock.latest}
-        with self._open() as connection:
+        with self._open("Loading into {} failed") as connection:
             # Lists come in beside the threads that go on reading. Two threads of DuckDB take twice the CPU of one for
             # them and end little earlier; news are found in large tables, where all of them help.
             lists = any(batch.days for batch in batches)
             connection.execute("SET threads = 1" if lists else "RESET threads")
-            try:
+            with self._explained("Loading into {} failed", "Nothing of this load was stored"):
                 connection.execute("BEGIN")
                 if applied(connection, "layout") != self._layout.fingerprint:
                     raise settings_changed()
+                if applied(connection, LINEAGE) != self._lineage:
+                    raise WarehouseError(
+                        f"The warehouse {self.folder.private} was damaged and restored while this run was under way;"
+                        " nothing of this load was stored",
+                        "Run again",
+                    )
                 erasure = self._erasure(connection)
                 if erasure:
                     batches = sorted(batches, key=lambda batch: load_order(batch.object_type))
@@ -432,13 +581,8 @@ class Warehouse:
                     "UPDATE pipeline.meta SET revision = revision + 1 RETURNING revision"
                 ).fetchall()
                 connection.execute("COMMIT")
+            with self._explained("{} could not be written to the end", "What was loaded is in its write-ahead log"):
                 connection.execute(f"CHECKPOINT {CATALOG}")
-            except duckdb.Error as error:
-                raise WarehouseError(
-                    f"Loading into {self.folder.private} failed: {_first_line(error)}",
-                    "Nothing of this load was stored and the published file is as it was; free disk space if it ran"
-                    " out, then run again",
-                ) from None
         return loaded
 
     def _erasure(self, connection: duckdb.DuckDBPyConnection, *, even_none: bool = False) -> Erasure | None:
@@ -508,7 +652,7 @@ class Warehouse:
         if not force and not self.publisher.due():
             return False
         with self._locked():
-            with self._attached() as connection:
+            with self._attached("{} could not be prepared for publishing") as connection:
                 if failing is not None:
                     _show_failing(connection, failing)
                 [(revision,)] = connection.execute("SELECT revision FROM pipeline.meta").fetchall()
@@ -679,14 +823,10 @@ class Warehouse:
 
     def accounts_of(self, *, livemode: bool) -> set[str]:
         """The accounts whose keys of one mode have written here."""
-        if not self.folder.private.exists():
-            return set()
         return {account for (account,) in self.ask(f"SELECT account FROM pipeline.keys WHERE livemode = {livemode}")}
 
     def examples(self, *, livemode: bool) -> list[Example]:
         """The newest object of each listed type that exists in Stripe, those first that cannot be deleted there."""
-        if not self.folder.private.exists():
-            return []
         newest = (
             f"(SELECT '{table}', id, _account FROM raw.{table} WHERE livemode = {livemode} AND _deleted_at IS NULL"
             " ORDER BY created DESC LIMIT 1)"
@@ -729,8 +869,12 @@ class Warehouse:
         Space that becomes free is used for new rows; the file is compacted where that at least halves it, and where
         something was deleted that must not stay in it. Raises `WarehouseError`, which says what was done.
         """
-        with self._locked(), self._attached(prepare=not dry_run) as connection:
-            try:
+        if not dry_run and _is_old(self.folder.damaged):
+            remove(self.folder.damaged)
+        with self._locked(look=dry_run), self._attached("Pruning {} failed", look=dry_run) as connection:
+            if not dry_run:
+                self._read_through(connection)
+            with self._explained("Pruning {} failed", "Nothing was removed"):
                 if dry_run:
                     self._layout.ensure(connection, self.folder.private, commit=False)
                 else:
@@ -742,11 +886,6 @@ class Warehouse:
                     if gone >= _rows_left(connection):
                         want_compaction(connection, DAILY)  # noted with the deletion: this may not come so far
                 connection.execute("ROLLBACK" if dry_run else "COMMIT")
-            except duckdb.Error as error:
-                raise WarehouseError(
-                    f"Pruning {self.folder.private} failed: {_first_line(error)}",
-                    "Nothing was removed; free disk space if it ran out, then run again",
-                ) from None
             if not dry_run:
                 self._give_back(connection)
         return pruned
@@ -757,8 +896,8 @@ class Warehouse:
 
         With `dry_run` it is only counted. Raises `WarehouseError`, which says what was done.
         """
-        with self._open() as connection:
-            try:
+        with self._open("Erasing from {} failed") as connection:
+            with self._explained("Erasing from {} failed", "Nothing was erased"):
                 connection.execute("BEGIN")
                 erasure = self._erasure(connection, even_none=True)
                 assert erasure
@@ -769,21 +908,13 @@ class Warehouse:
                 erasure.apply()
                 connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
                 connection.execute("COMMIT")
-            except duckdb.Error as error:
-                raise WarehouseError(
-                    f"Erasing from {self.folder.private} failed: {_first_line(error)}",
-                    "Nothing was erased; free disk space if it ran out, then run it again",
-                ) from None
-            try:
+            with self._explained(
+                "The customers were erased from the tables, but {} could not be rewritten",
+                "Until it is, the files still hold what was erased",
+            ):
                 connection.execute(f"CHECKPOINT {CATALOG}")
                 self._compact(connection)
-            except duckdb.Error as error:
-                raise WarehouseError(
-                    f"The customers were erased from the tables, but {self.folder.private} could not be rewritten:"
-                    f" {_first_line(error)}",
-                    "Free disk space if it ran out, as much as the file takes, then run it again; until then the files"
-                    " still hold what was erased",
-                ) from None
+        remove(self.folder.damaged)
         for lock in abandoned(self.folder.spool):
             shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
         self.publish()
@@ -807,18 +938,20 @@ class Warehouse:
             if reference.target == CUSTOMERS.name and reference.column not in self._settings.types[name].column_names
         ]
 
+    def _read_through(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Read everything once: a damaged block is found while an undamaged published version may still be there."""
+        for (table,) in connection.execute(
+            f'SELECT format(\'"{{}}"."{{}}"\', schema_name, table_name) FROM duckdb_tables()'
+            f" WHERE database_name = '{CATALOG}'"
+        ).fetchall():
+            connection.execute(f"SELECT bit_xor(hash(it)) FROM {table} it").fetchall()
+
     def _give_back(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Compact the file where that is due."""
-        try:
+        with self._explained("What is too old was removed, but {} could not be made smaller"):
             connection.execute(f"CHECKPOINT {CATALOG}")
             if applied(connection, "compact") or _mostly_free(connection):
                 self._compact(connection)
-        except duckdb.Error as error:
-            raise WarehouseError(
-                f"What is too old was removed, but {self.folder.private} could not be made smaller:"
-                f" {_first_line(error)}",
-                "Free disk space if it ran out, as much as the rows that are left take; the next pruning tries again",
-            ) from None
 
     def covered_days(self) -> dict[str, dict[date, int]]:
         """How many rows every day that is known to be listed has, of all modes, by table name."""
@@ -1357,9 +1490,14 @@ _PLACE = re.compile(r'[\w ]*JSON[\w ]* in file "[^"]*",(?: at byte \d+)? in line
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 
 
-def _first_line(error: duckdb.Error) -> str:
-    """What DuckDB says, without values of rows, which may be people's data: its errors about values quote them."""
-    said = str(error).splitlines()[0] if str(error) else type(error).__name__
+def _first_line(error: BaseException) -> str:
+    """What DuckDB or the system says, without values of rows, which may be people's data: errors about values quote
+    them."""
+    if not isinstance(error, duckdb.Error):
+        return reason(error)
+    lines = [line.strip() for line in str(error).splitlines()]
+    # Of a checkpoint that fails while the file is detached the second line says why.
+    said = " ".join(lines[: 2 if isinstance(error, duckdb.IOException) else 1]) or type(error).__name__
     kind, _, details = said.partition(": ")
     if isinstance(error, _ABOUT_VALUES):
         place = _PLACE.match(details)
@@ -1367,3 +1505,29 @@ def _first_line(error: duckdb.Error) -> str:
     if isinstance(error, (duckdb.FatalException, duckdb.InternalException)):  # may quote any other error
         return f"{kind}: {_QUOTED.sub('…', details)}"
     return said
+
+
+def _restoring(stand_in: StandIn) -> str:
+    return (
+        f"The next run, such as `stripe-pipeline sync`, restores it from its state of {stand_in}; `stripe-pipeline"
+        " clean` removes it, to begin anew"
+    )
+
+
+def _is_empty(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether the attached file has no table."""
+    [(tables,)] = connection.execute(
+        f"SELECT count(*) FROM duckdb_tables() WHERE database_name = '{CATALOG}'"
+    ).fetchall()
+    return not tables
+
+
+def _origin(error: BaseException) -> BaseException:
+    """The first of the errors that led to this one."""
+    before = error.__cause__ or error.__context__
+    return error if before is None else _origin(before)
+
+
+def _is_old(path: Path) -> bool:
+    """Whether the file is there and has been for longer than anyone will still look into it."""
+    return path.exists() and time.time() - path.stat().st_mtime > _LOOKED_INTO

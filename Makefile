@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # longest ones last.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo dev test test-duckdb-2 soak bench lint format lock clean
+.PHONY: demo dev test test-duckdb-2 readers soak bench lint format lock clean
 
 demo: $(VENV)/.runtime
 	@$(BIN)/stripe-pipeline demo
@@ -16,12 +16,15 @@ demo: $(VENV)/.runtime
 dev: $(VENV)/.runtime
 	@$(BIN)/stripe-pipeline dev
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(VENV)/.readers
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # The same tests with the next major version of DuckDB laid over the locked one.
-test-duckdb-2: $(VENV)/.dev $(VENV)/.duckdb-2
+test-duckdb-2: $(VENV)/.dev $(VENV)/.readers
 	PYTHONPATH=$(CURDIR)/$(VENV)/duckdb-2 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The versions of DuckDB that only read in the tests, beside the locked one, and DuckDB's own command line.
+readers: $(VENV)/.readers
 
 # About an hour and a half: a thousand random histories, two hundred kills, four writers beside four readers.
 soak: $(VENV)/.dev
@@ -65,6 +68,8 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
-$(VENV)/.duckdb-2: $(VENV)/.dev
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/duckdb-2 duckdb==2.0.0
+$(VENV)/.readers: Makefile $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/duckdb-1.4 duckdb==1.4.5
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/duckdb-2 duckdb==2.0.0
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/duckdb-cli duckdb-cli==1.5.6
 	@touch $@

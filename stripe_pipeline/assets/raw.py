@@ -110,7 +110,8 @@ def pace(*, days: int, of: int, rows: int, seconds: float) -> str:
 
 def _describe(object_type: ObjectType, settings: Settings) -> str:
     title = settings.title(object_type)
-    heading = "" if title == object_type.name.replace("_", " ") else f"**{title}**\n\n"
+    # Plain text: the catalog's lists show Markdown as it is written.
+    heading = "" if title == object_type.name.replace("_", " ") else f"{title}. "
     family = OBJECT_TYPES[object_type.parent] if object_type.parent else object_type
     age = settings.retention_of(object_type) or settings.retention_of(family)
     kept = f"kept for {age}" if age else "kept for ever"

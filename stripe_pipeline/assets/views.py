@@ -10,6 +10,7 @@ import dagster as dg
 
 from stripe_pipeline.assets import columns
 from stripe_pipeline.assets.keys import key_of
+from stripe_pipeline.objects import ObjectType
 from stripe_pipeline.resources.views import MODES
 from stripe_pipeline.resources.warehouse import Warehouse
 from stripe_pipeline.settings import Settings
@@ -21,8 +22,7 @@ def view_specs(settings: Settings) -> list[dg.AssetSpec]:
         dg.AssetSpec(
             key_of(object_type, schema),
             deps=[dg.AssetDep(key_of(object_type), partition_mapping=dg.AllPartitionMapping())],
-            description=f"{schema.capitalize()} {settings.title(object_type)}, deleted ones left out: a view, as fresh"
-            " as its table. Materialized by a run that finds other rows in it than before.",
+            description=_describe(object_type, schema, settings),
             group_name=schema,
             kinds={"duckdb", "view"},
             metadata={
@@ -33,6 +33,14 @@ def view_specs(settings: Settings) -> list[dg.AssetSpec]:
         for schema in MODES
         for object_type in settings.enabled
     ]
+
+
+def _describe(object_type: ObjectType, schema: str, settings: Settings) -> str:
+    title = settings.title(object_type)
+    return (
+        f"{title[:1].upper()}{title[1:]} in {schema} mode, without deleted objects. A view of raw.{object_type.name},"
+        " always as fresh as that table; a run materializes it when its rows have changed."
+    )
 
 
 def changed_views(

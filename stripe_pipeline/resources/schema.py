@@ -58,6 +58,8 @@ _PIPELINE_TABLES = {
     # Customers that were erased, and the objects that belong to them: none of it is to come back. `customer` is an id
     # that Stripe made, or a keyed hash of one that the shop chose.
     "erased": "customer VARCHAR, object_type VARCHAR, id VARCHAR, created TIMESTAMPTZ",
+    # One row: which version of the published file this is, and up to when events were read for it.
+    "published": "version BIGINT, published_at TIMESTAMPTZ, live_read_until TIMESTAMPTZ, test_read_until TIMESTAMPTZ",
     # Fields, a row each, that rows listed before `since` lack, because the settings did not want them then.
     "lacking": "object_type VARCHAR, fields VARCHAR, since TIMESTAMPTZ",
 }
@@ -181,7 +183,7 @@ class Layout:
             said = f"{title[:1].upper()}{title[1:]}. {object_type.description}"
             yield f"COMMENT ON TABLE raw.{object_type.name} IS {literal(said)}"
             for schema in views.MODES:
-                of_mode = f"{said} {schema.capitalize()} data only, without deleted ones."
+                of_mode = f"{said} {schema.capitalize()} mode only, without deleted objects."
                 yield f"COMMENT ON VIEW {schema}.{object_type.name} IS {literal(of_mode)}"
 
     def _change(self, connection: duckdb.DuckDBPyConnection, columns: Mapping[str, set[str]]) -> None:

@@ -659,6 +659,7 @@ class Warehouse:
                 if revision in (0, self.publisher.published_revision()):
                     return True  # nothing was ever loaded, or nothing since
                 erased = int(applied(connection, "erased") or 0)
+                _name_version(connection, revision)
                 connection.execute(f"CHECKPOINT {CATALOG}")
             # Detached, so that no write-ahead log is left beside the file: the file alone is the whole database.
             self.publisher.publish(revision, remove_before=erased)
@@ -1379,6 +1380,17 @@ def _rows_left(connection: duckdb.DuckDBPyConnection) -> int:
     counts = " UNION ALL ".join(f"SELECT count(*) AS number FROM raw.{table}" for table in OBJECT_TYPES)
     [(left,)] = connection.execute(f"SELECT sum(number) FROM ({counts})").fetchall()
     return int(left)
+
+
+def _name_version(connection: duckdb.DuckDBPyConnection, revision: int) -> None:
+    """Let the copy that is about to be published tell which version it is. This alone is no reason to publish."""
+    connection.execute("BEGIN")
+    connection.execute("DELETE FROM pipeline.published")
+    connection.execute(
+        f"INSERT INTO pipeline.published SELECT {revision}, now(), max(read_until) FILTER (livemode),"
+        " max(read_until) FILTER (NOT livemode) FROM pipeline.cursors WHERE name = 'events'"
+    )
+    connection.execute("COMMIT")
 
 
 def _show_failing(connection: duckdb.DuckDBPyConnection, failing: Sequence[Entry]) -> None:

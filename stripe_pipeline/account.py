@@ -97,7 +97,8 @@ def other_account(folder: DataFolder, held: str, account: str, *, missing: int |
     )
     if missing == 0:
         return WarehouseError(
-            f"{holds}, and whether this key is of the same one cannot be told: it may not read any of what is there",
+            f"{holds}, and whether this key belongs to that account cannot be told: the key may not read any stored"
+            " object",
             "Set `account` in the settings file to the account that both belong to, or name another folder in"
             " STRIPE_PIPELINE_DATA",
         )

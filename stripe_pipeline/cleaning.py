@@ -19,8 +19,8 @@ from stripe_pipeline.errors import SettingsError, StripePipelineError, Warehouse
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.resources.inbox import Inbox
 from stripe_pipeline.resources.warehouse import Warehouse
-from stripe_pipeline.sqlite_files import Trouble, trouble_of
-from stripe_pipeline.storage_errors import reason, remedy
+from stripe_pipeline.sqlite_files import sqlite_cause_of
+from stripe_pipeline.storage_errors import Cause, reason, remedy
 
 
 class Cleaning:
@@ -128,7 +128,7 @@ def _is_open(inbox: Path) -> bool:
         with closing(sqlite3.connect(inbox, timeout=0)) as connection:
             connection.execute("PRAGMA journal_mode = DELETE")
     except sqlite3.Error as error:
-        return trouble_of(error) is Trouble.BUSY
+        return sqlite_cause_of(error) is Cause.IN_USE
     return False
 
 

@@ -300,8 +300,7 @@ def erase(
         raise SettingsError(
             f"The data folder {_short(folder.root)} holds no warehouse", "Name another one in STRIPE_PIPELINE_DATA"
         )
-    hashes = any(settings.rules(object_type).hash for object_type in settings.types.values())
-    hash_key = load_hash_key(folder) if hashes else None
+    hash_key = load_hash_key(folder) if settings.hashes else None
     warehouse = Warehouse(folder, settings, hash_key, settings_now=load_settings)
     customers = list(dict.fromkeys(customers))
     if undo:
@@ -367,7 +366,10 @@ def clean(
         out.print("What Stripe still has can be loaded again; the last state of objects deleted in Stripe cannot.")
         if not yes:
             if not sys.stdin.isatty():
-                raise SettingsError("Nothing was removed: there is no terminal to ask on", "Add --yes to remove it")
+                raise SettingsError(
+                    "Nothing was removed: this command asks first, and its input is not a terminal",
+                    "Add --yes to remove it",
+                )
             if not typer.confirm("Remove it?"):
                 out.print("Nothing was removed.")
                 raise typer.Exit(1)

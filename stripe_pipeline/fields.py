@@ -120,9 +120,9 @@ class FieldFilter:
         self._hash_key = hash_key
 
     def apply(self, object_type: ObjectType, obj: Mapping[str, Any]) -> Mapping[str, Any]:
-        """`obj` as it may be stored; itself if there is no rule at all.
+        """The fields of `obj` that may be stored; `obj` itself if the settings have no rules.
 
-        Secrets that lie deeper in it are left to `without_secrets`.
+        `without_secrets` removes secrets that are nested in the object.
         """
         if secrets := self._secrets[object_type.name]:
             obj = {name: value for name, value in obj.items() if name not in secrets}

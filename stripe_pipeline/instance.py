@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import filelock
 
 from stripe_pipeline.errors import StripePipelineError
-from stripe_pipeline.sqlite_files import Trouble, is_damaged, trouble_of
+from stripe_pipeline.sqlite_files import is_damaged, sqlite_cause_of
+from stripe_pipeline.storage_errors import Cause
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -63,23 +64,23 @@ def dagster_instance() -> Iterator[DagsterInstance]:
 
 def _explained(error: BaseException) -> StripePipelineError:
     """What an error of Dagster's storage means, with the file that is damaged where one is found."""
-    cause = getattr(error, "orig", None) or error
-    reason = " ".join(str(cause).split())[:_LONGEST_REASON] or type(cause).__name__
-    trouble = trouble_of(cause)
+    origin = getattr(error, "orig", None) or error
+    reason = " ".join(str(origin).split())[:_LONGEST_REASON] or type(origin).__name__
+    cause = sqlite_cause_of(origin)
     folders = _storage_folders()
     where = f" in {folders[0]}" if folders else ""
-    if trouble is Trouble.FULL:
+    if cause is Cause.FULL:
         return StripePipelineError(
             f"The disk has no space left for Dagster's run history{where} ({reason})",
             f"Free disk space, then run again. {_WHOLE}",
         )
-    if trouble in (Trouble.DENIED, Trouble.DISK):
+    if cause in (Cause.DENIED, Cause.IO):
         return StripePipelineError(
             f"Dagster's run history{where} cannot be read or written ({reason})",
             f"Give this user write access to the folder and everything in it, or free disk space if it ran out, then"
             f" run again. {_WHOLE}",
         )
-    if trouble is Trouble.BUSY:
+    if cause is Cause.IN_USE:
         return StripePipelineError(
             f"Another process kept Dagster's run history{where} locked for too long ({reason})",
             f"Stop a Dagster or stripe-pipeline process that hangs, then run again. {_WHOLE}",

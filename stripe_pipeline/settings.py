@@ -337,6 +337,11 @@ class Settings(_Section):
         return {name: shaped(object_type) for name, object_type in OBJECT_TYPES.items()}
 
     @property
+    def hashes(self) -> bool:
+        """Whether any field is hashed, which needs the hash key."""
+        return any(self.rules(object_type).hash for object_type in self.types.values())
+
+    @property
     def enabled(self) -> tuple[ObjectType, ...]:
         """The object types that are kept, in table order. A child without its parent is not kept either."""
 

@@ -1,7 +1,7 @@
 """What went wrong with a file, told from the error of the operating system or DuckDB, and what to do about it.
 
 DuckDB raises one class for a full disk, a damaged file and a file that another process has open; only its messages tell
-these apart. For SQLite see `sqlite_files`.
+these apart. `sqlite_files` tells SQLite's errors apart, by their codes.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ class Cause(Enum):
     TOO_LARGE = auto()
     """The file may not grow any further: a limit of the user's, or of the file system's."""
     IN_USE = auto()
-    """Another process has the file open."""
+    """Another process has the file open, or keeps it locked."""
     DENIED = auto()
     """The file's mode or owner, or a read-only file system, forbids it."""
+    IO = auto()
+    """The system could not read or write the file, and does not say why. Only SQLite reports this."""
     MEMORY = auto()
     """The memory limit was reached."""
     OTHER = auto()

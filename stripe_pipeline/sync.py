@@ -151,7 +151,7 @@ class Pipeline:
         folder.prepare()
         self._was_open = folder.restrict(settings.published.readable_by)
         rules = {name: settings.rules(object_type) for name, object_type in settings.types.items()}
-        hash_key = load_hash_key(folder) if any(them.hash for them in rules.values()) else None
+        hash_key = load_hash_key(folder) if settings.hashes else None
         self.fields = FieldFilter(rules, hash_key)
         self.warehouse = Warehouse(folder, settings, hash_key, settings_now=settings_now)
         self.inbox = Inbox(folder, inbox_url)
@@ -383,8 +383,8 @@ def look() -> Iterator[Warehouse]:
     """The warehouse that the environment and the settings file describe, only to be looked at: needs no key, and makes
     nothing. Raises `SettingsError`."""
     settings, folder = load_settings(), DataFolder.from_environment()
-    hashes = any(settings.rules(object_type).hash for object_type in settings.types.values())
-    warehouse = Warehouse(folder, settings, load_hash_key(folder, keep=False) if hashes else None, as_it_is=True)
+    hash_key = load_hash_key(folder, keep=False) if settings.hashes else None
+    warehouse = Warehouse(folder, settings, hash_key, as_it_is=True)
     try:
         yield warehouse
     finally:

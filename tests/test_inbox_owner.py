@@ -69,13 +69,19 @@ def names(folder: DataFolder) -> list[str]:
     return [name for (name,) in ask(folder.published, "SELECT name FROM test.customers ORDER BY name")]
 
 
-def test_what_only_a_lost_inbox_knew_is_read_again(
-    opens: Opens, folder: DataFolder, shop: Shop, server: Server
-) -> None:
-    customer = shop.create_customer(created=back(shop, 40), name="before")["id"]
+def changed_customer_that_may_not_be_read(opens: Opens, folder: DataFolder, shop: Shop, server: Server) -> str:
+    """The id of a customer that was loaded and has changed since, while the key has lost the permission."""
+    customer = str(shop.create_customer(created=back(shop, 40), name="before")["id"])
     opens(folder).tick()
     shop.update("customers", customer, name="after")
     server.faults.append(Fault(path="/v1/customers", status=403, times=None))
+    return customer
+
+
+def test_what_only_a_lost_inbox_knew_is_read_again(
+    opens: Opens, folder: DataFolder, shop: Shop, server: Server
+) -> None:
+    changed_customer_that_may_not_be_read(opens, folder, shop, server)
     for _ in range(2):
         opens(folder).tick()  # the second one's scan begins behind the event
         shop.clock.advance(3600)
@@ -92,10 +98,7 @@ def test_what_only_a_lost_inbox_knew_is_read_again(
 def test_what_had_failed_for_longer_than_stripe_keeps_events_is_tried_again(
     opens: Opens, folder: DataFolder, shop: Shop, server: Server
 ) -> None:
-    customer = shop.create_customer(created=back(shop, 40), name="before")["id"]
-    opens(folder).tick()
-    shop.update("customers", customer, name="after")
-    server.faults.append(Fault(path="/v1/customers", status=403, times=None))
+    customer = changed_customer_that_may_not_be_read(opens, folder, shop, server)
     opens(folder).tick()
     shop.clock.advance(20 * DAY)
     opens(folder).tick()
@@ -119,10 +122,7 @@ def test_what_had_failed_for_longer_than_stripe_keeps_events_is_tried_again(
 def test_a_tick_that_is_killed_while_it_reads_the_events_again_leaves_that_to_the_next_one(
     opens: Opens, folder: DataFolder, shop: Shop, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    customer = shop.create_customer(created=back(shop, 40), name="before")["id"]
-    opens(folder).tick()
-    shop.update("customers", customer, name="after")
-    server.faults.append(Fault(path="/v1/customers", status=403, times=None))
+    changed_customer_that_may_not_be_read(opens, folder, shop, server)
     opens(folder).tick()
     server.faults.clear()
     lose(folder)

@@ -107,13 +107,19 @@ def test_trap_34_an_object_that_cannot_be_read_alone_waits_and_is_given_up(
     assert waiting(folder) == []
 
 
+def changed_customer_that_answers_500(pipeline: Pipeline, server: Server, shop: Shop) -> str:
+    """The id of a customer that was loaded, has changed since, and cannot be read again."""
+    customer = str(shop.create_customer(name="before", created=back(shop, 3))["id"])
+    pipeline.tick()
+    shop.update("customers", customer, name="after")
+    server.faults.append(Fault(path=f"/v1/customers/{customer}$", times=None, status=500))
+    return customer
+
+
 def test_the_only_object_of_its_type_is_compared_with_the_list(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    only = shop.create_customer(name="before", created=back(shop, 3))["id"]
-    pipeline.tick()
-    shop.update("customers", only, name="after")
-    server.faults.append(Fault(path=f"/v1/customers/{only}$", times=None, status=500))
+    only = changed_customer_that_answers_500(pipeline, server, shop)
     server.requests.clear()
     pipeline.tick()
     assert waiting(folder) == [(only, 1, "waiting")]
@@ -167,10 +173,7 @@ def test_a_refused_permission_and_a_rate_limit_are_about_the_type(
 def test_a_further_notification_of_a_dead_object_tries_again(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    bad = shop.create_customer(name="before", created=back(shop, 3))["id"]
-    pipeline.tick()
-    shop.update("customers", bad, name="after")
-    server.faults.append(Fault(path=f"/v1/customers/{bad}$", times=None, status=500))
+    bad = changed_customer_that_answers_500(pipeline, server, shop)
     pipeline.tick()
     give_up(pipeline)
     server.faults.clear()

@@ -22,5 +22,5 @@ class Deadline:
         return self.left() == 0.0
 
     def part(self, of: int) -> Deadline:
-        """The deadline of the first of so many that share what is left."""
+        """The deadline for the first of `of` tasks that share the remaining time equally."""
         return Deadline(self.left() / of)

@@ -25,7 +25,8 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import BadObject, SettingsError, WarehouseError, scrub, shown
 from stripe_pipeline.objects import BY_STRIPE_OBJECT
 from stripe_pipeline.rows import is_id
-from stripe_pipeline.sqlite_files import Trouble, trouble_of
+from stripe_pipeline.sqlite_files import sqlite_cause_of
+from stripe_pipeline.storage_errors import Cause
 
 if TYPE_CHECKING:  # its module loads DuckDB, which the receiver's process does without
     from stripe_pipeline.resources.warehouse import Identity, Mode
@@ -44,7 +45,7 @@ _CHUNK = 500  # ids a statement, well below SQLite's limit of variables
 _PROBE = " " * 28  # as long as an event's id, which has no spaces
 _PAUSE = 0.01  # seconds before SQLite is asked again for what it does not wait for
 _LONGEST_ERROR = 1000  # characters
-_SHOWN = 80  # characters of what is not an id
+_SHOWN = 80  # characters of an invalid id in a message
 _LARGEST = 2**53  # of a number in JSON
 _POSTGRES_DISK_FULL = "53100"  # of SQLSTATE
 _POSTGRES_LOCK = 0x57121BE  # any number that nothing else in the database locks while it changes its tables
@@ -113,8 +114,8 @@ def poke_of(event: object, mode: Mode | None = None) -> Poke | None:
     """What an event tells to read again; `mode` where it is known whose events these are.
 
     None for what tells nothing of a table: other objects, the invoice without an id of `invoice.upcoming`, thin events
-    (`v2.core.event`), events of connected accounts, and whatever is no event at all. Raises `BadObject` for an event
-    of a table whose object has an id that no object can have.
+    (`v2.core.event`), events of connected accounts, and values that are not events. Raises `BadObject` if the event
+    names an object of one of the tables by an id that is not valid.
     """
     if not isinstance(event, dict) or event.get("object", "event") != "event":
         return None
@@ -187,6 +188,7 @@ _OPEN = _POKES.c.applied_at.is_(None)
 _WAITING = sa.and_(_OPEN, _POKES.c.attempts < MAX_ATTEMPTS)
 _DEAD = sa.and_(_OPEN, _POKES.c.attempts >= MAX_ATTEMPTS)
 _ANEW: dict[str, Any] = {"attempts": 0, "not_before": 0.0, "error": None}
+_UNAPPLIED = _ANEW | {"applied_at": None, "applied_revision": None}
 # Answers from one place whether something is due, which is asked ten times a second, however much is applied or dead.
 sa.Index("pokes_state", _POKES.c.applied_at, _POKES.c.attempts, _POKES.c.not_before)
 
@@ -309,9 +311,7 @@ class Inbox:
             if other or behind:
                 newer = sa.func.coalesce(_POKES.c.applied_revision, _LARGEST) > warehouse.revision
                 lacking = sa.true() if other else newer
-                anew = {"applied_at": None, "applied_revision": None, "attempts": 0, "error": None, "not_before": 0.0}
-                statement = sa.update(_POKES).where(_POKES.c.applied_at.is_not(None), lacking).values(anew)
-                reopened = connection.execute(statement).rowcount
+                reopened = _reopen(connection, lacking)
             kept = {} if other else {row.livemode: row.complete for row in rows}
             connection.execute(sa.delete(_OWNERS))
             claimed = [
@@ -378,9 +378,10 @@ class Inbox:
             return 0
         statement = insert(_POKES)
         if again:
-            anew = _ANEW | {"applied_at": None, "applied_revision": None, "received_at": now}
             statement = statement.on_conflict_do_update(
-                index_elements=[_POKES.c.event_id], set_=anew, where=_POKES.c.applied_at.is_not(None)
+                index_elements=[_POKES.c.event_id],
+                set_=_UNAPPLIED | {"received_at": now},
+                where=_POKES.c.applied_at.is_not(None),
             )
         else:
             statement = statement.on_conflict_do_nothing()
@@ -453,11 +454,8 @@ class Inbox:
         For a warehouse that is older than the inbox, because it was restored from a copy.
         """
         since = sa.or_(_POKES.c.applied_at >= applied_since, _POKES.c.event_created >= created_since)
-        anew = {"applied_at": None, "applied_revision": None, "attempts": 0, "not_before": 0.0, "error": None}
         with self._changing() as connection:
-            return connection.execute(
-                sa.update(_POKES).where(_POKES.c.applied_at.is_not(None), since).values(anew)
-            ).rowcount
+            return _reopen(connection, since)
 
     def retry(self, event_ids: Collection[str] | None = None) -> int:
         """Let dead pokes wait anew, those of these events or all; returns how many."""
@@ -614,7 +612,7 @@ class Inbox:
             for secret in {password, quote(password), quote_plus(password)} - {""}:
                 reason = reason.replace(secret, "…")
             if self._is_sqlite:
-                raise self._explained(trouble_of(cause), reason) from None
+                raise self._explained(sqlite_cause_of(cause), reason) from None
             full = getattr(cause, "sqlstate", None) == _POSTGRES_DISK_FULL
             raise WarehouseError(
                 f"The inbox at {self._url.render_as_string()} cannot be used ({reason})",
@@ -623,25 +621,25 @@ class Inbox:
                 else "Check STRIPE_PIPELINE_INBOX, and that this user may make and write tables there",
             ) from None
 
-    def _explained(self, trouble: Trouble, reason: str) -> WarehouseError:
-        """What this trouble of SQLite means, and what to do."""
+    def _explained(self, cause: Cause, reason: str) -> WarehouseError:
+        """The error for SQLite's `reason`, with what to do about its cause."""
         file = self._url.database
         name = Path(file or "").name
-        match trouble:
-            case Trouble.FULL:
+        match cause:
+            case Cause.FULL:
                 what = f"The disk has no space left for the inbox {file}"
                 remedy = "Free disk space. Stripe sends again what could not be stored, and the next sync finds it too"
-            case Trouble.DISK:
+            case Cause.IO:
                 what = f"The inbox {file} could not be read or written"
                 remedy = "Free disk space if it ran out, else check the disk"
-            case Trouble.DENIED:
+            case Cause.DENIED:
                 what = f"The inbox {file} cannot be opened or written"
                 remedy = "Give this user write access to the file and its folder"
-            case Trouble.BUSY:
+            case Cause.IN_USE:
                 what = f"Another process kept the inbox {file} locked for over {self._patience:.0f} seconds"
                 remedy = "Stop a stripe-pipeline or Dagster process that hangs, then try again"
-            case Trouble.DAMAGED | Trouble.OTHER:
-                damaged = trouble is Trouble.DAMAGED
+            case _:
+                damaged = cause is Cause.DAMAGED
                 what = f"The inbox {file} {'is damaged' if damaged else 'cannot be used'}"
                 remedy = (
                     f"Stop the processes that use it (`dev`, `webhooks serve`), move it away together with {name}-wal"
@@ -697,6 +695,12 @@ def _begin_file(path: Path) -> None:
             for suffix in ("-wal", "-shm"):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
             path.touch()
+
+
+def _reopen(connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:
+    """Let applied pokes wait again, those that are `which`; returns how many."""
+    statement = sa.update(_POKES).where(_POKES.c.applied_at.is_not(None), which).values(_UNAPPLIED)
+    return connection.execute(statement).rowcount
 
 
 def _ownership(livemode: bool, warehouse: str, folder: str, revision: int, *, complete: bool) -> dict[str, Any]:

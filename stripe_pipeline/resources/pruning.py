@@ -93,7 +93,7 @@ def _delete(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, cond
         f"SELECT {_date_of(object_type)}::DATE, count(*) FROM raw.{object_type.name} WHERE {condition} GROUP BY ALL"
     ).fetchall()
     if deleted:
-        # What is left of a day is no longer all that was listed of it.
+        # After pruning, the table holds fewer objects of a day than its list did.
         connection.execute(
             f'UPDATE pipeline.coverage c SET "rows" = greatest(c."rows" - d.number, 0)'
             f" FROM (SELECT _account, livemode, {utc_day('created')} AS day, count(*) AS number"

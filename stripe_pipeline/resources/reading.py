@@ -257,7 +257,7 @@ class Reader:
             self._complete_included(obj)
         except NotFound as error:
             if isinstance(error, CursorLost) or error.code != _GONE:
-                raise  # a line is gone, not the invoice; or there is no such address
+                raise  # the error is about a line or about the address, so the object itself may exist
             return None
         if repaired:
             _note_replaced(self.object_type, obj, surprises)

@@ -85,21 +85,27 @@ def is_whole(path: Path) -> bool:
         with duckdb.connect(":memory:") as connection:
             connection.execute("SET enable_progress_bar = false")
             connection.execute(f"ATTACH {literal(str(path))} AS {CATALOG} (TYPE duckdb, READ_ONLY)")
-            tables = connection.execute(
-                "SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = ? ORDER BY ALL", [CATALOG]
-            ).fetchall()
-            for schema, table in tables:
-                connection.execute(f'SELECT bit_xor(hash(it)) FROM {CATALOG}."{schema}"."{table}" it').fetchall()
-            return ("pipeline", "meta") in tables
+            return ("pipeline", "meta") in read_through(connection)
     except duckdb.Error:
         return False
 
 
-def restore(folder: DataFolder, why: str) -> Restored:
-    """Put the best copy in the private file's place, and move what is there aside; the caller holds its lock.
+def read_through(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
+    """Read every table of the attached file completely, which raises `duckdb.Error` for a damaged block; the tables, by
+    schema and name."""
+    tables = connection.execute(
+        "SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = ? ORDER BY ALL", [CATALOG]
+    ).fetchall()
+    for schema, table in tables:
+        connection.execute(f'SELECT bit_xor(hash(it)) FROM {CATALOG}."{schema}"."{table}" it').fetchall()
+    return tables
 
-    Interrupted, it begins anew when the file is next opened. Raises `WarehouseError` where there is no whole copy, or
-    no space for another one; then everything is as it was.
+
+def restore(folder: DataFolder, why: str) -> Restored:
+    """Replace the private file with the best copy and keep the damaged file beside it; the caller holds its lock.
+
+    If this is interrupted, the next opening of the file starts the restoration again. Raises `WarehouseError` if there
+    is no whole copy or no space for another one; then everything is as it was.
     """
     private, fresh = folder.private, folder.private.with_name("restored.duckdb")
     try:

@@ -195,9 +195,9 @@ LEFT JOIN (
 def _complete_since(*, livemode: bool) -> str:
     """The SELECT of one row: from which UTC day on `refunds`, `disputes` and `balance_transactions` are complete.
 
-    That is the first of an unbroken run of complete days that reaches the last finished day that any of them, or
-    `charges`, was listed of; what was made since then events tell. Null where there is no such run: the type was never
-    read, or its lists stopped. A day is complete whose whole list is stored and kept.
+    A day is complete if every object of its list is stored and kept. For each table, the result is the first day of the
+    unbroken run of complete days that reaches the last finished day listed for any of these tables or for `charges`;
+    events announce later changes. It is null without such a run: the type was never read, or its lists stopped.
     """
     tables = ("refunds", "disputes", "balance_transactions")
     since = ", ".join(f"max(since) FILTER (object_type = '{table}') AS {table}" for table in tables)

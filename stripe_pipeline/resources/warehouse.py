@@ -38,6 +38,7 @@ from stripe_pipeline.resources.recovery import (
     StandIn,
     cannot_be_restored,
     is_whole,
+    read_through,
     remove,
     restore,
     restored_since,
@@ -874,7 +875,8 @@ class Warehouse:
             remove(self.folder.damaged)
         with self._locked(look=dry_run), self._attached("Pruning {} failed", look=dry_run) as connection:
             if not dry_run:
-                self._read_through(connection)
+                # A damaged block is found while an undamaged published version may still be there.
+                read_through(connection)
             with self._explained("Pruning {} failed", "Nothing was removed"):
                 if dry_run:
                     self._layout.ensure(connection, self.folder.private, commit=False)
@@ -938,14 +940,6 @@ class Warehouse:
             for reference in object_type.references
             if reference.target == CUSTOMERS.name and reference.column not in self._settings.types[name].column_names
         ]
-
-    def _read_through(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Read everything once: a damaged block is found while an undamaged published version may still be there."""
-        for (table,) in connection.execute(
-            f'SELECT format(\'"{{}}"."{{}}"\', schema_name, table_name) FROM duckdb_tables()'
-            f" WHERE database_name = '{CATALOG}'"
-        ).fetchall():
-            connection.execute(f"SELECT bit_xor(hash(it)) FROM {table} it").fetchall()
 
     def _give_back(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Compact the file where that is due."""

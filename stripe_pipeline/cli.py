@@ -614,8 +614,9 @@ def _forget_last_demo(folder: DataFolder) -> None:
         return
     others = accounts - {DEMO_ACCOUNT}
     if others:
+        owners = ", ".join(sorted(account or called(account) for account in others))
         raise SettingsError(
-            f"The data folder {_short(folder.root)} holds data of {', '.join(called(it) for it in sorted(others))}",
+            f"The data folder {_short(folder.root)} holds data of {owners}",
             "Name another folder for the demo in STRIPE_PIPELINE_DATA",
         )
     out.print(f"Removing the last demo's data from {_short(folder.root)}")

@@ -223,7 +223,7 @@ class DataFolder:
     def _private_files(self) -> Iterator[Path]:
         yield from (self.private, self.lock, self.hash_key, self.running)
         yield from (self.rates(livemode=True), self.rates(livemode=False))
-        yield from (self.inbox.with_name(f"{self.inbox.name}{suffix}") for suffix in ("", "-wal", "-shm"))
+        yield from (self.inbox.with_name(f"{self.inbox.name}{suffix}") for suffix in ("", "-wal", "-shm", ".lock"))
 
 
 def _set_mode(path: Path, mode: int) -> bool:

@@ -93,7 +93,7 @@ def remedy(error: BaseException, path: Path) -> str:
     """What to do about `error`, met at `path`: an imperative sentence without its full stop."""
     match cause_of(error):
         case Cause.FULL:
-            return f"Free some space on the disk that holds {path}, then run again"
+            return f"Free disk space on the file system that holds {path}, then run again"
         case Cause.TOO_LARGE:
             return f"Raise the limit on the size of files (`ulimit -f`), or keep {path} on another file system"
         case Cause.IN_USE:

@@ -28,12 +28,12 @@ from stripe_pipeline.at_work import SUFFIX, abandoned, holding
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, day_start, days_between
 from stripe_pipeline.errors import (
+    ApiError,
     AuthenticationFailed,
     BadObject,
     Cancelled,
     ObjectsUnread,
     OutOfTime,
-    PermissionMissing,
     RequestRefused,
     StripePipelineError,
     Unavailable,
@@ -494,9 +494,16 @@ class _Run:
         return (stopped.began, there) if any(kept[name] - there[name] for name in kept) else None
 
     def _ask_the_time(self) -> None:
-        """Any answer tells what time it is at Stripe, which bounds the lists of today and all times that are stored."""
-        with suppress(PermissionMissing):
-            self._api.get("/v1/events", {"limit": 1})
+        """Ask for something that is read anyway: any answer tells what time it is at Stripe, which bounds the lists of
+        today and all times that are stored. One type that cannot be read does not stop the others."""
+        [name, *_] = self._asked_for
+        try:
+            self._api.get(f"{self._readers[name].object_type.endpoint}", {"limit": 1})
+        except (AuthenticationFailed, Cancelled):
+            raise
+        except ApiError as error:
+            if error.status is None:
+                raise  # No answer at all: the other requests would wait as long.
 
     def _put_times_right(self) -> bool:
         """Bring stored times that lie in the future back, and say so; whether there were any."""
@@ -504,7 +511,7 @@ class _Run:
         ahead = self._warehouse.put_times_right(
             self._mode,
             now=now,
-            latest=self._api.clock.read().latest,
+            clock=self._api.clock.read(),
             # A little later than the oldest events that Stripe keeps, or everything would be listed again.
             events_since=int(now) - EVENTS_KEPT + OVERLAP + 3600,
         )

@@ -529,7 +529,7 @@ def test_a_private_file_of_an_earlier_version(loaded: Project, run: Run) -> None
     assert run("sync").status == 0
     brought_along = "SELECT bool_or(listed IS NULL), max(format) FROM pipeline.coverage, pipeline.meta"
     with duckdb.connect(str(loaded.folder.private)) as connection:
-        assert connection.execute(brought_along).fetchall() == [(True, 3)]
+        assert connection.execute(brought_along).fetchall() == [(True, 4)]
 
 
 def test_a_data_folder_of_another_account(loaded: Project, run: Run) -> None:

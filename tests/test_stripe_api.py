@@ -557,7 +557,6 @@ def test_a_list_that_is_gone_is_not_a_lost_cursor(server: Server, api: StripeApi
         {"data": [], "has_more": True},
         {"data": [{"id": "ch_1"}]},
         {"data": [{"id": "ch_1"}], "has_more": "yes"},
-        {"data": ["ch_1"], "has_more": False},
         {"data": {"id": "ch_1"}, "has_more": False},
         {"data": [{"object": "charge"}], "has_more": True},
         {"data": [{"id": "ch_0"}], "has_more": True},
@@ -567,6 +566,13 @@ def test_an_odd_list_is_an_error_and_never_the_end(server: Server, api: StripeAp
     server.answers = [Answer(body=body)]
     with pytest.raises(errors.Unavailable, match="The answer to GET /v1/charges"):
         api.page("/v1/charges", starting_after="ch_0")
+
+
+def test_what_is_not_an_object_in_a_list_is_left_to_the_reader_as_one_without_an_id(
+    server: Server, api: StripeApi
+) -> None:
+    server.answers = [Answer(body={"data": ["ch_1", {"id": "ch_2"}], "has_more": False})]
+    assert api.page("/v1/charges").objects == [{}, {"id": "ch_2"}]
 
 
 # Stripe's clock

@@ -79,7 +79,10 @@ def _make_unwritable(folder: DataFolder) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "remedy"),
-    [(_remove, "removed the run's working files.*run again"), (_make_unwritable, "Free disk space or correct")],
+    [
+        (_remove, "removed the run's working files.*run again"),
+        (_make_unwritable, "Run again; if it fails again, please report it"),
+    ],
 )
 def test_a_single_object_that_cannot_be_kept_on_its_way_ends_the_run_with_a_remedy(
     make_pipeline: MakePipeline,

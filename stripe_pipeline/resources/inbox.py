@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -226,10 +226,6 @@ class Inbox:
             ) from None
         if self._is_sqlite:
             sa.event.listen(self._engine, "connect", _make_durable)
-        if url is None:
-            with suppress(OSError):  # it is there, or SQLite will say why it cannot be
-                # For its owner only; SQLite gives the files beside it the same mode.
-                folder.inbox.touch(mode=0o600, exist_ok=False)
         with self._errors():
             self._make()
 
@@ -687,14 +683,17 @@ def _file_id(path: Path) -> tuple[int, int] | None:
 
 
 def _begin_file(path: Path) -> None:
-    """Make an empty file if there is none, without what SQLite kept beside one that was moved away."""
+    """Make an empty file if there is none, without what SQLite kept beside one that was moved away.
+
+    It is its owner's only; SQLite gives the files beside it the same mode.
+    """
     if path.exists():
         return
-    with filelock.FileLock(f"{path}.lock"):
+    with filelock.FileLock(f"{path}.lock", mode=0o600):
         if not path.exists():
             for suffix in ("-wal", "-shm"):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
-            path.touch()
+            path.touch(mode=0o600)
 
 
 def _reopen(connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:

@@ -364,7 +364,7 @@ class Warehouse:
         try:
             yield
         except (duckdb.Error, OSError) as error:
-            said = f"{what.format(self.folder.private)} ({_first_line(error)})"
+            said = f"{what.format(self.folder.private)}: {_first_line(error)}"
             raise WarehouseError(f"{said}. {then}" if then else said, self._remedy(error)) from None
 
     def _remedy(self, error: Exception) -> str:
@@ -709,11 +709,24 @@ class Warehouse:
                 # Nothing else tells that older ones were ever loaded.
                 connection.execute(f"UPDATE pipeline.coverage SET listed_at = {_start_of('day')} WHERE {of_table}")
 
-    def put_times_right(self, mode: Mode, *, now: float, latest: float, events_since: int) -> float | None:
-        """Bring times of `mode` that lie ahead of Stripe's clock back; see `future_times.put_right`."""
+    def put_times_right(self, mode: Mode, *, now: float, clock: Reading, events_since: int) -> float | None:
+        """Bring times of `mode` that lie ahead of Stripe's clock back; see `future_times.put_right`.
+
+        Where the local clock is wrong, what is known of Stripe's is stored for runs that begin meanwhile: of two runs
+        with estimates of their own, the one that reads an object later could take it for older.
+        """
         with self._open() as connection:
+            if clock.bounds and not clock.bounds[0] <= 0.0 <= clock.bounds[1]:
+                connection.execute("BEGIN")
+                _set_clock(connection, *clock.bounds)
+                connection.execute("COMMIT")
             return future_times.put_right(
-                connection, mode.account, livemode=mode.livemode, now=now, latest=latest, events_since=events_since
+                connection,
+                mode.account,
+                livemode=mode.livemode,
+                now=now,
+                latest=clock.latest,
+                events_since=events_since,
             )
 
     def stopped_backfill(self, mode: Mode, request: str) -> StoppedBackfill | None:
@@ -873,7 +886,8 @@ class Warehouse:
         """
         if not dry_run and _is_old(self.folder.damaged):
             remove(self.folder.damaged)
-        with self._locked(look=dry_run), self._attached("Pruning {} failed", look=dry_run) as connection:
+        what = "{} cannot be read" if dry_run else "Pruning {} failed"
+        with self._locked(look=dry_run), self._attached(what, look=dry_run) as connection:
             if not dry_run:
                 # A damaged block is found while an undamaged published version may still be there.
                 read_through(connection)

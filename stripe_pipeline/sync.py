@@ -47,6 +47,7 @@ from stripe_pipeline.resources.listing import newest_first
 from stripe_pipeline.resources.pruning import Pruned
 from stripe_pipeline.resources.rate_limits import RateLimits
 from stripe_pipeline.resources.reading import DayRead, Reader, Unread
+from stripe_pipeline.resources.recovery import Restored
 from stripe_pipeline.resources.stripe_api import ApiKey, StripeApi, is_addressable
 from stripe_pipeline.resources.warehouse import Batch, Changes, Covered, Identity, Loaded, Mode, Warehouse
 from stripe_pipeline.rows import Surprises
@@ -281,7 +282,8 @@ class Pipeline:
                 f"Other users of this machine could read files in {self.folder.root} and no longer can;"
                 " `published: {readable_by: group}` in the settings lets the folder's group read the published file."
             )
-        self._catch_up(report)
+        if claim.warehouse.restored:
+            self._catch_up(claim.warehouse.restored, report)
         if unread := {True, False} - self._modes:
             # Without a key of a mode, and never loaded, nobody will ever want its news.
             self.inbox.drop_modes(self._modes | (unread & self.warehouse.modes()))
@@ -326,13 +328,11 @@ class Pipeline:
             self.progress.finished(report)
         return report
 
-    def _catch_up(self, report: Report) -> None:
+    def _catch_up(self, restored: Restored, report: Report) -> None:
         """After the warehouse was restored from a copy, have read again what it lacks.
 
         The tick scans the events from the copy's cursor; those that the inbox knows it would not store again.
         """
-        if not (restored := self.warehouse.restored()):
-            return
         report.note(f"{restored}.")
         [(cursor,)] = self.warehouse.ask(
             f"SELECT epoch_us(min(read_until)) / 1e6 FROM pipeline.cursors WHERE name = '{EVENTS}'"
@@ -344,8 +344,10 @@ class Pipeline:
 
     def _mode(self, api: StripeApi, key: ApiKey) -> Mode:
         """Whose key this is: asked once, then known by the key's fingerprint."""
-        account = self.warehouse.account_of(key.fingerprint)
-        if bounds := self.warehouse.clock():
+        with self.warehouse.session():
+            account = self.warehouse.account_of(key.fingerprint)
+            bounds = self.warehouse.clock()
+        if bounds:
             api.clock.assume(*bounds)
         configured = self.settings.account
         if account is None or (configured and account != configured):
@@ -448,14 +450,15 @@ class _Run:
 
     def backfill(self, days: set[date]) -> None:
         cursors = self._warehouse.cursors(self._mode)
+        kept = {name: self._kept(name, days) for name in self._asked_for}
+        request = sha256(f"{sorted(self._asked_for)} {sorted(days)}".encode()).hexdigest()
         if EVENTS not in cursors:
             self._take_first_cursor()
         else:
-            self._ask_the_time()
+            _, there = self._stopped_backfill(request, kept, self._api.now()) or (None, {})
+            self._ask_the_time({name: them - there.get(name, set()) for name, them in kept.items()})
         self._put_times_right()
         now = self._api.now()
-        kept = {name: self._kept(name, days) for name in self._asked_for}
-        request = sha256(f"{sorted(self._asked_for)} {sorted(days)}".encode()).hexdigest()
         began, there = self._stopped_backfill(request, kept, now) or (now, {})
         if began == now:
             self._warehouse.begin_backfill(self._mode, request, now)
@@ -470,7 +473,8 @@ class _Run:
             to_list[name] = dict.fromkeys(kept[name] - done, "backfill")
         failed = self._list(to_list)
         self._settle({}, failed, {})
-        if not failed and self._read_named(since=began - CLOCK_ERROR, days=kept, how="backfill"):
+        named = self._named(since=began - CLOCK_ERROR, days=kept)
+        if not failed and self._read_named(named, named(), how="backfill"):
             self._warehouse.end_backfill(self._mode, request)
 
     def _stopped_backfill(
@@ -493,12 +497,16 @@ class _Run:
         }
         return (stopped.began, there) if any(kept[name] - there[name] for name in kept) else None
 
-    def _ask_the_time(self) -> None:
-        """Ask for something that is read anyway: any answer tells what time it is at Stripe, which bounds the lists of
-        today and all times that are stored. One type that cannot be read does not stop the others."""
-        [name, *_] = self._asked_for
+    def _ask_the_time(self, days: Mapping[str, Collection[date]]) -> None:
+        """Ask for something of these `days`, by table name, which are listed next: any answer tells what time it is at
+        Stripe, which bounds the lists of today and all times that are stored. One type that cannot be read does not
+        stop the others."""
+        first = next((name for name, wanted in days.items() if wanted), None)
+        if first is None:
+            return
+        window = {"created[gte]": day_start(min(days[first])), "created[lt]": day_start(max(days[first])) + DAY}
         try:
-            self._api.get(f"{self._readers[name].object_type.endpoint}", {"limit": 1})
+            self._api.get(f"{self._readers[first].object_type.endpoint}", {"limit": 1, **window})
         except (AuthenticationFailed, Cancelled):
             raise
         except ApiError as error:
@@ -528,16 +536,18 @@ class _Run:
         cursors = self._warehouse.cursors(self._mode)
         first = EVENTS not in cursors
         scanned_at = self._take_first_cursor() if first else self._follow_events(cursors[EVENTS])
-        if self._put_times_right():
-            known = self._warehouse.cursors(self._mode)
-            if known.get(EVENTS) != cursors.get(EVENTS):
-                scanned_at = self._scan_events(known[EVENTS])
-            cursors = known
         now = self._api.now()
-        if scanned_at is not None and not first and cursors[EVENTS] - OVERLAP < now - EVENTS_KEPT:
-            self._forget_everything(now - cursors[EVENTS])
-        coverage = self._warehouse.coverage(self._mode)
-        self._forget_disabled(coverage)
+        with self._warehouse.session():
+            moved_back = self._put_times_right()
+            known = self._warehouse.cursors(self._mode) if moved_back else cursors
+            if scanned_at is not None and not first and known[EVENTS] - OVERLAP < now - EVENTS_KEPT:
+                self._forget_everything(now - known[EVENTS])
+            coverage = self._warehouse.coverage(self._mode)
+            self._forget_disabled(coverage)
+            due = self._warehouse.pending_balance_transactions(self._mode, now)
+        if known.get(EVENTS) != cursors.get(EVENTS):
+            scanned_at = self._scan_events(known[EVENTS])
+        cursors = known
 
         to_list = self._days_to_list(asked, coverage, now, how="first load" if first else "tick")
         swept = cursors.get(SWEEP, -math.inf) <= now - DAY
@@ -559,27 +569,26 @@ class _Run:
             how="tick",
             young_since=None if followed is None else followed - OVERLAP,
             money_since=None if looked is None else looked - OVERLAP,
-            due=self._warehouse.pending_balance_transactions(self._mode, now),
+            due=due,
         )
         moved = {}
         if scanned_at is not None:
             moved[self._mode, EVENTS] = scanned_at
-        if BALANCE_TRANSACTIONS in self._readers and BALANCE_TRANSACTIONS not in failed:
-            if any(batch.files for batch in batches):
-                self._load(batches)
-                batches = []
-            # Rows that were read since the last tick looked: a drain, or a run that was killed, may not have.
-            named = self._read_named(since=(looked or now) - CLOCK_ERROR, days=to_list, how="tick")
-        else:
-            named = False
-        if named:
-            moved[self._mode, BALANCE_TRANSACTIONS] = scanned_at or now
         if swept:
             moved[self._mode, SWEEP] = now
-        self._load(batches, cursors=moved)
+        if BALANCE_TRANSACTIONS in self._readers and BALANCE_TRANSACTIONS not in failed:
+            # Of rows that were read since the last tick looked: a drain, or a run that was killed, may not have.
+            named = self._named(since=(looked or now) - CLOCK_ERROR, days=to_list)
+            looked_at = {(self._mode, BALANCE_TRANSACTIONS): scanned_at or now}
+        else:
+            named, looked_at = dict, {}
+        with self._warehouse.session():
+            self._load(batches)
+            if not (unread := named()):
+                self._end_tick(moved | looked_at)
+        if unread:
+            self._end_tick(moved | looked_at if self._read_named(named, unread, how="tick") else moved)
         self._settle(pokes, failed, bad)
-        for lacking in self._warehouse.lacking(self._mode):
-            self._report.note(str(lacking))
         self._inbox.forget(applied_before=time.time() - self._settings.inbox.keep_days * DAY)
 
     def drain(self, most: int, due: float) -> None:
@@ -601,9 +610,11 @@ class _Run:
             young_since=now - FRESH,
             money_since=_money_since(pokes, looked=cursors.get(BALANCE_TRANSACTIONS, cursors[EVENTS])),
         )
-        self._load(batches)
-        if BALANCE_TRANSACTIONS not in failed:
-            self._read_named(since=now - CLOCK_ERROR, days={}, how="webhook")
+        named = self._named(since=now - CLOCK_ERROR, days={})
+        with self._warehouse.session():
+            self._load(batches)
+            unread = {} if BALANCE_TRANSACTIONS in failed else named()
+        self._read_named(named, unread, how="webhook")
         self._settle(pokes, failed, bad)
 
     def _bring_in(
@@ -655,28 +666,34 @@ class _Run:
             self._note_unread(name)
         return batches, failed, bad
 
-    def _read_named(self, *, since: float, days: Mapping[str, Collection[date]], how: str) -> bool:
-        """Read the balance transactions that stored rows name and the table lacks; whether that worked.
+    def _end_tick(self, cursors: dict[tuple[Mode, str], float]) -> None:
+        self._load([], cursors)
+        for lacking in self._warehouse.lacking(self._mode):
+            self._report.note(str(lacking))
+
+    def _named(self, *, since: float, days: Mapping[str, Collection[date]]) -> Callable[[], dict[str, int]]:
+        """Finds the balance transactions that stored rows name and the table lacks, with `created` in Unix seconds.
 
         The rows looked at are those requested `since` then and those made on `days`, by table name. A transaction may
         appear long after its charge with the charge's `created`, where no list of what is new finds it (FACTS.md).
         """
         reader = self._readers.get(BALANCE_TRANSACTIONS)
         if reader is None:
-            return True
+            return dict
+        return lambda: self._warehouse.lacking_targets(self._mode, reader.object_type, since=since, days=days)
 
-        def lacking() -> dict[str, int]:
-            return self._warehouse.lacking_targets(self._mode, reader.object_type, since=since, days=days)
-
-        if not (wanted := lacking()):
+    def _read_named(self, named: Callable[[], dict[str, int]], wanted: Mapping[str, int], *, how: str) -> bool:
+        """Read what `named` has just found, if anything; whether that worked."""
+        if not wanted:
             return True
+        reader = self._readers[BALANCE_TRANSACTIONS]
         coverage = self._warehouse.coverage(self._mode)
         plan = _plan(BALANCE_TRANSACTIONS, wanted, (), coverage, self._api.now(), young_since=None)
         ids = plan.ids
         if plan.days:
             if self._list({BALANCE_TRANSACTIONS: dict.fromkeys(plan.days, how)}):
                 return False
-            ids = set(lacking())  # made on another day than what names it
+            ids = set(named())  # made on another day than what names it
         try:
             batch, bad = reader.read_again(ids, since=self._oldest(reader.object_type, coverage))
         except Exception as error:

@@ -206,7 +206,7 @@ def test_what_a_run_read_before_the_file_was_restored_is_not_stored(folder: Data
     with pytest.raises(WarehouseError, match="restored while this run was under way"):
         slow.load([batch_of(tmp_path, customer("Grace"), at=NOON + 9)], cursors={(TEST, "events"): NOON + 9})
     assert other.cursors(TEST) == {"events": NOON}
-    slow.restored()  # as the next run does
+    slow.identity()  # as the next run does
     slow.load([batch_of(tmp_path, customer("Grace"), at=NOON + 9)], cursors={(TEST, "events"): NOON + 9})
     assert other.cursors(TEST) == {"events": NOON + 9}
 
@@ -249,7 +249,7 @@ def test_a_damaged_write_ahead_log_leaves_what_the_file_holds(folder: DataFolder
         folder.private.unlink()
     again = Warehouse(folder)
     assert again.ask("SELECT name FROM raw.customers") == [("Ada",)]
-    assert again.restored() is not None
+    assert again.identity().restored is not None
     assert not log.exists()
 
 

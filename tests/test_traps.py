@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -31,6 +31,7 @@ from stripe_pipeline.errors import PermissionMissing, RequestRefused, Unavailabl
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.resources import server_clock
 from stripe_pipeline.resources.inbox import Inbox, poke_of
+from stripe_pipeline.resources.reading import Reader
 from stripe_pipeline.resources.stripe_api import StripeApi
 from stripe_pipeline.resources.warehouse import Batch, Loaded
 from stripe_pipeline.sync import EVENTS, OVERLAP, Pipeline
@@ -534,19 +535,30 @@ def test_trap_15_webhooks_twice_and_in_every_order_within_one_second_give_what_t
 
 
 class Held:
-    """A pipeline whose next load waits: what it read stays unwritten until it is let go."""
+    """A run in a thread of its own whose reads wait: what it read stays unwritten until it is let go."""
 
     def __init__(self, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
         self.has_read = threading.Event()
         self.may_write = threading.Event()
         self._load = pipeline.warehouse.load
+        self._read_again = Reader.read_again
         monkeypatch.setattr(pipeline.warehouse, "load", self.load)
+        monkeypatch.setattr(Reader, "read_again", lambda *given, **others: self.read_again(*given, **others))
 
     def load(self, batches: Sequence[Batch], **others: Any) -> Loaded:
-        if batches:
-            self.has_read.set()
-            assert self.may_write.wait(60)
+        if any(batch.days for batch in batches):
+            self._wait()
         return self._load(batches, **others)
+
+    def read_again(self, reader: Reader, ids: Iterable[str], **others: Any) -> Any:
+        read = self._read_again(reader, ids, **others)
+        if threading.current_thread() is not threading.main_thread():
+            self._wait()
+        return read
+
+    def _wait(self) -> None:
+        self.has_read.set()
+        assert self.may_write.wait(60)
 
 
 def test_trap_16_a_page_that_is_written_late_does_not_undo_what_a_webhook_brought_meanwhile(

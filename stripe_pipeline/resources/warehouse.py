@@ -75,6 +75,7 @@ _DELETABLE = ("customers", "invoices")  # FACTS.md, The nine types
 _NAMED = 5  # fields in a sentence
 _LISTED_AHEAD = 5  # seconds; a list's bound is a little ahead of when it is asked for
 _LOOKED_INTO = 30 * DAY  # seconds that a damaged file is kept
+_EMPTY_FILE = 12_288  # bytes of a database without tables
 _SMALL = 64  # blocks of 256 KB that are not worth compacting
 
 
@@ -106,6 +107,8 @@ class Identity:
     """Increases with every load."""
     followed: frozenset[bool]
     """The `livemode` of the modes that have a cursor of events."""
+    restored: Restored | None = None
+    """What is still to be done after the file was restored: reading again what was read since."""
 
 
 @dataclass(frozen=True)
@@ -287,6 +290,9 @@ class Warehouse:
         self._prepared = False
         self._lineage: str | None = None
         self._duckdb: duckdb.DuckDBPyConnection | None = None
+        self._session: tuple[int, duckdb.DuckDBPyConnection] | None = None
+        """The thread that keeps the file open, and its connection."""
+        self._unwritten = False  # whether what was loaded is in the write-ahead log alone
 
     def close(self) -> None:
         """Give the memory back; the warehouse may be used again."""
@@ -299,8 +305,27 @@ class Warehouse:
 
         `what` is what a `WarehouseError` says of the file (`{}`) where DuckDB fails.
         """
+        if self._session and self._session[0] == threading.get_ident():
+            with self._explained(what):
+                yield self._session[1]
+            return
         with self._locked(), self._attached(what) as connection:
             yield connection
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Keep the file open between several looks and loads of this thread, each of which opens it otherwise.
+
+        Every other process waits meanwhile: nothing may be asked of Stripe in it, and nothing published.
+        """
+        with self._open() as connection:
+            outer, self._session = self._session, (threading.get_ident(), connection)
+            try:
+                yield
+            finally:
+                self._session = outer
+            if self._unwritten and not outer:
+                self._checkpoint(connection)
 
     @contextmanager
     def _locked(self, *, look: bool = False) -> Iterator[None]:
@@ -423,7 +448,7 @@ class Warehouse:
             if not self._is_damaged(error):
                 raise
             connection = self._attach_restored(_first_line(error))
-        if _is_empty(connection) and stand_ins(self.folder):
+        if private.stat().st_size <= _EMPTY_FILE and _is_empty(connection) and stand_ins(self.folder):
             connection = self._attach_restored("it is empty")
         connection.execute(f"USE {CATALOG}")
         return connection
@@ -472,17 +497,8 @@ class Warehouse:
         self._layout.ensure(connection, private)
         return connection
 
-    def restored(self) -> Restored | None:
-        """What is still to be done after the file was restored: reading again what was read since. None if nothing is.
-
-        From here on loads belong to the file as it is now: what was read before is refused by `load`.
-        """
-        with self._open() as connection:
-            self._lineage = applied(connection, LINEAGE)
-            return restored_since(connection)
-
     def caught_up(self) -> None:
-        """Note that what `restored` told was done."""
+        """Note that what had to be done after the file was restored was done."""
         with self._open() as connection:
             restored_since(connection, forget=True)
 
@@ -582,9 +598,15 @@ class Warehouse:
                     "UPDATE pipeline.meta SET revision = revision + 1 RETURNING revision"
                 ).fetchall()
                 connection.execute("COMMIT")
-            with self._explained("{} could not be written to the end", "What was loaded is in its write-ahead log"):
-                connection.execute(f"CHECKPOINT {CATALOG}")
+            self._unwritten = True
+            if not self._session:
+                self._checkpoint(connection)
         return loaded
+
+    def _checkpoint(self, connection: duckdb.DuckDBPyConnection) -> None:
+        with self._explained("{} could not be written to the end", "What was loaded is in its write-ahead log"):
+            connection.execute(f"CHECKPOINT {CATALOG}")
+        self._unwritten = False
 
     def _erasure(self, connection: duckdb.DuckDBPyConnection, *, even_none: bool = False) -> Erasure | None:
         """What keeps out those who were erased; None where nobody was, unless `even_none`."""
@@ -667,12 +689,18 @@ class Warehouse:
         return True
 
     def identity(self) -> Identity:
-        """Which warehouse this is, and in which state."""
-        [(name, revision, followed)] = self.ask(
-            "SELECT id, revision, (SELECT list(DISTINCT livemode) FROM pipeline.cursors WHERE name = 'events')"
-            " FROM pipeline.meta"
-        )
-        return Identity(name, revision, frozenset(followed or ()))
+        """Which warehouse this is, and in which state.
+
+        From here on loads belong to the file as it is now: if it is restored meanwhile, `load` refuses what was read
+        before.
+        """
+        with self._open() as connection:
+            self._lineage = applied(connection, LINEAGE)
+            [(name, revision, followed)] = connection.execute(
+                "SELECT id, revision, (SELECT list(DISTINCT livemode) FROM pipeline.cursors WHERE name = 'events')"
+                " FROM pipeline.meta"
+            ).fetchall()
+            return Identity(name, revision, frozenset(followed or ()), restored_since(connection))
 
     def failing(self) -> list[tuple[str, bool, str, str, int]]:
         """What `pipeline.inbox` shows: id of the event, `livemode`, object, id of the object, and when it was received,

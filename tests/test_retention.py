@@ -653,7 +653,8 @@ def test_a_page_that_is_written_late_does_not_remove_what_became_young_again_mea
     objects = {"invoices": {"date_field": "due_date", "retention": "10 days"}}
     late, prompt = (make_pipeline(LIVE, objects=objects) for _ in range(2))
     prompt.tick()
-    held = Held(late, monkeypatch)
+    held = Held()
+    held.lists_of(late, monkeypatch)
     with ThreadPoolExecutor(1) as thread:
         shop.update("invoices", invoice, due_date=back(shop, 15), livemode=True, announce=False)
         backfill = thread.submit(late.backfill, [day_of(made)])
@@ -677,7 +678,8 @@ def test_neither_pruning_nor_removing_meets_a_run_that_has_read_and_not_yet_stor
     shop.delete_customer(gone)
     prompt.tick()
     shop.update("customers", kept, name="changed", livemode=True, announce=False)
-    held = Held(late, monkeypatch)
+    held = Held()
+    held.lists_of(late, monkeypatch)
     with ThreadPoolExecutor(1) as thread:
         backfill = thread.submit(late.backfill, [day_of(day)])
         assert held.has_read.wait(60)

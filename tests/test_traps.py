@@ -535,26 +535,34 @@ def test_trap_15_webhooks_twice_and_in_every_order_within_one_second_give_what_t
 
 
 class Held:
-    """A run in a thread of its own whose reads wait: what it read stays unwritten until it is let go."""
+    """What a run reads stays unwritten until it is let go."""
 
-    def __init__(self, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.has_read = threading.Event()
         self.may_write = threading.Event()
-        self._load = pipeline.warehouse.load
-        self._read_again = Reader.read_again
-        monkeypatch.setattr(pipeline.warehouse, "load", self.load)
-        monkeypatch.setattr(Reader, "read_again", lambda *given, **others: self.read_again(*given, **others))
 
-    def load(self, batches: Sequence[Batch], **others: Any) -> Loaded:
-        if any(batch.days for batch in batches):
-            self._wait()
-        return self._load(batches, **others)
+    def lists_of(self, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Hold the lists of days that this pipeline reads."""
+        load = pipeline.warehouse.load
 
-    def read_again(self, reader: Reader, ids: Iterable[str], **others: Any) -> Any:
-        read = self._read_again(reader, ids, **others)
-        if threading.current_thread() is not threading.main_thread():
-            self._wait()
-        return read
+        def held(batches: Sequence[Batch], **others: Any) -> Loaded:
+            if any(batch.days for batch in batches):
+                self._wait()
+            return load(batches, **others)
+
+        monkeypatch.setattr(pipeline.warehouse, "load", held)
+
+    def single_objects(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Hold the single objects that ticks read."""
+        read_again = Reader.read_again
+
+        def held(reader: Reader, ids: Iterable[str], **others: Any) -> Any:
+            read = read_again(reader, ids, **others)
+            if threading.current_thread() is not threading.main_thread():
+                self._wait()
+            return read
+
+        monkeypatch.setattr(Reader, "read_again", held)
 
     def _wait(self) -> None:
         self.has_read.set()
@@ -570,7 +578,8 @@ def test_trap_16_a_page_that_is_written_late_does_not_undo_what_a_webhook_brough
     invoice = shop.create_invoice(n_lines=3, draft=True, created=day)["id"]
     late, prompt = make_pipeline(TEST_KEY), make_pipeline(TEST_KEY)
     prompt.tick()
-    held = Held(late, monkeypatch)
+    held = Held()
+    held.lists_of(late, monkeypatch)
     with ThreadPoolExecutor(1) as thread:
         # The page says what no row says yet, so that writing it would change something.
         shop.update("customers", customer, name="t0 + 0.5", announce=False)
@@ -594,7 +603,8 @@ def test_trap_16_a_webhooks_answer_that_is_written_late_does_not_undo_a_list_mad
     late, prompt = make_pipeline(TEST_KEY), make_pipeline(TEST_KEY)
     prompt.tick()
     shop.update("customers", customer, name="t0 + 1")
-    held = Held(late, monkeypatch)
+    held = Held()
+    held.single_objects(monkeypatch)
     with ThreadPoolExecutor(1) as thread:
         tick = thread.submit(late.tick)
         assert held.has_read.wait(60)

@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # longest ones last.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo dev test test-duckdb-2 readers soak bench lint format lock clean
+.PHONY: demo dev test test-duckdb-2 readers soak bench smoke lint format lock clean
 
 demo: $(VENV)/.runtime
 	@$(BIN)/stripe-pipeline demo
@@ -33,6 +33,14 @@ soak: $(VENV)/.dev
 # Half an hour: what is to be reached, what is, and what others reach. `make bench ARGS=--quick` takes five minutes.
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# Ten minutes: everything that is offered here beside the tests, in a small size, so that it goes on working.
+smoke:
+	$(MAKE) lock format
+	git diff --exit-code
+	SOAK_HISTORIES=20 SOAK_KILLS=9 SOAK_SECONDS=15 $(MAKE) soak
+	$(MAKE) bench ARGS=--smoke
+	yes | $(MAKE) clean
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -81,7 +81,7 @@ def evenly(count: int, days: int = DAYS) -> Span:
 
 def charges(options: Options) -> list[Row]:
     """100 days of 2,000 charges, into the published file."""
-    days = options.scaled(DAYS, 10)
+    days = options.scaled(DAYS, 10, 1)
     count = days * 2000
     with serving(Serving({"charges": [evenly(count, days)]})) as stripe, new_folder(options) as folder:
         took = apart(backfill, stripe.url, folder, *finished_days(days), ["charges"], limits=True)
@@ -109,7 +109,7 @@ def _cpu_row(what: str, took: Backfilled) -> Row:
 
 def all_types(options: Options) -> list[Row]:
     """All types side by side."""
-    share = options.scaled(1, 10)
+    share = options.scaled(1, 10, 200)
     counts = {
         "balance_transactions": 200_000 // share,
         "charges": 200_000 // share,
@@ -141,7 +141,7 @@ def all_types(options: Options) -> list[Row]:
 
 def memory(options: Options) -> list[Row]:
     """A backfill so large that memory that grows with it would show."""
-    count = options.scaled(options.memory, options.memory // 10)
+    count = options.scaled(options.memory, options.memory // 10, options.memory // 100)
     held = Serving({"charges": [evenly(count)]}, latency_ms=0, limits=False)
     with serving(held) as stripe, new_folder(options) as folder:
         took = apart(backfill, stripe.url, folder, *finished_days(DAYS), ["charges"], limits=False)
@@ -157,7 +157,7 @@ def crowded(options: Options) -> list[Row]:
     """Many objects in an hour, and in a second."""
     [day] = {*finished_days(1)}
     noon = day_start(day) + DAY // 2
-    many = options.scaled(100_000, 30_000)
+    many = options.scaled(100_000, 30_000, 5000)
     hour = [Span(noon, noon + 3600, many)]
     second = [Span(noon - DAY // 2, noon, 1000), Span(noon, noon + 1, 1000), Span(noon + 1, noon + DAY // 2, 1000)]
     return [
@@ -198,7 +198,7 @@ def _serially(url: str, day: date) -> list[str]:
 
 def slower(options: Options) -> list[Row]:
     """A real limit that is lower than documented, and one that is shared."""
-    seconds = options.scaled(75, 45)
+    seconds = options.scaled(75, 45, 15)
     return [
         _settles("an account whose real limit is 10 requests/s", options, Serving({}, per_endpoint=10), 10, seconds),
         _settles("a limit of 25/s of which other traffic takes 5/s", options, Serving({}, others=5), 20, seconds),

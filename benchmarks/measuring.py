@@ -33,8 +33,15 @@ class Row:
     measured: str
     met: bool | None = None
     """Whether the goal was met; None where there is none."""
+    failed: bool = False
+    """Whether nothing could be measured."""
     load: float = field(default_factory=lambda: os.getloadavg()[0])
     """How busy the machine was in the last minute: how far to trust the row."""
+
+    @classmethod
+    def failure(cls, what: str, why: str) -> Row:
+        """The row of a measurement that failed."""
+        return cls(what, "", f"FAILED: {why}", False, failed=True)
 
 
 @dataclass(frozen=True)
@@ -43,14 +50,16 @@ class Options:
 
     folder: Path
     quick: bool = False
+    smoke: bool = False
+    """Whether everything is so small that its figures tell nothing but that the measurement works."""
     rows: int = 10_000_000
     """Charges in the large table."""
     memory: int = 1_000_000
     """Charges in the backfill whose memory is measured."""
 
-    def scaled(self, full: int, quick: int) -> int:
+    def scaled(self, full: int, quick: int, smoke: int) -> int:
         """How many of something."""
-        return quick if self.quick else full
+        return smoke if self.smoke else quick if self.quick else full
 
 
 Measurement = Callable[[Options], Sequence[Row]]

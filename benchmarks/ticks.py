@@ -97,7 +97,7 @@ class Tick:
 
 def changes(options: Options) -> list[Row]:
     """A tick with a hundred changes of charges, in a small table and in a large one; and what publishing them takes."""
-    small, big = options.scaled(SMALL, SMALL // 10), options.rows
+    small, big = options.scaled(SMALL, SMALL // 10, SMALL // 20), options.rows
     took = {charges: _ticks(options, charges) for charges in (small, big)}
     rows = []
     for how in _HOW:

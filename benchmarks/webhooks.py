@@ -257,13 +257,13 @@ def webhooks(options: Options) -> list[Row]:
 
 
 def _measured(options: Options) -> list[Row]:
-    tries = options.scaled(50, 10)
+    tries = options.scaled(50, 10, 2)
     with setup() as made:
         time.sleep(20)  # what starts with Dagster is done
         rows = [
             singles(made, tries, "few rows"),
-            burst(made, options.scaled(5000, 500), 100),
-            steady(made, options.scaled(300, 30), 20),
+            burst(made, options.scaled(5000, 500, 100), 100),
+            steady(made, options.scaled(300, 30, 10), 20),
         ]
-        fill(made, options.scaled(1_000_000, 100_000))
+        fill(made, options.scaled(1_000_000, 100_000, 5000))
         return [*rows, singles(made, tries, "many rows")]

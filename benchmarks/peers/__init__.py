@@ -44,13 +44,13 @@ def peers(options: Options) -> list[Row]:
         try:
             python = Path(sys.executable) if name == "ours" else _environment(name)
         except (OSError, subprocess.SubprocessError) as error:
-            rows.append(Row(what, "", f"could not be installed here ({type(error).__name__})"))
+            rows.append(Row.failure(what, f"could not be installed ({type(error).__name__})"))
             continue
         with serving(Serving({"charges": [evenly(CHARGES)]})) as stripe, new_folder(options) as folder:
             took = _run(python, Path(__file__).parent / f"{name}_charges.py", stripe.url, folder)
             read = len([path for _, path, status in stripe.requests() if path == "/v1/charges" and status == 200])
         if took.exit_status or read < CHARGES / 100:
-            rows.append(Row(what, "", f"FAILED with exit status {took.exit_status} after {read} pages: {took.last}"))
+            rows.append(Row.failure(what, f"exit status {took.exit_status} after {read} pages: {took.last}"))
             continue
         speed = CHARGES / took.seconds
         rows.append(

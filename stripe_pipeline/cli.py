@@ -687,6 +687,12 @@ class _ShowsProgress:
         with Pipeline.from_environment(self._display or progress) as pipeline:
             yield pipeline
 
+    def look(self) -> contextlib.AbstractContextManager[Warehouse]:
+        """The warehouse, only to be looked at; raises `SettingsError`."""
+        from stripe_pipeline.sync import look
+
+        return look()
+
 
 def _complain_of(report: Report) -> None:
     for names, error in by_cause(report.failures):

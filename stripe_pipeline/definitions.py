@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 
 from stripe_pipeline.assets.checks import NIGHTLY, build_checks
-from stripe_pipeline.assets.keys import RESOURCE
+from stripe_pipeline.assets.keys import RESOURCE, OpensPipeline
 from stripe_pipeline.assets.raw import build_raw_assets
 from stripe_pipeline.assets.retention import build_retention_asset
 from stripe_pipeline.assets.views import view_specs
@@ -37,7 +37,7 @@ class PipelineResource(dg.ConfigurableResource[Any]):
         return look()
 
 
-def build_defs(*, resource_overrides: Mapping[str, object] | None = None) -> dg.Definitions:
+def build_defs(*, resource_overrides: Mapping[str, OpensPipeline] | None = None) -> dg.Definitions:
     """All definitions; tests and the command line put their own resources in."""
     settings = load_settings()
     checks = build_checks(settings)

@@ -40,7 +40,7 @@ smoke:
 	git diff --exit-code
 	SOAK_HISTORIES=20 SOAK_KILLS=9 SOAK_SECONDS=15 $(MAKE) soak
 	$(MAKE) bench ARGS=--smoke
-	yes | $(MAKE) clean
+	STRIPE_PIPELINE_DATA=$$(mktemp -d) $(BIN)/stripe-pipeline clean --keep-history --yes
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

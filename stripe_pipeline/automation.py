@@ -72,7 +72,8 @@ def sync_every_15_minutes(context: dg.ScheduleEvaluationContext) -> dg.RunReques
 
 @dg.schedule(
     job_name=NIGHTLY_JOB,
-    description="Prunes what has become too old, and looks whether each object is here once and what it names.",
+    description="Prunes what has become too old, and checks that each object is here once and that what it names is"
+    " here.",
     cron_schedule="20 3 * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
@@ -86,7 +87,7 @@ def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     job_name=SYNC_JOB,
     description="Applies webhooks within about a second: waits for them inside its tick, reads again what they name,"
     " loads and publishes. Its ticks ask for a run of sync only where there is more to read than a tick can do;"
-    " what the others applied is in their logs and in the events of the assets.",
+    " what other ticks applied is in their logs and in the events of the assets.",
     minimum_interval_seconds=1,
     default_status=dg.DefaultSensorStatus.RUNNING,
     required_resource_keys={RESOURCE},
@@ -187,7 +188,9 @@ def _summary(report: Report, trouble: StripePipelineError | None) -> str:
     sentences = []
     if report.applied:
         rows = ", ".join(f"{number} in {table}" for table, number in changed.items() if number)
-        sentences.append(f"Applied {report.applied} events; rows changed: {rows or 'none'}")
+        sentences.append(
+            f"Applied {report.applied} event{'' if report.applied == 1 else 's'}; rows changed: {rows or 'none'}"
+        )
     sentences += [f"{', '.join(tables)}: {failure}" for tables, failure in by_cause(report.failures)]
     if trouble:
         sentences.append(str(trouble))
@@ -210,8 +213,8 @@ def build_automation(settings: Settings, at_night: Sequence[dg.AssetChecksDefini
     night = dg.define_asset_job(
         NIGHTLY_JOB,
         selection=dg.AssetSelection.assets(RETENTION).without_checks() | dg.AssetSelection.checks(*at_night),
-        description="Removes what is older than its retention, lets go of old news, runs and ticks, and checks that"
-        " each object is here once, and what it names.",
+        description="Removes what is older than its retention, forgets old notifications, runs and ticks, and checks"
+        " that each object is here once and that what it names is here.",
         tags=OURS,
         executor_def=_EXECUTOR,
     )

@@ -293,10 +293,11 @@ def erase(
     nothing at Stripe.
     """
     from stripe_pipeline.fields import load_hash_key
+    from stripe_pipeline.resources.recovery import stand_ins
     from stripe_pipeline.resources.warehouse import Warehouse
 
     settings, folder = load_settings(), DataFolder.from_environment()
-    if not folder.private.exists():
+    if not folder.private.exists() and not stand_ins(folder):
         raise SettingsError(
             f"The data folder {_short(folder.root)} holds no warehouse", "Name another one in STRIPE_PIPELINE_DATA"
         )
@@ -595,8 +596,8 @@ def _say_ready(folder: DataFolder, port: int, webhooks: str | None, emulator: st
     if emulator:
         out.print("\nThe shop goes on trading; any key that begins with sk_test_ opens its API.")
     if webhooks:
-        out.print("Webhooks bring in what happens within seconds, the schedule every 15 minutes what")
-        out.print(f"they did not tell. To query: duckdb -readonly {published}\n")
+        out.print("Within seconds, webhooks bring in what happens; every 15 minutes, the schedule brings in")
+        out.print(f"what they did not tell. To query: duckdb -readonly {published}\n")
     else:
         out.print("The schedule brings in what is new every 15 minutes; to have it now, start the")
         out.print(f"job `sync` in the UI. To query: duckdb -readonly {published}\n")

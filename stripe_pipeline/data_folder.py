@@ -139,7 +139,7 @@ class DataFolder:
             raise WarehouseError(
                 f"The data folder {self.root} cannot be written ({reason(error)}: {error.filename or self.root})",
                 remedy(error, self.root)
-                if cause_of(error) is Cause.FULL
+                if cause_of(error) in (Cause.FULL, Cause.DENIED)
                 else "Give this user read and write access to it, or name another folder in STRIPE_PIPELINE_DATA",
             ) from error
         self.check_access()
@@ -175,16 +175,33 @@ class DataFolder:
 
     def open_version(self, version: Path, readers: Readers) -> bool:
         """Let `readers` read this version of the published file; True if others could."""
+        if readers is Readers.GROUP:
+            self._give_to_group(self.versions, version, *version.glob("*.duckdb"))
         opened = [_set_mode(file, readers.file_mode) for file in version.glob("*.duckdb")]
         return _set_mode(version, readers.folder_mode) or any(opened)
 
+    def _give_to_group(self, *paths: Path) -> None:
+        """Give these to the data folder's group: what is made in a folder without a set-group-ID bit gets the process's
+        own."""
+        group = self.root.stat().st_gid
+        for path in paths:
+            with contextlib.suppress(OSError):  # another user's, or this one is not in that group
+                if path.stat().st_gid != group:
+                    os.chown(path, -1, group)
+
     def contents(self) -> list[Path]:
-        """What of the pipeline is here: files and folders directly below the data folder."""
+        """What of the pipeline is here: files and folders directly below the data folder.
+
+        Where it never ran, only its empty folders are: others may use such names, too.
+        """
         # The versions before the private file: where this is interrupted nothing may be left to restore that from.
         known = [self.published, self.published.with_suffix(".next"), self.versions, self.private.parent, self.spool]
         known += [self.logs, self.runs, self.running, self.stopping, self.hash_key, self.root / "demo.yaml"]
         known += sorted(self.root.glob(f"{self.inbox.name}*"))
-        return [path for path in known if path.is_symlink() or path.exists()]
+        marks = (self.lock, self.private, self.damaged, self.inbox, self.running, self.published)
+        ran_here = any(mark.is_symlink() or mark.exists() for mark in marks)
+        there = [path for path in known if path.is_symlink() or path.exists()]
+        return [path for path in there if ran_here or (path.is_dir() and not any(path.iterdir()))]
 
     def clear(self, *, keep: Collection[Path] = ()) -> list[Path]:
         """Remove what the pipeline made here, and the folder if nothing else is in it; what else there is.
@@ -221,7 +238,8 @@ class DataFolder:
 
     @property
     def _private_files(self) -> Iterator[Path]:
-        yield from (self.private, self.lock, self.hash_key, self.running)
+        yield from (self.private, self.private.with_name(f"{self.private.name}.wal"))
+        yield from (self.lock, self.hash_key, self.running)
         yield from (self.rates(livemode=True), self.rates(livemode=False))
         yield from (self.inbox.with_name(f"{self.inbox.name}{suffix}") for suffix in ("", "-wal", "-shm", ".lock"))
 

@@ -50,4 +50,6 @@ def build_defs(*, resource_overrides: Mapping[str, OpensPipeline] | None = None)
     return dg.Definitions.merge(inventory, build_automation(settings, at_night))
 
 
-defs = build_defs()
+# A process for each step costs seconds and gains nothing: what runs in parallel are the requests. Not in `build_defs`,
+# for it would hold for the jobs of those who merge it, too.
+defs = dg.Definitions.merge(build_defs(), dg.Definitions(executor=dg.in_process_executor))

@@ -13,7 +13,9 @@ from collections.abc import Iterable, Mapping
 _NAMED = 5  # objects in a sentence
 # A key may be shown whole, or masked as Stripe's messages do: `rk_live_****1234` or `rk_live_...1234`.
 _SECRET = re.compile(r"((?:sk|rk)_(?:live|test)_|whsec_)(?:[\w*]|\.(?=[\w.*]))+", re.ASCII)
-_CLIENT_SECRET = re.compile(r"\b((?:accs|cs|cuss|fcsess|pi|seti|src|vs)_(?:\w+_)?secret_)\w+", re.ASCII)
+_CLIENT_SECRET = re.compile(
+    r"(?:\b|(?<=%[0-9A-Fa-f]{2}))((?:accs|cs|cuss|fcsess|pi|seti|src|vs)_(?:\w+_)?secret_)\w+", re.ASCII
+)
 # In a path an `@` is percent-encoded. What stands before one in the address of a server is a user of that server.
 _LOCAL_PART = r"[\w.!#$%+^|~-]"
 _EMAIL = re.compile(

@@ -194,7 +194,7 @@ def _describe(name: str, kind: Kind) -> str:
 BALANCE_TRANSACTIONS = ObjectType(
     name="balance_transactions",
     object="balance_transaction",
-    description="Every movement of the Stripe balance: charges, refunds, disputes, fees, payouts.",
+    description="What moved the Stripe balance: charges, refunds, disputes, fees, payouts.",
     endpoint="/v1/balance_transactions",
     announced_by=("charges", "disputes", "refunds"),
     about_person=("description",),  # the charge's
@@ -259,7 +259,7 @@ CHARGES = ObjectType(
 CUSTOMERS = ObjectType(
     name="customers",
     object="customer",
-    description="People and companies that pay. A deleted one stays in the base table and leaves the views.",
+    description="People and companies that pay.",
     endpoint="/v1/customers",
     events=("customer.created", "customer.deleted", "customer.updated"),
     columns=_columns(

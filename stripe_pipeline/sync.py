@@ -472,10 +472,10 @@ class _Run:
                 )
             to_list[name] = dict.fromkeys(kept[name] - done, "backfill")
         failed = self._list(to_list)
-        self._settle({}, failed, {})
         named = self._named(since=began - CLOCK_ERROR, days=kept)
         if not failed and self._read_named(named, named(), how="backfill"):
             self._warehouse.end_backfill(self._mode, request)
+        self._settle({}, failed, {})
 
     def _stopped_backfill(
         self, request: str, kept: Mapping[str, Set[date]], now: float
@@ -699,8 +699,10 @@ class _Run:
         except Exception as error:
             self._fail(reader, error)
             return False
-        for problem in bad.values():
-            self._fail(reader, problem)
+        # The rows that name them are not looked at again: the inbox keeps asking.
+        self._note_unread(
+            BALANCE_TRANSACTIONS, {object_id: Unread(object_id, None, error) for object_id, error in bad.items()}
+        )
         self._load([batch])
         return True
 

@@ -16,7 +16,7 @@ import dagster as dg
 import duckdb
 import pytest
 
-from stripe_pipeline.assets.checks import CHECK, EVALUATED_AT, UNIQUE
+from stripe_pipeline.assets.checks import CHECK, EVALUATED_AT, REFERENCES, UNIQUE
 from stripe_pipeline.assets.columns import SCHEMA
 from stripe_pipeline.assets.keys import RESOURCE
 from stripe_pipeline.assets.retention import OURS
@@ -27,6 +27,7 @@ from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.resources.inbox import poke_of
+from stripe_pipeline.sync import Pipeline, Report
 from tests.conftest import MakePipeline, Opens
 from tests.stripe_state import assert_equal_to_stripe
 
@@ -220,6 +221,49 @@ def shown(instance: dg.DagsterInstance) -> dict[tuple[str, str], str]:
         for node in json.loads(answer.read_text())["data"]["assetNodes"]
         for check in node["assetChecksOrError"].get("checks", ())
     }
+
+
+def test_checks_that_are_planned_do_not_stop_what_comes_in(
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    shop: Shop,
+    server: Server,
+    make_pipeline: MakePipeline,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sync, night = defs.resolve_job_def("sync"), defs.resolve_job_def("nightly")
+    shop.seed_history(3)
+    customer = shop.create_customer()["id"]
+    assert sync.execute_in_process(instance=instance, partition_key=today().isoformat()).success
+    assert night.execute_in_process(instance=instance).success
+    first = shown(instance)
+    charges = dg.AssetKey(["raw", "charges"])
+    with_checks = {dg.AssetCheckKey(charges, name) for name in (UNIQUE, REFERENCES, CHECK)}
+    by_hand = defs.resolve_implicit_global_asset_job_def().get_subset(
+        asset_selection={charges}, asset_check_selection=with_checks
+    )
+    beside = make_pipeline()
+    backfill = Pipeline.backfill
+
+    def drained_meanwhile(self: Pipeline, *asked: Any) -> Report:
+        shop.create_payment(customer=customer)
+        beside.inbox.add([poke for event in shop.events(False) if (poke := poke_of(event))])
+        report = beside.drain(most=100)
+        assert report.changes["charges"].days
+        for event in events_without_a_run(report, beside, instance):
+            instance.report_runless_asset_event(event)
+        return backfill(self, *asked)
+
+    monkeypatch.setattr(Pipeline, "backfill", drained_meanwhile)
+    for refused in (False, True):
+        if refused:
+            server.faults.append(Fault(path="^/v1/charges$", status=403, times=None))
+        ran = by_hand.execute_in_process(instance=instance, partition_key=today().isoformat(), raise_on_error=False)
+        assert ran.success is not refused
+        server.faults.clear()
+        shop.create_payment(customer=customer)
+        assert sync.execute_in_process(instance=instance, partition_key=today().isoformat()).success
+        assert shown(instance) == first
 
 
 def test_what_the_nightly_checks_found_stays_shown_while_rows_come_in(

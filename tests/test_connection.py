@@ -28,6 +28,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
 from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.processes import free_port
 from stripe_pipeline.settings import Settings
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import back
@@ -411,15 +412,15 @@ def test_quiet_days_do_not_pass_for_the_whole_week(run: Run, shop: Shop) -> None
 def test_dev_starts_nothing_with_a_key_that_cannot_load(run: Run, server: Server, folder: DataFolder) -> None:
     """Nor does it wait for another key that could."""
     server.faults.append(Fault(path="", livemode=True, status=401, times=None))
-    refused = run("dev", "--port", "3999")
+    refused = run("dev", "--port", f"{free_port()}")
     assert (refused.status, refused.out) == (1, "")
     assert refused.err.startswith("error: Stripe does not accept the live key: ")
     server.faults[:] = [Fault(path="/v1/account", livemode=False, body={"id": "acct_1Sandbox"}, times=None)]
-    other = run("dev", "--port", "3999")
+    other = run("dev", "--port", f"{free_port()}")
     assert other.status == 1
     assert "This key is of account acct_1Sandbox" in other.err
     server.faults[:] = [Fault(path="/v1/events", status=403, times=None)]
-    deaf = run("dev", "--port", "3999")
+    deaf = run("dev", "--port", f"{free_port()}")
     assert deaf.status == 1
     assert "The key may not read events" in deaf.err
     assert "Starting" not in refused.out + other.out + deaf.out
@@ -430,7 +431,7 @@ def test_dev_starts_nothing_with_a_key_that_cannot_load(run: Run, server: Server
 def test_dev_goes_on_without_a_type_that_may_not_be_read(run: Run, server: Server, project: Path) -> None:
     server.deny("charges")
     (project / ".dagster").write_text("not a folder")  # where it ends, before any process is started
-    ended = run("dev", "--port", "3999", **RESTRICTED | LIVE_ONLY)
+    ended = run("dev", "--port", f"{free_port()}", **RESTRICTED | LIVE_ONLY)
     first, *_, then = ended.out.splitlines()
     assert figures(ended) == [(0, 6)]
     assert first == f"Live key of {server.shop.account}"

@@ -66,6 +66,7 @@ def trickling(head: bytes) -> Iterator[str]:
     ],
     ids=["body", "body without a length", "header"],
 )
+@pytest.mark.timeout(30)
 def test_trap_40_an_answer_that_trickles_is_cut_off(head: bytes) -> None:
     limits = RateLimits(account=1e6, endpoint=1e6)
     with trickling(head) as url:

@@ -342,6 +342,20 @@ def test_the_command_erases_without_a_key_and_says_what_it_does(
     assert run("erase", customer, "--undo").status == 2
 
 
+def test_who_is_erased_where_only_the_published_file_is_left_is_gone_from_that(
+    api: Server,  # noqa: F811
+    project: Project,  # noqa: F811
+    run: Run,  # noqa: F811
+) -> None:
+    mark = secrets.token_hex(16)  # the shop is shared with other tests
+    customer = api.shop.create_customer(livemode=True, name=mark)["id"]
+    assert run("sync").status == 0
+    project.folder.private.unlink()
+    erased = run("erase", customer, "--yes")
+    assert erased.status == 0, erased.err
+    assert holding(project.root, mark) == []
+
+
 def test_dagster_and_the_inbox_hold_nothing_of_an_erased_customer(
     api: Server,  # noqa: F811
     project: Project,  # noqa: F811

@@ -606,6 +606,7 @@ def keep_secrets_everywhere(shop: Shop) -> str:
         next_action={
             "type": "redirect_to_url",
             "redirect_to_url": {"url": f"https://stripe.test/3ds?payment_intent_client_secret={of_intent}&a=1"},
+            "back": f"https://stripe.test/3ds?to=https%3A%2F%2Fshop.test%3Fclient_secret%3D{of_intent}",
             "use_stripe_sdk": {"stripe_js": f"https://stripe.test/src_1?client_secret={of_source}"},
         },
         a_new_field={"client_secret": of_intent, "kept": True},

@@ -274,6 +274,20 @@ def test_a_damaged_file_that_cannot_be_restored_is_left_with_a_remedy_that_works
 # Removing everything
 
 
+def test_clean_leaves_a_folder_alone_that_the_pipeline_never_used(
+    project: Project,  # noqa: F811
+    run: Run,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    theirs = [tmp_path / "home" / name for name in ("private/diary.txt", "logs/apache.log", "hash.key")]
+    for file in theirs:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("somebody's")
+    cleaned = run("clean", "--keep-history", "--yes", STRIPE_PIPELINE_DATA=str(tmp_path / "home"))
+    assert cleaned.status == 0, cleaned.err
+    assert [file.read_text() for file in theirs] == ["somebody's"] * 3
+
+
 def test_clean_names_what_it_removes_asks_and_leaves_the_rest(
     loaded: Project,  # noqa: F811
     run: Run,  # noqa: F811
@@ -455,6 +469,22 @@ def test_others_may_read_the_published_file_as_far_as_the_settings_say_and_nothi
             assert mode == (0o600 if is_file else 0o700), version
 
 
+def test_the_published_file_is_given_to_the_folders_group(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    shop.create_customer(created=back(shop, 1), name="Ada")
+    make_pipeline(published={"readable_by": "group"}).tick()
+    group = 12345 if os.geteuid() == 0 else max(os.getgroups())
+    os.chown(folder.root, -1, group)
+    make_pipeline(published={"readable_by": "group"}).tick()
+    shop.create_customer(created=back(shop, 1), name="Grace")
+    make_pipeline(published={"readable_by": "group"}).tick()
+    published = [folder.versions, *folder.versions.rglob("*")]
+    assert len(published) > 2
+    assert {path.stat().st_gid for path in published} == {group}
+    assert folder.private.stat().st_mode & 0o077 == 0
+
+
 def test_a_folder_that_was_open_to_all_is_closed_once_and_it_is_said(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
@@ -486,7 +516,8 @@ def test_files_of_another_user_are_named_with_a_remedy(server: Server) -> None:
     try:
         folder = DataFolder(root / "data")
         folder.prepare()
-        for path in (folder.rates(livemode=True), folder.hash_key, folder.inbox, folder.lock, folder.private):
+        log = folder.private.with_name("stripe.duckdb.wal")
+        for path in (folder.rates(livemode=True), folder.hash_key, folder.inbox, folder.lock, folder.private, log):
             path.touch(mode=0o600)
             said = as_another_user(root, path)
             assert str(path) in said, said
@@ -494,6 +525,9 @@ def test_files_of_another_user_are_named_with_a_remedy(server: Server) -> None:
             assert "belongs to" in said or "access" in said
             path.chmod(0o600)
             path.unlink()
+        said = as_another_user(root, folder.spool)
+        assert str(folder.spool) in said
+        assert "belongs to" in said or "access" in said
     finally:
         shutil.rmtree(root)
 

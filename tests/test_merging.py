@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from stripe_pipeline import definitions
 from stripe_pipeline.assets.checks import NIGHTLY
 from stripe_pipeline.assets.keys import RESOURCE
 from stripe_pipeline.assets.retention import OURS
@@ -64,6 +65,11 @@ def _other_project() -> dg.Definitions:
         resources={"pipeline": object()},
         executor=dg.multiprocess_executor,
     )
+
+
+def test_a_backfill_from_the_ui_runs_in_one_process() -> None:
+    by_hand = definitions.defs.resolve_implicit_global_asset_job_def()
+    assert by_hand.executor_def.name == "in_process"
 
 
 def steps(result: dg.ExecuteInProcessResult) -> set[str]:

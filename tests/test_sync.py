@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
@@ -312,6 +313,38 @@ def test_a_transaction_that_a_charge_names_late_is_read_in_the_same_run(
     pipeline.tick()
     pipeline.tick()
     assert not [it for it in server.requests if it.path == path]
+
+
+@pytest.mark.parametrize("how", ["drain", "tick", "backfill"])
+def test_a_named_transaction_that_cannot_be_read_waits_and_is_read_later(
+    make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, how: str
+) -> None:
+    pipeline = make_pipeline(LIVE_KEY)
+    pipeline.tick()
+    charge = shop.create_payment(livemode=True, captured_after=900)["latest_charge"]
+    shop.clock.advance(700)
+    settle(pipeline, server)
+    shop.clock.advance(201)
+    server.faults.append(Fault(path="^/v1/balance_transactions/", status=500, times=None))
+    if how == "drain":
+        [event] = [it for it in shop.events(True) if it["type"] == "charge.updated"]
+        poke = poke_of(event, Mode(shop.account, livemode=True))
+        assert poke
+        pipeline.inbox.add([poke])
+        report = pipeline.drain(most=200)
+    elif how == "tick":
+        report = pipeline.tick()
+    else:
+        report = pipeline.backfill([day_of(shop.clock.now() - 901)], ["charges"])
+    assert "balance_transactions" in report.failures
+    assert pipeline.inbox.summary().waiting == 1
+    pipeline.tick()
+    server.faults.clear()
+    pipeline.tick()
+    pipeline.drain(most=200, due=math.inf)
+    pipeline.publish()
+    assert ask(folder.published, f"SELECT gross FROM live.payments WHERE charge = '{charge}'") == [(2000,)]
+    assert pipeline.inbox.summary().waiting == 0
 
 
 def test_a_transaction_that_does_not_exist_is_asked_for_once(

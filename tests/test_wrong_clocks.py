@@ -113,8 +113,26 @@ def test_a_wrong_date_costs_an_idle_tick_one_request(pipeline: Pipeline, server:
     server.requests.clear()
     server.faults.append(Fault(date=ahead(DAY)))
     report = pipeline.tick()
-    assert [request.path for request in server.requests] == ["/v1/events", "/v1/events", "/v1/balance_transactions"]
+    assert [request.path for request in server.requests] == [
+        "/v1/events",
+        "/v1/balance_transactions",
+        "/v1/balance_transactions",
+    ]
     assert not report.notes
+
+
+@pytest.mark.parametrize("seconds", [7 * 3600, 600, -600, DAY])
+@pytest.mark.parametrize("path", ["^/v1/events$", "^/v1/balance_transactions$"])
+def test_an_endpoint_whose_dates_are_always_wrong_hides_nothing(
+    pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, path: str, seconds: float
+) -> None:
+    pipeline.tick()
+    server.faults.append(Fault(path=path, times=None, date=ahead(seconds)))
+    for _ in range(3):
+        trade(shop)
+        assert not pipeline.tick().notes
+        assert_equal_to_stripe(shop, folder.published)
+        no_time_in_the_future(shop, folder)
 
 
 def damage(folder: DataFolder, by: str) -> None:
@@ -123,6 +141,11 @@ def damage(folder: DataFolder, by: str) -> None:
         for table, column in TIMES.items():
             connection.execute(f"UPDATE {table} SET {column} = {column} + INTERVAL {by}")
         connection.execute("UPDATE pipeline.clock SET lowest = lowest + 86400, highest = highest + 86400")
+        # The day that is the present one by such a clock.
+        connection.execute(
+            f"INSERT INTO pipeline.coverage SELECT * REPLACE ((day + INTERVAL {by})::DATE AS day)"
+            " FROM pipeline.coverage WHERE day = (SELECT max(day) FROM pipeline.coverage)"
+        )
 
 
 @pytest.mark.parametrize("by", ["1 DAY", "300 DAYS"])

@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 
 from stripe_pipeline.assets.keys import RESOURCE, OpensPipeline, key_of
-from stripe_pipeline.assets.under_way import at_work
+from stripe_pipeline.assets.under_way import UNDER_WAY, at_work
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.objects import BY_STRIPE_OBJECT, ObjectType, Reference
 from stripe_pipeline.resources.inbox import Inbox
@@ -61,7 +61,7 @@ def build_checks(settings: Settings) -> dict[str, dg.AssetChecksDefinition]:
             CHECK,
             listed,
             announced,
-            "Fails where an object that events or webhooks named could not be read five times: pipeline.inbox tells"
+            "Fails where reading an object that events or webhooks named has failed five times: `pipeline.inbox` tells"
             " which and why, `stripe-pipeline webhooks retry` tries again.",
         ),
         REFERENCES: _build(
@@ -208,14 +208,16 @@ def last_results(
                 continue
             key = dg.AssetCheckKey(key_of(object_type), name)
             history = instance.event_log_storage.get_asset_check_execution_history(key, limit=_LOOKED_BACK)
-            if not history or history[0].evaluation is None or history[0].run_id == run_id:
-                continue  # never evaluated, being evaluated, or could not be
+            if not history or history[0].run_id == run_id or _being_evaluated(instance, history[0]):
+                continue
             # The newest one may repeat a result from before another run evaluated the check.
             evaluated = [
                 (_evaluated_at(record.evaluation, record.create_timestamp), record.evaluation)
                 for record in history
-                if record.evaluation
+                if isinstance(record.evaluation, dg.AssetCheckEvaluation)  # and not one that was only planned
             ]
+            if not evaluated:
+                continue
             at, last = max(evaluated, key=lambda one: one[0])
             repeated.append(
                 dg.AssetCheckEvaluation(
@@ -228,6 +230,14 @@ def last_results(
                 )
             )
     return repeated
+
+
+def _being_evaluated(instance: dg.DagsterInstance, record: Any) -> bool:
+    """Whether a run is under way that will evaluate the check; one that failed before is not."""
+    if isinstance(record.evaluation, dg.AssetCheckEvaluation):
+        return False
+    run = instance.get_run_by_id(record.run_id)
+    return run is not None and run.status in UNDER_WAY
 
 
 def _evaluated_at(evaluation: dg.AssetCheckEvaluation, reported_at: float) -> float:

@@ -67,7 +67,8 @@ def _type_of(custom: CustomField, root: Kind) -> str:
 def _said_of(column: Column, object_type: ObjectType, settings: Settings) -> Iterator[str]:
     if column.description:
         yield column.description
-    named = " or ".join(f"`{it.target}`" for it in object_type.references if it.column == column.name)
+    targets = [f"`{it.target}`" for it in object_type.references if it.column == column.name]
+    named = " or ".join(filter(None, [", ".join(targets[:-1]), *targets[-1:]]))
     if named:
         yield f"Names rows of {named}" if column.kind is Kind.NESTED else f"Id of a row of {named}"
     rules = settings.rules(object_type)

@@ -64,14 +64,13 @@ def build_raw_assets(settings: Settings) -> dg.AssetsDefinition:
             try:
                 with opens.open(_Logged(context.log)) as pipeline:
                     working.enter_context(at_work(pipeline.folder, context.run.run_id))
-                    checked: Sequence[dg.AssetCheckEvaluation] = ()
                     if context.run.job_name == SYNC_JOB:
                         # For today the news is enough; other days were asked for from the UI and are listed besides.
                         report = pipeline.tick(days - {today()})
-                        # A step of its own for them would cost as much as the tick.
-                        checked = evaluations(pipeline, selected)
                     else:
                         report = pipeline.backfill(days, selected)
+                    # A step of its own for them would cost as much as the tick.
+                    checked = evaluations(pipeline, selected)
                     views = changed_views(context.instance, pipeline.warehouse, settings)
             except Cancelled:
                 raise
@@ -115,7 +114,7 @@ def _describe(object_type: ObjectType, settings: Settings) -> str:
     family = OBJECT_TYPES[object_type.parent] if object_type.parent else object_type
     age = settings.retention_of(object_type) or settings.retention_of(family)
     kept = f"kept for {age}" if age else "kept for ever"
-    return f"{heading}{object_type.description}\n\nLoaded from {settings.history_of(object_type)} on, {kept}."
+    return f"{heading}{object_type.description}\n\nLoaded from {settings.first_listed(object_type)} on, {kept}."
 
 
 def _report(

@@ -55,7 +55,7 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
             for object_type in settings.enabled
         ],
         description="Removes rows that are older than their retention, children with their parents, and what was"
-        " dealt with long ago of the inbox and of Dagster's own runs and ticks. `dry_run` only counts.",
+        " dealt with long ago of the inbox and of Dagster's own runs and ticks. With dry_run it only counts.",
         group_name="maintenance",
         kinds={"duckdb"},
         required_resource_keys={RESOURCE},

@@ -53,6 +53,8 @@ def put_right(
         f"UPDATE pipeline.cursors SET read_until = CASE name WHEN 'events' THEN {_moment(events_since)}"
         f" ELSE {yesterday} END WHERE read_until > {future} AND {of_mode}"
     )
+    # Days that have not begun were listed by that clock alone.
+    connection.execute(f"DELETE FROM pipeline.coverage WHERE day > DATE '{day_of(latest)}' AND {of_mode}")
     # Days that are over are listed again. What was made since the list of the present one is told by events.
     connection.execute(
         "UPDATE pipeline.coverage SET listed_at = make_timestamptz(epoch_us(day::TIMESTAMP)),"

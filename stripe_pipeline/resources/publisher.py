@@ -78,7 +78,10 @@ class Publisher:
         current = self.folder.published.resolve().parent
         for version in self.folder.versions.iterdir():
             if version.resolve() == current:
-                os.utime(version)
+                try:
+                    os.utime(version)
+                except OSError as error:  # which does not say of what
+                    raise type(error)(error.errno, error.strerror, str(version)) from None
             elif version != keep and time.time() - version.stat().st_mtime > _KEEP:
                 shutil.rmtree(version, ignore_errors=True)
 

@@ -32,7 +32,7 @@ memory until they are full, and compressed anew at each load till then."""
 _CHILDREN_COUNTED = "coverage counts children"
 """Noted where `pipeline.coverage.listed` of a child counts the children."""
 
-_SECRETS_TAKEN_OUT = 1
+_SECRETS_TAKEN_OUT = 2
 """Raised when `fields.without_secrets` finds more than it did, so that existing files are brought to that."""
 
 NOW, AT_ONCE, DAILY = "now", "at once", "daily"

@@ -8,6 +8,7 @@ are plain dicts: building the SDK's objects takes forty times the CPU (FACTS.md 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import os
 import random
@@ -67,6 +68,7 @@ MAX_RETRY_AFTER = 60.0
 
 # Requests that a client sends only to find out which of two contradicting answers told the time rightly.
 _MOST_CONFIRMING = 8
+_WITNESSES = ("/v1/events", "/v1/balance_transactions")  # endpoints that tell Stripe's time
 
 # Read whatever the settings say, so no object can be disabled to do without the permission.
 _ALWAYS_READ = {"/v1/account", "/v1/events"}
@@ -271,10 +273,10 @@ class StripeApi:
             try:
                 answer = self._ask(endpoint, path, query)
             except PermissionMissing:
-                self._confirm_time(endpoint, path, query)
+                self._confirm_time(endpoint)
                 raise
             if isinstance(answer, _Answer):
-                self._confirm_time(endpoint, path, query)
+                self._confirm_time(endpoint)
                 return Reply(answer.data, answer.sent + self.clock.offset, answer.repaired)
             attempts += 1
             pause = random.uniform(0.0, min(MAX_BACKOFF, FIRST_BACKOFF * 2 ** min(attempts - 1, 10)))
@@ -354,19 +356,21 @@ class StripeApi:
             if last:
                 self._connections.clear()
 
-    def _confirm_time(self, endpoint: str, path: str, query: _Query) -> None:
-        """Send the request again as cheaply as possible while an answer's `Date` contradicts what is known.
+    def _confirm_time(self, endpoint: str) -> None:
+        """Ask again, as cheaply as possible, while the `Date` of an answer of this endpoint contradicts what is known.
 
-        Only its date counts; where it is not answered, what is known stays.
+        Two endpoints are asked in turn, for the dates of one alone may be wrong, as by a cache in front of it. Only the
+        answer's date counts, a refusal's too; where nothing is answered, what is known stays.
         """
         if not self.clock.doubtful:
             return
-        cheap = [(name, "1" if name == "limit" else value) for name, value in query if name != "starting_after"]
+        witnesses = itertools.cycle(sorted(_WITNESSES, key=lambda path: path == endpoint))
         with self._confirming:
             while self.clock.doubtful and self._confirmations_left and not self._deadline.passed:
                 self._confirmations_left -= 1
+                witness = next(witnesses)
                 with suppress(ApiError):
-                    self._ask(endpoint, path, cheap)
+                    self._ask(witness, witness, [("limit", "1")])
 
     def _ask(self, endpoint: str, path: str, query: _Query) -> _Answer | _Failure:
         """Send the request once and read the whole answer."""

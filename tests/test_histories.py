@@ -21,6 +21,7 @@ from typing import Any
 from unittest import mock
 
 import duckdb
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -390,7 +391,7 @@ def _but_status(obj: dict[str, Any] | None) -> dict[str, Any]:
     return (obj or {}) | {"status": None}
 
 
-TestHistories = Histories.TestCase
+TestHistories = pytest.mark.timeout(1200)(Histories.TestCase)  # 3 minutes on an idle machine
 # Always the same ones, so that a failure is the change's; few, for each takes seconds. `make soak` runs a thousand.
 TestHistories.settings = settings(
     max_examples=24,

@@ -18,7 +18,7 @@ from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.resources.inbox import poke_of
 from stripe_pipeline.resources.warehouse import Mode
 from stripe_pipeline.settings import Settings, load_keys
-from stripe_pipeline.sync import EVENTS, OVERLAP, RESUMED_WITHIN, SWEEP, Pipeline, Report
+from stripe_pipeline.sync import EVENTS, OVERLAP, SWEEP, Pipeline, Report
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed, everything, rows
 
@@ -490,7 +490,7 @@ def test_a_failed_backfill_is_gone_on_with_for_an_hour(
     assert note.startswith("customers: going on where the same backfill stopped")
     fail()
     shop.update("customers", silent, announce=False, name="changed without a word")
-    shop.clock.advance(RESUMED_WITHIN + 60)
+    shop.clock.advance(3660)
     report = pipeline.backfill(days, ["customers", "refunds"])
     assert report.requests["customers"] >= 1
     assert not report.notes

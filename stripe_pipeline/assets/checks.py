@@ -29,7 +29,7 @@ EVALUATED_AT = "evaluated at"
 """The metadata of a result that is reported again: when the check ran."""
 WITHOUT_RUN = ""
 """The run id that Dagster gives to everything that is reported without a run."""
-_LOOKED_BACK = 5  # results
+_LOOKED_BACK = 30  # results, of which those of runs that failed before they evaluated are none
 _SHOWN = 20
 _QUIET_START = timedelta(days=31)
 """A table whose oldest row is so much younger than its history begins holds all there ever was."""

@@ -146,7 +146,16 @@ def _fill(url: str, folder: Path, charges: int, first: date, last: date) -> None
 def _multiply(connection: duckdb.DuckDBPyConnection, table: str, count: int, customers: int, start: int) -> None:
     """Make `count` objects' rows of the first object's."""
     object_type = OBJECT_TYPES[table]
-    texts = [c.name for c in object_type.columns if c.kind in (Kind.TEXT, Kind.REFERENCE, Kind.NESTED)]
+    there = [
+        name
+        for (name,) in connection.execute(
+            "SELECT column_name FROM information_schema.columns WHERE table_schema = 'raw' AND table_name = ?"
+            " ORDER BY ordinal_position",
+            [table],
+        ).fetchall()
+    ]
+    kinds = {column.name: column.kind for column in object_type.columns}
+    texts = [name for name in there if kinds.get(name) in (Kind.TEXT, Kind.REFERENCE, Kind.NESTED)]
     [own] = connection.execute(
         "SELECT " + ", ".join(f"contains(any_value({name}), '{_WORD}')" for name in texts) + f" FROM raw.{table}"
     ).fetchall()
@@ -157,14 +166,7 @@ def _multiply(connection: duckdb.DuckDBPyConnection, table: str, count: int, cus
     if "customer" in replaced:
         replaced["customer"] = f"'{PREFIXES['customers']}_3Bulk' || {_word(f'scattered % {customers}')}"
     replaced |= _SCALARS.get(table, {})
-    columns = ", ".join(
-        f"{sql} AS {name}" if (sql := replaced.get(name)) else f"t.{name}"
-        for (name,) in connection.execute(
-            "SELECT column_name FROM information_schema.columns WHERE table_schema = 'raw' AND table_name = ?"
-            " ORDER BY ordinal_position",
-            [table],
-        ).fetchall()
-    )
+    columns = ", ".join(f"{sql} AS {name}" if (sql := replaced.get(name)) else f"t.{name}" for name in there)
     connection.execute(f"CREATE TEMP TABLE template AS SELECT * FROM raw.{table}")
     connection.execute(f"DELETE FROM raw.{table}")
     for low in range(0, count, _CHUNK):

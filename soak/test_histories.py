@@ -30,7 +30,7 @@ def histories(number: int) -> Counter[str]:
     run_state_machine_as_test(
         seed(number)(Histories),
         settings=settings(
-            max_examples=_AT_ONCE,
+            max_examples=min(_AT_ONCE, HISTORIES),
             stateful_step_count=12,
             deadline=None,
             database=None,

@@ -280,6 +280,21 @@ def test_coverage_counts_what_was_listed_of_each_table_and_what_of_it_is_kept(
     assert (rows == counted) is (retention is None)
 
 
+def read_the_captured_charge(how: str, pipeline: Pipeline, shop: Shop) -> Report:
+    """A run of this kind, 901 seconds after the charge was made; published."""
+    if how == "tick":
+        return pipeline.tick()
+    if how == "backfill":
+        return pipeline.backfill([day_of(shop.clock.now() - 901)], ["charges"])
+    [event] = [it for it in shop.events(True) if it["type"] == "charge.updated"]
+    poke = poke_of(event, Mode(shop.account, livemode=True))
+    assert poke
+    pipeline.inbox.add([poke])
+    report = pipeline.drain(most=200)
+    pipeline.publish()
+    return report
+
+
 @pytest.mark.parametrize("how", ["drain", "tick", "backfill"])
 def test_a_transaction_that_a_charge_names_late_is_read_in_the_same_run(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, how: str
@@ -292,17 +307,7 @@ def test_a_transaction_that_a_charge_names_late_is_read_in_the_same_run(
     settle(pipeline, server)
     assert ask(folder.published, gross) == [(None,)]
     shop.clock.advance(201)
-    if how == "drain":
-        [event] = [it for it in shop.events(True) if it["type"] == "charge.updated"]
-        poke = poke_of(event, Mode(shop.account, livemode=True))
-        assert poke
-        pipeline.inbox.add([poke])
-        pipeline.drain(most=200)
-        pipeline.publish()
-    elif how == "tick":
-        pipeline.tick()
-    else:
-        pipeline.backfill([day_of(shop.clock.now() - 901)], ["charges"])
+    read_the_captured_charge(how, pipeline, shop)
     assert ask(folder.published, gross) == [(2000,)]
     fees = "SELECT count(*) FROM live.fee_details"
     assert ask(folder.published, fees) == [(1,)]
@@ -326,16 +331,7 @@ def test_a_named_transaction_that_cannot_be_read_waits_and_is_read_later(
     settle(pipeline, server)
     shop.clock.advance(201)
     server.faults.append(Fault(path="^/v1/balance_transactions/", status=500, times=None))
-    if how == "drain":
-        [event] = [it for it in shop.events(True) if it["type"] == "charge.updated"]
-        poke = poke_of(event, Mode(shop.account, livemode=True))
-        assert poke
-        pipeline.inbox.add([poke])
-        report = pipeline.drain(most=200)
-    elif how == "tick":
-        report = pipeline.tick()
-    else:
-        report = pipeline.backfill([day_of(shop.clock.now() - 901)], ["charges"])
+    report = read_the_captured_charge(how, pipeline, shop)
     assert "balance_transactions" in report.failures
     assert pipeline.inbox.summary().waiting == 1
     pipeline.tick()

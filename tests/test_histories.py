@@ -91,7 +91,7 @@ class LocalTime(SimpleNamespace):
 
 
 class Api(StripeApi):
-    """The client without waiting, and with something that can happen around one of its requests."""
+    """The client that hardly waits, and with something that can happen around one of its requests."""
 
     around: Iterator[Callable[[], object] | None] = itertools.repeat(None)
     """What happens before and after each request, in turn."""
@@ -101,7 +101,9 @@ class Api(StripeApi):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         limits = RateLimits(account=1e6, endpoint=1e6)
-        super().__init__(*arguments, **options | {"limits": limits, "patience": 0.4, "max_attempts": 4})
+        # A first 429 pauses until less than was refused was sent in a second: requests that succeed when they are sent
+        # again need more patience than that.
+        super().__init__(*arguments, **options | {"limits": limits, "patience": 2.0, "max_attempts": 4})
 
     def get(self, path: str, params: Params | None = None) -> Reply:
         """As `StripeApi.get`."""
@@ -355,7 +357,7 @@ class Histories(RuleBasedStateMachine):
         # Where the machine stands still, Stripe's clock is known by as much worse as the answers were late.
         began -= Api.slowest
         self.wrong = True
-        assert not report.failures
+        assert not report.failures, report.failures
         for table, livemode, key, stripe, ours in differences(self.shop, self.folder.published):
             known_from = self.told.known_from.get((FAMILY.get(table, table), livemode, key[0]), 0.0)
             # No event tells that money became available: it is looked up once an hour. And Stripe's clock is known to

@@ -69,6 +69,7 @@ MAX_RETRY_AFTER = 60.0
 # Requests that a client sends only to find out which of two contradicting answers told the time rightly.
 _MOST_CONFIRMING = 8
 _WITNESSES = ("/v1/events", "/v1/balance_transactions")  # endpoints that tell Stripe's time
+_TIME = "time"  # what requests that confirm Stripe's time are spent on: they read no object
 
 # Read whatever the settings say, so no object can be disabled to do without the permission.
 _ALWAYS_READ = {"/v1/account", "/v1/events"}
@@ -370,15 +371,15 @@ class StripeApi:
                 self._confirmations_left -= 1
                 witness = next(witnesses)
                 with suppress(ApiError):
-                    self._ask(witness, witness, [("limit", "1")])
+                    self._ask(witness, witness, [("limit", "1")], spent_on=_TIME)
 
-    def _ask(self, endpoint: str, path: str, query: _Query) -> _Answer | _Failure:
-        """Send the request once and read the whole answer."""
+    def _ask(self, endpoint: str, path: str, query: _Query, *, spent_on: str | None = None) -> _Answer | _Failure:
+        """Send the request once and read the whole answer. It counts as spent on `endpoint` unless told otherwise."""
         turn = self._limits.acquire(endpoint, self._deadline)
         seconds = min(self._request_timeout, self._deadline.left())
         if not seconds:
             raise OutOfTime(path)
-        with self._sending(endpoint), _TimeLimit(seconds) as limit:
+        with self._sending(spent_on or endpoint), _TimeLimit(seconds) as limit:
             sent = self.clock.local()
             try:
                 response = self._connections.request(

@@ -20,7 +20,7 @@ test: $(VENV)/.dev $(VENV)/.readers
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # The same tests with the next major version of DuckDB laid over the locked one, but those that hardly use it.
-WITHOUT_DUCKDB := $(addprefix tests/,emulator test_bulk.py test_connection.py test_demo.py test_endpoints.py \
+WITHOUT_DUCKDB := $(addprefix tests/,stripe_emulator test_bulk.py test_connection.py test_demo.py test_endpoints.py \
 	test_listing.py test_rate_limits.py test_settings.py test_stripe_api.py test_stripe_listen.py)
 test-duckdb-2: $(VENV)/.dev $(VENV)/.readers
 	PYTHONPATH=$(CURDIR)/$(VENV)/duckdb-2 $(BIN)/python -m pytest $(PYTEST_ARGS) $(addprefix --ignore=,$(WITHOUT_DUCKDB))

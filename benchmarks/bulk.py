@@ -1,6 +1,6 @@
 """The emulator with more objects than memory could hold: each is rendered from its number when it is asked for.
 
-What a list, an error or a limit is stays the emulator's (`stripe_pipeline.emulator`); here belongs only what the
+What a list, an error or a limit is stays the emulator's (`stripe_emulator`); here belongs only what the
 objects are and when they were made. What is measured with it belongs to the other modules.
 """
 
@@ -22,10 +22,10 @@ from typing import Any
 
 import orjson
 
-from stripe_pipeline.emulator import LoggedRequest, Server, Shop, templates
-from stripe_pipeline.emulator.rate_limits import PER_ENDPOINT, RateLimiter
-from stripe_pipeline.emulator.shop import EMBEDDED
-from stripe_pipeline.emulator.store import Collection, Json, Window
+from stripe_emulator import LoggedRequest, Server, Shop, templates
+from stripe_emulator.rate_limits import PER_ENDPOINT, RateLimiter
+from stripe_emulator.shop import EMBEDDED
+from stripe_emulator.store import Collection, Json, Window
 
 KEY = "sk_live_of_the_benchmark"
 LATENCY_MS = 100.0

@@ -21,8 +21,8 @@ from benchmarks.measuring import Options, Spent, apart
 from stripe_pipeline.data_folder import CATALOG, DataFolder
 from stripe_pipeline.days import DAY, day_start
 from stripe_pipeline.objects import OBJECT_TYPES, Kind
-from stripe_pipeline.resources.schema import attach
-from stripe_pipeline.resources.warehouse import Mode
+from stripe_pipeline.warehouse.schema import attach
+from stripe_pipeline.warehouse.warehouse import Mode
 
 DAYS = 730
 _CHUNK = 500_000

@@ -17,8 +17,8 @@ from benchmarks.backfill import backfill, finished_days, pipeline_of
 from benchmarks.bulk import KEY, Serving, object_id, serving
 from benchmarks.measuring import Options, Row, Spent, apart, new_folder
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.resources.publisher import copy_file as copy
-from stripe_pipeline.resources.warehouse import Warehouse
+from stripe_pipeline.warehouse.publisher import copy_file as copy
+from stripe_pipeline.warehouse.warehouse import Warehouse
 
 CHANGES = 100
 TRIES = 3
@@ -59,7 +59,7 @@ def _sync(url: str, folder: Path) -> tuple[float, float, float]:
 
     from stripe_pipeline.days import today
     from stripe_pipeline.definitions import build_defs
-    from stripe_pipeline.sync import Pipeline
+    from stripe_pipeline.sync.pipeline import Pipeline
 
     tick = Spent()
     inner = Pipeline.tick

@@ -25,11 +25,11 @@ import duckdb
 import filelock
 
 from benchmarks.measuring import Options, Row, apart
+from stripe_emulator import Server, Shop
+from stripe_pipeline.cli.processes import HOST, free_port
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
-from stripe_pipeline.emulator import Server, Shop
-from stripe_pipeline.processes import HOST, free_port
-from stripe_pipeline.resources.inbox import Inbox
+from stripe_pipeline.inbox.inbox import Inbox
 
 REPOSITORY = Path(__file__).parent.parent
 SECRET = "whsec_of_the_benchmark"

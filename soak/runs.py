@@ -14,9 +14,9 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.resources.warehouse import Loaded, Warehouse
-from stripe_pipeline.settings import Settings, load_keys
-from stripe_pipeline.sync import Pipeline
+from stripe_pipeline.settings.model import Settings, load_keys
+from stripe_pipeline.sync.pipeline import Pipeline
+from stripe_pipeline.warehouse.warehouse import Loaded, Warehouse
 
 
 class Timed(Warehouse):

@@ -12,7 +12,7 @@ import pytest
 
 from soak.trading import assert_equal_in_the_end, assert_whole, run_once, start, trading
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.resources.publisher import Publisher
+from stripe_pipeline.warehouse.publisher import Publisher
 
 KILLS = int(os.environ.get("SOAK_KILLS", "200"))
 TICKS = 2.0

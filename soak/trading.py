@@ -12,8 +12,8 @@ from pathlib import Path
 
 import duckdb
 
+from stripe_emulator import Server, Shop
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.emulator import Server, Shop
 from stripe_pipeline.objects import OBJECT_TYPES
 from tests.receiving import receiving
 from tests.stripe_state import assert_equal_to_stripe

@@ -1,5 +1,5 @@
 """`python -m stripe_pipeline` is the command line."""
 
-from stripe_pipeline.cli import main
+from stripe_pipeline.cli.main import main
 
 main()

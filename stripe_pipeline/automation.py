@@ -19,13 +19,13 @@ from stripe_pipeline.assets.checks import evaluations, last_results
 from stripe_pipeline.assets.keys import RESOURCE, OpensPipeline, key_of
 from stripe_pipeline.assets.raw import SYNC_JOB, materializations
 from stripe_pipeline.assets.retention import NIGHTLY_JOB, OURS, RETENTION
-from stripe_pipeline.assets.under_way import UNDER_WAY, let_go_of_killed
+from stripe_pipeline.assets.run_locks import UNDER_WAY, let_go_of_killed
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import StripePipelineError, by_cause
-from stripe_pipeline.resources.deadline import Deadline
-from stripe_pipeline.settings import Settings
-from stripe_pipeline.sync import DRAIN_TIME, Pipeline, Report
+from stripe_pipeline.settings.model import Settings
+from stripe_pipeline.stripe_api.deadline import Deadline
+from stripe_pipeline.sync.pipeline import DRAIN_TIME, Pipeline, Report
 
 WAIT = 10.0
 """Seconds that the sensor waits for news inside its tick. Dagster begins the next one at once after 5 seconds or more,

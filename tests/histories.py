@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
+from stripe_emulator import Shop
 from stripe_pipeline.days import DAY
-from stripe_pipeline.emulator import Shop
 from stripe_pipeline.objects import BY_STRIPE_OBJECT
 
 OUTCOMES = ("succeeded", "succeeded", "failed", "requires_capture", "processing", "requires_action")

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 import uvicorn
 
+from stripe_emulator import Server
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.emulator import Server
+from stripe_pipeline.inbox.inbox import Inbox
 from stripe_pipeline.objects import BY_STRIPE_OBJECT
-from stripe_pipeline.resources.inbox import Inbox
 from stripe_pipeline.webhooks.receiver import PATH, create_app
 from stripe_pipeline.webhooks.server import address_of, listen
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import duckdb
 
+from stripe_emulator import Shop
 from stripe_pipeline.days import DAY
-from stripe_pipeline.emulator import Shop
 from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
 from stripe_pipeline.rows import restore
-from stripe_pipeline.sync import Report
+from stripe_pipeline.sync.pipeline import Report
 
 Objects = dict[tuple[Any, ...], dict[str, Any]]
 Published = Path | duckdb.DuckDBPyConnection

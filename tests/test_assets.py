@@ -16,6 +16,7 @@ import dagster as dg
 import duckdb
 import pytest
 
+from stripe_emulator import Fault, Server, Shop
 from stripe_pipeline.assets.checks import CHECK, EVALUATED_AT, REFERENCES, UNIQUE
 from stripe_pipeline.assets.columns import SCHEMA
 from stripe_pipeline.assets.keys import RESOURCE
@@ -24,10 +25,9 @@ from stripe_pipeline.automation import events_without_a_run, sync_every_15_minut
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, today
 from stripe_pipeline.definitions import build_defs
-from stripe_pipeline.emulator import Fault, Server, Shop
+from stripe_pipeline.inbox.inbox import poke_of
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.resources.inbox import poke_of
-from stripe_pipeline.sync import Pipeline, Report
+from stripe_pipeline.sync.pipeline import Pipeline, Report
 from tests.conftest import MakePipeline, Opens
 from tests.stripe_state import assert_equal_to_stripe
 

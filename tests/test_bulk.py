@@ -9,10 +9,10 @@ import httpx
 import pytest
 
 from benchmarks.bulk import KEY, LONG_INVOICES, LONG_LINES, PREFIXES, BulkShop, Span, object_id
+from stripe_emulator import Server, Shop
+from stripe_emulator.rate_limits import RateLimiter
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, day_start, days_between, today
-from stripe_pipeline.emulator import Server, Shop
-from stripe_pipeline.emulator.rate_limits import RateLimiter
 from tests.conftest import MakePipeline
 from tests.stripe_state import rows
 

@@ -28,17 +28,17 @@ import filelock
 import pytest
 import sqlalchemy as sa
 
+from stripe_emulator import Fault, Server, Shop
 from stripe_pipeline.automation import sync_every_15_minutes
-from stripe_pipeline.cli import main
+from stripe_pipeline.cli.instance import dagster_instance
+from stripe_pipeline.cli.main import main
+from stripe_pipeline.cli.processes import free_port
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of, today
-from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.errors import StripePipelineError
-from stripe_pipeline.instance import dagster_instance
+from stripe_pipeline.inbox.inbox import Inbox, poke_of
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.processes import free_port
-from stripe_pipeline.resources import stripe_api
-from stripe_pipeline.resources.inbox import Inbox, poke_of
+from stripe_pipeline.stripe_api import client as stripe_api
 from tests.conftest import KEYS
 from tests.stripe_state import assert_equal_to_stripe
 

@@ -22,14 +22,14 @@ import pytest
 import stripe
 import yaml
 
-from stripe_pipeline import connection
-from stripe_pipeline.cli import main
+from stripe_emulator import Fault, Server, Shop
+from stripe_pipeline.cli.main import main
+from stripe_pipeline.cli.processes import free_port
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
-from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.processes import free_port
-from stripe_pipeline.settings import Settings
+from stripe_pipeline.preflight import connection
+from stripe_pipeline.settings.model import Settings
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import back
 

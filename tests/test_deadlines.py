@@ -12,16 +12,16 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 
+from stripe_emulator import Fault, Server, Shop
 from stripe_pipeline import automation
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of
-from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.errors import OutOfTime, Unavailable
-from stripe_pipeline.resources.deadline import Deadline
-from stripe_pipeline.resources.inbox import poke_of
-from stripe_pipeline.resources.rate_limits import RateLimits
-from stripe_pipeline.resources.stripe_api import ApiKey, StripeApi
-from stripe_pipeline.sync import Pipeline
+from stripe_pipeline.inbox.inbox import poke_of
+from stripe_pipeline.stripe_api.client import ApiKey, StripeApi
+from stripe_pipeline.stripe_api.deadline import Deadline
+from stripe_pipeline.stripe_api.rate_limits import RateLimits
+from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import KEYS, MakePipeline, Opens
 from tests.stripe_state import ask, assert_equal_to_stripe, back
 from tests.test_webhook_refresh import tick

@@ -18,10 +18,10 @@ import duckdb
 import httpx
 import pytest
 
+from stripe_pipeline.cli.processes import HOST, PortTaken, ProcessEnded, Processes, claim_port, free_port
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.processes import HOST, PortTaken, ProcessEnded, Processes, claim_port, free_port
 
 REPOSITORY = Path(__file__).parent.parent
 COMMAND = Path(sys.executable).parent / "stripe-pipeline"
@@ -211,7 +211,7 @@ def test_demo_from_start_to_end(clone: Path, start: Start) -> None:
     wait_until(lambda: any(" dagster dev " in arguments for arguments in started_by(again.pid).values()))
     assert "history: 60 days" in (clone / "data" / "demo.yaml").read_text()
     below = started_by(again.pid)
-    [emulator] = [pid for pid, arguments in below.items() if "stripe_pipeline.emulator" in arguments]
+    [emulator] = [pid for pid, arguments in below.items() if "stripe_emulator" in arguments]
     os.kill(emulator, signal.SIGKILL)
     assert again.wait(60) == 1
     errors = (clone / "err").read_text()
@@ -251,7 +251,7 @@ def test_processes_end_with_the_block_and_one_that_ends_alone_is_named(tmp_path:
 @pytest.mark.usefixtures("sleeper")
 def test_processes_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     parent_of_sleeper = (
-        "import pathlib, signal, time; from stripe_pipeline.processes import Processes\n"
+        "import pathlib, signal, time; from stripe_pipeline.cli.processes import Processes\n"
         "signal.signal(signal.SIGINT, signal.SIG_IGN)  # as what a shell runs in the background\n"
         f"with Processes(pathlib.Path({str(tmp_path)!r})) as processes:\n"
         "    processes.start('Sleeper', 'sleeper'); time.sleep(60)"
@@ -271,7 +271,7 @@ def test_a_log_that_grows_long_is_begun_anew(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "talker.py").write_text(
         "import time\nfor n in range(100):\n    print(n, 'x' * 100, flush=True)\n    time.sleep(0.02)\n"
     )
-    monkeypatch.setattr("stripe_pipeline.processes._LONGEST_LOG", 3000)
+    monkeypatch.setattr("stripe_pipeline.cli.processes._LONGEST_LOG", 3000)
     with Processes(tmp_path) as processes:
         processes.start("Talker", "talker")
         with pytest.raises(ProcessEnded):

@@ -17,11 +17,11 @@ import httpx
 import pytest
 import stripe
 
-from stripe_pipeline.cli import main
+from stripe_emulator import Fault, Server
+from stripe_pipeline.cli.main import main
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.emulator import Fault, Server
-from stripe_pipeline.resources.inbox import Inbox, Poke
-from stripe_pipeline.settings import Settings
+from stripe_pipeline.inbox.inbox import Inbox, Poke
+from stripe_pipeline.settings.model import Settings
 from tests.conftest import KEYS
 
 REPOSITORY = Path(__file__).parent.parent

@@ -17,12 +17,12 @@ from typing import Any
 import duckdb
 import pytest
 
+from stripe_emulator import Server, Shop
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of
-from stripe_pipeline.emulator import Server, Shop
 from stripe_pipeline.errors import WarehouseError
-from stripe_pipeline.resources.warehouse import Batch, Loaded, Warehouse
-from stripe_pipeline.sync import Pipeline
+from stripe_pipeline.sync.pipeline import Pipeline
+from stripe_pipeline.warehouse.warehouse import Batch, Loaded, Warehouse
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed, rows
 from tests.test_cli import Project, Run, api, environment, project, run  # noqa: F401 - the command line's fixtures
@@ -678,7 +678,7 @@ def test_secrets_are_erased_from_files_that_hold_them(
         before.setattr("stripe_pipeline.fields.SECRET", "no such text")
         before.setattr("stripe_pipeline.fields._secrets_of", lambda _: frozenset())
         before.setattr("stripe_pipeline.fields._kept_secrets", lambda _, it: frozenset(it.secrets))
-        before.setattr("stripe_pipeline.resources.schema._SECRETS_TAKEN_OUT", 0)
+        before.setattr("stripe_pipeline.warehouse.schema._SECRETS_TAKEN_OUT", 0)
         make_pipeline().tick()
     assert all(set(holding(folder.root, secret)) == {"stripe.duckdb"} for secret in SECRETS)
     assert "client_secret" in columns(folder.published, "raw.payment_intents")

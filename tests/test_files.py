@@ -19,13 +19,13 @@ import duckdb
 import filelock
 import pytest
 
+from stripe_emulator import Server, Shop
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.definitions import build_defs
-from stripe_pipeline.emulator import Server, Shop
 from stripe_pipeline.errors import WarehouseError
-from stripe_pipeline.resources.inbox import Inbox, poke_of
-from stripe_pipeline.resources.recovery import is_whole
-from stripe_pipeline.resources.warehouse import Warehouse
+from stripe_pipeline.inbox.inbox import Inbox, poke_of
+from stripe_pipeline.warehouse.recovery import is_whole
+from stripe_pipeline.warehouse.warehouse import Warehouse
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import assert_equal_to_stripe, back, rows
 from tests.test_cli import (  # noqa: F401 - the command line's fixtures

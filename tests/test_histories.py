@@ -26,19 +26,20 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from stripe_pipeline import sync
+from stripe_emulator import LOCK_TIMEOUT, Clock, Fault, Server, Shop
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of
-from stripe_pipeline.emulator import LOCK_TIMEOUT, Clock, Fault, Server, Shop
 from stripe_pipeline.errors import StripePipelineError
+from stripe_pipeline.inbox.inbox import poke_of
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.resources import server_clock, stripe_api
-from stripe_pipeline.resources.inbox import poke_of
-from stripe_pipeline.resources.rate_limits import RateLimits
-from stripe_pipeline.resources.stripe_api import Params, Reply, StripeApi
-from stripe_pipeline.resources.warehouse import Warehouse
-from stripe_pipeline.settings import Settings, load_keys
-from stripe_pipeline.sync import Pipeline, Report
+from stripe_pipeline.settings.model import Settings, load_keys
+from stripe_pipeline.stripe_api import client as stripe_api
+from stripe_pipeline.stripe_api import clock as server_clock
+from stripe_pipeline.stripe_api.client import Params, Reply, StripeApi
+from stripe_pipeline.stripe_api.rate_limits import RateLimits
+from stripe_pipeline.sync import pipeline as sync
+from stripe_pipeline.sync.pipeline import Pipeline, Report
+from stripe_pipeline.warehouse.warehouse import Warehouse
 from tests.conftest import KEYS
 from tests.histories import ACTIONS, TELLING, Happening, Told, stock
 from tests.stripe_state import assert_equal_to_stripe, differences

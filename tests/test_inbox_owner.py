@@ -10,13 +10,13 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from stripe_emulator import Fault, Server, Shop
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, today
-from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.errors import WarehouseError
-from stripe_pipeline.resources.inbox import Inbox, poke_of
-from stripe_pipeline.settings import Settings, load_keys
-from stripe_pipeline.sync import Pipeline
+from stripe_pipeline.inbox.inbox import Inbox, poke_of
+from stripe_pipeline.settings.model import Settings, load_keys
+from stripe_pipeline.sync.pipeline import Pipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back
 
 KEY = {"STRIPE_API_KEY": "sk_test_of_the_tests"}

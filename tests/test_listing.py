@@ -17,16 +17,16 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from stripe_emulator import Fault, LoggedRequest, Server, Shop
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.emulator import Fault, LoggedRequest, Server, Shop
 from stripe_pipeline.errors import CursorLost
 from stripe_pipeline.fields import FieldFilter
 from stripe_pipeline.objects import CUSTOMERS
-from stripe_pipeline.resources.listing import Listed, Listing
-from stripe_pipeline.resources.rate_limits import RateLimits
-from stripe_pipeline.resources.reading import DayRead, Reader
-from stripe_pipeline.resources.stripe_api import ApiKey, StripeApi
-from stripe_pipeline.resources.warehouse import Mode
+from stripe_pipeline.stripe_api.client import ApiKey, StripeApi
+from stripe_pipeline.stripe_api.listing import Listed, Listing
+from stripe_pipeline.stripe_api.rate_limits import RateLimits
+from stripe_pipeline.stripe_api.reader import DayRead, Reader
+from stripe_pipeline.warehouse.warehouse import Mode
 from tests.conftest import MakePipeline
 from tests.stripe_state import assert_equal_to_stripe, rows
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from stripe_emulator import Server, Shop
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of
-from stripe_pipeline.emulator import Server, Shop
-from stripe_pipeline.resources.inbox import MAX_ATTEMPTS, Inbox
-from stripe_pipeline.sync import Pipeline
+from stripe_pipeline.inbox.inbox import MAX_ATTEMPTS, Inbox
+from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back
 from tests.test_traps import TEST_KEY, deliver

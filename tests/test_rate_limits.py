@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stripe_pipeline.errors import Cancelled
-from stripe_pipeline.resources.rate_limits import LEFT, LONGEST, QUIET, Bucket, RateLimits, endpoint_of
+from stripe_pipeline.stripe_api.rate_limits import LEFT, LONGEST, QUIET, Bucket, RateLimits, endpoint_of
 
 
 class FakeTime:

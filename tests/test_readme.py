@@ -15,11 +15,11 @@ from typing import Any
 import duckdb
 import pytest
 
+from stripe_emulator import Server, Shop
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.emulator import Server, Shop
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.settings import Settings, load_keys
-from stripe_pipeline.sync import Pipeline
+from stripe_pipeline.settings.model import Settings, load_keys
+from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import back
 

@@ -14,8 +14,8 @@ from typing import Any
 import duckdb
 import pytest
 
+from stripe_emulator import Shop
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.emulator import Shop
 from stripe_pipeline.objects import BY_STRIPE_OBJECT, INVOICE_LINES, OBJECT_TYPES
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import (

@@ -29,7 +29,7 @@ import pytest
 from stripe import WebhookSignature
 
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.resources.inbox import Inbox
+from stripe_pipeline.inbox.inbox import Inbox
 
 REPOSITORY = Path(__file__).parent.parent
 SECRETS = {"STRIPE_WEBHOOK_SECRET": "whsec_new,whsec_old", "STRIPE_TEST_WEBHOOK_SECRET": "whsec_test"}
@@ -489,7 +489,7 @@ def test_what_keeps_it_from_starting_is_said(tmp_path: Path, shared: Receiver) -
 
 def test_its_process_holds_neither_dagster_nor_duckdb(tmp_path: Path) -> None:
     look = (
-        "import sys; from stripe_pipeline.cli import app\n"
+        "import sys; from stripe_pipeline.cli.main import app\n"
         "from stripe_pipeline.webhooks import receiver, server\n"
         "print(sorted({'dagster', 'duckdb', 'pandas', 'numpy'} & sys.modules.keys()))"
     )

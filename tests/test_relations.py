@@ -14,6 +14,7 @@ import duckdb
 import pytest
 import yaml
 
+from stripe_emulator import Fault, Server, Shop
 from stripe_pipeline.assets.checks import NIGHTLY, REFERENCES, UNIQUE
 from stripe_pipeline.assets.keys import RESOURCE
 from stripe_pipeline.assets.raw import SYNC_JOB
@@ -21,11 +22,10 @@ from stripe_pipeline.assets.retention import NIGHTLY_JOB
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY
 from stripe_pipeline.definitions import build_defs
-from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.resources import relations
-from stripe_pipeline.resources.relations import payments_view, picture
-from stripe_pipeline.sync import Pipeline
+from stripe_pipeline.sync.pipeline import Pipeline
+from stripe_pipeline.views import relations
+from stripe_pipeline.views.relations import payments_view, picture
 from tests.conftest import MakePipeline, Opens
 from tests.stripe_state import ask, assert_equal_to_stripe, back
 

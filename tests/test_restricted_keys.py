@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from stripe_pipeline.cli import check
+from stripe_emulator import Server, Shop
+from stripe_emulator.permissions import Wording
+from stripe_pipeline.cli.main import check
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
-from stripe_pipeline.emulator import Server, Shop
-from stripe_pipeline.emulator.permissions import Wording
 from stripe_pipeline.errors import SettingsError, StripePipelineError, WarehouseError
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.settings import Settings
+from stripe_pipeline.settings.model import Settings
 from tests.conftest import MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back, everything
 
@@ -239,7 +239,7 @@ def test_deleted_test_data_has_a_way_out(
 def test_check_asks_for_no_permission_to_read_the_account(
     nameless: Server, folder: DataFolder, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stripe_pipeline.cli.load_settings", Settings)
+    monkeypatch.setattr("stripe_pipeline.cli.main.load_settings", Settings)
     monkeypatch.setenv("STRIPE_API_BASE", nameless.url)
     monkeypatch.setenv("STRIPE_PIPELINE_DATA", str(folder.root))
     for name, key in KEYS.items():

@@ -20,14 +20,14 @@ import dagster as dg
 import duckdb
 import pytest
 
+from stripe_emulator import Server, Shop
 from stripe_pipeline.assets.keys import RESOURCE
 from stripe_pipeline.assets.retention import forget_events_without_a_run, forget_runs, report_again
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, today
 from stripe_pipeline.definitions import build_defs
-from stripe_pipeline.emulator import Server, Shop
 from stripe_pipeline.errors import WarehouseError
-from stripe_pipeline.resources.warehouse import Warehouse
+from stripe_pipeline.warehouse.warehouse import Warehouse
 from tests.conftest import KEYS, MakePipeline, Opens
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed
 from tests.test_cli import Project, Run, api, environment, project, run  # noqa: F401 - the command line's fixtures
@@ -299,7 +299,7 @@ def test_space_is_given_back_later_where_a_pruning_was_stopped_before(
         ):
             make_pipeline(LIVE, retention="10 days").prune()
     # Whether DuckDB frees blocks depends on how the rows lie.
-    monkeypatch.setattr("stripe_pipeline.resources.warehouse._mostly_free", lambda connection: False)
+    monkeypatch.setattr("stripe_pipeline.warehouse.warehouse._mostly_free", lambda connection: False)
     pruned = make_pipeline(LIVE, retention="10 days").prune()
     assert pruned["customers"].rows == 0
     assert folder.private.stat().st_size < before / 2

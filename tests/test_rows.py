@@ -14,14 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stripe_emulator import Fault, Shop
+from stripe_emulator.server import Server
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.emulator import Fault, Shop
-from stripe_pipeline.emulator.server import Server
 from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType
-from stripe_pipeline.resources.warehouse import Batch, Mode, Warehouse
 from stripe_pipeline.rows import Surprises, restore, shape
-from stripe_pipeline.settings import Settings
-from stripe_pipeline.sync import Report
+from stripe_pipeline.settings.model import Settings
+from stripe_pipeline.sync.pipeline import Report
+from stripe_pipeline.warehouse.warehouse import Batch, Mode, Warehouse
 from tests.conftest import MakePipeline
 from tests.stripe_state import all_columns, assert_equal_to_stripe, rows, without_nulls
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from stripe_emulator import Fault, Server, Shop
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.errors import StripePipelineError, WarehouseError, scrub
 from stripe_pipeline.objects import CUSTOMERS
-from stripe_pipeline.resources.warehouse import Batch, Mode, Warehouse
-from stripe_pipeline.sync import Pipeline
+from stripe_pipeline.sync.pipeline import Pipeline
+from stripe_pipeline.warehouse.warehouse import Batch, Mode, Warehouse
 from tests.stripe_state import ask
 
 EMAIL = "jane.roe+shop@mail.example.com"
@@ -62,7 +62,7 @@ def test_what_stripe_repeats_reaches_no_log_and_no_file(
     monkeypatch: pytest.MonkeyPatch,
     status: int,
 ) -> None:
-    monkeypatch.setattr("stripe_pipeline.resources.stripe_api.FIRST_BACKOFF", 0.0)
+    monkeypatch.setattr("stripe_pipeline.stripe_api.client.FIRST_BACKOFF", 0.0)
     caplog.set_level(logging.DEBUG)
     customer = shop.create_customer()["id"]
     pipeline.tick()

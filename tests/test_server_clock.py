@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stripe_pipeline.days import DAY
-from stripe_pipeline.resources import server_clock
-from stripe_pipeline.resources.server_clock import LOCAL_ERROR, ServerClock, http_dates
+from stripe_pipeline.stripe_api import clock as server_clock
+from stripe_pipeline.stripe_api.clock import LOCAL_ERROR, ServerClock, http_dates
 
 NOON = 1_700_000_000.0
 
@@ -157,7 +157,7 @@ DATES = {
 @pytest.mark.parametrize("zone", ZONES)
 def test_dates_are_utc_in_any_time_zone(zone: str) -> None:
     read = (
-        "import sys\nfrom stripe_pipeline.resources.server_clock import http_dates\n"
+        "import sys\nfrom stripe_pipeline.stripe_api.clock import http_dates\n"
         "for line in sys.stdin.read().splitlines(): print(http_dates(line.split('|')))"
     )
     found = subprocess.run(

@@ -11,7 +11,7 @@ import pytest
 
 from stripe_pipeline.errors import SettingsError
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.settings import Age, Settings, api_base, load_keys, load_settings, webhook_secrets
+from stripe_pipeline.settings.model import Age, Settings, api_base, load_keys, load_settings, webhook_secrets
 
 Load = Callable[[str], Settings]
 

@@ -22,9 +22,9 @@ import pytest
 import stripe
 
 from stripe_pipeline import errors
-from stripe_pipeline.resources import stripe_api
-from stripe_pipeline.resources.rate_limits import RateLimits
-from stripe_pipeline.resources.stripe_api import FIRST_BACKOFF, MAX_BACKOFF, ApiKey, Reply, StripeApi
+from stripe_pipeline.stripe_api import client as stripe_api
+from stripe_pipeline.stripe_api.client import FIRST_BACKOFF, MAX_BACKOFF, ApiKey, Reply, StripeApi
+from stripe_pipeline.stripe_api.rate_limits import RateLimits
 
 SECRET = "sk_test_4eC39HqLyjWDarjtT1zdp7dc"
 KEY = ApiKey.from_text(SECRET)

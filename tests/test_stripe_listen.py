@@ -12,12 +12,12 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from stripe_emulator import Server, Shop
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.emulator import Server, Shop
-from stripe_pipeline.sync import Pipeline
+from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import KEYS
-from tests.emulator.receiver import wait_for
 from tests.stripe_cli import StripeCli
+from tests.stripe_emulator.receiver import wait_for
 
 REPOSITORY = Path(__file__).parent.parent
 KEY = KEYS["STRIPE_TEST_API_KEY"]

@@ -23,18 +23,18 @@ from typing import Any
 import duckdb
 import pytest
 
-from stripe_pipeline import sync
+from stripe_emulator import Fault, LoggedRequest, Server, Shop
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, day_start
-from stripe_pipeline.emulator import Fault, LoggedRequest, Server, Shop
 from stripe_pipeline.errors import PermissionMissing, RequestRefused, Unavailable, WarehouseError
+from stripe_pipeline.inbox.inbox import Inbox, poke_of
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.resources import server_clock
-from stripe_pipeline.resources.inbox import Inbox, poke_of
-from stripe_pipeline.resources.reading import Reader
-from stripe_pipeline.resources.stripe_api import StripeApi
-from stripe_pipeline.resources.warehouse import Batch, Loaded
-from stripe_pipeline.sync import EVENTS, OVERLAP, Pipeline
+from stripe_pipeline.stripe_api import clock as server_clock
+from stripe_pipeline.stripe_api.client import StripeApi
+from stripe_pipeline.stripe_api.reader import Reader
+from stripe_pipeline.sync import pipeline as sync
+from stripe_pipeline.sync.pipeline import EVENTS, OVERLAP, Pipeline
+from stripe_pipeline.warehouse.warehouse import Batch, Loaded
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import all_columns, ask, assert_equal_to_stripe, back, changed, everything, rows
 
@@ -831,7 +831,7 @@ def process(program: str, *arguments: str, server: Server, folder: DataFolder, s
 
 
 _TICKS = """
-from stripe_pipeline.sync import Pipeline
+from stripe_pipeline.sync.pipeline import Pipeline
 with Pipeline.from_environment() as pipeline:
     for _ in range(3):
         report = pipeline.tick()
@@ -840,7 +840,7 @@ with Pipeline.from_environment() as pipeline:
 _BACKFILLS = """
 import datetime
 from stripe_pipeline.days import today
-from stripe_pipeline.sync import Pipeline
+from stripe_pipeline.sync.pipeline import Pipeline
 with Pipeline.from_environment() as pipeline:
     for _ in range(2):
         report = pipeline.backfill([today() - datetime.timedelta(days=n) for n in range(3)])
@@ -899,7 +899,7 @@ def test_trap_27_schedule_webhooks_and_backfill_at_once_with_analysts_reading(
 _KILLED = """
 import functools, importlib, os, signal, sys
 from stripe_pipeline.days import today
-from stripe_pipeline.sync import Pipeline
+from stripe_pipeline.sync.pipeline import Pipeline
 
 def die(*arguments, **named):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -919,13 +919,13 @@ with Pipeline.from_environment() as pipeline:
     pipeline.backfill([today()]) if sys.argv[2] == "backfill" else pipeline.tick()
 """
 _STEPS = [
-    "before stripe_pipeline.resources.inbox:Inbox.add",
-    "before stripe_pipeline.resources.warehouse:Warehouse.load",
-    "before stripe_pipeline.resources.warehouse:_set_cursor",
-    "after stripe_pipeline.resources.warehouse:Warehouse.load",
-    "after stripe_pipeline.resources.inbox:Inbox.applied",
-    "before stripe_pipeline.resources.publisher:_swap",
-    "after stripe_pipeline.resources.publisher:_swap",
+    "before stripe_pipeline.inbox.inbox:Inbox.add",
+    "before stripe_pipeline.warehouse.warehouse:Warehouse.load",
+    "before stripe_pipeline.warehouse.warehouse:_set_cursor",
+    "after stripe_pipeline.warehouse.warehouse:Warehouse.load",
+    "after stripe_pipeline.inbox.inbox:Inbox.applied",
+    "before stripe_pipeline.warehouse.publisher:_swap",
+    "after stripe_pipeline.warehouse.publisher:_swap",
 ]
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import duckdb
 import pytest
 
+from stripe_emulator import Server, Shop
 from stripe_pipeline.assets import columns
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY
-from stripe_pipeline.emulator import Server, Shop
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.objects import OBJECT_TYPES
 from tests.conftest import KEYS, MakePipeline

@@ -16,12 +16,12 @@ import pytest
 
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import WarehouseError
+from stripe_pipeline.inbox.inbox import Inbox
 from stripe_pipeline.objects import CUSTOMERS, INVOICES, OBJECT_TYPES, ObjectType
-from stripe_pipeline.resources import publisher
-from stripe_pipeline.resources.inbox import Inbox
-from stripe_pipeline.resources.warehouse import Batch, ListedDay, Mode, StoppedBackfill, Tombstone, Warehouse
 from stripe_pipeline.rows import Surprises, shape
-from stripe_pipeline.settings import Settings
+from stripe_pipeline.settings.model import Settings
+from stripe_pipeline.warehouse import publisher
+from stripe_pipeline.warehouse.warehouse import Batch, ListedDay, Mode, StoppedBackfill, Tombstone, Warehouse
 from tests.stripe_state import all_columns, rows
 
 TEST = Mode("acct_1", False)
@@ -340,7 +340,7 @@ def test_several_processes_take_turns(folder: DataFolder) -> None:
     """Four processes move cursors at once; none gets a lock error and none of the cursors is lost."""
     program = (
         "import sys; from pathlib import Path; from stripe_pipeline.data_folder import DataFolder\n"
-        "from stripe_pipeline.resources.warehouse import Mode, Warehouse\n"
+        "from stripe_pipeline.warehouse.warehouse import Mode, Warehouse\n"
         "warehouse = Warehouse(DataFolder(Path(sys.argv[1])))\n"
         "for n in range(8):\n"
         "    warehouse.load([], cursors={(Mode('acct_1', False), f'{sys.argv[2]}-{n}'): n})\n"

@@ -19,20 +19,20 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from stripe_emulator import Fault, Server, Shop
 from stripe_pipeline import automation
 from stripe_pipeline.assets.checks import CHECK
 from stripe_pipeline.assets.keys import RESOURCE
 from stripe_pipeline.assets.raw import SYNC_JOB
 from stripe_pipeline.assets.retention import OURS
 from stripe_pipeline.automation import webhook_refresh
+from stripe_pipeline.cli.processes import Processes
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of, today
 from stripe_pipeline.definitions import build_defs
-from stripe_pipeline.emulator import Fault, Server, Shop
 from stripe_pipeline.errors import SettingsError
-from stripe_pipeline.processes import Processes
-from stripe_pipeline.resources.inbox import poke_of
-from stripe_pipeline.sync import Pipeline
+from stripe_pipeline.inbox.inbox import poke_of
+from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import MakePipeline, Opens
 from tests.stripe_state import assert_equal_to_stripe, back
 

@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from stripe_emulator import Fault, LoggedRequest, Server, Shop
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of
-from stripe_pipeline.emulator import Fault, LoggedRequest, Server, Shop
 from stripe_pipeline.errors import WarehouseError
-from stripe_pipeline.sync import Pipeline
+from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back
 from tests.test_traps import TEST_KEY

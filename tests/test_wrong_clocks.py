@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 import duckdb
 import pytest
 
+from stripe_emulator import Fault, Server, Shop
+from stripe_emulator.faults import ahead, joined, twice, without_zone
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of
-from stripe_pipeline.emulator import Fault, Server, Shop
-from stripe_pipeline.emulator.faults import ahead, joined, twice, without_zone
+from stripe_pipeline.inbox.inbox import poke_of
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.resources.inbox import poke_of
-from stripe_pipeline.sync import Pipeline
+from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back
 

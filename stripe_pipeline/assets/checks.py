@@ -1,7 +1,7 @@
 """Asset checks: what a user should be told about a table besides its rows.
 
-How pokes fare belongs to `resources.inbox`; this shows those that were given up. What references there are belongs to
-`objects`, how they are counted to `resources.relations`; here is judged what was found.
+How pokes fare belongs to `inbox`; this shows those that were given up. What references there are belongs to
+`objects`, how they are counted to `views.relations`; here is judged what was found.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -12,13 +12,13 @@ from typing import Any
 import dagster as dg
 
 from stripe_pipeline.assets.keys import RESOURCE, OpensPipeline, key_of
-from stripe_pipeline.assets.under_way import UNDER_WAY, at_work
+from stripe_pipeline.assets.run_locks import UNDER_WAY, at_work
 from stripe_pipeline.errors import StripePipelineError
+from stripe_pipeline.inbox.inbox import Inbox
 from stripe_pipeline.objects import BY_STRIPE_OBJECT, ObjectType, Reference
-from stripe_pipeline.resources.inbox import Inbox
-from stripe_pipeline.resources.relations import dangling, followed
-from stripe_pipeline.settings import Settings
-from stripe_pipeline.sync import Pipeline
+from stripe_pipeline.settings.model import Settings
+from stripe_pipeline.sync.pipeline import Pipeline
+from stripe_pipeline.views.relations import dangling, followed
 
 CHECK = "announced_changes_read"
 REFERENCES = "references_resolve"

@@ -1,6 +1,6 @@
 """The columns of tables and views as asset pages show them: type, unit, what they name, what the settings do to them.
 
-The columns that a table has follow from `settings`, those that a view adds from `resources.views`.
+The columns that a table has follow from `settings`, those that a view adds from `views.one_type`.
 """
 
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from stripe_pipeline.objects import Column, Kind, ObjectType
-from stripe_pipeline.settings import CustomField, CustomType, Settings
+from stripe_pipeline.settings.model import CustomField, CustomType, Settings
 
 SCHEMA = "dagster/column_schema"
 _DECIMAL = "DECIMAL(23,3)"

@@ -6,8 +6,8 @@ from typing import Protocol
 import dagster as dg
 
 from stripe_pipeline.objects import ObjectType
-from stripe_pipeline.resources.warehouse import Warehouse
-from stripe_pipeline.sync import Pipeline, Progress
+from stripe_pipeline.sync.pipeline import Pipeline, Progress
+from stripe_pipeline.warehouse.warehouse import Warehouse
 
 RESOURCE = "stripe_pipeline"
 """Not just `pipeline`: definitions with different resources of one key cannot be merged."""

@@ -1,6 +1,6 @@
 """The asset that removes what is too old: rows, news that was dealt with, and Dagster's own history of this project.
 
-Which rows those are belongs to `resources.pruning`.
+Which rows those are belongs to `warehouse.pruning`.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ import dagster as dg
 from stripe_pipeline.assets.checks import EVALUATED_AT, WITHOUT_RUN, last_results
 from stripe_pipeline.assets.keys import RESOURCE, OpensPipeline, key_of
 from stripe_pipeline.assets.raw import SYNC_JOB
-from stripe_pipeline.assets.under_way import at_work
+from stripe_pipeline.assets.run_locks import at_work
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.resources.pruning import Pruned
-from stripe_pipeline.settings import Settings
+from stripe_pipeline.settings.model import Settings
+from stripe_pipeline.warehouse.pruning import Pruned
 
 RETENTION = dg.AssetKey("retention")
 NIGHTLY_JOB = "nightly"

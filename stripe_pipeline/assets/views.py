@@ -1,7 +1,7 @@
 """The views filtered by livemode as assets, downstream of the base tables.
 
 Nothing makes them but the layout of the file, so no step does: what brings the tables up to date reports which of them
-show something else. What they say belongs to `resources.views`.
+show something else. What they say belongs to `views.one_type`.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ import dagster as dg
 from stripe_pipeline.assets import columns
 from stripe_pipeline.assets.keys import key_of
 from stripe_pipeline.objects import ObjectType
-from stripe_pipeline.resources.views import MODES
-from stripe_pipeline.resources.warehouse import Warehouse
-from stripe_pipeline.settings import Settings
+from stripe_pipeline.settings.model import Settings
+from stripe_pipeline.views.one_type import MODES
+from stripe_pipeline.warehouse.warehouse import Warehouse
 
 
 def view_specs(settings: Settings) -> list[dg.AssetSpec]:

@@ -26,7 +26,7 @@ from stripe_pipeline.errors import (
     SettingsError,
     Unavailable,
 )
-from stripe_pipeline.resources.stripe_api import ApiKey, connections, redirected
+from stripe_pipeline.stripe_api.client import ApiKey, connections, redirected
 
 _TIMEOUT = 60.0  # seconds that Stripe may be silent
 DESCRIPTION = "stripe_pipeline"

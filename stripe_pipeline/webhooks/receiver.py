@@ -1,7 +1,7 @@
 """Receiving webhooks: signature checked, poke stored durably, then answered 200.
 
 This may be exposed to the internet, so it does nothing else: it never opens the warehouse, never asks Stripe, and keeps
-nothing of an event but its poke. Listening on a port belongs to `server`, what a poke is to `resources.inbox`.
+nothing of an event but its poke. Listening on a port belongs to `server`, what a poke is to `inbox`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stripe import SignatureVerificationError, WebhookSignature
 
 from stripe_pipeline import odd_json
 from stripe_pipeline.errors import BadObject, StripePipelineError
-from stripe_pipeline.resources.inbox import Inbox, Poke, Summary, poke_of
+from stripe_pipeline.inbox.inbox import Inbox, Poke, Summary, poke_of
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,13 @@
+"""A Stripe API on this machine, for tests and for the demo.
+
+Only what is declared in `stripe_pipeline.objects` is shared with the pipeline; nothing of how the pipeline reads.
+"""
+
+from stripe_emulator.app import create_app
+from stripe_emulator.clock import Clock
+from stripe_emulator.faults import LOCK_TIMEOUT, Fault, LoggedRequest
+from stripe_emulator.server import Server
+from stripe_emulator.shop import Shop
+from stripe_emulator.webhooks import Attempt, Webhooks
+
+__all__ = ["LOCK_TIMEOUT", "Attempt", "Clock", "Fault", "LoggedRequest", "Server", "Shop", "Webhooks", "create_app"]

@@ -1,0 +1,137 @@
+"""Removing everything that the pipeline keeps: the data folder's contents, the inbox, and Dagster's history.
+
+What is asked and shown on the terminal belongs to `cli`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import ExitStack, closing
+from pathlib import Path
+from types import TracebackType
+
+import filelock
+
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.errors import SettingsError, StripePipelineError, WarehouseError
+from stripe_pipeline.inbox.inbox import Inbox
+from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.run_locks import SUFFIX
+from stripe_pipeline.sqlite_files import sqlite_cause_of
+from stripe_pipeline.storage_errors import Cause, reason, remedy
+from stripe_pipeline.warehouse.warehouse import Warehouse
+
+
+class Cleaning:
+    """What there is to remove. As long as the `with` block lasts no `demo`, `dev` or run can begin to use it.
+
+    `history` is the folder that Dagster keeps its storage in; None to leave it. Raises `SettingsError` where something
+    is using the folder, and other `StripePipelineError`s where it may not be looked at.
+    """
+
+    def __init__(self, folder: DataFolder, inbox_url: str | None, *, history: Path | None) -> None:
+        self.folder = folder
+        self._history = history if history and history.is_dir() else None
+        self._inbox_url = inbox_url
+        self._locks = ExitStack()
+        self.found: list[str] = []
+        """What there is, a line each, for people; empty if nothing."""
+
+    def __enter__(self) -> Cleaning:
+        try:
+            if self.folder.contents():
+                self.folder.check_access()
+                self._claim()
+                self.found.append(
+                    f"the data folder {self.folder.root}: {self._held()}, {_size(self.folder.contents())}"
+                )
+                self._lock(self.folder.lock, "a run")
+                if self.folder.hash_key.exists():
+                    self.found.append(f"the key that fields are hashed with, {self.folder.hash_key}")
+            if self._inbox_url and (waiting := self._waiting_elsewhere()):
+                self.found.append(waiting)
+            if self._history:
+                self.found.append(f"Dagster's history of runs and partitions in {self._history}")
+        except BaseException:
+            self._locks.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._locks.close()
+
+    def remove(self) -> list[Path]:
+        """Remove it; what else there is in the data folder. Raises `WarehouseError`; then cleaning again goes on."""
+        if self._inbox_url:
+            inbox = Inbox(self.folder, self._inbox_url)
+            try:
+                inbox.clear()
+            finally:
+                inbox.close()
+        if self._history:
+            try:
+                shutil.rmtree(self._history)
+            except OSError as error:
+                raise WarehouseError(
+                    f"Dagster's history in {self._history} could not be removed ({reason(error)})",
+                    remedy(error, self._history),
+                ) from error
+        return self.folder.clear()
+
+    def _claim(self) -> None:
+        """Keep away all that works with the folder for longer than a moment."""
+        self._lock(self.folder.running, "`stripe-pipeline demo` or `dev`")
+        for lock in (*self.folder.runs.glob(f"*{SUFFIX}"), *self.folder.spool.glob(f"*{SUFFIX}")):
+            self._lock(lock, "a run")
+        if self.folder.inbox.exists() and _is_open(self.folder.inbox):
+            raise SettingsError(
+                f"The inbox {self.folder.inbox} is in use, by `stripe-pipeline webhooks serve` or by Dagster",
+                "Stop it first",
+            )
+
+    def _lock(self, lock: Path, user: str) -> None:
+        if not lock.parent.is_dir():
+            return
+        try:
+            self._locks.enter_context(filelock.FileLock(lock, timeout=0, mode=0o600))
+        except filelock.Timeout:
+            raise SettingsError(f"The data folder {self.folder.root} is in use by {user}", "Stop it first") from None
+
+    def _held(self) -> str:
+        """Whose data it is, and how much."""
+        warehouse = Warehouse(self.folder, as_it_is=True)
+        try:
+            accounts = sorted(warehouse.accounts())
+            tables = (f"SELECT count(*) FROM raw.{table}" for table in OBJECT_TYPES)
+            rows = sum(number for (number,) in warehouse.ask(" UNION ALL ".join(tables)))
+        except StripePipelineError:
+            return "an account that cannot be told, because the warehouse cannot be read"
+        finally:
+            warehouse.close()
+        return f"{rows:,} rows of {', '.join(accounts)}" if accounts else "no account's data yet"
+
+    def _waiting_elsewhere(self) -> str | None:
+        inbox = Inbox(self.folder, self._inbox_url)
+        try:
+            found = inbox.summary()
+        finally:
+            inbox.close()
+        return f"the inbox that STRIPE_PIPELINE_INBOX names, with {found.waiting + found.dead} unapplied events"
+
+
+def _is_open(inbox: Path) -> bool:
+    """Whether another process has this SQLite file open: only the last one may turn write-ahead logging off."""
+    try:
+        with closing(sqlite3.connect(inbox, timeout=0)) as connection:
+            connection.execute("PRAGMA journal_mode = DELETE")
+    except sqlite3.Error as error:
+        return sqlite_cause_of(error) is Cause.IN_USE
+    return False
+
+
+def _size(paths: list[Path]) -> str:
+    files = [file for path in paths for file in (path, *path.rglob("*")) if file.is_file() and not file.is_symlink()]
+    return f"{sum(file.stat().st_size for file in files) / 1e6:,.1f} MB"

@@ -1,0 +1,209 @@
+"""The `webhooks` commands: what people type and read. The work belongs to the other modules of this package.
+
+What a command needs is loaded when it runs: the receiver's process holds little and starts fast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from stripe_pipeline.cli.processes import HOST
+from stripe_pipeline.cli.terminal import complain, out
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.errors import StripePipelineError
+from stripe_pipeline.settings.model import api_base, inbox_url, load_keys, load_settings, webhook_secrets
+
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Receive Stripe's webhooks, and tell Stripe where to send them."
+)
+
+_PATIENCE = 10.0  # seconds; whoever sends a webhook waits meanwhile
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address of this machine to listen on.")] = HOST,
+    port: Annotated[int, typer.Option(min=0, max=65535, metavar="PORT", help="0 takes any free one.")] = 4242,
+) -> None:
+    """Receive webhooks until Ctrl-C.
+
+    POST /webhooks/stripe takes events that one of the secrets in STRIPE_WEBHOOK_SECRET and STRIPE_TEST_WEBHOOK_SECRET
+    signed; GET /health tells how the inbox is. Put a reverse proxy with https in front of it.
+    """
+    from stripe_pipeline.inbox.inbox import Inbox
+    from stripe_pipeline.webhooks.receiver import HEALTH, PATH, create_app
+    from stripe_pipeline.webhooks.server import address_of, listen
+    from stripe_pipeline.webhooks.server import serve as serve_on
+
+    settings, secrets, folder = load_settings(), webhook_secrets(), DataFolder.from_environment()
+    listener = listen(host, port)
+    with listener:
+        if not inbox_url():
+            folder.prepare()
+        inbox = Inbox(folder, inbox_url(), patience=_PATIENCE)
+        try:
+            receiver = create_app(inbox, secrets, {object_type.object for object_type in settings.announcing})
+            logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
+            for noisy in ("uvicorn", "stripe"):
+                logging.getLogger(noisy).setLevel(logging.ERROR)
+            out.print(f"Ready: POST {address_of(listener)}{PATH}, GET {address_of(listener)}{HEALTH}")
+            with contextlib.suppress(KeyboardInterrupt):
+                serve_on(receiver, listener)
+        finally:
+            inbox.close()
+    out.print("Stopped.")
+
+
+@app.command()
+def register(
+    url: Annotated[str, typer.Option(metavar="URL", help="Where Stripe finds POST /webhooks/stripe of the receiver.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Remove endpoints of this URL that have another API version.")
+    ] = False,
+) -> None:
+    """Let Stripe send what the tables need to a URL.
+
+    For each key. Makes the webhook endpoint, or corrects its event types; done twice it changes nothing.
+    """
+    from stripe_pipeline.webhooks.endpoints import Endpoints, checked_url
+
+    address, event_types = checked_url(url), load_settings().event_types
+    complete = True
+    for key in load_keys():
+        mode = "Live" if key.livemode else "Test"
+        with _complaining() as failed:
+            done = Endpoints(key, base_url=api_base()).register(address, event_types=event_types, replace=replace)
+            if done.secret:
+                name = "STRIPE_WEBHOOK_SECRET" if key.livemode else "STRIPE_TEST_WEBHOOK_SECRET"
+                out.print(f"{mode}: made {done.id} for {address}, {len(event_types)} event types.")
+                out.print(f"  Its signing secret is shown only now. Put it where the receiver runs, into {name}")
+                out.print("  (behind a comma if another one stands there, of an endpoint that still sends):")
+                out.print(f"  {done.secret}", style="cyan")
+            elif done.changes:
+                out.print(f"{mode}: changed {done.id}: {'; '.join(done.changes)}.")
+            else:
+                out.print(f"{mode}: {done.id} is as it should be; nothing changed.")
+            for endpoint_id in done.removed:
+                out.print(f"  Removed {endpoint_id}, which sent to the same URL.")
+            for endpoint_id in done.outdated:
+                out.print(
+                    f"  {endpoint_id} sends to the same URL, with another API version or twice. Once the new secret is"
+                    f" in place: stripe-pipeline webhooks unregister {endpoint_id}"
+                )
+        complete = complete and not failed
+    if not complete:
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def show() -> None:
+    """Show the webhook endpoints at Stripe, for each key."""
+    from stripe_pipeline.webhooks.endpoints import Endpoints
+
+    shown, complete = 0, True
+    for key in load_keys():
+        with _complaining() as failed:
+            for endpoint in Endpoints(key, base_url=api_base()).all():
+                shown += 1
+                out.print(
+                    "live" if key.livemode else "test",
+                    endpoint.id,
+                    endpoint.status,
+                    f"{endpoint.api_version or 'account version'},",
+                    f"{'all' if '*' in endpoint.enabled_events else len(endpoint.enabled_events)} event types,",
+                    endpoint.url,
+                )
+        complete = complete and not failed
+    if complete and not shown:
+        out.print("There are none. `stripe-pipeline webhooks register --url https://…` makes one.")
+    if not complete:
+        raise typer.Exit(1)
+
+
+@app.command()
+def unregister(
+    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="Its id (we_…), or its URL.")],
+) -> None:
+    """Remove a webhook endpoint from Stripe.
+
+    Nothing is lost by that: ticks find by themselves what no webhook told.
+    """
+    from stripe_pipeline.webhooks.endpoints import Endpoints
+
+    removed, complete = 0, True
+    for key in load_keys():
+        with _complaining() as failed:
+            endpoints = Endpoints(key, base_url=api_base())
+            for found in endpoints.all():
+                if endpoint in (found.id, found.url):
+                    endpoints.remove(found.id)
+                    removed += 1
+                    out.print(f"{'Live' if key.livemode else 'Test'}: removed {found.id}, which sent to {found.url}.")
+        complete = complete and not failed
+    if complete and not removed:
+        raise StripePipelineError(
+            f"There is no webhook endpoint {endpoint}", "`stripe-pipeline webhooks list` shows those that are there"
+        )
+    if not complete:
+        raise typer.Exit(1)
+
+
+@app.command()
+def retry(
+    event_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[EVENT]...", help="Event ids (evt_…); without any, all of them.")
+    ] = None,
+) -> None:
+    """Try again what failed five times.
+
+    The table pipeline.inbox says what, and why. It is read again by the next run.
+    """
+    from stripe_pipeline.inbox.inbox import Inbox
+
+    folder = DataFolder.from_environment()
+    if not inbox_url():
+        folder.prepare()
+    inbox = Inbox(folder, inbox_url())
+    try:
+        dead = {entry.poke.event_id for entry in inbox.dead()}
+        if unknown := sorted(set(event_ids or ()) - dead):
+            raise StripePipelineError(
+                f"These have not failed five times: {', '.join(unknown)}", "The table pipeline.inbox says which have"
+            )
+        count = inbox.retry(event_ids)
+    finally:
+        inbox.close()
+    out.print(f"{count} {'waits' if count == 1 else 'wait'} again." if count else "Nothing has failed five times.")
+
+
+@app.command()
+def adopt() -> None:
+    """Give the inbox in STRIPE_PIPELINE_INBOX to this data folder.
+
+    For an inbox whose data folder is gone, or was restored from a copy. Notifications that were applied there are
+    applied again here. A data folder that still uses the inbox is refused from then on.
+    """
+    from stripe_pipeline.sync.pipeline import Pipeline
+
+    with Pipeline.from_environment() as pipeline:
+        count = pipeline.adopt_inbox()
+    out.print(
+        f"The inbox belongs to this data folder; {count} {'notification waits' if count == 1 else 'notifications wait'}"
+        " again. `stripe-pipeline sync` applies them, and reads Stripe's events of the last 30 days again."
+    )
+
+
+@contextlib.contextmanager
+def _complaining() -> Iterator[list[StripePipelineError]]:
+    """Say what went wrong with one key and go on with the other; it is then in the list."""
+    failed: list[StripePipelineError] = []
+    try:
+        yield failed
+    except StripePipelineError as error:
+        failed.append(error)
+        complain(error)

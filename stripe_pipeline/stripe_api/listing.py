@@ -1,0 +1,275 @@
+"""Walking windows of `created` through a list endpoint, in parallel, each object once.
+
+What becomes of the objects belongs to `reading`; how a single page is read belongs to `stripe_api`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from stripe_pipeline.days import DAY, day_of, day_start
+from stripe_pipeline.errors import BadObject, CursorLost, Unavailable
+from stripe_pipeline.rows import created_of, id_of, is_id
+from stripe_pipeline.stripe_api.client import Page, Params, StripeApi, odd_answer
+
+_WORTH_SPLITTING = 8  # pages that must be left for another window to be worth its first, perhaps half-empty, page
+_MAX_PARTS = 8
+_ENOUGH = (
+    12  # windows at once, twice as many as there are threads: each one more ends with a half-empty page of its own
+)
+_SPLITS = 40  # of windows that Stripe does not list; where there are more, it is not about single days
+_RESTARTS = 4  # of a list that changes faster than it can be read, each without getting any further
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One page's objects, and the span of `created` that is completely listed with it."""
+
+    objects: list[dict[str, Any]]
+    odd: list[tuple[dict[str, Any], BadObject]]
+    """Objects that do not belong into the list, and why."""
+    start: int
+    """Inclusive, Unix seconds; `end` is exclusive. Equal where the page ends within one second."""
+    end: int
+    sent_at: float
+    repaired: bool = False
+    """As in `Page`."""
+
+
+class Listing:
+    """One type's lists over some windows. `emit` is called from several threads, once a page.
+
+    A window is walked from its newest object on. Where a page shows that many more are left while few windows are
+    open, the rest is split into smaller windows walked side by side; a window always ends on a whole second, and what
+    a page has already shown of its last second is not shown again. `include`: fields that Stripe sends only where
+    asked. `check` raises `BadObject` for an object that does not belong into the list. `give_up` is told of a span
+    (start, end) of at most a day that Stripe does not list, and why; it says whether the others can go on.
+    """
+
+    def __init__(
+        self,
+        api: StripeApi,
+        endpoint: str,
+        *,
+        emit: Callable[[Listed], None],
+        done: Callable[[Exception | None], None],
+        include: Sequence[str] = (),
+        check: Callable[[dict[str, Any]], object] = created_of,
+        give_up: Callable[[int, int, Unavailable], None] | None = None,
+        works: Callable[[Unavailable], bool] = lambda _: False,
+    ) -> None:
+        self._api = api
+        self._endpoint = endpoint
+        self._check = check
+        self._give_up = give_up
+        self._works = works
+        self._splits = 0
+        self._asked = _expand(include)
+        self._emit = emit
+        self._done = done
+        self._lock = threading.Lock()
+        self._open = 0
+        self._error: Exception | None = None
+        self._shown: dict[int, set[str]] = {}
+
+    def start(self, windows: Iterable[tuple[int, int]], executor: Executor) -> None:
+        """Walk `windows` (start inclusive, end exclusive, Unix seconds); `done` is called once, at the end.
+
+        After an error nothing more is asked for, and `done` gets the first error.
+        """
+        windows = list(windows)
+        with self._lock:
+            self._open += len(windows)
+        for window in windows:
+            executor.submit(self._run, window, executor)
+
+    def _run(self, window: tuple[int, int], executor: Executor) -> None:
+        try:
+            if self._error is None:
+                self._walk(*window, executor)
+        except Exception as error:
+            with self._lock:
+                self._error = self._error or error
+        with self._lock:
+            self._open -= 1
+            last = self._open == 0
+        if last:
+            self._done(self._error)
+
+    def _walk(self, start: int, end: int, executor: Executor) -> None:
+        window = (start, end)
+        cursor: str | None = None
+        left = end  # exclusive upper bound of what is not listed yet
+        tail: set[str] = set()  # ids on the second that the last page ended in
+        before: set[str] = set()  # ids on the last page
+        futile = 0  # restarts since the last object that was not shown before
+        while self._error is None:
+            try:
+                bounds = {"created[gte]": window[0], "created[lt]": window[1]}
+                page = self._api.page(self._endpoint, self._asked | bounds, starting_after=cursor)
+            except CursorLost:
+                # The object the page should start after is gone. Read on from its second, as a new window.
+                if futile == _RESTARTS:
+                    raise
+                futile += 1
+                self._remember(left - 1, tail)
+                window, cursor = (start, left), None
+                continue
+            except Unavailable as error:
+                self._remember(left - 1, tail)
+                self._isolate(start, left, error, executor)
+                return
+            good, odd = self._sorted_out(page.objects, start, end)
+            objects = self._unseen([it for it in good if it["id"] not in before])
+            before = {it["id"] for it in good}
+            futile = 0 if objects else futile
+            if not page.has_more:
+                self._emit(Listed(objects, odd, start, left, page.sent_at, page.repaired))
+                return
+            oldest = min(left - 1, created_of(good[-1])) if good else left - 1
+            self._emit(Listed(objects, odd, oldest + 1, left, page.sent_at, page.repaired))
+            if not good:
+                self._remember(left - 1, tail)
+                nothing = odd_answer(self._endpoint, "says that there is more and holds nothing of what was asked for")
+                self._isolate(start, left, nothing, executor)
+                return
+            # Not an odd one: after an object that is not in the window a page may come back empty (FACTS.md, Lists).
+            cursor = good[-1]["id"]
+            here = {it["id"] for it in good if created_of(it) == oldest}
+            tail = tail | here if oldest + 1 == left else here
+            listed_span = left - oldest
+            left = oldest + 1
+            if 2 * len(tail) > len(page.objects):
+                continue  # A crowded second: a split would show it again, and tells nothing of the rest.
+            parts = self._parts(start, left, listed_span)
+            if len(parts) > 1:
+                self._remember(oldest, tail)
+                self.start(parts, executor)
+                return
+
+    def _sorted_out(
+        self, objects: Iterable[dict[str, Any]], start: int, end: int
+    ) -> tuple[list[dict[str, Any]], list[tuple[dict[str, Any], BadObject]]]:
+        """What belongs into a window, and what does not."""
+        good, odd = [], []
+        for it in objects:
+            try:
+                self._check(it)
+                id_of(it)
+                if not start <= created_of(it) < end:
+                    raise outside(it, start, end)
+            except BadObject as error:
+                odd.append((it, error))
+            else:
+                good.append(it)
+        return good, odd
+
+    def _isolate(self, start: int, end: int, error: Unavailable, executor: Executor) -> None:
+        """Read a window that Stripe does not list in halves, down to a day, if other requests are answered."""
+        if self._give_up is None or self._splits >= _SPLITS or not self._works(error):
+            raise error
+        middle = day_start(day_of((start + end) // 2))
+        middle = middle if middle > start else middle + DAY
+        if middle >= end:
+            self._give_up(start, end, error)
+            return
+        with self._lock:
+            self._splits += 1
+        self.start([(start, middle), (middle, end)], executor)
+
+    def _parts(self, start: int, left: int, listed_span: int) -> Sequence[tuple[int, int]]:
+        """The rest of a window in parts that are worth walking side by side, judged by how much one page spanned."""
+        pages_left = (left - start) / max(1, listed_span)
+        with self._lock:
+            room = _ENOUGH - self._open + 1  # this one makes room
+        number = min(_MAX_PARTS, room, int(pages_left // (_WORTH_SPLITTING / 2)), left - start)
+        if pages_left < _WORTH_SPLITTING or number < 2:
+            return [(start, left)]
+        edges = [start + (left - start) * n // number for n in range(number + 1)]
+        return list(itertools.pairwise(edges))
+
+    def _remember(self, second: int, ids: set[str]) -> None:
+        with self._lock:
+            self._shown.setdefault(second, set()).update(ids)
+
+    def _unseen(self, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        with self._lock:
+            if not self._shown:
+                return objects
+            return [it for it in objects if id_of(it) not in self._shown.get(created_of(it), ())]
+
+
+def newest_first(api: StripeApi, endpoint: str, *, since: int, include: Sequence[str] = ()) -> Iterator[Page]:
+    """The pages of what was made since `since` (Unix seconds, inclusive), each object once.
+
+    `include`: fields that Stripe sends only where asked.
+    Goes on from where it was if the object that a page should start after vanishes; raises `CursorLost` if that goes
+    on without getting any further, else as `StripeApi.page` does.
+    """
+    window = left = _expand(include) | {"created[gte]": since}
+    shown: set[str] = set()
+    futile = 0
+    cursor: str | None = None
+    while True:
+        try:
+            page = api.page(endpoint, window, starting_after=cursor)
+        except CursorLost:
+            if futile == _RESTARTS:
+                raise
+            futile += 1
+            window, cursor = left, None
+            continue
+        objects = [it for it in page.objects if not is_id(it.get("id")) or it["id"] not in shown]
+        shown.update(it["id"] for it in objects if is_id(it.get("id")))
+        futile = 0 if objects else futile
+        yield replace(page, objects=objects)
+        if not page.has_more:
+            return
+        inside = [
+            it for it in page.objects if is_id(it.get("id")) and (made := _made(it)) is not None and made >= since
+        ]
+        if not inside or inside[-1]["id"] == cursor:
+            raise odd_answer(endpoint, "says that there is more and holds nothing of what was asked for")
+        cursor = inside[-1]["id"]
+        left = left | {"created[lt]": created_of(inside[-1]) + 1}
+
+
+def _made(obj: dict[str, Any]) -> int | None:
+    """When an object was made, if it tells."""
+    try:
+        return created_of(obj)
+    except BadObject:
+        return None
+
+
+def outside(obj: dict[str, Any], start: int, end: float) -> BadObject:
+    """The error for an object that was not made in the window that was asked for."""
+    return BadObject(
+        f"Stripe listed {obj['id']!r}, made at {obj['created']}, for the time from {start} until {end} (Unix seconds)",
+        "It is read by its id instead",
+    )
+
+
+def everything(api: StripeApi, path: str, params: Params | None = None) -> list[dict[str, Any]]:
+    """All objects of a list that has no window, newest first.
+
+    Read again from its start where the object that a page should start after vanishes; raises `CursorLost` if that
+    goes on, else as `StripeApi.page` does.
+    """
+    for attempt in range(_RESTARTS + 1):
+        try:
+            return [obj for page in api.pages(path, params) for obj in page.objects]
+        except CursorLost:
+            if attempt == _RESTARTS:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _expand(include: Sequence[str]) -> dict[str, str | int | Sequence[str]]:
+    """The parameter of a list that asks for fields of its objects."""
+    return {"expand": [f"data.{field}" for field in include]} if include else {}

@@ -1,0 +1,311 @@
+"""Stripe's request limits, kept together by all threads of all processes that use one data folder.
+
+Here belongs when a request may be sent. Sending it, and what to do with a refused one, belongs to `stripe_api`.
+
+Each endpoint has a token bucket and the account has one; a request takes a token from both at the same moment, so
+that an endpoint that has to wait holds no token of the account. A 429 lowers the bucket's rate to what got through in
+the second before, at most by half; quiet raises it again step by step. Who is urgent takes the next token before it
+is there, and is waited for by whoever is not. All times are seconds.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from stripe_pipeline.errors import Cancelled, OutOfTime, WarehouseError
+from stripe_pipeline.storage_errors import reason, remedy
+from stripe_pipeline.stripe_api.deadline import Deadline
+
+if sys.platform != "win32":  # there each process keeps the limits by itself
+    import fcntl
+
+# Requests a second, FACTS.md "Limits" (Stripe's page "Rate limits").
+ENDPOINT_RATE = 25.0
+LIVE_ACCOUNT_RATE = 100.0
+TEST_ACCOUNT_RATE = 25.0
+
+SPARE = 1.5
+"""Requests a second that are only used to make up for being late: what is sent evenly arrives unevenly, so that a
+second may hold one more."""
+SLOWEST_RATE = 1.0
+CAREFUL = 0.97
+"""How much of what got through before a 429 is sent afterwards."""
+QUIET = 5.0
+"""Seconds without a 429 after which a slowed-down bucket gets one step faster."""
+STEP = 0.03
+"""How much faster, as a share of its rate, and twice as much with each further step: near what was refused the limit
+is found with one 429 in a hundred, and from half to full speed takes 25 s."""
+LONGEST = frozenset({"/v1/balance_transactions", "/v1/charges", "/v1/payment_intents"})
+"""The lists that are the longest on nearly every account. Where the account's limit is what holds them up, the others
+take what these leave: all are read sooner than if each had the same, and the three leave a quarter."""
+LEFT = 0.4
+"""Tokens of the account's that the other lists leave to them."""
+SAME_TROUBLE = 1.0
+"""Further 429s within so many seconds answer requests sent before the slow-down, and lower nothing."""
+
+_REMEMBERED = 10.0  # seconds for which it is known what was sent; an answer that takes longer lowers by half
+_LONGEST_PAUSE = 120.0  # seconds; times further ahead are of a clock that has begun anew since
+_LARGEST = 1_000_000  # bytes; a bucket makes 200
+_ACCOUNT = "account"
+
+Wait = Callable[[threading.Event, float | None], bool]
+
+
+def endpoint_of(path: str) -> str:
+    """The endpoint that Stripe counts a path under: `/v1/charges/ch_1` belongs to `/v1/charges`.
+
+    A list below an object is an endpoint of its own: `/v1/invoices/in_1/lines` gives `/v1/invoices/{id}/lines`.
+    Ids in `path` are percent-encoded (`stripe_api.object_path`), so a slash in one does not begin a new part.
+    """
+    parts = path.strip("/").split("/")
+    return "/" + "/".join("{id}" if place == 2 else part for place, part in enumerate(parts[:4])).removesuffix("/{id}")
+
+
+class Bucket:
+    """A token bucket that slows down when told to and recovers by itself; not thread-safe, every time is passed in."""
+
+    def __init__(self, limit: float, share: float) -> None:
+        self.full_rate = min(limit * share, max(limit - SPARE, limit / 2))
+        self.rate = self.full_rate
+        # What is saved up and the steady rate stay below Stripe's limit together, in any second.
+        self._burst = max(1.0, min(limit - self.full_rate, self.full_rate / 4))
+        self._tokens = self._burst
+        self._filled_at: float | None = None
+        self._slowed_at: float | None = None
+        self._quiet_since = 0.0
+        self._step = STEP
+        self._sent: deque[float] = deque()  # when, in the last seconds, without what was refused
+
+    def wait(self, now: float, left: float = 0.0) -> float:
+        """Seconds until a token is there, and some `left` besides; 0 if there are. Times must not go backwards."""
+        self._fill(now)
+        assert self._filled_at is not None
+        wanted = min(1.0 + left, self._burst)
+        if self._tokens >= wanted - 1e-9:  # so that a rounding error costs no extra turn
+            return max(0.0, self._filled_at - now)
+        return self._filled_at - now + (wanted - self._tokens) / self.rate
+
+    def take(self, now: float) -> None:
+        """Takes a token; `wait` said that one is there."""
+        self._tokens -= 1.0
+        self._sent.append(now)
+        while self._sent[0] < now - _REMEMBERED:
+            self._sent.popleft()
+
+    def state(self) -> dict[str, Any]:
+        """What other processes must know of it. What got through before a 429 each counts for itself: it is told
+        seldom, and asked for a hundred times a second."""
+        return {
+            "rate": self.rate,
+            "tokens": self._tokens,
+            "filled_at": self._filled_at,
+            "slowed_at": self._slowed_at,
+            "quiet_since": self._quiet_since,
+            "step": self._step,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what another process left; raises `LookupError` or `TypeError` where it is not that."""
+        rate, tokens = min(state["rate"], self.full_rate), min(state["tokens"], self._burst)
+        filled_at, slowed_at, quiet_since, step = (
+            state[name] for name in ("filled_at", "slowed_at", "quiet_since", "step")
+        )
+        self.rate, self._tokens, self._filled_at = rate, tokens, filled_at
+        self._slowed_at, self._quiet_since, self._step = slowed_at, quiet_since, step
+
+    def slow_down(self, now: float, pause: float, sent: float | None = None) -> None:
+        """Stripe answered 429 to what was sent at `sent`: go as fast as others got through in the second before, and
+        not slower than half as fast; send nothing for `pause` seconds, nor before any second holds less than that."""
+        self._fill(now)
+        assert self._filled_at is not None
+        sent = now if sent is None else sent
+        with suppress(ValueError):
+            self._sent.remove(sent)
+        if self._slowed_at is None or (now - self._slowed_at >= SAME_TROUBLE and sent > self._slowed_at):
+            passed = [time for time in self._sent if sent - 1.0 < time <= sent]
+            self.rate = max(min(SLOWEST_RATE, self.full_rate), self.rate / 2, min(self.rate, CAREFUL * len(passed)))
+            self._slowed_at = now
+            self._step = STEP
+            if passed:
+                pause = max(pause, passed[0] + 1.0 - now)
+        self._tokens = 0.0
+        self._filled_at = max(self._filled_at, now + pause)
+        self._quiet_since = self._filled_at
+
+    def _fill(self, now: float) -> None:
+        if self._filled_at is None:
+            self._filled_at = now
+        if now <= self._filled_at:  # still paused
+            return
+        self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self.rate)
+        self._filled_at = now
+        while self.rate < self.full_rate and now - self._quiet_since >= QUIET:
+            self.rate = min(self.full_rate, self.rate * (1.0 + self._step))
+            self._step *= 2.0
+            self._quiet_since += QUIET
+
+
+class RateLimits:
+    """One bucket for the account and one for each endpoint; thread-safe.
+
+    `account` and `endpoint` are requests a second, `share` (0 to 1) how much of them is used. The processes that name
+    the same file in `shared` use them up together, `urgent` ones first. `clock` (monotonic seconds, the same for all
+    processes) and `wait` (waits for an event, or so many seconds) are there for tests.
+    """
+
+    def __init__(
+        self,
+        *,
+        account: float,
+        endpoint: float = ENDPOINT_RATE,
+        share: float = 1.0,
+        shared: Path | None = None,
+        urgent: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Wait = threading.Event.wait,
+    ) -> None:
+        if not 0 < share <= 1:
+            raise ValueError(f"share must be above 0 and at most 1, not {share}")
+        self._endpoint = endpoint
+        self._share = share
+        self._urgent = urgent
+        self._shared = shared
+        self._clock = clock
+        self._wait = wait
+        self._lock = threading.Lock()
+        self._closed = False
+        self._account = Bucket(account, share)
+        self._endpoints: dict[str, Bucket] = {}
+        self._queues: dict[str, deque[threading.Event]] = {}
+
+    @classmethod
+    def of_stripe(
+        cls, *, livemode: bool, share: float = 1.0, shared: Path | None = None, urgent: bool = False
+    ) -> RateLimits:
+        """Stripe's own limits for a live or a test key."""
+        account = LIVE_ACCOUNT_RATE if livemode else TEST_ACCOUNT_RATE
+        return cls(account=account, share=share, shared=shared, urgent=urgent)
+
+    def acquire(self, endpoint: str, deadline: Deadline | None = None) -> float:
+        """Returns when a request to `endpoint` may be sent; first come, first served on each endpoint.
+
+        The time, by the clock of these limits, is for `slow_down`. Raises `Cancelled` once the limits are closed, and
+        `OutOfTime` as soon as it is clear that the request may not be sent before `deadline`.
+        """
+        turn = threading.Event()
+        deadline = deadline or Deadline()
+        with self._lock:
+            self._bucket(endpoint)
+            queue = self._queues[endpoint]
+            queue.append(turn)
+        try:
+            at: float | None = None
+            while True:
+                with self._lock:
+                    if self._closed:
+                        raise Cancelled
+                    turn.clear()
+                    delay = None
+                    if queue[0] is turn:  # only the first in the queue waits for a time, the others for their turn
+                        if at is None:
+                            at, delay = self._take(endpoint)
+                        else:
+                            delay = max(0.0, at - self._clock())
+                    if at is not None and not delay:
+                        return at
+                left = deadline.left()
+                if not left or (delay or 0.0) > left:
+                    raise OutOfTime(endpoint)
+                self._wait(turn, left if delay is None and left < math.inf else delay)
+        finally:
+            with self._lock:
+                first = queue[0] is turn
+                queue.remove(turn)
+                if first and queue:
+                    queue[0].set()
+
+    def _take(self, endpoint: str) -> tuple[float | None, float]:
+        """When the request may be sent if a token was taken for it, and for how long to wait before that or before
+        trying again."""
+        with self._together():
+            bucket, now = self._bucket(endpoint), self._clock()
+            left = 0.0 if self._urgent or endpoint in LONGEST else LEFT
+            delay = max(bucket.wait(now), self._account.wait(now, left))
+            if delay and not self._urgent:
+                return None, delay
+            bucket.take(now + delay)
+            self._account.take(now + delay)
+            return now + delay, delay
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """The buckets as all processes know them, which nobody else changes meanwhile."""
+        if self._shared is None or sys.platform == "win32":
+            yield
+            return
+        # The lock is the file's, and gone when it is closed: `filelock` takes as long as all the rest.
+        # Written over, not cut off first, for which file systems wait for the disk.
+        try:
+            file = os.open(self._shared, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise WarehouseError(
+                f"{self._shared}, where all processes note their requests, cannot be used ({reason(error)})",
+                remedy(error, self._shared),
+            ) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            found = os.read(file, _LARGEST)
+            self._restore(found)
+            yield
+            state = {name: bucket.state() for name, bucket in self._endpoints.items()}
+            text = orjson.dumps(state | {_ACCOUNT: self._account.state()}).ljust(len(found))
+            with suppress(OSError):  # a disk that is full is told of where rows are lost
+                os.pwrite(file, text, 0)
+        finally:
+            os.close(file)
+
+    def _restore(self, found: bytes) -> None:
+        # There may be none yet, or one that was cut off or is of another version: as if nothing had been sent.
+        with suppress(ValueError, LookupError, TypeError, AttributeError):
+            state = orjson.loads(found)
+            if max(it["filled_at"] or 0.0 for it in state.values()) > self._clock() + _LONGEST_PAUSE:
+                return
+            for name, it in state.items():
+                (self._account if name == _ACCOUNT else self._bucket(name)).restore(it)
+
+    def slow_down(self, endpoint: str, reason: str | None, pause: float = 0.0, sent: float | None = None) -> None:
+        """A request to `endpoint`, sent at `sent`, got 429 with `reason`, the value of `Stripe-Rate-Limited-Reason`.
+
+        `global-…` slows down the account and any other reason the endpoint, for at least `pause` seconds. Without
+        a reason the object was locked, which says nothing about the rate (FACTS.md "Limits").
+        """
+        if reason is None:
+            return
+        with self._lock, self._together():
+            bucket = self._account if reason.startswith("global-") else self._bucket(endpoint)
+            bucket.slow_down(self._clock(), pause, sent)
+
+    def close(self) -> None:
+        """Ends all waiting: everything that waits, now or later, gets `Cancelled`."""
+        with self._lock:
+            self._closed = True
+            for queue in self._queues.values():
+                for turn in queue:
+                    turn.set()
+
+    def _bucket(self, endpoint: str) -> Bucket:
+        if endpoint not in self._endpoints:
+            self._endpoints[endpoint] = Bucket(self._endpoint, self._share)
+            self._queues[endpoint] = deque()
+        return self._endpoints[endpoint]

@@ -1,0 +1,109 @@
+"""Whose account a key belongs to, so that one data folder never holds two accounts.
+
+A restricted key may not be allowed to read the account. Then Stripe's refusals usually name it, or the settings do;
+else the account stays unnamed, and what the folder holds of it tells whether a new key belongs to it. What is stored
+of a key, and naming what was stored without a name, belongs to `warehouse`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.errors import BadObject, NotFound, PermissionMissing, RequestRefused, SettingsError, WarehouseError
+from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.stripe_api.client import ApiKey, StripeApi, object_path
+
+if TYPE_CHECKING:
+    from stripe_pipeline.warehouse.warehouse import Example, Warehouse
+
+UNNAMED = ""
+"""The account of a key as long as nothing names it."""
+
+
+def called(account: str) -> str:
+    """The account as a sentence names it."""
+    return f"account {account}" if account else "an account whose name is not known"
+
+
+def identify(api: StripeApi, key: ApiKey, warehouse: Warehouse, *, configured: str | None) -> str:
+    """The account that `key` belongs to, or `UNNAMED`; `configured` is the one that the settings name.
+
+    Raises `WarehouseError` if the warehouse holds another account: by its name, or because this key cannot see any of
+    several objects that are stored; and if that cannot be told. Raises `SettingsError` if Stripe names another account
+    than the settings, and what `StripeApi.get` raises.
+    """
+    known = warehouse.account_of(key.fingerprint)
+    told = api.account() or UNNAMED
+    _compare(told, configured, warehouse)
+    account = told or known or UNNAMED
+    held = warehouse.accounts_of(livemode=key.livemode)
+    unproven = held and (not account or UNNAMED in held)
+    if known is None and unproven and not configured:
+        examples = warehouse.examples(livemode=key.livemode)
+        seen, missing = _look_for(api, examples)
+        account = account or api.named_account or UNNAMED  # a refusal may have named it meanwhile
+        _compare(account, configured, warehouse)
+        if examples and not seen:
+            raise other_account(warehouse.folder, examples[0].account, account, missing=missing)
+        account = account or next((it.account for it in seen), UNNAMED)
+    return account or configured or UNNAMED
+
+
+def _compare(told: str, configured: str | None, warehouse: Warehouse) -> None:
+    """Raise if Stripe, the settings and the warehouse name different accounts."""
+    if told and configured and told != configured:
+        raise SettingsError(
+            f"The settings file says `account: {configured}`, and Stripe says that this key is of {told}",
+            "Use a key of the account that the settings name, or correct `account` there",
+        )
+    named = told or configured
+    if named and (others := warehouse.accounts() - {named, UNNAMED}):
+        raise other_account(warehouse.folder, min(others), named)
+
+
+def _look_for(api: StripeApi, examples: Iterable[Example]) -> tuple[list[Example], int]:
+    """The first of these objects that the key can see, if any; and how many it cannot, by Stripe's word."""
+    missing = 0
+    for example in examples:
+        try:
+            api.get(object_path(f"{OBJECT_TYPES[example.table].endpoint}", example.id))
+        except NotFound as error:
+            missing += error.code == "resource_missing"
+        except (BadObject, PermissionMissing, RequestRefused):
+            continue  # says nothing of the object
+        else:
+            return [example], missing
+    return [], missing
+
+
+def other_account(folder: DataFolder, held: str, account: str, *, missing: int | None = None) -> WarehouseError:
+    """What to say where the folder holds account `held` and a key is of `account`; each may be `UNNAMED`.
+
+    `missing`: how many of the stored objects Stripe says the key does not have, where that is what tells the accounts
+    apart; 0 where the key may not even read them.
+    """
+    if not folder.private.exists():
+        return WarehouseError(
+            f"This key is of account {account}, the other one of {held}",
+            "One data folder holds one account: use keys of the same one, or run the pipeline a second time with"
+            " STRIPE_PIPELINE_DATA naming another folder",
+        )
+    holds = f"The data folder {folder.root} holds {called(held)}"
+    remedy = (
+        "Use a key of that account, or name another folder in STRIPE_PIPELINE_DATA; if nothing in it is wanted any"
+        " more, `stripe-pipeline clean` empties it"
+    )
+    if missing == 0:
+        return WarehouseError(
+            f"{holds}, and whether this key belongs to that account cannot be told: the key may not read any stored"
+            " object",
+            "Set `account` in the settings file to the account that both belong to, or name another folder in"
+            " STRIPE_PIPELINE_DATA",
+        )
+    what = f"{holds}, this key is of {account or 'another one'}"
+    if missing:
+        what += f": Stripe knows none of the {missing} newest objects with this key"
+        remedy += ". If it is the same account, and its test data was deleted, set `account` in the settings file"
+    return WarehouseError(what, remedy)

@@ -1,0 +1,100 @@
+"""SQL of the views that analysts query: one mode each, without deleted rows, with what the settings add.
+
+Only their text is made here; `schema` puts it into the file.
+"""
+
+from __future__ import annotations
+
+from stripe_pipeline.days import utc_day
+from stripe_pipeline.objects import Column, Kind, ObjectType
+from stripe_pipeline.settings.model import CustomField, CustomType, Settings
+from stripe_pipeline.views.money import major_units
+from stripe_pipeline.views.relations import PAYMENTS, payments_view
+
+MODES = {"live": True, "test": False}
+"""The schemas of the views, and the `livemode` of what they show."""
+
+_SECONDS = "BETWEEN -62135596800 AND 253402300799"  # Unix seconds of the years 1 to 9999
+
+
+def definitions(settings: Settings) -> dict[str, str]:
+    """The SELECT of every view by its qualified name, for example `live.charges`."""
+    selects = {
+        f"{schema}.{object_type.name}": _select(object_type, settings, livemode=livemode)
+        for schema, livemode in MODES.items()
+        for object_type in settings.types.values()
+    }
+    columns = {object_type.name: _telling(object_type, settings) for object_type in settings.enabled}
+    # Behind the views that it is made of.
+    return selects | {
+        f"{schema}.{PAYMENTS}": payments_view(schema, columns, livemode=livemode) for schema, livemode in MODES.items()
+    }
+
+
+def _telling(object_type: ObjectType, settings: Settings) -> list[str]:
+    """The columns without hashed references: these name no row."""
+    hashed = settings.rules(object_type).hash
+    return [it.name for it in object_type.columns if it.kind is not Kind.REFERENCE or (it.name,) not in hashed]
+
+
+def _select(object_type: ObjectType, settings: Settings, *, livemode: bool) -> str:
+    kept = {column.name for column in object_type.columns}
+    shown = [_quoted(column.name) for column in object_type.table_columns if column.name != "_deleted_at"]
+    default_date = _quoted(object_type.date_field)
+    shown += [f"{default_date} AS default_date", f"{utc_day(default_date)} AS default_day"]
+    if "currency" in kept:
+        shown += [
+            f'{major_units(_quoted(column.name), "currency")} AS "{column.name}_decimal"'
+            for column in object_type.columns
+            if column.kind is Kind.AMOUNT
+        ]
+    columns = {column.name: column for column in object_type.table_columns}
+    shown += [
+        f"{_at_path(columns[str(custom.steps[0])], custom)} AS {_quoted(name)}"
+        for name, custom in settings.custom_fields(object_type).items()
+    ]
+    where = "livemode" if livemode else "NOT livemode"
+    return f"SELECT {', '.join(shown)} FROM raw.{object_type.name} WHERE {where} AND _deleted_at IS NULL"
+
+
+def _at_path(column: Column, custom: CustomField) -> str:
+    """The value at the path, as the type that is asked for; null where it is something else."""
+    root, below = _quoted(column.name), custom.steps[1:]
+    if below:
+        path = "$" + "".join(f"[{step}]" if isinstance(step, int) else f'."{step}"' for step in below)
+        literal = "'" + path.replace("'", "''") + "'"
+        if custom.type is CustomType.JSON:
+            return f"json_extract({root}, {literal})"
+        text = f"json_extract_string({root}, {literal})"
+    elif custom.type is None:
+        return root
+    else:
+        text = root
+    match custom.type:
+        case None | CustomType.TEXT:
+            return f"{text}::VARCHAR"
+        case CustomType.JSON:
+            return f"to_json({text})"
+        case CustomType.TIMESTAMP:
+            # Stripe's are Unix seconds; what people put into metadata may be written out.
+            written = f"{text}::VARCHAR"
+            number = f"TRY_CAST({written} AS BIGINT)"
+            # A number that is no time must not end every query in an overflow.
+            seconds = f"CASE WHEN {number} {_SECONDS} THEN make_timestamptz({number} * 1000000) END"
+            # A day, or a time without a zone, is UTC: else it would be of whatever zone the session has.
+            moments = [f"TRY_CAST({written} || '{rest}' AS TIMESTAMPTZ)" for rest in ("Z", ":00Z", "T00:00:00Z", "")]
+            moment = f"coalesce({seconds}, {', '.join(moments)})"
+            return f"CASE WHEN isfinite({moment}) THEN {moment} END"  # `infinity` is a time to DuckDB
+        case CustomType.INTEGER:
+            # The cast alone would round.
+            whole = f"TRY_CAST({text} AS BIGINT)"
+            return f"CASE WHEN TRY_CAST({text} AS DOUBLE) = {whole} THEN {whole} END"
+        case CustomType.NUMBER:
+            number = f"TRY_CAST({text} AS DOUBLE)"
+            return f"CASE WHEN isfinite({number}) THEN {number} END"
+        case CustomType.BOOLEAN:
+            return f"TRY_CAST({text} AS BOOLEAN)"
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'

@@ -1,0 +1,295 @@
+"""What follows from the references that `objects` declares: the views `payments`, the references that point to nothing,
+and the picture in the README.
+
+SQL and text only: `warehouse` runs it, `assets.checks` judges what it finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import date
+
+from stripe_pipeline.days import utc_day
+from stripe_pipeline.objects import OBJECT_TYPES, ObjectType, Reference
+from stripe_pipeline.settings.model import Settings
+from stripe_pipeline.views.money import major_units
+
+PAYMENTS = "payments"
+"""The name of the view in `live` and `test`."""
+
+EXAMPLES = 20
+"""Ids that are shown of references that point to nothing."""
+
+JUST_BEFORE = "INTERVAL 1 HOUR"  # more than what may be made before a row that it cannot be older than
+_AT_ONCE = "INTERVAL 10 SECOND"  # between what one request to Stripe makes
+_PAYMENTS_OF_INVOICE = (
+    '{"data": [{"status": "VARCHAR", "payment": {"payment_intent": "VARCHAR", "charge": "VARCHAR"}}]}'
+)
+
+
+def payments_view(schema: str, columns: Mapping[str, Collection[str]], *, livemode: bool) -> str:
+    """The SELECT of `payments` on the views of `schema`: one row a charge, with what became of it.
+
+    `columns`: the names of the columns that the views have, by table name; a table that is not kept is missing.
+    `livemode`: which mode the views of `schema` show.
+    A value is null where a column it needs is missing, or where `pipeline.coverage` does not show that the tables it
+    needs are complete from the charge's day on. Amounts are in minor units of `currency`, from `gross` to `net_total`
+    of `balance_currency`; each `…_decimal` beside them is in major units.
+    """
+
+    def has(table: str, *names: str) -> bool:
+        return set(names) <= set(columns.get(table, ()))
+
+    def rows(table: str, names: str) -> str:
+        """These columns of a table, null where they are missing; no rows without the first of them, its key here."""
+        wanted = names.split()
+        kinds = {column.name: column.kind for column in OBJECT_TYPES[table].columns}
+        there = {name for name in wanted if has(table, wanted[0], name)}
+        listed = ", ".join(name if name in there else f"NULL::{kinds[name].sql_type} AS {name}" for name in wanted)
+        return f"(SELECT {listed}" + (f" FROM {schema}.{table})" if there else " WHERE false)")
+
+    day = utc_day("c.created")
+
+    def known(sql: str, *needed: str, also: str = "true") -> str:
+        """`sql` for charges from whose day on these tables are complete; each table with the columns that tell it."""
+        if not all(has(*it.split()) for it in needed):
+            return f"CASE WHEN false THEN {sql} END"
+        tables = {it.split()[0] for it in needed} - {"charges"}
+        complete = " AND ".join(f"{day} >= k.{table}" for table in sorted(tables))
+        return f"CASE WHEN {complete} AND {also} THEN {sql} END"
+
+    def of_dispute(name: str) -> str:
+        return known(f"d.latest.{name}", "disputes charge id")
+
+    # Money of several currencies has no sum, nor has what was given back without what was taken.
+    net_total = (
+        "CASE WHEN n.currency IS NULL THEN b.net WHEN b.id IS NULL AND c.balance_transaction IS NULL THEN n.net"
+        " WHEN n.currency = b.currency THEN b.net + n.net END"
+    )
+    # Nothing here names the charge of a transfer that was reversed without a refund, nor of a refunded application fee.
+    told = (
+        "n.lacking IS NOT TRUE AND (c.transfer IS NULL OR ("
+        "(o.reversed IS NULL OR c.created > o.reversed) AND (c.application_fee IS NULL OR"
+        " CASE WHEN n.refunded THEN o.fee_refunded IS NULL OR c.created > o.fee_refunded"
+        " ELSE o.fee_refunded_alone IS NULL OR c.created > o.fee_refunded_alone END)))"
+    )
+    amounts = {
+        **{name: (f"c.{name}", "c.currency") for name in ("amount", "amount_captured", "amount_refunded")},
+        "dispute_amount": (of_dispute("amount"), "d.latest.currency"),
+        "gross": ("b.amount", "b.currency"),
+        "fee": ("b.fee", "b.currency"),
+        "net": ("b.net", "b.currency"),
+        "net_total": (
+            known(
+                net_total,
+                "charges transfer application_fee",
+                "refunds charge transfer_reversal",
+                "disputes charge",
+                "balance_transactions source net",
+                also=told,
+            ),
+            "coalesce(b.currency, n.currency)",
+        ),
+    }
+
+    def money(name: str) -> str:
+        amount, currency = amounts[name]
+        return f"{amount} AS {name}, {major_units(amount, currency)} AS {name}_decimal"
+
+    charges = rows(
+        "charges",
+        "id created currency amount amount_captured amount_refunded status paid captured refunded disputed customer"
+        " payment_intent balance_transaction transfer application_fee",
+    )
+    transfers = f"{rows('charges', 'id transfer application_fee created')} WHERE transfer IS NOT NULL"
+    refunds_of_fees = (
+        f"(SELECT r.created FROM {rows('refunds', 'charge created')} r"
+        f" SEMI JOIN (FROM {transfers} AND application_fee IS NOT NULL) f ON f.id = r.charge)"
+    )
+    movements = rows("balance_transactions", "source id net currency created")
+    # What is not joined by its id, of which there is one, is grouped by what it is joined on: a charge stays one row.
+    return f"""
+SELECT
+    c.id AS charge, c.created, {day} AS default_day, c.currency,
+    {money("amount")}, {money("amount_captured")}, {money("amount_refunded")},
+    c.status, c.paid, c.captured, c.refunded, c.disputed,
+    c.customer, u.name AS customer_name, u.email AS customer_email,
+    c.payment_intent, i.paid.id AS invoice, i.paid.number AS invoice_number,
+    {known("COALESCE(r.refunds, 0)", "refunds charge status")} AS refunds,
+    {known("r.refunded_at", "refunds charge status")} AS refunded_at,
+    {of_dispute("id")} AS dispute, {of_dispute("status")} AS dispute_status, {of_dispute("reason")} AS dispute_reason,
+    {money("dispute_amount")},
+    c.balance_transaction, b.currency AS balance_currency, {money("gross")}, {money("fee")}, {money("net")},
+    b.available_on, b.status = 'available' AS payout_ready, {money("net_total")}
+FROM (SELECT *, COALESCE(payment_intent, id) AS payment FROM {charges}) c
+CROSS JOIN ({_complete_since(livemode=livemode)}) k
+CROSS JOIN (
+    -- When the last transfer was reversed, and the last application fee refunded, that no charge is known of.
+    SELECT max(created) FILTER (reversal AND NOT named) AS reversed, max(created) FILTER (NOT reversal) AS fee_refunded,
+        max(created) FILTER (NOT reversal AND (refund_before IS NULL OR created > refund_before + {_AT_ONCE})
+            AND (refund_behind IS NULL OR created < refund_behind - {_AT_ONCE})) AS fee_refunded_alone
+    FROM (
+        SELECT m.created, m.reversal, v.id IS NOT NULL AS named, before.created AS refund_before,
+            behind.created AS refund_behind
+        FROM (
+            SELECT source, created, starts_with(source, 'trr_') AS reversal FROM {movements}
+            WHERE starts_with(source, 'trr_') OR starts_with(source, 'fr_')
+        ) m
+        LEFT JOIN (SELECT DISTINCT transfer_reversal AS id FROM {rows("refunds", "transfer_reversal")}) v
+            ON v.id = m.source
+        ASOF LEFT JOIN {refunds_of_fees} before ON m.created >= before.created
+        ASOF LEFT JOIN {refunds_of_fees} behind ON m.created <= behind.created
+    )
+) o
+LEFT JOIN {rows("customers", "id name email")} u ON u.id = c.customer
+LEFT JOIN (
+    -- Of several invoices with one payment the first that it paid.
+    SELECT payment, arg_min({{'id': id, 'number': number}}, (rank, created, id)) AS paid
+    FROM (
+        SELECT id, number, created, COALESCE(it.payment.payment_intent, it.payment.charge) AS payment,
+            CASE it.status WHEN 'paid' THEN 0 WHEN 'open' THEN 1 ELSE 2 END AS rank
+        FROM (
+            SELECT id, number, created, unnest(from_json(payments, '{_PAYMENTS_OF_INVOICE}').data) AS it
+            FROM {rows("invoices", "payments id number created")}
+        )
+    )
+    GROUP BY payment
+) i ON i.payment = c.payment
+LEFT JOIN (
+    SELECT charge, count(*) AS refunds, max(created) AS refunded_at
+    FROM {rows("refunds", "charge status created")} WHERE status IN ('succeeded', 'pending') GROUP BY charge
+) r ON r.charge = c.id
+LEFT JOIN (
+    SELECT charge, arg_max(
+        {{'id': id, 'status': status, 'reason': reason, 'amount': amount, 'currency': currency}}, (created, id)
+    ) AS latest
+    FROM {rows("disputes", "charge id status reason amount currency created")} GROUP BY charge
+) d ON d.charge = c.id
+LEFT JOIN {rows("balance_transactions", "id currency amount fee net available_on status")} b
+    ON b.id = c.balance_transaction
+LEFT JOIN (
+    -- What else moved the balance for it: refunds, disputes, a transfer, its reversals, an application fee.
+    SELECT charge, CASE WHEN min(currency) = max(currency) THEN sum(net)::BIGINT END AS net, min(currency) AS currency,
+        bool_or(lacking) AS lacking, bool_or(refunded) AS refunded
+    FROM (
+        SELECT m.source AS charge, m.net, m.currency, false AS lacking, false AS refunded FROM {movements} m
+        ANTI JOIN {rows("charges", "balance_transaction")} own ON own.balance_transaction = m.id
+        WHERE m.source IS NOT NULL
+        UNION ALL
+        SELECT it.charge, m.net, m.currency, it.named AND m.source IS NULL, it.refunded
+        FROM (
+            SELECT id, charge, false AS named, true AS refunded FROM {rows("refunds", "charge id")}
+            UNION ALL SELECT id, charge, false, false FROM {rows("disputes", "charge id")}
+            UNION ALL SELECT transfer, id, true, false FROM {transfers}
+            UNION ALL SELECT application_fee, id, true, false FROM {transfers} AND application_fee IS NOT NULL
+            UNION ALL SELECT transfer_reversal, charge, true, true FROM {rows("refunds", "charge transfer_reversal")}
+            WHERE transfer_reversal IS NOT NULL
+        ) it
+        LEFT JOIN {movements} m ON m.source = it.id
+    )
+    GROUP BY charge
+) n ON n.charge = c.id
+""".strip()
+
+
+def _complete_since(*, livemode: bool) -> str:
+    """The SELECT of one row: from which UTC day on `refunds`, `disputes` and `balance_transactions` are complete.
+
+    A day is complete if every object of its list is stored and kept. For each table, the result is the first day of the
+    unbroken run of complete days that reaches the last finished day listed for any of these tables or for `charges`;
+    events announce later changes. It is null without such a run: the type was never read, or its lists stopped.
+    """
+    tables = ("refunds", "disputes", "balance_transactions")
+    since = ", ".join(f"max(since) FILTER (object_type = '{table}') AS {table}" for table in tables)
+    end = "make_timestamptz(epoch_us((day + 1)::TIMESTAMP))"
+    begin = "make_timestamptz(epoch_us(day::TIMESTAMP))"
+    return f"""
+    SELECT {since} FROM (
+        SELECT object_type, min(day) AS since FROM (
+            SELECT object_type, day, last,
+                day - (row_number() OVER (PARTITION BY object_type ORDER BY day))::INTEGER AS run
+            FROM (
+                SELECT object_type, day, "rows" >= COALESCE(listed, "rows") AS whole,
+                    COALESCE(max(day) FILTER (listed_until >= {end}) OVER (), max(day) OVER ()) AS last
+                FROM pipeline.coverage
+                WHERE {"" if livemode else "NOT "}livemode AND listed_at > {begin}
+                    AND object_type IN ('charges', {", ".join(f"'{table}'" for table in tables)})
+            )
+            WHERE whole
+        )
+        GROUP BY object_type, run, last HAVING last BETWEEN min(day) AND max(day)
+    )
+"""
+
+
+def dangling(object_type: ObjectType, reference: Reference, since: date) -> str:
+    """The SELECT that counts, in `raw`, the references of a type that point to nothing; one row of
+
+    - how many references were looked at: those of rows that were read before the last tick began, so that a tick has
+      looked since for what they name;
+    - how many point to nothing; a deleted target counts as there;
+    - how many of these are in rows made before or as the targets begin, `since` (UTC);
+    - ids they name, at most `EXAMPLES`, those of rows made later first;
+    - when the oldest target was made.
+    """
+    early = f"created < TIMESTAMPTZ '{since} 00:00:00+00' + {JUST_BEFORE}"
+    return f"""
+SELECT count(*), count(*) FILTER (missing), count(*) FILTER (missing AND early),
+    list_distinct(arg_min(named, early, {EXAMPLES}) FILTER (missing)), (SELECT min(created) FROM raw.{reference.target})
+FROM (
+    SELECT named, {early} AS early, named NOT IN (SELECT id FROM raw.{reference.target}) AS missing
+    FROM (
+        SELECT {_named(reference)} AS named, r.created FROM raw.{object_type.name} r
+        JOIN pipeline.cursors c ON c.account = r._account AND c.livemode = r.livemode AND c.name = 'events'
+        WHERE r._deleted_at IS NULL AND r._fetched_at < c.read_until
+    )
+    WHERE {_names_target(reference)}
+)
+""".strip()
+
+
+def followed(settings: Settings, object_type: ObjectType) -> list[Reference]:
+    """The references of a type that can be looked up: their target is kept, their column neither left out nor hashed,
+    in whole or in part."""
+    kept = {it.name for it in settings.enabled}
+    rules = settings.rules(object_type)
+    touched = {path[0] for path in rules.exclude | rules.hash}
+    return [it for it in object_type.references if it.target in kept and it.column not in touched]
+
+
+def named_by(object_type: ObjectType, reference: Reference, rows: str) -> str:
+    """The SELECT of what `raw` rows of a type name by this reference: `id`, and `created` and `_fetched_at` of the row.
+
+    `rows` is the condition for the rows, on their columns.
+    """
+    return (
+        f"SELECT named AS id, created, _fetched_at FROM (SELECT {_named(reference)} AS named, created, _fetched_at"
+        f" FROM raw.{object_type.name} WHERE _deleted_at IS NULL AND {rows}) WHERE {_names_target(reference)}"
+    )
+
+
+def _named(reference: Reference) -> str:
+    """The ids that a row names, as SQL: one, or a row each."""
+    column = f'"{reference.column}"'
+    below = f"{column}->>'{reference.path}'" if reference.path else column
+    return f"unnest({below})" if reference.of_list else below
+
+
+def _names_target(reference: Reference) -> str:
+    """The condition for ids, `named`, of the reference's target."""
+    begins = " OR ".join(f"starts_with(named, '{prefix}')" for prefix in reference.prefixes) or "true"
+    return f"named IS NOT NULL AND ({begins})"
+
+
+def picture() -> str:
+    """The relations as a Mermaid `erDiagram`: a line for each way in which one table names another."""
+    lines: dict[tuple[str, str, str], list[str]] = {}
+    for object_type in OBJECT_TYPES.values():
+        for reference in object_type.references:
+            # Of a list there are many, a parent is always there, anything else may be null.
+            many = "}o" if reference.of_list else "||" if reference.column == object_type.parent_key else "|o"
+            lines.setdefault((reference.target, many, object_type.name), []).append(reference.name)
+    drawn = [
+        f'    {target} {many}--o{{ {table} : "{", ".join(names)}"' for (target, many, table), names in lines.items()
+    ]
+    return "\n".join(["erDiagram", *drawn])

@@ -1,0 +1,78 @@
+"""Times in a file that lie ahead of Stripe's clock, which a wrong idea of it left there, and putting them right.
+
+A cursor in the future skips what happens until then, coverage in the future passes for a complete list, and a row that
+was read in the future refuses every newer one.
+"""
+
+from __future__ import annotations
+
+import duckdb
+
+from stripe_pipeline.days import DAY, day_of, day_start
+from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.rows import microseconds
+from stripe_pipeline.warehouse.schema import literal
+
+TOLERANCE = 60.0
+"""Seconds ahead of Stripe's clock that are left alone: runs differ a little in what they take it for, and such a time
+is past before anything is missed."""
+
+_CHECKED = {"cursors": "read_until", "coverage": "listed_at", "backfills": "began"}
+
+
+def put_right(
+    connection: duckdb.DuckDBPyConnection, account: str, *, livemode: bool, now: float, latest: float, events_since: int
+) -> float | None:
+    """Bring times of one mode that lie in the future back to what may be relied on, in one transaction; how many
+    seconds the furthest one lay ahead, or None where there is none, which takes some milliseconds.
+
+    `now`: Stripe's time; `latest`: the latest that it can be. `events_since`: where a cursor of events whose true
+    place is not known begins anew. All Unix seconds.
+    """
+    of_mode = f"account = {literal(account)} AND livemode = {livemode}"
+    of_rows = f"_account = {literal(account)} AND livemode = {livemode}"
+    future = _moment(latest + TOLERANCE)
+    places = {f"pipeline.{table}": (column, of_mode) for table, column in _CHECKED.items()}
+    places["pipeline.gone"] = ("found_at", "true")
+    places |= {f"raw.{table}": ("_fetched_at", of_rows) for table in OBJECT_TYPES}
+    checks = ", ".join(
+        f"EXISTS (FROM {table} WHERE {column} > {future} AND {condition})"
+        for table, (column, condition) in places.items()
+    )
+    [found] = connection.execute(f"SELECT {checks}").fetchall()
+    wrong = [table for table, is_there in zip(places, found, strict=True) if is_there]
+    if not wrong:
+        return None
+    furthest = " UNION ALL ".join(f"SELECT max({places[table][0]}) AS moment FROM {table}" for table in wrong)
+    [(at,)] = connection.execute(f"SELECT epoch_us(max(moment)) / 1e6 FROM ({furthest})").fetchall()
+
+    known = _moment(now - TOLERANCE)  # what is read from now on is newer
+    yesterday = _moment(day_start(day_of(now)) - DAY)  # every day before is listed as a whole once it has ended
+    connection.execute("BEGIN")
+    connection.execute(
+        f"UPDATE pipeline.cursors SET read_until = CASE name WHEN 'events' THEN {_moment(events_since)}"
+        f" ELSE {yesterday} END WHERE read_until > {future} AND {of_mode}"
+    )
+    # Days that have not begun were listed by that clock alone.
+    connection.execute(f"DELETE FROM pipeline.coverage WHERE day > DATE '{day_of(latest)}' AND {of_mode}")
+    # Days that are over are listed again. What was made since the list of the present one is told by events.
+    connection.execute(
+        "UPDATE pipeline.coverage SET listed_at = make_timestamptz(epoch_us(day::TIMESTAMP)),"
+        f" listed_until = least(listed_until, {known}) WHERE listed_at > {future} AND {of_mode}"
+    )
+    connection.execute(f"DELETE FROM pipeline.backfills WHERE began > {future} AND {of_mode}")
+    connection.execute(f"UPDATE pipeline.gone SET found_at = {known} WHERE found_at > {future}")
+    connection.execute(f"UPDATE pipeline.lacking SET since = {_moment(now)} WHERE since > {future}")
+    for table in OBJECT_TYPES:
+        if f"raw.{table}" in wrong:
+            connection.execute(
+                f"UPDATE raw.{table} SET _fetched_at = {known}, _deleted_at = least(_deleted_at, {known})"
+                f" WHERE _fetched_at > {future} AND {of_rows}"
+            )
+    connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
+    connection.execute("COMMIT")
+    return float(at) - now
+
+
+def _moment(seconds: float) -> str:
+    return f"make_timestamptz({microseconds(seconds)})"

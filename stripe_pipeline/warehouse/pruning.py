@@ -1,0 +1,113 @@
+"""Removing rows that are older than their retention, and keeping them out.
+
+How long what is kept is said by `settings`; when it is pruned, and what of Dagster's storage goes with it, belongs to
+`assets.retention`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date
+
+import duckdb
+
+from stripe_pipeline.days import day_start, utc_day
+from stripe_pipeline.objects import ObjectType, children_of
+from stripe_pipeline.settings.model import Settings
+
+
+@dataclass
+class Pruned:
+    """What was too old in one table."""
+
+    cutoff: date | None = None
+    """The first UTC day that is kept; None where the table follows its parent."""
+    days: Counter[date] = field(default_factory=Counter)
+    """Rows by UTC day of the date field; a child's by day of its parent's `created`."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows."""
+        return self.days.total()
+
+
+def young_enough(object_type: ObjectType, cutoff: date) -> str:
+    """The condition for rows that are kept; what has no such date goes by `created`."""
+    return f"{_date_of(object_type)} >= make_timestamptz({day_start(cutoff) * 1_000_000})"
+
+
+def _date_of(object_type: ObjectType) -> str:
+    return "created" if object_type.date_field == "created" else f'coalesce("{object_type.date_field}", created)'
+
+
+def expire(connection: duckdb.DuckDBPyConnection, parent: ObjectType, kept: str, bounds: str) -> list[tuple[str, int]]:
+    """Take out of `temp.incoming` what is too old, and out of the table what has become so, with its children, also
+    those switched off.
+
+    Returns the ids, and when they were asked for, in microseconds on Stripe's clock.
+    """
+    expired = connection.execute(
+        f"DELETE FROM temp.incoming WHERE NOT ({kept}) RETURNING id, epoch_us(_fetched_at)"
+    ).fetchall()
+    if not expired:
+        return []
+    ids, fetched = (list(values) for values in zip(*expired, strict=True))
+    # What was requested later may be young enough again.
+    older = connection.execute(
+        f"SELECT id FROM (SELECT id, _fetched_at FROM raw.{parent.name} WHERE {bounds})"
+        " JOIN (SELECT unnest(?::VARCHAR[]) AS id, make_timestamptz(unnest(?::BIGINT[])) AS sent) USING (id)"
+        " WHERE _fetched_at <= sent",
+        [ids, fetched],
+    ).fetchall()
+    gone = [[object_id for (object_id,) in older]]
+    for table, key in ((parent.name, "id"), *((child.name, child.parent_key) for child in children_of(parent))):
+        connection.execute(f"DELETE FROM raw.{table} WHERE {bounds} AND {key} IN (SELECT unnest(?))", gone)
+    return expired
+
+
+def prune(connection: duckdb.DuckDBPyConnection, settings: Settings) -> dict[str, Pruned]:
+    """Delete what is too old, with its coverage, in the transaction under way; by table name, for tables with a
+    retention and their children."""
+    pruned: dict[str, Pruned] = {}
+    for object_type in settings.types.values():
+        if object_type.parent is None and (cutoff := settings.cutoff(object_type)):
+            too_old = f"NOT ({young_enough(object_type, cutoff)})"
+            for child in children_of(object_type):
+                of_parent = f"{child.parent_key} IN (SELECT id FROM raw.{object_type.name} WHERE {too_old})"
+                pruned[child.name] = Pruned(days=_delete(connection, child, of_parent))
+            pruned[object_type.name] = Pruned(cutoff, _delete(connection, object_type, too_old))
+            if object_type.date_field == "created":
+                _uncover(connection, (object_type, *children_of(object_type)), cutoff)
+    for object_type in settings.types.values():
+        if object_type.parent and (cutoff := settings.cutoff(object_type)):
+            them = pruned.setdefault(object_type.name, Pruned())
+            them.cutoff = cutoff
+            them.days.update(_delete(connection, object_type, f"NOT ({young_enough(object_type, cutoff)})"))
+    return pruned
+
+
+def _delete(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, condition: str) -> Counter[date]:
+    deleted = connection.execute(
+        f"SELECT {_date_of(object_type)}::DATE, count(*) FROM raw.{object_type.name} WHERE {condition} GROUP BY ALL"
+    ).fetchall()
+    if deleted:
+        # After pruning, the table holds fewer objects of a day than its list did.
+        connection.execute(
+            f'UPDATE pipeline.coverage c SET "rows" = greatest(c."rows" - d.number, 0)'
+            f" FROM (SELECT _account, livemode, {utc_day('created')} AS day, count(*) AS number"
+            f" FROM raw.{object_type.name} WHERE ({condition}) AND _deleted_at IS NULL GROUP BY ALL) d"
+            f" WHERE c.object_type = '{object_type.name}' AND c.account = d._account AND c.livemode = d.livemode"
+            " AND c.day = d.day"
+        )
+        connection.execute(f"DELETE FROM raw.{object_type.name} WHERE {condition}")
+    return Counter(dict(deleted))
+
+
+def _uncover(connection: duckdb.DuckDBPyConnection, tables: Sequence[ObjectType], cutoff: date) -> None:
+    """Take the days for unknown again, so that a longer retention finds them missing."""
+    connection.execute(
+        "DELETE FROM pipeline.coverage WHERE object_type IN (SELECT unnest(?)) AND day < ?",
+        [[table.name for table in tables], cutoff],
+    )

@@ -1,0 +1,204 @@
+"""Restoring a private file that is damaged or missing: a version of the published file, which is a complete copy of it,
+takes its place.
+
+The restored file has the cursors and the coverage of its version, so the next tick reads on from there. What the inbox
+took for applied since then has to be read again, which the restored file says until it is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import orjson
+
+from stripe_pipeline.data_folder import CATALOG, DataFolder
+from stripe_pipeline.errors import WarehouseError
+from stripe_pipeline.storage_errors import reason, remedy
+from stripe_pipeline.warehouse.publisher import copy_file, versions_of
+from stripe_pipeline.warehouse.schema import applied, attach, literal, note
+
+logger = logging.getLogger(__name__)
+
+LINEAGE = "restored"
+"""What `pipeline.applied` calls the time of the last restoration. A run that began before must not write any more: it
+read its cursors from another file."""
+
+_SQLITE = b"SQLite format 3\0"
+_MORE_LOADS = 1_000_000  # than were ever made between two publishings
+_TO_DO = "catch up after restoring"
+
+
+@dataclass(frozen=True)
+class Restored:
+    """That the private file was restored."""
+
+    since: float
+    """When the copy was made that is now the private file: Unix seconds, by the local clock."""
+    said: str
+    """What happened, for people: a sentence without its full stop."""
+
+    def __str__(self) -> str:
+        return self.said
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """A copy that may take the private file's place."""
+
+    path: Path
+    copied_at: datetime
+    is_published: bool
+
+    def __str__(self) -> str:
+        return f"{self.copied_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def stand_ins(folder: DataFolder) -> list[StandIn]:
+    """What may take the private file's place, the best first.
+
+    That is the private file itself where its write-ahead log may be what is damaged: all that was reported as stored
+    is in the file. Then come the published versions, the newest first.
+    """
+    found = [StandIn(path, copied_at, True) for path, copied_at, _ in versions_of(folder)]
+    if _log_of(folder.private).exists() and folder.private.is_file():
+        written = datetime.fromtimestamp(folder.private.stat().st_mtime, UTC)
+        found.insert(0, StandIn(folder.private, written, False))
+    return found
+
+
+def is_whole(path: Path) -> bool:
+    """Whether everything in this database can be read: DuckDB has a checksum for each block.
+
+    An SQLite file counts as whole: it is another program's, not a damaged one.
+    """
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.read(len(_SQLITE)) == _SQLITE:
+            return True
+    try:
+        with duckdb.connect(":memory:") as connection:
+            connection.execute("SET enable_progress_bar = false")
+            connection.execute(f"ATTACH {literal(str(path))} AS {CATALOG} (TYPE duckdb, READ_ONLY)")
+            return ("pipeline", "meta") in read_through(connection)
+    except duckdb.Error:
+        return False
+
+
+def read_through(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
+    """Read every table of the attached file completely, which raises `duckdb.Error` for a damaged block; the tables, by
+    schema and name."""
+    tables = connection.execute(
+        "SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = ? ORDER BY ALL", [CATALOG]
+    ).fetchall()
+    for schema, table in tables:
+        connection.execute(f'SELECT bit_xor(hash(it)) FROM {CATALOG}."{schema}"."{table}" it').fetchall()
+    return tables
+
+
+def restore(folder: DataFolder, why: str) -> Restored:
+    """Replace the private file with the best copy and keep the damaged file beside it; the caller holds its lock.
+
+    If this is interrupted, the next opening of the file starts the restoration again. Raises `WarehouseError` if there
+    is no whole copy or no space for another one; then everything is as it was.
+    """
+    private, fresh = folder.private, folder.private.with_name("restored.duckdb")
+    try:
+        for stand_in in stand_ins(folder):
+            remove(fresh)
+            copy_file(stand_in.path, fresh)
+            if is_whole(fresh):
+                break
+        else:
+            raise cannot_be_restored(folder, why)
+        fresh.chmod(0o600)
+        aside = private.exists()
+        restored = Restored(stand_in.copied_at.timestamp(), _sentence(folder, why, stand_in, aside=aside))
+        highest = max((revision for _, _, revision in versions_of(folder)), default=0)
+        _note(fresh, restored, revision=highest + 1)
+        if aside:
+            remove(folder.damaged)
+            for path in (_log_of(private), private):
+                if path.exists():
+                    path.rename(path.with_name(path.name.replace(private.name, folder.damaged.name)))
+        else:
+            remove(private)  # a write-ahead log alone
+        fresh.replace(private)
+    except (OSError, duckdb.Error) as error:
+        raise WarehouseError(
+            f"The warehouse {private} is damaged or missing ({why}), and restoring it failed ({reason(error)})",
+            remedy(error, private),
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            remove(fresh)
+    logger.warning("%s.", restored)
+    return restored
+
+
+def restored_since(connection: duckdb.DuckDBPyConnection, *, forget: bool = False) -> Restored | None:
+    """What the attached file says is to be done since it was restored; with `forget` it no longer does."""
+    found = applied(connection, _TO_DO)
+    if found is None:
+        return None
+    if forget:
+        note(connection, _TO_DO, None)
+    since, said = orjson.loads(found)
+    return Restored(since, said)
+
+
+def cannot_be_restored(folder: DataFolder, why: str = "") -> WarehouseError:
+    """What to say where no copy is left."""
+    return WarehouseError(
+        f"The warehouse {folder.private} is damaged ({why}), and no undamaged published version of it is left",
+        "Put a backup of it there, if there is one. Else load everything from Stripe again: `stripe-pipeline clean`,"
+        " then `stripe-pipeline sync`. That cannot bring back what Stripe no longer has, such as the last state of"
+        " objects deleted there",
+    )
+
+
+def remove(database: Path) -> None:
+    """Remove a database file and its write-ahead log."""
+    for path in (database, _log_of(database)):
+        path.unlink(missing_ok=True)
+
+
+def _log_of(database: Path) -> Path:
+    return database.with_name(f"{database.name}.wal")
+
+
+def _sentence(folder: DataFolder, why: str, stand_in: StandIn, *, aside: bool) -> str:
+    damaged = f"is damaged ({why})" if aside else f"cannot be opened ({why})"
+    source = f"the version published at {stand_in}" if stand_in.is_published else f"its state of {stand_in}"
+    kept = f" The damaged file is kept as {folder.damaged} for 30 days" if aside else ""
+    return (
+        f"The warehouse {folder.private} {damaged}: it was restored from {source}, and the next run reads what changed"
+        f" since.{kept}".rstrip(".")
+    )
+
+
+def _note(file: Path, restored: Restored, *, revision: int) -> None:
+    """Write into the restored file what is to be done since its copy was made."""
+    with duckdb.connect(":memory:") as connection, _attached(connection, file):
+        connection.execute("CREATE TABLE IF NOT EXISTS pipeline.applied (name VARCHAR, value VARCHAR)")
+        earlier = restored_since(connection)
+        since = min(restored.since, earlier.since) if earlier else restored.since
+        note(connection, _TO_DO, orjson.dumps([since, restored.said]).decode())
+        note(connection, LINEAGE, repr(time.time()))
+        # Beyond every version, or the next publishing would take it for published; and beyond what the damaged file can
+        # have reached, or an inbox that knows a later state of this warehouse would refuse it.
+        connection.execute(f"UPDATE pipeline.meta SET revision = greatest(revision, {revision}) + {_MORE_LOADS}")
+
+
+@contextlib.contextmanager
+def _attached(connection: duckdb.DuckDBPyConnection, file: Path) -> Iterator[None]:
+    attach(connection, file)
+    connection.execute(f"USE {CATALOG}")
+    yield
+    connection.execute("USE memory")
+    connection.execute(f"DETACH {CATALOG}")

@@ -18,11 +18,11 @@ import filelock
 from benchmarks.backfill import finished_days, pipeline_of
 from benchmarks.bulk import PREFIXES, SPREAD, Serving, Span, object_id, serving
 from benchmarks.measuring import Options, Spent, apart
+from stripe_pipeline.batch import Mode
 from stripe_pipeline.data_folder import CATALOG, DataFolder
 from stripe_pipeline.days import DAY, day_start
 from stripe_pipeline.objects import OBJECT_TYPES, Kind
 from stripe_pipeline.warehouse.schema import attach
-from stripe_pipeline.warehouse.warehouse import Mode
 
 DAYS = 730
 _CHUNK = 500_000

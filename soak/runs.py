@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+from stripe_pipeline.batch import Loaded
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.settings.model import Settings, load_keys
 from stripe_pipeline.sync.pipeline import Pipeline
-from stripe_pipeline.warehouse.warehouse import Loaded, Warehouse
+from stripe_pipeline.warehouse.warehouse import Warehouse
 
 
 class Timed(Warehouse):

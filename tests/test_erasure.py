@@ -14,11 +14,12 @@ import duckdb
 import pytest
 
 from stripe_emulator import Server, Shop
+from stripe_pipeline.batch import Batch, Loaded
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.warehouse.warehouse import Batch, Loaded, Warehouse
+from stripe_pipeline.warehouse.warehouse import Warehouse
 from tests.conftest import MakePipeline
 from tests.stripe_state import ask, back, changed, everything
 from tests.test_cli import Project, Run, api, environment, project, run  # noqa: F401 - the command line's fixtures

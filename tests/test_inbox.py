@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from stripe_pipeline.batch import Mode
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import BadObject, SettingsError, WarehouseError
 from stripe_pipeline.inbox.inbox import Inbox, Poke, State, Summary, poke_of
 from stripe_pipeline.sync.pipeline import Pipeline
-from stripe_pipeline.warehouse.warehouse import Mode
 from tests.conftest import MakePipeline
 
 LIVE = Mode("acct_1", livemode=True)

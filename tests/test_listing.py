@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from stripe_emulator import Fault, LoggedRequest, Server, Shop
+from stripe_pipeline.batch import Mode
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import CursorLost
 from stripe_pipeline.fields import FieldFilter
@@ -26,7 +27,6 @@ from stripe_pipeline.stripe_api.client import ApiKey, StripeApi
 from stripe_pipeline.stripe_api.listing import Listed, Listing
 from stripe_pipeline.stripe_api.rate_limits import RateLimits
 from stripe_pipeline.stripe_api.reader import DayRead, Reader
-from stripe_pipeline.warehouse.warehouse import Mode
 from tests.conftest import MakePipeline
 from tests.stripe_state import assert_equal_to_stripe, rows
 

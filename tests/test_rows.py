@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 
 from stripe_emulator import Fault, Shop
 from stripe_emulator.server import Server
+from stripe_pipeline.batch import Batch, Mode
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType
 from stripe_pipeline.rows import Surprises, restore, shape
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.sync.pipeline import Report
-from stripe_pipeline.warehouse.warehouse import Batch, Mode, Warehouse
+from stripe_pipeline.warehouse.warehouse import Warehouse
 from tests.conftest import MakePipeline
 from tests.stripe_state import all_columns, assert_equal_to_stripe, rows, without_nulls
 

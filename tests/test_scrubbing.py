@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from stripe_emulator import Fault, Server, Shop
+from stripe_pipeline.batch import Batch, Mode
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import StripePipelineError, WarehouseError, scrub
 from stripe_pipeline.objects import CUSTOMERS
 from stripe_pipeline.sync.pipeline import Pipeline
-from stripe_pipeline.warehouse.warehouse import Batch, Mode, Warehouse
+from stripe_pipeline.warehouse.warehouse import Warehouse
 from tests.stripe_state import ask
 
 EMAIL = "jane.roe+shop@mail.example.com"

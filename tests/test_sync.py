@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from stripe_emulator import Fault, Server, Shop
+from stripe_pipeline.batch import Mode
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, days_between
 from stripe_pipeline.errors import AuthenticationFailed, Unavailable
@@ -18,7 +19,6 @@ from stripe_pipeline.inbox.inbox import poke_of
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.settings.model import Settings, load_keys
 from stripe_pipeline.sync.pipeline import EVENTS, OVERLAP, SWEEP, Pipeline, Report
-from stripe_pipeline.warehouse.warehouse import Mode
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed, everything, rows
 

@@ -24,6 +24,7 @@ import duckdb
 import pytest
 
 from stripe_emulator import Fault, LoggedRequest, Server, Shop
+from stripe_pipeline.batch import Batch, Loaded
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, day_start
 from stripe_pipeline.errors import PermissionMissing, RequestRefused, Unavailable, WarehouseError
@@ -34,7 +35,6 @@ from stripe_pipeline.stripe_api.client import StripeApi
 from stripe_pipeline.stripe_api.reader import Reader
 from stripe_pipeline.sync import pipeline as sync
 from stripe_pipeline.sync.pipeline import EVENTS, OVERLAP, Pipeline
-from stripe_pipeline.warehouse.warehouse import Batch, Loaded
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import all_columns, ask, assert_equal_to_stripe, back, changed, everything, rows
 

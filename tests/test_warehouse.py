@@ -14,6 +14,7 @@ from typing import Any
 import duckdb
 import pytest
 
+from stripe_pipeline.batch import Batch, ListedDay, Mode, Tombstone
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.inbox.inbox import Inbox
@@ -21,7 +22,8 @@ from stripe_pipeline.objects import CUSTOMERS, INVOICES, OBJECT_TYPES, ObjectTyp
 from stripe_pipeline.rows import Surprises, shape
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.warehouse import publisher
-from stripe_pipeline.warehouse.warehouse import Batch, ListedDay, Mode, StoppedBackfill, Tombstone, Warehouse
+from stripe_pipeline.warehouse.bookkeeping import StoppedBackfill
+from stripe_pipeline.warehouse.warehouse import Warehouse
 from tests.stripe_state import all_columns, rows
 
 TEST = Mode("acct_1", False)

@@ -16,12 +16,12 @@ from stripe_pipeline.assets.checks import evaluations, last_results
 from stripe_pipeline.assets.keys import RESOURCE, OpensPipeline, key_of
 from stripe_pipeline.assets.run_locks import at_work
 from stripe_pipeline.assets.views import changed_views
+from stripe_pipeline.batch import Changes
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import Cancelled, StripePipelineError, by_cause
 from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.sync.pipeline import Report
-from stripe_pipeline.warehouse.warehouse import Changes
 
 SYNC_JOB = "sync"
 _Event = dg.MaterializeResult[Any] | dg.AssetMaterialization | dg.AssetCheckEvaluation

@@ -724,7 +724,7 @@ def _failure(result: Any) -> BaseException:
 
 
 def _show(report: Report) -> None:
-    from stripe_pipeline.warehouse.warehouse import Changes
+    from stripe_pipeline.batch import Changes
 
     table = Table(box=None, pad_edge=False)
     for heading in ("table", "inserted", "updated", "deleted", "requests"):

@@ -29,7 +29,8 @@ from stripe_pipeline.sqlite_files import sqlite_cause_of
 from stripe_pipeline.storage_errors import Cause
 
 if TYPE_CHECKING:  # its module loads DuckDB, which the receiver's process does without
-    from stripe_pipeline.warehouse.warehouse import Identity, Mode
+    from stripe_pipeline.batch import Mode
+    from stripe_pipeline.warehouse.bookkeeping import Identity
 
 MAX_ATTEMPTS = 5
 """So often what a poke names is read again in vain before the poke is dead."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import stripe
 
+from stripe_pipeline.batch import Mode
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_start, stretches
 from stripe_pipeline.errors import Cancelled, StripePipelineError
@@ -28,7 +29,8 @@ from stripe_pipeline.stripe_api.listing import everything
 from stripe_pipeline.stripe_api.rate_limits import ENDPOINT_RATE, LIVE_ACCOUNT_RATE, TEST_ACCOUNT_RATE, RateLimits
 from stripe_pipeline.sync.account import UNNAMED, identify, other_account
 from stripe_pipeline.sync.pipeline import kept_days, unlisted
-from stripe_pipeline.warehouse.warehouse import Covered, Lacking, Mode, Warehouse
+from stripe_pipeline.warehouse.bookkeeping import Covered, Lacking
+from stripe_pipeline.warehouse.warehouse import Warehouse
 from stripe_pipeline.webhooks.endpoints import DESCRIPTION
 from stripe_pipeline.webhooks.receiver import PATH
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from stripe_pipeline import odd_json
+from stripe_pipeline.batch import Batch, ListedDay, Mode, Tombstone
 from stripe_pipeline.days import DAY, day_of, day_start, days_between, stretches
 from stripe_pipeline.errors import (
     AuthenticationFailed,
@@ -37,7 +38,6 @@ from stripe_pipeline.rows import Surprises, check, created_of, id_of, is_id, sha
 from stripe_pipeline.stripe_api.client import NAMELESS, StripeApi, is_addressable, object_path, odd_answer
 from stripe_pipeline.stripe_api.listing import Listed, Listing, everything, newest_first, outside
 from stripe_pipeline.stripe_api.rate_limits import endpoint_of
-from stripe_pipeline.warehouse.warehouse import Batch, ListedDay, Mode, Tombstone
 
 _GONE = "resource_missing"
 """Stripe's error code for an object that is not there; a 404 without it is about the address."""

@@ -16,7 +16,8 @@ from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.stripe_api.client import ApiKey, StripeApi, object_path
 
 if TYPE_CHECKING:
-    from stripe_pipeline.warehouse.warehouse import Example, Warehouse
+    from stripe_pipeline.warehouse.bookkeeping import Example
+    from stripe_pipeline.warehouse.warehouse import Warehouse
 
 UNNAMED = ""
 """The account of a key as long as nothing names it."""

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypedDict
 from uuid import uuid4
 
+from stripe_pipeline.batch import Batch, Changes, Loaded, Mode
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, day_start, days_between
 from stripe_pipeline.errors import (
@@ -50,9 +51,10 @@ from stripe_pipeline.stripe_api.listing import newest_first
 from stripe_pipeline.stripe_api.rate_limits import RateLimits
 from stripe_pipeline.stripe_api.reader import DayRead, Reader, Unread
 from stripe_pipeline.sync.account import identify
+from stripe_pipeline.warehouse.bookkeeping import Covered, Identity
 from stripe_pipeline.warehouse.pruning import Pruned
 from stripe_pipeline.warehouse.recovery import Restored
-from stripe_pipeline.warehouse.warehouse import Batch, Changes, Covered, Identity, Loaded, Mode, Warehouse
+from stripe_pipeline.warehouse.warehouse import Warehouse
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,248 @@
+"""The `pipeline` tables beside the rows: cursors, coverage, keys, notifications that failed.
+
+Here belongs what is remembered of the loading itself. Rows belong to `load`, the layout of these tables to `schema`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
+from stripe_pipeline.rows import microseconds
+from stripe_pipeline.sync.account import UNNAMED
+from stripe_pipeline.warehouse.recovery import (
+    Restored,
+)
+from stripe_pipeline.warehouse.schema import (
+    literal,
+)
+
+if TYPE_CHECKING:
+    from stripe_pipeline.inbox.inbox import Entry
+from stripe_pipeline.batch import Batch, ListedDay, Mode
+
+BOOKKEEPING = ("cursors", "coverage", "backfills")  # tables of `pipeline` with an account and a mode
+
+
+_NAMED = 5  # fields in a sentence
+
+
+@dataclass(frozen=True)
+class Example:
+    """An object that is stored, by its table and id, and the account of its row."""
+
+    table: str
+    id: str
+    account: str
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which warehouse this is, and in which state."""
+
+    id: str
+    """Its file's own; copies of the file have it too."""
+    revision: int
+    """Increases with every load."""
+    followed: frozenset[bool]
+    """The `livemode` of the modes that have a cursor of events."""
+    restored: Restored | None = None
+    """What is still to be done after the file was restored: reading again what was read since."""
+
+
+@dataclass(frozen=True)
+class Covered:
+    """What `pipeline.coverage` knows of one type and day."""
+
+    listed_at: float
+    until: float
+    rows: int
+    """How many are kept."""
+    listed: int
+    """How many the list held, including those too old to keep."""
+
+
+@dataclass(frozen=True)
+class StoppedBackfill:
+    """A backfill that was begun and has not ended; seconds on Stripe's clock."""
+
+    began: float
+    last_listed: float
+    """When it listed a day for the last time; when it began if it did not."""
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """Fields that rows of some days lack, because the settings did not want them when these were read."""
+
+    table: str
+    fields: tuple[str, ...]
+    """In alphabetical order."""
+    first: date
+    last: date
+
+    def __str__(self) -> str:
+        """For people, with what to do."""
+        named = ", ".join(self.fields[:_NAMED])
+        more = f" and {len(self.fields) - _NAMED} more" if len(self.fields) > _NAMED else ""
+        return (
+            f"{self.table}: days from {self.first} to {self.last} were read without {named}{more};"
+            f" `stripe-pipeline backfill --from {self.first} --to {self.last} --only {self.table}` brings that in"
+        )
+
+
+def stage_days(connection: duckdb.DuckDBPyConnection, days: Sequence[ListedDay]) -> None:
+    """Put the completely listed days into `temp.listed`."""
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE listed (day DATE, listed_at TIMESTAMPTZ, until TIMESTAMPTZ, how VARCHAR)"
+    )
+    values = ", ".join(
+        f"('{listed.day}', make_timestamptz({microseconds(listed.listed_at)}),"
+        f" make_timestamptz({microseconds(listed.until)}), '{listed.how}')"
+        for listed in days
+    )
+    connection.execute(f"INSERT INTO temp.listed VALUES {values}")
+
+
+def record_coverage(
+    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, counts: Counter[tuple[date, bool]]
+) -> None:
+    where = f"object_type = '{object_type.name}' AND {mode_condition(batch.mode)}"
+    # Another run may have listed a day later and stored it sooner.
+    connection.execute(
+        "DELETE FROM temp.listed AS l USING pipeline.coverage AS c"
+        f" WHERE c.day = l.day AND c.listed_at > l.listed_at AND {where}"
+    )
+    connection.execute(f"DELETE FROM pipeline.coverage USING temp.listed AS l WHERE coverage.day = l.day AND {where}")
+    name = object_type.name
+    rows = ", ".join(
+        f"(DATE '{it.day}', {counts[it.day, batch.mode.livemode]}, {it.objects.get(name, 0)})" for it in batch.days
+    )
+    connection.execute(
+        f"INSERT INTO pipeline.coverage SELECT '{object_type.name}', {literal(batch.mode.account)},"
+        f" {batch.mode.livemode}, l.day, l.listed_at, l.until, r.number, l.how, greatest(r.objects, r.number)"
+        f" FROM temp.listed l JOIN (VALUES {rows}) r(day, number, objects) ON r.day = l.day"
+    )
+
+
+def rows_left(connection: duckdb.DuckDBPyConnection) -> int:
+    counts = " UNION ALL ".join(f"SELECT count(*) AS number FROM raw.{table}" for table in OBJECT_TYPES)
+    [(left,)] = connection.execute(f"SELECT sum(number) FROM ({counts})").fetchall()
+    return int(left)
+
+
+def name_version(connection: duckdb.DuckDBPyConnection, revision: int) -> None:
+    """Let the copy that is about to be published tell which version it is. This alone is no reason to publish."""
+    connection.execute("BEGIN")
+    connection.execute("DELETE FROM pipeline.published")
+    connection.execute(
+        f"INSERT INTO pipeline.published SELECT {revision}, now(), max(read_until) FILTER (livemode),"
+        " max(read_until) FILTER (NOT livemode) FROM pipeline.cursors WHERE name = 'events'"
+    )
+    connection.execute("COMMIT")
+
+
+def show_failing(connection: duckdb.DuckDBPyConnection, failing: Sequence[Entry]) -> None:
+    """Renew `pipeline.inbox` where it differs."""
+    columns = "event_id, livemode, object, object_id, epoch_us(received_at), attempts, state, error"
+    rows = [
+        (
+            entry.poke.event_id,
+            entry.poke.livemode,
+            entry.poke.object,
+            entry.poke.object_id,
+            microseconds(entry.received_at),
+            entry.attempts,
+            str(entry.state),
+            entry.error,
+        )
+        for entry in failing
+    ]
+    if connection.execute(f"SELECT {columns} FROM pipeline.inbox ORDER BY received_at, event_id").fetchall() == rows:
+        return
+    connection.execute("BEGIN")
+    connection.execute("DELETE FROM pipeline.inbox")
+    if rows:
+        connection.execute(
+            "INSERT INTO pipeline.inbox SELECT r[1], r[2]::BOOLEAN, r[3], r[4], make_timestamptz(r[5]::BIGINT),"
+            " r[6]::INTEGER, r[7], r[8] FROM (SELECT unnest(?::VARCHAR[][]) AS r)",
+            [[[None if value is None else str(value) for value in row] for row in rows]],
+        )
+    connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
+    connection.execute("COMMIT")
+
+
+def mode_condition(mode: Mode) -> str:
+    """The condition for what the bookkeeping holds of `mode`."""
+    return f"account = {literal(mode.account)} AND livemode = {mode.livemode}"
+
+
+def proves_nothing(connection: duckdb.DuckDBPyConnection, fingerprint: str, mode: Mode) -> bool:
+    """Whether the key is new and no row of its mode is stored that it could be asked for: what was listed without
+    naming the account may have been another one's, which was empty."""
+    known = connection.execute("SELECT 1 FROM pipeline.keys WHERE fingerprint = ?", [fingerprint]).fetchall()
+    rows = " OR ".join(f"EXISTS (FROM raw.{table} WHERE livemode = {mode.livemode})" for table in OBJECT_TYPES)
+    [(stored,)] = connection.execute(f"SELECT {rows}").fetchall()
+    return not known and not stored
+
+
+def name_account(connection: duckdb.DuckDBPyConnection, mode: Mode) -> None:
+    """Give the account's name to everything that was stored of `mode` without one."""
+    unnamed = f"{{}} = '{UNNAMED}' AND livemode = {mode.livemode}"
+    for table in BOOKKEEPING:
+        # Where the account has been read under its name, too, that is complete by itself.
+        connection.execute(
+            f"DELETE FROM pipeline.{table} WHERE {unnamed.format('account')}"
+            f" AND EXISTS (FROM pipeline.{table} WHERE {mode_condition(mode)})"
+        )
+    renamed = 0
+    for table, column in (
+        *((f"pipeline.{it}", "account") for it in ("keys", *BOOKKEEPING)),
+        *((f"raw.{it}", "_account") for it in OBJECT_TYPES),
+    ):
+        [(rows,)] = connection.execute(
+            f"UPDATE {table} SET {column} = {literal(mode.account)} WHERE {unnamed.format(column)}"
+        ).fetchall()
+        renamed += rows
+    if renamed:
+        connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
+
+
+def name_rows(connection: duckdb.DuckDBPyConnection, mode: Mode) -> None:
+    """Name what a run has just stored without a name, if another run has learned the name meanwhile."""
+    accounts = connection.execute(f"SELECT account FROM pipeline.keys WHERE livemode = {mode.livemode}").fetchall()
+    names = {account for (account,) in accounts}
+    if names and UNNAMED not in names:
+        name_account(connection, Mode(min(names), mode.livemode))
+
+
+def set_cursor(connection: duckdb.DuckDBPyConnection, mode: Mode, name: str, at: float) -> None:
+    """Move a cursor forward; a run that ends late never moves it back."""
+    where = f"{mode_condition(mode)} AND name = {literal(name)}"
+    found = connection.execute(f"SELECT epoch_us(read_until) FROM pipeline.cursors WHERE {where}").fetchall()
+    if found and found[0][0] >= microseconds(at):
+        return
+    connection.execute(f"DELETE FROM pipeline.cursors WHERE {where}")
+    connection.execute(
+        f"INSERT INTO pipeline.cursors VALUES ({literal(mode.account)}, {mode.livemode}, {literal(name)},"
+        f" make_timestamptz({microseconds(at)}))"
+    )
+
+
+def set_clock(connection: duckdb.DuckDBPyConnection, lowest: float, highest: float) -> None:
+    """Narrow the bounds of the clock's offset, or replace them where these contradict them: a clock was set."""
+    for known_lowest, known_highest in connection.execute("SELECT lowest, highest FROM pipeline.clock").fetchall():
+        if max(lowest, known_lowest) <= min(highest, known_highest):
+            lowest, highest = max(lowest, known_lowest), min(highest, known_highest)
+    connection.execute("DELETE FROM pipeline.clock")
+    connection.execute(f"INSERT INTO pipeline.clock VALUES ({lowest!r}, {highest!r})")
+
+
+def _qualified(table: str, columns: Iterable[str]) -> str:
+    return ", ".join(f"{table}.{column}" for column in columns)

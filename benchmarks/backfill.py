@@ -16,8 +16,10 @@ from benchmarks.bulk import KEY, LONG_INVOICES, Serving, Span, serving
 from benchmarks.measuring import LIMIT, Options, Row, Spent, apart, new_folder, peak_memory
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_start, days_between, today
-from stripe_pipeline.settings.model import Settings, load_keys
-from stripe_pipeline.stripe_api.client import ApiKey, StripeApi
+from stripe_pipeline.settings.environment import load_keys
+from stripe_pipeline.settings.model import Settings
+from stripe_pipeline.stripe_api.client import StripeApi
+from stripe_pipeline.stripe_api.keys import ApiKey
 from stripe_pipeline.stripe_api.rate_limits import RateLimits
 from stripe_pipeline.sync.pipeline import Pipeline
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from stripe_pipeline.batch import Loaded
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.settings.model import Settings, load_keys
+from stripe_pipeline.settings.environment import load_keys
+from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.warehouse.warehouse import Warehouse
 

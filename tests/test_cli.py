@@ -36,7 +36,8 @@ from stripe_pipeline.cli.processes import free_port
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of, today
 from stripe_pipeline.errors import StripePipelineError
-from stripe_pipeline.inbox.inbox import Inbox, poke_of
+from stripe_pipeline.inbox.inbox import Inbox
+from stripe_pipeline.inbox.notification import poke_of
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.stripe_api import client as stripe_api
 from tests.conftest import KEYS

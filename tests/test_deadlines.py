@@ -17,9 +17,10 @@ from stripe_pipeline import automation
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of
 from stripe_pipeline.errors import OutOfTime, Unavailable
-from stripe_pipeline.inbox.inbox import poke_of
-from stripe_pipeline.stripe_api.client import ApiKey, StripeApi
+from stripe_pipeline.inbox.notification import poke_of
+from stripe_pipeline.stripe_api.client import StripeApi
 from stripe_pipeline.stripe_api.deadline import Deadline
+from stripe_pipeline.stripe_api.keys import ApiKey
 from stripe_pipeline.stripe_api.rate_limits import RateLimits
 from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import KEYS, MakePipeline, Opens

@@ -20,7 +20,8 @@ import stripe
 from stripe_emulator import Fault, Server
 from stripe_pipeline.cli.main import main
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.inbox.inbox import Inbox, Poke
+from stripe_pipeline.inbox.inbox import Inbox
+from stripe_pipeline.inbox.notification import Poke
 from stripe_pipeline.settings.model import Settings
 from tests.conftest import KEYS
 

@@ -23,7 +23,8 @@ from stripe_emulator import Server, Shop
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.errors import WarehouseError
-from stripe_pipeline.inbox.inbox import Inbox, poke_of
+from stripe_pipeline.inbox.inbox import Inbox
+from stripe_pipeline.inbox.notification import poke_of
 from stripe_pipeline.warehouse.recovery import is_whole
 from stripe_pipeline.warehouse.warehouse import Warehouse
 from tests.conftest import KEYS, MakePipeline

@@ -30,15 +30,18 @@ from stripe_emulator import LOCK_TIMEOUT, Clock, Fault, Server, Shop
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of
 from stripe_pipeline.errors import StripePipelineError
-from stripe_pipeline.inbox.inbox import poke_of
+from stripe_pipeline.inbox.notification import poke_of
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.settings.model import Settings, load_keys
+from stripe_pipeline.settings.environment import load_keys
+from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api import client as stripe_api
 from stripe_pipeline.stripe_api import clock as server_clock
 from stripe_pipeline.stripe_api.client import Params, Reply, StripeApi
 from stripe_pipeline.stripe_api.rate_limits import RateLimits
 from stripe_pipeline.sync import pipeline as sync
-from stripe_pipeline.sync.pipeline import Pipeline, Report
+from stripe_pipeline.sync.pipeline import Pipeline
+from stripe_pipeline.sync.report import Report
+from stripe_pipeline.sync.run import CLOCK_ERROR
 from stripe_pipeline.warehouse.warehouse import Warehouse
 from tests.conftest import KEYS
 from tests.histories import ACTIONS, TELLING, Happening, Told, stock
@@ -340,7 +343,7 @@ class Histories(RuleBasedStateMachine):
         if apart:
             # Runs that follow each other closer than Stripe's clock is known to them put right at the next tick what
             # they took for older than it is.
-            self.shop.clock.advance(1 + sync.CLOCK_ERROR)
+            self.shop.clock.advance(1 + CLOCK_ERROR)
         self.wrong = True
         try:
             report = work()
@@ -352,7 +355,7 @@ class Histories(RuleBasedStateMachine):
 
     def _clean(self, work: Callable[[], Report]) -> None:
         """Run, and see that everything is right that could be known when it began."""
-        began = self.shop.clock.now() + 1 + sync.CLOCK_ERROR
+        began = self.shop.clock.now() + 1 + CLOCK_ERROR
         Api.slowest = 0.0
         report = self._run(work)
         # Where the machine stands still, Stripe's clock is known by as much worse as the answers were late.

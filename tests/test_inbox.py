@@ -20,7 +20,8 @@ import sqlalchemy as sa
 from stripe_pipeline.batch import Mode
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import BadObject, SettingsError, WarehouseError
-from stripe_pipeline.inbox.inbox import Inbox, Poke, State, Summary, poke_of
+from stripe_pipeline.inbox.inbox import Inbox
+from stripe_pipeline.inbox.notification import Poke, State, Summary, poke_of
 from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import MakePipeline
 
@@ -204,7 +205,8 @@ def test_two_that_hear_of_the_same_events_in_opposite_orders_do_not_lock_each_ot
 _ADD = """
 import sys
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.inbox.inbox import Inbox, Poke
+from stripe_pipeline.inbox.inbox import Inbox
+from stripe_pipeline.inbox.notification import Poke
 inbox = Inbox(DataFolder.from_environment(), sys.argv[1] or None)
 for n in range(100):
     inbox.add([Poke(f"evt_{m}", None, True, "charge", "ch_1", None, m) for m in range(n, n + 20)])

@@ -14,8 +14,10 @@ from stripe_emulator import Fault, Server, Shop
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, today
 from stripe_pipeline.errors import WarehouseError
-from stripe_pipeline.inbox.inbox import Inbox, poke_of
-from stripe_pipeline.settings.model import Settings, load_keys
+from stripe_pipeline.inbox.inbox import Inbox
+from stripe_pipeline.inbox.notification import poke_of
+from stripe_pipeline.settings.environment import load_keys
+from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.sync.pipeline import Pipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back
 

@@ -23,7 +23,8 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import CursorLost
 from stripe_pipeline.fields import FieldFilter
 from stripe_pipeline.objects import CUSTOMERS
-from stripe_pipeline.stripe_api.client import ApiKey, StripeApi
+from stripe_pipeline.stripe_api.client import StripeApi
+from stripe_pipeline.stripe_api.keys import ApiKey
 from stripe_pipeline.stripe_api.listing import Listed, Listing
 from stripe_pipeline.stripe_api.rate_limits import RateLimits
 from stripe_pipeline.stripe_api.reader import DayRead, Reader

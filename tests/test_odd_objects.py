@@ -14,11 +14,14 @@ from stripe_pipeline.assets.checks import dead_by_table
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, day_start
 from stripe_pipeline.errors import ObjectsUnread, PermissionMissing, Unavailable
-from stripe_pipeline.inbox.inbox import MAX_ATTEMPTS, Inbox, poke_of
+from stripe_pipeline.inbox.inbox import Inbox
+from stripe_pipeline.inbox.notification import poke_of
+from stripe_pipeline.inbox.tables import MAX_ATTEMPTS
 from stripe_pipeline.stripe_api import client as stripe_api
 from stripe_pipeline.stripe_api.client import StripeApi
 from stripe_pipeline.sync import pipeline as sync
-from stripe_pipeline.sync.pipeline import Pipeline, Report
+from stripe_pipeline.sync.pipeline import Pipeline
+from stripe_pipeline.sync.report import Report
 from tests.conftest import MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back
 from tests.test_traps import TEST_KEY

@@ -9,7 +9,8 @@ import pytest
 from stripe_emulator import Server, Shop
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of
-from stripe_pipeline.inbox.inbox import MAX_ATTEMPTS, Inbox
+from stripe_pipeline.inbox.inbox import Inbox
+from stripe_pipeline.inbox.tables import MAX_ATTEMPTS
 from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back

@@ -18,7 +18,8 @@ import pytest
 from stripe_emulator import Server, Shop
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.settings.model import Settings, load_keys
+from stripe_pipeline.settings.environment import load_keys
+from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import back

@@ -24,8 +24,9 @@ from stripe_pipeline.days import DAY
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.sync.pipeline import Pipeline
-from stripe_pipeline.views import relations
-from stripe_pipeline.views.relations import payments_view, picture
+from stripe_pipeline.views import references
+from stripe_pipeline.views.payments import payments_view
+from stripe_pipeline.views.references import picture
 from tests.conftest import MakePipeline, Opens
 from tests.stripe_state import ask, assert_equal_to_stripe, back
 
@@ -701,7 +702,7 @@ def test_what_is_hashed_is_not_looked_for_and_what_is_pruned_by_another_date_is_
     check: Callable[..., Checked],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(relations, "EXAMPLES", 1)
+    monkeypatch.setattr(references, "EXAMPLES", 1)
     charge = shop.create_payment(created=back(shop, 20))["latest_charge"]
     shop.refund(charge, 500, created=back(shop, 19))
     early, pruned = (shop.create_payment(created=back(shop, 40))["latest_charge"] for _ in range(2))

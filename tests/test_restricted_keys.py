@@ -10,7 +10,7 @@ import pytest
 
 from stripe_emulator import Server, Shop
 from stripe_emulator.permissions import Wording
-from stripe_pipeline.cli.main import check
+from stripe_pipeline.cli.check import check
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import SettingsError, StripePipelineError, WarehouseError
@@ -239,7 +239,7 @@ def test_deleted_test_data_has_a_way_out(
 def test_check_asks_for_no_permission_to_read_the_account(
     nameless: Server, folder: DataFolder, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stripe_pipeline.cli.main.load_settings", Settings)
+    monkeypatch.setattr("stripe_pipeline.cli.check.load_settings", Settings)
     monkeypatch.setenv("STRIPE_API_BASE", nameless.url)
     monkeypatch.setenv("STRIPE_PIPELINE_DATA", str(folder.root))
     for name, key in KEYS.items():

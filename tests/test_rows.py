@@ -21,7 +21,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType
 from stripe_pipeline.rows import Surprises, restore, shape
 from stripe_pipeline.settings.model import Settings
-from stripe_pipeline.sync.pipeline import Report
+from stripe_pipeline.sync.report import Report
 from stripe_pipeline.warehouse.warehouse import Warehouse
 from tests.conftest import MakePipeline
 from tests.stripe_state import all_columns, assert_equal_to_stripe, rows, without_nulls

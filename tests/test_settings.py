@@ -11,7 +11,10 @@ import pytest
 
 from stripe_pipeline.errors import SettingsError
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.settings.model import Age, Settings, api_base, load_keys, load_settings, webhook_secrets
+from stripe_pipeline.settings.ages import Age
+from stripe_pipeline.settings.environment import api_base, load_keys, webhook_secrets
+from stripe_pipeline.settings.loading import load_settings
+from stripe_pipeline.settings.model import Settings
 
 Load = Callable[[str], Settings]
 

@@ -23,7 +23,8 @@ import stripe
 
 from stripe_pipeline import errors
 from stripe_pipeline.stripe_api import client as stripe_api
-from stripe_pipeline.stripe_api.client import FIRST_BACKOFF, MAX_BACKOFF, ApiKey, Reply, StripeApi
+from stripe_pipeline.stripe_api.client import FIRST_BACKOFF, MAX_BACKOFF, Reply, StripeApi
+from stripe_pipeline.stripe_api.keys import ApiKey
 from stripe_pipeline.stripe_api.rate_limits import RateLimits
 
 SECRET = "sk_test_4eC39HqLyjWDarjtT1zdp7dc"

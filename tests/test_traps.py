@@ -28,13 +28,16 @@ from stripe_pipeline.batch import Batch, Loaded
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, day_start
 from stripe_pipeline.errors import PermissionMissing, RequestRefused, Unavailable, WarehouseError
-from stripe_pipeline.inbox.inbox import Inbox, poke_of
+from stripe_pipeline.inbox.inbox import Inbox
+from stripe_pipeline.inbox.notification import poke_of
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.stripe_api import clock as server_clock
 from stripe_pipeline.stripe_api.client import StripeApi
 from stripe_pipeline.stripe_api.reader import Reader
 from stripe_pipeline.sync import pipeline as sync
-from stripe_pipeline.sync.pipeline import EVENTS, OVERLAP, Pipeline
+from stripe_pipeline.sync.pipeline import Pipeline
+from stripe_pipeline.sync.plan import OVERLAP
+from stripe_pipeline.sync.run import EVENTS
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import all_columns, ask, assert_equal_to_stripe, back, changed, everything, rows
 

@@ -31,7 +31,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of, today
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.errors import SettingsError
-from stripe_pipeline.inbox.inbox import poke_of
+from stripe_pipeline.inbox.notification import poke_of
 from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import MakePipeline, Opens
 from tests.stripe_state import assert_equal_to_stripe, back

@@ -19,8 +19,9 @@ from stripe_emulator import Fault, Server, Shop
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of
 from stripe_pipeline.errors import AuthenticationFailed, PermissionMissing
-from stripe_pipeline.inbox.inbox import poke_of
-from stripe_pipeline.sync.pipeline import Pipeline, Report
+from stripe_pipeline.inbox.notification import poke_of
+from stripe_pipeline.sync.pipeline import Pipeline
+from stripe_pipeline.sync.report import Report
 from tests.conftest import KEYS, MakePipeline
 from tests.receiving import receiving
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed, rows

@@ -12,7 +12,7 @@ from stripe_emulator import Fault, Server, Shop
 from stripe_emulator.faults import ahead, joined, twice, without_zone
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of
-from stripe_pipeline.inbox.inbox import poke_of
+from stripe_pipeline.inbox.notification import poke_of
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import MakePipeline

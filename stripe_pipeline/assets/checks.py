@@ -1,7 +1,7 @@
 """Asset checks: what a user should be told about a table besides its rows.
 
 How pokes fare belongs to `inbox`; this shows those that were given up. What references there are belongs to
-`objects`, how they are counted to `views.relations`; here is judged what was found.
+`objects`, how they are counted to `views.references`; here is judged what was found.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from stripe_pipeline.inbox.inbox import Inbox
 from stripe_pipeline.objects import BY_STRIPE_OBJECT, ObjectType, Reference
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.sync.pipeline import Pipeline
-from stripe_pipeline.views.relations import dangling, followed
+from stripe_pipeline.views.references import dangling, followed
 
 CHECK = "announced_changes_read"
 REFERENCES = "references_resolve"

@@ -6,7 +6,8 @@ from typing import Protocol
 import dagster as dg
 
 from stripe_pipeline.objects import ObjectType
-from stripe_pipeline.sync.pipeline import Pipeline, Progress
+from stripe_pipeline.sync.pipeline import Pipeline
+from stripe_pipeline.sync.report import Progress
 from stripe_pipeline.warehouse.warehouse import Warehouse
 
 RESOURCE = "stripe_pipeline"

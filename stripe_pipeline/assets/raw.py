@@ -21,7 +21,7 @@ from stripe_pipeline.days import today
 from stripe_pipeline.errors import Cancelled, StripePipelineError, by_cause
 from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
 from stripe_pipeline.settings.model import Settings
-from stripe_pipeline.sync.pipeline import Report
+from stripe_pipeline.sync.report import Report
 
 SYNC_JOB = "sync"
 _Event = dg.MaterializeResult[Any] | dg.AssetMaterialization | dg.AssetCheckEvaluation

@@ -16,12 +16,12 @@ from stripe_pipeline.cli.processes import HOST
 from stripe_pipeline.cli.terminal import complain, out
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import StripePipelineError
-from stripe_pipeline.settings.model import api_base, inbox_url, load_keys, load_settings, webhook_secrets
+from stripe_pipeline.settings.environment import api_base, inbox_url, load_keys, webhook_secrets
+from stripe_pipeline.settings.loading import load_settings
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Receive Stripe's webhooks, and tell Stripe where to send them."
 )
-
 _PATIENCE = 10.0  # seconds; whoever sends a webhook waits meanwhile
 
 

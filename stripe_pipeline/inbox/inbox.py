@@ -11,8 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
@@ -22,176 +20,43 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.errors import BadObject, SettingsError, WarehouseError, scrub, shown
-from stripe_pipeline.objects import BY_STRIPE_OBJECT
-from stripe_pipeline.rows import is_id
+from stripe_pipeline.errors import SettingsError, WarehouseError
 from stripe_pipeline.sqlite_files import sqlite_cause_of
 from stripe_pipeline.storage_errors import Cause
 
 if TYPE_CHECKING:  # its module loads DuckDB, which the receiver's process does without
     from stripe_pipeline.batch import Mode
     from stripe_pipeline.warehouse.bookkeeping import Identity
-
-MAX_ATTEMPTS = 5
-"""So often what a poke names is read again in vain before the poke is dead."""
-FIRST_PAUSE = 10
-"""Seconds after the first failed attempt; four times as long after each further one."""
-DEFERRED = 60
-"""Seconds to the next attempt where Stripe or a missing permission is the trouble: those do not count."""
-LONGEST_PAUSE = FIRST_PAUSE << 2 * (MAX_ATTEMPTS - 2)
-"""Seconds. A next attempt that is further ahead was set by a clock that has been set back since: it is due."""
+from stripe_pipeline.inbox.notification import LARGEST, Claim, Entry, Poke, State, Summary
+from stripe_pipeline.inbox.tables import (
+    ANEW,
+    DEAD,
+    DEFERRED,
+    FIRST_PAUSE,
+    LOCKED_OWNERS,
+    MAX_ATTEMPTS,
+    METADATA,
+    OPEN,
+    OWNERS,
+    POKES,
+    UNAPPLIED,
+    WAITING,
+    due_at,
+    poke_from,
+    seconds_of,
+    shown_error,
+)
 
 _POSTGRES_TIMES = {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeout": 30_000}  # the last in ms
 _CHUNK = 500  # ids a statement, well below SQLite's limit of variables
 _PROBE = " " * 28  # as long as an event's id, which has no spaces
 _PAUSE = 0.01  # seconds before SQLite is asked again for what it does not wait for
-_LONGEST_ERROR = 1000  # characters
-_SHOWN = 80  # characters of an invalid id in a message
-_LARGEST = 2**53  # of a number in JSON
 _POSTGRES_DISK_FULL = "53100"  # of SQLSTATE
 _POSTGRES_LOCK = 0x57121BE  # any number that nothing else in the database locks while it changes its tables
 
 
-class State(StrEnum):
-    """Where a poke stands that was not applied; derived from what is stored of it."""
-
-    WAITING = "waiting"
-    DEAD = "dead"
-
-
-@dataclass(frozen=True)
-class Poke:
-    """News that an object was made, changed or deleted; not what it now looks like."""
-
-    event_id: str
-    account: str | None
-    """The Stripe account; None where the event did not tell, as webhooks of an account itself do not."""
-    livemode: bool
-    object: str
-    """Stripe's `data.object.object`, for example `charge`."""
-    object_id: str
-    object_created: int | None
-    """Unix seconds, where the event told."""
-    event_created: int
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A poke, and how it fared in the inbox."""
-
-    poke: Poke
-    received_at: float
-    """Unix seconds, by the local clock."""
-    attempts: int
-    """How often what it names was read again in vain."""
-    error: str | None
-    """Why, the last time."""
-    not_before: float
-    """Unix seconds before which it is not tried again."""
-    state: State
-
-
-@dataclass(frozen=True)
-class Summary:
-    """How much the inbox holds that was not applied."""
-
-    waiting: int
-    dead: int
-    oldest_waiting: float | None
-    """When the one was received that waits longest: Unix seconds."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """That the inbox belongs to a warehouse."""
-
-    warehouse: Identity
-    reopened: int | None = None
-    """How many applied pokes wait again because the warehouse lacks, or may lack, what was read for them; None unless
-    the inbox belonged to another warehouse, or to a later state of this one."""
-
-
-def poke_of(event: object, mode: Mode | None = None) -> Poke | None:
-    """What an event tells to read again; `mode` where it is known whose events these are.
-
-    None for what tells nothing of a table: other objects, the invoice without an id of `invoice.upcoming`, thin events
-    (`v2.core.event`), events of connected accounts, and values that are not events. Raises `BadObject` if the event
-    names an object of one of the tables by an id that is not valid.
-    """
-    if not isinstance(event, dict) or event.get("object", "event") != "event":
-        return None
-    data = event.get("data")
-    obj = data.get("object") if isinstance(data, dict) else None
-    livemode = mode.livemode if mode else event.get("livemode")
-    event_id, event_created = event.get("id"), _seconds(event.get("created"))
-    if not isinstance(obj, dict) or not isinstance(livemode, bool) or event_created is None:
-        return None
-    # Only events of connected accounts name the account (FACTS.md, Webhooks, and Stripe's page "Connect webhooks").
-    if event.get("account") is not None and (mode is None or event["account"] != mode.account):
-        return None
-    name, object_id = obj.get("object"), obj.get("id")
-    if not isinstance(name, str) or name not in BY_STRIPE_OBJECT or not is_id(event_id):
-        return None
-    if not is_id(object_id):
-        if object_id is None and event.get("type") == "invoice.upcoming":
-            return None
-        said = repr(object_id[:_SHOWN]) if isinstance(object_id, str) else shown(object_id)
-        raise BadObject(
-            f"The event {event_id} names a {name} whose id is not one: {said}",
-            "Report this with the event; a backfill of the day that the object was created on reads it",
-        )
-    return Poke(
-        event_id=str(event_id),
-        account=mode.account if mode else None,
-        livemode=livemode,
-        object=name,
-        object_id=str(object_id),
-        object_created=_seconds(obj.get("created")),
-        event_created=event_created,
-    )
-
-
-def _seconds(value: object) -> int | None:
-    return value if type(value) is int and 0 <= value < _LARGEST else None
-
-
-_METADATA = sa.MetaData()
-_POKES = sa.Table(
-    "pokes",
-    _METADATA,
-    sa.Column("event_id", sa.String, primary_key=True),
-    sa.Column("account", sa.String, nullable=False),  # empty where it is not known
-    sa.Column("livemode", sa.Boolean, nullable=False),
-    sa.Column("object", sa.String, nullable=False),
-    sa.Column("object_id", sa.String, nullable=False),
-    sa.Column("object_created", sa.BigInteger),
-    sa.Column("event_created", sa.BigInteger, nullable=False),
-    sa.Column("received_at", sa.Double, nullable=False),
-    sa.Column("applied_at", sa.Double),
-    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("error", sa.String),
-    sa.Column("not_before", sa.Double, nullable=False, server_default="0"),
-    sa.Column("applied_revision", sa.BigInteger),  # of the warehouse that has what was read for it
-)
-# The warehouse that the pokes of a mode are for. One that has no row yet may take the inbox.
-_OWNERS = sa.Table(
-    "poke_owners",
-    _METADATA,
-    sa.Column("livemode", sa.Boolean, primary_key=True),
-    sa.Column("warehouse", sa.String, nullable=False),  # its id; empty for an inbox made before there were ids
-    sa.Column("folder", sa.String, nullable=False),  # its data folder, for people
-    sa.Column("revision", sa.BigInteger, nullable=False),  # of the warehouse, the highest that is known
-    sa.Column("complete", sa.Boolean, nullable=False),  # false until Stripe's events were read again
-)
-# In one order, and before any poke: two processes would wait for each other.
-_LOCKED_OWNERS = sa.select(_OWNERS).order_by(_OWNERS.c.livemode).with_for_update()
-_OPEN = _POKES.c.applied_at.is_(None)
-_WAITING = sa.and_(_OPEN, _POKES.c.attempts < MAX_ATTEMPTS)
-_DEAD = sa.and_(_OPEN, _POKES.c.attempts >= MAX_ATTEMPTS)
-_ANEW: dict[str, Any] = {"attempts": 0, "not_before": 0.0, "error": None}
-_UNAPPLIED = _ANEW | {"applied_at": None, "applied_revision": None}
 # Answers from one place whether something is due, which is asked ten times a second, however much is applied or dead.
-sa.Index("pokes_state", _POKES.c.applied_at, _POKES.c.attempts, _POKES.c.not_before)
+sa.Index("pokes_state", POKES.c.applied_at, POKES.c.attempts, POKES.c.not_before)
 
 
 class Inbox:
@@ -246,19 +111,19 @@ class Inbox:
             # Several processes may begin at once: one makes it, the others wait here and look again.
             self._lock(connection)
             there = sa.inspect(connection)
-            older = there.has_table(_POKES.name) and not there.has_table(_OWNERS.name)
-            _METADATA.create_all(connection)
+            older = there.has_table(POKES.name) and not there.has_table(OWNERS.name)
+            METADATA.create_all(connection)
             for column in _lacks(connection):
                 if isinstance(column, sa.Column):
                     added = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
-                    connection.exec_driver_sql(f"ALTER TABLE {_POKES.name} ADD COLUMN {added}")
+                    connection.exec_driver_sql(f"ALTER TABLE {POKES.name} ADD COLUMN {added}")
             for index in _lacks(connection):
                 assert isinstance(index, sa.Index)
                 index.create(connection)
-            if older and connection.execute(sa.select(sa.literal(1)).select_from(_POKES).limit(1)).first():
+            if older and connection.execute(sa.select(sa.literal(1)).select_from(POKES).limit(1)).first():
                 # It holds what Stripe told so far, and belongs to the first warehouse that comes.
                 rows = [_ownership(livemode, "", "", 0, complete=True) for livemode in (True, False)]
-                connection.execute(sa.insert(_OWNERS), rows)
+                connection.execute(sa.insert(OWNERS), rows)
 
     def _lock(self, connection: sa.Connection) -> None:
         """Keep every other process out of this until the transaction ends."""
@@ -289,7 +154,7 @@ class Inbox:
         applied pokes wait again.
         """
         with self._reading() as connection:
-            before = connection.execute(sa.select(_OWNERS)).all()
+            before = connection.execute(sa.select(OWNERS)).all()
         warehouse = identity()
         known = max((row.revision for row in before), default=0)
         ours = {row.livemode for row in before if row.warehouse == warehouse.id}
@@ -299,18 +164,18 @@ class Inbox:
         reopened = None
         with self._writing() as connection:
             self._lock(connection)
-            rows = connection.execute(_LOCKED_OWNERS).all()
+            rows = connection.execute(LOCKED_OWNERS).all()
             other = next((row for row in rows if row.warehouse not in ("", warehouse.id)), None)
             # Another process of this warehouse may have met the same meanwhile, and set it right.
             behind = known > warehouse.revision and any(row.revision == known for row in rows)
             if (other or behind) and not (take_over or self._in_folder):
                 raise self._belongs_to(other or rows[0], warehouse)
             if other or behind:
-                newer = sa.func.coalesce(_POKES.c.applied_revision, _LARGEST) > warehouse.revision
+                newer = sa.func.coalesce(POKES.c.applied_revision, LARGEST) > warehouse.revision
                 lacking = sa.true() if other else newer
                 reopened = _reopen(connection, lacking)
             kept = {} if other else {row.livemode: row.complete for row in rows}
-            connection.execute(sa.delete(_OWNERS))
+            connection.execute(sa.delete(OWNERS))
             claimed = [
                 _ownership(
                     livemode,
@@ -321,22 +186,22 @@ class Inbox:
                 )
                 for livemode in sorted(set(modes) | kept.keys())
             ]
-            connection.execute(sa.insert(_OWNERS), claimed)
+            connection.execute(sa.insert(OWNERS), claimed)
         self._claimed_by = warehouse.id
         return Claim(warehouse, reopened)
 
     def is_complete(self, warehouse: Identity, livemode: bool | None = None) -> bool:
         """Whether the inbox of this warehouse holds all that Stripe told it of a mode, or of each: one that is new
         lacks what the one before it held."""
-        query = sa.select(_OWNERS)
+        query = sa.select(OWNERS)
         with self._reading() as connection:
-            rows = connection.execute(query if livemode is None else query.where(_OWNERS.c.livemode == livemode)).all()
+            rows = connection.execute(query if livemode is None else query.where(OWNERS.c.livemode == livemode)).all()
         return bool(rows) and all(row.complete and row.warehouse == warehouse.id for row in rows)
 
     def completed(self, livemode: bool) -> None:
         """Note that what Stripe told of this mode is all here."""
         with self._changing() as connection:
-            connection.execute(sa.update(_OWNERS).where(_OWNERS.c.livemode == livemode).values(complete=True))
+            connection.execute(sa.update(OWNERS).where(OWNERS.c.livemode == livemode).values(complete=True))
 
     def _belongs_to(self, owner: Any, warehouse: Identity) -> WarehouseError:
         """What keeps this warehouse from using the inbox of another one."""
@@ -373,12 +238,12 @@ class Inbox:
         ]
         if not rows:
             return 0
-        statement = insert(_POKES)
+        statement = insert(POKES)
         if again:
             statement = statement.on_conflict_do_update(
-                index_elements=[_POKES.c.event_id],
-                set_=_UNAPPLIED | {"received_at": now},
-                where=_POKES.c.applied_at.is_not(None),
+                index_elements=[POKES.c.event_id],
+                set_=UNAPPLIED | {"received_at": now},
+                where=POKES.c.applied_at.is_not(None),
             )
         else:
             statement = statement.on_conflict_do_nothing()
@@ -392,13 +257,13 @@ class Inbox:
 
         Cheap enough to be asked ten times a second: it looks at one entry of an index.
         """
-        query = sa.select(sa.literal(1)).where(_due(now, modes)).limit(1)
+        query = sa.select(sa.literal(1)).where(due_at(now, modes)).limit(1)
         with self._reading() as connection:
             return connection.execute(query).first() is not None
 
     def objects_due(self, now: float | None = None, *, modes: Collection[bool] = (True, False)) -> int:
         """How many objects those pokes name."""
-        objects = sa.select(_POKES.c.object, _POKES.c.object_id).where(_due(now, modes)).distinct().subquery()
+        objects = sa.select(POKES.c.object, POKES.c.object_id).where(due_at(now, modes)).distinct().subquery()
         with self._reading() as connection:
             return connection.execute(sa.select(sa.func.count()).select_from(objects)).scalar_one()
 
@@ -408,12 +273,12 @@ class Inbox:
         One whose account is not known is of every account: a data folder holds only one.
         """
         query = (
-            sa.select(_POKES)
-            .where(_due(now, {mode.livemode}), _POKES.c.account.in_(("", mode.account)))
-            .order_by(_POKES.c.event_created, _POKES.c.event_id)
+            sa.select(POKES)
+            .where(due_at(now, {mode.livemode}), POKES.c.account.in_(("", mode.account)))
+            .order_by(POKES.c.event_created, POKES.c.event_id)
         )
         with self._reading() as connection:
-            return [_poke(row) for row in connection.execute(query)]
+            return [poke_from(row) for row in connection.execute(query)]
 
     def applied(self, pokes: Sequence[Poke], *, revision: int = 0) -> None:
         """Note that the objects these pokes name were read again and stored: dead pokes of theirs are applied, too.
@@ -423,26 +288,26 @@ class Inbox:
         applied = {"applied_at": time.time(), "applied_revision": revision}
         objects = sorted({poke.object_id for poke in pokes})
         with self._changing() as connection:
-            connection.execute(sa.update(_OWNERS).where(_OWNERS.c.revision < revision).values(revision=revision))
+            connection.execute(sa.update(OWNERS).where(OWNERS.c.revision < revision).values(revision=revision))
             self._change(connection, pokes, applied)
             for start in range(0, len(objects), _CHUNK):
-                named = _POKES.c.object_id.in_(objects[start : start + _CHUNK])
-                connection.execute(sa.update(_POKES).where(_DEAD, named).values(applied))
+                named = POKES.c.object_id.in_(objects[start : start + _CHUNK])
+                connection.execute(sa.update(POKES).where(DEAD, named).values(applied))
 
     def defer(self, pokes: Sequence[Poke], error: object, *, now: float | None = None) -> None:
         """Note why these pokes cannot be tried for now, through no fault of what they name: they wait a minute."""
         with self._changing() as connection:
-            self._change(connection, pokes, {"error": _told(error), "not_before": _or_now(now) + DEFERRED})
+            self._change(connection, pokes, {"error": shown_error(error), "not_before": seconds_of(now) + DEFERRED})
 
     def failed(self, pokes: Sequence[Poke], error: object, *, now: float | None = None) -> None:
         """Note that the objects these pokes name were read again in vain, and why.
 
         They wait 10, 40, 160 and 640 seconds before the next attempts; the fifth time they are dead.
         """
-        pause = sa.literal(FIRST_PAUSE).bitwise_lshift(2 * _POKES.c.attempts)
-        later = {"attempts": _POKES.c.attempts + 1, "error": _told(error), "not_before": _or_now(now) + pause}
+        pause = sa.literal(FIRST_PAUSE).bitwise_lshift(2 * POKES.c.attempts)
+        later = {"attempts": POKES.c.attempts + 1, "error": shown_error(error), "not_before": seconds_of(now) + pause}
         with self._changing() as connection:
-            self._change(connection, pokes, later, which=_WAITING)
+            self._change(connection, pokes, later, which=WAITING)
 
     def wait_again(self, *, applied_since: float, created_since: float) -> int:
         """Let applied pokes wait again that were applied from `applied_since` on, or whose event Stripe made from
@@ -450,7 +315,7 @@ class Inbox:
 
         For a warehouse that is older than the inbox, because it was restored from a copy.
         """
-        since = sa.or_(_POKES.c.applied_at >= applied_since, _POKES.c.event_created >= created_since)
+        since = sa.or_(POKES.c.applied_at >= applied_since, POKES.c.event_created >= created_since)
         with self._changing() as connection:
             return _reopen(connection, since)
 
@@ -459,27 +324,25 @@ class Inbox:
         chosen: Sequence[Any] = [sa.true()]
         if event_ids is not None:
             ids = sorted(event_ids)
-            chosen = [_POKES.c.event_id.in_(ids[start : start + _CHUNK]) for start in range(0, len(ids), _CHUNK)]
+            chosen = [POKES.c.event_id.in_(ids[start : start + _CHUNK]) for start in range(0, len(ids), _CHUNK)]
         with self._writing() as connection:
-            return sum(
-                connection.execute(sa.update(_POKES).where(_DEAD, some).values(_ANEW)).rowcount for some in chosen
-            )
+            return sum(connection.execute(sa.update(POKES).where(DEAD, some).values(ANEW)).rowcount for some in chosen)
 
     def rows(self, *, failing: bool = False) -> list[Entry]:
         """All that was not applied, waiting or dead, or only what was tried in vain; in the order it was received."""
-        return self._entries(sa.and_(_OPEN, _POKES.c.error.is_not(None)) if failing else _OPEN)
+        return self._entries(sa.and_(OPEN, POKES.c.error.is_not(None)) if failing else OPEN)
 
     def dead(self) -> list[Entry]:
         """What was tried in vain as often as it may be, in the order it was received."""
-        return self._entries(_DEAD)
+        return self._entries(DEAD)
 
     def summary(self) -> Summary:
         """How many wait and how many are dead."""
         query = sa.select(
-            sa.func.count().filter(_WAITING),
-            sa.func.count().filter(_DEAD),
-            sa.func.min(_POKES.c.received_at).filter(_WAITING),
-        ).where(_OPEN)
+            sa.func.count().filter(WAITING),
+            sa.func.count().filter(DEAD),
+            sa.func.min(POKES.c.received_at).filter(WAITING),
+        ).where(OPEN)
         with self._reading() as connection:
             return Summary(*connection.execute(query).one())
 
@@ -489,18 +352,18 @@ class Inbox:
         times = {"object_created": 0, "event_created": 0, "received_at": 0.0, "applied_at": 0.0}
         with self._writing() as connection:
             # The pages or blocks that both change are written, though nothing is left to be seen.
-            connection.execute(sa.insert(_POKES), [probe | times])
-            connection.execute(sa.delete(_POKES).where(_POKES.c.event_id == _PROBE))
+            connection.execute(sa.insert(POKES), [probe | times])
+            connection.execute(sa.delete(POKES).where(POKES.c.event_id == _PROBE))
 
     def forget(self, *, applied_before: float) -> None:
         """Remove applied pokes older than `applied_before` (Unix seconds)."""
         with self._changing() as connection:
-            connection.execute(sa.delete(_POKES).where(_POKES.c.applied_at < applied_before))
+            connection.execute(sa.delete(POKES).where(POKES.c.applied_at < applied_before))
 
     def clear(self) -> None:
         """Remove everything, as if the inbox were new."""
         with self._writing() as connection:
-            for table in _METADATA.sorted_tables:
+            for table in METADATA.sorted_tables:
                 connection.execute(sa.delete(table))
 
     def drop_modes(self, keep: Collection[bool]) -> int:
@@ -509,18 +372,18 @@ class Inbox:
         Nobody reads it: there is no key of that mode, and one that is set later loads the history anyway.
         """
         with self._changing() as connection:
-            return connection.execute(sa.delete(_POKES).where(_OPEN, _POKES.c.livemode.not_in(set(keep)))).rowcount
+            return connection.execute(sa.delete(POKES).where(OPEN, POKES.c.livemode.not_in(set(keep)))).rowcount
 
     def close(self) -> None:
         """Give the connections back."""
         self._engine.dispose()
 
     def _entries(self, which: sa.ColumnElement[bool]) -> list[Entry]:
-        query = sa.select(_POKES).where(which).order_by(_POKES.c.received_at, _POKES.c.event_id)
+        query = sa.select(POKES).where(which).order_by(POKES.c.received_at, POKES.c.event_id)
         with self._reading() as connection:
             return [
                 Entry(
-                    _poke(row),
+                    poke_from(row),
                     row.received_at,
                     row.attempts,
                     row.error,
@@ -536,19 +399,19 @@ class Inbox:
         pokes: Sequence[Poke],
         values: dict[str, Any],
         *,
-        which: sa.ColumnElement[bool] = _OPEN,
+        which: sa.ColumnElement[bool] = OPEN,
     ) -> None:
         """Set `values` of these pokes, of those that are `which`: by default all that were not applied."""
         ids = sorted({poke.event_id for poke in pokes})
         for start in range(0, len(ids), _CHUNK):
             # Locked in one order everywhere (SQLite has only one writer): two processes would wait for each other.
             chosen = (
-                sa.select(_POKES.c.event_id)
-                .where(which, _POKES.c.event_id.in_(ids[start : start + _CHUNK]))
-                .order_by(_POKES.c.event_id)
+                sa.select(POKES.c.event_id)
+                .where(which, POKES.c.event_id.in_(ids[start : start + _CHUNK]))
+                .order_by(POKES.c.event_id)
                 .with_for_update()
             )
-            connection.execute(sa.update(_POKES).where(_POKES.c.event_id.in_(chosen)).values(values))
+            connection.execute(sa.update(POKES).where(POKES.c.event_id.in_(chosen)).values(values))
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
@@ -575,7 +438,7 @@ class Inbox:
             if self._is_sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             if self._claimed_by is not None:
-                owners = connection.execute(_LOCKED_OWNERS).all()
+                owners = connection.execute(LOCKED_OWNERS).all()
                 if other := next((row for row in owners if row.warehouse not in ("", self._claimed_by)), None):
                     raise WarehouseError(
                         f"The inbox at {self._url.render_as_string()} was taken over by the warehouse in"
@@ -699,7 +562,7 @@ def _begin_file(path: Path) -> None:
 
 def _reopen(connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:
     """Let applied pokes wait again, those that are `which`; returns how many."""
-    statement = sa.update(_POKES).where(_POKES.c.applied_at.is_not(None), which).values(_UNAPPLIED)
+    statement = sa.update(POKES).where(POKES.c.applied_at.is_not(None), which).values(UNAPPLIED)
     return connection.execute(statement).rowcount
 
 
@@ -716,39 +579,11 @@ def _ownership(livemode: bool, warehouse: str, folder: str, revision: int, *, co
 def _lacks(connection: sa.Connection) -> list[sa.Table | sa.Column[Any] | sa.Index]:
     """The tables, columns and indexes that the database has not got."""
     there = sa.inspect(connection)
-    if not (there.has_table(_POKES.name) and there.has_table(_OWNERS.name)):
-        return [_POKES, _OWNERS]
-    columns = {column["name"] for column in there.get_columns(_POKES.name)}
-    indexes = {index["name"] for index in there.get_indexes(_POKES.name)}
+    if not (there.has_table(POKES.name) and there.has_table(OWNERS.name)):
+        return [POKES, OWNERS]
+    columns = {column["name"] for column in there.get_columns(POKES.name)}
+    indexes = {index["name"] for index in there.get_indexes(POKES.name)}
     return [
-        *(column for column in _POKES.columns if column.name not in columns),
-        *(index for index in _POKES.indexes if index.name not in indexes),
+        *(column for column in POKES.columns if column.name not in columns),
+        *(index for index in POKES.indexes if index.name not in indexes),
     ]
-
-
-def _due(now: float | None, modes: Collection[bool]) -> sa.ColumnElement[bool]:
-    """The condition of pokes of these modes that may be tried at `now`."""
-    at = _or_now(now)
-    not_before = _POKES.c.not_before
-    due = sa.and_(_WAITING, sa.or_(not_before <= at, not_before > at + LONGEST_PAUSE))
-    return due if {True, False} <= set(modes) else sa.and_(due, _POKES.c.livemode.in_(set(modes)))
-
-
-def _told(error: object) -> str:
-    return scrub(str(error))[:_LONGEST_ERROR]
-
-
-def _or_now(now: float | None) -> float:
-    return time.time() if now is None else now
-
-
-def _poke(row: Any) -> Poke:
-    return Poke(
-        row.event_id,
-        row.account or None,
-        row.livemode,
-        row.object,
-        row.object_id,
-        row.object_created,
-        row.event_created,
-    )

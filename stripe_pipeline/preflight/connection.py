@@ -23,12 +23,15 @@ from stripe_pipeline.errors import Cancelled, StripePipelineError
 from stripe_pipeline.fields import unseen
 from stripe_pipeline.objects import CHARGES, ObjectType, family_of
 from stripe_pipeline.preflight.estimate import Estimate, Window, of_children, of_type, sample
-from stripe_pipeline.settings.model import Settings, webhook_secrets
-from stripe_pipeline.stripe_api.client import ApiKey, StripeApi
+from stripe_pipeline.settings.environment import webhook_secrets
+from stripe_pipeline.settings.model import Settings
+from stripe_pipeline.stripe_api.client import StripeApi
+from stripe_pipeline.stripe_api.keys import ApiKey
 from stripe_pipeline.stripe_api.listing import everything
 from stripe_pipeline.stripe_api.rate_limits import ENDPOINT_RATE, LIVE_ACCOUNT_RATE, TEST_ACCOUNT_RATE, RateLimits
-from stripe_pipeline.sync.account import UNNAMED, identify, other_account
-from stripe_pipeline.sync.pipeline import kept_days, unlisted
+from stripe_pipeline.sync.account import identify
+from stripe_pipeline.sync.plan import kept_days, unlisted
+from stripe_pipeline.warehouse.accounts import UNNAMED, other_account
 from stripe_pipeline.warehouse.bookkeeping import Covered, Lacking
 from stripe_pipeline.warehouse.warehouse import Warehouse
 from stripe_pipeline.webhooks.endpoints import DESCRIPTION
@@ -38,14 +41,11 @@ from stripe_pipeline.webhooks.receiver import PATH
 _ATTEMPTS = 3
 _PATIENCE = 20.0
 _TIMEOUT = 20.0
-
 # Read requests in 30 days, FACTS.md "Limits" (Stripe's page "Rate limits", read allocation).
 _READS_A_TRANSACTION = 500
 _LEAST_READS = 10_000
 _ALLOCATION_DAYS = 30
-
 _RECORDING = 0.018  # seconds that Dagster takes to record a day of a table, on SQLite
-
 _SECRET_NAMES = {True: "STRIPE_WEBHOOK_SECRET", False: "STRIPE_TEST_WEBHOOK_SECRET"}
 
 

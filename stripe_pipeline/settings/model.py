@@ -6,106 +6,25 @@ Keys and secrets come from the environment only. What an object type is belongs 
 
 from __future__ import annotations
 
-import calendar
-import contextlib
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from stripe_pipeline.addresses import BASE_URL, checked_base
 from stripe_pipeline.data_folder import Readers
-from stripe_pipeline.errors import SettingsError, did_you_mean
+from stripe_pipeline.errors import did_you_mean
 from stripe_pipeline.fields import PATH, STEP, FieldRules, rules_of
 from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType, family_of
-from stripe_pipeline.stripe_api.client import ApiKey
+from stripe_pipeline.settings.ages import FOREVER, LONGEST, Age, age_or_date, age_or_forever, first_day
 
-DEFAULT_FILE = "stripe_pipeline.yaml"
-
-_AGE = re.compile(r"(\d+)\s*(day|week|month|year)s?")
 _COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 _PLACE = re.compile(r"\d+", re.ASCII)
 _ACCOUNT = re.compile(r"acct_\w+", re.ASCII)
-_SIGNING_SECRET = re.compile(r"whsec_[\w+/=-]+", re.ASCII)
-_STRIPE_BEGAN = date(2010, 1, 1)
-_LONGEST = 36_500  # days; more than anyone means, and no more than dates can be counted back
-_DAYS = {"day": 1, "week": 7}
-_MONTHS = {"month": 1, "year": 12}
-
-
-def _age_or_date(value: object) -> Age | date:
-    """When the history begins: a day, or an age counted back from today."""
-    begins: Age | date | None = None
-    if isinstance(value, Age) or (isinstance(value, date) and not isinstance(value, datetime)):
-        begins = value
-    elif isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            begins = Age.from_text(value) or date.fromisoformat(value.strip())
-    with contextlib.suppress(ValueError, OverflowError):
-        if begins is not None and _STRIPE_BEGAN <= _first_day(begins) <= datetime.now(UTC).date():
-            return begins
-    raise ValueError("should be a date from 2010 on such as 2024-01-01, or an age such as 24 months")
-
-
-def _first_day(begins: Age | date) -> date:
-    """The first UTC day of a history that begins so."""
-    if not isinstance(begins, Age):
-        return begins
-    first = begins.before(datetime.now(UTC).date())
-    # So that the first partition does not move every day.
-    return first.replace(day=1) if begins.of_months else first
-
-
-@dataclass(frozen=True)
-class Age:
-    """So many days, weeks, months or years."""
-
-    count: int
-    unit: str
-
-    @classmethod
-    def from_text(cls, text: str) -> Age | None:
-        """The age that a text such as `36 months` says; None where it says none."""
-        match = _AGE.fullmatch(text.strip())
-        return cls(int(match[1]), match[2]) if match else None
-
-    @property
-    def of_months(self) -> bool:
-        """Whether it is counted in months or years."""
-        return self.unit in _MONTHS
-
-    def before(self, day: date) -> date:
-        """The day so long before `day`; the month's last one where it has no such day."""
-        if self.unit in _DAYS:
-            return day - timedelta(days=self.count * _DAYS[self.unit])
-        months = day.year * 12 + day.month - 1 - self.count * _MONTHS[self.unit]
-        year, month = months // 12, months % 12 + 1
-        return date(year, month, min(day.day, calendar.monthrange(year, month)[1]))
-
-    def __str__(self) -> str:
-        return f"{self.count} {self.unit}{'' if self.count == 1 else 's'}"
-
-
-FOREVER = "forever"
-
-
-def _age_or_forever(value: object) -> Age | str:
-    if isinstance(value, Age) or value == FOREVER:
-        return value
-    age = Age.from_text(value) if isinstance(value, str) else None
-    if age and age.count >= 1:
-        with contextlib.suppress(ValueError, OverflowError):
-            age.before(datetime.now(UTC).date())
-            return age
-    raise ValueError(f"should be an age such as 36 months, or {FOREVER}")
 
 
 def _percent(value: object) -> object:
@@ -141,7 +60,7 @@ class Sweep(_Section):
 class Inbox(_Section):
     """What is kept of the news from Stripe."""
 
-    keep_days: Annotated[int, Field(ge=1, le=_LONGEST)] = 40
+    keep_days: Annotated[int, Field(ge=1, le=LONGEST)] = 40
     """How long what was dealt with is remembered. The default is longer than Stripe keeps events, so that none is ever
     taken for new twice (FACTS.md, Events)."""
 
@@ -149,7 +68,7 @@ class Inbox(_Section):
 class Runs(_Section):
     """What is kept of Dagster's own history of this project's runs."""
 
-    keep_days: Annotated[int, Field(ge=1, le=_LONGEST)] = 90
+    keep_days: Annotated[int, Field(ge=1, le=LONGEST)] = 90
 
 
 class Published(_Section):
@@ -212,8 +131,8 @@ class ObjectSettings(_Section):
     date_field: str | None = None
     fields: Fields = Fields()
     custom_fields: dict[str, Annotated[CustomField, BeforeValidator(_path_alone)]] = {}
-    history: Annotated[Any, BeforeValidator(_age_or_date)] = None
-    retention: Annotated[Any, BeforeValidator(_age_or_forever)] = None
+    history: Annotated[Any, BeforeValidator(age_or_date)] = None
+    retention: Annotated[Any, BeforeValidator(age_or_forever)] = None
     on_delete: OnDelete | None = None
 
 
@@ -225,8 +144,8 @@ class Settings(_Section):
 
     account: Annotated[str | None, BeforeValidator(_account)] = None
     """The account that the keys belong to, for a restricted key that may not read it."""
-    history: Annotated[Any, BeforeValidator(_age_or_date)] = Field(default="24 months", validate_default=True)
-    retention: Annotated[Any, BeforeValidator(_age_or_forever)] = FOREVER
+    history: Annotated[Any, BeforeValidator(age_or_date)] = Field(default="24 months", validate_default=True)
+    retention: Annotated[Any, BeforeValidator(age_or_forever)] = FOREVER
     on_delete: OnDelete = OnDelete.HIDE
     rate: Rate = Rate()
     sweep: Sweep = Sweep()
@@ -381,12 +300,12 @@ class Settings(_Section):
 
         By `created` whatever the date field is: Stripe's lists filter by nothing else (FACTS.md, Lists).
         """
-        return _first_day(self.history_begins(object_type))
+        return first_day(self.history_begins(object_type))
 
     @property
     def first_day(self) -> date:
         """The first UTC day that any kept type has: where the partitions begin."""
-        return min((self.history_of(object_type) for object_type in self.enabled), default=_first_day(self.history))
+        return min((self.history_of(object_type) for object_type in self.enabled), default=first_day(self.history))
 
     def retention_of(self, object_type: ObjectType) -> Age | None:
         """How long rows of this type are kept, by its date field; None for ever.
@@ -412,211 +331,3 @@ class Settings(_Section):
     def on_delete_of(self, object_type: ObjectType) -> OnDelete:
         """What becomes of rows whose objects were deleted in Stripe; children's is their parent's."""
         return self._of(family_of(object_type)).on_delete or self.on_delete
-
-
-def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings file that `STRIPE_PIPELINE_CONFIG` names, else `stripe_pipeline.yaml` if it is there.
-
-    Raises `SettingsError`, which names the file, the key and what is accepted.
-    """
-    named = environment.get("STRIPE_PIPELINE_CONFIG")
-    path = Path(named or DEFAULT_FILE)
-    try:
-        content, lines = _parse(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if not named:
-            return Settings()
-        raise SettingsError(
-            f"The settings file {path} is not there", "Correct STRIPE_PIPELINE_CONFIG or unset it"
-        ) from None
-    except OSError as error:
-        raise SettingsError(
-            f"The settings file {path} cannot be read ({error.strerror})", "Let this user read it, or name another"
-        ) from error
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise SettingsError(
-            f"The settings file {path} is not UTF-8 (line {line})", "Save it as UTF-8, then run again"
-        ) from None
-    except yaml.YAMLError as error:
-        raise SettingsError(f"The settings file {path} is not YAML: {_where(error)}", "Correct it there") from error
-    try:
-        return Settings.model_validate({} if content is None else _given(content))
-    except ValidationError as error:
-        raise SettingsError(f"In the settings file {path}, {_explain(error, lines)}", _remedy(error)) from None
-
-
-class _Loader(yaml.SafeLoader):
-    """Tells also where a value is that cannot be, such as a day that does not exist."""
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except ValueError as error:
-            raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from error
-        except (AttributeError, LookupError) as error:
-            said = f"{getattr(node, 'value', '')!r} is no {node.tag.rpartition(':')[2]}"
-            raise yaml.MarkedYAMLError(problem=said, problem_mark=node.start_mark) from error
-
-
-def _parse(text: str) -> tuple[Any, Mapping[tuple[str, ...], int]]:
-    """What YAML says, and the line of each key by its path. Raises `yaml.YAMLError`, also for a key that is there twice
-    or is no text."""
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        lines = dict(_lines(node, ()))
-        return (loader.construct_document(node) if node else None), lines
-    finally:
-        loader.dispose()
-
-
-# `<<` brings in what an anchor names.
-_NAMES = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
-
-
-def _lines(
-    node: yaml.Node | None, path: tuple[str, ...], above: tuple[yaml.Node, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], int]]:
-    """`above` are the nodes that this one is in."""
-    if isinstance(node, yaml.MappingNode):
-        if node in above:
-            raise yaml.MarkedYAMLError(problem="what an anchor names is within itself", problem_mark=node.start_mark)
-        seen = set()
-        for key, value in node.value:
-            if key.tag not in _NAMES:
-                said = "brackets are" if not isinstance(key, yaml.ScalarNode) else f"`{key.value}` without quotes is"
-                raise yaml.MarkedYAMLError(problem=f"{said} no key", problem_mark=key.start_mark)
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"`{key.value}` is there twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-            here = (*path, str(key.value))
-            yield here, key.start_mark.line + 1
-            yield from _lines(value, here, (*above, node))
-
-
-def _given(content: Any) -> Any:
-    """Without the keys that nothing stands behind: what is commented out below them is not asked for."""
-    if isinstance(content, dict):
-        return {key: _given(value) for key, value in content.items() if value is not None}
-    return content
-
-
-def _where(error: yaml.YAMLError) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
-    return " ".join(str(error).split())
-
-
-def _explain(error: ValidationError, lines: Mapping[tuple[str, ...], int]) -> str:
-    problems = error.errors(include_url=False, include_input=False)
-    return "; ".join(sentence for problem in problems for sentence in _sentences(problem, lines))
-
-
-def _sentences(problem: Any, lines: Mapping[tuple[str, ...], int]) -> Iterator[str]:
-    said = str(problem["msg"]).removeprefix("Value error, ").replace("Input should", "should", 1)
-    if not problem["loc"] and problem["type"] == "value_error":
-        for line in said.splitlines():
-            where, _, what = line.partition("\0")
-            yield _at(tuple(where.split(".")), lines) + what
-        return
-    path = tuple(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        said = f"is no known key{did_you_mean(path[-1], _known_keys(path))}"
-    elif problem["type"] == "missing":
-        said = "is missing"
-    elif problem["type"] in ("model_type", "dict_type"):
-        said = "should be lines of `key: value`"
-    elif problem["type"] == "tuple_type":
-        said = "should be a list such as [email, phone]"
-    yield _at(path, lines) + said
-
-
-def _at(path: tuple[str, ...], lines: Mapping[tuple[str, ...], int]) -> str:
-    if not path:
-        return "everything "
-    line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
-    return (f"line {line}: " if line else "") + f"`{'.'.join(path)}` "
-
-
-def _known_keys(path: tuple[str, ...]) -> Iterable[str]:
-    """What could stand where an unknown key does."""
-    sections: Mapping[str, type[BaseModel]] = {"rate": Rate, "sweep": Sweep, "inbox": Inbox, "runs": Runs}
-    below: Mapping[int, type[BaseModel]] = {3: ObjectSettings, 4: Fields, 5: CustomField}
-    if len(path) == 1:
-        return Settings.model_fields
-    section = below.get(len(path)) if path[0] == "objects" else sections.get(path[0])
-    return section.model_fields if section else ()
-
-
-def _remedy(error: ValidationError) -> str:
-    if any(problem["type"] == "extra_forbidden" for problem in error.errors(include_url=False, include_input=False)):
-        return "Correct it, or upgrade stripe_pipeline if the file was written for a newer one"
-    return "Correct it there"
-
-
-def load_keys(environment: Mapping[str, str] = os.environ) -> tuple[ApiKey, ...]:
-    """The API keys in `STRIPE_API_KEY` and `STRIPE_TEST_API_KEY`, one per mode.
-
-    Raises `SettingsError` if there is none, if one is no secret or restricted key, or if both are of one mode.
-    """
-    names = [name for name in ("STRIPE_API_KEY", "STRIPE_TEST_API_KEY") if environment.get(name, "").strip()]
-    if not names:
-        raise SettingsError(
-            "No Stripe API key is set",
-            "Set STRIPE_API_KEY to a secret or restricted key (sk_… or rk_…) of your account,"
-            " or run `stripe-pipeline demo` to try everything without an account",
-        )
-    keys = tuple(_key(name, environment[name]) for name in names)
-    if len({key.livemode for key in keys}) < len(keys):
-        raise SettingsError(
-            "STRIPE_API_KEY and STRIPE_TEST_API_KEY are keys of the same mode",
-            "Use the second one for the other mode, or unset it",
-        )
-    if "STRIPE_TEST_API_KEY" in names and keys[-1].livemode:
-        raise SettingsError("STRIPE_TEST_API_KEY holds a live key", "Put the live key into STRIPE_API_KEY")
-    return keys
-
-
-def _key(name: str, text: str) -> ApiKey:
-    try:
-        return ApiKey.from_text(text)
-    except SettingsError as error:
-        raise SettingsError(f"{name} does not hold a Stripe secret or restricted key", error.remedy) from None
-
-
-def webhook_secrets(environment: Mapping[str, str] = os.environ, *, needed: bool = True) -> tuple[str, ...]:
-    """The signing secrets in `STRIPE_WEBHOOK_SECRET` and `STRIPE_TEST_WEBHOOK_SECRET`, which may hold several each.
-
-    Raises `SettingsError` if there is none although one is `needed`, or if one is no signing secret.
-    """
-    secrets: list[str] = []
-    for name in ("STRIPE_WEBHOOK_SECRET", "STRIPE_TEST_WEBHOOK_SECRET"):
-        for secret in filter(None, map(str.strip, environment.get(name, "").split(","))):
-            if not _SIGNING_SECRET.fullmatch(secret):
-                raise SettingsError(
-                    f"{name} does not hold a webhook signing secret",
-                    "One starts with whsec_: `stripe-pipeline webhooks register`, `stripe listen` and the endpoint's"
-                    " page in the Stripe Dashboard show it; several are separated by commas",
-                )
-            secrets.append(secret)
-    if needed and not secrets:
-        raise SettingsError(
-            "No webhook signing secret is set",
-            "Set STRIPE_WEBHOOK_SECRET to the one (whsec_…) that `stripe-pipeline webhooks register` or `stripe listen`"
-            " shows",
-        )
-    return tuple(dict.fromkeys(secrets))
-
-
-def inbox_url(environment: Mapping[str, str] = os.environ) -> str | None:
-    """The database that holds the inbox, as an SQLAlchemy URL: `STRIPE_PIPELINE_INBOX`; None for the data folder.
-
-    It may hold a password. What it can be is checked where it is used, by `inbox`.
-    """
-    return environment.get("STRIPE_PIPELINE_INBOX", "").strip() or None
-
-
-def api_base(environment: Mapping[str, str] = os.environ) -> str:
-    """Where the API is: `STRIPE_API_BASE`, else Stripe. Raises `SettingsError` as `checked_base` does."""
-    return checked_base(environment.get("STRIPE_API_BASE", "").strip() or BASE_URL, environment)

@@ -7,14 +7,9 @@ are plain dicts: building the SDK's objects takes forty times the CPU (FACTS.md 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
-import os
 import random
-import re
-import socket
-import ssl
 import threading
 import time
 from collections import Counter
@@ -25,15 +20,13 @@ from functools import cache
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote, unquote
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import quote
 
-import certifi
 import stripe
 import urllib3
 
 from stripe_pipeline import odd_json
-from stripe_pipeline.addresses import BASE_URL, checked_base, is_local
+from stripe_pipeline.addresses import BASE_URL, checked_base
 from stripe_pipeline.errors import (
     ApiError,
     AuthenticationFailed,
@@ -44,24 +37,19 @@ from stripe_pipeline.errors import (
     OutOfTime,
     PermissionMissing,
     RequestRefused,
-    SettingsError,
     Unavailable,
     scrub,
 )
 from stripe_pipeline.stripe_api.clock import ServerClock, http_date, http_dates
+from stripe_pipeline.stripe_api.connections import CONNECT_TIMEOUT, TimeLimit, connections
 from stripe_pipeline.stripe_api.deadline import Deadline
+from stripe_pipeline.stripe_api.keys import NAMELESS, ApiKey, signed
 from stripe_pipeline.stripe_api.rate_limits import RateLimits, endpoint_of
 
 logger = logging.getLogger(__name__)
-
-NAMELESS = "(no id) "
-"""What stands for the id of an object that Stripe listed without one begins with this; the day follows."""
 MAX_LIMIT = 100  # objects a page, FACTS.md "Lists"
 TIMEOUT = 60.0  # seconds of silence
 REQUEST_TIMEOUT = 120.0  # seconds for a whole request, however steadily its answer trickles in
-CONNECT_TIMEOUT = 10.0
-MAX_CONNECTIONS = 32
-
 FIRST_BACKOFF = 0.5
 MAX_BACKOFF = 8.0
 MAX_RETRY_AFTER = 60.0
@@ -74,41 +62,8 @@ _TIME = "time"  # what requests that confirm Stripe's time are spent on: they re
 # Read whatever the settings say, so no object can be disabled to do without the permission.
 _ALWAYS_READ = {"/v1/account", "/v1/events"}
 _GOES_ON = "the next run goes on from where this one stopped"
-
 Params = Mapping[str, str | int | Sequence[str]]
 _Query = list[tuple[str, str]]
-
-
-@dataclass(frozen=True, repr=False)
-class ApiKey:
-    """A secret or restricted key of one mode. Only `secret` holds it; `repr` and `str` are masked."""
-
-    secret: str
-
-    @classmethod
-    def from_text(cls, value: str) -> ApiKey:
-        """The key in `value`, which may have white space around it; raises `SettingsError` if it cannot be one."""
-        text = value.strip()
-        if len(text) < 12 or not re.fullmatch(r"(sk|rk)_(live|test)_\w+", text, re.ASCII):
-            raise SettingsError(
-                "This is not a Stripe secret or restricted key",
-                "A key starts with sk_live_, rk_live_, sk_test_ or rk_test_: copy it from the Stripe Dashboard "
-                "(Developers, API keys)",
-            )
-        return cls(text)
-
-    @property
-    def livemode(self) -> bool:
-        """True if the key reads live data, false for test data (FACTS.md "The nine types")."""
-        return self.secret[3:8] == "live_"
-
-    @property
-    def fingerprint(self) -> str:
-        """16 hexadecimal characters that tell keys apart and give nothing away."""
-        return hashlib.sha256(self.secret.encode()).hexdigest()[:16]
-
-    def __repr__(self) -> str:
-        return f"ApiKey({self.secret[:8]}…, fingerprint {self.fingerprint})"
 
 
 @dataclass(frozen=True)
@@ -379,7 +334,7 @@ class StripeApi:
         seconds = min(self._request_timeout, self._deadline.left())
         if not seconds:
             raise OutOfTime(path)
-        with self._sending(spent_on or endpoint), _TimeLimit(seconds) as limit:
+        with self._sending(spent_on or endpoint), TimeLimit(seconds) as limit:
             sent = self.clock.local()
             try:
                 response = self._connections.request(
@@ -462,7 +417,7 @@ class StripeApi:
                 if code == "resource_missing"
                 else "Check STRIPE_API_BASE, which is the address without a path"
             )
-        error = kind(_signed(what, request_id), remedy, path=path, status=status, code=code, request_id=request_id)
+        error = kind(signed(what, request_id), remedy, path=path, status=status, code=code, request_id=request_id)
         if isinstance(error, PermissionMissing):
             error.learn(message)
             if error.account:
@@ -478,7 +433,7 @@ class StripeApi:
         else:
             remedy = f"Check the network, STRIPE_API_BASE and status.stripe.com; {_GOES_ON}"
         return Unavailable(
-            _signed(what, last.request_id),
+            signed(what, last.request_id),
             remedy,
             path=path,
             status=last.status,
@@ -524,122 +479,6 @@ def _version() -> str:
     return version("stripe-pipeline")
 
 
-class _TimeLimit:
-    """Shuts the connection of the request that this thread sends once `seconds` have passed.
-
-    Timeouts of sockets only end silence: a peer that sends a byte now and then is never silent.
-    """
-
-    _of_thread = threading.local()
-
-    def __init__(self, seconds: float) -> None:
-        self.exceeded = False
-        self._lock = threading.Lock()
-        self._ended = False
-        self._connection: urllib3.connection.HTTPConnection | None = None
-        self._socket: Any = None
-        self._timer = threading.Timer(seconds, self._shut)
-        self._timer.daemon = True
-
-    def __enter__(self) -> Self:
-        self._of_thread.limit = self
-        self._timer.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        with self._lock:
-            self._ended = True  # the connection may be another request's by now
-        self._timer.cancel()
-        del self._of_thread.limit
-
-    @classmethod
-    def use(cls, connection: urllib3.connection.HTTPConnection) -> None:
-        """Note which connection this thread's request goes through."""
-        limit: _TimeLimit | None = getattr(cls._of_thread, "limit", None)
-        if limit is not None:
-            limit._connection = connection
-            # The connection forgets it once it has handed it to an answer that ends with it.
-            limit._socket = connection.sock or limit._socket
-            if limit.exceeded:
-                raise urllib3.exceptions.TimeoutError("The request took too long")
-
-    def _shut(self) -> None:
-        with self._lock:
-            if self._ended:
-                return
-            self.exceeded = True
-            outer = (self._connection and self._connection.sock) or self._socket
-            plain = getattr(outer, "socket", outer)  # below TLS within TLS
-            if isinstance(plain, socket.socket):
-                with suppress(OSError):
-                    # Not the method of an SSL socket, which another thread is reading from.
-                    socket.socket.shutdown(plain, socket.SHUT_RDWR)
-
-
-class _Connection(urllib3.connection.HTTPConnection):
-    """Tells the time limit of the request under way about itself."""
-
-    def connect(self) -> None:
-        _TimeLimit.use(self)
-        super().connect()
-
-    def request(self, *arguments: Any, **options: Any) -> None:
-        _TimeLimit.use(self)
-        super().request(*arguments, **options)
-
-    def getresponse(self) -> Any:
-        _TimeLimit.use(self)
-        return super().getresponse()
-
-
-class _TLSConnection(_Connection, urllib3.connection.HTTPSConnection):
-    pass
-
-
-class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _TLSPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _TLSConnection
-
-
-def connections(base_url: str, timeout: float) -> urllib3.PoolManager:
-    """Connections to the server at `base_url`, through the proxy that the environment names for it.
-
-    Whoever sends a key on them does so without following redirects.
-    """
-    url = urllib3.util.parse_url(base_url)
-    proxies = getproxies()
-    # What is meant for this machine may be unencrypted, and must not leave it.
-    direct = is_local(url.host) or proxy_bypass(url.host or "")
-    proxy = None if direct else proxies.get(url.scheme or "", proxies.get("all"))
-    options: dict[str, Any] = {
-        "timeout": urllib3.Timeout(connect=min(timeout, CONNECT_TIMEOUT), read=timeout),
-        "retries": False,
-        "maxsize": MAX_CONNECTIONS,
-        "block": True,  # more threads than connections take turns
-    }
-    if url.scheme == "https":
-        options["ssl_context"] = _tls()
-    if not proxy:
-        pool = urllib3.PoolManager(**options)
-    else:
-        login = urllib3.util.parse_url(proxy).auth
-        headers = urllib3.make_headers(proxy_basic_auth=unquote(login)) if login else None
-        pool = urllib3.ProxyManager(proxy, proxy_headers=headers, **options)
-    pool.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
-    return pool
-
-
-@cache
-def _tls() -> ssl.SSLContext:
-    """What connections are verified against; loading the certificates takes longer than many a request."""
-    return ssl.create_default_context(
-        cafile=os.environ.get("SSL_CERT_FILE", certifi.where()), capath=os.environ.get("SSL_CERT_DIR")
-    )
-
-
 def _query(params: Params) -> _Query:
     query: _Query = []
     for name, value in params.items():
@@ -676,11 +515,6 @@ def redirected(status: int, location: str | None) -> str:
     except urllib3.exceptions.LocationParseError:
         where = ""
     return f"HTTP {status}, a redirect{where}, which is not followed with a key"
-
-
-def _signed(what: str, request_id: str | None) -> str:
-    """`what` with Stripe's request id, if there is one."""
-    return f"{what.rstrip('. ')} (request {request_id})" if request_id else what
 
 
 def odd_answer(path: str, how: str) -> Unavailable:

@@ -35,7 +35,8 @@ from stripe_pipeline.errors import (
 from stripe_pipeline.fields import FieldFilter
 from stripe_pipeline.objects import ObjectType
 from stripe_pipeline.rows import Surprises, check, created_of, id_of, is_id, shape
-from stripe_pipeline.stripe_api.client import NAMELESS, StripeApi, is_addressable, object_path, odd_answer
+from stripe_pipeline.stripe_api.client import StripeApi, is_addressable, object_path, odd_answer
+from stripe_pipeline.stripe_api.keys import NAMELESS
 from stripe_pipeline.stripe_api.listing import Listed, Listing, everything, newest_first, outside
 from stripe_pipeline.stripe_api.rate_limits import endpoint_of
 

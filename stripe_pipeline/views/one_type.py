@@ -9,11 +9,10 @@ from stripe_pipeline.days import utc_day
 from stripe_pipeline.objects import Column, Kind, ObjectType
 from stripe_pipeline.settings.model import CustomField, CustomType, Settings
 from stripe_pipeline.views.money import major_units
-from stripe_pipeline.views.relations import PAYMENTS, payments_view
+from stripe_pipeline.views.payments import PAYMENTS, payments_view
 
 MODES = {"live": True, "test": False}
 """The schemas of the views, and the `livemode` of what they show."""
-
 _SECONDS = "BETWEEN -62135596800 AND 253402300799"  # Unix seconds of the years 1 to 9999
 
 

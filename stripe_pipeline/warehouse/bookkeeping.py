@@ -15,7 +15,7 @@ import duckdb
 
 from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
 from stripe_pipeline.rows import microseconds
-from stripe_pipeline.sync.account import UNNAMED
+from stripe_pipeline.warehouse.accounts import UNNAMED
 from stripe_pipeline.warehouse.recovery import (
     Restored,
 )
@@ -24,12 +24,10 @@ from stripe_pipeline.warehouse.schema import (
 )
 
 if TYPE_CHECKING:
-    from stripe_pipeline.inbox.inbox import Entry
+    from stripe_pipeline.inbox.notification import Entry
 from stripe_pipeline.batch import Batch, ListedDay, Mode
 
 BOOKKEEPING = ("cursors", "coverage", "backfills")  # tables of `pipeline` with an account and a mode
-
-
 _NAMED = 5  # fields in a sentence
 
 

@@ -32,14 +32,8 @@ from stripe_pipeline.batch import Batch, Changes, Loaded
 from stripe_pipeline.warehouse.bookkeeping import _qualified, mode_condition
 
 _LONGEST_RUN = DAY  # seconds from reading a page to loading it
-
-
 _NEAR = 2048  # rows that DuckDB reads together
-
-
 _FEW = 500  # places to fetch rows from
-
-
 DELETABLE = ("customers", "invoices")  # FACTS.md, The nine types
 
 
@@ -385,11 +379,7 @@ def _quoted(column: Column) -> str:
 
 
 _ABOUT_VALUES = (duckdb.DataError, duckdb.IntegrityError, duckdb.InvalidInputException)
-
-
 _PLACE = re.compile(r'[\w ]*JSON[\w ]* in file "[^"]*",(?: at byte \d+)? in line \d+')
-
-
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 
 

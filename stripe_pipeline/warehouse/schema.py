@@ -19,26 +19,22 @@ from stripe_pipeline.data_folder import CATALOG
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.fields import SECRET, UNKNOWN, FieldFilter, FieldRules, kept_secrets, path_from, without_secrets
 from stripe_pipeline.objects import OBJECT_TYPES, Column, Kind, ObjectType, family_of
-from stripe_pipeline.settings.model import FOREVER, Age, OnDelete, Settings
+from stripe_pipeline.settings.ages import FOREVER, Age
+from stripe_pipeline.settings.model import OnDelete, Settings
 from stripe_pipeline.views import one_type as views
 
 FORMAT = 4
 """Layout of the file; raised when older code could no longer write it rightly."""
-
 ROW_GROUP = 10_240
 """Rows that are compressed and written together: about what a backfill loads at once. DuckDB's own 122,880 are kept in
 memory until they are full, and compressed anew at each load till then."""
-
 _CHILDREN_COUNTED = "coverage counts children"
 """Noted where `pipeline.coverage.listed` of a child counts the children."""
-
 _SECRETS_TAKEN_OUT = 2
 """Raised when `fields.without_secrets` finds more than it did, so that existing files are brought to that."""
-
 NOW, AT_ONCE, DAILY = "now", "at once", "daily"
 """How soon a file must be compacted, so that nothing is left in it of what was erased. With `NOW` the settings have
 changed, and what runs have on their way is of no use any more."""
-
 _PIPELINE_TABLES = {
     "meta": "format INTEGER, revision BIGINT, id VARCHAR",
     "keys": "fingerprint VARCHAR, account VARCHAR, livemode BOOLEAN",

@@ -29,9 +29,9 @@ from stripe_pipeline.run_locks import abandoned
 from stripe_pipeline.settings.model import OnDelete, Settings
 from stripe_pipeline.storage_errors import Cause, cause_of, reason, remedy
 from stripe_pipeline.stripe_api.clock import Reading
-from stripe_pipeline.sync.account import UNNAMED, other_account
-from stripe_pipeline.views.relations import JUST_BEFORE, followed, named_by
+from stripe_pipeline.views.references import JUST_BEFORE, followed, named_by
 from stripe_pipeline.warehouse import future_times
+from stripe_pipeline.warehouse.accounts import UNNAMED, other_account
 from stripe_pipeline.warehouse.erasure import Erased, Erasure, load_order
 from stripe_pipeline.warehouse.pruning import Pruned, expire, prune, young_enough
 from stripe_pipeline.warehouse.publisher import Publisher
@@ -60,7 +60,7 @@ from stripe_pipeline.warehouse.schema import (
 )
 
 if TYPE_CHECKING:
-    from stripe_pipeline.inbox.inbox import Entry
+    from stripe_pipeline.inbox.notification import Entry
 from stripe_pipeline.batch import Batch, Changes, Loaded, Mode
 from stripe_pipeline.warehouse.bookkeeping import (
     BOOKKEEPING,
@@ -98,17 +98,9 @@ from stripe_pipeline.warehouse.load import (
 )
 
 _LOCK_TIMEOUT = 600  # seconds; loads hold the lock for seconds at most, so a longer wait is a process that hangs
-
-
 _DEFAULTS = Settings()
-
-
 _LOOKED_INTO = 30 * DAY  # seconds that a damaged file is kept
-
-
 _EMPTY_FILE = 12_288  # bytes of a database without tables
-
-
 _SMALL = 64  # blocks of 256 KB that are not worth compacting
 
 

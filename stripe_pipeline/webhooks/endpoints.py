@@ -26,7 +26,9 @@ from stripe_pipeline.errors import (
     SettingsError,
     Unavailable,
 )
-from stripe_pipeline.stripe_api.client import ApiKey, connections, redirected
+from stripe_pipeline.stripe_api.client import redirected
+from stripe_pipeline.stripe_api.connections import connections
+from stripe_pipeline.stripe_api.keys import ApiKey
 
 _TIMEOUT = 60.0  # seconds that Stripe may be silent
 DESCRIPTION = "stripe_pipeline"

@@ -23,7 +23,8 @@ from stripe import SignatureVerificationError, WebhookSignature
 
 from stripe_pipeline import odd_json
 from stripe_pipeline.errors import BadObject, StripePipelineError
-from stripe_pipeline.inbox.inbox import Inbox, Poke, Summary, poke_of
+from stripe_pipeline.inbox.inbox import Inbox
+from stripe_pipeline.inbox.notification import Poke, Summary, poke_of
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,101 @@
+"""The command line's application, and what every command does first: find the project and its environment.
+
+Here belongs what all commands share. Each group of commands is a module beside this one.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from dotenv import dotenv_values
+
+from stripe_pipeline.cli.terminal import out
+from stripe_pipeline.errors import (
+    SettingsError,
+)
+from stripe_pipeline.settings.environment import api_base, inbox_url, load_keys
+from stripe_pipeline.settings.loading import load_settings
+
+if TYPE_CHECKING:
+    pass
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"stripe-pipeline {version('stripe-pipeline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def enter_project(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Keeps nine Stripe object types in DuckDB, equal to Stripe.
+
+    Try it without an account: stripe-pipeline demo. With one: set STRIPE_API_KEY, then stripe-pipeline check and
+    stripe-pipeline dev.
+    """
+    # Dagster resolves its storage against the working directory, so all work is done in the project folder.
+    _make_paths_absolute()
+    here = Path.cwd()
+    candidates = [here, *here.parents, Path(__file__).resolve().parents[2]]
+    root = next((folder for folder in candidates if _is_project(folder)), None)
+    if root is None:
+        raise SettingsError(
+            "The stripe_pipeline project is not here or above", "Run stripe-pipeline in a clone of the project"
+        )
+    os.chdir(root)
+    # As Dagster does for whatever it starts here, so that both see the same.
+    try:
+        there = dotenv_values(".env")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise SettingsError(f"The file {root / '.env'} cannot be read ({reason})", "Correct it there") from None
+    os.environ.update({name: value for name, value in there.items() if value is not None})
+    _make_paths_absolute()
+    home = os.environ.get("DAGSTER_HOME") or str(root)
+    if not Path(home).is_absolute() or not Path(home).is_dir():
+        raise SettingsError(
+            f"DAGSTER_HOME is {home}, which is not the absolute path of a folder",
+            "Correct it, or unset it: Dagster then keeps its history in the project folder",
+        )
+    os.environ["DAGSTER_HOME"] = home
+
+
+def _make_paths_absolute() -> None:
+    for name in ("STRIPE_PIPELINE_DATA", "STRIPE_PIPELINE_CONFIG"):
+        if os.environ.get(name):
+            os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
+
+
+def _is_project(folder: Path) -> bool:
+    """Whether `dagster.yaml` and the code location are there; the parent folders may be another Dagster project."""
+    try:
+        declared = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+        return (
+            declared["tool"]["dg"]["project"]["root_module"] == "stripe_pipeline"
+            and (folder / "dagster.yaml").is_file()
+        )
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def check_environment() -> None:
+    """Raise `SettingsError` before anything is begun that could not work."""
+    from stripe_pipeline.inbox.inbox import parse_url
+
+    load_settings()
+    load_keys()
+    api_base()
+    if url := inbox_url():
+        parse_url(url)

@@ -1,0 +1,165 @@
+"""The command check: what each key may read, how webhooks stand, and what is left to load."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from stripe_pipeline.cli.terminal import complain, err, out
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.errors import (
+    PermissionMissing,
+    StripePipelineError,
+    by_cause,
+)
+from stripe_pipeline.settings.environment import api_base, load_keys
+from stripe_pipeline.settings.loading import load_settings
+
+if TYPE_CHECKING:
+    from stripe_pipeline.preflight.connection import Connection
+from stripe_pipeline.cli.app import app
+from stripe_pipeline.cli.display import approximately, print_line
+
+
+@app.command()
+def check() -> None:
+    """Show what each key may read, and what loading will take.
+
+    Asks Stripe some forty times for each key and changes nothing. Exit status 1 if something that is needed is missing:
+    a key, a permission, the events; webhooks and what they need are only shown.
+    """
+    connections = key_reports()
+    for connection in connections:
+        out.print(key_of(connection), style="bold")
+        if connection.refused:
+            complain(connection.refused)
+            continue
+        _show_connection(connection)
+        complain_of_missing(connection)
+    if not all(connection.complete for connection in connections):
+        raise typer.Exit(1)
+
+
+def key_reports() -> list[Connection]:
+    """What there is to know about each key."""
+    from stripe_pipeline.preflight.connection import check_connections
+
+    keys, settings, folder = load_keys(), load_settings(), DataFolder.from_environment()
+    with err.status("Asking Stripe …") if err.is_terminal else contextlib.nullcontext():
+        return check_connections(keys, settings=settings, folder=folder, base_url=api_base())
+
+
+def key_of(connection: Connection) -> str:
+    return f"{'Live' if connection.livemode else 'Test'} key" + (
+        f" of {connection.account}" if connection.account else ""
+    )
+
+
+def _show_connection(connection: Connection) -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("table", "to load", "requests", "may read"):
+        table.add_column(heading, justify="right" if heading in ("to load", "requests") else "left")
+    for it in connection.tables:
+        counts = (
+            [approximately(n, exact=it.left.exact) for n in (it.left.objects, it.left.requests)]
+            if it.left
+            else ("", "")
+        )
+        readable = f"with {it.object_type.parent}" if it.object_type.parent else "yes"
+        table.add_row(it.object_type.name, *counts, _readable(it.error, readable))
+    table.add_row("events", "", "", _readable(connection.events, "yes"))
+    out.print(table)
+    print_line("To load", f"{to_load(connection)}.")
+    for lacking in connection.lacking:
+        print_line("", f"{lacking}.")
+    for it in connection.tables:
+        for path in it.unseen:
+            print_line(
+                "Fields", f"{it.object_type.name}: the settings name {path}, which none of the newest objects has."
+            )
+    rate = connection.rate
+    print_line(
+        "Rate",
+        f"{rate.account * rate.share:g} requests/s, {rate.endpoint * rate.share:g} of one type: {rate.share:.0%} of"
+        f" Stripe's {rate.account:g} and {rate.endpoint:g}.",
+    )
+    if rate.slowed_down:
+        print_line(
+            "",
+            f"Stripe slowed down {sum(rate.slowed_down.values())} of these requests ({', '.join(rate.slowed_down)}):"
+            " something else uses up its limits. Lower rate.share, or load at another time.",
+        )
+    _show_webhooks(connection)
+
+
+def _readable(error: StripePipelineError | None, yes: str) -> Text:
+    if error is None:
+        return Text(yes, "green")
+    lacking = error.permission if isinstance(error, PermissionMissing) else None
+    return Text(f"no: {lacking}" if lacking else "no", "red")
+
+
+def to_load(connection: Connection) -> str:
+    """What is left to load, and what that takes."""
+    left, seconds = connection.left, connection.seconds
+    if not left.requests:
+        unreadable = any(table.error for table in connection.tables)
+        return "nothing of what may be read" if unreadable else "nothing, what is here is complete"
+    if seconds < 60:
+        takes = "under a minute"
+    else:
+        takes = f"about {seconds / 60:.0f} minutes" if seconds < 5400 else f"about {seconds / 3600:.0f} hours"
+    part = left.requests / connection.allocation
+    rows, requests = (approximately(n, exact=left.exact) for n in (left.objects, left.requests))
+    said = (
+        f"{rows} rows in {requests} requests, {takes},"
+        f" {f'{part:.0%}' if part >= 0.01 else 'under 1%'} of the {approximately(connection.allocation, exact=False)}"
+        " reads that Stripe allows in 30 days"
+    )
+    return said if part <= 1 else f"{said}; set `history` to a later day, or load it in parts"
+
+
+def _show_webhooks(connection: Connection) -> None:
+    webhooks = connection.webhooks
+    if isinstance(webhooks.error, PermissionMissing):
+        lacking = webhooks.error.permission or "Webhook Endpoints, read"
+        print_line(
+            "Webhooks",
+            f"the key may not see them (needs {lacking}); the Stripe Dashboard shows them (Developers, Webhooks).",
+        )
+    elif webhooks.error:
+        print_line("Webhooks", f"{webhooks.error}")
+    elif not webhooks.endpoints:
+        elsewhere = f", {webhooks.others} elsewhere" if webhooks.others else ""
+        print_line(
+            "Webhooks",
+            f"none registered{elsewhere}: changes come with the next tick. To have them within seconds:"
+            " stripe-pipeline webhooks register --url https://…",
+        )
+    for endpoint in webhooks.endpoints:
+        wrong = ["disabled"] if endpoint.disabled else []
+        if number := len(endpoint.missing):
+            wrong.append(f"{number} event {'type' if number == 1 else 'types'} missing")
+        if endpoint.other_version is not None:
+            wrong.append(
+                f"API version {endpoint.other_version}" if endpoint.other_version else "the account's API version"
+            )
+        replace = "" if endpoint.other_version is None else " --replace"
+        print_line(
+            "Webhooks",
+            f"{endpoint.id} is as it should be, to {endpoint.url}"
+            if endpoint.sound
+            else f"{endpoint.id}: {', '.join(wrong)}. To correct it:"
+            f" stripe-pipeline webhooks register --url {endpoint.url}{replace}",
+        )
+    there = f"in {webhooks.secret_name}" if webhooks.secret_is_set else f"none; {webhooks.secret_name} is not set"
+    print_line("", f"Signing secret: {there}.")
+
+
+def complain_of_missing(connection: Connection) -> None:
+    for names, error in by_cause(connection.failures):
+        complain(f"{', '.join(names)} cannot be read: {error}" if len(names) > 1 else error)

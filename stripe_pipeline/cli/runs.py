@@ -1,0 +1,302 @@
+"""Commands that load, remove or apply something once: sync, backfill, prune, erase, clean, webhooks drain."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from stripe_pipeline.cli.instance import dagster_instance
+from stripe_pipeline.cli.terminal import out
+from stripe_pipeline.cli.webhooks import app as webhooks
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import today
+from stripe_pipeline.errors import (
+    SettingsError,
+)
+from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.settings.environment import inbox_url
+from stripe_pipeline.settings.loading import load_settings
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+    from stripe_pipeline.warehouse.warehouse import Warehouse
+from stripe_pipeline.cli.app import app, check_environment
+from stripe_pipeline.cli.display import Display, ShowsProgress, complain_of_report, failure_of, short_path, show_report
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text} is no day such as {today()}") from None
+
+
+@app.command()
+def sync() -> None:
+    """Bring every table up to date with Stripe.
+
+    One tick now, the same as the schedule's every 15 minutes. The first one loads the whole history.
+    """
+    check_environment()
+    if not execute(job="sync", first=today(), last=today()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def backfill(
+    first: Annotated[date, typer.Option("--from", parser=_day, metavar="DAY", help="First day, such as 2026-01-31.")],
+    last: Annotated[date, typer.Option("--to", parser=_day, metavar="DAY", help="Last day, inclusive.")],
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="TABLES", help="Some tables, separated by commas, instead of all.")
+    ] = None,
+) -> None:
+    """Read whole days again, completely.
+
+    The same as a backfill from the UI. Days are UTC days of `created`. What is already there is compared and
+    corrected, never doubled.
+    """
+    check_environment()
+    settings = load_settings()
+    if first > last:
+        raise SettingsError(f"--from {first} is after --to {last}", "Exchange them")
+    if first < settings.first_day:
+        raise SettingsError(
+            f"--from {first} is before {settings.first_day}, where the history begins",
+            "Begin there, or set `history` in the settings file to an earlier day",
+        )
+    if last > today():
+        raise SettingsError(f"--to {last} is in the future", f"The last day that can be read is today, {today()} UTC")
+    enabled = [object_type.name for object_type in settings.enabled]
+    tables = enabled if only is None else [name.strip() for names in only for name in names.split(",")]
+    if unknown := sorted(set(tables) - set(enabled)):
+        off = [name for name in unknown if name in OBJECT_TYPES]
+        raise SettingsError(
+            f"--only names {', '.join(unknown) if any(unknown) else 'no table'}"
+            + (f": the settings switch {', '.join(off)} off" if off else ""),
+            f"Tables here are {', '.join(enabled)}",
+        )
+    if not execute(job=None, first=first, last=last, tables=tables):
+        raise typer.Exit(1)
+
+
+@app.command()
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be removed.")] = False,
+) -> None:
+    """Remove what is older than its retention.
+
+    The asset `retention` does the same every day, and lets go of old news and of Dagster's own old runs.
+    """
+    from stripe_pipeline.assets.retention import PRUNED, RETENTION, records
+    from stripe_pipeline.sync.pipeline import look
+
+    if dry_run:
+        with look() as warehouse:
+            pruned = records(warehouse.prune(dry_run=True))
+    else:
+        check_environment()
+        with dagster_instance() as instance:
+            result = _in_process(instance, None, asset_selection=[RETENTION])
+        if not result.success:
+            raise failure_of(result)
+        [materialization] = result.asset_materializations_for_node("retention")
+        shown = materialization.metadata.get(PRUNED)
+        pruned = [record.data for record in shown.records] if shown else []
+    if not pruned:
+        out.print("Nothing goes: no `retention` is set, everything is kept for ever.")
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in pruned[0]:
+        table.add_column(name, justify="right" if name == "rows" else "left")
+    for row in pruned:
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in row.values()))
+    out.print(table)
+    if dry_run:
+        out.print("Nothing was removed: this only counts.")
+
+
+@app.command()
+def erase(
+    customers: Annotated[list[str], typer.Argument(metavar="CUSTOMER...", help="Ids of customers, such as cus_….")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    unknown: Annotated[bool, typer.Option("--unknown", help="Accept ids that the tables do not hold.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Let customers who were erased come back.")] = False,
+) -> None:
+    """Erase customers and everything that other rows copied of them, and keep them out.
+
+    Removes them from both files and every published version. Amounts, ids and dates stay. Needs no API key and changes
+    nothing at Stripe.
+    """
+    from stripe_pipeline.fields import load_hash_key
+    from stripe_pipeline.warehouse.recovery import stand_ins
+    from stripe_pipeline.warehouse.warehouse import Warehouse
+
+    settings, folder = load_settings(), DataFolder.from_environment()
+    if not folder.private.exists() and not stand_ins(folder):
+        raise SettingsError(
+            f"The data folder {short_path(folder.root)} holds no warehouse", "Name another one in STRIPE_PIPELINE_DATA"
+        )
+    hash_key = load_hash_key(folder) if settings.hashes else None
+    warehouse = Warehouse(folder, settings, hash_key, settings_now=load_settings)
+    customers = list(dict.fromkeys(customers))
+    if undo:
+        for customer in customers:
+            _undo_erasure(warehouse, customer)
+        return
+    foreseen = warehouse.erase(customers, dry_run=True)
+    strangers = [customer for customer, found in foreseen.items() if not found.known]
+    if strangers and not unknown:
+        raise SettingsError(
+            f"{short_path(folder.private)} holds no customer {', '.join(strangers)} and nothing that belongs to one",
+            "Correct the id. To keep out a customer who was never loaded, add --unknown",
+        )
+    number = f"{len(customers)} {'customer' if len(customers) == 1 else 'customers'}"
+    table = Table(box=None, pad_edge=False)
+    for heading in ("table", "rows", "what happens"):
+        table.add_column(heading, justify="right" if heading == "rows" else "left")
+    for name in OBJECT_TYPES:
+        if rows := sum(found.rows.get(name, 0) for found in foreseen.values()):
+            table.add_row(name, f"{rows:,}", "removed" if name == "customers" else "personal data removed")
+    if table.row_count:
+        out.print(table)
+    for column in warehouse.unidentified_references():
+        out.print(f"Rows that name the customer in {column} alone are not found: the settings leave that column out.")
+    if not yes and not typer.confirm(f"Erase {number} from {short_path(folder.root)} for good?"):
+        raise typer.Exit(1)
+    warehouse.erase(customers)
+    out.print(f"{number} erased and kept out from now on. Stripe still holds the data: delete or redact it there, too.")
+
+
+def _undo_erasure(warehouse: Warehouse, customer: str) -> None:
+    days = warehouse.keep_out_no_longer(customer)
+    if days is None:
+        raise SettingsError(f"{customer} was not erased here", "Correct the id")
+    out.print(f"{customer} is not kept out any more.")
+    if days:
+        out.print(f"`stripe-pipeline backfill --from {days[0]} --to {days[-1]}` brings back what Stripe still holds.")
+
+
+@app.command()
+def clean(
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+    keep_history: Annotated[
+        bool, typer.Option("--keep-history", help="Leave what Dagster remembers of runs and partitions.")
+    ] = False,
+) -> None:
+    """Remove everything that was loaded, to begin anew.
+
+    Empties the data folder of what the pipeline made there, and the inbox, and removes Dagster's history of this
+    project. Shows all of it and asks first. Stop `demo`, `dev`, Dagster and `webhooks serve` before.
+    """
+    from stripe_pipeline.cli.cleaning import Cleaning
+
+    with Cleaning(DataFolder.from_environment(), inbox_url(), history=_history(keep_history)) as cleaning:
+        if not cleaning.found:
+            out.print(
+                f"Nothing to remove: the data folder {short_path(cleaning.folder.root)} holds nothing of the pipeline."
+            )
+            return
+        out.print("This removes:")
+        for line in cleaning.found:
+            out.print(f"  {line}")
+        out.print("What Stripe still has can be loaded again; the last state of objects deleted in Stripe cannot.")
+        if not yes:
+            if not sys.stdin.isatty():
+                raise SettingsError(
+                    "Nothing was removed: this command asks first, and its input is not a terminal",
+                    "Add --yes to remove it",
+                )
+            if not typer.confirm("Remove it?"):
+                out.print("Nothing was removed.")
+                raise typer.Exit(1)
+        others = cleaning.remove()
+    out.print("Removed.")
+    if others:
+        out.print(f"Left in {short_path(cleaning.folder.root)}: {', '.join(path.name for path in others)}.")
+
+
+def _history(keep: bool = False) -> Path | None:
+    """Where the project's `dagster.yaml` keeps Dagster's history; None with another DAGSTER_HOME, or to `keep` it."""
+    root = Path.cwd()
+    return root / ".dagster" if not keep and Path(os.environ["DAGSTER_HOME"]).resolve() == root.resolve() else None
+
+
+@webhooks.command()
+def drain() -> None:
+    """Apply what the inbox holds now, once.
+
+    The sensor of `dev` and `demo` does the same all the time.
+    """
+    from stripe_pipeline.automation import OBJECTS, events_without_a_run
+    from stripe_pipeline.sync.pipeline import TICK_TIME, Pipeline
+    from stripe_pipeline.sync.report import Report
+
+    check_environment()
+    report = Report()
+    with Display() as display, dagster_instance() as instance, Pipeline.from_environment(display) as pipeline:
+        try:
+            applied = -1
+            # Whoever asks for it now does not want to wait for the next attempt.
+            while pipeline.has_news(math.inf) and report.applied > applied:
+                applied = report.applied
+                pipeline.drain(most=OBJECTS, report=report, due=math.inf, within=TICK_TIME)
+        finally:
+            pipeline.publish()
+            for event in events_without_a_run(report, pipeline, instance):
+                instance.report_runless_asset_event(event)
+        waiting = pipeline.objects_to_read(math.inf)
+    show_report(report)
+    out.print(f"{report.applied} {'event' if report.applied == 1 else 'events'} applied.")
+    complain_of_report(report)
+    if report.failures or waiting:
+        raise typer.Exit(1)
+
+
+def execute(*, job: str | None, first: date, last: date, tables: list[str] | None = None) -> bool:
+    """Run the job, or materialize tables, over these days in this process, and show what it did.
+
+    False if some tables failed, which is said; raises `StripePipelineError` if all did.
+    """
+    with Display() as display, dagster_instance() as instance:
+        import dagster as dg
+
+        days = {"dagster/asset_partition_range_start": f"{first}", "dagster/asset_partition_range_end": f"{last}"}
+        result = _in_process(
+            instance,
+            job,
+            display,
+            partition_key=f"{first}" if job else None,
+            tags=None if job else days,
+            asset_selection=[dg.AssetKey(["raw", table]) for table in tables] if tables else None,
+        )
+    if display.report:
+        show_report(display.report)
+        complain_of_report(display.report)
+        if display.report.failures:
+            return False
+    if not result.success:
+        raise failure_of(result)
+    return True
+
+
+def _in_process(instance: DagsterInstance, job: str | None, display: Display | None = None, **options: Any) -> Any:
+    """Run the job, or assets without one, in this process and recorded in `instance`; Dagster's result."""
+    from stripe_pipeline.assets.keys import RESOURCE
+    from stripe_pipeline.definitions import build_defs
+
+    defs = build_defs(resource_overrides={RESOURCE: ShowsProgress(display)})
+    target = defs.resolve_job_def(job) if job else defs.resolve_implicit_global_asset_job_def()
+    return target.execute_in_process(
+        instance=instance,
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        raise_on_error=False,
+        **options,
+    )

@@ -1,0 +1,122 @@
+"""Notifications: which object to read again, from an event or from a list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from stripe_pipeline.errors import BadObject, shown
+from stripe_pipeline.objects import BY_STRIPE_OBJECT
+from stripe_pipeline.rows import is_id
+
+if TYPE_CHECKING:  # its module loads DuckDB, which the receiver's process does without
+    from stripe_pipeline.batch import Mode
+    from stripe_pipeline.warehouse.bookkeeping import Identity
+
+
+LARGEST = 2**53  # of a number in JSON
+_SHOWN = 80  # characters of an invalid id in a message
+
+
+class State(StrEnum):
+    """Where a poke stands that was not applied; derived from what is stored of it."""
+
+    WAITING = "waiting"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True)
+class Poke:
+    """News that an object was made, changed or deleted; not what it now looks like."""
+
+    event_id: str
+    account: str | None
+    """The Stripe account; None where the event did not tell, as webhooks of an account itself do not."""
+    livemode: bool
+    object: str
+    """Stripe's `data.object.object`, for example `charge`."""
+    object_id: str
+    object_created: int | None
+    """Unix seconds, where the event told."""
+    event_created: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A poke, and how it fared in the inbox."""
+
+    poke: Poke
+    received_at: float
+    """Unix seconds, by the local clock."""
+    attempts: int
+    """How often what it names was read again in vain."""
+    error: str | None
+    """Why, the last time."""
+    not_before: float
+    """Unix seconds before which it is not tried again."""
+    state: State
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How much the inbox holds that was not applied."""
+
+    waiting: int
+    dead: int
+    oldest_waiting: float | None
+    """When the one was received that waits longest: Unix seconds."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That the inbox belongs to a warehouse."""
+
+    warehouse: Identity
+    reopened: int | None = None
+    """How many applied pokes wait again because the warehouse lacks, or may lack, what was read for them; None unless
+    the inbox belonged to another warehouse, or to a later state of this one."""
+
+
+def poke_of(event: object, mode: Mode | None = None) -> Poke | None:
+    """What an event tells to read again; `mode` where it is known whose events these are.
+
+    None for what tells nothing of a table: other objects, the invoice without an id of `invoice.upcoming`, thin events
+    (`v2.core.event`), events of connected accounts, and values that are not events. Raises `BadObject` if the event
+    names an object of one of the tables by an id that is not valid.
+    """
+    if not isinstance(event, dict) or event.get("object", "event") != "event":
+        return None
+    data = event.get("data")
+    obj = data.get("object") if isinstance(data, dict) else None
+    livemode = mode.livemode if mode else event.get("livemode")
+    event_id, event_created = event.get("id"), _seconds(event.get("created"))
+    if not isinstance(obj, dict) or not isinstance(livemode, bool) or event_created is None:
+        return None
+    # Only events of connected accounts name the account (FACTS.md, Webhooks, and Stripe's page "Connect webhooks").
+    if event.get("account") is not None and (mode is None or event["account"] != mode.account):
+        return None
+    name, object_id = obj.get("object"), obj.get("id")
+    if not isinstance(name, str) or name not in BY_STRIPE_OBJECT or not is_id(event_id):
+        return None
+    if not is_id(object_id):
+        if object_id is None and event.get("type") == "invoice.upcoming":
+            return None
+        said = repr(object_id[:_SHOWN]) if isinstance(object_id, str) else shown(object_id)
+        raise BadObject(
+            f"The event {event_id} names a {name} whose id is not one: {said}",
+            "Report this with the event; a backfill of the day that the object was created on reads it",
+        )
+    return Poke(
+        event_id=str(event_id),
+        account=mode.account if mode else None,
+        livemode=livemode,
+        object=name,
+        object_id=str(object_id),
+        object_created=_seconds(obj.get("created")),
+        event_created=event_created,
+    )
+
+
+def _seconds(value: object) -> int | None:
+    return value if type(value) is int and 0 <= value < LARGEST else None

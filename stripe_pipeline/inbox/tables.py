@@ -1,0 +1,91 @@
+"""The inbox's tables, and the conditions and values that statements on them share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from stripe_pipeline.errors import scrub
+
+if TYPE_CHECKING:  # its module loads DuckDB, which the receiver's process does without
+    pass
+from stripe_pipeline.inbox.notification import Poke
+
+MAX_ATTEMPTS = 5
+"""So often what a poke names is read again in vain before the poke is dead."""
+FIRST_PAUSE = 10
+"""Seconds after the first failed attempt; four times as long after each further one."""
+DEFERRED = 60
+"""Seconds to the next attempt where Stripe or a missing permission is the trouble: those do not count."""
+LONGEST_PAUSE = FIRST_PAUSE << 2 * (MAX_ATTEMPTS - 2)
+"""Seconds. A next attempt that is further ahead was set by a clock that has been set back since: it is due."""
+_LONGEST_ERROR = 1000  # characters
+METADATA = sa.MetaData()
+
+POKES = sa.Table(
+    "pokes",
+    METADATA,
+    sa.Column("event_id", sa.String, primary_key=True),
+    sa.Column("account", sa.String, nullable=False),  # empty where it is not known
+    sa.Column("livemode", sa.Boolean, nullable=False),
+    sa.Column("object", sa.String, nullable=False),
+    sa.Column("object_id", sa.String, nullable=False),
+    sa.Column("object_created", sa.BigInteger),
+    sa.Column("event_created", sa.BigInteger, nullable=False),
+    sa.Column("received_at", sa.Double, nullable=False),
+    sa.Column("applied_at", sa.Double),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("error", sa.String),
+    sa.Column("not_before", sa.Double, nullable=False, server_default="0"),
+    sa.Column("applied_revision", sa.BigInteger),  # of the warehouse that has what was read for it
+)
+
+# The warehouse that the pokes of a mode are for. One that has no row yet may take the inbox.
+OWNERS = sa.Table(
+    "poke_owners",
+    METADATA,
+    sa.Column("livemode", sa.Boolean, primary_key=True),
+    sa.Column("warehouse", sa.String, nullable=False),  # its id; empty for an inbox made before there were ids
+    sa.Column("folder", sa.String, nullable=False),  # its data folder, for people
+    sa.Column("revision", sa.BigInteger, nullable=False),  # of the warehouse, the highest that is known
+    sa.Column("complete", sa.Boolean, nullable=False),  # false until Stripe's events were read again
+)
+
+# In one order, and before any poke: two processes would wait for each other.
+LOCKED_OWNERS = sa.select(OWNERS).order_by(OWNERS.c.livemode).with_for_update()
+OPEN = POKES.c.applied_at.is_(None)
+WAITING = sa.and_(OPEN, POKES.c.attempts < MAX_ATTEMPTS)
+DEAD = sa.and_(OPEN, POKES.c.attempts >= MAX_ATTEMPTS)
+ANEW: dict[str, Any] = {"attempts": 0, "not_before": 0.0, "error": None}
+UNAPPLIED = ANEW | {"applied_at": None, "applied_revision": None}
+
+
+def due_at(now: float | None, modes: Collection[bool]) -> sa.ColumnElement[bool]:
+    """The condition of pokes of these modes that may be tried at `now`."""
+    at = seconds_of(now)
+    not_before = POKES.c.not_before
+    due = sa.and_(WAITING, sa.or_(not_before <= at, not_before > at + LONGEST_PAUSE))
+    return due if {True, False} <= set(modes) else sa.and_(due, POKES.c.livemode.in_(set(modes)))
+
+
+def shown_error(error: object) -> str:
+    return scrub(str(error))[:_LONGEST_ERROR]
+
+
+def seconds_of(now: float | None) -> float:
+    return time.time() if now is None else now
+
+
+def poke_from(row: Any) -> Poke:
+    return Poke(
+        row.event_id,
+        row.account or None,
+        row.livemode,
+        row.object,
+        row.object_id,
+        row.object_created,
+        row.event_created,
+    )

@@ -1,0 +1,161 @@
+"""Reads the settings file, and explains each mistake with its line and what to write instead.
+
+Here belongs the way from YAML to `Settings`. What the settings are belongs to `model`, environment variables to
+`environment`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from stripe_pipeline.errors import SettingsError, did_you_mean
+from stripe_pipeline.settings.model import CustomField, Fields, Inbox, ObjectSettings, Rate, Runs, Settings, Sweep
+
+DEFAULT_FILE = "stripe_pipeline.yaml"
+
+
+def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings file that `STRIPE_PIPELINE_CONFIG` names, else `stripe_pipeline.yaml` if it is there.
+
+    Raises `SettingsError`, which names the file, the key and what is accepted.
+    """
+    named = environment.get("STRIPE_PIPELINE_CONFIG")
+    path = Path(named or DEFAULT_FILE)
+    try:
+        content, lines = _parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if not named:
+            return Settings()
+        raise SettingsError(
+            f"The settings file {path} is not there", "Correct STRIPE_PIPELINE_CONFIG or unset it"
+        ) from None
+    except OSError as error:
+        raise SettingsError(
+            f"The settings file {path} cannot be read ({error.strerror})", "Let this user read it, or name another"
+        ) from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise SettingsError(
+            f"The settings file {path} is not UTF-8 (line {line})", "Save it as UTF-8, then run again"
+        ) from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"The settings file {path} is not YAML: {_where(error)}", "Correct it there") from error
+    try:
+        return Settings.model_validate({} if content is None else _given(content))
+    except ValidationError as error:
+        raise SettingsError(f"In the settings file {path}, {_explain(error, lines)}", _remedy(error)) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Tells also where a value is that cannot be, such as a day that does not exist."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:
+            raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from error
+        except (AttributeError, LookupError) as error:
+            said = f"{getattr(node, 'value', '')!r} is no {node.tag.rpartition(':')[2]}"
+            raise yaml.MarkedYAMLError(problem=said, problem_mark=node.start_mark) from error
+
+
+def _parse(text: str) -> tuple[Any, Mapping[tuple[str, ...], int]]:
+    """What YAML says, and the line of each key by its path. Raises `yaml.YAMLError`, also for a key that is there twice
+    or is no text."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        lines = dict(_lines(node, ()))
+        return (loader.construct_document(node) if node else None), lines
+    finally:
+        loader.dispose()
+
+
+# `<<` brings in what an anchor names.
+_NAMES = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
+
+
+def _lines(
+    node: yaml.Node | None, path: tuple[str, ...], above: tuple[yaml.Node, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], int]]:
+    """`above` are the nodes that this one is in."""
+    if isinstance(node, yaml.MappingNode):
+        if node in above:
+            raise yaml.MarkedYAMLError(problem="what an anchor names is within itself", problem_mark=node.start_mark)
+        seen = set()
+        for key, value in node.value:
+            if key.tag not in _NAMES:
+                said = "brackets are" if not isinstance(key, yaml.ScalarNode) else f"`{key.value}` without quotes is"
+                raise yaml.MarkedYAMLError(problem=f"{said} no key", problem_mark=key.start_mark)
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"`{key.value}` is there twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+            here = (*path, str(key.value))
+            yield here, key.start_mark.line + 1
+            yield from _lines(value, here, (*above, node))
+
+
+def _given(content: Any) -> Any:
+    """Without the keys that nothing stands behind: what is commented out below them is not asked for."""
+    if isinstance(content, dict):
+        return {key: _given(value) for key, value in content.items() if value is not None}
+    return content
+
+
+def _where(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())
+
+
+def _explain(error: ValidationError, lines: Mapping[tuple[str, ...], int]) -> str:
+    problems = error.errors(include_url=False, include_input=False)
+    return "; ".join(sentence for problem in problems for sentence in _sentences(problem, lines))
+
+
+def _sentences(problem: Any, lines: Mapping[tuple[str, ...], int]) -> Iterator[str]:
+    said = str(problem["msg"]).removeprefix("Value error, ").replace("Input should", "should", 1)
+    if not problem["loc"] and problem["type"] == "value_error":
+        for line in said.splitlines():
+            where, _, what = line.partition("\0")
+            yield _at(tuple(where.split(".")), lines) + what
+        return
+    path = tuple(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        said = f"is no known key{did_you_mean(path[-1], _known_keys(path))}"
+    elif problem["type"] == "missing":
+        said = "is missing"
+    elif problem["type"] in ("model_type", "dict_type"):
+        said = "should be lines of `key: value`"
+    elif problem["type"] == "tuple_type":
+        said = "should be a list such as [email, phone]"
+    yield _at(path, lines) + said
+
+
+def _at(path: tuple[str, ...], lines: Mapping[tuple[str, ...], int]) -> str:
+    if not path:
+        return "everything "
+    line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
+    return (f"line {line}: " if line else "") + f"`{'.'.join(path)}` "
+
+
+def _known_keys(path: tuple[str, ...]) -> Iterable[str]:
+    """What could stand where an unknown key does."""
+    sections: Mapping[str, type[BaseModel]] = {"rate": Rate, "sweep": Sweep, "inbox": Inbox, "runs": Runs}
+    below: Mapping[int, type[BaseModel]] = {3: ObjectSettings, 4: Fields, 5: CustomField}
+    if len(path) == 1:
+        return Settings.model_fields
+    section = below.get(len(path)) if path[0] == "objects" else sections.get(path[0])
+    return section.model_fields if section else ()
+
+
+def _remedy(error: ValidationError) -> str:
+    if any(problem["type"] == "extra_forbidden" for problem in error.errors(include_url=False, include_input=False)):
+        return "Correct it, or upgrade stripe_pipeline if the file was written for a newer one"
+    return "Correct it there"

@@ -1,0 +1,51 @@
+"""API keys: which mode they read, and how they are told apart without being shown."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from stripe_pipeline.errors import (
+    SettingsError,
+)
+
+NAMELESS = "(no id) "
+"""What stands for the id of an object that Stripe listed without one begins with this; the day follows."""
+
+
+@dataclass(frozen=True, repr=False)
+class ApiKey:
+    """A secret or restricted key of one mode. Only `secret` holds it; `repr` and `str` are masked."""
+
+    secret: str
+
+    @classmethod
+    def from_text(cls, value: str) -> ApiKey:
+        """The key in `value`, which may have white space around it; raises `SettingsError` if it cannot be one."""
+        text = value.strip()
+        if len(text) < 12 or not re.fullmatch(r"(sk|rk)_(live|test)_\w+", text, re.ASCII):
+            raise SettingsError(
+                "This is not a Stripe secret or restricted key",
+                "A key starts with sk_live_, rk_live_, sk_test_ or rk_test_: copy it from the Stripe Dashboard "
+                "(Developers, API keys)",
+            )
+        return cls(text)
+
+    @property
+    def livemode(self) -> bool:
+        """True if the key reads live data, false for test data (FACTS.md "The nine types")."""
+        return self.secret[3:8] == "live_"
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal characters that tell keys apart and give nothing away."""
+        return hashlib.sha256(self.secret.encode()).hexdigest()[:16]
+
+    def __repr__(self) -> str:
+        return f"ApiKey({self.secret[:8]}…, fingerprint {self.fingerprint})"
+
+
+def signed(what: str, request_id: str | None) -> str:
+    """`what` with Stripe's request id, if there is one."""
+    return f"{what.rstrip('. ')} (request {request_id})" if request_id else what

@@ -1,0 +1,172 @@
+"""Which days a run lists and which objects it reads one by one; pure functions of coverage, cursors and the settings.
+
+Here belongs what to read. Reading belongs to `stripe_api.reader`, the order of work to `run`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+
+from stripe_pipeline.batch import Batch
+from stripe_pipeline.days import DAY, day_of, day_start, days_between
+from stripe_pipeline.inbox.notification import Poke
+from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
+from stripe_pipeline.settings.model import Settings
+from stripe_pipeline.stripe_api.client import is_addressable
+from stripe_pipeline.stripe_api.reader import DayRead
+from stripe_pipeline.warehouse.bookkeeping import Covered
+
+SWEEP = "sweep"
+OVERLAP = 300  # seconds; events and balance transactions become visible up to a minute late (FACTS.md, Events)
+SETTLED = 300  # seconds after a day's end from when its list is taken for complete
+FRESH = 30  # seconds; of objects made since then a drain takes a list to be shorter than its pokes
+JUST_BEFORE = 10  # seconds before the event that announces it in which a balance transaction may have been made
+BALANCE_TRANSACTIONS = "balance_transactions"
+_PAGE = 100
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to read the wanted objects of one type."""
+
+    days: set[date]
+    ids: set[str]
+    list_since: int | None
+
+
+def plan_type(
+    name: str,
+    wanted: Mapping[str, int | None],
+    listing: Collection[date],
+    coverage: Mapping[tuple[str, date], Covered],
+    now: float,
+    *,
+    young_since: float | None,
+) -> Plan:
+    """The cheapest requests that bring each wanted object once: nothing for what is listed anyway, one list for the
+    young ones, a day's list where its pages are fewer than its wanted objects or one cannot be read by its id, else one
+    retrieve each."""
+    ids: set[str] = set()
+    days: set[date] = set()
+    by_day: dict[date, set[str]] = {}
+    young: dict[str, int] = {}
+    for object_id, created in wanted.items():
+        if created is None:
+            ids.add(object_id)
+        elif not is_addressable(object_id):
+            days |= {day_of(created)} - set(listing)
+        elif young_since is not None and created >= young_since:
+            young[object_id] = created
+        else:
+            by_day.setdefault(day_of(created), set()).add(object_id)
+    list_since = None
+    young = {object_id: created for object_id, created in young.items() if day_of(created) not in listing}
+    if len(young) > math.ceil(len(young) / _PAGE):
+        list_since = min(young.values())
+    ids |= young.keys()
+    for day, them in by_day.items():
+        if day in listing:
+            continue
+        covered = coverage.get((name, day))
+        if covered and day_start(day) + DAY + SETTLED <= now and math.ceil((covered.listed + 1) / _PAGE) < len(them):
+            days.add(day)
+        else:
+            ids |= them
+    return Plan(days, ids, list_since)
+
+
+def _covered_since(began: float, covered: Covered | None) -> bool:
+    return covered is not None and covered.listed_at >= began
+
+
+def transactions_since(pokes: Mapping[str, Sequence[Poke]], *, looked: float) -> float | None:
+    """From when on to list the balance transactions that pokes announce; None for none that a tick has not listed.
+
+    A charge that was captured asynchronously has one with its own `created`. Where that was long ago, the charge's row
+    names it (`Run._read_named`).
+    """
+    announced = [
+        poke.event_created
+        if poke.object_created is None or poke.object_created < poke.event_created - OVERLAP
+        else min(poke.event_created, poke.object_created)
+        for name in OBJECT_TYPES[BALANCE_TRANSACTIONS].announced_by
+        for poke in pokes.get(name, ())
+        if poke.event_created >= looked - OVERLAP
+    ]
+    return min(announced) - JUST_BEFORE if announced else None
+
+
+def kept_days(
+    object_type: ObjectType, settings: Settings, coverage: Mapping[tuple[str, date], Covered], now: float
+) -> list[date]:
+    """The days of a listed type that are kept equal to Stripe, the oldest first: those loaded before its history, and
+    the history."""
+    history = days_between(settings.first_listed(object_type), day_of(now))
+    return [*loaded_before(object_type, settings, coverage), *history]
+
+
+def loaded_before(
+    object_type: ObjectType, settings: Settings, coverage: Mapping[tuple[str, date], Covered]
+) -> list[date]:
+    """The days before its history that were loaded of a listed type when that began earlier, the oldest first.
+
+    A history that is an age moves on. What is too old stays until it is pruned.
+    """
+    first = settings.first_listed(object_type)
+    return sorted(day for name, day in coverage if name == object_type.name and day < first)
+
+
+def unlisted(
+    tables: Collection[str], history: Sequence[date], coverage: Mapping[tuple[str, date], Covered], now: float
+) -> set[date]:
+    """Days of `history` that must be listed: finished ones no list was made of since they ended; and the last ones,
+    where the day before is not known either, so that events alone cannot tell what they hold."""
+    days = set()
+    followed = False
+    for day in history:
+        found = [coverage.get((table, day)) for table in tables]
+        sealed_from = day_start(day) + DAY + SETTLED
+        if now >= sealed_from:
+            followed = all(covered is not None and covered.listed_at >= sealed_from for covered in found)
+            if not followed:
+                days.add(day)
+        else:
+            followed = followed or all(found)
+            if not followed:
+                days.add(day)
+    return days
+
+
+def days_to_sweep(
+    to_list: Mapping[str, dict[date, str]],
+    coverage: Mapping[tuple[str, date], Covered],
+    now: float,
+    *,
+    budget: float,
+) -> None:
+    """Add the days that were listed longest ago, as many as `budget` requests bring: they may hold what no event told.
+
+    A day costs its share of pages, and one request besides where no neighbour is listed with it.
+    """
+    oldest = sorted(
+        (covered.listed_at, name, day, covered.listed)
+        for (name, day), covered in coverage.items()
+        if name in to_list and day not in to_list[name] and covered.listed_at < now - DAY
+    )
+    for _, name, day, objects in oldest:
+        beside = {day - timedelta(days=1), day + timedelta(days=1)} & to_list[name].keys()
+        cost = objects / _PAGE + (0 if beside else 1)
+        if cost > budget:
+            break
+        budget -= cost
+        to_list[name][day] = "sweep"
+
+
+def add_day(batch: Batch, day: DayRead, *, how: str) -> None:
+    batch.days.append(replace(day.listed, how=how))
+    for table, file in day.files.items():
+        batch.files.setdefault(table, []).append(file)
+    batch.first, batch.last = min(batch.first, day.span[0]), max(batch.last, day.span[1])

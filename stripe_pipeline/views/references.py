@@ -1,0 +1,85 @@
+"""What follows from the references that object types declare: which rows name something that is missing."""
+
+from __future__ import annotations
+
+from datetime import date
+
+from stripe_pipeline.objects import OBJECT_TYPES, ObjectType, Reference
+from stripe_pipeline.settings.model import Settings
+
+EXAMPLES = 20
+"""Ids that are shown of references that point to nothing."""
+JUST_BEFORE = "INTERVAL 1 HOUR"  # more than what may be made before a row that it cannot be older than
+
+
+def dangling(object_type: ObjectType, reference: Reference, since: date) -> str:
+    """The SELECT that counts, in `raw`, the references of a type that point to nothing; one row of
+
+    - how many references were looked at: those of rows that were read before the last tick began, so that a tick has
+      looked since for what they name;
+    - how many point to nothing; a deleted target counts as there;
+    - how many of these are in rows made before or as the targets begin, `since` (UTC);
+    - ids they name, at most `EXAMPLES`, those of rows made later first;
+    - when the oldest target was made.
+    """
+    early = f"created < TIMESTAMPTZ '{since} 00:00:00+00' + {JUST_BEFORE}"
+    return f"""
+SELECT count(*), count(*) FILTER (missing), count(*) FILTER (missing AND early),
+    list_distinct(arg_min(named, early, {EXAMPLES}) FILTER (missing)), (SELECT min(created) FROM raw.{reference.target})
+FROM (
+    SELECT named, {early} AS early, named NOT IN (SELECT id FROM raw.{reference.target}) AS missing
+    FROM (
+        SELECT {_named(reference)} AS named, r.created FROM raw.{object_type.name} r
+        JOIN pipeline.cursors c ON c.account = r._account AND c.livemode = r.livemode AND c.name = 'events'
+        WHERE r._deleted_at IS NULL AND r._fetched_at < c.read_until
+    )
+    WHERE {_names_target(reference)}
+)
+""".strip()
+
+
+def followed(settings: Settings, object_type: ObjectType) -> list[Reference]:
+    """The references of a type that can be looked up: their target is kept, their column neither left out nor hashed,
+    in whole or in part."""
+    kept = {it.name for it in settings.enabled}
+    rules = settings.rules(object_type)
+    touched = {path[0] for path in rules.exclude | rules.hash}
+    return [it for it in object_type.references if it.target in kept and it.column not in touched]
+
+
+def named_by(object_type: ObjectType, reference: Reference, rows: str) -> str:
+    """The SELECT of what `raw` rows of a type name by this reference: `id`, and `created` and `_fetched_at` of the row.
+
+    `rows` is the condition for the rows, on their columns.
+    """
+    return (
+        f"SELECT named AS id, created, _fetched_at FROM (SELECT {_named(reference)} AS named, created, _fetched_at"
+        f" FROM raw.{object_type.name} WHERE _deleted_at IS NULL AND {rows}) WHERE {_names_target(reference)}"
+    )
+
+
+def _named(reference: Reference) -> str:
+    """The ids that a row names, as SQL: one, or a row each."""
+    column = f'"{reference.column}"'
+    below = f"{column}->>'{reference.path}'" if reference.path else column
+    return f"unnest({below})" if reference.of_list else below
+
+
+def _names_target(reference: Reference) -> str:
+    """The condition for ids, `named`, of the reference's target."""
+    begins = " OR ".join(f"starts_with(named, '{prefix}')" for prefix in reference.prefixes) or "true"
+    return f"named IS NOT NULL AND ({begins})"
+
+
+def picture() -> str:
+    """The relations as a Mermaid `erDiagram`: a line for each way in which one table names another."""
+    lines: dict[tuple[str, str, str], list[str]] = {}
+    for object_type in OBJECT_TYPES.values():
+        for reference in object_type.references:
+            # Of a list there are many, a parent is always there, anything else may be null.
+            many = "}o" if reference.of_list else "||" if reference.column == object_type.parent_key else "|o"
+            lines.setdefault((reference.target, many, object_type.name), []).append(reference.name)
+    drawn = [
+        f'    {target} {many}--o{{ {table} : "{", ".join(names)}"' for (target, many, table), names in lines.items()
+    ]
+    return "\n".join(["erDiagram", *drawn])

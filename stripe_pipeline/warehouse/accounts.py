@@ -1,0 +1,51 @@
+"""How accounts are named, and what to say where a data folder holds another one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.errors import WarehouseError
+
+if TYPE_CHECKING:
+    pass
+
+
+UNNAMED = ""
+"""The account of a key as long as nothing names it."""
+
+
+def called(account: str) -> str:
+    """The account as a sentence names it."""
+    return f"account {account}" if account else "an account whose name is not known"
+
+
+def other_account(folder: DataFolder, held: str, account: str, *, missing: int | None = None) -> WarehouseError:
+    """What to say where the folder holds account `held` and a key is of `account`; each may be `UNNAMED`.
+
+    `missing`: how many of the stored objects Stripe says the key does not have, where that is what tells the accounts
+    apart; 0 where the key may not even read them.
+    """
+    if not folder.private.exists():
+        return WarehouseError(
+            f"This key is of account {account}, the other one of {held}",
+            "One data folder holds one account: use keys of the same one, or run the pipeline a second time with"
+            " STRIPE_PIPELINE_DATA naming another folder",
+        )
+    holds = f"The data folder {folder.root} holds {called(held)}"
+    remedy = (
+        "Use a key of that account, or name another folder in STRIPE_PIPELINE_DATA; if nothing in it is wanted any"
+        " more, `stripe-pipeline clean` empties it"
+    )
+    if missing == 0:
+        return WarehouseError(
+            f"{holds}, and whether this key belongs to that account cannot be told: the key may not read any stored"
+            " object",
+            "Set `account` in the settings file to the account that both belong to, or name another folder in"
+            " STRIPE_PIPELINE_DATA",
+        )
+    what = f"{holds}, this key is of {account or 'another one'}"
+    if missing:
+        what += f": Stripe knows none of the {missing} newest objects with this key"
+        remedy += ". If it is the same account, and its test data was deleted, set `account` in the settings file"
+    return WarehouseError(what, remedy)

@@ -110,7 +110,7 @@ def _make(folder: Path, charges: int) -> None:
 def _fill(url: str, folder: Path, charges: int, first: date, last: date) -> None:
     with pipeline_of(url, folder, first) as pipeline:
         pipeline.backfill([first])
-        [account] = pipeline.warehouse.accounts()
+        [account] = pipeline.warehouse.keys.accounts()
         mode = Mode(account, livemode=True)
         now = time.time()
         pipeline.warehouse.load([], cursors={(mode, name): now for name in ("events", "balance_transactions", "sweep")})

@@ -284,7 +284,9 @@ def test_the_estimate_is_what_a_first_load_takes(
     pipeline = make_pipeline(history="24 months")
     pipeline.tick()
     for mode, (name, livemode) in enumerate({"live": True, "test": False}.items()):
-        rows = sum(rows for rows, _ in pipeline.warehouse.shown(f"{name}.{table}" for table in OBJECT_TYPES).values())
+        rows = sum(
+            rows for rows, _ in pipeline.warehouse.rows.shown(f"{name}.{table}" for table in OBJECT_TYPES).values()
+        )
         requests = len([request for request in server.requests if request.livemode is livemode])
         for said in estimates.values():
             assert 0.8 * rows <= said[mode][0] <= 1.4 * rows

@@ -203,13 +203,13 @@ def test_what_a_run_read_before_the_file_was_restored_is_not_stored(folder: Data
     slow.load([batch_of(tmp_path, customer("Ada"), at=NOON)], cursors={(TEST, "events"): NOON})
     slow.publish()
     folder.private.write_bytes(b"")
-    assert other.cursors(TEST) == {"events": NOON}
+    assert other.state.cursors(TEST) == {"events": NOON}
     with pytest.raises(WarehouseError, match="restored while this run was under way"):
         slow.load([batch_of(tmp_path, customer("Grace"), at=NOON + 9)], cursors={(TEST, "events"): NOON + 9})
-    assert other.cursors(TEST) == {"events": NOON}
-    slow.identity()  # as the next run does
+    assert other.state.cursors(TEST) == {"events": NOON}
+    slow.state.identity()  # as the next run does
     slow.load([batch_of(tmp_path, customer("Grace"), at=NOON + 9)], cursors={(TEST, "events"): NOON + 9})
-    assert other.cursors(TEST) == {"events": NOON + 9}
+    assert other.state.cursors(TEST) == {"events": NOON + 9}
 
 
 def test_the_newest_version_that_is_whole_is_taken_and_what_comes_then_is_published(
@@ -250,7 +250,7 @@ def test_a_damaged_write_ahead_log_leaves_what_the_file_holds(folder: DataFolder
         folder.private.unlink()
     again = Warehouse(folder)
     assert again.ask("SELECT name FROM raw.customers") == [("Ada",)]
-    assert again.identity().restored is not None
+    assert again.state.identity().restored is not None
     assert not log.exists()
 
 

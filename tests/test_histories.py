@@ -65,7 +65,7 @@ JUMPS = (2, 50, 400, 3700, 6 * 3600, DAY, 3 * DAY, 29 * DAY, 30 * DAY - 30, 30 *
 MOMENTS = (-2, 1, 120, 330)
 """Seconds from a midnight: days end, begin, and are sealed."""
 FAMILY = {child.name: child.parent for child in OBJECT_TYPES.values() if child.parent}
-STEPS = ("warehouse.load", "warehouse.publish", "warehouse.forget_coverage", "inbox.add", "inbox.applied")
+STEPS = ("warehouse.load", "warehouse.publish", "warehouse.state.forget_coverage", "inbox.add", "inbox.applied")
 
 things = st.lists(
     st.tuples(st.sampled_from(ACTIONS), st.booleans(), st.sampled_from(TELLING), st.integers(0, 999)),
@@ -176,7 +176,7 @@ class Histories(RuleBasedStateMachine):
             folder=self.folder,
             base_url=self.server.url,
         )
-        pipeline.warehouse._prepared = True  # see `empty_warehouse`
+        pipeline.warehouse.file._prepared = True  # see `empty_warehouse`
         return self.stack.enter_context(pipeline)
 
     def _all(self, happenings: Sequence[Happening]) -> None:

@@ -66,7 +66,7 @@ def test_trap_29_pruned_rows_stay_away_until_a_longer_retention_and_a_backfill_b
         assert 0 < kept[table] < whole[table]
         assert oldest(folder, table) < 21
     # The first day that is kept is known as it was: it need not be listed again.
-    covered = short.warehouse.covered_days()
+    covered = short.warehouse.state.covered_days()
     assert min(covered["charges"]) == min(covered["fee_details"]) == pruned["charges"].cutoff
     assert set(pruned["charges"].days) == {day_of(back(shop, n)) for n in range(21, 47)} & set(pruned["charges"].days)
 
@@ -299,7 +299,7 @@ def test_space_is_given_back_later_where_a_pruning_was_stopped_before(
         ):
             make_pipeline(LIVE, retention="10 days").prune()
     # Whether DuckDB frees blocks depends on how the rows lie.
-    monkeypatch.setattr("stripe_pipeline.warehouse.warehouse._mostly_free", lambda connection: False)
+    monkeypatch.setattr("stripe_pipeline.warehouse.compaction._mostly_free", lambda connection: False)
     pruned = make_pipeline(LIVE, retention="10 days").prune()
     assert pruned["customers"].rows == 0
     assert folder.private.stat().st_size < before / 2
@@ -480,7 +480,7 @@ def test_old_runs_are_forgotten_and_what_they_materialized_is_not(
     assert {it.run_id for it in instance.get_runs()} == set(kept)
     assert not [name for name in files(instance) if any(run_id in name for run_id in run_ids)]
     assert instance.get_materialized_partitions(key) == set()
-    report_again(instance, pipeline.settings, pipeline.warehouse.covered_days())
+    report_again(instance, pipeline.settings, pipeline.warehouse.state.covered_days())
     assert instance.get_materialized_partitions(key) == days
 
     forget_events_without_a_run(instance)  # too little to be worth it
@@ -494,7 +494,7 @@ def test_old_runs_are_forgotten_and_what_they_materialized_is_not(
     assert storage.stat().st_size < size
     assert instance.get_materialized_partitions(key) == set()
     for _ in range(2):  # once is enough
-        report_again(instance, pipeline.settings, pipeline.warehouse.covered_days())
+        report_again(instance, pipeline.settings, pipeline.warehouse.state.covered_days())
         assert instance.get_materialized_partitions(key) == days
         assert len(instance.fetch_materializations(key, limit=100).records) == len(days)
 

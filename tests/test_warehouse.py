@@ -111,14 +111,14 @@ def test_an_object_that_a_complete_list_leaves_out_is_asked_about_before_its_day
     warehouse.load([batch_of(tmp_path, customer("kept"), customer("gone", object_id="cus_2"), at=NOON)])
     loaded = warehouse.load([batch_of(tmp_path, customer("kept"), at=NOON + 30, **listed(NOON + 30))])
     assert [missing for _, missing in loaded.missing] == [{DAY: ["cus_2"]}]
-    assert warehouse.coverage(TEST) == {}
+    assert warehouse.state.coverage(TEST) == {}
     assert names(warehouse) == ["gone", "kept"]
     found = Batch(
         CUSTOMERS, (), TEST, tombstones=[Tombstone("cus_2", NOON + 40)], nothing_missing=True, **listed(NOON + 30)
     )
     assert not warehouse.load([found]).missing
     assert names(warehouse) == ["kept"]
-    assert warehouse.coverage(TEST)["customers", DAY].rows == 1
+    assert warehouse.state.coverage(TEST)["customers", DAY].rows == 1
 
 
 def test_a_deleted_object_stays_deleted_for_older_news(warehouse: Warehouse, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_what_a_later_list_found_gone_is_not_stored_by_an_older_list(warehouse: 
     warehouse.load([Batch(CUSTOMERS, (), TEST, **listed(NOON + 30))])
     warehouse.load([batch_of(tmp_path, customer("on its way"), at=NOON + 20, **listed(NOON + 20))])
     assert names(warehouse) == []
-    assert warehouse.coverage(TEST)["customers", DAY].rows == 0
+    assert warehouse.state.coverage(TEST)["customers", DAY].rows == 0
 
 
 def test_a_day_that_is_listed_first_comes_in_beside_days_that_are_there(warehouse: Warehouse, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_what_is_refused_is_named_so_that_it_can_be_read_again(warehouse: Wareho
 def test_a_list_that_is_stored_late_does_not_make_a_later_one_forgotten(warehouse: Warehouse, tmp_path: Path) -> None:
     warehouse.load([batch_of(tmp_path, customer("Ada"), at=NOON + 50, **listed(NOON + 50))])
     warehouse.load([batch_of(tmp_path, customer("Ada"), at=NOON + 30, **listed(NOON + 30))])
-    assert warehouse.coverage(TEST)["customers", DAY].listed_at == NOON + 50
+    assert warehouse.state.coverage(TEST)["customers", DAY].listed_at == NOON + 50
     warehouse.load([batch_of(tmp_path, customer("in between", object_id="cus_2"), at=NOON + 40)])
     assert names(warehouse) == ["Ada"]
 
@@ -245,14 +245,14 @@ def test_a_mode_that_is_listed_later_comes_in_beside_the_other(warehouse: Wareho
     assert inserted == [1, 1, 0]
     assert warehouse.ask("SELECT name FROM raw.customers ORDER BY ALL") == [("of False",), ("of True",)]
     assert warehouse.ask("SELECT name FROM live.customers") == [("of True",)]
-    assert warehouse.coverage(Mode("acct_1", True))["customers", DAY].rows == 1
-    assert warehouse.coverage(TEST)["customers", DAY].rows == 1
+    assert warehouse.state.coverage(Mode("acct_1", True))["customers", DAY].rows == 1
+    assert warehouse.state.coverage(TEST)["customers", DAY].rows == 1
 
 
 def test_a_cursor_never_moves_back(warehouse: Warehouse) -> None:
     warehouse.load([], cursors={(TEST, "events"): NOON + 10.5})
     warehouse.load([], cursors={(TEST, "events"): NOON})
-    assert warehouse.cursors(TEST) == {"events": NOON + 10.5}
+    assert warehouse.state.cursors(TEST) == {"events": NOON + 10.5}
 
 
 def test_a_load_that_fails_writes_nothing(warehouse: Warehouse, tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_load_that_fails_writes_nothing(warehouse: Warehouse, tmp_path: Path) 
     with pytest.raises(WarehouseError, match="Nothing of this load was stored"):
         warehouse.load([batch_of(tmp_path, customer("Ada"), at=NOON), broken], cursors={(TEST, "events"): NOON})
     assert names(warehouse) == ["Grace"]
-    assert warehouse.cursors(TEST) == {}
+    assert warehouse.state.cursors(TEST) == {}
 
 
 def test_the_published_file_is_an_immutable_version_behind_a_link(warehouse: Warehouse, tmp_path: Path) -> None:
@@ -355,7 +355,7 @@ def test_several_processes_take_turns(folder: DataFolder) -> None:
     for process in processes:
         _, errors = process.communicate(timeout=120)
         assert (process.returncode, errors) == (0, b"")
-    assert len(Warehouse(folder).cursors(TEST)) == 32
+    assert len(Warehouse(folder).state.cursors(TEST)) == 32
 
 
 def test_a_file_of_another_program_is_left_alone(folder: DataFolder) -> None:
@@ -363,7 +363,7 @@ def test_a_file_of_another_program_is_left_alone(folder: DataFolder) -> None:
     with duckdb.connect(str(folder.private)) as connection:
         connection.execute("CREATE TABLE precious AS SELECT 42 AS answer")
     with pytest.raises(WarehouseError, match="another program"):
-        Warehouse(folder).cursors(TEST)
+        Warehouse(folder).state.cursors(TEST)
     with duckdb.connect(str(folder.private)) as connection:
         assert connection.execute("SELECT * FROM precious").fetchall() == [(42,)]
         assert connection.execute("SELECT count(*) FROM duckdb_tables()").fetchall() == [(1,)]
@@ -373,7 +373,7 @@ def test_a_damaged_file_is_named_with_the_way_out(folder: DataFolder) -> None:
     folder.prepare()
     folder.private.write_bytes(b"no database " * 1000)
     with pytest.raises(WarehouseError, match=r"is damaged .*`stripe-pipeline clean`") as problem:
-        Warehouse(folder).cursors(TEST)
+        Warehouse(folder).state.cursors(TEST)
     assert str(folder.private) in str(problem.value)
 
 
@@ -382,7 +382,7 @@ def test_a_file_of_a_newer_version_is_left_alone(warehouse: Warehouse) -> None:
     with duckdb.connect(str(warehouse.folder.private)) as connection:
         connection.execute("UPDATE pipeline.meta SET format = 99")
     with pytest.raises(WarehouseError, match="newer stripe_pipeline"):
-        Warehouse(warehouse.folder).cursors(TEST)
+        Warehouse(warehouse.folder).state.cursors(TEST)
 
 
 def test_a_column_declared_later_is_added_to_tables_and_views(warehouse: Warehouse, tmp_path: Path) -> None:
@@ -398,7 +398,7 @@ def test_a_column_declared_later_is_added_to_tables_and_views(warehouse: Warehou
 
 
 def test_nothing_is_published_before_anything_was_loaded(warehouse: Warehouse) -> None:
-    assert warehouse.cursors(TEST) == {}
+    assert warehouse.state.cursors(TEST) == {}
     warehouse.publish()
     assert not warehouse.folder.published.exists()
 
@@ -438,12 +438,12 @@ def test_an_inbox_may_be_made_by_several_at_once(folder: DataFolder) -> None:
 
 
 def test_a_stopped_backfill_is_known_until_it_has_ended(warehouse: Warehouse) -> None:
-    assert warehouse.stopped_backfill(TEST, "all") is None
-    warehouse.begin_backfill(TEST, "all", NOON)
-    warehouse.begin_backfill(TEST, "others", NOON + 20)
-    assert warehouse.stopped_backfill(TEST, "all") == StoppedBackfill(NOON, NOON)
-    warehouse.begin_backfill(TEST, "all", NOON + 10)
-    assert warehouse.stopped_backfill(TEST, "all") == StoppedBackfill(NOON + 10, NOON + 10)
-    warehouse.end_backfill(TEST, "all")
-    assert warehouse.stopped_backfill(TEST, "all") is None
-    assert warehouse.stopped_backfill(TEST, "others") is not None
+    assert warehouse.state.stopped_backfill(TEST, "all") is None
+    warehouse.state.begin_backfill(TEST, "all", NOON)
+    warehouse.state.begin_backfill(TEST, "others", NOON + 20)
+    assert warehouse.state.stopped_backfill(TEST, "all") == StoppedBackfill(NOON, NOON)
+    warehouse.state.begin_backfill(TEST, "all", NOON + 10)
+    assert warehouse.state.stopped_backfill(TEST, "all") == StoppedBackfill(NOON + 10, NOON + 10)
+    warehouse.state.end_backfill(TEST, "all")
+    assert warehouse.state.stopped_backfill(TEST, "all") is None
+    assert warehouse.state.stopped_backfill(TEST, "others") is not None

@@ -124,7 +124,7 @@ def _references(settings: Settings) -> dict[str, list[Reference]]:
 
 
 def _unique(pipeline: Pipeline, object_type: ObjectType) -> _Verdict:
-    repeated = pipeline.warehouse.repeated(object_type, most=_SHOWN)
+    repeated = pipeline.warehouse.rows.repeated(object_type, most=_SHOWN)
     if not repeated:
         return _Verdict(True, {})
     way_out = "Please report this; a new data folder (STRIPE_PIPELINE_DATA) has every object once."

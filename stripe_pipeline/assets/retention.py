@@ -69,7 +69,7 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
                 return dg.MaterializeResult(metadata={"dry run": True, **foreseen})
             with opens.open() as pipeline, at_work(pipeline.folder, context.run.run_id):
                 pruned = pipeline.prune()
-                covered = pipeline.warehouse.covered_days()
+                covered = pipeline.warehouse.state.covered_days()
         except StripePipelineError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from None
         before = datetime.now(UTC) - timedelta(days=settings.runs.keep_days)

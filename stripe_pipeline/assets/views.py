@@ -52,7 +52,7 @@ def changed_views(
     """
     keys = [key_of(object_type, schema) for schema in MODES for object_type in settings.enabled]
     told = {record.asset_entry.asset_key: record.asset_entry for record in instance.get_asset_records(keys)}
-    shown = warehouse.shown([".".join(key.path) for key in keys])
+    shown = warehouse.rows.shown([".".join(key.path) for key in keys])
     found = []
     for key in keys:
         rows, read_at = shown[".".join(key.path)]

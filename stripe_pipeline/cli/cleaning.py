@@ -104,7 +104,7 @@ class Cleaning:
         """Whose data it is, and how much."""
         warehouse = Warehouse(self.folder, as_it_is=True)
         try:
-            accounts = sorted(warehouse.accounts())
+            accounts = sorted(warehouse.keys.accounts())
             tables = (f"SELECT count(*) FROM raw.{table}" for table in OBJECT_TYPES)
             rows = sum(number for (number,) in warehouse.ask(" UNION ALL ".join(tables)))
         except StripePipelineError:

@@ -178,7 +178,7 @@ def check_connections(
     warehouse = Warehouse(folder, settings, as_it_is=True)
     found: list[Connection] = []
     try:
-        accounts = warehouse.accounts() - {UNNAMED}
+        accounts = warehouse.keys.accounts() - {UNNAMED}
         for key in keys:
             connection = _check(key, settings, warehouse, accounts, base_url=base_url, secret=secrets[key.livemode])
             if connection.account and not connection.refused:
@@ -228,7 +228,7 @@ def _check(
             refused = other_account(warehouse.folder, min(accounts), account)
             return Connection(key.livemode, rate, account=account, refused=refused)
         mode = Mode(account, key.livemode)
-        coverage = warehouse.coverage(mode)
+        coverage = warehouse.state.coverage(mode)
         events = threads.submit(_why_no_events, api)
         webhooks = threads.submit(_webhooks, api, settings, secret)
         asked = {name: threads.submit(_probe, api, family, settings, coverage) for name, family in families.items()}
@@ -240,7 +240,7 @@ def _check(
             events=events.result(),
             webhooks=webhooks.result(),
             transactions=probed[CHARGES.name].lately if CHARGES.name in probed else 0,
-            lacking=tuple(warehouse.lacking(mode)),
+            lacking=tuple(warehouse.state.lacking(mode)),
             rate=replace(rate, slowed_down=api.slowed_down()),
         )
 

@@ -28,14 +28,14 @@ def identify(api: StripeApi, key: ApiKey, warehouse: Warehouse, *, configured: s
     several objects that are stored; and if that cannot be told. Raises `SettingsError` if Stripe names another account
     than the settings, and what `StripeApi.get` raises.
     """
-    known = warehouse.account_of(key.fingerprint)
+    known = warehouse.keys.account_of(key.fingerprint)
     told = api.account() or UNNAMED
     _compare(told, configured, warehouse)
     account = told or known or UNNAMED
-    held = warehouse.accounts_of(livemode=key.livemode)
+    held = warehouse.keys.accounts_of(livemode=key.livemode)
     unproven = held and (not account or UNNAMED in held)
     if known is None and unproven and not configured:
-        examples = warehouse.examples(livemode=key.livemode)
+        examples = warehouse.keys.examples(livemode=key.livemode)
         seen, missing = _look_for(api, examples)
         account = account or api.named_account or UNNAMED  # a refusal may have named it meanwhile
         _compare(account, configured, warehouse)
@@ -53,7 +53,7 @@ def _compare(told: str, configured: str | None, warehouse: Warehouse) -> None:
             "Use a key of the account that the settings name, or correct `account` there",
         )
     named = told or configured
-    if named and (others := warehouse.accounts() - {named, UNNAMED}):
+    if named and (others := warehouse.keys.accounts() - {named, UNNAMED}):
         raise other_account(warehouse.folder, min(others), named)
 
 

@@ -176,7 +176,7 @@ class Pipeline:
 
         Without `force` only if publishing is due (`Warehouse.publish`); False where it has to wait.
         """
-        identity = self._identity or self.warehouse.identity()
+        identity = self._identity or self.warehouse.state.identity()
         # An inbox that is new does not know what failed; the tick takes that from the file.
         failing = self.inbox.rows(failing=True) if self.inbox.is_complete(identity) else None
         return self.warehouse.publish(force=force, failing=failing)
@@ -189,7 +189,7 @@ class Pipeline:
         return self._claim_inbox(take_over=True).reopened or 0
 
     def _claim_inbox(self, *, take_over: bool = False) -> Claim:
-        claim = self.inbox.claim(self.warehouse.identity, self._modes, take_over=take_over)
+        claim = self.inbox.claim(self.warehouse.state.identity, self._modes, take_over=take_over)
         self._identity = claim.warehouse
         return claim
 
@@ -223,7 +223,7 @@ class Pipeline:
             self._catch_up(claim.warehouse.restored, report)
         if unread := {True, False} - self._modes:
             # Without a key of a mode, and never loaded, nobody will ever want its news.
-            self.inbox.drop_modes(self._modes | (unread & self.warehouse.modes()))
+            self.inbox.drop_modes(self._modes | (unread & self.warehouse.keys.modes()))
         asked_for = list({family_of(it).name: None for it in asked})
         # Balance transactions are also read because other rows name them.
         named = [BALANCE_TRANSACTIONS] if self.settings.types[BALANCE_TRANSACTIONS] in self.settings.enabled else []
@@ -291,25 +291,25 @@ class Pipeline:
         self.inbox.wait_again(
             applied_since=restored.since - OVERLAP, created_since=-math.inf if cursor is None else cursor - OVERLAP
         )
-        self.warehouse.caught_up()
+        self.warehouse.state.caught_up()
 
     def _mode(self, api: StripeApi, key: ApiKey) -> Mode:
         """Whose key this is: asked once, then known by the key's fingerprint."""
         with self.warehouse.session():
-            account = self.warehouse.account_of(key.fingerprint)
-            bounds = self.warehouse.clock()
+            account = self.warehouse.keys.account_of(key.fingerprint)
+            bounds = self.warehouse.state.clock()
         if bounds:
             api.clock.assume(*bounds)
         configured = self.settings.account
         if account is None or (configured and account != configured):
             account = identify(api, key, self.warehouse, configured=configured)
-            self.warehouse.remember_key(key.fingerprint, Mode(account, key.livemode))
+            self.warehouse.keys.remember_key(key.fingerprint, Mode(account, key.livemode))
         return Mode(account, key.livemode)
 
     def _name(self, api: StripeApi, key: ApiKey, mode: Mode) -> None:
         """Name the account if Stripe did so during the run; raises `WarehouseError` if it is not the one held."""
         if api.named_account not in (None, mode.account):
-            self.warehouse.remember_key(key.fingerprint, Mode(api.named_account, key.livemode))
+            self.warehouse.keys.remember_key(key.fingerprint, Mode(api.named_account, key.livemode))
 
     @contextmanager
     def _spool(self) -> Iterator[Path]:

@@ -132,7 +132,7 @@ class Run:
         }
 
     def backfill(self, days: set[date]) -> None:
-        cursors = self._warehouse.cursors(self._mode)
+        cursors = self._warehouse.state.cursors(self._mode)
         kept = {name: self._kept(name, days) for name in self._asked_for}
         request = sha256(f"{sorted(self._asked_for)} {sorted(days)}".encode()).hexdigest()
         if EVENTS not in cursors:
@@ -144,7 +144,7 @@ class Run:
         now = self._api.now()
         began, there = self._stopped_backfill(request, kept, now) or (now, {})
         if began == now:
-            self._warehouse.begin_backfill(self._mode, request, now)
+            self._warehouse.state.begin_backfill(self._mode, request, now)
         to_list = {}
         for name in self._asked_for:
             done = there.get(name, set())
@@ -157,7 +157,7 @@ class Run:
         failed = self._list(to_list)
         named = self._named(since=began - CLOCK_ERROR, days=kept)
         if not failed and self._read_named(named, named(), how="backfill"):
-            self._warehouse.end_backfill(self._mode, request)
+            self._warehouse.state.end_backfill(self._mode, request)
         self._settle({}, failed, {})
 
     def _stopped_backfill(
@@ -165,10 +165,10 @@ class Run:
     ) -> tuple[float, dict[str, set[date]]] | None:
         """When this backfill began that was stopped, and the days by table name that it listed; None where it begins
         anew: it was not begun, has ended, listed nothing for a while, or has nothing left."""
-        stopped = self._warehouse.stopped_backfill(self._mode, request)
+        stopped = self._warehouse.state.stopped_backfill(self._mode, request)
         if stopped is None or now - stopped.last_listed > RESUMED_WITHIN:
             return None
-        coverage = self._warehouse.coverage(self._mode)
+        coverage = self._warehouse.state.coverage(self._mode)
         there = {
             name: {
                 day
@@ -199,7 +199,7 @@ class Run:
     def _put_times_right(self) -> bool:
         """Bring stored times that lie in the future back, and say so; whether there were any."""
         now = self._api.now()
-        ahead = self._warehouse.put_times_right(
+        ahead = self._warehouse.state.put_times_right(
             self._mode,
             now=now,
             clock=self._api.clock.read(),
@@ -216,18 +216,18 @@ class Run:
         return True
 
     def tick(self, asked: set[date]) -> None:
-        cursors = self._warehouse.cursors(self._mode)
+        cursors = self._warehouse.state.cursors(self._mode)
         first = EVENTS not in cursors
         scanned_at = self._take_first_cursor() if first else self._follow_events(cursors[EVENTS])
         now = self._api.now()
         with self._warehouse.session():
             moved_back = self._put_times_right()
-            known = self._warehouse.cursors(self._mode) if moved_back else cursors
+            known = self._warehouse.state.cursors(self._mode) if moved_back else cursors
             if scanned_at is not None and not first and known[EVENTS] - OVERLAP < now - EVENTS_KEPT:
                 self._forget_everything(now - known[EVENTS])
-            coverage = self._warehouse.coverage(self._mode)
+            coverage = self._warehouse.state.coverage(self._mode)
             self._forget_disabled(coverage)
-            due = self._warehouse.pending_balance_transactions(self._mode, now)
+            due = self._warehouse.rows.pending_balance_transactions(self._mode, now)
         if known.get(EVENTS) != cursors.get(EVENTS):
             scanned_at = self._scan_events(known[EVENTS])
         cursors = known
@@ -278,7 +278,7 @@ class Run:
         pokes = self._waiting(due=due, most=most)
         if not pokes:
             return
-        cursors = self._warehouse.cursors(self._mode)
+        cursors = self._warehouse.state.cursors(self._mode)
         if EVENTS not in cursors:
             # Nothing was listed yet: the first load finds what these tell.
             self._settle(pokes, {}, {})
@@ -287,7 +287,7 @@ class Run:
         batches, failed, bad = self._bring_in(
             pokes,
             {name: {} for name in self._readers},
-            self._warehouse.coverage(self._mode),
+            self._warehouse.state.coverage(self._mode),
             now,
             how="webhook",
             young_since=now - FRESH,
@@ -351,7 +351,7 @@ class Run:
 
     def _end_tick(self, cursors: dict[tuple[Mode, str], float]) -> None:
         self._load([], cursors)
-        for lacking in self._warehouse.lacking(self._mode):
+        for lacking in self._warehouse.state.lacking(self._mode):
             self._report.note(str(lacking))
 
     def _named(self, *, since: float, days: Mapping[str, Collection[date]]) -> Callable[[], dict[str, int]]:
@@ -363,14 +363,14 @@ class Run:
         reader = self._readers.get(BALANCE_TRANSACTIONS)
         if reader is None:
             return dict
-        return lambda: self._warehouse.lacking_targets(self._mode, reader.object_type, since=since, days=days)
+        return lambda: self._warehouse.rows.lacking_targets(self._mode, reader.object_type, since=since, days=days)
 
     def _read_named(self, named: Callable[[], dict[str, int]], wanted: Mapping[str, int], *, how: str) -> bool:
         """Read what `named` has just found, if anything; whether that worked."""
         if not wanted:
             return True
         reader = self._readers[BALANCE_TRANSACTIONS]
-        coverage = self._warehouse.coverage(self._mode)
+        coverage = self._warehouse.state.coverage(self._mode)
         plan = plan_type(BALANCE_TRANSACTIONS, wanted, (), coverage, self._api.now(), young_since=None)
         ids = plan.ids
         if plan.days:
@@ -491,14 +491,14 @@ class Run:
             f"The last tick was {gap / DAY:.0f} days ago and Stripe keeps events for 30 days:"
             " the whole history is listed again"
         )
-        self._warehouse.forget_coverage(self._mode, OBJECT_TYPES)
+        self._warehouse.state.forget_coverage(self._mode, OBJECT_TYPES)
 
     def _forget_disabled(self, coverage: dict[tuple[str, date], Covered]) -> None:
         """A table that is switched off misses the news: switched on again, it is listed again."""
         enabled = {object_type.name for object_type in self._settings.enabled}
         complete = {table for (table, day), covered in coverage.items() if covered.listed_at > day_start(day)}
         if disabled := complete - enabled:
-            self._warehouse.forget_coverage(self._mode, disabled)
+            self._warehouse.state.forget_coverage(self._mode, disabled)
 
     def _take_first_cursor(self) -> float:
         """Start the event cursor before anything is listed, so that what changes meanwhile is told at the next tick."""
@@ -515,7 +515,7 @@ class Run:
         if started is not None:
             failing = [
                 Poke(event_id, self._mode.account, livemode, name, object_id, None, received)
-                for event_id, livemode, name, object_id, received in self._warehouse.failing()
+                for event_id, livemode, name, object_id, received in self._warehouse.state.failing()
                 if name in BY_STRIPE_OBJECT
             ]
             put_back = self._inbox.add(failing)

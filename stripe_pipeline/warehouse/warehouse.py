@@ -1,111 +1,60 @@
-"""The warehouse: the private DuckDB file, who may open it when, and the one path that writes rows.
+"""The warehouse: what other modules load into and ask, over the parts that do the work.
 
-The file's layout belongs to `schema`, removing what is too old to `pruning`, making the file visible to analysts to
-`publisher`, deciding what to read to `sync`.
+The private file belongs to `private_file`, the one path that writes rows to `load`, the `pipeline` tables to `state`,
+`keys` and `bookkeeping`, making the file visible to analysts to `publisher`, deciding what to read to `sync`.
 """
 
 from __future__ import annotations
 
 import shutil
-import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import duckdb
-import filelock
-
 from stripe_pipeline.data_folder import CATALOG, DataFolder
-from stripe_pipeline.days import DAY, day_start, stretches, utc_day
-from stripe_pipeline.errors import WarehouseError
-from stripe_pipeline.fields import load_hash_key
-from stripe_pipeline.objects import CUSTOMERS, OBJECT_TYPES, ObjectType
-from stripe_pipeline.rows import microseconds
+from stripe_pipeline.days import DAY
+from stripe_pipeline.objects import CUSTOMERS, OBJECT_TYPES
 from stripe_pipeline.run_locks import abandoned
-from stripe_pipeline.settings.model import OnDelete, Settings
-from stripe_pipeline.storage_errors import Cause, cause_of, reason, remedy
+from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.clock import Reading
-from stripe_pipeline.views.references import JUST_BEFORE, followed, named_by
-from stripe_pipeline.warehouse import future_times
-from stripe_pipeline.warehouse.accounts import UNNAMED, other_account
-from stripe_pipeline.warehouse.erasure import Erased, Erasure, load_order
-from stripe_pipeline.warehouse.pruning import Pruned, expire, prune, young_enough
+from stripe_pipeline.warehouse.compaction import compact, give_back_space
+from stripe_pipeline.warehouse.erasure import Erased
+from stripe_pipeline.warehouse.keys import Keys
+from stripe_pipeline.warehouse.load import Loader
+from stripe_pipeline.warehouse.private_file import PrivateFile
+from stripe_pipeline.warehouse.pruning import Pruned, prune
 from stripe_pipeline.warehouse.publisher import Publisher
+from stripe_pipeline.warehouse.queries import RowQueries
 from stripe_pipeline.warehouse.recovery import (
-    LINEAGE,
-    StandIn,
-    cannot_be_restored,
-    is_whole,
     read_through,
     remove,
-    restore,
-    restored_since,
-    stand_ins,
 )
 from stripe_pipeline.warehouse.schema import (
-    AT_ONCE,
     DAILY,
-    NOW,
     Layout,
     applied,
-    attach,
-    literal,
-    note,
-    settings_changed,
     want_compaction,
 )
+from stripe_pipeline.warehouse.state import State
 
 if TYPE_CHECKING:
     from stripe_pipeline.inbox.notification import Entry
-from stripe_pipeline.batch import Batch, Changes, Loaded, Mode
+from stripe_pipeline.batch import Batch, Loaded, Mode
 from stripe_pipeline.warehouse.bookkeeping import (
-    BOOKKEEPING,
-    Covered,
-    Example,
-    Identity,
-    Lacking,
-    StoppedBackfill,
-    mode_condition,
-    name_account,
-    name_rows,
     name_version,
-    proves_nothing,
-    record_coverage,
     rows_left,
-    set_clock,
-    set_cursor,
     show_failing,
-    stage_days,
-)
-from stripe_pipeline.warehouse.load import (
-    DELETABLE,
-    _day_start,
-    _nothing_stored,
-    _remember_gone,
-    apply_tombstones,
-    created_between,
-    first_line,
-    insert_new_days,
-    merge_batch,
-    missing_ids,
-    row_counts,
-    stage,
-    touched_days,
 )
 
-_LOCK_TIMEOUT = 600  # seconds; loads hold the lock for seconds at most, so a longer wait is a process that hangs
 _DEFAULTS = Settings()
 _LOOKED_INTO = 30 * DAY  # seconds that a damaged file is kept
-_EMPTY_FILE = 12_288  # bytes of a database without tables
-_SMALL = 64  # blocks of 256 KB that are not worth compacting
 
 
 class Warehouse:
-    """The private file. Opened only for a load or a look, by one process at a time; safe to share between threads."""
+    """The private file and the published one; safe to share between threads."""
 
     def __init__(
         self,
@@ -124,271 +73,24 @@ class Warehouse:
         """
         self.folder = folder
         self.publisher = Publisher(folder, settings.published.readable_by)
+        self.file = PrivateFile(folder, Layout(settings, hash_key, settings_now), as_it_is=as_it_is)
+        self.state = State(self.file, settings)
+        self.keys = Keys(self.file)
+        self.rows = RowQueries(self.file, settings)
         self._settings = settings
-        self._hash_key = hash_key
-        self._layout = Layout(settings, hash_key, settings_now)
-        self._thread_lock = threading.Lock()
-        self._process_lock = filelock.FileLock(folder.lock, timeout=_LOCK_TIMEOUT, thread_local=False, mode=0o600)
-        self._as_it_is = as_it_is
-        self._prepared = False
-        self._lineage: str | None = None
-        self._duckdb: duckdb.DuckDBPyConnection | None = None
-        self._session: tuple[int, duckdb.DuckDBPyConnection] | None = None
-        """The thread that keeps the file open, and its connection."""
-        self._unwritten = False  # whether what was loaded is in the write-ahead log alone
+        self._loader = Loader(self.file, settings, hash_key)
 
     def close(self) -> None:
         """Give the memory back; the warehouse may be used again."""
-        with self._thread_lock:
-            self._end_duckdb()
+        self.file.close()
 
-    @contextmanager
-    def _open(self, what: str = "{} cannot be read") -> Iterator[duckdb.DuckDBPyConnection]:
-        """The file's only connection, with the schema in place; closed, and the lock freed, on the way out.
+    def session(self) -> AbstractContextManager[None]:
+        """Keep the file open between several looks and loads; see `PrivateFile.session`."""
+        return self.file.session()
 
-        `what` is what a `WarehouseError` says of the file (`{}`) where DuckDB fails.
-        """
-        if self._session and self._session[0] == threading.get_ident():
-            with self._explained(what):
-                yield self._session[1]
-            return
-        with self._locked(), self._attached(what) as connection:
-            yield connection
-
-    @contextmanager
-    def session(self) -> Iterator[None]:
-        """Keep the file open between several looks and loads of this thread, each of which opens it otherwise.
-
-        Every other process waits meanwhile: nothing may be asked of Stripe in it, and nothing published.
-        """
-        with self._open() as connection:
-            outer, self._session = self._session, (threading.get_ident(), connection)
-            try:
-                yield
-            finally:
-                self._session = outer
-            if self._unwritten and not outer:
-                self._checkpoint(connection)
-
-    @contextmanager
-    def _locked(self, *, look: bool = False) -> Iterator[None]:
-        """Keep all others away from the file. One that is to be looked at and is not there needs no lock."""
-        look = look or self._as_it_is
-        with self._thread_lock:
-            if look:
-                self.folder.check_access()
-                if not self.folder.private.exists():
-                    yield
-                    return
-            elif not self._prepared:
-                self.folder.prepare()
-            try:
-                self._process_lock.acquire()
-            except filelock.Timeout:
-                raise WarehouseError(
-                    f"Another process has been writing to {self.folder.private} for over {_LOCK_TIMEOUT} seconds",
-                    "See whether a stripe-pipeline or Dagster process hangs, and end it",
-                ) from None
-            except OSError as error:
-                raise WarehouseError(
-                    f"The lock {self.folder.lock} cannot be taken ({reason(error)})", remedy(error, self.folder.lock)
-                ) from error
-            try:
-                yield
-            finally:
-                self._process_lock.release()
-
-    @contextmanager
-    def _attached(self, what: str = "{} cannot be read", *, look: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-        """The connection to the file, brought to the settings unless it is only to be looked at.
-
-        A damaged file is restored: at once where it cannot be opened, else for the next run, and this one fails.
-        """
-        look = look or self._as_it_is
-        try:
-            with self._explained(what):
-                if look:
-                    connection = self._attach_to_look()
-                else:
-                    connection = self._attach()
-                    self._prepare(connection)
-                yield connection
-                connection.execute("USE memory")
-                connection.execute(f"DETACH {CATALOG}")
-        except BaseException as error:
-            # Whatever state it is in, nothing of it is kept.
-            self._end_duckdb()
-            if not look and self._is_damaged(error):
-                restored = restore(self.folder, first_line(_origin(error)))
-                raise WarehouseError(
-                    f"{restored}. This run had begun with what the damaged file held, and was ended", "Run again"
-                ) from None
-            raise
-
-    @contextmanager
-    def _explained(self, what: str, then: str = "") -> Iterator[None]:
-        """Turn DuckDB's errors into a `WarehouseError`: `what` failed, with the file for its `{}`, why, what is the
-        state of things `then`, and what to do."""
-        try:
-            yield
-        except (duckdb.Error, OSError) as error:
-            said = f"{what.format(self.folder.private)}: {first_line(error)}"
-            raise WarehouseError(f"{said}. {then}" if then else said, self._remedy(error)) from None
-
-    def _remedy(self, error: Exception) -> str:
-        if self.folder.private.is_dir():
-            return "Move this folder away, then run again"
-        if cause_of(error) is Cause.IN_USE:
-            return (
-                "Another program has it open: close that program, then run again. To query, open"
-                f" {self.folder.published} instead"
-            )
-        if cause_of(error) is Cause.DAMAGED:  # and only looked at
-            if versions := stand_ins(self.folder):
-                return _restoring(versions[0])
-            return cannot_be_restored(self.folder).remedy
-        return remedy(error, self.folder.private)
-
-    def _is_damaged(self, error: BaseException) -> bool:
-        """Whether it was damage to the file that led to `error`."""
-        return cause_of(error) in (Cause.DAMAGED, Cause.SUSPECT) and not is_whole(self.folder.private)
-
-    def _prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Bring the file to the settings, unless that was done."""
-        if self._prepared:
-            return
-        consequence = "Until this works, fields that the settings leave out may still be in it"
-        with self._explained("{} could not be brought to the settings", consequence):
-            self._layout.ensure(connection, self.folder.private)
-            self._lineage = applied(connection, LINEAGE)
-            if applied(connection, "compact") in (NOW, AT_ONCE):
-                self._compact(connection)
-        self._prepared = True
-
-    def _duckdb_of_ours(self) -> duckdb.DuckDBPyConnection:
-        """DuckDB, with nothing attached: one for all looks and loads. To start it takes 16 ms, to attach the file 1."""
-        if self._duckdb is None:
-            self._duckdb = duckdb.connect(":memory:")
-            self._duckdb.execute("SET TimeZone = 'UTC'")
-            self._duckdb.execute("SET preserve_insertion_order = false")
-            self._duckdb.execute("SET enable_progress_bar = false")  # it goes into logs
-            self._duckdb.execute(f"SET temp_directory = {literal(str(self.folder.spill))}")
-        return self._duckdb
-
-    def _attach(self) -> duckdb.DuckDBPyConnection:
-        """Attach the private file. One that is missing or cannot be opened any more is restored from the published
-        file; where nothing was ever published it is made."""
-        private = self.folder.private
-        if not private.exists():
-            if stand_ins(self.folder):
-                restore(self.folder, "the file is missing")
-            else:
-                self._make()
-        connection = self._duckdb_of_ours()
-        try:
-            attach(connection, private)
-        except duckdb.Error as error:
-            if not self._is_damaged(error):
-                raise
-            connection = self._attach_restored(first_line(error))
-        if private.stat().st_size <= _EMPTY_FILE and _is_empty(connection) and stand_ins(self.folder):
-            connection = self._attach_restored("it is empty")
-        connection.execute(f"USE {CATALOG}")
-        return connection
-
-    def _attach_restored(self, why: str) -> duckdb.DuckDBPyConnection:
-        self._end_duckdb()
-        restore(self.folder, why)
-        connection = self._duckdb_of_ours()
-        attach(connection, self.folder.private)
-        return connection
-
-    def _make(self) -> None:
-        """Make the private file: whole, or not at all."""
-        made = self.folder.private.with_name("new.duckdb")
-        remove(made)
-        connection = self._duckdb_of_ours()
-        try:
-            attach(connection, made)
-            connection.execute(f"USE {CATALOG}")
-            self._layout.ensure(connection, made)
-            connection.execute("USE memory")
-            connection.execute(f"DETACH {CATALOG}")
-            made.chmod(0o600)
-            made.replace(self.folder.private)
-        except BaseException:
-            self._end_duckdb()
-            remove(made)
-            raise
-
-    def _attach_to_look(self) -> duckdb.DuckDBPyConnection:
-        """Attach the private file, or an empty one in memory where there is none."""
-        private, connection = self.folder.private, self._duckdb_of_ours()
-        if private.exists():
-            attach(connection, private)
-            if not _is_empty(connection):
-                connection.execute(f"USE {CATALOG}")
-                return connection
-            connection.execute(f"DETACH {CATALOG}")
-        if versions := stand_ins(self.folder):
-            raise WarehouseError(
-                f"The warehouse {private} is missing or empty",
-                _restoring(versions[0]),
-            )
-        connection.execute(f"ATTACH ':memory:' AS {CATALOG}")
-        connection.execute(f"USE {CATALOG}")
-        self._layout.ensure(connection, private)
-        return connection
-
-    def caught_up(self) -> None:
-        """Note that what had to be done after the file was restored was done."""
-        with self._open() as connection:
-            restored_since(connection, forget=True)
-
-    def _compact(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Put everything into a new file in the private one's place, so that nothing is left of what was erased."""
-        if applied(connection, "compact"):
-            remove(self.folder.damaged)
-        if applied(connection, "compact") == NOW:
-            # Of runs that were killed, or that began before the settings changed and cannot be stored any more.
-            for on_its_way in self.folder.spool.rglob("*.ndjson"):
-                on_its_way.unlink(missing_ok=True)
-        for left_over in self.folder.spill.glob("*"):
-            left_over.unlink(missing_ok=True)
-        compacted = self.folder.private.with_name("compacted.duckdb")
-        remove(compacted)
-        try:
-            self._copy_to(compacted, connection)
-        except BaseException:
-            self._end_duckdb()
-            remove(compacted)  # or it keeps the disk full
-            raise
-        compacted.chmod(0o600)
-        compacted.replace(self.folder.private)
-        self._attach()
-
-    def _copy_to(self, compacted: Path, connection: duckdb.DuckDBPyConnection) -> None:
-        """Copy everything into a new file, and detach both."""
-        attach(connection, compacted, "compacted")
-        connection.execute("SET preserve_insertion_order = true")  # rows lie by day, which is how they are looked for
-        connection.execute(f"COPY FROM DATABASE {CATALOG} TO compacted")
-        connection.execute("SET preserve_insertion_order = false")
-        connection.execute("USE compacted")
-        note(connection, "compact", None)
-        [(revision,)] = connection.execute(
-            "UPDATE pipeline.meta SET revision = revision + 1 RETURNING revision"
-        ).fetchall()
-        # Versions published before hold what this one no longer does.
-        note(connection, "erased", str(revision))
-        connection.execute("USE memory")
-        connection.execute("CHECKPOINT compacted")
-        connection.execute("DETACH compacted")
-        connection.execute(f"DETACH {CATALOG}")
-
-    def _end_duckdb(self) -> None:
-        if self._duckdb is not None:
-            self._duckdb.close()
-            self._duckdb = None
+    def ask(self, sql: str) -> list[tuple[Any, ...]]:
+        """The rows that a SELECT on the private file gives."""
+        return self.file.ask(sql)
 
     def load(
         self,
@@ -397,117 +99,8 @@ class Warehouse:
         cursors: dict[tuple[Mode, str], float] | None = None,
         clock: Reading | None = None,
     ) -> Loaded:
-        """Write what was read, with its coverage and cursors, in one transaction.
-
-        A row is replaced by what was requested at the same time or later on Stripe's clock, never by anything older.
-        `cursors`: seconds on Stripe's clock by mode and name. `clock`: what is known of that clock; nothing is stored
-        as read later than it can be. Raises `WarehouseError`; then nothing was written.
-        """
-        loaded = Loaded()
-        if clock:
-            for batch in batches:
-                batch.limit(clock.latest)
-            # Where a cursor truly stands is not known then: it stays, and the same is read again.
-            cursors = {which: at for which, at in (cursors or {}).items() if at <= clock.latest}
-        with self._open("Loading into {} failed") as connection:
-            # Lists come in beside the threads that go on reading. Two threads of DuckDB take twice the CPU of one for
-            # them and end little earlier; news are found in large tables, where all of them help.
-            lists = any(batch.days for batch in batches)
-            connection.execute("SET threads = 1" if lists else "RESET threads")
-            with self._explained("Loading into {} failed", "Nothing of this load was stored"):
-                connection.execute("BEGIN")
-                if applied(connection, "layout") != self._layout.fingerprint:
-                    raise settings_changed()
-                if applied(connection, LINEAGE) != self._lineage:
-                    raise WarehouseError(
-                        f"The warehouse {self.folder.private} was damaged and restored while this run was under way;"
-                        " nothing of this load was stored",
-                        "Run again",
-                    )
-                erasure = self._erasure(connection)
-                if erasure:
-                    batches = sorted(batches, key=lambda batch: load_order(batch.object_type))
-                for batch in batches:
-                    self._load_batch(connection, batch, loaded, erasure)
-                    if not batch.mode.account:
-                        name_rows(connection, batch.mode)
-                if erasure:
-                    erasure.finish()
-                for (mode, name), at in (cursors or {}).items():
-                    set_cursor(connection, mode, name, at)
-                if clock and clock.bounds:
-                    set_clock(connection, *clock.bounds)
-                [(loaded.revision,)] = connection.execute(
-                    "UPDATE pipeline.meta SET revision = revision + 1 RETURNING revision"
-                ).fetchall()
-                connection.execute("COMMIT")
-            self._unwritten = True
-            if not self._session:
-                self._checkpoint(connection)
-        return loaded
-
-    def _checkpoint(self, connection: duckdb.DuckDBPyConnection) -> None:
-        with self._explained("{} could not be written to the end", "What was loaded is in its write-ahead log"):
-            connection.execute(f"CHECKPOINT {CATALOG}")
-        self._unwritten = False
-
-    def _erasure(self, connection: duckdb.DuckDBPyConnection, *, even_none: bool = False) -> Erasure | None:
-        """What keeps out those who were erased; None where nobody was, unless `even_none`."""
-        erasure = Erasure(
-            connection,
-            self._settings.types,
-            hash_key=self._hash_key,
-            own_key=lambda: load_hash_key(self.folder, environment={}),
-        )
-        if not even_none and not erasure.has_any():
-            return None
-        erasure.begin()
-        return erasure
-
-    def _load_batch(
-        self, connection: duckdb.DuckDBPyConnection, batch: Batch, loaded: Loaded, erasure: Erasure | None
-    ) -> None:
-        parent = batch.object_type
-        for object_type in batch.tables:
-            loaded.changes.setdefault(object_type.name, Changes())
-        loaded.refused.setdefault(parent.name, set())
-        bounds = touched_days(batch)
-        kept = {object_type.name: self._kept(object_type) for object_type in batch.tables}
-        if batch.days:
-            stage_days(connection, batch.days)
-        of_days = f"{bounds} AND {utc_day('created')} IN (FROM temp.listed SELECT day)"
-        if batch.days and _nothing_stored(connection, batch, of_days):
-            insert_new_days(connection, batch, of_days, loaded, kept, erasure)
-        else:
-            stage(connection, parent, batch, erasure)
-            if kept[parent.name] and parent.name in batch.files:
-                expired = expire(connection, parent, kept[parent.name], bounds)
-                if not batch.days:  # else their days' coverage refuses what was requested earlier
-                    _remember_gone(connection, parent, expired)
-            if batch.days and not batch.nothing_missing:
-                missing = missing_ids(connection, parent, batch, bounds, kept[parent.name] or "true")
-                if missing:
-                    loaded.missing.append((batch, missing))
-                    connection.execute("DELETE FROM temp.listed WHERE day IN (SELECT unnest(?))", [list(missing)])
-            if parent.name in batch.files:  # else many a statement would find nothing to do
-                merge_batch(connection, batch, bounds, loaded, kept, erasure)
-        if batch.tombstones:
-            apply_tombstones(connection, batch, loaded, remove=self._settings.on_delete_of(parent) is OnDelete.REMOVE)
-        for object_type in batch.tables:
-            table_changes = loaded.changes[object_type.name]
-            touched = table_changes.days | {listed.day for listed in batch.days}
-            if touched:
-                counts = row_counts(connection, object_type, touched)
-                table_changes.rows.update({day: counts[day, True] + counts[day, False] for day in touched})
-                if batch.days:
-                    record_coverage(connection, object_type, batch, counts)
-        for table in ("listed", "incoming", "known", "accepted", "accepted_children"):
-            connection.execute(f"DROP TABLE IF EXISTS temp.{table}")
-
-    def _kept(self, object_type: ObjectType) -> str:
-        """The condition for rows young enough to be kept; empty where all are."""
-        cutoff = self._settings.cutoff(object_type)
-        return young_enough(object_type, cutoff) if cutoff else ""
+        """Write what was read, with its coverage and cursors, in one transaction; see `Loader.load`."""
+        return self._loader.load(batches, cursors=cursors, clock=clock)
 
     def publish(self, *, force: bool = True, failing: Sequence[Entry] | None = None) -> bool:
         """Make what is committed visible in the published file, if it is not yet; False where it has to wait.
@@ -517,8 +110,8 @@ class Warehouse:
         """
         if not force and not self.publisher.due():
             return False
-        with self._locked():
-            with self._attached("{} could not be prepared for publishing") as connection:
+        with self.file.locked():
+            with self.file.attached("{} could not be prepared for publishing") as connection:
                 if failing is not None:
                     show_failing(connection, failing)
                 [(revision,)] = connection.execute("SELECT revision FROM pipeline.meta").fetchall()
@@ -531,228 +124,6 @@ class Warehouse:
             self.publisher.publish(revision, remove_before=erased)
         return True
 
-    def identity(self) -> Identity:
-        """Which warehouse this is, and in which state.
-
-        From here on loads belong to the file as it is now: if it is restored meanwhile, `load` refuses what was read
-        before.
-        """
-        with self._open() as connection:
-            self._lineage = applied(connection, LINEAGE)
-            [(name, revision, followed)] = connection.execute(
-                "SELECT id, revision, (SELECT list(DISTINCT livemode) FROM pipeline.cursors WHERE name = 'events')"
-                " FROM pipeline.meta"
-            ).fetchall()
-            return Identity(name, revision, frozenset(followed or ()), restored_since(connection))
-
-    def failing(self) -> list[tuple[str, bool, str, str, int]]:
-        """What `pipeline.inbox` shows: id of the event, `livemode`, object, id of the object, and when it was received,
-        Unix seconds."""
-        return self.ask("SELECT event_id, livemode, object, object_id, epoch(received_at)::BIGINT FROM pipeline.inbox")
-
-    def cursors(self, mode: Mode) -> dict[str, float]:
-        """The cursors of `mode` by name, seconds on Stripe's clock."""
-        rows = self.ask(f"SELECT name, epoch_us(read_until) / 1e6 FROM pipeline.cursors WHERE {mode_condition(mode)}")
-        return {str(name): float(at) for name, at in rows}
-
-    def clock(self) -> tuple[float, float] | None:
-        """The bounds, in seconds, between which Stripe's clock was last found to be ahead of the local one."""
-        found = self.ask("SELECT lowest, highest FROM pipeline.clock")
-        return (float(found[0][0]), float(found[0][1])) if found else None
-
-    def coverage(self, mode: Mode) -> dict[tuple[str, date], Covered]:
-        """What is known to be listed completely, by table name and day."""
-        # A file that an earlier version made has no such column until it is brought to the layout.
-        listed = '"rows"' if self._as_it_is else 'coalesce(listed, "rows")'
-        found = self.ask(
-            'SELECT object_type, day, epoch_us(listed_at) / 1e6, epoch_us(listed_until) / 1e6, "rows",'
-            f" {listed} FROM pipeline.coverage WHERE {mode_condition(mode)}"
-        )
-        return {(table, day): Covered(*known) for table, day, *known in found}
-
-    def forget_coverage(self, mode: Mode, tables: Iterable[str]) -> None:
-        """Take these tables' days for not complete any more."""
-        with self._open() as connection:
-            for table in sorted(tables):
-                of_table = f"object_type = '{table}' AND {mode_condition(mode)}"
-                first = self._settings.first_listed(self._settings.types[table])
-                connection.execute(f"DELETE FROM pipeline.coverage WHERE {of_table} AND day >= DATE '{first}'")
-                # Nothing else tells that older ones were ever loaded.
-                connection.execute(f"UPDATE pipeline.coverage SET listed_at = {_day_start('day')} WHERE {of_table}")
-
-    def put_times_right(self, mode: Mode, *, now: float, clock: Reading, events_since: int) -> float | None:
-        """Bring times of `mode` that lie ahead of Stripe's clock back; see `future_times.put_right`.
-
-        Where the local clock is wrong, what is known of Stripe's is stored for runs that begin meanwhile: of two runs
-        with estimates of their own, the one that reads an object later could take it for older.
-        """
-        with self._open() as connection:
-            if clock.bounds and not clock.bounds[0] <= 0.0 <= clock.bounds[1]:
-                connection.execute("BEGIN")
-                set_clock(connection, *clock.bounds)
-                connection.execute("COMMIT")
-            return future_times.put_right(
-                connection,
-                mode.account,
-                livemode=mode.livemode,
-                now=now,
-                latest=clock.latest,
-                events_since=events_since,
-            )
-
-    def stopped_backfill(self, mode: Mode, request: str) -> StoppedBackfill | None:
-        """The backfill that was begun and has not ended; `request` is the same for the same tables and days."""
-        found = self.ask(
-            "SELECT epoch_us(began) / 1e6, epoch_us(coalesce((SELECT max(listed_at) FROM pipeline.coverage"
-            f" WHERE how = 'backfill' AND {mode_condition(mode)} AND listed_at >= began), began)) / 1e6"
-            f" FROM pipeline.backfills WHERE request = {literal(request)} AND {mode_condition(mode)}"
-        )
-        return StoppedBackfill(*map(float, found[0])) if found else None
-
-    def begin_backfill(self, mode: Mode, request: str, now: float) -> None:
-        """Note that this backfill begins, in place of an earlier one for the same tables and days."""
-        of_it = f"request = {literal(request)} AND {mode_condition(mode)}"
-        with self._open() as connection:
-            connection.execute("BEGIN")
-            connection.execute(f"DELETE FROM pipeline.backfills WHERE {of_it}")
-            connection.execute(
-                f"INSERT INTO pipeline.backfills VALUES ({literal(request)}, {literal(mode.account)}, {mode.livemode},"
-                f" make_timestamptz({microseconds(now)}))"
-            )
-            connection.execute("COMMIT")
-
-    def end_backfill(self, mode: Mode, request: str) -> None:
-        """Note that this backfill has ended: the same one reads everything again."""
-        with self._open() as connection:
-            connection.execute(
-                f"DELETE FROM pipeline.backfills WHERE request = {literal(request)} AND {mode_condition(mode)}"
-            )
-
-    def pending_balance_transactions(self, mode: Mode, now: float) -> list[tuple[str, int]]:
-        """Ids and `created` of balance transactions that should have become available by `now`.
-
-        No event announces it (FACTS.md, The nine types).
-        """
-        columns = self._settings.types["balance_transactions"].column_names
-        if "status" not in columns:
-            return []
-        available_on = "available_on" if "available_on" in columns else "created"
-        an_hour_ago = microseconds(now - 3600)  # one that stays pending past its date is asked about once an hour
-        rows = self.ask(
-            "SELECT id, epoch_us(created) // 1000000 FROM raw.balance_transactions"
-            f" WHERE _account = {literal(mode.account)} AND livemode = {mode.livemode}"
-            f" AND status = 'pending' AND _deleted_at IS NULL"
-            f" AND {available_on} <= make_timestamptz({microseconds(now)})"
-            f" AND _fetched_at < make_timestamptz({an_hour_ago})"
-        )
-        return [(str(object_id), int(created)) for object_id, created in rows]
-
-    def lacking_targets(
-        self, mode: Mode, target: ObjectType, *, since: float, days: Mapping[str, Collection[date]]
-    ) -> dict[str, int]:
-        """Ids of `target`, a listed type, that rows name and its table lacks, each with `created` (Unix seconds) of the
-        first row that names it.
-
-        The rows are those requested `since` then (seconds on Stripe's clock), and those made on `days`, by table name.
-        Left out: what was asked for after the row was read and is gone; and what is named by rows of days that no list
-        of `target` has covered yet, which the next list brings, or whose rows are too old to be kept.
-        """
-        cutoff = self._settings.cutoff(target)
-        fetched = f"_fetched_at >= make_timestamptz({microseconds(since)})"
-        covered = f"FROM pipeline.coverage WHERE object_type = '{target.name}' AND {mode_condition(mode)}"
-        selects = []
-        for object_type in self._settings.enabled:
-            spans = stretches(days.get(object_type.name, ()))
-            made = [f"({created_between(day_start(first), day_start(last) + DAY)})" for first, last in spans]
-            of_mode = f"_account = {literal(mode.account)} AND livemode = {mode.livemode}"
-            rows = f"{of_mode} AND ({' OR '.join([fetched, *made])})"
-            selects += [
-                named_by(object_type, reference, rows)
-                for reference in followed(self._settings, object_type)
-                if reference.target == target.name and object_type.parent != target.name
-            ]
-        if not selects:
-            return {}
-        with self._open() as connection:
-            connection.execute(
-                "CREATE OR REPLACE TEMP TABLE named AS"
-                " SELECT id, min(created) AS created, max(_fetched_at) AS fetched_at"
-                f" FROM ({' UNION ALL '.join(selects)}) GROUP BY id"
-            )
-            [(first,)] = connection.execute("SELECT epoch_us(min(created)) FROM temp.named").fetchall()
-            found = (
-                []
-                if first is None
-                else connection.execute(
-                    "SELECT id, epoch_us(created) // 1000000 FROM temp.named n"
-                    f" ANTI JOIN (SELECT id FROM raw.{target.name}"
-                    f" WHERE created >= make_timestamptz({first}) - {JUST_BEFORE}) t USING (id)"
-                    f" ANTI JOIN (FROM pipeline.gone WHERE object_type = '{target.name}') g"
-                    " ON g.id = n.id AND g.found_at >= n.fetched_at"
-                    f" WHERE ({utc_day('created')} IN (SELECT day {covered})"
-                    f" OR {utc_day('created')} > (SELECT max(day) {covered}))"
-                    + (f" AND {young_enough(replace(target, date_field='created'), cutoff)}" if cutoff else "")
-                ).fetchall()
-            )
-            connection.execute("DROP TABLE temp.named")
-        return {str(object_id): int(created) for object_id, created in found}
-
-    def account_of(self, fingerprint: str) -> str | None:
-        """The account that a key with this fingerprint was found to belong to, which may be `UNNAMED`; None for a key
-        that was never used here."""
-        if not self.folder.private.exists():
-            return None
-        rows = self.ask(f"SELECT account FROM pipeline.keys WHERE fingerprint = {literal(fingerprint)}")
-        return str(rows[0][0]) if rows else None
-
-    def accounts(self) -> set[str]:
-        """The accounts whose keys have written here, `UNNAMED` among them; empty where there is no warehouse yet."""
-        return self.accounts_of(livemode=True) | self.accounts_of(livemode=False)
-
-    def accounts_of(self, *, livemode: bool) -> set[str]:
-        """The accounts whose keys of one mode have written here."""
-        return {account for (account,) in self.ask(f"SELECT account FROM pipeline.keys WHERE livemode = {livemode}")}
-
-    def examples(self, *, livemode: bool) -> list[Example]:
-        """The newest object of each listed type that exists in Stripe, those first that cannot be deleted there."""
-        newest = (
-            f"(SELECT '{table}', id, _account FROM raw.{table} WHERE livemode = {livemode} AND _deleted_at IS NULL"
-            " ORDER BY created DESC LIMIT 1)"
-            for table in sorted(OBJECT_TYPES, key=lambda name: name in DELETABLE)
-            if OBJECT_TYPES[table].endpoint
-        )
-        found = [row for each in newest for row in self.ask(each)]
-        return [Example(*row) for row in found]
-
-    def modes(self) -> set[bool]:
-        """The `livemode` of keys that have written here."""
-        return {livemode for (livemode,) in self.ask("SELECT livemode FROM pipeline.keys")}
-
-    def remember_key(self, fingerprint: str, mode: Mode) -> None:
-        """Note whose key this is; what was stored of its mode without a name gets the account's, in one transaction.
-
-        Raises `WarehouseError` if the warehouse belongs to another account.
-        """
-        with self._open() as connection:
-            others = connection.execute(
-                "SELECT account FROM pipeline.keys WHERE account NOT IN (?, ?)", [mode.account, UNNAMED]
-            ).fetchall()
-            if others and mode.account:
-                raise other_account(self.folder, others[0][0], mode.account)
-            connection.execute("BEGIN")
-            if proves_nothing(connection, fingerprint, mode):
-                for table in BOOKKEEPING:
-                    connection.execute(
-                        f"DELETE FROM pipeline.{table} WHERE {mode_condition(Mode(UNNAMED, mode.livemode))}"
-                    )
-            connection.execute(
-                "INSERT INTO pipeline.keys SELECT ?, ?, ? WHERE ? NOT IN (SELECT fingerprint FROM pipeline.keys)",
-                [fingerprint, mode.account, mode.livemode, fingerprint],
-            )
-            if mode.account:
-                name_account(connection, mode)
-            connection.execute("COMMIT")
-
     def prune(self, *, dry_run: bool = False) -> dict[str, Pruned]:
         """Remove what is older than its retention, or with `dry_run` only count it, by table name.
 
@@ -762,13 +133,13 @@ class Warehouse:
         if not dry_run and _is_old(self.folder.damaged):
             remove(self.folder.damaged)
         what = "{} cannot be read" if dry_run else "Pruning {} failed"
-        with self._locked(look=dry_run), self._attached(what, look=dry_run) as connection:
+        with self.file.locked(look=dry_run), self.file.attached(what, look=dry_run) as connection:
             if not dry_run:
                 # A damaged block is found while an undamaged published version may still be there.
                 read_through(connection)
-            with self._explained("Pruning {} failed", "Nothing was removed"):
+            with self.file.explained("Pruning {} failed", "Nothing was removed"):
                 if dry_run:
-                    self._layout.ensure(connection, self.folder.private, commit=False)
+                    self.file.layout.ensure(connection, self.folder.private, commit=False)
                 else:
                     connection.execute("BEGIN")
                 pruned = prune(connection, self._settings)
@@ -779,7 +150,7 @@ class Warehouse:
                         want_compaction(connection, DAILY)  # noted with the deletion: this may not come so far
                 connection.execute("ROLLBACK" if dry_run else "COMMIT")
             if not dry_run:
-                self._give_back(connection)
+                give_back_space(self.file, connection)
         return pruned
 
     def erase(self, customers: Sequence[str], *, dry_run: bool = False) -> dict[str, Erased]:
@@ -788,10 +159,10 @@ class Warehouse:
 
         With `dry_run` it is only counted. Raises `WarehouseError`, which says what was done.
         """
-        with self._open("Erasing from {} failed") as connection:
-            with self._explained("Erasing from {} failed", "Nothing was erased"):
+        with self.file.open("Erasing from {} failed") as connection:
+            with self.file.explained("Erasing from {} failed", "Nothing was erased"):
                 connection.execute("BEGIN")
-                erasure = self._erasure(connection, even_none=True)
+                erasure = self._loader.erasure(connection, even_none=True)
                 assert erasure
                 found = {customer: erasure.add(customer) for customer in customers}
                 if dry_run:
@@ -800,12 +171,12 @@ class Warehouse:
                 erasure.apply()
                 connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
                 connection.execute("COMMIT")
-            with self._explained(
+            with self.file.explained(
                 "The customers were erased from the tables, but {} could not be rewritten",
                 "Until it is, the files still hold what was erased",
             ):
                 connection.execute(f"CHECKPOINT {CATALOG}")
-                self._compact(connection)
+                compact(self.file, connection)
         remove(self.folder.damaged)
         for lock in abandoned(self.folder.spool):
             shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
@@ -815,8 +186,8 @@ class Warehouse:
     def keep_out_no_longer(self, customer: str) -> list[date] | None:
         """Let an erased customer (an id) come back with the next list or event. The UTC days of `created` that hold
         what was erased, in ascending order; None if this customer was not erased."""
-        with self._open() as connection:
-            erasure = self._erasure(connection, even_none=True)
+        with self.file.open() as connection:
+            erasure = self._loader.erasure(connection, even_none=True)
             assert erasure
             return erasure.forget(customer)
 
@@ -829,89 +200,6 @@ class Warehouse:
             for reference in object_type.references
             if reference.target == CUSTOMERS.name and reference.column not in self._settings.types[name].column_names
         ]
-
-    def _give_back(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Compact the file where that is due."""
-        with self._explained("What is too old was removed, but {} could not be made smaller"):
-            connection.execute(f"CHECKPOINT {CATALOG}")
-            if applied(connection, "compact") or _mostly_free(connection):
-                self._compact(connection)
-
-    def covered_days(self) -> dict[str, dict[date, int]]:
-        """How many rows every day that is known to be listed has, of all modes, by table name."""
-        found = self.ask('SELECT object_type, day, sum("rows")::BIGINT FROM pipeline.coverage GROUP BY ALL')
-        covered: dict[str, dict[date, int]] = {}
-        for table, day, rows in found:
-            covered.setdefault(table, {})[day] = rows
-        return covered
-
-    def lacking(self, mode: Mode) -> list[Lacking]:
-        """What rows of `mode` lack because the settings did not want it when they were read, in table order; of what
-        the settings keep, and so could be read again."""
-        kept = " OR ".join(
-            f"object_type = '{it.name}' AND day >= DATE '{self._settings.first_listed(it)}'"
-            for it in self._settings.enabled
-        )
-        found = self.ask(
-            "SELECT object_type, list(DISTINCT fields), min(day), max(day) FROM pipeline.lacking"
-            f" JOIN pipeline.coverage USING (object_type) WHERE {mode_condition(mode)}"
-            f' AND listed_at < since AND "rows" > 0 AND ({kept})'
-            " GROUP BY object_type ORDER BY object_type"
-        )
-        return [Lacking(table, tuple(sorted(fields)), first, last) for table, fields, first, last in found]
-
-    def repeated(self, object_type: ObjectType, *, most: int) -> list[str]:
-        """Keys of this type that several rows have, of which there should be none, at most so many."""
-        keys = ", ".join(object_type.key)
-        table = f"raw.{object_type.name}"
-        # Of ten million keys the hashes fit into memory.
-        [(rows, distinct)] = self.ask(f"SELECT count(*), count(DISTINCT hash({keys})) FROM {table}")
-        if rows == distinct:
-            return []
-        found = self.ask(
-            f"SELECT concat_ws(' ', {keys}) FROM {table} GROUP BY {keys} HAVING count(*) > 1 ORDER BY 1 LIMIT {most}"
-        )
-        return [str(key) for (key,) in found]
-
-    def ask(self, sql: str) -> list[tuple[Any, ...]]:
-        """The rows that a SELECT on the private file gives."""
-        with self._open() as connection:
-            return connection.execute(sql).fetchall()
-
-    def shown(self, tables: Iterable[str]) -> dict[str, tuple[int, float | None]]:
-        """What these tables or views hold, by qualified name, for example `live.charges`: how many rows, and when the
-        one that was read last was asked for, in seconds on Stripe's clock; None where there is none."""
-        each = (f"SELECT '{it}', count(*), epoch_us(max(_fetched_at)) / 1e6 FROM {it}" for it in tables)
-        return {str(table): (int(rows), at) for table, rows, at in self.ask(" UNION ALL ".join(each))}
-
-
-def _mostly_free(connection: duckdb.DuckDBPyConnection) -> bool:
-    """Whether half of the file's blocks are free, and enough to be worth it."""
-    [(total, free)] = connection.execute(
-        "SELECT total_blocks, free_blocks FROM pragma_database_size() WHERE database_name = ?", [CATALOG]
-    ).fetchall()
-    return bool(total > _SMALL and 2 * free >= total)
-
-
-def _restoring(stand_in: StandIn) -> str:
-    return (
-        f"The next run, such as `stripe-pipeline sync`, restores it from its state of {stand_in}; `stripe-pipeline"
-        " clean` removes it, to begin anew"
-    )
-
-
-def _is_empty(connection: duckdb.DuckDBPyConnection) -> bool:
-    """Whether the attached file has no table."""
-    [(tables,)] = connection.execute(
-        f"SELECT count(*) FROM duckdb_tables() WHERE database_name = '{CATALOG}'"
-    ).fetchall()
-    return not tables
-
-
-def _origin(error: BaseException) -> BaseException:
-    """The first of the errors that led to this one."""
-    before = error.__cause__ or error.__context__
-    return error if before is None else _origin(before)
 
 
 def _is_old(path: Path) -> bool:

@@ -1,0 +1,94 @@
+"""Which accounts the warehouse holds, and which keys have written to it.
+
+Here belongs what is stored of a key. Asking Stripe whose it is belongs to `sync.account`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.warehouse.accounts import UNNAMED, other_account
+from stripe_pipeline.warehouse.private_file import PrivateFile
+from stripe_pipeline.warehouse.schema import (
+    literal,
+)
+
+if TYPE_CHECKING:
+    pass
+from stripe_pipeline.batch import Mode
+from stripe_pipeline.warehouse.bookkeeping import (
+    BOOKKEEPING,
+    Example,
+    mode_condition,
+    name_account,
+    proves_nothing,
+)
+from stripe_pipeline.warehouse.merge import (
+    DELETABLE,
+)
+
+
+class Keys:
+    """The keys that have written to the private file. Every method raises `WarehouseError`."""
+
+    def __init__(self, file: PrivateFile) -> None:
+        self.file = file
+
+    def account_of(self, fingerprint: str) -> str | None:
+        """The account that a key with this fingerprint was found to belong to, which may be `UNNAMED`; None for a key
+        that was never used here."""
+        if not self.file.folder.private.exists():
+            return None
+        rows = self.file.ask(f"SELECT account FROM pipeline.keys WHERE fingerprint = {literal(fingerprint)}")
+        return str(rows[0][0]) if rows else None
+
+    def accounts(self) -> set[str]:
+        """The accounts whose keys have written here, `UNNAMED` among them; empty where there is no warehouse yet."""
+        return self.accounts_of(livemode=True) | self.accounts_of(livemode=False)
+
+    def accounts_of(self, *, livemode: bool) -> set[str]:
+        """The accounts whose keys of one mode have written here."""
+        return {
+            account for (account,) in self.file.ask(f"SELECT account FROM pipeline.keys WHERE livemode = {livemode}")
+        }
+
+    def modes(self) -> set[bool]:
+        """The `livemode` of keys that have written here."""
+        return {livemode for (livemode,) in self.file.ask("SELECT livemode FROM pipeline.keys")}
+
+    def examples(self, *, livemode: bool) -> list[Example]:
+        """The newest object of each listed type that exists in Stripe, those first that cannot be deleted there."""
+        newest = (
+            f"(SELECT '{table}', id, _account FROM raw.{table} WHERE livemode = {livemode} AND _deleted_at IS NULL"
+            " ORDER BY created DESC LIMIT 1)"
+            for table in sorted(OBJECT_TYPES, key=lambda name: name in DELETABLE)
+            if OBJECT_TYPES[table].endpoint
+        )
+        found = [row for each in newest for row in self.file.ask(each)]
+        return [Example(*row) for row in found]
+
+    def remember_key(self, fingerprint: str, mode: Mode) -> None:
+        """Note whose key this is; what was stored of its mode without a name gets the account's, in one transaction.
+
+        Raises `WarehouseError` if the warehouse belongs to another account.
+        """
+        with self.file.open() as connection:
+            others = connection.execute(
+                "SELECT account FROM pipeline.keys WHERE account NOT IN (?, ?)", [mode.account, UNNAMED]
+            ).fetchall()
+            if others and mode.account:
+                raise other_account(self.file.folder, others[0][0], mode.account)
+            connection.execute("BEGIN")
+            if proves_nothing(connection, fingerprint, mode):
+                for table in BOOKKEEPING:
+                    connection.execute(
+                        f"DELETE FROM pipeline.{table} WHERE {mode_condition(Mode(UNNAMED, mode.livemode))}"
+                    )
+            connection.execute(
+                "INSERT INTO pipeline.keys SELECT ?, ?, ? WHERE ? NOT IN (SELECT fingerprint FROM pipeline.keys)",
+                [fingerprint, mode.account, mode.livemode, fingerprint],
+            )
+            if mode.account:
+                name_account(connection, mode)
+            connection.execute("COMMIT")

@@ -1,0 +1,400 @@
+"""The one path that writes rows: a batch becomes inserts, updates and tombstones in one transaction.
+
+Here belongs the SQL that merges a batch into its tables. Who may open the file and when belongs to `warehouse`, the
+`pipeline` tables to `bookkeeping`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from stripe_pipeline.days import DAY, day_start, stretches, utc_day
+from stripe_pipeline.objects import Column, Kind, ObjectType, children_of
+from stripe_pipeline.rows import microseconds
+from stripe_pipeline.storage_errors import reason
+from stripe_pipeline.warehouse.erasure import Erasure, redacted
+from stripe_pipeline.warehouse.schema import (
+    DAILY,
+    literal,
+    want_compaction,
+)
+
+if TYPE_CHECKING:
+    pass
+from stripe_pipeline.batch import Batch, Changes, Loaded
+from stripe_pipeline.warehouse.bookkeeping import _qualified, mode_condition
+
+_LONGEST_RUN = DAY  # seconds from reading a page to loading it
+_NEAR = 2048  # rows that DuckDB reads together
+_FEW = 500  # places to fetch rows from
+DELETABLE = ("customers", "invoices")  # FACTS.md, The nine types
+
+
+def merge_batch(
+    connection: duckdb.DuckDBPyConnection,
+    batch: Batch,
+    bounds: str,
+    loaded: Loaded,
+    kept: Mapping[str, str],
+    erasure: Erasure | None,
+) -> None:
+    """Store what was read, where nothing newer is known; of a child only what is `kept`."""
+    parent = batch.object_type
+    known = _stored_rows(connection, parent, "id", "SELECT id FROM temp.incoming", bounds)
+    _classify(connection, parent, batch, known)
+    if redacted(connection, parent, "temp.accepted", known):
+        want_compaction(connection, DAILY)
+    refused = connection.execute("SELECT id FROM temp.incoming ANTI JOIN temp.accepted USING (id)").fetchall()
+    loaded.refused[parent.name].update(object_id for (object_id,) in refused)
+    _replace(connection, parent, "accepted", bounds, loaded.changes[parent.name], even_unchanged=batch.read_again)
+    for child in batch.children:
+        stage(connection, child, batch, erasure)
+        if kept[child.name]:
+            connection.execute(f"DELETE FROM temp.incoming WHERE NOT ({kept[child.name]})")
+        assert child.parent_key is not None
+        known = _stored_rows(connection, child, child.parent_key, "SELECT id FROM temp.accepted", bounds)
+        _classify_children(connection, child, known)
+        if redacted(connection, child, "temp.accepted_children", known):
+            want_compaction(connection, DAILY)
+        _replace(connection, child, "accepted_children", bounds, loaded.changes[child.name], even_unchanged=False)
+
+
+def _nothing_stored(connection: duckdb.DuckDBPyConnection, batch: Batch, of_days: str) -> bool:
+    """Whether the batch's days are listed for the first time, and nothing was stored of what was made in them."""
+    name = batch.object_type.name
+    [(known,)] = connection.execute(
+        f"SELECT EXISTS (FROM raw.{name} WHERE {of_days} AND livemode = {batch.mode.livemode})"
+        f" OR EXISTS (FROM pipeline.gone WHERE object_type = '{name}')"
+        " OR EXISTS (FROM pipeline.coverage SEMI JOIN temp.listed USING (day)"
+        f" WHERE object_type = '{name}' AND {mode_condition(batch.mode)})"
+    ).fetchall()
+    return not (known or batch.tombstones)
+
+
+def insert_new_days(
+    connection: duckdb.DuckDBPyConnection,
+    batch: Batch,
+    of_days: str,
+    loaded: Loaded,
+    kept: Mapping[str, str],
+    erasure: Erasure | None,
+) -> None:
+    """Store what was read of days of which nothing is known that it could be compared with; only what is `kept`."""
+    parents_gone = False
+    for object_type in batch.tables:
+        files = batch.files.get(object_type.name)
+        if not files:
+            continue
+        table = f"raw.{object_type.name}"
+        names = ", ".join(_quoted(column) for column in object_type.table_columns)
+        if erasure:
+            # What was erased must not reach the file, not even for the length of a transaction.
+            stage(connection, object_type, batch, erasure)
+        lines = f"SELECT {names} FROM temp.incoming" if erasure else _lines_of(object_type, files, batch.latest)
+        connection.execute(f"INSERT INTO {table} ({names}) {lines}")
+        of_mode = f"{of_days} AND livemode = {batch.mode.livemode}"
+        _keep_latest(connection, object_type, table, of_mode)
+        if kept[object_type.name]:
+            # Behind it: of two versions the earlier one may be young enough and wrong.
+            removed = connection.execute(f"DELETE FROM {table} WHERE {of_mode} AND NOT ({kept[object_type.name]})")
+            [(too_old,)] = removed.fetchall()
+            parents_gone |= bool(too_old) and object_type is batch.object_type
+        if parents_gone and object_type.parent_key:
+            connection.execute(
+                f"DELETE FROM {table} WHERE {of_mode} AND {object_type.parent_key} NOT IN"
+                f" (SELECT id FROM raw.{batch.object_type.name} WHERE {of_mode})"
+            )
+        counted = connection.execute(
+            f"SELECT {utc_day('created')}, count(*) FROM {table} WHERE {of_mode} GROUP BY ALL"
+        ).fetchall()
+        loaded.changes[object_type.name].inserted.update(dict(counted))
+
+
+def _keep_latest(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, table: str, where: str) -> None:
+    """Leave one row a key of those rows: the one requested last."""
+    keys = ", ".join(object_type.key)
+    those = f"FROM {table} WHERE {where}"
+    [(rows, distinct)] = connection.execute(f"SELECT count(*), count(DISTINCT ({keys})) {those}").fetchall()
+    if rows > distinct:
+        connection.execute(
+            f"DELETE FROM {table} WHERE rowid IN (SELECT rowid {those}"
+            f" QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY _fetched_at DESC) > 1)"
+        )
+
+
+def _stored_rows(
+    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, column: str, ids: str, bounds: str
+) -> str:
+    """What to join to find the stored rows whose `column` is among `ids`, a SELECT.
+
+    A few are looked for by that column alone and fetched by their places: DuckDB reads all columns of whatever a
+    condition on them does not rule out by ranges, which takes as long as the table is large.
+    """
+    found = f"FROM raw.{object_type.name} WHERE {bounds} AND {column} IN ({ids})"
+    places: list[tuple[int, int]] = []
+    for (row,) in connection.execute(f"SELECT rowid {found} ORDER BY rowid").fetchall():
+        if places and row - places[-1][1] < _NEAR:
+            places[-1] = (places[-1][0], row)
+        else:
+            places.append((row, row))
+    if len(places) > _FEW:
+        return f"(SELECT * {found})"
+    rows = " UNION ALL ".join(
+        f"SELECT * FROM raw.{object_type.name} WHERE rowid BETWEEN {first} AND {last}"
+        + (f" AND {column} IN ({ids})" if first < last else "")
+        for first, last in places
+    )
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE known AS {rows or f'SELECT * FROM raw.{object_type.name} LIMIT 0'}"
+    )
+    return "temp.known"
+
+
+def touched_days(batch: Batch) -> str:
+    """The condition that keeps every statement within the touched days, however large the table is."""
+    starts = [day_start(listed.day) for listed in batch.days]
+    first = min([batch.first, *starts])
+    last = max([batch.last + 1, *(start + DAY for start in starts)])
+    if first >= last:
+        return "false"  # nothing but tombstones
+    return created_between(first, last)
+
+
+def created_between(first: int, end: int) -> str:
+    """The condition for rows made from `first` until before `end`, Unix seconds."""
+    return f"created >= make_timestamptz({first * 1_000_000}) AND created < make_timestamptz({end * 1_000_000})"
+
+
+def _day_start(day: str) -> str:
+    """SQL of the first moment of a UTC day, a DATE."""
+    return f"make_timestamptz(epoch_us({day}::TIMESTAMP))"
+
+
+def stage(
+    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, erasure: Erasure | None
+) -> None:
+    """Read the NDJSON files into `temp.incoming`, one row a key: the one requested last; without what was erased."""
+    columns = object_type.table_columns
+    connection.execute("DROP TABLE IF EXISTS temp.incoming")
+    files = batch.files.get(object_type.name, [])
+    if not files:
+        body = ", ".join(f"{_quoted(column)} {column.kind.sql_type}" for column in columns)
+        connection.execute(f"CREATE TEMP TABLE incoming ({body})")
+        return
+    connection.execute(f"CREATE TEMP TABLE incoming AS {_lines_of(object_type, files, batch.latest)}")
+    _keep_latest(connection, object_type, "temp.incoming", "true")
+    if erasure:
+        erasure.strip_incoming(object_type)
+
+
+def _lines_of(object_type: ObjectType, files: Sequence[Path], latest: float) -> str:
+    """A SELECT of the table's columns from NDJSON files; nothing was requested after `latest`, Unix seconds."""
+    columns = object_type.table_columns
+    spec = ", ".join(
+        f"'{column.name}': '{'BIGINT' if column.kind is Kind.TIMESTAMP else column.kind.sql_type}'"
+        for column in columns
+    )
+    return (
+        f"SELECT {', '.join(_read(column, latest) for column in columns)}"
+        f" FROM read_json([{', '.join(literal(str(file)) for file in files)}],"
+        f" format = 'newline_delimited', columns = {{{spec}}})"
+    )
+
+
+def _read(column: Column, latest: float) -> str:
+    name = _quoted(column)
+    if column.kind is not Kind.TIMESTAMP:
+        return name
+    if column.name == "_fetched_at":
+        return f"make_timestamptz(least({name}, {microseconds(latest)})) AS {name}"
+    return f"make_timestamptz({name} * 1000000) AS {name}"
+
+
+def _classify(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, known: str) -> None:
+    """Put into `temp.accepted` the ids of what is not older than what is known, with what it changes."""
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE accepted AS"
+        f" SELECT i.id, i.created, {_change_kind(object_type)} AS _change"
+        f" FROM temp.incoming i LEFT JOIN {known} c ON {_same_key(object_type, 'i', 'c')}"
+        f" LEFT JOIN (FROM pipeline.coverage WHERE object_type = '{object_type.name}'"
+        f" AND {mode_condition(batch.mode)}) v"
+        f" ON v.day = {utc_day('i.created')}"
+        f" WHERE (c._fetched_at IS NULL OR i._fetched_at >= c._fetched_at)"
+        # A list knows nothing of what was made after its bound, however late it was requested.
+        f" AND (v.listed_at IS NULL OR i._fetched_at >= v.listed_at OR i.created >= v.listed_until)"
+        f" AND NOT EXISTS (SELECT 1 FROM pipeline.gone g WHERE g.object_type = '{object_type.name}' AND g.id = i.id"
+        f" AND g.found_at > i._fetched_at)"
+    )
+
+
+def _classify_children(connection: duckdb.DuckDBPyConnection, child: ObjectType, known: str) -> None:
+    """Put into `temp.accepted_children` the keys of the children of accepted parents, and of those they no longer
+    have."""
+    of_accepted = f"{child.parent_key} IN (SELECT id FROM temp.accepted)"
+    keys = ", ".join(child.key)
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE accepted_children AS"
+        f" WITH c AS (SELECT * FROM {known} WHERE {of_accepted}),"
+        f" i AS (SELECT * FROM temp.incoming WHERE {of_accepted})"
+        f" SELECT {_qualified('i', child.key)}, i.created, {_change_kind(child)} AS _change"
+        f" FROM i LEFT JOIN c ON {_same_key(child, 'i', 'c')}"
+        f" UNION ALL BY NAME"
+        f" SELECT {keys}, created, 'deleted' AS _change FROM c ANTI JOIN i ON {_same_key(child, 'i', 'c')}"
+    )
+
+
+def _change_kind(object_type: ObjectType) -> str:
+    compared = [column for column in object_type.table_columns if column.name != "_fetched_at"]
+    # The tombstone is never in what was read, so a row that is back counts as updated.
+    same = " AND ".join(f"i.{_quoted(column)} IS NOT DISTINCT FROM c.{_quoted(column)}" for column in compared)
+    key = object_type.key[0]
+    return f"CASE WHEN c.{key} IS NULL THEN 'inserted' WHEN {same} THEN 'unchanged' ELSE 'updated' END"
+
+
+def _same_key(object_type: ObjectType, left: str, right: str) -> str:
+    return " AND ".join(f"{left}.{key} = {right}.{key}" for key in object_type.key)
+
+
+def _replace(
+    connection: duckdb.DuckDBPyConnection,
+    object_type: ObjectType,
+    table: str,
+    bounds: str,
+    changes: Changes,
+    *,
+    even_unchanged: bool,
+) -> None:
+    """Write the incoming rows whose keys are in `temp.{table}`, and count what that changes."""
+    counted = connection.execute(
+        f"SELECT _change, {utc_day('created')}, count(*) FROM temp.{table} GROUP BY ALL"
+    ).fetchall()
+    totals = Counter[str]()
+    for change, day, number in counted:
+        totals[change] += number
+        if change != "unchanged":
+            getattr(changes, change)[day] += number
+    written = "true" if even_unchanged else "_change <> 'unchanged'"
+    if totals.total() > totals["inserted"]:
+        connection.execute(
+            f"DELETE FROM raw.{object_type.name} AS old USING temp.{table} AS new"
+            f" WHERE {_same_key(object_type, 'old', 'new')} AND {written} AND _change <> 'inserted'"
+            f" AND {bounds.replace('created', 'old.created')}"
+        )
+    names = ", ".join(_quoted(column) for column in object_type.table_columns)
+    of_these = f"SELECT {', '.join(object_type.key)} FROM temp.{table} WHERE {written} AND _change <> 'deleted'"
+    connection.execute(
+        f"INSERT INTO raw.{object_type.name} ({names}) SELECT {names} FROM temp.incoming"
+        f" SEMI JOIN ({of_these}) USING ({', '.join(object_type.key)})"
+    )
+
+
+def missing_ids(
+    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, bounds: str, kept: str
+) -> dict[date, list[str]]:
+    """Ids that the table holds for a completely listed day and the list did not name, of those that are `kept`."""
+    kept_out = ", ".join(literal(object_id) for object_id in sorted(batch.kept_out))
+    there = f" AND o.id NOT IN ({kept_out})" if kept_out else ""
+    rows = connection.execute(
+        f"SELECT l.day, list(o.id) FROM (SELECT * FROM raw.{object_type.name} WHERE {kept}) o"
+        f" JOIN temp.listed l ON {utc_day('o.created')} = l.day"
+        f" ANTI JOIN temp.incoming i ON o.id = i.id"
+        f" WHERE {bounds.replace('created', 'o.created')}"
+        f" AND o._account = {literal(batch.mode.account)} AND o.livemode = {batch.mode.livemode}"
+        f" AND o._deleted_at IS NULL AND o.created < l.until AND o._fetched_at < l.listed_at{there} GROUP BY l.day"
+    ).fetchall()
+    return dict(rows)
+
+
+def apply_tombstones(connection: duckdb.DuckDBPyConnection, batch: Batch, loaded: Loaded, *, remove: bool) -> None:
+    """Mark what Stripe says is gone, with its children, also those switched off, or `remove` it.
+
+    What is only marked keeps its last columns.
+    """
+    for object_type in (batch.object_type, *children_of(batch.object_type)):
+        key = object_type.parent_key or "id"
+        for tombstone in batch.tombstones:
+            at = microseconds(tombstone.found_at)
+            what = (
+                f"DELETE FROM raw.{object_type.name}"
+                if remove
+                else f"UPDATE raw.{object_type.name} SET _deleted_at = make_timestamptz({at}),"
+                f" _fetched_at = make_timestamptz({at})"
+            )
+            buried = connection.execute(
+                f"{what} WHERE {key} = ? AND _deleted_at IS NULL AND _fetched_at <= make_timestamptz({at})"
+                f" RETURNING {utc_day('created')}",
+                [tombstone.id],
+            ).fetchall()
+            loaded.changes.setdefault(object_type.name, Changes()).deleted.update(day for (day,) in buried)
+            if remove and buried:
+                want_compaction(connection, DAILY)
+    _remember_gone(connection, batch.object_type, [(it.id, microseconds(it.found_at)) for it in batch.tombstones])
+    alive = connection.execute(
+        f"SELECT id FROM raw.{batch.object_type.name} WHERE id IN (SELECT unnest(?)) AND _deleted_at IS NULL",
+        [[tombstone.id for tombstone in batch.tombstones]],
+    ).fetchall()
+    loaded.refused[batch.object_type.name].update(object_id for (object_id,) in alive)
+
+
+def _remember_gone(
+    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, gone: Iterable[tuple[str, int]]
+) -> None:
+    """Remember what is not kept any more and has no row that tells, for as long as a run may take.
+
+    `gone`: ids, and when they were asked for, in microseconds on Stripe's clock.
+    """
+    for object_id, at in gone:
+        connection.execute(
+            f"INSERT INTO pipeline.gone SELECT '{object_type.name}', {literal(object_id)}, make_timestamptz({at})"
+            f" WHERE NOT EXISTS (SELECT 1 FROM raw.{object_type.name} WHERE id = {literal(object_id)})"
+        )
+        connection.execute(
+            f"DELETE FROM pipeline.gone WHERE found_at < make_timestamptz({at - _LONGEST_RUN * 1_000_000})"
+        )
+
+
+def row_counts(
+    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, days: set[date]
+) -> Counter[tuple[date, bool]]:
+    """How many rows that exist in Stripe the table holds, by day and livemode."""
+    counts = Counter[tuple[date, bool]]()
+    for first, last in stretches(days):
+        counted = connection.execute(
+            f"SELECT {utc_day('created')}, livemode, count(*) FROM raw.{object_type.name} WHERE _deleted_at IS NULL"
+            f" AND {created_between(day_start(first), day_start(last) + DAY)} GROUP BY ALL"
+        ).fetchall()
+        counts.update({(day, livemode): number for day, livemode, number in counted})
+    return counts
+
+
+def _quoted(column: Column) -> str:
+    return f'"{column.name}"'
+
+
+_ABOUT_VALUES = (duckdb.DataError, duckdb.IntegrityError, duckdb.InvalidInputException)
+_PLACE = re.compile(r'[\w ]*JSON[\w ]* in file "[^"]*",(?: at byte \d+)? in line \d+')
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+
+
+def first_line(error: BaseException) -> str:
+    """What DuckDB or the system says, without values of rows, which may be people's data: errors about values quote
+    them."""
+    if not isinstance(error, duckdb.Error):
+        return reason(error)
+    lines = [line.strip() for line in str(error).splitlines()]
+    # Of a checkpoint that fails while the file is detached the second line says why.
+    said = " ".join(lines[: 2 if isinstance(error, duckdb.IOException) else 1]) or type(error).__name__
+    kind, _, details = said.partition(": ")
+    if isinstance(error, _ABOUT_VALUES):
+        place = _PLACE.match(details)
+        return f"{kind}: {place[0] if place else 'about a value, which is not shown here'}"
+    if isinstance(error, (duckdb.FatalException, duckdb.InternalException)):  # may quote any other error
+        return f"{kind}: {_QUOTED.sub('…', details)}"
+    return said

@@ -1,0 +1,310 @@
+"""The private file: who may open it and when, restoring it where it is damaged.
+
+Here belongs everything about holding the file. What is written into it belongs to `load`, its layout to `schema`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import filelock
+
+from stripe_pipeline.data_folder import CATALOG, DataFolder
+from stripe_pipeline.errors import WarehouseError
+from stripe_pipeline.storage_errors import Cause, cause_of, reason, remedy
+from stripe_pipeline.warehouse.compaction import compact
+from stripe_pipeline.warehouse.recovery import (
+    LINEAGE,
+    StandIn,
+    cannot_be_restored,
+    is_whole,
+    remove,
+    restore,
+    stand_ins,
+)
+from stripe_pipeline.warehouse.schema import (
+    AT_ONCE,
+    NOW,
+    Layout,
+    applied,
+    attach,
+    literal,
+)
+
+if TYPE_CHECKING:
+    pass
+from stripe_pipeline.warehouse.merge import (
+    first_line,
+)
+
+_LOCK_TIMEOUT = 600  # seconds; loads hold the lock for seconds at most, so a longer wait is a process that hangs
+_EMPTY_FILE = 12_288  # bytes of a database without tables
+
+
+class PrivateFile:
+    """The private DuckDB file. Opened only for a load or a look, by one process at a time; safe to share between
+    threads."""
+
+    def __init__(self, folder: DataFolder, layout: Layout, *, as_it_is: bool) -> None:
+        """`as_it_is`: the file is only looked at: it is not brought to the layout, and none is made."""
+        self.folder = folder
+        self.layout = layout
+        self.as_it_is = as_it_is
+        self.lineage: str | None = None
+        """Of the file that this process reads and writes; restoring it changes that."""
+        self.unwritten = False
+        """Whether what was loaded is in the write-ahead log alone."""
+        self._thread_lock = threading.Lock()
+        self._process_lock = filelock.FileLock(folder.lock, timeout=_LOCK_TIMEOUT, thread_local=False, mode=0o600)
+        self._prepared = False
+        self._duckdb: duckdb.DuckDBPyConnection | None = None
+        self._session: tuple[int, duckdb.DuckDBPyConnection] | None = None
+        """The thread that keeps the file open, and its connection."""
+
+    def close(self) -> None:
+        """Give the memory back; the warehouse may be used again."""
+        with self._thread_lock:
+            self.end_duckdb()
+
+    @contextmanager
+    def open(self, what: str = "{} cannot be read") -> Iterator[duckdb.DuckDBPyConnection]:
+        """The file's only connection, with the schema in place; closed, and the lock freed, on the way out.
+
+        `what` is what a `WarehouseError` says of the file (`{}`) where DuckDB fails.
+        """
+        if self._session and self._session[0] == threading.get_ident():
+            with self.explained(what):
+                yield self._session[1]
+            return
+        with self.locked(), self.attached(what) as connection:
+            yield connection
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Keep the file open between several looks and loads of this thread, each of which opens it otherwise.
+
+        Every other process waits meanwhile: nothing may be asked of Stripe in it, and nothing published.
+        """
+        with self.open() as connection:
+            outer, self._session = self._session, (threading.get_ident(), connection)
+            try:
+                yield
+            finally:
+                self._session = outer
+            if self.unwritten and not outer:
+                self.checkpoint(connection)
+
+    @contextmanager
+    def locked(self, *, look: bool = False) -> Iterator[None]:
+        """Keep all others away from the file. One that is to be looked at and is not there needs no lock."""
+        look = look or self.as_it_is
+        with self._thread_lock:
+            if look:
+                self.folder.check_access()
+                if not self.folder.private.exists():
+                    yield
+                    return
+            elif not self._prepared:
+                self.folder.prepare()
+            try:
+                self._process_lock.acquire()
+            except filelock.Timeout:
+                raise WarehouseError(
+                    f"Another process has been writing to {self.folder.private} for over {_LOCK_TIMEOUT} seconds",
+                    "See whether a stripe-pipeline or Dagster process hangs, and end it",
+                ) from None
+            except OSError as error:
+                raise WarehouseError(
+                    f"The lock {self.folder.lock} cannot be taken ({reason(error)})", remedy(error, self.folder.lock)
+                ) from error
+            try:
+                yield
+            finally:
+                self._process_lock.release()
+
+    @contextmanager
+    def attached(self, what: str = "{} cannot be read", *, look: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+        """The connection to the file, brought to the settings unless it is only to be looked at.
+
+        A damaged file is restored: at once where it cannot be opened, else for the next run, and this one fails.
+        """
+        look = look or self.as_it_is
+        try:
+            with self.explained(what):
+                if look:
+                    connection = self._attach_to_look()
+                else:
+                    connection = self.attach()
+                    self._prepare(connection)
+                yield connection
+                connection.execute("USE memory")
+                connection.execute(f"DETACH {CATALOG}")
+        except BaseException as error:
+            # Whatever state it is in, nothing of it is kept.
+            self.end_duckdb()
+            if not look and self._is_damaged(error):
+                restored = restore(self.folder, first_line(_origin(error)))
+                raise WarehouseError(
+                    f"{restored}. This run had begun with what the damaged file held, and was ended", "Run again"
+                ) from None
+            raise
+
+    @contextmanager
+    def explained(self, what: str, then: str = "") -> Iterator[None]:
+        """Turn DuckDB's errors into a `WarehouseError`: `what` failed, with the file for its `{}`, why, what is the
+        state of things `then`, and what to do."""
+        try:
+            yield
+        except (duckdb.Error, OSError) as error:
+            said = f"{what.format(self.folder.private)}: {first_line(error)}"
+            raise WarehouseError(f"{said}. {then}" if then else said, self._remedy(error)) from None
+
+    def _remedy(self, error: Exception) -> str:
+        if self.folder.private.is_dir():
+            return "Move this folder away, then run again"
+        if cause_of(error) is Cause.IN_USE:
+            return (
+                "Another program has it open: close that program, then run again. To query, open"
+                f" {self.folder.published} instead"
+            )
+        if cause_of(error) is Cause.DAMAGED:  # and only looked at
+            if versions := stand_ins(self.folder):
+                return _restoring(versions[0])
+            return cannot_be_restored(self.folder).remedy
+        return remedy(error, self.folder.private)
+
+    def _is_damaged(self, error: BaseException) -> bool:
+        """Whether it was damage to the file that led to `error`."""
+        return cause_of(error) in (Cause.DAMAGED, Cause.SUSPECT) and not is_whole(self.folder.private)
+
+    def _prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Bring the file to the settings, unless that was done."""
+        if self._prepared:
+            return
+        consequence = "Until this works, fields that the settings leave out may still be in it"
+        with self.explained("{} could not be brought to the settings", consequence):
+            self.layout.ensure(connection, self.folder.private)
+            self.lineage = applied(connection, LINEAGE)
+            if applied(connection, "compact") in (NOW, AT_ONCE):
+                compact(self, connection)
+        self._prepared = True
+
+    def _duckdb_of_ours(self) -> duckdb.DuckDBPyConnection:
+        """DuckDB, with nothing attached: one for all looks and loads. To start it takes 16 ms, to attach the file 1."""
+        if self._duckdb is None:
+            self._duckdb = duckdb.connect(":memory:")
+            self._duckdb.execute("SET TimeZone = 'UTC'")
+            self._duckdb.execute("SET preserve_insertion_order = false")
+            self._duckdb.execute("SET enable_progress_bar = false")  # it goes into logs
+            self._duckdb.execute(f"SET temp_directory = {literal(str(self.folder.spill))}")
+        return self._duckdb
+
+    def attach(self) -> duckdb.DuckDBPyConnection:
+        """Attach the private file. One that is missing or cannot be opened any more is restored from the published
+        file; where nothing was ever published it is made."""
+        private = self.folder.private
+        if not private.exists():
+            if stand_ins(self.folder):
+                restore(self.folder, "the file is missing")
+            else:
+                self._make()
+        connection = self._duckdb_of_ours()
+        try:
+            attach(connection, private)
+        except duckdb.Error as error:
+            if not self._is_damaged(error):
+                raise
+            connection = self._attach_restored(first_line(error))
+        if private.stat().st_size <= _EMPTY_FILE and _is_empty(connection) and stand_ins(self.folder):
+            connection = self._attach_restored("it is empty")
+        connection.execute(f"USE {CATALOG}")
+        return connection
+
+    def _attach_restored(self, why: str) -> duckdb.DuckDBPyConnection:
+        self.end_duckdb()
+        restore(self.folder, why)
+        connection = self._duckdb_of_ours()
+        attach(connection, self.folder.private)
+        return connection
+
+    def _make(self) -> None:
+        """Make the private file: whole, or not at all."""
+        made = self.folder.private.with_name("new.duckdb")
+        remove(made)
+        connection = self._duckdb_of_ours()
+        try:
+            attach(connection, made)
+            connection.execute(f"USE {CATALOG}")
+            self.layout.ensure(connection, made)
+            connection.execute("USE memory")
+            connection.execute(f"DETACH {CATALOG}")
+            made.chmod(0o600)
+            made.replace(self.folder.private)
+        except BaseException:
+            self.end_duckdb()
+            remove(made)
+            raise
+
+    def _attach_to_look(self) -> duckdb.DuckDBPyConnection:
+        """Attach the private file, or an empty one in memory where there is none."""
+        private, connection = self.folder.private, self._duckdb_of_ours()
+        if private.exists():
+            attach(connection, private)
+            if not _is_empty(connection):
+                connection.execute(f"USE {CATALOG}")
+                return connection
+            connection.execute(f"DETACH {CATALOG}")
+        if versions := stand_ins(self.folder):
+            raise WarehouseError(
+                f"The warehouse {private} is missing or empty",
+                _restoring(versions[0]),
+            )
+        connection.execute(f"ATTACH ':memory:' AS {CATALOG}")
+        connection.execute(f"USE {CATALOG}")
+        self.layout.ensure(connection, private)
+        return connection
+
+    def end_duckdb(self) -> None:
+        if self._duckdb is not None:
+            self._duckdb.close()
+            self._duckdb = None
+
+    def checkpoint(self, connection: duckdb.DuckDBPyConnection) -> None:
+        with self.explained("{} could not be written to the end", "What was loaded is in its write-ahead log"):
+            connection.execute(f"CHECKPOINT {CATALOG}")
+        self.unwritten = False
+
+    @property
+    def in_session(self) -> bool:
+        """Whether a thread keeps the file open."""
+        return self._session is not None
+
+    def ask(self, sql: str) -> list[tuple[Any, ...]]:
+        """The rows that a SELECT on the private file gives."""
+        with self.open() as connection:
+            return connection.execute(sql).fetchall()
+
+
+def _restoring(stand_in: StandIn) -> str:
+    return (
+        f"The next run, such as `stripe-pipeline sync`, restores it from its state of {stand_in}; `stripe-pipeline"
+        " clean` removes it, to begin anew"
+    )
+
+
+def _is_empty(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether the attached file has no table."""
+    [(tables,)] = connection.execute(
+        f"SELECT count(*) FROM duckdb_tables() WHERE database_name = '{CATALOG}'"
+    ).fetchall()
+    return not tables
+
+
+def _origin(error: BaseException) -> BaseException:
+    """The first of the errors that led to this one."""
+    before = error.__cause__ or error.__context__
+    return error if before is None else _origin(before)

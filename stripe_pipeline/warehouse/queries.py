@@ -1,0 +1,128 @@
+"""Questions about stored rows that runs, checks and reports ask.
+
+Here belong SELECTs on base tables and views. Those on the `pipeline` tables belong to `state`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from datetime import date
+from typing import TYPE_CHECKING
+
+from stripe_pipeline.days import DAY, day_start, stretches, utc_day
+from stripe_pipeline.objects import ObjectType
+from stripe_pipeline.rows import microseconds
+from stripe_pipeline.settings.model import Settings
+from stripe_pipeline.views.references import JUST_BEFORE, followed, named_by
+from stripe_pipeline.warehouse.private_file import PrivateFile
+from stripe_pipeline.warehouse.pruning import young_enough
+from stripe_pipeline.warehouse.schema import (
+    literal,
+)
+
+if TYPE_CHECKING:
+    pass
+from stripe_pipeline.batch import Mode
+from stripe_pipeline.warehouse.bookkeeping import (
+    mode_condition,
+)
+from stripe_pipeline.warehouse.merge import (
+    created_between,
+)
+
+
+class RowQueries:
+    """Reads rows of the private file. Every method raises `WarehouseError`."""
+
+    def __init__(self, file: PrivateFile, settings: Settings) -> None:
+        self.file = file
+        self._settings = settings
+
+    def pending_balance_transactions(self, mode: Mode, now: float) -> list[tuple[str, int]]:
+        """Ids and `created` of balance transactions that should have become available by `now`.
+
+        No event announces it (FACTS.md, The nine types).
+        """
+        columns = self._settings.types["balance_transactions"].column_names
+        if "status" not in columns:
+            return []
+        available_on = "available_on" if "available_on" in columns else "created"
+        an_hour_ago = microseconds(now - 3600)  # one that stays pending past its date is asked about once an hour
+        rows = self.file.ask(
+            "SELECT id, epoch_us(created) // 1000000 FROM raw.balance_transactions"
+            f" WHERE _account = {literal(mode.account)} AND livemode = {mode.livemode}"
+            f" AND status = 'pending' AND _deleted_at IS NULL"
+            f" AND {available_on} <= make_timestamptz({microseconds(now)})"
+            f" AND _fetched_at < make_timestamptz({an_hour_ago})"
+        )
+        return [(str(object_id), int(created)) for object_id, created in rows]
+
+    def lacking_targets(
+        self, mode: Mode, target: ObjectType, *, since: float, days: Mapping[str, Collection[date]]
+    ) -> dict[str, int]:
+        """Ids of `target`, a listed type, that rows name and its table lacks, each with `created` (Unix seconds) of the
+        first row that names it.
+
+        The rows are those requested `since` then (seconds on Stripe's clock), and those made on `days`, by table name.
+        Left out: what was asked for after the row was read and is gone; and what is named by rows of days that no list
+        of `target` has covered yet, which the next list brings, or whose rows are too old to be kept.
+        """
+        cutoff = self._settings.cutoff(target)
+        fetched = f"_fetched_at >= make_timestamptz({microseconds(since)})"
+        covered = f"FROM pipeline.coverage WHERE object_type = '{target.name}' AND {mode_condition(mode)}"
+        selects = []
+        for object_type in self._settings.enabled:
+            spans = stretches(days.get(object_type.name, ()))
+            made = [f"({created_between(day_start(first), day_start(last) + DAY)})" for first, last in spans]
+            of_mode = f"_account = {literal(mode.account)} AND livemode = {mode.livemode}"
+            rows = f"{of_mode} AND ({' OR '.join([fetched, *made])})"
+            selects += [
+                named_by(object_type, reference, rows)
+                for reference in followed(self._settings, object_type)
+                if reference.target == target.name and object_type.parent != target.name
+            ]
+        if not selects:
+            return {}
+        with self.file.open() as connection:
+            connection.execute(
+                "CREATE OR REPLACE TEMP TABLE named AS"
+                " SELECT id, min(created) AS created, max(_fetched_at) AS fetched_at"
+                f" FROM ({' UNION ALL '.join(selects)}) GROUP BY id"
+            )
+            [(first,)] = connection.execute("SELECT epoch_us(min(created)) FROM temp.named").fetchall()
+            found = (
+                []
+                if first is None
+                else connection.execute(
+                    "SELECT id, epoch_us(created) // 1000000 FROM temp.named n"
+                    f" ANTI JOIN (SELECT id FROM raw.{target.name}"
+                    f" WHERE created >= make_timestamptz({first}) - {JUST_BEFORE}) t USING (id)"
+                    f" ANTI JOIN (FROM pipeline.gone WHERE object_type = '{target.name}') g"
+                    " ON g.id = n.id AND g.found_at >= n.fetched_at"
+                    f" WHERE ({utc_day('created')} IN (SELECT day {covered})"
+                    f" OR {utc_day('created')} > (SELECT max(day) {covered}))"
+                    + (f" AND {young_enough(replace(target, date_field='created'), cutoff)}" if cutoff else "")
+                ).fetchall()
+            )
+            connection.execute("DROP TABLE temp.named")
+        return {str(object_id): int(created) for object_id, created in found}
+
+    def repeated(self, object_type: ObjectType, *, most: int) -> list[str]:
+        """Keys of this type that several rows have, of which there should be none, at most so many."""
+        keys = ", ".join(object_type.key)
+        table = f"raw.{object_type.name}"
+        # Of ten million keys the hashes fit into memory.
+        [(rows, distinct)] = self.file.ask(f"SELECT count(*), count(DISTINCT hash({keys})) FROM {table}")
+        if rows == distinct:
+            return []
+        found = self.file.ask(
+            f"SELECT concat_ws(' ', {keys}) FROM {table} GROUP BY {keys} HAVING count(*) > 1 ORDER BY 1 LIMIT {most}"
+        )
+        return [str(key) for (key,) in found]
+
+    def shown(self, tables: Iterable[str]) -> dict[str, tuple[int, float | None]]:
+        """What these tables or views hold, by qualified name, for example `live.charges`: how many rows, and when the
+        one that was read last was asked for, in seconds on Stripe's clock; None where there is none."""
+        each = (f"SELECT '{it}', count(*), epoch_us(max(_fetched_at)) / 1e6 FROM {it}" for it in tables)
+        return {str(table): (int(rows), at) for table, rows, at in self.file.ask(" UNION ALL ".join(each))}

@@ -1,0 +1,177 @@
+"""What the warehouse knows of its own state: cursors, coverage, Stripe's clock, backfills that were stopped.
+
+Here belong the questions and notes that a run asks and makes between loads. What a load itself records belongs to
+`bookkeeping`, keys and accounts to `keys`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import date
+from typing import TYPE_CHECKING
+
+from stripe_pipeline.rows import microseconds
+from stripe_pipeline.settings.model import Settings
+from stripe_pipeline.stripe_api.clock import Reading
+from stripe_pipeline.warehouse import future_times
+from stripe_pipeline.warehouse.private_file import PrivateFile
+from stripe_pipeline.warehouse.recovery import (
+    LINEAGE,
+    restored_since,
+)
+from stripe_pipeline.warehouse.schema import (
+    applied,
+    literal,
+)
+
+if TYPE_CHECKING:
+    pass
+from stripe_pipeline.batch import Mode
+from stripe_pipeline.warehouse.bookkeeping import (
+    Covered,
+    Identity,
+    Lacking,
+    StoppedBackfill,
+    mode_condition,
+    set_clock,
+)
+from stripe_pipeline.warehouse.merge import (
+    _day_start,
+)
+
+
+class State:
+    """Reads and writes the `pipeline` tables outside a load. Every method raises `WarehouseError`."""
+
+    def __init__(self, file: PrivateFile, settings: Settings) -> None:
+        self.file = file
+        self._settings = settings
+
+    def identity(self) -> Identity:
+        """Which warehouse this is, and in which state.
+
+        From here on loads belong to the file as it is now: if it is restored meanwhile, `load` refuses what was read
+        before.
+        """
+        with self.file.open() as connection:
+            self.file.lineage = applied(connection, LINEAGE)
+            [(name, revision, followed)] = connection.execute(
+                "SELECT id, revision, (SELECT list(DISTINCT livemode) FROM pipeline.cursors WHERE name = 'events')"
+                " FROM pipeline.meta"
+            ).fetchall()
+            return Identity(name, revision, frozenset(followed or ()), restored_since(connection))
+
+    def caught_up(self) -> None:
+        """Note that what had to be done after the file was restored was done."""
+        with self.file.open() as connection:
+            restored_since(connection, forget=True)
+
+    def failing(self) -> list[tuple[str, bool, str, str, int]]:
+        """What `pipeline.inbox` shows: id of the event, `livemode`, object, id of the object, and when it was received,
+        Unix seconds."""
+        return self.file.ask(
+            "SELECT event_id, livemode, object, object_id, epoch(received_at)::BIGINT FROM pipeline.inbox"
+        )
+
+    def cursors(self, mode: Mode) -> dict[str, float]:
+        """The cursors of `mode` by name, seconds on Stripe's clock."""
+        rows = self.file.ask(
+            f"SELECT name, epoch_us(read_until) / 1e6 FROM pipeline.cursors WHERE {mode_condition(mode)}"
+        )
+        return {str(name): float(at) for name, at in rows}
+
+    def clock(self) -> tuple[float, float] | None:
+        """The bounds, in seconds, between which Stripe's clock was last found to be ahead of the local one."""
+        found = self.file.ask("SELECT lowest, highest FROM pipeline.clock")
+        return (float(found[0][0]), float(found[0][1])) if found else None
+
+    def coverage(self, mode: Mode) -> dict[tuple[str, date], Covered]:
+        """What is known to be listed completely, by table name and day."""
+        # A file that an earlier version made has no such column until it is brought to the layout.
+        listed = '"rows"' if self.file.as_it_is else 'coalesce(listed, "rows")'
+        found = self.file.ask(
+            'SELECT object_type, day, epoch_us(listed_at) / 1e6, epoch_us(listed_until) / 1e6, "rows",'
+            f" {listed} FROM pipeline.coverage WHERE {mode_condition(mode)}"
+        )
+        return {(table, day): Covered(*known) for table, day, *known in found}
+
+    def covered_days(self) -> dict[str, dict[date, int]]:
+        """How many rows every day that is known to be listed has, of all modes, by table name."""
+        found = self.file.ask('SELECT object_type, day, sum("rows")::BIGINT FROM pipeline.coverage GROUP BY ALL')
+        covered: dict[str, dict[date, int]] = {}
+        for table, day, rows in found:
+            covered.setdefault(table, {})[day] = rows
+        return covered
+
+    def forget_coverage(self, mode: Mode, tables: Iterable[str]) -> None:
+        """Take these tables' days for not complete any more."""
+        with self.file.open() as connection:
+            for table in sorted(tables):
+                of_table = f"object_type = '{table}' AND {mode_condition(mode)}"
+                first = self._settings.first_listed(self._settings.types[table])
+                connection.execute(f"DELETE FROM pipeline.coverage WHERE {of_table} AND day >= DATE '{first}'")
+                # Nothing else tells that older ones were ever loaded.
+                connection.execute(f"UPDATE pipeline.coverage SET listed_at = {_day_start('day')} WHERE {of_table}")
+
+    def put_times_right(self, mode: Mode, *, now: float, clock: Reading, events_since: int) -> float | None:
+        """Bring times of `mode` that lie ahead of Stripe's clock back; see `future_times.put_right`.
+
+        Where the local clock is wrong, what is known of Stripe's is stored for runs that begin meanwhile: of two runs
+        with estimates of their own, the one that reads an object later could take it for older.
+        """
+        with self.file.open() as connection:
+            if clock.bounds and not clock.bounds[0] <= 0.0 <= clock.bounds[1]:
+                connection.execute("BEGIN")
+                set_clock(connection, *clock.bounds)
+                connection.execute("COMMIT")
+            return future_times.put_right(
+                connection,
+                mode.account,
+                livemode=mode.livemode,
+                now=now,
+                latest=clock.latest,
+                events_since=events_since,
+            )
+
+    def stopped_backfill(self, mode: Mode, request: str) -> StoppedBackfill | None:
+        """The backfill that was begun and has not ended; `request` is the same for the same tables and days."""
+        found = self.file.ask(
+            "SELECT epoch_us(began) / 1e6, epoch_us(coalesce((SELECT max(listed_at) FROM pipeline.coverage"
+            f" WHERE how = 'backfill' AND {mode_condition(mode)} AND listed_at >= began), began)) / 1e6"
+            f" FROM pipeline.backfills WHERE request = {literal(request)} AND {mode_condition(mode)}"
+        )
+        return StoppedBackfill(*map(float, found[0])) if found else None
+
+    def begin_backfill(self, mode: Mode, request: str, now: float) -> None:
+        """Note that this backfill begins, in place of an earlier one for the same tables and days."""
+        of_it = f"request = {literal(request)} AND {mode_condition(mode)}"
+        with self.file.open() as connection:
+            connection.execute("BEGIN")
+            connection.execute(f"DELETE FROM pipeline.backfills WHERE {of_it}")
+            connection.execute(
+                f"INSERT INTO pipeline.backfills VALUES ({literal(request)}, {literal(mode.account)}, {mode.livemode},"
+                f" make_timestamptz({microseconds(now)}))"
+            )
+            connection.execute("COMMIT")
+
+    def end_backfill(self, mode: Mode, request: str) -> None:
+        """Note that this backfill has ended: the same one reads everything again."""
+        with self.file.open() as connection:
+            connection.execute(
+                f"DELETE FROM pipeline.backfills WHERE request = {literal(request)} AND {mode_condition(mode)}"
+            )
+
+    def lacking(self, mode: Mode) -> list[Lacking]:
+        """What rows of `mode` lack because the settings did not want it when they were read, in table order; of what
+        the settings keep, and so could be read again."""
+        kept = " OR ".join(
+            f"object_type = '{it.name}' AND day >= DATE '{self._settings.first_listed(it)}'"
+            for it in self._settings.enabled
+        )
+        found = self.file.ask(
+            "SELECT object_type, list(DISTINCT fields), min(day), max(day) FROM pipeline.lacking"
+            f" JOIN pipeline.coverage USING (object_type) WHERE {mode_condition(mode)}"
+            f' AND listed_at < since AND "rows" > 0 AND ({kept})'
+            " GROUP BY object_type ORDER BY object_type"
+        )
+        return [Lacking(table, tuple(sorted(fields)), first, last) for table, fields, first, last in found]

@@ -39,9 +39,9 @@ from stripe_pipeline.stripe_api import clock as server_clock
 from stripe_pipeline.stripe_api.client import Params, Reply, StripeApi
 from stripe_pipeline.stripe_api.rate_limits import RateLimits
 from stripe_pipeline.sync import pipeline as sync
+from stripe_pipeline.sync.context import CLOCK_ERROR
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.sync.report import Report
-from stripe_pipeline.sync.run import CLOCK_ERROR
 from stripe_pipeline.warehouse.warehouse import Warehouse
 from tests.conftest import KEYS
 from tests.histories import ACTIONS, TELLING, Happening, Told, stock

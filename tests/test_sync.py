@@ -19,10 +19,10 @@ from stripe_pipeline.inbox.notification import poke_of
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.settings.environment import load_keys
 from stripe_pipeline.settings.model import Settings
+from stripe_pipeline.sync.context import EVENTS
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.sync.plan import OVERLAP, SWEEP
 from stripe_pipeline.sync.report import Report
-from stripe_pipeline.sync.run import EVENTS
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed, everything, rows
 
@@ -423,7 +423,7 @@ def test_a_child_that_is_switched_off_is_not_kept_and_comes_once_it_is_switched_
 def test_a_backfill_that_was_stopped_asks_only_for_what_is_left(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stripe_pipeline.sync.run._ROWS_A_LOAD", 200)
+    monkeypatch.setattr("stripe_pipeline.sync.loading._ROWS_A_LOAD", 200)
     first = back(shop, 40)
     for n in range(40 * 120):
         shop.create_customer(livemode=True, created=first + n * DAY // 120, announce=False)
@@ -519,7 +519,7 @@ def test_who_waits_is_told_how_far_the_lists_are(make_pipeline: MakePipeline, sh
 def test_a_stopped_backfill_begins_anew_where_the_settings_want_more_since(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stripe_pipeline.sync.run._ROWS_A_LOAD", 1)
+    monkeypatch.setattr("stripe_pipeline.sync.loading._ROWS_A_LOAD", 1)
     for n in range(300):
         shop.create_customer(livemode=True, created=back(shop, 20 - n / 20), announce=False, email="ada@example.com")
     days = [day_of(back(shop, n)) for n in range(21)]

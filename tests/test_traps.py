@@ -35,9 +35,9 @@ from stripe_pipeline.stripe_api import clock as server_clock
 from stripe_pipeline.stripe_api.client import StripeApi
 from stripe_pipeline.stripe_api.reader import Reader
 from stripe_pipeline.sync import pipeline as sync
+from stripe_pipeline.sync.context import EVENTS
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.sync.plan import OVERLAP
-from stripe_pipeline.sync.run import EVENTS
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import all_columns, ask, assert_equal_to_stripe, back, changed, everything, rows
 

@@ -10,8 +10,8 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import date
 from pathlib import Path
@@ -38,10 +38,13 @@ from stripe_pipeline.stripe_api.client import StripeApi
 from stripe_pipeline.stripe_api.deadline import Deadline
 from stripe_pipeline.stripe_api.keys import ApiKey
 from stripe_pipeline.stripe_api.rate_limits import RateLimits
+from stripe_pipeline.stripe_api.reader import Reader
 from stripe_pipeline.sync.account import identify
+from stripe_pipeline.sync.context import EVENTS, Context, rows_lost
+from stripe_pipeline.sync.loading import THREADS
 from stripe_pipeline.sync.plan import BALANCE_TRANSACTIONS, OVERLAP
 from stripe_pipeline.sync.report import Progress, Report
-from stripe_pipeline.sync.run import EVENTS, THREADS, Run, rows_lost
+from stripe_pipeline.sync.run import Run
 from stripe_pipeline.warehouse.bookkeeping import Identity
 from stripe_pipeline.warehouse.pruning import Pruned
 from stripe_pipeline.warehouse.recovery import Restored
@@ -242,25 +245,22 @@ class Pipeline:
                 with StripeApi(key, base_url=self._base_url, limits=limits, deadline=own, **(haste or _Haste())) as api:
                     try:
                         mode = self._mode(api, key)
-                        run = Run(
-                            api,
-                            self.warehouse,
-                            self.inbox,
-                            self.settings,
-                            self.fields,
-                            self.progress,
-                            mode,
-                            families,
-                            asked_for,
-                            executors,
-                            spool,
-                            report,
-                            claim.warehouse,
+                        context = Context(
+                            api=api,
+                            mode=mode,
+                            warehouse=self.warehouse,
+                            inbox=self.inbox,
+                            settings=self.settings,
+                            report=report,
+                            progress=self.progress,
+                            identity=claim.warehouse,
+                            asked_for=asked_for,
+                            readers=self._readers(api, mode, families, executors, spool),
                         )
                         try:
-                            work(run)
+                            work(Run(context))
                         finally:
-                            run.count_requests()
+                            context.count_requests()
                             self._name(api, key, mode)
                     except Cancelled:
                         raise
@@ -292,6 +292,29 @@ class Pipeline:
             applied_since=restored.since - OVERLAP, created_since=-math.inf if cursor is None else cursor - OVERLAP
         )
         self.warehouse.state.caught_up()
+
+    def _readers(
+        self,
+        api: StripeApi,
+        mode: Mode,
+        families: Mapping[str, ObjectType],
+        executors: Mapping[str, Executor],
+        spool: Path,
+    ) -> dict[str, Reader]:
+        """A reader for each listed type, by its name; its children are read with it unless they are switched off."""
+        side = "live" if mode.livemode else "test"
+        return {
+            name: Reader(
+                api,
+                family,
+                tuple(child for child in self.settings.enabled if child.parent == name),
+                mode,
+                self.fields,
+                folder=spool / side / name,
+                executor=executors[name],
+            )
+            for name, family in families.items()
+        }
 
     def _mode(self, api: StripeApi, key: ApiKey) -> Mode:
         """Whose key this is: asked once, then known by the key's fingerprint."""

@@ -78,7 +78,7 @@ def plan_type(
     return Plan(days, ids, list_since)
 
 
-def _covered_since(began: float, covered: Covered | None) -> bool:
+def covered_since(began: float, covered: Covered | None) -> bool:
     return covered is not None and covered.listed_at >= began
 
 
@@ -170,3 +170,9 @@ def add_day(batch: Batch, day: DayRead, *, how: str) -> None:
     for table, file in day.files.items():
         batch.files.setdefault(table, []).append(file)
     batch.first, batch.last = min(batch.first, day.span[0]), max(batch.last, day.span[1])
+
+
+def oldest_kept(object_type: ObjectType, settings: Settings, coverage: Mapping[tuple[str, date], Covered]) -> int:
+    """Unix seconds from when on objects are kept."""
+    loaded = loaded_before(object_type, settings, coverage)
+    return day_start(min([settings.first_listed(object_type), *loaded]))

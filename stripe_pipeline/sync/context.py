@@ -1,0 +1,80 @@
+"""What all parts of one run with one API key share."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from stripe_pipeline.batch import Mode
+from stripe_pipeline.errors import (
+    AuthenticationFailed,
+    Cancelled,
+    StripePipelineError,
+    WarehouseError,
+)
+from stripe_pipeline.inbox.inbox import Inbox
+from stripe_pipeline.settings.model import Settings
+from stripe_pipeline.storage_errors import reason, remedy
+from stripe_pipeline.stripe_api.client import StripeApi
+from stripe_pipeline.stripe_api.reader import Reader
+from stripe_pipeline.sync.report import Progress, Report
+from stripe_pipeline.warehouse.bookkeeping import Identity
+from stripe_pipeline.warehouse.warehouse import Warehouse
+
+EVENTS = "events"
+CLOCK_ERROR = 2  # seconds by which Stripe's clock may be ahead of what it is taken for (`ServerClock`)
+
+
+@dataclass(frozen=True)
+class Context:
+    """One run with one key: the stores, the settings, and the readers of the types that it reads."""
+
+    api: StripeApi
+    mode: Mode
+    warehouse: Warehouse
+    inbox: Inbox
+    settings: Settings
+    report: Report
+    progress: Progress | None
+    identity: Identity
+    """The warehouse's, when the run began."""
+    asked_for: Collection[str]
+    """Names of the listed types that were asked for; others may be read because rows name their objects."""
+    readers: Mapping[str, Reader]
+    """By name of the listed type."""
+
+    def fail(self, reader: Reader, error: Exception) -> StripePipelineError:
+        """Note that this type failed, if the others can go on; else raise."""
+        if isinstance(error, OSError):
+            raise rows_lost(error, self.warehouse.folder.spool) from error
+        if isinstance(error, (AuthenticationFailed, Cancelled, WarehouseError)) or not isinstance(
+            error, StripePipelineError
+        ):
+            raise error
+        for table in reader.tables:
+            self.report.failures[table] = error
+        return error
+
+    def count_requests(self) -> None:
+        """Put what was spent and what was odd into the report."""
+        before = self.report.requests.total()
+        for name, reader in self.readers.items():
+            endpoint = reader.object_type.endpoint
+            self.report.requests[name] += self.api.spent_on(f"{endpoint}")
+            for included in reader.object_type.include:
+                self.report.requests[name] += self.api.spent_on(included.endpoint)
+            for child in reader.children:
+                self.report.requests[child.name] += self.api.spent_on(f"{endpoint}/id/{child.embedded_in}")
+            self.report.surprises.update(reader.surprises)
+        self.report.requests[EVENTS] += self.api.spent() - (self.report.requests.total() - before)
+
+
+def rows_lost(error: OSError, spool: Path) -> WarehouseError:
+    """What a run ends with that cannot write its working files."""
+    to_do = (
+        "Something removed the run's working files from the data folder: run again"
+        if isinstance(error, FileNotFoundError)
+        else remedy(error, spool)
+    )
+    return WarehouseError(f"Rows could not be kept on their way to the warehouse ({reason(error)})", to_do)

@@ -1,0 +1,88 @@
+"""The scan of Stripe's events: where it begins, and what it puts into the inbox."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stripe_pipeline.days import DAY
+from stripe_pipeline.errors import (
+    AuthenticationFailed,
+    BadObject,
+    Cancelled,
+    StripePipelineError,
+    Unavailable,
+)
+from stripe_pipeline.inbox.notification import Poke, poke_of
+from stripe_pipeline.objects import BY_STRIPE_OBJECT
+from stripe_pipeline.stripe_api.listing import newest_first
+from stripe_pipeline.sync.context import EVENTS, Context
+from stripe_pipeline.sync.plan import (
+    OVERLAP,
+)
+
+EVENTS_KEPT = 30 * DAY  # FACTS.md, Events
+
+
+class EventScan:
+    """The scan of events in one run with one key."""
+
+    def __init__(self, context: Context) -> None:
+        self._api = context.api
+        self._mode = context.mode
+        self._warehouse = context.warehouse
+        self._inbox = context.inbox
+        self._settings = context.settings
+        self._report = context.report
+        self._identity = context.identity
+
+    def take_first_cursor(self) -> float:
+        """Start the event cursor before anything is listed, so that what changes meanwhile is told at the next tick."""
+        started = self._api.get("/v1/events", {"limit": 1}).sent_at
+        self._warehouse.load([], cursors={(self._mode, EVENTS): started}, clock=self._api.clock.read())
+        return started
+
+    def follow(self, cursor: float) -> float | None:
+        """Put what happened since `cursor` into the inbox, or all that Stripe still tells where the inbox is new; when
+        the scan began, or None if it failed."""
+        if self._inbox.is_complete(self._identity, self._mode.livemode):
+            return self.scan(cursor)
+        started = self.scan(min(cursor, self._api.now() - EVENTS_KEPT))
+        if started is not None:
+            failing = [
+                Poke(event_id, self._mode.account, livemode, name, object_id, None, received)
+                for event_id, livemode, name, object_id, received in self._warehouse.state.failing()
+                if name in BY_STRIPE_OBJECT
+            ]
+            put_back = self._inbox.add(failing)
+            # Behind both: a run that is killed in between leaves it to the next one.
+            self._inbox.completed(self._mode.livemode)
+            self._report.note(
+                "The inbox was new: Stripe's events of the last 30 days were read again"
+                + (f", and {put_back} older notifications that had failed are tried again" if put_back else "")
+            )
+        return started
+
+    def scan(self, cursor: float) -> float | None:
+        """Put what happened since `cursor` into the inbox; when the scan began, or None if it failed."""
+        started: float | None = None
+        enabled = {object_type.name for object_type in self._settings.enabled}
+        try:
+            for page in newest_first(self._api, "/v1/events", since=int(cursor) - OVERLAP):
+                started = page.sent_at if started is None else started
+                pokes = [self._poke_of(event) for event in page.objects]
+                self._inbox.add([poke for poke in pokes if poke and BY_STRIPE_OBJECT[poke.object].name in enabled])
+        except (AuthenticationFailed, Cancelled):
+            raise
+        except StripePipelineError as error:
+            if isinstance(error, Unavailable) and error.status is None:
+                raise  # No answer at all: the other requests would wait as long and find the same.
+            self._report.failures[EVENTS] = error
+            return None
+        return started
+
+    def _poke_of(self, event: dict[str, Any]) -> Poke | None:
+        try:
+            return poke_of(event, self._mode)
+        except BadObject as error:
+            self._report.note(str(error))
+            return None

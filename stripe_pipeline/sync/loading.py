@@ -1,0 +1,177 @@
+"""Lists days side by side and loads them as they come; reads single objects again.
+
+Here belongs the way from readers to the warehouse. Which days and objects are wanted belongs to `plan`, how rows are
+written to `warehouse.load`.
+"""
+
+from __future__ import annotations
+
+import gc
+import queue
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date
+
+from stripe_pipeline.batch import Batch, Mode
+from stripe_pipeline.days import day_start
+from stripe_pipeline.errors import (
+    StripePipelineError,
+    Unavailable,
+)
+from stripe_pipeline.stripe_api.reader import DayRead, Reader, Unread
+from stripe_pipeline.sync.context import CLOCK_ERROR, Context
+from stripe_pipeline.sync.plan import (
+    Plan,
+    add_day,
+)
+from stripe_pipeline.sync.unread import UnreadObjects
+
+THREADS = 6  # of each listed type: 25 requests a second an endpoint, at 100 to 240 ms each
+_ROWS_A_LOAD = 10_000
+_SECONDS_A_LOAD = 3.0
+_OBJECTS_A_COLLECTION = 5000  # of Python's, between two looks for cycles
+
+
+@contextmanager
+def _few_collections() -> Iterator[None]:
+    """Let Python look for cycles less often: Stripe's objects have none, and parsing takes twice as long with it."""
+    threshold, *others = gc.get_threshold()
+    gc.set_threshold(max(threshold, _OBJECTS_A_COLLECTION), *others)
+    try:
+        yield
+    finally:
+        gc.set_threshold(threshold, *others)
+
+
+class Loading:
+    """The loads of one run with one key."""
+
+    def __init__(self, context: Context, unread: UnreadObjects) -> None:
+        self._context = context
+        self._unread = unread
+        self._api = context.api
+        self._warehouse = context.warehouse
+        self._report = context.report
+        self._progress = context.progress
+        self._readers = context.readers
+        self.revision = context.identity.revision
+        """Of the warehouse after the last load."""
+        self.refused: dict[str, set[str]] = {}
+        """Ids by table name of what was read and not stored, because something newer is known."""
+
+    @_few_collections()
+    def list_days(self, days: Mapping[str, Mapping[date, str]]) -> dict[str, StripePipelineError]:
+        """List these days of these types side by side and load them as they come; the types that failed.
+
+        `days`: why each day is listed, by table name and day.
+        """
+        news: queue.Queue[tuple[str, DayRead | Exception | None]] = queue.Queue()
+        until = int(self._api.now()) + 1 + CLOCK_ERROR
+        open_lists = set()
+        for name, wanted in days.items():
+            if wanted:
+                open_lists.add(name)
+                self._readers[name].list_days(
+                    wanted,
+                    until=until,
+                    read=lambda day, name=name: news.put((name, day)),  # type: ignore[misc]
+                    done=lambda error, name=name: news.put((name, error)),  # type: ignore[misc]
+                )
+        totals = {name: len([day for day in wanted if day_start(day) < until]) for name, wanted in days.items()}
+        rows: Counter[str] = Counter()
+        done: Counter[str] = Counter()
+        failed: dict[str, StripePipelineError] = {}
+        batches: dict[str, Batch] = {}
+        began = loaded_at = time.monotonic()
+        held = 0
+        while open_lists or batches:
+            if open_lists:
+                try:
+                    name, item = news.get(timeout=_SECONDS_A_LOAD)
+                except queue.Empty:
+                    pass
+                else:
+                    if isinstance(item, DayRead):
+                        batch = batches.setdefault(name, self._readers[name].batch())
+                        add_day(batch, item, how=days[name][item.listed.day])
+                        rows[name] += item.rows
+                        done[name] += 1
+                        held += item.rows
+                        if self._progress:
+                            self._progress.listed(
+                                name,
+                                days=done[name],
+                                of=totals[name],
+                                rows=rows[name],
+                                seconds=time.monotonic() - began,
+                            )
+                    else:
+                        open_lists.discard(name)
+                        if item is not None:
+                            failed[name] = self._context.fail(self._readers[name], item)
+                            if not isinstance(item, Unavailable):
+                                # Refused half-way: its rows stay as they were. What is only late is kept.
+                                batches.pop(name, None)
+            if batches and (not open_lists or held >= _ROWS_A_LOAD or time.monotonic() - loaded_at >= _SECONDS_A_LOAD):
+                self.load(list(batches.values()))
+                self._warehouse.publish(force=False)
+                batches, held, loaded_at = {}, 0, time.monotonic()
+        return failed
+
+    def load(self, batches: Sequence[Batch], cursors: dict[tuple[Mode, str], float] | None = None) -> None:
+        """Load; then ask for each object that a complete list did not name whether it is gone, and load that."""
+        if not batches and not cursors:
+            return
+        for batch in batches:
+            if batch.days:
+                self._unread.note(batch.object_type.name)
+                batch.kept_out = frozenset(self._unread.of(batch.object_type.name))
+        loaded = self._warehouse.load(batches, cursors=cursors, clock=self._api.clock.read())
+        self._report.add(loaded)
+        self.revision = loaded.revision
+        for name, refused in loaded.refused.items():
+            self.refused.setdefault(name, set()).update(refused)
+        for batch in batches:
+            for table in batch.tables:
+                self._report.listed.setdefault(table.name, set()).update(day.day for day in batch.days)
+            for files in batch.files.values():
+                for file in files:
+                    file.unlink(missing_ok=True)
+        for batch, missing in loaded.missing:
+            ids = [object_id for day in missing.values() for object_id in day]
+            reader = self._readers[batch.object_type.name]
+            try:
+                again, bad = reader.read_again(ids)
+            except Exception as error:
+                self._context.fail(reader, error)
+                continue
+            # Whether these are gone cannot be told: their rows stay, and the inbox keeps asking.
+            created = {object_id: day_start(day) for day, them in missing.items() for object_id in them}
+            self._unread.note(
+                batch.object_type.name,
+                {object_id: Unread(object_id, created[object_id], error) for object_id, error in bad.items()},
+            )
+            again.days = [listed for listed in batch.days if listed.day in missing]
+            again.nothing_missing = True
+            self.load([again])
+
+    def read(
+        self, reader: Reader, plan: Plan, made_since: float | None, oldest: int, *, poked: bool
+    ) -> tuple[list[Batch], dict[str, StripePipelineError]]:
+        """What a list of everything made since then, or since the plan's start, and single reads bring."""
+        batches = []
+        bad: dict[str, StripePipelineError] = {}
+        ids = plan.ids
+        starts = [int(start) for start in (plan.list_since, made_since) if start is not None]
+        if starts:
+            batch, listed = reader.list_since(min(starts))
+            batch.read_again = poked
+            batches.append(batch)
+            # Wanted but not listed: deleted meanwhile, or older than it said.
+            ids = ids - listed
+        if ids:
+            batch, bad = reader.read_again(ids, since=oldest)
+            batches.append(batch)
+        return batches, bad

@@ -1,0 +1,65 @@
+"""Balance transactions that stored rows name and the table lacks, read by their ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from datetime import date
+
+from stripe_pipeline.stripe_api.reader import Unread
+from stripe_pipeline.sync.context import Context
+from stripe_pipeline.sync.loading import Loading
+from stripe_pipeline.sync.plan import (
+    BALANCE_TRANSACTIONS,
+    oldest_kept,
+    plan_type,
+)
+from stripe_pipeline.sync.unread import UnreadObjects
+
+
+class NamedTransactions:
+    """What rows name, in one run with one key."""
+
+    def __init__(self, context: Context, unread: UnreadObjects, loading: Loading) -> None:
+        self._context = context
+        self._unread = unread
+        self._loading = loading
+        self._api = context.api
+        self._mode = context.mode
+        self._warehouse = context.warehouse
+        self._settings = context.settings
+        self._readers = context.readers
+
+    def lacking(self, *, since: float, days: Mapping[str, Collection[date]]) -> Callable[[], dict[str, int]]:
+        """Finds the balance transactions that stored rows name and the table lacks, with `created` in Unix seconds.
+
+        The rows looked at are those requested `since` then and those made on `days`, by table name. A transaction may
+        appear long after its charge with the charge's `created`, where no list of what is new finds it (FACTS.md).
+        """
+        reader = self._readers.get(BALANCE_TRANSACTIONS)
+        if reader is None:
+            return dict
+        return lambda: self._warehouse.rows.lacking_targets(self._mode, reader.object_type, since=since, days=days)
+
+    def read(self, named: Callable[[], dict[str, int]], wanted: Mapping[str, int], *, how: str) -> bool:
+        """Read what `named` has just found, if anything; whether that worked."""
+        if not wanted:
+            return True
+        reader = self._readers[BALANCE_TRANSACTIONS]
+        coverage = self._warehouse.state.coverage(self._mode)
+        plan = plan_type(BALANCE_TRANSACTIONS, wanted, (), coverage, self._api.now(), young_since=None)
+        ids = plan.ids
+        if plan.days:
+            if self._loading.list_days({BALANCE_TRANSACTIONS: dict.fromkeys(plan.days, how)}):
+                return False
+            ids = set(named())  # made on another day than what names it
+        try:
+            batch, bad = reader.read_again(ids, since=oldest_kept(reader.object_type, self._settings, coverage))
+        except Exception as error:
+            self._context.fail(reader, error)
+            return False
+        # The rows that name them are not looked at again: the inbox keeps asking.
+        self._unread.note(
+            BALANCE_TRANSACTIONS, {object_id: Unread(object_id, None, error) for object_id, error in bad.items()}
+        )
+        self._loading.load([batch])
+        return True

@@ -1,0 +1,76 @@
+"""Objects of lists that could not be read: the inbox keeps asking for them, and the report names them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from stripe_pipeline.errors import (
+    ObjectsUnread,
+    StripePipelineError,
+)
+from stripe_pipeline.inbox.notification import Poke
+from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.stripe_api.reader import Unread
+from stripe_pipeline.sync.context import Context
+
+_SHOWN = 5  # ids in a sentence
+
+
+class UnreadObjects:
+    """What could not be read in this run although a list named it."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._api = context.api
+        self._mode = context.mode
+        self._inbox = context.inbox
+        self._report = context.report
+        self._readers = context.readers
+        self._unread: dict[str, dict[str, Unread]] = {}
+        """By table name and id."""
+        self._given_up: set[str] = set()
+        """Ids of events that were dead before this run met what they name."""
+
+    def of(self, name: str) -> Mapping[str, Unread]:
+        """What could not be read of a listed type, by id."""
+        return self._unread.get(name, {})
+
+    def notifications(self, name: str) -> list[Poke]:
+        """What the inbox is told of objects that no event named and that could not be read; the same one each time."""
+        kind = OBJECT_TYPES[name].object
+        return [
+            Poke(
+                event_id=f"read_{kind}_{it.id}",
+                account=self._mode.account,
+                livemode=self._mode.livemode,
+                object=kind,
+                object_id=it.id,
+                object_created=it.created,
+                event_created=int(self._api.now()) if it.created is None else it.created,
+            )
+            for it in self._unread.get(name, {}).values()
+        ]
+
+    def note(self, name: str, more: Mapping[str, Unread] | None = None) -> None:
+        """Put what could not be read of this type's lists into the inbox, before they count as complete without it."""
+        known = self._unread.setdefault(name, {})
+        found = {**self._readers[name].unread, **(more or {})}
+        if new := {object_id: it for object_id, it in found.items() if object_id not in known}:
+            if not known:
+                self._given_up |= {entry.poke.event_id for entry in self._inbox.dead()}
+            known |= new
+            self._inbox.add(self.notifications(name), again=True)
+
+    def report(self, name: str, problems: Mapping[str, StripePipelineError]) -> None:
+        """Fail the type for what could not be read, but for what was given up before: a note and a check tell of it."""
+        reader = self._readers[name]
+        given_up = {poke.object_id for poke in self.notifications(name) if poke.event_id in self._given_up}
+        fresh = {object_id: error for object_id, error in problems.items() if object_id not in given_up}
+        fresh |= {day.isoformat(): error for day, error in sorted(reader.unlisted.items())}
+        if fresh and reader.object_type.name not in self._report.failures:
+            self._context.fail(reader, ObjectsUnread(fresh))
+        if given_up:
+            self._report.note(
+                f"{name}: {len(given_up)} still cannot be read and were given up:"
+                f" {', '.join(sorted(given_up)[:_SHOWN])}; `stripe-pipeline webhooks retry` tries them again"
+            )

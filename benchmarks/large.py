@@ -22,7 +22,7 @@ from stripe_pipeline.batch import Mode
 from stripe_pipeline.data_folder import CATALOG, DataFolder
 from stripe_pipeline.days import DAY, day_start
 from stripe_pipeline.objects import OBJECT_TYPES, Kind
-from stripe_pipeline.warehouse.schema import attach
+from stripe_pipeline.warehouse.sql import attach
 
 DAYS = 730
 _CHUNK = 500_000

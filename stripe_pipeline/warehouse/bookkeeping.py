@@ -19,9 +19,7 @@ from stripe_pipeline.warehouse.accounts import UNNAMED
 from stripe_pipeline.warehouse.recovery import (
     Restored,
 )
-from stripe_pipeline.warehouse.schema import (
-    literal,
-)
+from stripe_pipeline.warehouse.sql import literal
 
 if TYPE_CHECKING:
     from stripe_pipeline.inbox.notification import Entry

@@ -8,15 +8,11 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from stripe_pipeline.data_folder import CATALOG
+from stripe_pipeline.warehouse.file_state import NOW, get_state, set_state
 from stripe_pipeline.warehouse.recovery import (
     remove,
 )
-from stripe_pipeline.warehouse.schema import (
-    NOW,
-    applied,
-    attach,
-    note,
-)
+from stripe_pipeline.warehouse.sql import attach
 
 if TYPE_CHECKING:
     pass
@@ -30,9 +26,9 @@ _SMALL = 64  # blocks of 256 KB that are not worth compacting
 
 def compact(file: PrivateFile, connection: duckdb.DuckDBPyConnection) -> None:
     """Put everything into a new file in the private one's place, so that nothing is left of what was erased."""
-    if applied(connection, "compact"):
+    if get_state(connection, "compact"):
         remove(file.folder.damaged)
-    if applied(connection, "compact") == NOW:
+    if get_state(connection, "compact") == NOW:
         # Of runs that were killed, or that began before the settings changed and cannot be stored any more.
         for on_its_way in file.folder.spool.rglob("*.ndjson"):
             on_its_way.unlink(missing_ok=True)
@@ -58,10 +54,10 @@ def _copy_to(compacted: Path, connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(f"COPY FROM DATABASE {CATALOG} TO compacted")
     connection.execute("SET preserve_insertion_order = false")
     connection.execute("USE compacted")
-    note(connection, "compact", None)
+    set_state(connection, "compact", None)
     [(revision,)] = connection.execute("UPDATE pipeline.meta SET revision = revision + 1 RETURNING revision").fetchall()
     # Versions published before hold what this one no longer does.
-    note(connection, "erased", str(revision))
+    set_state(connection, "erased", str(revision))
     connection.execute("USE memory")
     connection.execute("CHECKPOINT compacted")
     connection.execute("DETACH compacted")
@@ -72,7 +68,7 @@ def give_back_space(file: PrivateFile, connection: duckdb.DuckDBPyConnection) ->
     """Compact the file where that is due."""
     with file.explained("What is too old was removed, but {} could not be made smaller"):
         connection.execute(f"CHECKPOINT {CATALOG}")
-        if applied(connection, "compact") or _mostly_free(connection):
+        if get_state(connection, "compact") or _mostly_free(connection):
             compact(file, connection)
 
 

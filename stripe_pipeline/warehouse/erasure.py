@@ -19,7 +19,8 @@ import orjson
 from stripe_pipeline.days import utc_day
 from stripe_pipeline.fields import UNKNOWN, FieldFilter, FieldRules, hashed, path_from
 from stripe_pipeline.objects import CUSTOMERS, OBJECT_TYPES, Kind, ObjectType, Reference
-from stripe_pipeline.warehouse.schema import AT_ONCE, DAILY, literal, want_compaction
+from stripe_pipeline.warehouse.file_state import AT_ONCE, DAILY, request_compaction
+from stripe_pipeline.warehouse.sql import literal
 
 _STRIPES_OWN = r"cus_[A-Za-z0-9]+"
 """Customer ids that Stripe makes. Others are chosen by the shop and may be e-mail addresses."""
@@ -117,7 +118,7 @@ class Erasure:
             for object_type in self._types.values():
                 self._strip(f"raw.{object_type.name}", object_type)
         self._keep()
-        want_compaction(self._connection, AT_ONCE)
+        request_compaction(self._connection, AT_ONCE)
 
     def strip_incoming(self, object_type: ObjectType) -> None:
         """Take out of `temp.incoming`, rows of `object_type` on their way in, what was erased."""
@@ -135,7 +136,7 @@ class Erasure:
             with self._functions():
                 for object_type in self._types.values():
                     self._strip(f"raw.{object_type.name}", object_type)
-            want_compaction(self._connection, DAILY)
+            request_compaction(self._connection, DAILY)
         self._keep()
 
     def forget(self, customer: str) -> list[date] | None:

@@ -11,7 +11,7 @@ import duckdb
 from stripe_pipeline.days import DAY, day_of, day_start
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.rows import microseconds
-from stripe_pipeline.warehouse.schema import literal
+from stripe_pipeline.warehouse.sql import literal
 
 TOLERANCE = 60.0
 """Seconds ahead of Stripe's clock that are left alone: runs differ a little in what they take it for, and such a time

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.warehouse.accounts import UNNAMED, other_account
 from stripe_pipeline.warehouse.private_file import PrivateFile
-from stripe_pipeline.warehouse.schema import (
-    literal,
-)
+from stripe_pipeline.warehouse.sql import literal
 
 if TYPE_CHECKING:
     pass

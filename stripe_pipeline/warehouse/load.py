@@ -18,15 +18,13 @@ from stripe_pipeline.objects import ObjectType
 from stripe_pipeline.settings.model import OnDelete, Settings
 from stripe_pipeline.stripe_api.clock import Reading
 from stripe_pipeline.warehouse.erasure import Erasure, load_order
+from stripe_pipeline.warehouse.file_state import get_state
 from stripe_pipeline.warehouse.private_file import PrivateFile
 from stripe_pipeline.warehouse.pruning import expire, young_enough
 from stripe_pipeline.warehouse.recovery import (
     LINEAGE,
 )
-from stripe_pipeline.warehouse.schema import (
-    applied,
-    settings_changed,
-)
+from stripe_pipeline.warehouse.schema import settings_changed
 
 if TYPE_CHECKING:
     pass
@@ -86,9 +84,9 @@ class Loader:
             connection.execute("SET threads = 1" if lists else "RESET threads")
             with self.file.explained("Loading into {} failed", "Nothing of this load was stored"):
                 connection.execute("BEGIN")
-                if applied(connection, "layout") != self.file.layout.fingerprint:
+                if get_state(connection, "layout") != self.file.layout.fingerprint:
                     raise settings_changed()
-                if applied(connection, LINEAGE) != self.file.lineage:
+                if get_state(connection, LINEAGE) != self.file.lineage:
                     raise WarehouseError(
                         f"The warehouse {self.folder.private} was damaged and restored while this run was under way;"
                         " nothing of this load was stored",

@@ -20,11 +20,8 @@ from stripe_pipeline.objects import Column, Kind, ObjectType, children_of
 from stripe_pipeline.rows import microseconds
 from stripe_pipeline.storage_errors import reason
 from stripe_pipeline.warehouse.erasure import Erasure, redacted
-from stripe_pipeline.warehouse.schema import (
-    DAILY,
-    literal,
-    want_compaction,
-)
+from stripe_pipeline.warehouse.file_state import DAILY, request_compaction
+from stripe_pipeline.warehouse.sql import literal
 
 if TYPE_CHECKING:
     pass
@@ -50,7 +47,7 @@ def merge_batch(
     known = _stored_rows(connection, parent, "id", "SELECT id FROM temp.incoming", bounds)
     _classify(connection, parent, batch, known)
     if redacted(connection, parent, "temp.accepted", known):
-        want_compaction(connection, DAILY)
+        request_compaction(connection, DAILY)
     refused = connection.execute("SELECT id FROM temp.incoming ANTI JOIN temp.accepted USING (id)").fetchall()
     loaded.refused[parent.name].update(object_id for (object_id,) in refused)
     _replace(connection, parent, "accepted", bounds, loaded.changes[parent.name], even_unchanged=batch.read_again)
@@ -62,7 +59,7 @@ def merge_batch(
         known = _stored_rows(connection, child, child.parent_key, "SELECT id FROM temp.accepted", bounds)
         _classify_children(connection, child, known)
         if redacted(connection, child, "temp.accepted_children", known):
-            want_compaction(connection, DAILY)
+            request_compaction(connection, DAILY)
         _replace(connection, child, "accepted_children", bounds, loaded.changes[child.name], even_unchanged=False)
 
 
@@ -334,7 +331,7 @@ def apply_tombstones(connection: duckdb.DuckDBPyConnection, batch: Batch, loaded
             ).fetchall()
             loaded.changes.setdefault(object_type.name, Changes()).deleted.update(day for (day,) in buried)
             if remove and buried:
-                want_compaction(connection, DAILY)
+                request_compaction(connection, DAILY)
     _remember_gone(connection, batch.object_type, [(it.id, microseconds(it.found_at)) for it in batch.tombstones])
     alive = connection.execute(
         f"SELECT id FROM raw.{batch.object_type.name} WHERE id IN (SELECT unnest(?)) AND _deleted_at IS NULL",

@@ -17,6 +17,7 @@ from stripe_pipeline.data_folder import CATALOG, DataFolder
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.storage_errors import Cause, cause_of, reason, remedy
 from stripe_pipeline.warehouse.compaction import compact
+from stripe_pipeline.warehouse.file_state import AT_ONCE, NOW, get_state
 from stripe_pipeline.warehouse.recovery import (
     LINEAGE,
     StandIn,
@@ -26,14 +27,8 @@ from stripe_pipeline.warehouse.recovery import (
     restore,
     stand_ins,
 )
-from stripe_pipeline.warehouse.schema import (
-    AT_ONCE,
-    NOW,
-    Layout,
-    applied,
-    attach,
-    literal,
-)
+from stripe_pipeline.warehouse.schema import Layout
+from stripe_pipeline.warehouse.sql import attach, literal
 
 if TYPE_CHECKING:
     pass
@@ -188,8 +183,8 @@ class PrivateFile:
         consequence = "Until this works, fields that the settings leave out may still be in it"
         with self.explained("{} could not be brought to the settings", consequence):
             self.layout.ensure(connection, self.folder.private)
-            self.lineage = applied(connection, LINEAGE)
-            if applied(connection, "compact") in (NOW, AT_ONCE):
+            self.lineage = get_state(connection, LINEAGE)
+            if get_state(connection, "compact") in (NOW, AT_ONCE):
                 compact(self, connection)
         self._prepared = True
 

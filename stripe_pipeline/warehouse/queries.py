@@ -17,9 +17,7 @@ from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.views.references import JUST_BEFORE, followed, named_by
 from stripe_pipeline.warehouse.private_file import PrivateFile
 from stripe_pipeline.warehouse.pruning import young_enough
-from stripe_pipeline.warehouse.schema import (
-    literal,
-)
+from stripe_pipeline.warehouse.sql import literal
 
 if TYPE_CHECKING:
     pass

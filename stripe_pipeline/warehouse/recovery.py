@@ -21,8 +21,9 @@ import orjson
 from stripe_pipeline.data_folder import CATALOG, DataFolder
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.storage_errors import reason, remedy
+from stripe_pipeline.warehouse.file_state import get_state, set_state
 from stripe_pipeline.warehouse.publisher import copy_file, versions_of
-from stripe_pipeline.warehouse.schema import applied, attach, literal, note
+from stripe_pipeline.warehouse.sql import attach, literal
 
 logger = logging.getLogger(__name__)
 
@@ -143,11 +144,11 @@ def restore(folder: DataFolder, why: str) -> Restored:
 
 def restored_since(connection: duckdb.DuckDBPyConnection, *, forget: bool = False) -> Restored | None:
     """What the attached file says is to be done since it was restored; with `forget` it no longer does."""
-    found = applied(connection, _TO_DO)
+    found = get_state(connection, _TO_DO)
     if found is None:
         return None
     if forget:
-        note(connection, _TO_DO, None)
+        set_state(connection, _TO_DO, None)
     since, said = orjson.loads(found)
     return Restored(since, said)
 
@@ -188,8 +189,8 @@ def _note(file: Path, restored: Restored, *, revision: int) -> None:
         connection.execute("CREATE TABLE IF NOT EXISTS pipeline.applied (name VARCHAR, value VARCHAR)")
         earlier = restored_since(connection)
         since = min(restored.since, earlier.since) if earlier else restored.since
-        note(connection, _TO_DO, orjson.dumps([since, restored.said]).decode())
-        note(connection, LINEAGE, repr(time.time()))
+        set_state(connection, _TO_DO, orjson.dumps([since, restored.said]).decode())
+        set_state(connection, LINEAGE, repr(time.time()))
         # Beyond every version, or the next publishing would take it for published; and beyond what the damaged file can
         # have reached, or an inbox that knows a later state of this warehouse would refuse it.
         connection.execute(f"UPDATE pipeline.meta SET revision = greatest(revision, {revision}) + {_MORE_LOADS}")

@@ -14,15 +14,13 @@ from stripe_pipeline.rows import microseconds
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.clock import Reading
 from stripe_pipeline.warehouse import future_times
+from stripe_pipeline.warehouse.file_state import get_state
 from stripe_pipeline.warehouse.private_file import PrivateFile
 from stripe_pipeline.warehouse.recovery import (
     LINEAGE,
     restored_since,
 )
-from stripe_pipeline.warehouse.schema import (
-    applied,
-    literal,
-)
+from stripe_pipeline.warehouse.sql import literal
 
 if TYPE_CHECKING:
     pass
@@ -54,7 +52,7 @@ class State:
         before.
         """
         with self.file.open() as connection:
-            self.file.lineage = applied(connection, LINEAGE)
+            self.file.lineage = get_state(connection, LINEAGE)
             [(name, revision, followed)] = connection.execute(
                 "SELECT id, revision, (SELECT list(DISTINCT livemode) FROM pipeline.cursors WHERE name = 'events')"
                 " FROM pipeline.meta"

@@ -22,6 +22,7 @@ from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.clock import Reading
 from stripe_pipeline.warehouse.compaction import compact, give_back_space
 from stripe_pipeline.warehouse.erasure import Erased
+from stripe_pipeline.warehouse.file_state import DAILY, get_state, request_compaction
 from stripe_pipeline.warehouse.keys import Keys
 from stripe_pipeline.warehouse.load import Loader
 from stripe_pipeline.warehouse.private_file import PrivateFile
@@ -32,12 +33,7 @@ from stripe_pipeline.warehouse.recovery import (
     read_through,
     remove,
 )
-from stripe_pipeline.warehouse.schema import (
-    DAILY,
-    Layout,
-    applied,
-    want_compaction,
-)
+from stripe_pipeline.warehouse.schema import Layout
 from stripe_pipeline.warehouse.state import State
 
 if TYPE_CHECKING:
@@ -117,7 +113,7 @@ class Warehouse:
                 [(revision,)] = connection.execute("SELECT revision FROM pipeline.meta").fetchall()
                 if revision in (0, self.publisher.published_revision()):
                     return True  # nothing was ever loaded, or nothing since
-                erased = int(applied(connection, "erased") or 0)
+                erased = int(get_state(connection, "erased") or 0)
                 name_version(connection, revision)
                 connection.execute(f"CHECKPOINT {CATALOG}")
             # Detached, so that no write-ahead log is left beside the file: the file alone is the whole database.
@@ -147,7 +143,7 @@ class Warehouse:
                 if gone and not dry_run:
                     connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
                     if gone >= rows_left(connection):
-                        want_compaction(connection, DAILY)  # noted with the deletion: this may not come so far
+                        request_compaction(connection, DAILY)  # noted with the deletion: this may not come so far
                 connection.execute("ROLLBACK" if dry_run else "COMMIT")
             if not dry_run:
                 give_back_space(self.file, connection)

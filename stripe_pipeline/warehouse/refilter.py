@@ -1,0 +1,201 @@
+"""Brings stored values to changed settings: fields left out or hashed, secrets, retention.
+
+Here belongs what happens to rows that are already stored. Tables, columns and views belong to `schema`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import duckdb
+import orjson
+
+from stripe_pipeline.fields import SECRET, UNKNOWN, FieldFilter, FieldRules, path_from, without_secrets
+from stripe_pipeline.objects import OBJECT_TYPES, Column, Kind, ObjectType, family_of
+from stripe_pipeline.settings.ages import FOREVER, Age
+from stripe_pipeline.settings.model import OnDelete, Settings
+from stripe_pipeline.warehouse.file_state import NOW, get_state, request_compaction
+from stripe_pipeline.warehouse.sql import exists
+
+
+class Refilter:
+    """Brings a file from the settings that it was last brought to, which it remembers, to these."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        hash_key: bytes | None,
+        kept_secrets: Mapping[str, frozenset[str]],
+        secrets: str,
+        hash_key_name: str,
+    ) -> None:
+        """`secrets` and `hash_key_name` are what the file remembers of them: see `Layout`."""
+        self._settings = settings
+        self._hash_key = hash_key
+        self._kept_secrets = kept_secrets
+        self._secrets = secrets
+        self._hash_key_name = hash_key_name
+
+    def apply(self, connection: duckdb.DuckDBPyConnection, columns: Mapping[str, set[str]]) -> None:
+        """Make what is stored what the settings now want of it, and note what only reading again can bring."""
+        known_key = get_state(connection, "hash key")
+        other_key = known_key is not None and known_key != self._hash_key_name
+        erased = False
+        again: dict[str, FieldRules] = {}
+        hashed_before: dict[str, frozenset[tuple[str, ...]]] = {}
+        for object_type in OBJECT_TYPES.values():
+            table = object_type.name
+            rules = self._settings.rules(object_type)
+            before = set((get_state(connection, f"fields of {table}") or "").splitlines())
+            now = set(str(rules).splitlines())
+            # What was hashed cannot be told any more, nor be hashed with another key.
+            blank = {it for it in before if it[0] == "#" and (it not in now or other_key)}
+            left_out = {it for it in now - before if it[0] == "-"}
+            hashed = {it for it in now - before if it[0] == "#" and f"-{it[1:]}" not in before}
+            hashed_before[table] = frozenset(path_from(it[1:]) for it in (before & now) - blank if it[0] == "#")
+            # Secrets that others hold are looked for everywhere, below.
+            secrets = {f"-{name}" for name in object_type.secrets}
+            again[table] = FieldRules(
+                frozenset(path_from(it[1:]) for it in (left_out - secrets) | blank if it[1:] != UNKNOWN),
+                frozenset(path_from(it[1:]) for it in hashed),
+                keep_unknown=f"-{UNKNOWN}" not in left_out,
+            )
+            lacking = {it[1:] for it in (before - now) | blank if f"-{it[1:]}" not in now}
+            if lacking:
+                self._note_lacking(connection, object_type, lacking)
+            for path in (it[1:] for it in now if it[0] == "-"):
+                connection.execute(
+                    "DELETE FROM pipeline.lacking WHERE object_type = ? AND (fields = ? OR starts_with(fields, ?))"
+                    " OR contains(fields, ?) OR contains(fields, ?)",
+                    [table, path, f"{path}.", f"({table}.{path})", f"({table}.{path}."],
+                )
+            for name in sorted(rules.left_out & columns.get(f"raw.{table}", set())):
+                connection.execute(f'ALTER TABLE raw.{table} DROP COLUMN "{name}"')
+                erased = True
+            if self._settings.on_delete_of(object_type) is OnDelete.REMOVE:
+                removed = connection.execute(f"DELETE FROM raw.{table} WHERE _deleted_at IS NOT NULL RETURNING 1")
+                erased |= bool(removed.fetchall())
+        for object_type in self._settings.types.values():
+            self._forget_days(connection, object_type)
+        if any(again.values()):
+            self._filter_again(connection, FieldFilter(again, self._hash_key, hashed_before), again)
+            erased = True
+        if get_state(connection, "secrets") != self._secrets:
+            erased |= self._take_out_secrets(connection)
+        if erased:
+            request_compaction(connection, NOW)
+
+    def _note_lacking(self, connection: duckdb.DuckDBPyConnection, object_type: ObjectType, fields: set[str]) -> None:
+        """Note that rows of the type, and of others that hold its objects, were read without these fields."""
+        lacking = {object_type.name: fields}
+        listed = family_of(object_type)
+        for other in self._settings.types.values():
+            if family_of(other) is listed:
+                continue  # they are read together
+            for column in other.table_columns:
+                if column.kind is Kind.NESTED and exists(connection, other, column, f'"object":"{listed.object}"'):
+                    of_column = lacking.setdefault(other.name, set())
+                    of_column |= {f"{column.name} ({object_type.name}.{it})" for it in fields}
+        for table, names in lacking.items():
+            # By Stripe's clock, as lists are: behind the last of them.
+            connection.execute(
+                "INSERT INTO pipeline.lacking SELECT ?, unnest(?), last + INTERVAL 1 MICROSECOND"
+                " FROM (SELECT max(listed_at) AS last FROM pipeline.coverage WHERE object_type = ?)"
+                " WHERE last IS NOT NULL",
+                [table, sorted(names), table],
+            )
+        # What one that was stopped has read lacks them too.
+        connection.execute("DELETE FROM pipeline.backfills")
+
+    def _forget_days(self, connection: duckdb.DuckDBPyConnection, object_type: ObjectType) -> None:
+        """Take days for unknown that lack what was too old until now, so that the next tick lists them."""
+        before, _, date_field = (get_state(connection, f"retention of {object_type.name}") or "").partition("\n")
+        if (age := Age.from_text(before)) is None:
+            return
+        cutoff = age.before(datetime.now(UTC).date())
+        wanted = self._settings.cutoff(object_type)
+        if wanted is None or wanted < cutoff or object_type.date_field != date_field:
+            of_days = f" AND day < DATE '{cutoff}'" if date_field == "created" else ""
+            connection.execute(f"DELETE FROM pipeline.coverage WHERE object_type = '{object_type.name}'{of_days}")
+
+    def _filter_again(
+        self, connection: duckdb.DuckDBPyConnection, fields: FieldFilter, rules: Mapping[str, FieldRules]
+    ) -> None:
+        """Put every stored value that the new rules concern through them."""
+
+        def filtered(table: str, column: str, value: str) -> str:
+            nested = OBJECT_TYPES[table].kind_of(column) is Kind.NESTED
+            kept = fields.column(table, column, orjson.loads(value) if nested else value)
+            if kept is None or (column == UNKNOWN and not kept):
+                return ""
+            return orjson.dumps(kept).decode() if nested else str(kept)
+
+        connection.create_function("filtered", filtered, ["VARCHAR"] * 3, "VARCHAR")
+        try:
+            for table, object_type in self._settings.types.items():
+                for column in object_type.table_columns:
+                    if where := _concerned(object_type, column, rules):
+                        name = f'"{column.name}"'
+                        connection.execute(
+                            f"UPDATE raw.{table}"
+                            f" SET {name} = nullif(filtered('{table}', '{column.name}', {name}::VARCHAR), '')"
+                            f" WHERE {name} IS NOT NULL AND {where}"
+                        )
+        finally:
+            connection.remove_function("filtered")
+
+    def _take_out_secrets(self, connection: duckdb.DuckDBPyConnection) -> bool:
+        """Take secrets out of every stored value; whether there were any."""
+
+        def secretless(table: str, column: str, value: str) -> str:
+            nested = OBJECT_TYPES[table].kind_of(column) is Kind.NESTED
+            kept = without_secrets(orjson.loads(value) if nested else value, self._kept_secrets, name=column)
+            if column == UNKNOWN and not kept:
+                return ""
+            return orjson.dumps(kept).decode() if nested else str(kept)
+
+        found = False
+        connection.create_function("secretless", secretless, ["VARCHAR"] * 3, "VARCHAR")
+        try:
+            for table, object_type in self._settings.types.items():
+                stay = self._kept_secrets.get(object_type.object, frozenset()) | {"metadata"}
+                for column in object_type.table_columns:
+                    if column.kind not in (Kind.TEXT, Kind.NESTED) or column.name in stay:
+                        continue
+                    name = f'"{column.name}"'
+                    [(changed,)] = connection.execute(
+                        f"UPDATE raw.{table}"
+                        f" SET {name} = nullif(secretless('{table}', '{column.name}', {name}::VARCHAR), '')"
+                        f" WHERE contains({name}::VARCHAR, '{SECRET}')"
+                    ).fetchall()
+                    found |= bool(changed)
+        finally:
+            connection.remove_function("secretless")
+        return found
+
+
+def retention_note(settings: Settings, object_type: ObjectType) -> str:
+    """How long rows are kept and by which date, as the file remembers it."""
+    return f"{settings.retention_of(object_type) or FOREVER}\n{object_type.date_field}"
+
+
+def _concerned(object_type: ObjectType, column: Column, rules: Mapping[str, FieldRules]) -> str:
+    """The condition for values of this column that the rules may concern; empty if they cannot."""
+    own = rules[object_type.name]
+    if any(path[0] == column.name for path in own.exclude | own.hash):
+        return "true"
+    if column.kind is not Kind.NESTED:
+        return ""
+    if column.name == UNKNOWN and own:
+        return "true"
+    holding = []
+    for table, them in rules.items():
+        held = OBJECT_TYPES[table]
+        if them and held.parent == object_type.name and held.embedded_in == column.name:
+            return "true"
+        if them:
+            # A child may be without a name of its own in its parent.
+            names = {held.object, family_of(held).object}
+            holding += [f'contains("{column.name}"::VARCHAR, \'"{name}"\')' for name in sorted(names)]
+    return f"({' OR '.join(holding)})" if holding else ""

@@ -58,8 +58,8 @@ logger = logging.getLogger(__name__)
 
 EVENTS = "events"
 SWEEP = "sweep"
-EVENTS_KEPT = 30 * DAY  # FACTS.md, Events
-OVERLAP = 300  # seconds; events and balance transactions become visible up to a minute late (FACTS.md, Events)
+EVENTS_KEPT = 30 * DAY  # docs/stripe.md#events
+OVERLAP = 300  # seconds; events and balance transactions become visible up to a minute late (docs/stripe.md#events)
 CLOCK_ERROR = 2  # seconds by which Stripe's clock may be ahead of what it is taken for (`ServerClock`)
 SETTLED = 300  # seconds after a day's end from when its list is taken for complete
 FRESH = 30  # seconds; of objects made since then a drain takes a list to be shorter than its pokes
@@ -675,7 +675,8 @@ class _Run:
         """Finds the balance transactions that stored rows name and the table lacks, with `created` in Unix seconds.
 
         The rows looked at are those requested `since` then and those made on `days`, by table name. A transaction may
-        appear long after its charge with the charge's `created`, where no list of what is new finds it (FACTS.md).
+        appear long after its charge with the charge's `created`, where no list of what is new finds it
+        (docs/stripe.md#asynchronous-capture).
         """
         reader = self._readers.get(BALANCE_TRANSACTIONS)
         if reader is None:

@@ -2,7 +2,7 @@
 
 Here belongs what one request needs: the key, the pinned version, retries, Stripe's clock, pages. How fast requests go
 out belongs to `rate_limits`; which windows or ids to read, and what becomes of the objects, to the callers. Objects
-are plain dicts: building the SDK's objects takes forty times the CPU (FACTS.md "stripe-python").
+are plain dicts: building the SDK's objects takes forty times the CPU (docs/stripe.md#stripe-python).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
 
 NAMELESS = "(no id) "
 """What stands for the id of an object that Stripe listed without one begins with this; the day follows."""
-MAX_LIMIT = 100  # objects a page, FACTS.md "Lists"
+MAX_LIMIT = 100  # objects a page, docs/stripe.md#lists
 TIMEOUT = 60.0  # seconds of silence
 REQUEST_TIMEOUT = 120.0  # seconds for a whole request, however steadily its answer trickles in
 CONNECT_TIMEOUT = 10.0
@@ -99,7 +99,7 @@ class ApiKey:
 
     @property
     def livemode(self) -> bool:
-        """True if the key reads live data, false for test data (FACTS.md "The nine types")."""
+        """True if the key reads live data, false for test data (docs/stripe.md#object-types)."""
         return self.secret[3:8] == "live_"
 
     @property

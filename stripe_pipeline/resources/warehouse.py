@@ -71,7 +71,7 @@ _DEFAULTS = Settings()
 _NEAR = 2048  # rows that DuckDB reads together
 _FEW = 500  # places to fetch rows from
 _BOOKKEEPING = ("cursors", "coverage", "backfills")  # tables of `pipeline` with an account and a mode
-_DELETABLE = ("customers", "invoices")  # FACTS.md, The nine types
+_DELETABLE = ("customers", "invoices")  # docs/stripe.md#deletions
 _NAMED = 5  # fields in a sentence
 _LISTED_AHEAD = 5  # seconds; a list's bound is a little ahead of when it is asked for
 _LOOKED_INTO = 30 * DAY  # seconds that a damaged file is kept
@@ -786,7 +786,7 @@ class Warehouse:
     def pending_balance_transactions(self, mode: Mode, now: float) -> list[tuple[str, int]]:
         """Ids and `created` of balance transactions that should have become available by `now`.
 
-        No event announces it (FACTS.md, The nine types).
+        No event announces it (docs/stripe.md#object-types).
         """
         columns = self._settings.types["balance_transactions"].column_names
         if "status" not in columns:

@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # longest ones last.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo dev test test-duckdb-2 readers soak bench smoke lint format lock clean
+.PHONY: demo dev test test-duckdb-2 readers soak bench smoke lint format docs lock clean
 
 demo: $(VENV)/.runtime
 	@$(BIN)/stripe-pipeline demo
@@ -52,6 +52,10 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Renews the generated parts of the reference pages, docs/tables.md and docs/settings.md.
+docs: $(VENV)/.runtime
+	$(BIN)/python docs/generate.py
 
 # Versions and hashes only: the lock files name no index.
 lock: $(VENV)/.dev

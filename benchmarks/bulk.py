@@ -270,7 +270,7 @@ _METADATA: Json = {"order_id": "<number>", "session": "<word><word>", "goods": "
     f"attribution_{n}": f"campaign {n} / spring sale / newsletter / <word>, first visit by search, {'x' * 60}"
     for n in range(12)
 }
-"""A page of 100 real charges was 457 KB (FACTS.md, stripe-python): what shops keep with a payment is most of it."""
+"""A page of 100 real charges was 457 KB (docs/stripe.md#stripe-python), most of it what shops keep with a payment."""
 
 
 def _intent() -> Json:

@@ -21,7 +21,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LIMIT = 2500.0
-"""Objects a second that Stripe's limit of an endpoint allows (FACTS.md, Limits)."""
+"""Objects a second that Stripe's limit of an endpoint allows (docs/stripe.md#limits)."""
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,8 @@ class Shop:
         """Seconds by which new events become visible later than their `created`, unless one says otherwise."""
         self.async_capture: float = 0.0
         """Share of successful payments that are captured asynchronously: the charge gets its balance transaction up to
-        a minute later, with the charge's `created`, and `charge.updated` announces that (FACTS.md)."""
+        a minute later, with the charge's `created`, and `charge.updated` announces that
+        (docs/stripe.md#asynchronous-capture)."""
         self.event_listeners: list[Callable[[str, bool], object]] = []
         """Called with id and mode of every event that something makes, at once, while the shop is locked."""
         self._random = Random(seed)

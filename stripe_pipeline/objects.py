@@ -3,7 +3,8 @@
 Tables, assets, views, event routing, listing, relations and the documentation table are derived from `OBJECT_TYPES`;
 a tenth type is one more entry here. What a row looks like in JSON belongs to `rows`, SQL to `warehouse`.
 
-Fields and types: Stripe's API version `2026-10-28.endive`, as collected in objects.json; filters and events: FACTS.md.
+Fields and types are those of Stripe's API version `2026-10-28.endive`, as in stripe-python 16.1.0. More facts about the
+types: docs/stripe.md#object-types.
 """
 
 from __future__ import annotations
@@ -72,8 +73,8 @@ class Reference:
     """Whether what is named may be made long before the row is, and so before the history that is kept.
     What may not is made with the row, seconds before it, or later."""
     may_be_gone: bool = False
-    """Whether Stripe's lists may leave out what is named: deleted customers, and those on a test clock (FACTS.md, The
-    nine types)."""
+    """Whether Stripe's lists may leave out what is named: deleted customers, and those on a test clock
+    (docs/stripe.md#deletions)."""
 
     @property
     def of_list(self) -> bool:
@@ -423,7 +424,7 @@ INVOICES = ObjectType(
         *(f"last_finalization_error.{it}" for it in ("payment_intent", "payment_method", "setup_intent", "source")),
         "parent.subscription_details.metadata",
     ),
-    # Since API 2025-03-31 nothing else links an invoice and its payment (FACTS.md, API versions).
+    # Since API 2025-03-31 nothing else links an invoice and its payment (docs/stripe.md#api-versions).
     include=(Included(column="payments", endpoint="/v1/invoice_payments", parameter="invoice"),),
     references=(
         Reference(column="customer", target="customers", may_be_older=True, may_be_gone=True),

@@ -32,7 +32,7 @@ def held_by_stripe(shop: Shop, object_type: ObjectType, *, livemode: bool) -> Ob
     objects: Objects = {}
     for key, obj in shop.objects(object_type.name, livemode).items():
         if obj.get("test_clock") is not None:
-            continue  # Stripe leaves customers on a test clock out of its lists (FACTS.md, The nine types)
+            continue  # Stripe leaves customers on a test clock out of its lists (docs/stripe.md#deletions)
         if object_type.name == "invoices":
             obj = _with_payments(shop, obj, livemode=livemode)
         objects[key if isinstance(key, tuple) else (key,)] = without_nulls(without_client_secrets(obj))

@@ -1,6 +1,6 @@
 """What is too old is removed, stays away, and comes back where it is wanted again; deleted rows are hidden or removed.
 
-From the emulator to the published file; trap 29 of FACTS.md.
+From the emulator to the published file; docs/stripe.md#trap-29-pruned-rows.
 """
 
 from __future__ import annotations

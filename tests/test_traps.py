@@ -1,4 +1,4 @@
-"""The traps that real systems fell into (FACTS.md), one test each, from the emulator to the published file.
+"""The traps that real systems fell into (docs/stripe.md#traps), from the emulator to the published file.
 
 Traps 25 and 26 are about receiving webhooks and have their tests beside the receiver.
 """

@@ -1,7 +1,7 @@
 """Webhooks from the shop to the row: the emulator posts signed events to the receiver, and the inbox is drained.
 
-One test for each trap of FACTS.md that webhooks can step into, named after it. What the receiver refuses is in the
-tests of the receiver (trap 25).
+One test for each trap of docs/stripe.md#traps that webhooks can step into, named after it. What the receiver refuses is
+in the tests of the receiver (trap 25).
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def poke_of(event: object, mode: Mode | None = None) -> Poke | None:
     event_id, event_created = event.get("id"), _seconds(event.get("created"))
     if not isinstance(obj, dict) or not isinstance(livemode, bool) or event_created is None:
         return None
-    # Only events of connected accounts name the account (FACTS.md, Webhooks, and Stripe's page "Connect webhooks").
+    # Only events of connected accounts name the account (docs/stripe.md#webhooks).
     if event.get("account") is not None and (mode is None or event["account"] != mode.account):
         return None
     name, object_id = obj.get("object"), obj.get("id")

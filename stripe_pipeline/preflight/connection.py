@@ -41,7 +41,7 @@ from stripe_pipeline.webhooks.receiver import PATH
 _ATTEMPTS = 3
 _PATIENCE = 20.0
 _TIMEOUT = 20.0
-# Read requests in 30 days, FACTS.md "Limits" (Stripe's page "Rate limits", read allocation).
+# Read requests in 30 days: the read allocation of docs/stripe.md#limits.
 _READS_A_TRANSACTION = 500
 _LEAST_READS = 10_000
 _ALLOCATION_DAYS = 30

@@ -54,7 +54,7 @@ class Sweep(_Section):
 
     requests_a_month: Annotated[int, Field(ge=0)] = 3000
     """For each key. With the ticks of an idle account (5,760) and the seals this stays under the 10,000 reads that
-    every account has (FACTS.md, Limits)."""
+    every account has (docs/stripe.md#limits)."""
 
 
 class Inbox(_Section):
@@ -62,7 +62,7 @@ class Inbox(_Section):
 
     keep_days: Annotated[int, Field(ge=1, le=LONGEST)] = 40
     """How long what was dealt with is remembered. The default is longer than Stripe keeps events, so that none is ever
-    taken for new twice (FACTS.md, Events)."""
+    taken for new twice (docs/stripe.md#events)."""
 
 
 class Runs(_Section):
@@ -298,7 +298,7 @@ class Settings(_Section):
     def history_of(self, object_type: ObjectType) -> date:
         """The first UTC day of `created` that is asked for of this type.
 
-        By `created` whatever the date field is: Stripe's lists filter by nothing else (FACTS.md, Lists).
+        By `created` whatever the date field is: Stripe's lists share no other time filter (docs/stripe.md#lists).
         """
         return first_day(self.history_begins(object_type))
 

@@ -2,7 +2,7 @@
 
 Here belongs what one request needs: the key, the pinned version, retries, Stripe's clock, pages. How fast requests go
 out belongs to `rate_limits`; which windows or ids to read, and what becomes of the objects, to the callers. Objects
-are plain dicts: building the SDK's objects takes forty times the CPU (FACTS.md "stripe-python").
+are plain dicts: building the SDK's objects takes forty times the CPU (docs/stripe.md#stripe-python).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from stripe_pipeline.stripe_api.keys import NAMELESS, ApiKey, signed
 from stripe_pipeline.stripe_api.rate_limits import RateLimits, endpoint_of
 
 logger = logging.getLogger(__name__)
-MAX_LIMIT = 100  # objects a page, FACTS.md "Lists"
+MAX_LIMIT = 100  # objects a page, docs/stripe.md#lists
 TIMEOUT = 60.0  # seconds of silence
 REQUEST_TIMEOUT = 120.0  # seconds for a whole request, however steadily its answer trickles in
 FIRST_BACKOFF = 0.5

@@ -34,7 +34,7 @@ class ApiKey:
 
     @property
     def livemode(self) -> bool:
-        """True if the key reads live data, false for test data (FACTS.md "The nine types")."""
+        """True if the key reads live data, false for test data (docs/stripe.md#object-types)."""
         return self.secret[3:8] == "live_"
 
     @property

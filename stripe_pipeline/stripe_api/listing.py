@@ -138,7 +138,8 @@ class Listing:
                 nothing = odd_answer(self._endpoint, "says that there is more and holds nothing of what was asked for")
                 self._isolate(start, left, nothing, executor)
                 return
-            # Not an odd one: after an object that is not in the window a page may come back empty (FACTS.md, Lists).
+            # Not an odd one: after an object that is not in the window a page may come back empty
+            # (docs/stripe.md#lists).
             cursor = good[-1]["id"]
             here = {it["id"] for it in good if created_of(it) == oldest}
             tail = tail | here if oldest + 1 == left else here

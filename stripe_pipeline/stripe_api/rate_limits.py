@@ -30,7 +30,7 @@ from stripe_pipeline.stripe_api.deadline import Deadline
 if sys.platform != "win32":  # there each process keeps the limits by itself
     import fcntl
 
-# Requests a second, FACTS.md "Limits" (Stripe's page "Rate limits").
+# Requests a second, docs/stripe.md#limits.
 ENDPOINT_RATE = 25.0
 LIVE_ACCOUNT_RATE = 100.0
 TEST_ACCOUNT_RATE = 25.0
@@ -288,7 +288,7 @@ class RateLimits:
         """A request to `endpoint`, sent at `sent`, got 429 with `reason`, the value of `Stripe-Rate-Limited-Reason`.
 
         `global-…` slows down the account and any other reason the endpoint, for at least `pause` seconds. Without
-        a reason the object was locked, which says nothing about the rate (FACTS.md "Limits").
+        a reason the object was locked, which says nothing about the rate (docs/stripe.md#limits).
         """
         if reason is None:
             return

@@ -20,7 +20,7 @@ from stripe_pipeline.sync.plan import (
     OVERLAP,
 )
 
-EVENTS_KEPT = 30 * DAY  # FACTS.md, Events
+EVENTS_KEPT = 30 * DAY  # docs/stripe.md#events
 
 
 class EventScan:

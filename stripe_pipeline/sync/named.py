@@ -33,7 +33,8 @@ class NamedTransactions:
         """Finds the balance transactions that stored rows name and the table lacks, with `created` in Unix seconds.
 
         The rows looked at are those requested `since` then and those made on `days`, by table name. A transaction may
-        appear long after its charge with the charge's `created`, where no list of what is new finds it (FACTS.md).
+        appear long after its charge with the charge's `created`, where no list of what is new finds it
+        (docs/stripe.md#asynchronous-capture).
         """
         reader = self._readers.get(BALANCE_TRANSACTIONS)
         if reader is None:

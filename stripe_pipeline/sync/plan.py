@@ -20,7 +20,7 @@ from stripe_pipeline.stripe_api.reader import DayRead
 from stripe_pipeline.warehouse.bookkeeping import Covered
 
 SWEEP = "sweep"
-OVERLAP = 300  # seconds; events and balance transactions become visible up to a minute late (FACTS.md, Events)
+OVERLAP = 300  # seconds; events and balance transactions become visible up to a minute late (docs/stripe.md#events)
 SETTLED = 300  # seconds after a day's end from when its list is taken for complete
 FRESH = 30  # seconds; of objects made since then a drain takes a list to be shorter than its pokes
 JUST_BEFORE = 10  # seconds before the event that announces it in which a balance transaction may have been made

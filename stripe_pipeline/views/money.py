@@ -3,8 +3,8 @@
 Base tables keep Stripe's minor units; only views use this.
 """
 
-# Supported currencies, "Zero-decimal currencies" and "Three-decimal currencies" (FACTS.md, Money). UGX is missing on
-# purpose: it has no decimals, but Stripe represents it with two ("Special cases": 5 UGX is an amount of 500).
+# See docs/stripe.md#money. UGX is missing on purpose: it has no decimals, but Stripe represents it with two ("Special
+# cases" of its page "Supported currencies": 5 UGX is an amount of 500).
 ZERO_DECIMAL = ("bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf")
 THREE_DECIMAL = ("bhd", "jod", "kwd", "omr", "tnd")
 

@@ -31,7 +31,7 @@ from stripe_pipeline.warehouse.bookkeeping import _qualified, mode_condition
 _LONGEST_RUN = DAY  # seconds from reading a page to loading it
 _NEAR = 2048  # rows that DuckDB reads together
 _FEW = 500  # places to fetch rows from
-DELETABLE = ("customers", "invoices")  # FACTS.md, The nine types
+DELETABLE = ("customers", "invoices")  # docs/stripe.md#deletions
 
 
 def merge_batch(

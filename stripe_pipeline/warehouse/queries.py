@@ -40,7 +40,7 @@ class RowQueries:
     def pending_balance_transactions(self, mode: Mode, now: float) -> list[tuple[str, int]]:
         """Ids and `created` of balance transactions that should have become available by `now`.
 
-        No event announces it (FACTS.md, The nine types).
+        No event announces it (docs/stripe.md#object-types).
         """
         columns = self._settings.types["balance_transactions"].column_names
         if "status" not in columns:

@@ -147,7 +147,7 @@ class Endpoints:
     """
 
     def __init__(self, key: ApiKey, *, base_url: str) -> None:
-        stripe.enable_telemetry = False  # it would write files into the home folder (FACTS.md, stripe-python)
+        stripe.enable_telemetry = False  # it would write files into the home folder (docs/stripe.md#stripe-python)
         self._key = key
         base_url = checked_base(base_url)
         self._client = stripe.StripeClient(
@@ -157,8 +157,8 @@ class Endpoints:
     def register(self, url: str, *, event_types: Collection[str], replace: bool = False) -> Registered:
         """Make the endpoint for `url`, or give the one there exactly these event types.
 
-        An endpoint keeps the API version that it was made with (FACTS.md, Webhooks): beside one with another version
-        a new one is made, and with `replace` the old one is removed then.
+        An endpoint keeps the API version that it was made with (docs/stripe.md#webhooks): beside one with another
+        version a new one is made, and with `replace` the old one is removed then.
         """
         same_url = [endpoint for endpoint in self.all() if endpoint.url == url]
         current = [endpoint for endpoint in same_url if endpoint.api_version == stripe.api_version]

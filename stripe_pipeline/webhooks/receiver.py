@@ -226,7 +226,7 @@ def _event(body: bytes, header: str, secrets: Sequence[str]) -> dict[str, Any]:
     signed_at = _TIME.search(header)
     if signed_at is None:
         raise _Refused(400, "The Stripe-Signature header has no time")
-    # stripe-python looks only into the past (FACTS.md, stripe-python).
+    # stripe-python looks only into the past (docs/stripe.md#stripe-python).
     if abs(time.time() - int(signed_at[1])) > TOLERANCE:
         raise _Refused(400, f"The signature's time is more than {TOLERANCE} seconds from the receiver's")
     if not any(_signed(body, header, secret) for secret in secrets):

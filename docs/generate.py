@@ -1,0 +1,461 @@
+"""Writes the generated parts of `docs/tables.md` and `docs/settings.md` from the declarations in the code.
+
+Run `python docs/generate.py`. With `--check` it writes nothing, names the stale pages and exits with status 1.
+
+A generated part stands between `<!-- generated: name -->` and `<!-- end -->`; all other text is written in the pages
+themselves. `descriptions.yaml` holds what the code does not say, such as the meaning of a setting; where it has no
+entry, the docstring in the code is used. Anything declared appears on its page, described or not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import re
+import sys
+import textwrap
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import duckdb
+import yaml
+from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
+
+import stripe_pipeline
+from stripe_pipeline.assets import columns
+from stripe_pipeline.data_folder import CATALOG
+from stripe_pipeline.objects import BOOKKEEPING, OBJECT_TYPES, ObjectType, children_of
+from stripe_pipeline.settings.model import ObjectSettings, Settings
+from stripe_pipeline.views.references import picture
+from stripe_pipeline.warehouse.schema import Layout
+
+DOCS = Path(__file__).parent
+PAGES = ("tables.md", "settings.md")
+WIDTH = 118
+STRIPE_REFERENCE = "https://docs.stripe.com/api"
+
+_PART = re.compile(r"(<!-- generated: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_VARIABLE = re.compile(r"(?:STRIPE|DAGSTER|SSL)_[A-Z_]+")
+_SQL_NAMES = {"TIMESTAMP WITH TIME ZONE": "TIMESTAMPTZ"}
+_PLACEHOLDERS = {"objects": "<table>", "custom_fields": "<column>"}
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TableText(_Model):
+    """What a view or a table of the schema `pipeline` holds."""
+
+    what: str
+    columns: Mapping[str, str] = {}
+
+
+class SettingText(_Model):
+    """What a key of the settings file does."""
+
+    what: str
+    type: str | None = None
+    default: str | None = None
+    example: str | None = None
+
+
+class VariableText(_Model):
+    """What an environment variable does."""
+
+    what: str
+    default: str = ""
+
+
+class Descriptions(_Model):
+    """The content of `descriptions.yaml`."""
+
+    rows: Mapping[str, str]
+    views: Mapping[str, TableText]
+    pipeline: Mapping[str, TableText]
+    settings: Mapping[str, SettingText]
+    object_settings: Mapping[str, SettingText]
+    environment: Mapping[str, VariableText]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key of the settings file, as its model declares it."""
+
+    path: str
+    type: str
+    default: str
+    docstring: str
+
+
+@cache
+def descriptions() -> Descriptions:
+    """What the code does not say."""
+    return Descriptions.model_validate(yaml.safe_load((DOCS / "descriptions.yaml").read_text(encoding="utf-8")))
+
+
+@cache
+def layout() -> Mapping[str, Mapping[str, str]]:
+    """The SQL types of all columns that a warehouse with default settings has, by qualified table or view name."""
+    found: dict[str, dict[str, str]] = {}
+    with database() as connection:
+        for schema, table, column, sql_type in connection.execute(
+            "SELECT schema_name, table_name, column_name, data_type FROM duckdb_columns()"
+            f" WHERE database_name = '{CATALOG}' ORDER BY table_oid, column_index"
+        ).fetchall():
+            found.setdefault(f"{schema}.{table}", {})[column] = _SQL_NAMES.get(sql_type, sql_type)
+    return found
+
+
+def database() -> duckdb.DuckDBPyConnection:
+    """An empty warehouse in memory, with default settings."""
+    connection = duckdb.connect(":memory:")
+    connection.execute(f"ATTACH ':memory:' AS {CATALOG}")
+    connection.execute(f"USE {CATALOG}")
+    Layout(Settings(), None).ensure(connection, Path(f"{CATALOG}.duckdb"))
+    return connection
+
+
+# Tables
+
+
+def overview() -> str:
+    """A line for each object type."""
+    rows = []
+    for object_type in OBJECT_TYPES.values():
+        source = f"`{object_type.endpoint}`" if object_type.endpoint else f"embedded in `{object_type.parent}`"
+        one_row = descriptions().rows.get(object_type.name, object_type.description)
+        rows.append((f"[`{object_type.name}`](#{object_type.name})", one_row, source))
+    return _table(("table", "one row is", "source"), rows)
+
+
+def bookkeeping() -> str:
+    """The columns that the pipeline adds to every base table."""
+    livemode = next(column for column in OBJECT_TYPES["charges"].columns if column.name == "livemode")
+    rows = [(f"`{it.name}`", it.kind.sql_type, it.description) for it in (livemode, *BOOKKEEPING)]
+    return _table(("column", "type", "description"), rows)
+
+
+def object_types() -> str:
+    """A section for each object type."""
+    return "\n\n".join(_object_type(object_type) for object_type in Settings().types.values())
+
+
+def _object_type(object_type: ObjectType) -> str:
+    added = {column.name for column in BOOKKEEPING}
+    table = columns.of_table(object_type, Settings()).columns
+    rows = [(f"`{it.name}`", it.type, it.description or "") for it in table if it.name not in added]
+    facts = [_item(fact) for fact in _facts(object_type)]
+    head = f"### `{object_type.name}`\n\n{_wrapped(object_type.description)}"
+    return "\n\n".join([head, "\n".join(facts), _table(("column", "type", "description"), rows)])
+
+
+def _facts(object_type: ObjectType) -> Iterator[str]:
+    if one_row := descriptions().rows.get(object_type.name):
+        yield f"One row is {one_row}."
+    if object_type.endpoint:
+        reference = f"{STRIPE_REFERENCE}/{object_type.endpoint.removeprefix('/v1/')}/object"
+        yield f"Endpoint: `{object_type.endpoint}` ([Stripe's reference]({reference}))"
+    else:
+        yield f"Parent: `{object_type.parent}`, which carries these objects in `{object_type.embedded_in}`"
+    yield f"Key: {_listed(object_type.key)}"
+    if object_type.parent_key:
+        yield f"Reference to the parent: `{object_type.parent_key}`"
+    if children := children_of(object_type):
+        yield f"Children: {_listed(child.name for child in children)}"
+    yield f"Default date: `{object_type.date_field}`"
+    if object_type.events:
+        yield f"Events that announce a change: {_listed(object_type.events)}"
+    if object_type.announced_by:
+        yield f"Events: none of its own; read again after events of {_listed(object_type.announced_by)}"
+    if object_type.secrets:
+        yield f"Secret, not stored unless the settings name it: {_listed(object_type.secrets)}"
+    view = columns.of_view(object_type, Settings()).columns
+    own = {it.name for it in columns.of_table(object_type, Settings()).columns}
+    yield f"Added in the views: {_listed(it.name for it in view if it.name not in own)}"
+
+
+def relations() -> str:
+    """The declared references as a diagram."""
+    return f"```mermaid\n{picture()}\n```"
+
+
+def views() -> str:
+    """The views that combine tables, each with its columns."""
+    return "\n\n".join(
+        _described_table(name, name, layout()[f"live.{name}"], descriptions().views) for name in _combined_views()
+    )
+
+
+def _combined_views() -> list[str]:
+    names = [name.partition(".")[2] for name in layout() if name.startswith("live.")]
+    return [name for name in names if name not in OBJECT_TYPES]
+
+
+def pipeline() -> str:
+    """The tables of the schema `pipeline`, in the order in which they are described."""
+    there = _pipeline_tables()
+    ordered = [name for name in descriptions().pipeline if name in there]
+    ordered += [name for name in there if name not in ordered]
+    return "\n\n".join(
+        _described_table(f"pipeline.{name}", name, layout()[f"pipeline.{name}"], descriptions().pipeline)
+        for name in ordered
+    )
+
+
+def _pipeline_tables() -> list[str]:
+    return [name.partition(".")[2] for name in layout() if name.startswith("pipeline.")]
+
+
+def _described_table(title: str, name: str, sql_types: Mapping[str, str], texts: Mapping[str, TableText]) -> str:
+    text = texts.get(name, TableText(what=""))
+    rows = [(f"`{column}`", sql_type, _said_of(column, sql_types, text)) for column, sql_type in sql_types.items()]
+    parts = [f"### `{title}`", text.what.strip(), _table(("column", "type", "description"), rows)]
+    return "\n\n".join(filter(None, parts))
+
+
+def _said_of(column: str, names: Iterable[str], text: TableText) -> str:
+    amount = column.removesuffix("_decimal")
+    if amount != column and amount in names and column not in text.columns:
+        return f"`{amount}` in major units"
+    return text.columns.get(column, "")
+
+
+# Settings
+
+
+def settings() -> str:
+    """The keys at the top of the settings file."""
+    return "\n\n".join(_setting(it, descriptions().settings) for it in keys_of(Settings))
+
+
+def object_settings() -> str:
+    """The keys of one object type."""
+    above = f"objects.{_PLACEHOLDERS['objects']}."
+    return "\n\n".join(_setting(it, descriptions().object_settings, above) for it in keys_of(ObjectSettings))
+
+
+def _setting(setting: Setting, texts: Mapping[str, SettingText], above: str = "") -> str:
+    text = texts.get(setting.path)
+    what = text.what if text else setting.docstring
+    type_ = (text and text.type) or setting.type
+    default = (text and text.default) or setting.default
+    parts = [
+        f"### `{above}{setting.path}`",
+        _wrapped(what),
+        f"{_item(f'Type: {type_}')}\n{_item(f'Default: {default}')}",
+    ]
+    if text and text.example:
+        parts.append(f"```yaml\n{text.example.strip()}\n```")
+    return "\n\n".join(filter(None, parts))
+
+
+def keys_of(model: type[BaseModel], above: str = "") -> Iterator[Setting]:
+    """Every key of a settings model, those of nested models with their path.
+
+    The keys of an object type are not among those of the whole file: they are listed by themselves.
+    """
+    docstrings = _docstrings(model)
+    for name, field in model.model_fields.items():
+        path = f"{above}{name}"
+        annotation = _without_none(field.annotation)
+        if _is_model(annotation):
+            yield from keys_of(annotation, f"{path}.")
+            continue
+        yield Setting(path, _type_of(annotation, field), _default_of(field), docstrings.get(name, ""))
+        if get_origin(annotation) is dict:
+            value = get_args(annotation)[1]
+            value = get_args(value)[0] if get_origin(value) is Annotated else value
+            if _is_model(value) and value is not ObjectSettings:
+                yield from keys_of(value, f"{path}.{_PLACEHOLDERS.get(name, '<name>')}.")
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _without_none(annotation: Any) -> Any:
+    if get_origin(annotation) in (Union, types.UnionType):
+        others = [it for it in get_args(annotation) if it is not type(None)]
+        return others[0] if len(others) == 1 else annotation
+    return annotation
+
+
+def _type_of(annotation: Any, field: FieldInfo) -> str:
+    least = next((it.ge for it in field.metadata if hasattr(it, "ge")), None)
+    most = next((it.le for it in field.metadata if hasattr(it, "le")), None)
+    if annotation is bool:
+        return "`true` or `false`"
+    if annotation is int:
+        if least is not None and most is not None:
+            return f"integer from {least:,} to {most:,}"
+        return "integer" if least is None else f"integer, at least {least:,}"
+    if annotation is float and most == 1:
+        return "percentage such as `80%`, or a number up to 1"
+    if annotation is str:
+        return "text"
+    if isinstance(annotation, type) and issubclass(annotation, StrEnum):
+        return _listed(annotation, last="or")
+    if get_origin(annotation) is tuple:
+        return "list of names"
+    if get_origin(annotation) is dict:
+        return "mapping"
+    return ""
+
+
+def _default_of(field: FieldInfo) -> str:
+    value = field.default
+    if value is None or value in ((), {}):
+        return "none"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value:.0%}`" if isinstance(value, float) else f"`{value}`"
+
+
+def _docstrings(model: type[BaseModel]) -> Mapping[str, str]:
+    """The text below each field of the class."""
+    [definition] = ast.parse(textwrap.dedent(inspect.getsource(model))).body
+    assert isinstance(definition, ast.ClassDef)
+    found = {}
+    for field, text in zip(definition.body, definition.body[1:], strict=False):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(text, ast.Expr)
+            and isinstance(text.value, ast.Constant)
+        ):
+            found[field.target.id] = " ".join(str(text.value.value).split())
+    return found
+
+
+def environment() -> str:
+    """The environment variables: those that are described, then any other that the code names."""
+    texts = descriptions().environment
+    names = [*texts, *(name for name in variables() if name not in texts)]
+    given = ((name, texts.get(name, VariableText(what=""))) for name in names)
+    return _table(("variable", "default", "description"), [(f"`{name}`", it.default, it.what) for name, it in given])
+
+
+@cache
+def variables() -> Sequence[str]:
+    """The environment variables that the code names, in alphabetical order."""
+    found = set()
+    for file in Path(stripe_pipeline.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and _VARIABLE.fullmatch(node.value):
+                found.add(node.value)
+    return sorted(found)
+
+
+# Markdown
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        "| " + " | ".join(" ".join(cell.replace("|", r"\|").split()) for cell in line) + " |" for line in lines
+    )
+
+
+def _listed(names: Iterable[str], *, last: str = "") -> str:
+    quoted = [f"`{name}`" for name in names]
+    if last and len(quoted) > 1:
+        return f"{', '.join(quoted[:-1])} {last} {quoted[-1]}"
+    return ", ".join(quoted)
+
+
+def _wrapped(text: str) -> str:
+    return "\n\n".join(
+        textwrap.fill(paragraph, WIDTH, break_long_words=False, break_on_hyphens=False)
+        for paragraph in text.strip().split("\n\n")
+    )
+
+
+def _item(text: str) -> str:
+    lines = textwrap.wrap(text, WIDTH - 2, break_long_words=False, break_on_hyphens=False)
+    return "- " + "\n  ".join(lines)
+
+
+PARTS: Mapping[str, Callable[[], str]] = {
+    "overview": overview,
+    "bookkeeping": bookkeeping,
+    "object types": object_types,
+    "relations": relations,
+    "views": views,
+    "pipeline": pipeline,
+    "settings": settings,
+    "object settings": object_settings,
+    "environment": environment,
+}
+"""What the pages can show, by the name in their markers."""
+
+
+def renewed(text: str) -> str:
+    """A page with its generated parts as the code declares them now; raises `KeyError` for an unknown part."""
+    return _PART.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]()}\n\n{part[3]}", text)
+
+
+def stale(folder: Path = DOCS) -> list[Path]:
+    """The pages in `folder` that differ from what the code declares."""
+    pages = [folder / name for name in PAGES]
+    return [page for page in pages if page.read_text(encoding="utf-8") != renewed(page.read_text(encoding="utf-8"))]
+
+
+def undescribed() -> list[str]:
+    """What is declared and described neither in the code nor in `descriptions.yaml`, and what is described there and
+    no longer declared."""
+    texts = descriptions()
+    shown = {f"rows.{name}": texts.rows.get(name, it.description) for name, it in OBJECT_TYPES.items()}
+    shown |= {f"environment.{name}": "" for name in variables()}
+    described = {f"rows.{name}": text for name, text in texts.rows.items()}
+    described |= {f"environment.{name}": it.what for name, it in texts.environment.items() if _VARIABLE.fullmatch(name)}
+    for kind, model, keys in (
+        ("settings", Settings, texts.settings),
+        ("object_settings", ObjectSettings, texts.object_settings),
+    ):
+        described |= {f"{kind}.{path}": text.what for path, text in keys.items()}
+        shown |= {f"{kind}.{key.path}": key.docstring if key.type else "" for key in keys_of(model)}
+    for kind, schema, names, tables in (
+        ("views", "live", _combined_views(), texts.views),
+        ("pipeline", "pipeline", _pipeline_tables(), texts.pipeline),
+    ):
+        for name, table in tables.items():
+            described |= {f"{kind}.{name}": table.what}
+            described |= {f"{kind}.{name}.{column}": text for column, text in table.columns.items()}
+        for name in names:
+            sql_types = layout()[f"{schema}.{name}"]
+            table = tables.get(name, TableText(what=""))
+            shown |= {f"{kind}.{name}": table.what}
+            shown |= {f"{kind}.{name}.{column}": _said_of(column, sql_types, table) for column in sql_types}
+    missing = [name for name, text in shown.items() if not (text or described.get(name))]
+    obsolete = described.keys() - shown.keys()
+    return [f"{name} is not described" for name in missing] + [f"{name} is not declared" for name in sorted(obsolete)]
+
+
+def main(arguments: Sequence[str] | None = None, *, folder: Path = DOCS) -> int:
+    """Renew the pages, or with `--check` only say which are stale; the exit status."""
+    parser = argparse.ArgumentParser(description="Renew the generated parts of the reference pages.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with status 1 if a page is stale")
+    check = parser.parse_args(arguments).check
+    pages = stale(folder)
+    for page in pages:
+        if check:
+            print(f"{page.name} is stale: run `make docs`", file=sys.stderr)
+        else:
+            page.write_text(renewed(page.read_text(encoding="utf-8")), encoding="utf-8")
+            print(f"{page.name} renewed")
+    problems = undescribed()
+    for problem in problems:
+        print(f"descriptions.yaml: {problem}", file=sys.stderr)
+    return 1 if problems or (check and pages) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import time
 
+DAY = 86400
+"""Seconds."""
+
 
 class Clock:
     """Unix seconds (UTC) that can be skewed, stopped and moved."""

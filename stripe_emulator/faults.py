@@ -108,12 +108,17 @@ class Fault:
     @property
     def answers(self) -> bool:
         """Whether this rule decides what is answered."""
-        return self.status is not None or self.body is not None or self.spoils
+        return self.replaces or self.spoils
+
+    @property
+    def replaces(self) -> bool:
+        """Whether this rule's own answer is sent instead of the real one."""
+        return self.status is not None or self.body is not None
 
     @property
     def spoils(self) -> bool:
         """Whether this rule spoils an answer on its way."""
-        return self.drop or any(it is not None for it in (self.change, self.cut, self.truncate, self.trickle))
+        return self.drop or any(option is not None for option in (self.change, self.cut, self.truncate, self.trickle))
 
     def answer(self) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body this rule answers with."""
@@ -127,6 +132,15 @@ class Fault:
         if status == 429 and self.body is None:
             named["stripe-rate-limited-reason"] = "global-rate"
         return status, named | {name.lower(): value for name, value in self.headers.items()}, content
+
+    def spoil(self, body: bytes) -> tuple[bytes, bytes]:
+        """What the answer with this `body` claims to send, by its Content-Length, and what is sent of it."""
+        if self.change is not None:
+            body = self.change(body)
+        if self.truncate is not None:
+            body = body[: int(len(body) * self.truncate)]
+            return body, body
+        return body, body if self.cut is None else body[: int(len(body) * self.cut)]
 
 
 def ahead(seconds: float) -> Callable[[float], Sequence[str]]:

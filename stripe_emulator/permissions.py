@@ -1,7 +1,7 @@
 """What restricted keys may do, and in which words Stripe refuses the rest.
 
-Which permission an endpoint needs and what the Dashboard calls it: Stripe's pages "API permissions reference" and
-"Permissions reference", and messages that users of Stripe have quoted; see `_NEEDED`.
+Which permission a type needs is declared in `types`. Source: Stripe's pages "API permissions reference" and
+"Permissions reference", and messages that users of Stripe have quoted.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
 
+from stripe_emulator.types import TYPES
+
 
 class Wording(Enum):
-    """The forms of a refusal that are seen of Stripe."""
+    """The forms in which Stripe refuses a restricted key."""
 
     NAMES_PERMISSION = "Having the 'rak_charge_read' permission would allow this request to continue."
     NAMES_NO_ACCOUNT = "The same, without `on account 'acct_…'`."
@@ -21,17 +23,7 @@ class Wording(Enum):
 _NEEDED: Mapping[str, tuple[str, str]] = {
     # `connected_account` is what the reference recommends; messages name this one.
     "account": ("accounts_kyc_basic", "Accounts"),
-    # Documented as what expanding `source` needs. Connectors that list balance transactions ask for this one alone.
-    "balance_transactions": ("balance_transaction_source", "Balance Transaction Sources"),
-    "charges": ("charge", "Charges and Refunds"),
-    "customers": ("customer", "Customers"),
-    "disputes": ("dispute", "Disputes"),
-    "events": ("event", "Events"),
-    "invoice_payments": ("invoice", "Invoices"),
-    "invoices": ("invoice", "Invoices"),
-    "payment_intents": ("payment_intent", "PaymentIntents"),
-    "refunds": ("charge", "Charges and Refunds"),
-    "webhook_endpoints": ("webhook", "Webhook Endpoints"),
+    **{name: (emulated_type.permission, emulated_type.permission_label) for name, emulated_type in TYPES.items()},
 }
 """By type: the start of its permissions' names (`charge` of `charge_read`), and the row of the Dashboard's form."""
 
@@ -52,7 +44,7 @@ class Permissions:
         self._denied.add(type_name)
 
     def allow(self, type_name: str) -> None:
-        """Give it back."""
+        """Return what `type_name` needs to all restricted keys."""
         self._denied.discard(type_name)
 
     def restrict(self, key: str, permissions: Collection[str]) -> None:

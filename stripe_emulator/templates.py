@@ -12,8 +12,9 @@ from stripe_emulator.store import Json
 
 API_VERSION = "2026-10-28.endive"
 
+# UGX has no minor unit, but Stripe represents it with two decimals (docs/stripe.md#money).
 ZERO_DECIMAL = frozenset(
-    ("bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "ugx", "vnd", "vuv", "xaf", "xof", "xpf")
+    ("bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf")
 )
 THREE_DECIMAL = frozenset(("bhd", "jod", "kwd", "omr", "tnd"))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -29,10 +30,10 @@ from stripe_pipeline.sync.pipeline import DRAIN_TIME, Pipeline
 from stripe_pipeline.sync.report import Report
 
 WAIT = 10.0
-"""Seconds that the sensor waits for news inside its tick. Dagster begins the next one at once after 5 seconds or more,
-ends a tick that takes 60, stores a row for each, and waits for the one under way before it ends."""
+"""Seconds that the sensor waits for notifications inside its tick. Dagster begins the next one at once after 5 seconds
+or more, ends a tick that takes 60, stores a row for each, and waits for the one under way before it ends."""
 TELL_WITHIN = 4.0
-"""Seconds after the first news of a tick in which Dagster is told of it: the tick ends."""
+"""Seconds after the first notification of a tick in which Dagster is told of it: the tick ends."""
 OBJECTS = 200
 """Objects of each mode that are read again inside a tick: at 25 requests a second 8 seconds. More are a run's work."""
 READ_WITHIN = 30.0
@@ -43,6 +44,7 @@ _POLL = 0.1  # seconds
 _REST = 2.0  # times as long as a drain took, nothing more is read: what is announced again meanwhile is read once
 _LONGEST_REST = 6.0  # seconds
 _REST_AFTER_TROUBLE = 30.0  # seconds
+_UNPUBLISHED = "unpublished"  # in the cursor
 _FURTHEST_REST = 60.0  # seconds; a rest that is further ahead was ordered by a clock that has been set back since
 
 
@@ -92,22 +94,24 @@ def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     required_resource_keys={RESOURCE},
 )
 def webhook_refresh(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-    """Waits for pokes and drains them; the cursor is the UTC time until which nothing is read."""
+    """Waits for notifications and drains them.
+
+    The cursor is the UTC time until which nothing is read, and whether something stored waits to be published.
+    """
     opens: OpensPipeline = getattr(context.resources, RESOURCE)
     report = Report()
     events: Sequence[dg.AssetMaterialization | dg.AssetCheckEvaluation] = ()
     trouble: StripePipelineError | None = None
-    rest = _rest_left(context.cursor)
-    backlog = False
+    state = _State.from_cursor(context.cursor)
     try:
         with opens.open() as pipeline:
             try:
-                rest, backlog = _refresh(pipeline, report, rest, context.instance)
+                _refresh(pipeline, report, state, context.instance)
             finally:
                 events = events_without_a_run(report, pipeline, context.instance)
     except StripePipelineError as error:
         trouble = error
-        rest = Deadline(_REST_AFTER_TROUBLE)
+        state.rest = Deadline(_REST_AFTER_TROUBLE)
     if trouble:
         context.log.error(str(trouble))
     for sentence in report.notes:
@@ -118,11 +122,35 @@ def webhook_refresh(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     if events:
         context.log.info(said)
     return dg.SensorResult(
-        run_requests=[dg.RunRequest(partition_key=today().isoformat())] if backlog else None,
-        skip_reason=None if backlog else said,
+        run_requests=[dg.RunRequest(partition_key=today().isoformat())] if state.backlog else None,
+        skip_reason=None if state.backlog else said,
         asset_events=events,
-        cursor=(datetime.now(UTC) + timedelta(seconds=rest.left())).isoformat(timespec="seconds"),
+        cursor=state.cursor,
     )
+
+
+@dataclass
+class _State:
+    """What one tick leaves to the next."""
+
+    rest: Deadline
+    """Until when nothing is read."""
+    published: bool = True
+    """Whether all that drains stored is in the published file, as far as the ticks know."""
+    backlog: bool = False
+    """Whether there is work for a run."""
+
+    @classmethod
+    def from_cursor(cls, cursor: str | None) -> _State:
+        """What the tick before left; nothing where the text is odd."""
+        until, _, more = (cursor or "").partition(" ")
+        return cls(_rest_left(until), published=more != _UNPUBLISHED)
+
+    @property
+    def cursor(self) -> str:
+        """For the next tick."""
+        until = (datetime.now(UTC) + timedelta(seconds=self.rest.left())).isoformat(timespec="seconds")
+        return until if self.published else f"{until} {_UNPUBLISHED}"
 
 
 def events_without_a_run(
@@ -140,43 +168,45 @@ def events_without_a_run(
     ]
 
 
-def _rest_left(cursor: str | None) -> Deadline:
+def _rest_left(until: str) -> Deadline:
     """The rest that the tick before ordered; none where the local clock was set back meanwhile or the text is odd."""
     left = 0.0
     with suppress(ValueError):
-        left = datetime.fromisoformat(cursor).timestamp() - time.time() if cursor else 0.0
+        left = datetime.fromisoformat(until).timestamp() - time.time() if until else 0.0
     return Deadline(left if 0 < left <= _FURTHEST_REST else 0.0)
 
 
-def _refresh(pipeline: Pipeline, report: Report, rest: Deadline, instance: dg.DagsterInstance) -> tuple[Deadline, bool]:
-    """Apply what comes in while the tick lasts; until when to rest then, and whether there is work for a run."""
+def _refresh(pipeline: Pipeline, report: Report, state: _State, instance: dg.DagsterInstance) -> None:
+    """Apply what comes in while the tick lasts.
+
+    What publishing's share of the time leaves unpublished a later tick publishes, unless Dagster is about to end.
+    """
     reading = Deadline(READ_WITHIN)
     ends = Deadline(WAIT)
-    published = True
     try:
         while not ends.passed:
-            if not published:
-                published = pipeline.publish(force=False)
-            if not rest.passed or not pipeline.has_news():
+            if not state.published:
+                state.published = pipeline.publish(force=False)
+            if not state.rest.passed or not pipeline.has_news():
                 if pipeline.folder.stopping.exists():
                     break  # Dagster waits for a tick before it ends
                 time.sleep(_POLL)
                 continue
             ends = Deadline(min(ends.left(), TELL_WITHIN))
             if pipeline.objects_to_read() > OBJECTS and _sync_under_way(instance):
-                rest = Deadline(_LONGEST_REST)  # that run reads all of it
+                state.rest = Deadline(_LONGEST_REST)  # that run reads all of it
                 continue
             applied, began = report.applied, time.monotonic()
             pipeline.drain(most=OBJECTS, report=report, within=min(DRAIN_TIME, reading.left()))
             took = time.monotonic() - began
-            rest = Deadline(min(_REST * took, _LONGEST_REST) if report.applied > applied else 1.0)
-            published = pipeline.publish(force=False)
+            state.rest = Deadline(min(_REST * took, _LONGEST_REST) if report.applied > applied else 1.0)
+            state.published = pipeline.publish(force=False)
             if pipeline.objects_to_read() > OBJECTS:
-                return rest, not _sync_under_way(instance)
+                state.backlog = not _sync_under_way(instance)
+                return
     finally:
-        if not published:
-            pipeline.publish()
-    return rest, False
+        if not state.published:
+            state.published = pipeline.publish(force=pipeline.folder.stopping.exists(), pause=0)
 
 
 def _summary(report: Report, trouble: StripePipelineError | None) -> str:

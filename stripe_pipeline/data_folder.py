@@ -91,6 +91,11 @@ class DataFolder:
         return self.root / "private" / f"rates-{'live' if livemode else 'test'}.json"
 
     @property
+    def publishing(self) -> Path:
+        """When the published file was last renewed and how long that took, for all processes that use this folder."""
+        return self.root / "private" / "publishing.json"
+
+    @property
     def spool(self) -> Path:
         """Rows on their way from Stripe to the warehouse; empty between runs."""
         return self.root / "spool"
@@ -112,7 +117,7 @@ class DataFolder:
 
     @property
     def stopping(self) -> Path:
-        """There while the `demo` or `dev` that uses this folder ends: who waits for news goes on without."""
+        """There while the `demo` or `dev` that uses this folder ends: the sensor no longer waits for notifications."""
         return self.root / "stopping"
 
     @property
@@ -240,7 +245,7 @@ class DataFolder:
     def _private_files(self) -> Iterator[Path]:
         yield from (self.private, self.private.with_name(f"{self.private.name}.wal"))
         yield from (self.lock, self.hash_key, self.running)
-        yield from (self.rates(livemode=True), self.rates(livemode=False))
+        yield from (self.rates(livemode=True), self.rates(livemode=False), self.publishing)
         yield from (self.inbox.with_name(f"{self.inbox.name}{suffix}") for suffix in ("", "-wal", "-shm", ".lock"))
 
 

@@ -18,21 +18,30 @@ _CLIENT_SECRET = re.compile(
 )
 # In a path an `@` is percent-encoded. What stands before one in the address of a server is a user of that server.
 _LOCAL_PART = r"[\w.!#$%+^|~-]"
-_EMAIL = re.compile(
+_LOGIN_OR_EMAIL = re.compile(
+    r"(?P<user>://[^\s/?#@:]*:)(?P<password>[^\s/?#@]+)@|"
     rf"(?<!//)(?<!{_LOCAL_PART})(?<!{_LOCAL_PART}')"  # from where it begins, so that a long text takes linear time
     rf"{_LOCAL_PART}+(?:'{_LOCAL_PART}+)*(?:@|%40)(?:[\w-]+\.)*[\w-]+",
     re.IGNORECASE,
 )
+_PLACEHOLDER = "password"  # in the addresses that remedies give as examples
 
 
 def scrub(text: str) -> str:
     """`text` without secrets and people's data: everything that looks like a Stripe key, signing secret or client
-    secret is cut to its prefix, and every e-mail address is replaced.
+    secret is cut to its prefix, and every e-mail address and every password in a URL is replaced.
 
     Stripe's messages repeat what they complain about (`Invalid email address: …`), and a customer's id may be an
     e-mail address. Every error of this package is scrubbed, and so is what is logged of others' errors.
     """
-    return _EMAIL.sub("<e-mail address>", scrub_client_secrets(_SECRET.sub(r"\1…", text)))
+    return _LOGIN_OR_EMAIL.sub(_replaced, scrub_client_secrets(_SECRET.sub(r"\1…", text)))
+
+
+def _replaced(match: re.Match[str]) -> str:
+    """What stands in place of an e-mail address, or of the login of a URL."""
+    if match["user"] is None:
+        return "<e-mail address>"
+    return match[0] if match["password"] == _PLACEHOLDER else f"{match['user']}***@"
 
 
 def scrub_client_secrets(text: str) -> str:
@@ -200,6 +209,6 @@ def by_cause(failures: Mapping[str, StripePipelineError]) -> list[tuple[list[str
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """What to put behind a name that is not known: the one of `known` that it may be a slip of, or nothing."""
+    """What to put behind a name that is not known: the one of `known` that it may be a typo of, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]}?)" if close else ""

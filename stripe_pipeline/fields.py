@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -283,49 +283,65 @@ def rules_of(
 
     Raises `ValueError` with a sentence for a person where a name is no field, is a key, or cannot be hashed.
     """
-    columns = {column.name: column for column in object_type.columns}
-    keys = object_type.key_columns
-
-    def path_of(name: str, *, of_list: str) -> tuple[str, ...]:
-        if not PATH.fullmatch(name):
-            raise ValueError(
-                f"names {name!r} under `{of_list}`: names are separated by dots, those with dots in double quotes"
-            )
-        path = path_from(name)
-        if path[0] not in columns and name != UNKNOWN:
-            like = did_you_mean(path[0], columns)
-            raise ValueError(f"names {name!r} under `{of_list}`, which is no field of {object_type.name}{like}")
-        if of_list != "include" and path[0] in keys:
-            raise ValueError(f"names {name!r} under `{of_list}`: rows need {', '.join(sorted(keys))}")
-        if len(path) > 1 and columns[path[0]].kind is not Kind.NESTED:
-            raise ValueError(f"names {name!r} under `{of_list}`, but {path[0]} holds nothing below it")
-        if path[0] == "metadata" and len(path) > 2:
-            raise ValueError(
-                f"names {name!r} under `{of_list}`, but metadata holds text: a key with dots goes in double quotes"
-            )
-        return path
-
-    left_out = {path_of(name, of_list="exclude") for name in exclude}
-    hashes = {path_of(name, of_list="hash") for name in hashed}
+    left_out = {_path_of(name, object_type, of_list="exclude") for name in exclude}
+    hashes = {_path_of(name, object_type, of_list="hash") for name in hashed}
     keep_unknown = (UNKNOWN,) not in left_out
     if include is None:
         left_out |= _secrets_of(object_type) - {path[:1] for path in hashes}
-    if include is not None:
-        wanted = {path_of(name, of_list="include") for name in include}
-        if below := sorted(".".join(path) for path in wanted if len(path) > 1):
-            raise ValueError(f"names {below[0]!r} under `include`: include the field, and exclude what is below it")
-        named = {path[0] for path in wanted}
-        for path in sorted(hashes):
-            if len(path) > 1 and path[0] not in named:
-                raise ValueError(
-                    f"names {_written(path)!r} under `hash` and not {path[0]!r} under `include`: include the field, and"
-                    " exclude what else is below it"
-                )
-            named.add(path[0])
-        left_out |= {(name,) for name in columns.keys() - named - keys}
+    else:
+        named = _named({_path_of(name, object_type, of_list="include") for name in include}, hashes)
+        names = {column.name for column in object_type.columns}
+        left_out |= {(name,) for name in names - named - object_type.key_columns}
         keep_unknown = keep_unknown and UNKNOWN in named
+    _check_hashes(hashes, left_out, object_type)
+    return FieldRules(frozenset(left_out - {(UNKNOWN,)}), frozenset(hashes), keep_unknown)
+
+
+def _path_of(name: str, object_type: ObjectType, *, of_list: str) -> tuple[str, ...]:
+    """The path that `name` means in one of the lists; raises `ValueError` as `rules_of`."""
+    columns = {column.name: column for column in object_type.columns}
+    keys = object_type.key_columns
+    if not PATH.fullmatch(name):
+        raise ValueError(
+            f"names {name!r} under `{of_list}`: names are separated by dots, those with dots in double quotes"
+        )
+    path = path_from(name)
+    if path[0] not in columns and name != UNKNOWN:
+        like = did_you_mean(path[0], columns)
+        raise ValueError(f"names {name!r} under `{of_list}`, which is no field of {object_type.name}{like}")
+    if of_list != "include" and path[0] in keys:
+        raise ValueError(f"names {name!r} under `{of_list}`: rows need {', '.join(sorted(keys))}")
+    if len(path) > 1 and columns[path[0]].kind is not Kind.NESTED:
+        raise ValueError(f"names {name!r} under `{of_list}`, but {path[0]} holds nothing below it")
+    if path[0] == "metadata" and len(path) > 2:
+        raise ValueError(
+            f"names {name!r} under `{of_list}`, but metadata holds text: a key with dots goes in double quotes"
+        )
+    return path
+
+
+def _named(included: Collection[tuple[str, ...]], hashes: Iterable[tuple[str, ...]]) -> set[str]:
+    """The fields that `include` and `hash` keep between them; raises `ValueError` as `rules_of`."""
+    if below := sorted(".".join(path) for path in included if len(path) > 1):
+        raise ValueError(f"names {below[0]!r} under `include`: include the field, and exclude what is below it")
+    named = {path[0] for path in included}
     for path in sorted(hashes):
-        if path[0] == UNKNOWN or (len(path) == 1 and columns[path[0]].kind not in (Kind.TEXT, Kind.REFERENCE)):
+        if len(path) > 1 and path[0] not in named:
+            raise ValueError(
+                f"names {_written(path)!r} under `hash` and not {path[0]!r} under `include`: include the field, and"
+                " exclude what else is below it"
+            )
+        named.add(path[0])
+    return named
+
+
+def _check_hashes(
+    hashes: Iterable[tuple[str, ...]], left_out: Collection[tuple[str, ...]], object_type: ObjectType
+) -> None:
+    """Raise `ValueError`, as `rules_of`, for what cannot be hashed."""
+    kinds = {column.name: column.kind for column in object_type.columns}
+    for path in sorted(hashes):
+        if path[0] == UNKNOWN or (len(path) == 1 and kinds[path[0]] not in (Kind.TEXT, Kind.REFERENCE)):
             raise ValueError(f"names {'.'.join(path)!r} under `hash`: only text can be hashed, or a path to it")
         if path in _WORDS:
             raise ValueError(
@@ -333,7 +349,6 @@ def rules_of(
             )
         if any(path[: len(other)] == other for other in left_out):
             raise ValueError(f"names {'.'.join(path)!r} under both `hash` and `exclude`")
-    return FieldRules(frozenset(left_out - {(UNKNOWN,)}), frozenset(hashes), keep_unknown)
 
 
 def unseen(rules: FieldRules, objects: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,7 +1,7 @@
 """Between a Stripe object and its row: shaping for the load, restoring for a reader.
 
 Here is decided which value goes into which column and what is kept in `_extra`. SQL belongs to `warehouse`,
-reading objects to `reading`.
+reading objects to `stripe_api.reader`.
 """
 
 from __future__ import annotations
@@ -134,6 +134,11 @@ def shape(
     row["_fetched_at"] = microseconds(fetched_at)
     if extra:
         row["_extra"] = extra
+    return _line(row, obj)
+
+
+def _line(row: Mapping[str, Any], obj: Mapping[str, Any]) -> bytes:
+    """The row of `obj` as a line of JSON; raises `BadObject` for what DuckDB would not read."""
     try:
         line = orjson.dumps(row) + b"\n"
     except TypeError as error:  # nested deeper than 254 levels, most likely

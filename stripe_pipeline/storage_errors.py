@@ -10,6 +10,7 @@ import errno
 import getpass
 import os
 import re
+import shlex
 from enum import Enum, auto
 from pathlib import Path
 
@@ -111,10 +112,31 @@ def access_remedy(path: Path) -> str:
     owner, me = _owner(path), _me()
     if owner is None or owner == me:
         return f"Give {me} read and write access to {path}, then run again"
-    return (
-        f"It belongs to {owner}, and this process runs as {me}. Run it as {owner}, or give the data folder to {me}"
-        f" (`sudo chown -R {me} …`), or name a folder of your own in STRIPE_PIPELINE_DATA"
-    )
+    return f"It belongs to {owner}, and this process runs as {me}. Run it as {owner}, or {_handing_over(path, me)}"
+
+
+def _handing_over(path: Path, me: str) -> str:
+    """How `path` becomes this user's: all of the data folder if it is in there."""
+    from stripe_pipeline.data_folder import DataFolder  # which imports this module
+
+    account = str(os.geteuid()) if me.startswith("user ") else me
+    folder = DataFolder.from_environment().root
+    if path.is_relative_to(folder):
+        command = f"chown -R {account}" if _exists(folder) else f"install -d -m 700 -o {account}"
+        return (
+            f"give the data folder to {me} (`sudo {command} {shlex.quote(str(folder))}`), or name a folder of your own"
+            " in STRIPE_PIPELINE_DATA"
+        )
+    if _exists(path):
+        return f"give it to {me} (`sudo chown -R {account} {shlex.quote(str(path))}`)"
+    return f"let {me} write to {path.parent}"
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # in a folder that this user may not search
+        return False
 
 
 def _named(error: BaseException) -> Path | None:

@@ -6,9 +6,11 @@ How `demo` runs and ends is in `test_demo`, what a run does to the tables in the
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import pty
+import pwd
 import random
 import shutil
 import signal
@@ -346,7 +348,7 @@ def test_backfill_lists_the_days_and_tables_asked_for(loaded: Project, run: Run,
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["backfill", "--from", "yesterday", "--to", "2026-01-02"], "yesterday is no day"),
+        (["backfill", "--from", "yesterday", "--to", "2026-01-02"], "yesterday is not a day"),
         (["backfill", "--from", "2026-01-02"], "Missing option '--to'"),
         (["backfill", "--from", f"{today()}", "--to", f"{today() - timedelta(days=1)}"], "--from"),
         (["backfill", "--from", f"{today()}", "--to", f"{today() + timedelta(days=1)}"], "is in the future"),
@@ -390,6 +392,32 @@ def test_an_environment_that_cannot_work(loaded: Project, run: Run, variables: d
     assert said in ended.err
     assert len(ended.err.splitlines()) == 1
     assert loaded.stored() == before
+
+
+@pytest.mark.parametrize("command", ["sync", "check", "webhooks list"])
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"SSL_CERT_FILE": "/no/such.pem"}, "SSL_CERT_FILE names /no/such.pem, which cannot be read (No such file"),
+        ({"SSL_CERT_FILE": "/"}, "SSL_CERT_FILE names /, which cannot be read (Is a directory"),
+        ({"SSL_CERT_FILE": __file__}, "test_cli.py, which holds no certificates (PEM)"),
+        ({"SSL_CERT_DIR": "/no/such"}, "SSL_CERT_DIR names /no/such, which is not a folder"),
+        ({"HTTPS_PROXY": "socks5://me:secret@proxy.example.com:1080"}, "HTTPS_PROXY is not the address of an http"),
+        ({"https_proxy": "proxy.example.com:3128"}, "https_proxy is not the address of an http"),
+        ({"ALL_PROXY": "http://proxy.example.com:port"}, "ALL_PROXY is not the address of an http"),
+    ],
+)
+def test_certificates_and_proxies_that_cannot_be_used(
+    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch, command: str, variables: dict[str, str], said: str
+) -> None:
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    ended = run(*command.split(), **{"STRIPE_API_BASE": "https://stripe.invalid"} | variables)
+    assert (ended.status, ended.out) == (2, "")
+    assert said in ended.err
+    assert "or unset it" in ended.err
+    assert len(ended.err.splitlines()) == 1
+    assert "secret@" not in ended.err
 
 
 @pytest.mark.parametrize(
@@ -643,7 +671,19 @@ def test_an_env_file_that_cannot_be_read(project: Project, run: Run) -> None:
     (project.root / ".env").write_bytes(b"# f\xfcr mich\n")
     ended = run("sync")
     assert (ended.status, ended.err.count("\n")) == (2, 1)
-    assert ".env cannot be read (it is not UTF-8). Correct it there." in ended.err
+    assert ".env cannot be read (it is not UTF-8). Save it as UTF-8." in ended.err
+
+
+def test_an_env_file_that_this_user_may_not_read(project: Project, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = project.root / ".env"
+    file.touch()
+    # Root, as which tests may run, may read every file.
+    denied = mock.Mock(side_effect=PermissionError(errno.EACCES, "Permission denied", ".env"))
+    monkeypatch.setattr("stripe_pipeline.cli.app.dotenv_values", denied)
+    ended = run("sync")
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    me = pwd.getpwuid(os.geteuid()).pw_name
+    assert f"{file} cannot be read (Permission denied). Give {me} read and write access to {file}" in ended.err
 
 
 def test_paths_in_the_env_file_may_begin_at_home_or_in_the_project(project: Project, run: Run) -> None:
@@ -708,6 +748,26 @@ def test_a_run_that_was_killed_does_not_keep_the_schedule_waiting(
         [run] = instance.get_runs()
         assert run.status is dg.DagsterRunStatus.FAILURE
         assert list(project.folder.runs.iterdir()) == []
+
+
+def test_a_command_reports_a_run_that_was_killed_as_failed(project: Project, api: Server, run: Run) -> None:
+    """As with cron, where no schedule ticks."""
+    api.faults.append(Fault(path="/v1/charges", delay=3, times=None))
+    api.requests.clear()
+    with process("sync", cwd=project.root) as running:
+        while not any(request.path == "/v1/charges" for request in api.requests):
+            assert running.poll() is None
+            time.sleep(0.05)
+        running.kill()
+        running.communicate(timeout=15)
+    [lock] = project.folder.runs.iterdir()
+    os.utime(lock, (0, 0))  # some seconds later
+    api.faults.clear()
+    assert run("webhooks", "drain").status == 0
+    with mock.patch.dict(os.environ, {"DAGSTER_HOME": str(project.root)}), dg.DagsterInstance.get() as instance:
+        [killed] = instance.get_runs()
+        assert killed.status is dg.DagsterRunStatus.FAILURE
+    assert not lock.exists()
 
 
 def test_dev_needs_a_key_and_data_of_an_account(project: Project, run: Run) -> None:

@@ -179,13 +179,13 @@ def test_list_and_unregister(run: Run, server: Server) -> None:
     ("url", "said"),
     [
         ("http://shop.example.com/webhooks/stripe", "is not encrypted"),
-        ("shop.example.com/webhooks/stripe", "is no address"),
-        ("ftp://shop.example.com", "is no address"),
-        ("https://", "is no address"),
-        ("https://a b.example.com", "is no address"),
-        ("https://user:word@shop.example.com", "is no address"),
-        ("https://shop.example.com:port/", "is no address"),
-        ("https://[shop", "is no address"),
+        ("shop.example.com/webhooks/stripe", "is not an address"),
+        ("ftp://shop.example.com", "is not an address"),
+        ("https://", "is not an address"),
+        ("https://a b.example.com", "is not an address"),
+        ("https://user:word@shop.example.com", "is not an address"),
+        ("https://shop.example.com:port/", "is not an address"),
+        ("https://[shop", "is not an address"),
     ],
 )
 def test_an_address_that_stripe_cannot_send_to_is_not_registered(run: Run, server: Server, url: str, said: str) -> None:
@@ -227,6 +227,10 @@ def test_what_stripe_refuses_is_said_with_a_remedy(run: Run, server: Server) -> 
         ended = run("register", "--url", URL, **live)
         assert (ended.status, ended.out) == (1, "")
         assert ended.err.startswith(f"error: {said}")
+    server.faults[:] = [Fault(path="/v1/webhook_endpoints", status=404, times=None)]
+    gone = run("register", "--url", URL, **live).err
+    assert gone.startswith("error: Stripe has no such webhook endpoint")
+    assert gone.endswith("`stripe-pipeline webhooks list` shows those that exist.\n")
     server.faults.clear()
     away = run("register", "--url", URL, STRIPE_API_BASE="http://127.0.0.1:9", **live)
     assert away.status == 1
@@ -265,6 +269,7 @@ ODD = {
     "a cut answer": Fault(truncate=0.5, times=None),
     "a broken connection": Fault(cut=0.5, times=None),
     "an error of a proxy": Fault(status=403, body={"error": "forbidden"}, times=None),
+    "a page of another server": Fault(status=404, body="<html>Not found</html>", times=None),
     "not UTF-8": Fault(body=b'{"object": "\xff"}', times=None),
 }
 

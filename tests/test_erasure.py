@@ -6,6 +6,7 @@ From the emulator to the published file. What Stripe itself redacts reaches the 
 from __future__ import annotations
 
 import io
+import re
 import secrets
 from collections.abc import Sequence
 from typing import Any
@@ -233,6 +234,27 @@ def test_an_id_that_the_shop_chose_is_erased_too(
     assert [name for name in holding(folder.root, MARK) if "inbox" not in name] == []
 
 
+def test_a_key_by_which_erased_ids_are_known_that_cannot_be_used_is_said_with_a_remedy_that_helps(
+    make_pipeline: MakePipeline, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STRIPE_PIPELINE_HASH_KEY", "which erasing does not use")
+    warehouse = make_pipeline().warehouse
+    folder.hash_key.mkdir()
+    with pytest.raises(WarehouseError, match=r"cannot be kept in .*hash.key \(Is a directory\)") as refused:
+        warehouse.erase(["jane@example.com"])
+    assert "STRIPE_PIPELINE_HASH_KEY" not in refused.value.remedy
+    folder.hash_key.rmdir()
+    folder.hash_key.touch()
+    with pytest.raises(WarehouseError, match=r"hash.key, .* is empty") as refused:
+        warehouse.erase(["jane@example.com"])
+    assert "erased customers whose ids your shop chose are no longer recognized" in refused.value.remedy
+    # As it says.
+    folder.hash_key.unlink()
+    warehouse.erase(["jane@example.com"])
+    folder.hash_key.unlink()
+    assert not warehouse.erase(["jane@example.com"], dry_run=True)["jane@example.com"].known
+
+
 def test_erasing_can_be_undone_with_a_backfill(make_pipeline: MakePipeline, shop: Shop, folder: DataFolder) -> None:
     customer = trade(shop, MARK)
     pipeline = make_pipeline()
@@ -341,6 +363,27 @@ def test_the_command_erases_without_a_key_and_says_what_it_does(
     assert undone.status == 0
     assert "stripe-pipeline backfill --from" in undone.out
     assert run("erase", customer, "--undo").status == 2
+
+
+def test_undoing_names_days_that_a_backfill_reads_and_no_others(
+    api: Server,  # noqa: F811
+    project: Project,  # noqa: F811
+    run: Run,  # noqa: F811
+) -> None:
+    old = api.shop.create_customer(livemode=True, created=back(api.shop, 3))["id"]
+    buyer = api.shop.create_customer(livemode=True, created=back(api.shop, 3))["id"]
+    api.shop.create_payment(buyer, livemode=True)
+    assert run("sync").status == 0
+    assert run("erase", old, buyer, "--yes").status == 0
+    project.settings("history: 1 day")
+    undone = run("erase", old, "--undo")
+    assert (undone.status, undone.err) == (0, "")
+    assert "nothing to read again" in undone.out
+    assert "backfill" not in undone.out
+    command = re.search("`stripe-pipeline (.*?)`", run("erase", buyer, "--undo").out)
+    assert command
+    assert run(*command[1].split()).status == 0
+    assert ask(project.folder.published, f"SELECT count(*) FROM live.charges WHERE customer = '{buyer}'") == [(1,)]
 
 
 def test_who_is_erased_where_only_the_published_file_is_left_is_gone_from_that(

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import dagster as dg
 import duckdb
@@ -512,10 +513,11 @@ def test_a_data_folder_in_which_other_things_lie_keeps_its_mode(
     assert modes(folder)["private"] == 0o700
 
 
-def test_files_of_another_user_are_named_with_a_remedy(server: Server) -> None:
+def test_files_of_another_user_are_named_with_a_remedy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path(tempfile.mkdtemp())  # which another user can reach, other than `tmp_path`
     try:
         folder = DataFolder(root / "data")
+        monkeypatch.setenv("STRIPE_PIPELINE_DATA", str(folder.root))
         folder.prepare()
         log = folder.private.with_name("stripe.duckdb.wal")
         for path in (folder.rates(livemode=True), folder.hash_key, folder.inbox, folder.lock, folder.private, log):
@@ -523,7 +525,11 @@ def test_files_of_another_user_are_named_with_a_remedy(server: Server) -> None:
             said = as_another_user(root, path)
             assert str(path) in said, said
             assert "PermissionError" not in said
-            assert "belongs to" in said or "access" in said
+            if os.geteuid() == 0:
+                assert "It belongs to root" in said
+                assert f"(`sudo chown -R nobody {folder.root}`)" in said
+            else:
+                assert "access" in said
             path.chmod(0o600)
             path.unlink()
         said = as_another_user(root, folder.spool)
@@ -533,19 +539,47 @@ def test_files_of_another_user_are_named_with_a_remedy(server: Server) -> None:
         shutil.rmtree(root)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_remedy_for_what_another_user_owns_names_a_command_that_works(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = Path(tempfile.mkdtemp())
+    try:
+        new, elsewhere = root / "a b" / "data", root / "elsewhere"
+        monkeypatch.setenv("STRIPE_PIPELINE_DATA", str(new))
+        root.chmod(0o755)
+        new.parent.mkdir(mode=0o755)
+        elsewhere.mkdir(mode=0o755)
+        assert f"`sudo install -d -m 700 -o nobody '{new}'`" in said_as_nobody(lambda: DataFolder(new).prepare())
+        said = said_as_nobody(lambda: DataFolder(elsewhere).check_access())
+        assert f"(`sudo chown -R nobody {elsewhere}`)" in said
+        assert "data folder" not in said
+        assert f"write to {elsewhere}" in said_as_nobody(lambda: DataFolder(elsewhere / "data").prepare())
+        monkeypatch.setattr("pwd.getpwuid", {0: SimpleNamespace(pw_name="root")}.__getitem__)
+        said = said_as_nobody(lambda: DataFolder(elsewhere).check_access())
+        assert f"give it to user 65534 (`sudo chown -R 65534 {elsewhere}`)" in said
+    finally:
+        shutil.rmtree(root)
+
+
 def as_another_user(root: Path, path: Path) -> str:
     """What a pipeline says of a data folder in which only `path` is not its user's."""
     if os.geteuid() != 0:
         path.chmod(0)
-        return trouble_of(root)
+        return trouble_of(lambda: DataFolder(root / "data").prepare())
     for other in (root, root / "data", *(root / "data").rglob("*")):
         os.chown(other, 65534, 65534)
     os.chown(path, 0, 0)
+    return said_as_nobody(lambda: DataFolder(root / "data").prepare())
+
+
+def said_as_nobody(work: Callable[[], object]) -> str:
+    """The error that `work` ends with for the user `nobody`."""
     reading, writing = os.pipe()
     if (child := os.fork()) == 0:
         os.setgid(65534)
         os.setuid(65534)
-        os.write(writing, trouble_of(root).encode())
+        os.write(writing, trouble_of(work).encode())
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as said:
@@ -554,10 +588,10 @@ def as_another_user(root: Path, path: Path) -> str:
     return answer
 
 
-def trouble_of(root: Path) -> str:
-    """The error that a pipeline begins with."""
+def trouble_of(work: Callable[[], object]) -> str:
+    """The error that `work` ends with."""
     try:
-        DataFolder(root / "data").prepare()
+        work()
     except WarehouseError as error:
         return str(error)
     except BaseException as error:

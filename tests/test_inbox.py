@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import sqlalchemy as sa
 from stripe_pipeline.batch import Mode
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import BadObject, SettingsError, WarehouseError
+from stripe_pipeline.inbox.database import parse_url
 from stripe_pipeline.inbox.inbox import Inbox
 from stripe_pipeline.inbox.notification import Poke, State, Summary, poke_of
 from stripe_pipeline.sync.pipeline import Pipeline
@@ -292,7 +294,7 @@ def test_what_add_returned_for_is_on_the_disk(folder: DataFolder) -> None:
     def look(connection: Any, *_: object) -> None:
         seen.append(connection.exec_driver_sql("PRAGMA synchronous").scalar())
 
-    sa.event.listen(inbox._engine, "commit", look)
+    sa.event.listen(inbox._database.engine, "commit", look)
     inbox.add([poke(1)])
     inbox.close()
     assert seen == [2]
@@ -305,9 +307,11 @@ def test_a_database_that_cannot_be_used_is_named_without_its_password(folder: Da
         Inbox(folder, "postgresql://someone:p%40ss%2Fw%3Ard@127.0.0.1:1/inbox")
     shown = [str(refused.value)]
     for nonsense in (f"postgresql://someone:{secret}@127.0.0.1/x", f"mysql://someone:{secret}@h/x", secret, "sqlite"):
-        with pytest.raises(SettingsError, match="is no address of a database") as refused_settings:
+        with pytest.raises(SettingsError, match="address of a database") as refused_settings:
             Inbox(folder, nonsense)
         shown.append(str(refused_settings.value))
+        [example] = re.findall(r"postgresql://\S+", refused_settings.value.remedy)
+        assert parse_url(example).render_as_string() == "postgresql+psycopg://user:***@host/database"
     for text, part in itertools.product(shown, ("p@ss", "p%40ss", "w:rd")):
         assert part not in text
 
@@ -322,7 +326,7 @@ def test_a_file_that_is_no_inbox_is_named(folder: DataFolder) -> None:
 def test_each_trouble_of_the_inbox_has_its_own_remedy(folder: DataFolder) -> None:
     folder.prepare()
     Inbox(folder).close()
-    with Inbox(folder, f"sqlite:///{folder.inbox}", patience=0.1)._engine.connect() as other:
+    with Inbox(folder, f"sqlite:///{folder.inbox}", patience=0.1)._database.engine.connect() as other:
         other.exec_driver_sql("BEGIN IMMEDIATE")
         with pytest.raises(
             WarehouseError, match=r"locked for over 0 seconds .*Stop a stripe-pipeline or Dagster process"
@@ -334,8 +338,8 @@ def test_each_trouble_of_the_inbox_has_its_own_remedy(folder: DataFolder) -> Non
     def fill(connection: Any, *_: object) -> None:
         connection.execute("PRAGMA max_page_count = 1")
 
-    small._engine.dispose()
-    sa.event.listen(small._engine, "connect", fill)
+    small._database.engine.dispose()
+    sa.event.listen(small._database.engine, "connect", fill)
     with pytest.raises(WarehouseError, match=r"no space left for the inbox .*\. Free disk space") as full:
         small.add([poke(n) for n in range(1000)])
     assert "damaged" not in str(full.value)

@@ -24,10 +24,11 @@ from stripe_pipeline.errors import CursorLost
 from stripe_pipeline.fields import FieldFilter
 from stripe_pipeline.objects import CUSTOMERS
 from stripe_pipeline.stripe_api.client import StripeApi
+from stripe_pipeline.stripe_api.day_files import DayRead
 from stripe_pipeline.stripe_api.keys import ApiKey
 from stripe_pipeline.stripe_api.listing import Listed, Listing
 from stripe_pipeline.stripe_api.rate_limits import RateLimits
-from stripe_pipeline.stripe_api.reader import DayRead, Reader
+from stripe_pipeline.stripe_api.reader import Reader
 from tests.conftest import MakePipeline
 from tests.stripe_state import assert_equal_to_stripe, rows
 

@@ -31,6 +31,14 @@ ENCODED = "jane.roe%2Bshop%40mail.example.com"
         ("o'hara@example.com, müller@straße.de", "<e-mail address>, <e-mail address>"),
         (f'{{"email":"{EMAIL}"}}', '{"email":"<e-mail address>"}'),
         ("postgresql://user:***@host/db and postgresql://user@host/db",) * 2,
+        ("Give one like postgresql://user:password@host/database (with %40 for an @ in the password)",) * 2,
+        ("http://jane:open-sesame@proxy.example.com:3128/", "http://jane:***@proxy.example.com:3128/"),
+        ("postgresql://shop:pass-word@h, then jane@h", "postgresql://shop:***@h, then <e-mail address>"),
+        ("postgresql://shop:open@sesame@host/db", "postgresql://shop:***@<e-mail address>/db"),
+        (
+            f"https://example.com/u/{EMAIL}?again={EMAIL}",
+            "https://example.com/u/<e-mail address>?again=<e-mail address>",
+        ),
         ("rk_live_...abcd, sk_test_****abcd, whsec_abcd.", "rk_live_…, sk_test_…, whsec_…."),
     ],
 )
@@ -40,7 +48,7 @@ def test_addresses_and_secrets_are_scrubbed(said: str, scrubbed: str) -> None:
 
 
 def test_scrubbing_a_long_text_takes_little_time() -> None:
-    for text in ("a" * 500_000, "a'" * 250_000, "a.b" * 150_000 + "@", "%40" * 150_000):
+    for text in ("a" * 500_000, "a'" * 250_000, "a.b" * 150_000 + "@", "%40" * 150_000, "://a:" * 100_000):
         assert len(scrub(text)) <= len(text) + 20
 
 

@@ -6,8 +6,10 @@ import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Annotated, get_args, get_origin
 
 import pytest
+from pydantic import BaseModel
 
 from stripe_pipeline.errors import SettingsError
 from stripe_pipeline.objects import OBJECT_TYPES
@@ -274,6 +276,39 @@ def test_what_is_not_understood_is_named(load: Load, text: str, said: str) -> No
         load(text)
     assert "settings.yaml" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def sections(model: type[BaseModel], where: tuple[str, ...] = ()) -> dict[tuple[str, ...], type[BaseModel]]:
+    """The sections of the settings file by where they can stand; `x` stands for any name."""
+    found = {where: model}
+    for name, info in model.model_fields.items():
+        inner = info.annotation
+        path = (*where, name)
+        if get_origin(inner) is dict:
+            inner, path = get_args(inner)[1], (*path, "x")
+            inner = get_args(inner)[0] if get_origin(inner) is Annotated else inner
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found |= sections(inner, path)
+    return found
+
+
+def test_the_typos_are_tried_in_every_section() -> None:
+    [base] = Settings.__bases__
+    assert set(sections(Settings).values()) == set(base.__subclasses__())
+
+
+@pytest.mark.parametrize(
+    ("where", "key"),
+    [(where, key) for where, model in sections(Settings).items() for key in model.model_fields],
+    ids=lambda part: part if isinstance(part, str) else ".".join(part) or "top",
+)
+def test_a_typo_in_any_key_is_answered_with_that_key(load: Load, where: tuple[str, ...], key: str) -> None:
+    typo = f"{key}_"
+    text = f"{{{typo}: 3}}"
+    for name in reversed(where):
+        text = f"{{{'charges' if name == 'x' else name}: {text}}}"
+    with pytest.raises(SettingsError, match=rf"{typo}` is no.* known key \(did you mean {key}\?\)"):
+        load(text)
 
 
 def test_a_file_that_is_no_text_or_no_file(tmp_path: Path) -> None:

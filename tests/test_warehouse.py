@@ -294,6 +294,60 @@ def test_nothing_new_is_not_published_again(warehouse: Warehouse, tmp_path: Path
     assert warehouse.folder.published.readlink() == version
 
 
+def slow_copies(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[float]:
+    """Let each publish take at least so long; when each copy began, from then on."""
+    copies = []
+
+    def copy(source: Path, target: Path) -> None:
+        copies.append(time.time())
+        time.sleep(seconds)
+        copy_file(source, target)
+
+    copy_file = publisher.copy_file
+    monkeypatch.setattr(publisher, "copy_file", copy)
+    return copies
+
+
+def test_publishing_keeps_to_its_share_of_the_time_across_processes(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = slow_copies(monkeypatch, seconds=0.5)
+    warehouse.load([batch_of(tmp_path, customer("a"), at=NOON)])
+    assert warehouse.publish(force=False)
+    ended = time.time()
+    warehouse.load([batch_of(tmp_path, customer("b"), at=NOON + 1)])
+    for later in (0, 2.5, 4.5):
+        monkeypatch.setattr(time, "time", lambda later=later: ended + later)
+        assert not Warehouse(warehouse.folder).publish(force=False)
+    assert len(copies) == 1
+    assert warehouse.folder.publishing.stat().st_mode & 0o077 == 0
+    monkeypatch.setattr(time, "time", lambda: ended + 3600)
+    assert Warehouse(warehouse.folder).publish(force=False)
+    assert len(copies) == 2
+    warehouse.load([batch_of(tmp_path, customer("c"), at=NOON + 2)])
+    # By a clock that was set back.
+    monkeypatch.setattr(time, "time", lambda: ended - 3600)
+    assert Warehouse(warehouse.folder).publish(force=False)
+    assert len(copies) == 3
+
+
+@pytest.mark.parametrize(
+    "noted", [b"", b"{", b"[]", b'{"ended": "now", "seconds": 1}', b'{"ended": 1, "seconds": 1e300}', None]
+)
+def test_when_the_last_publish_was_may_be_unreadable(warehouse: Warehouse, tmp_path: Path, noted: bytes | None) -> None:
+    warehouse.load([batch_of(tmp_path, customer("a"), at=NOON)])
+    warehouse.publish()
+    file = warehouse.folder.publishing
+    file.unlink()
+    if noted is None:
+        file.mkdir()  # so that it cannot be written either
+    else:
+        file.write_bytes(noted)
+    warehouse.load([batch_of(tmp_path, customer("b"), at=NOON + 1)])
+    assert Warehouse(warehouse.folder).publish(force=False)
+    assert [row["name"] for row in rows(warehouse.folder.published, "test.customers")] == ["b"]
+
+
 def test_old_versions_go_once_no_reader_can_be_opening_them(
     warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,10 @@ from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.errors import SettingsError
 from stripe_pipeline.inbox.notification import poke_of
 from stripe_pipeline.sync.pipeline import Pipeline
+from stripe_pipeline.warehouse import publisher
 from tests.conftest import MakePipeline, Opens
 from tests.stripe_state import assert_equal_to_stripe, back
+from tests.test_warehouse import slow_copies
 
 
 @pytest.fixture
@@ -48,6 +50,7 @@ def short_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ticks of a second."""
     monkeypatch.setattr(automation, "WAIT", 1.0)
     monkeypatch.setattr(automation, "TELL_WITHIN", 0.5)
+    monkeypatch.setattr(publisher, "_SHARE", 0)
 
 
 _definitions = cache(build_defs)
@@ -173,6 +176,54 @@ def test_news_that_come_in_quick_succession_are_read_once(
     trading.join()
     assert_equal_to_stripe(shop, folder.published)
     assert len(server.requests) <= 20 * 5
+
+
+def test_publishing_keeps_to_its_share_of_the_time_over_many_ticks(
+    make_pipeline: MakePipeline,
+    shop: Shop,
+    folder: DataFolder,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(publisher, "_SHARE", 1000)
+    key = {"STRIPE_API_KEY": "sk_test_of_the_tests"}
+    shop.create_customer(created=back(shop, 20))
+    make_pipeline(key).tick()
+    copies = slow_copies(monkeypatch, seconds=0.1)
+    folder.publishing.unlink()  # as if that had been long ago
+    cursor = None
+    for _ in range(3):
+        pipeline = make_pipeline(key)  # as each tick has its own
+        shop.create_customer()
+        tell(pipeline, shop)
+        done = tick(Opens(pipeline), instance, cursor)
+        assert done.said.startswith("Applied")
+        cursor = (done.cursor or "").replace(str(datetime.now(UTC).year), "2000")  # and as if it had rested
+    assert len(copies) == 1
+    # What waits is published by a later tick, although nothing comes in any more.
+    monkeypatch.setattr(publisher, "_SHARE", 0)
+    assert tick(Opens(make_pipeline(key)), instance, cursor).said == "No webhook came in"
+    assert len(copies) == 2
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_what_waits_to_be_published_is_when_dagster_is_being_ended(
+    make_pipeline: MakePipeline,
+    shop: Shop,
+    folder: DataFolder,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(publisher, "_SHARE", 1000)
+    slow_copies(monkeypatch, seconds=0.1)
+    pipeline = make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"})
+    shop.create_customer(created=back(shop, 20))
+    pipeline.tick()
+    folder.stopping.touch()
+    shop.create_customer()
+    tell(pipeline, shop)
+    assert tick(Opens(pipeline), instance).said.startswith("Applied")
+    assert_equal_to_stripe(shop, folder.published)
 
 
 def test_objects_given_up_fail_a_check_of_their_table(

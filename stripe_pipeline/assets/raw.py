@@ -65,7 +65,7 @@ def build_raw_assets(settings: Settings) -> dg.AssetsDefinition:
                 with opens.open(_Logged(context.log)) as pipeline:
                     working.enter_context(at_work(pipeline.folder, context.run.run_id))
                     if context.run.job_name == SYNC_JOB:
-                        # For today the news is enough; other days were asked for from the UI and are listed besides.
+                        # For today notifications are enough; other days were asked for from the UI and are listed, too.
                         report = pipeline.tick(days - {today()})
                     else:
                         report = pipeline.backfill(days, selected)

@@ -1,4 +1,4 @@
-"""The asset that removes what is too old: rows, news that was dealt with, and Dagster's own history of this project.
+"""The asset that removes what is too old: rows, applied notifications, and Dagster's own history of this project.
 
 Which rows those are belongs to `warehouse.pruning`.
 """

@@ -20,6 +20,7 @@ from stripe_pipeline.errors import (
 )
 from stripe_pipeline.settings.environment import api_base, inbox_url, load_keys
 from stripe_pipeline.settings.loading import load_settings
+from stripe_pipeline.storage_errors import Cause, access_remedy, cause_of, reason, remedy
 
 if TYPE_CHECKING:
     pass
@@ -58,9 +59,11 @@ def enter_project(
     # As Dagster does for whatever it starts here, so that both see the same.
     try:
         there = dotenv_values(".env")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise SettingsError(f"The file {root / '.env'} cannot be read ({reason})", "Correct it there") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"The file {root / '.env'} cannot be read (it is not UTF-8)", "Save it as UTF-8") from None
+    except OSError as error:
+        advice = access_remedy(root / ".env") if cause_of(error) is Cause.DENIED else remedy(error, root / ".env")
+        raise SettingsError(f"The file {root / '.env'} cannot be read ({reason(error)})", advice) from None
     os.environ.update({name: value for name, value in there.items() if value is not None})
     _make_paths_absolute()
     home = os.environ.get("DAGSTER_HOME") or str(root)
@@ -92,10 +95,11 @@ def _is_project(folder: Path) -> bool:
 
 def check_environment() -> None:
     """Raise `SettingsError` before anything is begun that could not work."""
-    from stripe_pipeline.inbox.inbox import parse_url
+    from stripe_pipeline.inbox.database import parse_url
+    from stripe_pipeline.stripe_api.connections import connections
 
     load_settings()
     load_keys()
-    api_base()
+    connections(api_base(), timeout=1).clear()
     if url := inbox_url():
         parse_url(url)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import filelock
 
+from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.sqlite_files import is_damaged, sqlite_cause_of
 from stripe_pipeline.storage_errors import Cause
@@ -28,13 +29,16 @@ _WHOLE = "Stripe's data is not affected"
 
 @contextmanager
 def dagster_instance() -> Iterator[DagsterInstance]:
-    """The Dagster instance that runs are recorded in.
+    """The Dagster instance that runs are recorded in, in which runs whose process was killed have been reported as
+    failed: with cron no schedule does that.
 
     Raises `StripePipelineError` where its storage cannot be used, also for what the body of the `with` meets of it:
     no other error of SQLAlchemy gets that far, as the inbox raises its own.
     """
     import dagster as dg
     from sqlalchemy.exc import DBAPIError
+
+    from stripe_pipeline.assets.run_locks import let_go_of_killed
 
     home = Path(os.environ["DAGSTER_HOME"])
     try:
@@ -57,6 +61,7 @@ def dagster_instance() -> Iterator[DagsterInstance]:
                 with suppress(OSError):
                     folder.chmod(0o700)
         try:
+            let_go_of_killed(instance, DataFolder.from_environment())
             yield instance
         except DBAPIError as error:
             raise _explained(error) from error

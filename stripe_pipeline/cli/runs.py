@@ -36,7 +36,7 @@ def _day(text: str) -> date:
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise typer.BadParameter(f"{text} is no day such as {today()}") from None
+        raise typer.BadParameter(f"{text} is not a day such as {today()}") from None
 
 
 @app.command()
@@ -93,7 +93,7 @@ def prune(
 ) -> None:
     """Remove what is older than its retention.
 
-    The asset `retention` does the same every day, and lets go of old news and of Dagster's own old runs.
+    The asset `retention` does the same every day, and forgets applied notifications and Dagster's own old runs.
     """
     from stripe_pipeline.assets.retention import PRUNED, RETENTION, records
     from stripe_pipeline.sync.pipeline import look
@@ -182,6 +182,8 @@ def _undo_erasure(warehouse: Warehouse, customer: str) -> None:
     out.print(f"{customer} is not kept out any more.")
     if days:
         out.print(f"`stripe-pipeline backfill --from {days[0]} --to {days[-1]}` brings back what Stripe still holds.")
+    else:
+        out.print("Nothing was erased on the days that the settings load, so there is nothing to read again.")
 
 
 @app.command()

@@ -124,7 +124,7 @@ def demo(
         folder.prepare()
         emulator = f"http://{HOST}:{emulator_port}"
         os.environ.update(_DEMO_KEYS, STRIPE_API_BASE=emulator)
-        # The shop's news have no place among those of an account.
+        # The shop's notifications have no place among those of an account.
         os.environ.pop("STRIPE_PIPELINE_INBOX", None)
         _use_demo_settings(folder)
         with Processes(folder.logs, stopping=folder.stopping) as processes:
@@ -179,11 +179,9 @@ def _run_until_stopped(
 ) -> None:
     """Start Dagster, read Stripe while it starts, and wait for Ctrl-C, which from then on is the good end."""
     out.print("Starting Dagster and loading the history from Stripe …")
-    from stripe_pipeline.assets.run_locks import let_go_of_killed
-
-    # Makes Dagster's databases, too: processes that make them at the same time break each other.
-    with dagster_instance() as instance:
-        let_go_of_killed(instance, folder)
+    # Makes Dagster's databases: processes that make them at the same time break each other.
+    with dagster_instance():
+        pass
     processes.start("Dagster", f"dagster dev -h {HOST} -p {port}")
     try:
         # Tables that the key may not read do not keep the others from being used.

@@ -15,7 +15,7 @@ import typer
 from stripe_pipeline.cli.processes import HOST
 from stripe_pipeline.cli.terminal import complain, out
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.errors import StripePipelineError
+from stripe_pipeline.errors import SettingsError, StripePipelineError
 from stripe_pipeline.settings.environment import api_base, inbox_url, load_keys, webhook_secrets
 from stripe_pipeline.settings.loading import load_settings
 
@@ -147,7 +147,7 @@ def unregister(
         complete = complete and not failed
     if complete and not removed:
         raise StripePipelineError(
-            f"There is no webhook endpoint {endpoint}", "`stripe-pipeline webhooks list` shows those that are there"
+            f"There is no webhook endpoint {endpoint}", "`stripe-pipeline webhooks list` shows those that exist"
         )
     if not complete:
         raise typer.Exit(1)
@@ -200,10 +200,15 @@ def adopt() -> None:
 
 @contextlib.contextmanager
 def _complaining() -> Iterator[list[StripePipelineError]]:
-    """Say what went wrong with one key and go on with the other; it is then in the list."""
+    """Say what went wrong with one key and go on with the other; it is then in the list.
+
+    Raises `SettingsError`, which concerns both.
+    """
     failed: list[StripePipelineError] = []
     try:
         yield failed
+    except SettingsError:
+        raise
     except StripePipelineError as error:
         failed.append(error)
         complain(error)

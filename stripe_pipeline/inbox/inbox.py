@@ -1,44 +1,33 @@
 """The inbox: pokes that say which object to read again, kept until it was.
 
-Every source of news puts its pokes here; payloads are never kept. Which requests a poke costs belongs to `sync`,
-receiving webhooks to `webhooks.receiver`, whose process loads nothing heavier than this module.
+Every source of events puts its pokes here; payloads are never kept. Which requests a poke costs belongs to `sync`, the
+database to `database`, whose the inbox is to `owner`, receiving webhooks to `webhooks.receiver`, whose process loads
+nothing heavier than this module.
 """
 
 from __future__ import annotations
 
-import sqlite3
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, quote_plus
 
-import filelock
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.errors import SettingsError, WarehouseError
-from stripe_pipeline.sqlite_files import sqlite_cause_of
-from stripe_pipeline.storage_errors import Cause
-
-if TYPE_CHECKING:  # its module loads DuckDB, which the receiver's process does without
-    from stripe_pipeline.batch import Mode
-    from stripe_pipeline.warehouse.bookkeeping import Identity
-from stripe_pipeline.inbox.notification import LARGEST, Claim, Entry, Poke, State, Summary
+from stripe_pipeline.inbox.database import Database
+from stripe_pipeline.inbox.notification import Claim, Entry, Poke, State, Summary
+from stripe_pipeline.inbox.owner import Owner
 from stripe_pipeline.inbox.tables import (
     ANEW,
     DEAD,
     DEFERRED,
     FIRST_PAUSE,
-    LOCKED_OWNERS,
     MAX_ATTEMPTS,
     METADATA,
     OPEN,
     OWNERS,
     POKES,
+    REOPENED,
     UNAPPLIED,
     WAITING,
     due_at,
@@ -47,103 +36,25 @@ from stripe_pipeline.inbox.tables import (
     shown_error,
 )
 
-_POSTGRES_TIMES = {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeout": 30_000}  # the last in ms
+if TYPE_CHECKING:  # its module loads DuckDB, which the receiver's process does without
+    from stripe_pipeline.batch import Mode
+    from stripe_pipeline.warehouse.bookkeeping import Identity
+
 _CHUNK = 500  # ids a statement, well below SQLite's limit of variables
 _PROBE = " " * 28  # as long as an event's id, which has no spaces
-_PAUSE = 0.01  # seconds before SQLite is asked again for what it does not wait for
-_POSTGRES_DISK_FULL = "53100"  # of SQLSTATE
-_POSTGRES_LOCK = 0x57121BE  # any number that nothing else in the database locks while it changes its tables
-
-
-# Answers from one place whether something is due, which is asked ten times a second, however much is applied or dead.
-sa.Index("pokes_state", POKES.c.applied_at, POKES.c.attempts, POKES.c.not_before)
 
 
 class Inbox:
     """The table of pokes, in SQLite in the data folder or in the database that `url` names; thread-safe.
 
     `url` is an SQLAlchemy URL of SQLite or Postgres; `patience` how many seconds SQLite waits for another process's
-    write, which takes milliseconds. Raises `SettingsError` if it is none, and `WarehouseError`, as all
-    methods do, if the database does not do what it should. One inbox serves one warehouse, the one that claims it.
+    write, which takes milliseconds. Raises `SettingsError` if `url` is not one, and `WarehouseError`, as all methods
+    do, if the database does not do what it should. One inbox serves one warehouse, the one that claims it.
     """
 
     def __init__(self, folder: DataFolder, url: str | None = None, *, patience: float = 60.0) -> None:
-        self._folder = folder
-        self._in_folder = not url
-        self._url = parse_url(url) if url else sa.URL.create("sqlite", database=str(folder.inbox))
-        self._is_sqlite = self._url.get_backend_name() == "sqlite"
-        self._patience = patience
-        self._path = _path_of(self._url) if self._is_sqlite else None
-        self._file: tuple[int, int] | None = None
-        # SQLite's files only: no connection is in use while the file is opened anew.
-        self._one_at_a_time = threading.RLock()
-        self._claimed_by: str | None = None
-        try:
-            # Connections stay open, so that asking whether something is due costs no more than the question.
-            self._engine = sa.create_engine(
-                self._url,
-                connect_args={"timeout": patience} if self._is_sqlite else _POSTGRES_TIMES,
-                pool_pre_ping=not self._is_sqlite,
-            )
-        except ImportError:
-            raise SettingsError(
-                "STRIPE_PIPELINE_INBOX names a Postgres database, and the client for it is not installed",
-                'Install it: pip install "psycopg[binary]"',
-            ) from None
-        if self._is_sqlite:
-            sa.event.listen(self._engine, "connect", _make_durable)
-        with self._errors():
-            self._make()
-
-    def _make(self) -> None:
-        """Make the tables, or add what they lack if an older version made them."""
-        if self._path is not None:
-            _begin_file(self._path)
-        with self._engine.connect() as connection:
-            if self._is_sqlite:
-                # Readers and the one writer do not block each other.
-                self._write_ahead(connection)
-            if self._path is not None:
-                self._file = _file_id(self._path)
-            if not _lacks(connection):
-                return
-        with self._engine.begin() as connection:
-            # Several processes may begin at once: one makes it, the others wait here and look again.
-            self._lock(connection)
-            there = sa.inspect(connection)
-            older = there.has_table(POKES.name) and not there.has_table(OWNERS.name)
-            METADATA.create_all(connection)
-            for column in _lacks(connection):
-                if isinstance(column, sa.Column):
-                    added = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
-                    connection.exec_driver_sql(f"ALTER TABLE {POKES.name} ADD COLUMN {added}")
-            for index in _lacks(connection):
-                assert isinstance(index, sa.Index)
-                index.create(connection)
-            if older and connection.execute(sa.select(sa.literal(1)).select_from(POKES).limit(1)).first():
-                # It holds what Stripe told so far, and belongs to the first warehouse that comes.
-                rows = [_ownership(livemode, "", "", 0, complete=True) for livemode in (True, False)]
-                connection.execute(sa.insert(OWNERS), rows)
-
-    def _lock(self, connection: sa.Connection) -> None:
-        """Keep every other process out of this until the transaction ends."""
-        if self._is_sqlite:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        else:
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_POSTGRES_LOCK)))
-
-    def _write_ahead(self, connection: sa.Connection) -> None:
-        """Have SQLite write ahead. Where others open the file too, it does not wait for them as it does elsewhere."""
-        ends = time.monotonic() + self._patience
-        while True:
-            try:
-                connection.exec_driver_sql("PRAGMA journal_mode = WAL")
-            except sa.exc.OperationalError as error:
-                if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY or time.monotonic() > ends:
-                    raise
-                time.sleep(_PAUSE)
-            else:
-                return
+        self._database = Database(folder, url, patience=patience)
+        self._owner = Owner(self._database, folder, in_folder=not url)
 
     def claim(self, identity: Callable[[], Identity], modes: Collection[bool], *, take_over: bool = False) -> Claim:
         """Make sure that the inbox belongs to this warehouse, for these modes (their `livemode`).
@@ -153,66 +64,16 @@ class Inbox:
         to be taken over. The inbox in the data folder always follows the warehouse beside it. Where it is taken over,
         applied pokes wait again.
         """
-        with self._reading() as connection:
-            before = connection.execute(sa.select(OWNERS)).all()
-        warehouse = identity()
-        known = max((row.revision for row in before), default=0)
-        ours = {row.livemode for row in before if row.warehouse == warehouse.id}
-        if len(ours) == len(before) and ours >= set(modes) and known <= warehouse.revision:
-            self._claimed_by = warehouse.id
-            return Claim(warehouse)
-        reopened = None
-        with self._writing() as connection:
-            self._lock(connection)
-            rows = connection.execute(LOCKED_OWNERS).all()
-            other = next((row for row in rows if row.warehouse not in ("", warehouse.id)), None)
-            # Another process of this warehouse may have met the same meanwhile, and set it right.
-            behind = known > warehouse.revision and any(row.revision == known for row in rows)
-            if (other or behind) and not (take_over or self._in_folder):
-                raise self._belongs_to(other or rows[0], warehouse)
-            if other or behind:
-                newer = sa.func.coalesce(POKES.c.applied_revision, LARGEST) > warehouse.revision
-                lacking = sa.true() if other else newer
-                reopened = _reopen(connection, lacking)
-            kept = {} if other else {row.livemode: row.complete for row in rows}
-            connection.execute(sa.delete(OWNERS))
-            claimed = [
-                _ownership(
-                    livemode,
-                    warehouse.id,
-                    str(self._folder.root),
-                    warehouse.revision,
-                    complete=kept.get(livemode, livemode not in warehouse.followed),
-                )
-                for livemode in sorted(set(modes) | kept.keys())
-            ]
-            connection.execute(sa.insert(OWNERS), claimed)
-        self._claimed_by = warehouse.id
-        return Claim(warehouse, reopened)
+        return self._owner.claim(identity, modes, take_over=take_over)
 
     def is_complete(self, warehouse: Identity, livemode: bool | None = None) -> bool:
         """Whether the inbox of this warehouse holds all that Stripe told it of a mode, or of each: one that is new
         lacks what the one before it held."""
-        query = sa.select(OWNERS)
-        with self._reading() as connection:
-            rows = connection.execute(query if livemode is None else query.where(OWNERS.c.livemode == livemode)).all()
-        return bool(rows) and all(row.complete and row.warehouse == warehouse.id for row in rows)
+        return self._owner.is_complete(warehouse, livemode)
 
     def completed(self, livemode: bool) -> None:
         """Note that what Stripe told of this mode is all here."""
-        with self._changing() as connection:
-            connection.execute(sa.update(OWNERS).where(OWNERS.c.livemode == livemode).values(complete=True))
-
-    def _belongs_to(self, owner: Any, warehouse: Identity) -> WarehouseError:
-        """What keeps this warehouse from using the inbox of another one."""
-        return WarehouseError(
-            f"The inbox at {self._url.render_as_string()} belongs to the warehouse in {owner.folder}"
-            if owner.warehouse != warehouse.id
-            else f"The inbox at {self._url.render_as_string()} has had notifications applied that the warehouse in"
-            f" {self._folder.root} lacks: it is a copy, or was restored from one",
-            "Name another database in STRIPE_PIPELINE_INBOX for this data folder; or, if no other data folder uses this"
-            " one any more, run `stripe-pipeline webhooks adopt`",
-        )
+        self._owner.completed(livemode)
 
     def add(self, pokes: Sequence[Poke], *, again: bool = False) -> int:
         """Store pokes durably; an event that is known already is not stored again. Returns how many were new.
@@ -220,7 +81,6 @@ class Inbox:
         With `again` one that was applied waits anew; one that waits or is dead stays as it is.
         What it returned for is on the disk, whatever happens to the machine.
         """
-        insert = sqlite.insert if self._is_sqlite else postgresql.insert
         now = time.time()
         # In one order everywhere: two processes that store the same events would wait for each other.
         rows = [
@@ -238,7 +98,7 @@ class Inbox:
         ]
         if not rows:
             return 0
-        statement = insert(POKES)
+        statement = self._database.insert(POKES)
         if again:
             statement = statement.on_conflict_do_update(
                 index_elements=[POKES.c.event_id],
@@ -248,7 +108,7 @@ class Inbox:
         else:
             statement = statement.on_conflict_do_nothing()
         statement = statement.execution_options(preserve_rowcount=True)
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             return connection.execute(statement, rows).rowcount
 
     def has_due(self, now: float | None = None, *, modes: Collection[bool] = (True, False)) -> bool:
@@ -258,13 +118,13 @@ class Inbox:
         Cheap enough to be asked ten times a second: it looks at one entry of an index.
         """
         query = sa.select(sa.literal(1)).where(due_at(now, modes)).limit(1)
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return connection.execute(query).first() is not None
 
     def objects_due(self, now: float | None = None, *, modes: Collection[bool] = (True, False)) -> int:
         """How many objects those pokes name."""
         objects = sa.select(POKES.c.object, POKES.c.object_id).where(due_at(now, modes)).distinct().subquery()
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return connection.execute(sa.select(sa.func.count()).select_from(objects)).scalar_one()
 
     def waiting(self, mode: Mode, *, now: float | None = None) -> list[Poke]:
@@ -277,7 +137,7 @@ class Inbox:
             .where(due_at(now, {mode.livemode}), POKES.c.account.in_(("", mode.account)))
             .order_by(POKES.c.event_created, POKES.c.event_id)
         )
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return [poke_from(row) for row in connection.execute(query)]
 
     def applied(self, pokes: Sequence[Poke], *, revision: int = 0) -> None:
@@ -287,7 +147,7 @@ class Inbox:
         """
         applied = {"applied_at": time.time(), "applied_revision": revision}
         objects = sorted({poke.object_id for poke in pokes})
-        with self._changing() as connection:
+        with self._owner.changing() as connection:
             connection.execute(sa.update(OWNERS).where(OWNERS.c.revision < revision).values(revision=revision))
             self._change(connection, pokes, applied)
             for start in range(0, len(objects), _CHUNK):
@@ -296,7 +156,7 @@ class Inbox:
 
     def defer(self, pokes: Sequence[Poke], error: object, *, now: float | None = None) -> None:
         """Note why these pokes cannot be tried for now, through no fault of what they name: they wait a minute."""
-        with self._changing() as connection:
+        with self._owner.changing() as connection:
             self._change(connection, pokes, {"error": shown_error(error), "not_before": seconds_of(now) + DEFERRED})
 
     def failed(self, pokes: Sequence[Poke], error: object, *, now: float | None = None) -> None:
@@ -306,7 +166,7 @@ class Inbox:
         """
         pause = sa.literal(FIRST_PAUSE).bitwise_lshift(2 * POKES.c.attempts)
         later = {"attempts": POKES.c.attempts + 1, "error": shown_error(error), "not_before": seconds_of(now) + pause}
-        with self._changing() as connection:
+        with self._owner.changing() as connection:
             self._change(connection, pokes, later, which=WAITING)
 
     def wait_again(self, *, applied_since: float, created_since: float) -> int:
@@ -316,8 +176,8 @@ class Inbox:
         For a warehouse that is older than the inbox, because it was restored from a copy.
         """
         since = sa.or_(POKES.c.applied_at >= applied_since, POKES.c.event_created >= created_since)
-        with self._changing() as connection:
-            return _reopen(connection, since)
+        with self._owner.changing() as connection:
+            return connection.execute(REOPENED.where(since)).rowcount
 
     def retry(self, event_ids: Collection[str] | None = None) -> int:
         """Let dead pokes wait anew, those of these events or all; returns how many."""
@@ -325,7 +185,7 @@ class Inbox:
         if event_ids is not None:
             ids = sorted(event_ids)
             chosen = [POKES.c.event_id.in_(ids[start : start + _CHUNK]) for start in range(0, len(ids), _CHUNK)]
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             return sum(connection.execute(sa.update(POKES).where(DEAD, some).values(ANEW)).rowcount for some in chosen)
 
     def rows(self, *, failing: bool = False) -> list[Entry]:
@@ -343,26 +203,26 @@ class Inbox:
             sa.func.count().filter(DEAD),
             sa.func.min(POKES.c.received_at).filter(WAITING),
         ).where(OPEN)
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return Summary(*connection.execute(query).one())
 
     def check_writable(self) -> None:
         """Raise `WarehouseError` if a poke could not be stored now. Writes one, durably, and leaves nothing of it."""
         probe = {"event_id": _PROBE, "account": "", "livemode": False, "object": "charge", "object_id": "x" * 27}
         times = {"object_created": 0, "event_created": 0, "received_at": 0.0, "applied_at": 0.0}
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             # The pages or blocks that both change are written, though nothing is left to be seen.
             connection.execute(sa.insert(POKES), [probe | times])
             connection.execute(sa.delete(POKES).where(POKES.c.event_id == _PROBE))
 
     def forget(self, *, applied_before: float) -> None:
         """Remove applied pokes older than `applied_before` (Unix seconds)."""
-        with self._changing() as connection:
+        with self._owner.changing() as connection:
             connection.execute(sa.delete(POKES).where(POKES.c.applied_at < applied_before))
 
     def clear(self) -> None:
         """Remove everything, as if the inbox were new."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             for table in METADATA.sorted_tables:
                 connection.execute(sa.delete(table))
 
@@ -371,16 +231,16 @@ class Inbox:
 
         Nobody reads it: there is no key of that mode, and one that is set later loads the history anyway.
         """
-        with self._changing() as connection:
+        with self._owner.changing() as connection:
             return connection.execute(sa.delete(POKES).where(OPEN, POKES.c.livemode.not_in(set(keep)))).rowcount
 
     def close(self) -> None:
         """Give the connections back."""
-        self._engine.dispose()
+        self._database.close()
 
     def _entries(self, which: sa.ColumnElement[bool]) -> list[Entry]:
         query = sa.select(POKES).where(which).order_by(POKES.c.received_at, POKES.c.event_id)
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return [
                 Entry(
                     poke_from(row),
@@ -412,178 +272,3 @@ class Inbox:
                 .with_for_update()
             )
             connection.execute(sa.update(POKES).where(POKES.c.event_id.in_(chosen)).values(values))
-
-    @contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
-        with self._errors(), self._one_at_a_time if self._path else nullcontext():
-            self._follow_file()
-            with self._engine.connect() as connection:
-                yield connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        with self._errors(), self._one_at_a_time if self._path else nullcontext():
-            self._follow_file()
-            with self._engine.begin() as connection:
-                yield connection
-            if self._path is not None and _file_id(self._path) != self._file:
-                raise WarehouseError(
-                    f"The inbox {self._path} was moved away or replaced while it was written", "Try again"
-                )
-
-    @contextmanager
-    def _changing(self) -> Iterator[sa.Connection]:
-        """Writing what only the warehouse may that claimed the inbox: another one may have taken it over since."""
-        with self._writing() as connection:
-            if self._is_sqlite:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            if self._claimed_by is not None:
-                owners = connection.execute(LOCKED_OWNERS).all()
-                if other := next((row for row in owners if row.warehouse not in ("", self._claimed_by)), None):
-                    raise WarehouseError(
-                        f"The inbox at {self._url.render_as_string()} was taken over by the warehouse in"
-                        f" {other.folder} while this run was under way",
-                        "Name another database in STRIPE_PIPELINE_INBOX for this data folder, or take it back with"
-                        " `stripe-pipeline webhooks adopt`",
-                    )
-            yield connection
-
-    def _follow_file(self) -> None:
-        """Open SQLite's file anew if it was moved away or replaced: nobody reads what is written to the old one."""
-        if self._path is not None and _file_id(self._path) != self._file:
-            self._engine.dispose()
-            self._make()
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """The database's errors as ours: without SQL, values and passwords."""
-        try:
-            yield
-        except OSError as error:
-            raise WarehouseError(
-                f"The inbox {self._path} cannot be made ({error.strerror})",
-                "Give this user write access to its folder, or free disk space if it ran out",
-            ) from None
-        except sa.exc.SQLAlchemyError as error:
-            cause = getattr(error, "orig", None) or error
-            reason = " ".join(str(cause).split())
-            # A driver may name the address it could not use.
-            password = str(self._url.password or "")
-            for secret in {password, quote(password), quote_plus(password)} - {""}:
-                reason = reason.replace(secret, "…")
-            if self._is_sqlite:
-                raise self._explained(sqlite_cause_of(cause), reason) from None
-            full = getattr(cause, "sqlstate", None) == _POSTGRES_DISK_FULL
-            raise WarehouseError(
-                f"The inbox at {self._url.render_as_string()} cannot be used ({reason})",
-                "Free disk space on the database's server"
-                if full
-                else "Check STRIPE_PIPELINE_INBOX, and that this user may make and write tables there",
-            ) from None
-
-    def _explained(self, cause: Cause, reason: str) -> WarehouseError:
-        """The error for SQLite's `reason`, with what to do about its cause."""
-        file = self._url.database
-        name = Path(file or "").name
-        match cause:
-            case Cause.FULL:
-                what = f"The disk has no space left for the inbox {file}"
-                remedy = "Free disk space. Stripe sends again what could not be stored, and the next sync finds it too"
-            case Cause.IO:
-                what = f"The inbox {file} could not be read or written"
-                remedy = "Free disk space if it ran out, else check the disk"
-            case Cause.DENIED:
-                what = f"The inbox {file} cannot be opened or written"
-                remedy = "Give this user write access to the file and its folder"
-            case Cause.IN_USE:
-                what = f"Another process kept the inbox {file} locked for over {self._patience:.0f} seconds"
-                remedy = "Stop a stripe-pipeline or Dagster process that hangs, then try again"
-            case _:
-                damaged = cause is Cause.DAMAGED
-                what = f"The inbox {file} {'is damaged' if damaged else 'cannot be used'}"
-                remedy = (
-                    f"Stop the processes that use it (`dev`, `webhooks serve`), move it away together with {name}-wal"
-                    f" and {name}-shm, and start them again: the next sync makes a new one and reads Stripe's events of"
-                    " the last 30 days again"
-                )
-        return WarehouseError(f"{what} ({reason})", remedy)
-
-
-def parse_url(url: str) -> sa.URL:
-    """`url` with the driver that the project has. Raises `SettingsError` if it is none of SQLite or Postgres."""
-    try:
-        parsed = sa.make_url(url)
-    except (sa.exc.SQLAlchemyError, ValueError):  # their messages show the password
-        parsed = None
-    backend = parsed.get_backend_name() if parsed else None
-    # With a password that is not encoded a part of it is taken for the host or the database, and would be shown.
-    if not parsed or backend not in ("sqlite", "postgresql", "postgres") or "@" in f"{parsed.host}{parsed.database}":
-        raise SettingsError(
-            "STRIPE_PIPELINE_INBOX is no address of a database that can be used",
-            "Give one like postgresql://user:password@host/database (with %40 for an @ in the password),"
-            " or unset it to keep the inbox in the data folder",
-        )
-    return parsed if backend == "sqlite" else parsed.set(drivername="postgresql+psycopg")
-
-
-def _make_durable(connection: Any, _: object) -> None:
-    """SQLite: a commit is on the disk before it returns, even in WAL mode and if the machine loses power."""
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA fullfsync = ON")  # macOS keeps it in the drive's cache otherwise
-
-
-def _path_of(url: sa.URL) -> Path | None:
-    """The file of an SQLite database; None for one in memory or named by a URI of SQLite's."""
-    return None if not url.database or url.database.startswith((":", "file:")) else Path(url.database)
-
-
-def _file_id(path: Path) -> tuple[int, int] | None:
-    """What tells this file from another one of the same name; None if it is not there."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _begin_file(path: Path) -> None:
-    """Make an empty file if there is none, without what SQLite kept beside one that was moved away.
-
-    It is its owner's only; SQLite gives the files beside it the same mode.
-    """
-    if path.exists():
-        return
-    with filelock.FileLock(f"{path}.lock", mode=0o600):
-        if not path.exists():
-            for suffix in ("-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
-            path.touch(mode=0o600)
-
-
-def _reopen(connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:
-    """Let applied pokes wait again, those that are `which`; returns how many."""
-    statement = sa.update(POKES).where(POKES.c.applied_at.is_not(None), which).values(UNAPPLIED)
-    return connection.execute(statement).rowcount
-
-
-def _ownership(livemode: bool, warehouse: str, folder: str, revision: int, *, complete: bool) -> dict[str, Any]:
-    return {
-        "livemode": livemode,
-        "warehouse": warehouse,
-        "folder": folder,
-        "revision": revision,
-        "complete": complete,
-    }
-
-
-def _lacks(connection: sa.Connection) -> list[sa.Table | sa.Column[Any] | sa.Index]:
-    """The tables, columns and indexes that the database has not got."""
-    there = sa.inspect(connection)
-    if not (there.has_table(POKES.name) and there.has_table(OWNERS.name)):
-        return [POKES, OWNERS]
-    columns = {column["name"] for column in there.get_columns(POKES.name)}
-    indexes = {index["name"] for index in there.get_indexes(POKES.name)}
-    return [
-        *(column for column in POKES.columns if column.name not in columns),
-        *(index for index in POKES.indexes if index.name not in indexes),
-    ]

@@ -1,17 +1,17 @@
-"""The inbox's tables, and the conditions and values that statements on them share."""
+"""The inbox's tables, how they are made, and the conditions and values that statements on them share.
+
+Here belongs what the tables look like. Statements belong to `inbox` and `owner`, connections to `database`.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 
 from stripe_pipeline.errors import scrub
-
-if TYPE_CHECKING:  # its module loads DuckDB, which the receiver's process does without
-    pass
 from stripe_pipeline.inbox.notification import Poke
 
 MAX_ATTEMPTS = 5
@@ -43,6 +43,9 @@ POKES = sa.Table(
     sa.Column("applied_revision", sa.BigInteger),  # of the warehouse that has what was read for it
 )
 
+# Answers from one place whether something is due, which is asked ten times a second, however much is applied or dead.
+sa.Index("pokes_state", POKES.c.applied_at, POKES.c.attempts, POKES.c.not_before)
+
 # The warehouse that the pokes of a mode are for. One that has no row yet may take the inbox.
 OWNERS = sa.Table(
     "poke_owners",
@@ -61,6 +64,8 @@ WAITING = sa.and_(OPEN, POKES.c.attempts < MAX_ATTEMPTS)
 DEAD = sa.and_(OPEN, POKES.c.attempts >= MAX_ATTEMPTS)
 ANEW: dict[str, Any] = {"attempts": 0, "not_before": 0.0, "error": None}
 UNAPPLIED = ANEW | {"applied_at": None, "applied_revision": None}
+# Lets applied pokes wait again; a further condition says which.
+REOPENED = sa.update(POKES).where(POKES.c.applied_at.is_not(None)).values(UNAPPLIED)
 
 
 def due_at(now: float | None, modes: Collection[bool]) -> sa.ColumnElement[bool]:
@@ -89,3 +94,45 @@ def poke_from(row: Any) -> Poke:
         row.object_created,
         row.event_created,
     )
+
+
+def ownership(livemode: bool, warehouse: str, folder: str, revision: int, *, complete: bool) -> dict[str, Any]:
+    """A row of `OWNERS`."""
+    return {
+        "livemode": livemode,
+        "warehouse": warehouse,
+        "folder": folder,
+        "revision": revision,
+        "complete": complete,
+    }
+
+
+def lacking(connection: sa.Connection) -> list[sa.Table | sa.Column[Any] | sa.Index]:
+    """The tables, columns and indexes that the database has not got."""
+    there = sa.inspect(connection)
+    if not (there.has_table(POKES.name) and there.has_table(OWNERS.name)):
+        return [POKES, OWNERS]
+    columns = {column["name"] for column in there.get_columns(POKES.name)}
+    indexes = {index["name"] for index in there.get_indexes(POKES.name)}
+    return [
+        *(column for column in POKES.columns if column.name not in columns),
+        *(index for index in POKES.indexes if index.name not in indexes),
+    ]
+
+
+def make_tables(connection: sa.Connection) -> None:
+    """Make the tables, or add what they lack if an older version made them."""
+    there = sa.inspect(connection)
+    older = there.has_table(POKES.name) and not there.has_table(OWNERS.name)
+    METADATA.create_all(connection)
+    for column in lacking(connection):
+        if isinstance(column, sa.Column):
+            added = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {POKES.name} ADD COLUMN {added}")
+    for index in lacking(connection):
+        assert isinstance(index, sa.Index)
+        index.create(connection)
+    if older and connection.execute(sa.select(sa.literal(1)).select_from(POKES).limit(1)).first():
+        # It holds what Stripe told so far, and belongs to the first warehouse that comes.
+        rows = [ownership(livemode, "", "", 0, complete=True) for livemode in (True, False)]
+        connection.execute(sa.insert(OWNERS), rows)

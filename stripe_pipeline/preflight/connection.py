@@ -14,8 +14,6 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
-import stripe
-
 from stripe_pipeline.batch import Mode
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_start, stretches
@@ -29,6 +27,7 @@ from stripe_pipeline.stripe_api.client import StripeApi
 from stripe_pipeline.stripe_api.keys import ApiKey
 from stripe_pipeline.stripe_api.listing import everything
 from stripe_pipeline.stripe_api.rate_limits import ENDPOINT_RATE, LIVE_ACCOUNT_RATE, TEST_ACCOUNT_RATE, RateLimits
+from stripe_pipeline.stripe_api.version import API_VERSION
 from stripe_pipeline.sync.account import identify
 from stripe_pipeline.sync.plan import kept_days, unlisted
 from stripe_pipeline.warehouse.accounts import UNNAMED, other_account
@@ -61,7 +60,7 @@ class Table:
     days: int = 0
     """How many days are left to list."""
     unseen: tuple[str, ...] = ()
-    """Nested fields that the settings leave out or hash and none of the objects looked at has: slips, perhaps."""
+    """Nested fields that the settings leave out or hash and none of the objects looked at has: typos, perhaps."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Webhooks:
-    """What brings news of one mode within seconds; without it the ticks do."""
+    """What brings changes of one mode within seconds; without it the ticks do."""
 
     endpoints: tuple[Endpoint, ...] = ()
     others: int = 0
@@ -346,7 +345,7 @@ def _endpoint(registered: Mapping[str, Any], needed: Collection[str]) -> Endpoin
         str(registered.get("url")),
         disabled=registered.get("status") == "disabled",
         missing=() if "*" in sent else tuple(event for event in needed if event not in sent),
-        other_version=None if made_with == stripe.api_version else made_with or "",
+        other_version=None if made_with == API_VERSION else made_with or "",
     )
 
 

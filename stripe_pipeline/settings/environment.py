@@ -16,7 +16,7 @@ _SIGNING_SECRET = re.compile(r"whsec_[\w+/=-]+", re.ASCII)
 def load_keys(environment: Mapping[str, str] = os.environ) -> tuple[ApiKey, ...]:
     """The API keys in `STRIPE_API_KEY` and `STRIPE_TEST_API_KEY`, one per mode.
 
-    Raises `SettingsError` if there is none, if one is no secret or restricted key, or if both are of one mode.
+    Raises `SettingsError` if there is none, if one is not a secret or restricted key, or if both are of one mode.
     """
     names = [name for name in ("STRIPE_API_KEY", "STRIPE_TEST_API_KEY") if environment.get(name, "").strip()]
     if not names:
@@ -46,7 +46,7 @@ def _key(name: str, text: str) -> ApiKey:
 def webhook_secrets(environment: Mapping[str, str] = os.environ, *, needed: bool = True) -> tuple[str, ...]:
     """The signing secrets in `STRIPE_WEBHOOK_SECRET` and `STRIPE_TEST_WEBHOOK_SECRET`, which may hold several each.
 
-    Raises `SettingsError` if there is none although one is `needed`, or if one is no signing secret.
+    Raises `SettingsError` if there is none although one is `needed`, or if one is not a signing secret.
     """
     secrets: list[str] = []
     for name in ("STRIPE_WEBHOOK_SECRET", "STRIPE_TEST_WEBHOOK_SECRET"):

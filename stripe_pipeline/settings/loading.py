@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from stripe_pipeline.errors import SettingsError, did_you_mean
-from stripe_pipeline.settings.model import CustomField, Fields, Inbox, ObjectSettings, Rate, Runs, Settings, Sweep
+from stripe_pipeline.settings.model import Settings
 
 DEFAULT_FILE = "stripe_pipeline.yaml"
 
@@ -147,12 +147,24 @@ def _at(path: tuple[str, ...], lines: Mapping[tuple[str, ...], int]) -> str:
 
 def _known_keys(path: tuple[str, ...]) -> Iterable[str]:
     """What could stand where an unknown key does."""
-    sections: Mapping[str, type[BaseModel]] = {"rate": Rate, "sweep": Sweep, "inbox": Inbox, "runs": Runs}
-    below: Mapping[int, type[BaseModel]] = {3: ObjectSettings, 4: Fields, 5: CustomField}
-    if len(path) == 1:
-        return Settings.model_fields
-    section = below.get(len(path)) if path[0] == "objects" else sections.get(path[0])
-    return section.model_fields if section else ()
+    declared: Any = Settings
+    for name in path[:-1]:
+        declared = _declared_below(declared, name)
+    return declared.model_fields if _is_section(declared) else ()
+
+
+def _declared_below(declared: Any, name: str) -> Any:
+    """The type of the value of `name` in a section, or in a mapping with any names; None where there is none."""
+    below: Any = None
+    if get_origin(declared) is dict:
+        below = get_args(declared)[1]
+    elif _is_section(declared) and name in declared.model_fields:
+        below = declared.model_fields[name].annotation
+    return get_args(below)[0] if get_origin(below) is Annotated else below
+
+
+def _is_section(declared: Any) -> bool:
+    return isinstance(declared, type) and issubclass(declared, BaseModel)
 
 
 def _remedy(error: ValidationError) -> str:

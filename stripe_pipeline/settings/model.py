@@ -7,7 +7,7 @@ Keys and secrets come from the environment only. What an object type is belongs 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from enum import StrEnum
@@ -139,6 +139,39 @@ class ObjectSettings(_Section):
 _STANDARD = ObjectSettings()
 
 
+def _problem_of(
+    custom: CustomField, column: str, object_type: ObjectType, rules: FieldRules, taken: Collection[str]
+) -> str | None:
+    """What cannot work in a custom field, in words that follow its key; `taken` are the names of other columns."""
+    if not _COLUMN_NAME.fullmatch(column):
+        return "should be named in small letters, digits and _, beginning with a letter"
+    if column in taken:
+        return "has the name of a column that is there already"
+    if not PATH.fullmatch(custom.path):
+        return f"has the path {custom.path!r}: names are separated by dots, those with dots in double quotes"
+    kinds = {known.name: known.kind for known in object_type.table_columns}
+    first, *below = custom.steps
+    if first not in kinds:
+        like = did_you_mean(str(first), object_type.column_names)
+        what = f"begins with {first!r}, which is no field of {object_type.name}{like}"
+        return f"{what}; fields that this version does not know are below _extra"
+    if below and kinds[str(first)] is not Kind.NESTED:
+        return f"takes {custom.path!r}, but {first} holds nothing below it"
+    if first == "metadata" and (len(below) > 1 or isinstance(custom.steps[-1], int)):
+        return (
+            f"takes {custom.path!r}, but metadata holds text by name: a name with dots, or a number, goes in double"
+            " quotes"
+        )
+    if not rules.leaves_out(custom.steps):
+        return None
+    if first in object_type.secrets:
+        return (
+            f"takes {custom.path!r}, which Stripe says must not be stored: it is kept only where `include` or `hash`"
+            " under `fields` names it"
+        )
+    return f"takes {custom.path!r}, which `fields` leaves out"
+
+
 class Settings(_Section):
     """What `stripe_pipeline.yaml` holds; every key is optional."""
 
@@ -188,40 +221,12 @@ class Settings(_Section):
                 )
         if "\0" in (settings.title or ""):
             yield f"{here}.title", "holds a character that no text can have"
-        kinds = {column.name: column.kind for column in object_type.table_columns}
-        taken = (kinds.keys() - rules.left_out) | {"default_date", "default_day"}
+        taken = {column.name for column in object_type.table_columns} - rules.left_out
+        taken |= {"default_date", "default_day"}
         taken |= {f"{column.name}_decimal" for column in object_type.columns if column.kind is Kind.AMOUNT}
         for column, custom in settings.custom_fields.items():
-            key = f"{here}.custom_fields.{column}"
-            if not _COLUMN_NAME.fullmatch(column):
-                yield key, "should be named in small letters, digits and _, beginning with a letter"
-            elif column in taken:
-                yield key, "has the name of a column that is there already"
-            elif not PATH.fullmatch(custom.path):
-                yield (
-                    key,
-                    f"has the path {custom.path!r}: names are separated by dots, those with dots in double quotes",
-                )
-            elif custom.steps[0] not in kinds:
-                like = did_you_mean(str(custom.steps[0]), object_type.column_names)
-                what = f"begins with {custom.steps[0]!r}, which is no field of {name}{like}"
-                yield key, f"{what}; fields that this version does not know are below _extra"
-            elif len(custom.steps) > 1 and kinds[str(custom.steps[0])] is not Kind.NESTED:
-                yield key, f"takes {custom.path!r}, but {custom.steps[0]} holds nothing below it"
-            elif custom.steps[0] == "metadata" and (len(custom.steps) > 2 or isinstance(custom.steps[-1], int)):
-                yield (
-                    key,
-                    f"takes {custom.path!r}, but metadata holds text by name: a name with dots, or a number, goes in"
-                    " double quotes",
-                )
-            elif custom.steps[0] in object_type.secrets and rules.leaves_out(custom.steps):
-                yield (
-                    key,
-                    f"takes {custom.path!r}, which Stripe says must not be stored: it is kept only where `include` or"
-                    " `hash` under `fields` names it",
-                )
-            elif rules.leaves_out(custom.steps):
-                yield key, f"takes {custom.path!r}, which `fields` leaves out"
+            if problem := _problem_of(custom, column, object_type, rules, taken):
+                yield f"{here}.custom_fields.{column}", problem
 
     def _of(self, object_type: ObjectType) -> ObjectSettings:
         return self.objects.get(object_type.name, _STANDARD)

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from itertools import cycle
+
+from stripe_pipeline.errors import ApiError
+from stripe_pipeline.stripe_api.deadline import Deadline
 
 STALE_DATE = 1.0
 """A `Date` header may have been made up to so many seconds before it was sent: servers renew it once a second."""
@@ -23,6 +28,8 @@ CONFIRMATIONS = 3
 """Answers that must agree before they are believed against what is known, and that make what is known certain."""
 
 _MOST_CONFIRMATIONS = 10
+_MOST_REQUESTS = 8  # of a client, to find out which of two contradicting answers told the time correctly
+_WITNESSES = ("/v1/events", "/v1/balance_transactions")  # endpoints that tell Stripe's time
 _STEP = 1.0  # seconds; where the wall clock moves by more against the monotonic one, it was not the passing of time
 
 Bounds = tuple[float, float]
@@ -133,6 +140,35 @@ class ServerClock:
             if self._rivals >= min(max(self._support + 1, CONFIRMATIONS), _MOST_CONFIRMATIONS):
                 self._bounds, self._support = self._rival, self._rivals
                 self._rival, self._rivals = None, 0
+
+
+class Witnesses:
+    """Asks again, as cheaply as possible, while the last answer contradicts what is known; thread-safe.
+
+    Two endpoints are asked in turn, for the dates of one alone may be wrong, as by a cache in front of it. Only the
+    answer's date counts, a refusal's too; where nothing is answered, what is known stays.
+    """
+
+    def __init__(self, clock: ServerClock, deadline: Deadline) -> None:
+        self._clock = clock
+        self._deadline = deadline
+        self._lock = threading.Lock()
+        self._requests_left = _MOST_REQUESTS
+
+    def confirm(self, endpoint: str, ask: Callable[[str], object]) -> None:
+        """Ask as long as the clock is doubtful.
+
+        The last answer came from `endpoint`: the other one is asked first. `ask` sends one request to an endpoint and
+        lets the clock learn from the answer.
+        """
+        if not self._clock.doubtful:
+            return
+        witnesses = cycle(sorted(_WITNESSES, key=lambda path: path == endpoint))
+        with self._lock:
+            while self._clock.doubtful and self._requests_left and not self._deadline.passed:
+                self._requests_left -= 1
+                with suppress(ApiError):
+                    ask(next(witnesses))
 
 
 def _common(one: Bounds, other: Bounds) -> Bounds | None:

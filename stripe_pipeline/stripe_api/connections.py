@@ -11,6 +11,7 @@ import ssl
 import threading
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
@@ -19,9 +20,12 @@ import certifi
 import urllib3
 
 from stripe_pipeline.addresses import is_local
+from stripe_pipeline.errors import SettingsError
 
 CONNECT_TIMEOUT = 10.0
 MAX_CONNECTIONS = 32
+_CERT_FILE = "SSL_CERT_FILE"
+_CERT_DIR = "SSL_CERT_DIR"
 
 
 class TimeLimit:
@@ -107,13 +111,13 @@ class _TLSPool(urllib3.HTTPSConnectionPool):
 def connections(base_url: str, timeout: float) -> urllib3.PoolManager:
     """Connections to the server at `base_url`, through the proxy that the environment names for it.
 
-    Whoever sends a key on them does so without following redirects.
+    Whoever sends a key on them does so without following redirects. Raises `SettingsError` if the environment names a
+    proxy or certificates that cannot be used.
     """
     url = urllib3.util.parse_url(base_url)
-    proxies = getproxies()
     # What is meant for this machine may be unencrypted, and must not leave it.
     direct = is_local(url.host) or proxy_bypass(url.host or "")
-    proxy = None if direct else proxies.get(url.scheme or "", proxies.get("all"))
+    proxy = None if direct else _proxy_for(url.scheme or "")
     options: dict[str, Any] = {
         "timeout": urllib3.Timeout(connect=min(timeout, CONNECT_TIMEOUT), read=timeout),
         "retries": False,
@@ -121,7 +125,7 @@ def connections(base_url: str, timeout: float) -> urllib3.PoolManager:
         "block": True,  # more threads than connections take turns
     }
     if url.scheme == "https":
-        options["ssl_context"] = _tls()
+        options["ssl_context"] = _tls(os.environ.get(_CERT_FILE) or None, os.environ.get(_CERT_DIR) or None)
     if not proxy:
         pool = urllib3.PoolManager(**options)
     else:
@@ -132,9 +136,44 @@ def connections(base_url: str, timeout: float) -> urllib3.PoolManager:
     return pool
 
 
+def _proxy_for(scheme: str) -> str | None:
+    """The address of the proxy for URLs of this scheme; None without one. Raises `SettingsError` for one that cannot be
+    used."""
+    proxies = getproxies()
+    name = f"{scheme}_proxy" if scheme in proxies else "all_proxy"
+    proxy = proxies.get(scheme, proxies.get("all"))
+    if not proxy:
+        return None
+    try:
+        parts = urllib3.util.parse_url(proxy)
+    except urllib3.exceptions.LocationParseError:
+        parts = urllib3.util.Url()
+    if parts.scheme not in ("http", "https") or not parts.host:
+        # Its value may hold a password in any place.
+        source = next((it for it in (name, name.upper()) if os.environ.get(it)), "The system's proxy")
+        raise SettingsError(
+            f"{source} is not the address of an http or https proxy",
+            "Give one like http://proxy.example.com:3128, or unset it; hosts that NO_PROXY lists need none",
+        )
+    return proxy
+
+
 @cache
-def _tls() -> ssl.SSLContext:
-    """What connections are verified against; loading the certificates takes longer than many a request."""
-    return ssl.create_default_context(
-        cafile=os.environ.get("SSL_CERT_FILE", certifi.where()), capath=os.environ.get("SSL_CERT_DIR")
-    )
+def _tls(file: str | None, folder: str | None) -> ssl.SSLContext:
+    """The certificates that connections are verified with; loading them takes longer than many a request.
+
+    `file` holds them instead of the certifi package; `folder` holds further ones. Raises `SettingsError`.
+    """
+    remedy = "Correct it, or unset it to use the certificates of the certifi package"
+    if folder and not any(Path(it).is_dir() for it in folder.split(os.pathsep)):
+        raise SettingsError(f"{_CERT_DIR} names {folder}, which is not a folder", remedy)
+    try:
+        return ssl.create_default_context(cafile=file or certifi.where(), capath=folder)
+    except ssl.SSLError:
+        if not file:
+            raise
+        raise SettingsError(f"{_CERT_FILE} names {file}, which holds no certificates (PEM)", remedy) from None
+    except OSError as error:
+        if not file:
+            raise
+        raise SettingsError(f"{_CERT_FILE} names {file}, which cannot be read ({error.strerror})", remedy) from None

@@ -6,12 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from stripe_pipeline.errors import (
-    SettingsError,
-)
-
-NAMELESS = "(no id) "
-"""What stands for the id of an object that Stripe listed without one begins with this; the day follows."""
+from stripe_pipeline.errors import SettingsError
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,8 +39,3 @@ class ApiKey:
 
     def __repr__(self) -> str:
         return f"ApiKey({self.secret[:8]}…, fingerprint {self.fingerprint})"
-
-
-def signed(what: str, request_id: str | None) -> str:
-    """`what` with Stripe's request id, if there is one."""
-    return f"{what.rstrip('. ')} (request {request_id})" if request_id else what

@@ -1,6 +1,6 @@
 """Walking windows of `created` through a list endpoint, in parallel, each object once.
 
-What becomes of the objects belongs to `reading`; how a single page is read belongs to `stripe_api`.
+What becomes of the objects belongs to `reader`; how a single page is read belongs to `client`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 from stripe_pipeline.days import DAY, day_of, day_start
 from stripe_pipeline.errors import BadObject, CursorLost, Unavailable
 from stripe_pipeline.rows import created_of, id_of, is_id
-from stripe_pipeline.stripe_api.client import Page, Params, StripeApi, odd_answer
+from stripe_pipeline.stripe_api.client import Page, Params, StripeApi
+from stripe_pipeline.stripe_api.refusals import odd_answer
 
 _WORTH_SPLITTING = 8  # pages that must be left for another window to be worth its first, perhaps half-empty, page
 _MAX_PARTS = 8

@@ -66,7 +66,7 @@ def endpoint_of(path: str) -> str:
     """The endpoint that Stripe counts a path under: `/v1/charges/ch_1` belongs to `/v1/charges`.
 
     A list below an object is an endpoint of its own: `/v1/invoices/in_1/lines` gives `/v1/invoices/{id}/lines`.
-    Ids in `path` are percent-encoded (`stripe_api.object_path`), so a slash in one does not begin a new part.
+    Ids in `path` are percent-encoded (`paths.object_path`), so a slash in one does not begin a new part.
     """
     parts = path.strip("/").split("/")
     return "/" + "/".join("{id}" if place == 2 else part for place, part in enumerate(parts[:4])).removesuffix("/{id}")

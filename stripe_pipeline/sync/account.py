@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from stripe_pipeline.errors import BadObject, NotFound, PermissionMissing, RequestRefused, SettingsError
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.stripe_api.client import StripeApi, object_path
+from stripe_pipeline.stripe_api.client import StripeApi
 from stripe_pipeline.stripe_api.keys import ApiKey
+from stripe_pipeline.stripe_api.paths import object_path
 
 if TYPE_CHECKING:
     from stripe_pipeline.warehouse.bookkeeping import Example

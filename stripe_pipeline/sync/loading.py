@@ -20,7 +20,8 @@ from stripe_pipeline.errors import (
     StripePipelineError,
     Unavailable,
 )
-from stripe_pipeline.stripe_api.reader import DayRead, Reader, Unread
+from stripe_pipeline.stripe_api.day_files import DayRead
+from stripe_pipeline.stripe_api.reader import Reader, Unread
 from stripe_pipeline.sync.context import CLOCK_ERROR, Context
 from stripe_pipeline.sync.plan import (
     Plan,

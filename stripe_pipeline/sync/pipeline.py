@@ -47,6 +47,7 @@ from stripe_pipeline.sync.report import Progress, Report
 from stripe_pipeline.sync.run import Run
 from stripe_pipeline.warehouse.bookkeeping import Identity
 from stripe_pipeline.warehouse.pruning import Pruned
+from stripe_pipeline.warehouse.publisher import PAUSE
 from stripe_pipeline.warehouse.recovery import Restored
 from stripe_pipeline.warehouse.warehouse import Warehouse
 
@@ -156,7 +157,7 @@ class Pipeline:
         )
 
     def prune(self) -> dict[str, Pruned]:
-        """Remove what is older than its retention, and news that was dealt with long ago; by table name.
+        """Remove what is older than its retention, and notifications that were applied long ago; by table name.
 
         Raises `WarehouseError`.
         """
@@ -174,15 +175,18 @@ class Pipeline:
         """How many objects those pokes name."""
         return self.inbox.objects_due(due, modes=self._modes)
 
-    def publish(self, *, force: bool = True) -> bool:
+    def publish(self, *, force: bool = True, pause: float = PAUSE) -> bool:
         """Make what was stored visible, with what the inbox could not apply.
 
-        Without `force` only if publishing is due (`Warehouse.publish`); False where it has to wait.
+        Without `force` only if publishing is due (`Warehouse.publish`, also for `pause`); False where it has to wait.
+        May then be asked ten times a second.
         """
+        if not force and not self.warehouse.publisher.due(pause=pause):
+            return False
         identity = self._identity or self.warehouse.state.identity()
         # An inbox that is new does not know what failed; the tick takes that from the file.
         failing = self.inbox.rows(failing=True) if self.inbox.is_complete(identity) else None
-        return self.warehouse.publish(force=force, failing=failing)
+        return self.warehouse.publish(force=force, pause=pause, failing=failing)
 
     def adopt_inbox(self) -> int:
         """Take the inbox over from another warehouse; how many notifications wait again.
@@ -225,7 +229,7 @@ class Pipeline:
         if claim.warehouse.restored:
             self._catch_up(claim.warehouse.restored, report)
         if unread := {True, False} - self._modes:
-            # Without a key of a mode, and never loaded, nobody will ever want its news.
+            # Without a key of a mode, and never loaded, nobody will ever want its notifications.
             self.inbox.drop_modes(self._modes | (unread & self.warehouse.keys.modes()))
         asked_for = list({family_of(it).name: None for it in asked})
         # Balance transactions are also read because other rows name them.

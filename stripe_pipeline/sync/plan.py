@@ -15,8 +15,8 @@ from stripe_pipeline.days import DAY, day_of, day_start, days_between
 from stripe_pipeline.inbox.notification import Poke
 from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
 from stripe_pipeline.settings.model import Settings
-from stripe_pipeline.stripe_api.client import is_addressable
-from stripe_pipeline.stripe_api.reader import DayRead
+from stripe_pipeline.stripe_api.day_files import DayRead
+from stripe_pipeline.stripe_api.paths import is_addressable
 from stripe_pipeline.warehouse.bookkeeping import Covered
 
 SWEEP = "sweep"

@@ -252,7 +252,7 @@ class Run:
         self._warehouse.state.forget_coverage(self._mode, OBJECT_TYPES)
 
     def _forget_disabled(self, coverage: dict[tuple[str, date], Covered]) -> None:
-        """A table that is switched off misses the news: switched on again, it is listed again."""
+        """A table that is switched off misses changes: switched on again, it is listed again."""
         enabled = {object_type.name for object_type in self._settings.enabled}
         complete = {table for (table, day), covered in coverage.items() if covered.listed_at > day_start(day)}
         if disabled := complete - enabled:

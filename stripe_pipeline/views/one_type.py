@@ -78,7 +78,7 @@ def _at_path(column: Column, custom: CustomField) -> str:
             # Stripe's are Unix seconds; what people put into metadata may be written out.
             written = f"{text}::VARCHAR"
             number = f"TRY_CAST({written} AS BIGINT)"
-            # A number that is no time must not end every query in an overflow.
+            # A number that is not a time must not end every query in an overflow.
             seconds = f"CASE WHEN {number} {_SECONDS} THEN make_timestamptz({number} * 1000000) END"
             # A day, or a time without a zone, is UTC: else it would be of whatever zone the session has.
             moments = [f"TRY_CAST({written} || '{rest}' AS TIMESTAMPTZ)" for rest in ("Z", ":00Z", "T00:00:00Z", "")]

@@ -134,7 +134,7 @@ def rows_left(connection: duckdb.DuckDBPyConnection) -> int:
 
 
 def name_version(connection: duckdb.DuckDBPyConnection, revision: int) -> None:
-    """Let the copy that is about to be published tell which version it is. This alone is no reason to publish."""
+    """Let the copy that is about to be published tell which version it is. This alone does not call for publishing."""
     connection.execute("BEGIN")
     connection.execute("DELETE FROM pipeline.published")
     connection.execute(

@@ -16,9 +16,12 @@ from typing import Any
 import duckdb
 import orjson
 
+from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import utc_day
-from stripe_pipeline.fields import UNKNOWN, FieldFilter, FieldRules, hashed, path_from
+from stripe_pipeline.errors import WarehouseError
+from stripe_pipeline.fields import UNKNOWN, FieldFilter, FieldRules, hashed, load_hash_key, path_from
 from stripe_pipeline.objects import CUSTOMERS, OBJECT_TYPES, Kind, ObjectType, Reference
+from stripe_pipeline.storage_errors import remedy
 from stripe_pipeline.warehouse.file_state import AT_ONCE, DAILY, request_compaction
 from stripe_pipeline.warehouse.sql import literal
 
@@ -139,14 +142,18 @@ class Erasure:
             request_compaction(self._connection, DAILY)
         self._keep()
 
-    def forget(self, customer: str) -> list[date] | None:
-        """Keep a customer out no longer. The UTC days of `created` of what was erased, in ascending order; None if this
+    def forget(self, customer: str) -> dict[str, set[date]] | None:
+        """Keep a customer out no longer. The UTC days of `created` of what was erased, by table name; None if this
         customer was not."""
         name = self._pseudonym(customer)
         removed = self._connection.execute(
-            f"DELETE FROM pipeline.erased WHERE customer = {literal(name)} RETURNING {utc_day('created')}"
+            f"DELETE FROM pipeline.erased WHERE customer = {literal(name)} RETURNING object_type, {utc_day('created')}"
         ).fetchall()
-        return sorted({day for (day,) in removed if day is not None}) if removed else None
+        days: dict[str, set[date]] = {}
+        for table, day in removed:
+            if day is not None:
+                days.setdefault(table, set()).add(day)
+        return days if removed else None
 
     def _pseudonym(self, customer: str) -> str:
         """How the file names an erased customer: by the id if Stripe made it, else by a keyed hash of it."""
@@ -257,6 +264,24 @@ class Erasure:
             yield
         finally:
             self._connection.remove_function("bare")
+
+
+def own_key(folder: DataFolder) -> bytes:
+    """The data folder's own key, by which erased customers whose ids the shop chose are recognized.
+
+    The environment's key does not take its place: it may change. Raises `WarehouseError` if the key cannot be kept.
+    """
+    try:
+        return load_hash_key(folder, environment={})
+    except WarehouseError as error:
+        if isinstance(error.__cause__, OSError):
+            advice = remedy(error.__cause__, folder.hash_key)
+        else:
+            advice = (
+                "Put back what it held. If that is lost, remove it: the next run makes another key; erased customers"
+                " whose ids your shop chose are no longer recognized then, so erase them again"
+            )
+        raise WarehouseError(error.what, advice) from error.__cause__
 
 
 def load_order(object_type: ObjectType) -> int:

@@ -13,11 +13,10 @@ import duckdb
 
 from stripe_pipeline.days import utc_day
 from stripe_pipeline.errors import WarehouseError
-from stripe_pipeline.fields import load_hash_key
 from stripe_pipeline.objects import ObjectType
 from stripe_pipeline.settings.model import OnDelete, Settings
 from stripe_pipeline.stripe_api.clock import Reading
-from stripe_pipeline.warehouse.erasure import Erasure, load_order
+from stripe_pipeline.warehouse.erasure import Erasure, load_order, own_key
 from stripe_pipeline.warehouse.file_state import get_state
 from stripe_pipeline.warehouse.private_file import PrivateFile
 from stripe_pipeline.warehouse.pruning import expire, young_enough
@@ -79,7 +78,7 @@ class Loader:
             cursors = {which: at for which, at in (cursors or {}).items() if at <= clock.latest}
         with self.file.open("Loading into {} failed") as connection:
             # Lists come in beside the threads that go on reading. Two threads of DuckDB take twice the CPU of one for
-            # them and end little earlier; news are found in large tables, where all of them help.
+            # them and end little earlier; updates are looked up in large tables, where all threads help.
             lists = any(batch.days for batch in batches)
             connection.execute("SET threads = 1" if lists else "RESET threads")
             with self.file.explained("Loading into {} failed", "Nothing of this load was stored"):
@@ -165,7 +164,7 @@ class Loader:
             connection,
             self._settings.types,
             hash_key=self._hash_key,
-            own_key=lambda: load_hash_key(self.folder, environment={}),
+            own_key=lambda: own_key(self.folder),
         )
         if not even_none and not erasure.has_any():
             return None

@@ -9,17 +9,31 @@ import contextlib
 import os
 import shutil
 import time
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+import orjson
 
 from stripe_pipeline.data_folder import DataFolder, Readers
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.storage_errors import reason, remedy
 
 _KEEP = 30  # seconds a replaced version stays, for readers that have resolved the link and are about to open it
+PAUSE = 2.0
+"""Seconds between two publishes, at least."""
 _SHARE = 10  # publishing may take one part in this many of the time
+_LONGEST = 3600.0  # seconds; a publish that is said to have taken more did not
 _CHUNK = 1 << 30
 _NAME = "%Y%m%dT%H%M%S.%fZ"  # of a version, before its revision
+
+
+@dataclass(frozen=True)
+class _Publish:
+    """When a publish ended, in Unix seconds by the local clock, and how many seconds it took."""
+
+    ended: float = 0.0
+    seconds: float = 0.0
 
 
 class Publisher:
@@ -28,12 +42,16 @@ class Publisher:
     def __init__(self, folder: DataFolder, readers: Readers = Readers.OWNER) -> None:
         self.folder = folder
         self._readers = readers
-        self._last_end = 0.0
-        self._last_duration = 0.0
+        self._last = _Publish()  # by this process: its note for the others may not have been stored
 
-    def due(self) -> bool:
-        """Whether publishing again now keeps within its share of the time, and two seconds have passed."""
-        return time.monotonic() - self._last_end >= max(2.0, _SHARE * self._last_duration)
+    def due(self, *, pause: float = PAUSE) -> bool:
+        """Whether publishing again now keeps within its share of the time, and `pause` seconds have passed.
+
+        What other processes published counts, too: a sensor opens the warehouse anew in every tick.
+        """
+        last = max(self._last, self._noted(), key=lambda publish: publish.ended)
+        passed = time.time() - last.ended
+        return passed < 0 or passed >= max(pause, _SHARE * last.seconds)  # < 0: the clock was set back since
 
     def published_revision(self) -> int | None:
         """The warehouse revision that is published; None where there is none, or no telling."""
@@ -70,8 +88,25 @@ class Publisher:
                 f"The published file {published} could not be renewed ({reason(error)}); it holds the previous version",
                 remedy(error, published.parent),
             ) from error
-        self._last_end = time.monotonic()
-        self._last_duration = self._last_end - started
+        self._note(_Publish(time.time(), time.monotonic() - started))
+
+    def _note(self, publish: _Publish) -> None:
+        """Note this for all processes; where it cannot be stored, others publish too early at worst."""
+        self._last = publish
+        new = self.folder.publishing.with_suffix(".new")
+        with contextlib.suppress(OSError):
+            new.touch(mode=0o600)
+            new.write_bytes(orjson.dumps(asdict(publish)))
+            new.replace(self.folder.publishing)
+
+    def _noted(self) -> _Publish:
+        """The last publish that any process noted; one long ago where there is no note or it cannot be read."""
+        try:
+            noted = orjson.loads(self.folder.publishing.read_bytes())
+            publish = _Publish(noted["ended"], noted["seconds"])
+            return publish if publish.ended >= 0 and 0 <= publish.seconds <= _LONGEST else _Publish()
+        except (OSError, ValueError, LookupError, TypeError):
+            return _Publish()
 
     def _retire(self, keep: Path) -> None:
         """Remove versions replaced a while ago, and note when the present one is replaced: now."""

@@ -27,7 +27,7 @@ from stripe_pipeline.warehouse.keys import Keys
 from stripe_pipeline.warehouse.load import Loader
 from stripe_pipeline.warehouse.private_file import PrivateFile
 from stripe_pipeline.warehouse.pruning import Pruned, prune
-from stripe_pipeline.warehouse.publisher import Publisher
+from stripe_pipeline.warehouse.publisher import PAUSE, Publisher
 from stripe_pipeline.warehouse.queries import RowQueries
 from stripe_pipeline.warehouse.recovery import (
     read_through,
@@ -98,13 +98,14 @@ class Warehouse:
         """Write what was read, with its coverage and cursors, in one transaction; see `Loader.load`."""
         return self._loader.load(batches, cursors=cursors, clock=clock)
 
-    def publish(self, *, force: bool = True, failing: Sequence[Entry] | None = None) -> bool:
+    def publish(self, *, force: bool = True, pause: float = PAUSE, failing: Sequence[Entry] | None = None) -> bool:
         """Make what is committed visible in the published file, if it is not yet; False where it has to wait.
 
         `failing` is what `pipeline.inbox` is to show; without it that stays as it is. Without `force` only where it is
-        due: publishing takes at most about a tenth of the time.
+        due: `pause` seconds after the last time, and publishing takes at most about a tenth of the time, that of all
+        processes together.
         """
-        if not force and not self.publisher.due():
+        if not force and not self.publisher.due(pause=pause):
             return False
         with self.file.locked():
             with self.file.attached("{} could not be prepared for publishing") as connection:
@@ -181,11 +182,18 @@ class Warehouse:
 
     def keep_out_no_longer(self, customer: str) -> list[date] | None:
         """Let an erased customer (an id) come back with the next list or event. The UTC days of `created` that hold
-        what was erased, in ascending order; None if this customer was not erased."""
+        what was erased and that a backfill reads with these settings, in ascending order; None if this customer was not
+        erased."""
         with self.file.open() as connection:
             erasure = self._loader.erasure(connection, even_none=True)
             assert erasure
-            return erasure.forget(customer)
+            days = erasure.forget(customer)
+        if days is None:
+            return None
+        first = {object_type.name: self._settings.first_listed(object_type) for object_type in self._settings.enabled}
+        return sorted(
+            {day for table, of_table in days.items() if table in first for day in of_table if day >= first[table]}
+        )
 
     def unidentified_references(self) -> list[str]:
         """Columns that name customers and that the settings leave out, for example `charges.customer`: by them nobody's

@@ -17,20 +17,16 @@ import stripe
 import urllib3
 
 from stripe_pipeline.addresses import checked_base, is_local
-from stripe_pipeline.errors import (
-    ApiError,
-    AuthenticationFailed,
-    NotFound,
-    PermissionMissing,
-    RequestRefused,
-    SettingsError,
-    Unavailable,
-)
-from stripe_pipeline.stripe_api.client import redirected
+from stripe_pipeline.errors import ApiError, SettingsError
+from stripe_pipeline.stripe_api.answers import Failure, Refusal, not_whole, redirected
 from stripe_pipeline.stripe_api.connections import connections
 from stripe_pipeline.stripe_api.keys import ApiKey
+from stripe_pipeline.stripe_api.refusals import WebhookEndpointRequest, refused, unanswered
+from stripe_pipeline.stripe_api.version import API_VERSION
 
 _TIMEOUT = 60.0  # seconds that Stripe may be silent
+# What the SDK makes of Stripe's own refusals; its other errors are about the network, rate limits or the server.
+_REFUSALS = (stripe.AuthenticationError, stripe.PermissionError, stripe.InvalidRequestError)
 DESCRIPTION = "stripe_pipeline"
 
 
@@ -59,7 +55,7 @@ def checked_url(url: str) -> str:
     except ValueError:
         sound = local = False
     if not sound or parts.scheme not in ("https", "http") or " " in url:
-        raise SettingsError(f"{url!r} is no address that Stripe could send events to", _URL_REMEDY)
+        raise SettingsError(f"{url!r} is not an address that Stripe could send events to", _URL_REMEDY)
     if parts.scheme == "http" and not local:
         raise SettingsError(f"{url} is not encrypted, and Stripe sends events to https only", _URL_REMEDY)
     return url
@@ -99,8 +95,7 @@ class _Http(stripe.HTTPClient):
         if 300 <= answer.status < 400:
             raise _unlike_stripe(redirected(answer.status, answer.headers.get("Location")), answer.status)
         if not _is_stripes(answer.status, answer.data):
-            kind = answer.headers.get("Content-Type", "unknown type").partition(";")[0]
-            said = f"HTTP {answer.status}, {len(answer.data)} bytes of {kind} that are not the whole JSON of an answer"
+            said = f"HTTP {answer.status}, {not_whole(len(answer.data), answer.headers.get('Content-Type'))}"
             # Safe for a POST: the SDK sends the same idempotency key again.
             raise _unlike_stripe(said, answer.status, should_retry=answer.status >= 500 or answer.status == 200)
         return answer.data.decode(), answer.status, answer.headers
@@ -151,7 +146,11 @@ class Endpoints:
         self._key = key
         base_url = checked_base(base_url)
         self._client = stripe.StripeClient(
-            key.secret, base_addresses={"api": base_url}, max_network_retries=2, http_client=_Http(base_url)
+            key.secret,
+            stripe_version=API_VERSION,
+            base_addresses={"api": base_url},
+            max_network_retries=2,
+            http_client=_Http(base_url),
         )
 
     def register(self, url: str, *, event_types: Collection[str], replace: bool = False) -> Registered:
@@ -161,12 +160,12 @@ class Endpoints:
         version a new one is made, and with `replace` the old one is removed then.
         """
         same_url = [endpoint for endpoint in self.all() if endpoint.url == url]
-        current = [endpoint for endpoint in same_url if endpoint.api_version == stripe.api_version]
+        current = [endpoint for endpoint in same_url if endpoint.api_version == API_VERSION]
         others = [endpoint.id for endpoint in same_url if endpoint not in current[:1]]
         if current:
             done = self._correct(current[0], event_types)
         else:
-            version: Any = stripe.api_version
+            version: Any = API_VERSION  # of the versions that the SDK lists by name
             with self._errors():
                 made = self._client.v1.webhook_endpoints.create(
                     {
@@ -230,30 +229,11 @@ class Endpoints:
             raise self._explained(error) from None
 
     def _explained(self, error: stripe.StripeError) -> ApiError:
-        mode = "live" if self._key.livemode else "test"
         said = str(error.user_message or error).rstrip(". ")
-        if error.request_id:
-            said += f" (request {error.request_id})"
-        kind: type[ApiError] = RequestRefused
-        what, remedy = f"Stripe refused the webhook endpoint: {said}", "Correct what Stripe names"
-        if isinstance(error, stripe.AuthenticationError):
-            kind, what = AuthenticationFailed, f"Stripe does not accept the {mode} key: {said}"
-            remedy = "Check STRIPE_API_KEY and STRIPE_TEST_API_KEY"
-        elif isinstance(error, stripe.PermissionError):
-            kind, what = PermissionMissing, f"The {mode} key may not do this with webhook endpoints: {said}"
-            remedy = (
-                "Add Webhook Endpoints to the key in the Stripe Dashboard (Developers, API keys), read to list them and"
-                " write for all else, or see to them there (Developers, Webhooks)"
-            )
-        elif error.http_status == 404 or error.code == "resource_missing":
-            kind, what, remedy = NotFound, f"Stripe has no such webhook endpoint: {said}", "List those that are there"
-        elif not isinstance(error, stripe.InvalidRequestError):
-            kind, what = Unavailable, f"Stripe did not answer as it should: {said}"
-            remedy = "Check the network, STRIPE_API_BASE and status.stripe.com, then try again"
-        refusal = kind(what, remedy, status=error.http_status, code=error.code, request_id=error.request_id)
-        if isinstance(refusal, PermissionMissing):
-            refusal.learn(said)
-        return refusal
+        if isinstance(error, _REFUSALS):
+            refusal = Refusal(error.http_status, error.code, said, error.request_id)
+            return refused(refusal, WebhookEndpointRequest(), livemode=self._key.livemode)
+        return unanswered(Failure(said, error.http_status, error.code, error.request_id))
 
 
 def _listed(event_types: Collection[str]) -> Any:

@@ -61,7 +61,7 @@ def create_app(inbox: Inbox, secrets: Sequence[str], wanted_objects: Collection[
 
 
 class _Refused(Exception):
-    """The request is no webhook of ours: the status it is answered with, and why."""
+    """The request is not a webhook of ours: the status it is answered with, and why."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from stripe_emulator import Clock, Server, Shop, templates
-from stripe_emulator.shop import LISTED
+from stripe_emulator.types import LISTED
 from tests.stripe_emulator.conftest import NOW
 
 DAY = 86400

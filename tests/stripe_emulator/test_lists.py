@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from stripe_emulator import Clock, Server, Shop
-from stripe_emulator.shop import LISTED
+from stripe_emulator.types import LISTED
 from tests.stripe_emulator.conftest import LIVE_KEY, NOW, TEST_KEY, Get, ids, walk
 
 

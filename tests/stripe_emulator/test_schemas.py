@@ -16,7 +16,7 @@ import pytest
 from jsonschema import Draft7Validator
 
 from stripe_emulator import Server, Shop
-from stripe_emulator.shop import LISTED
+from stripe_emulator.types import LISTED
 from stripe_pipeline.objects import OBJECT_TYPES
 from tests.stripe_emulator.conftest import LIVE_KEY, TEST_KEY
 

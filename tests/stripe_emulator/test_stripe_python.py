@@ -8,7 +8,7 @@ import pytest
 import stripe
 
 from stripe_emulator import LOCK_TIMEOUT, Fault, Server, Shop
-from stripe_emulator.shop import LISTED
+from stripe_emulator.types import LISTED
 from tests.stripe_emulator.conftest import LIVE_KEY, NOW, TEST_KEY
 
 pytestmark = pytest.mark.usefixtures("quiet_stripe")

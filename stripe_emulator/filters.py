@@ -1,0 +1,85 @@
+"""Filters of lists: which objects the parameters of a request select.
+
+How parameters are read and refused belongs to `parameters`; paging and time ranges of `created` to `store`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from stripe_emulator import parameters
+from stripe_emulator.access import Access
+from stripe_emulator.store import Json, reference
+from stripe_emulator.types import BY_OBJECT, EmulatedType
+
+Condition = Callable[[str, Json], bool]
+"""Whether an object, by its id and content, belongs to the list."""
+
+
+def condition(access: Access, emulated_type: EmulatedType, params: Json) -> Condition | None:
+    """What objects of a list must meet; none if the parameters select all of them."""
+    if emulated_type.name == "events":
+        return _event_condition(params, access.shop.clock.now())
+    conditions = _conditions(access, emulated_type, params)
+    if len(conditions) < 2:
+        return conditions[0] if conditions else None
+    return lambda object_id, obj: all(meets(object_id, obj) for meets in conditions)
+
+
+def check_targets(access: Access, emulated_type: EmulatedType, params: Json) -> None:
+    """Refuse filters that name an object which does not exist."""
+    for name in emulated_type.filters:
+        target = BY_OBJECT.get(name)
+        if target is None or name not in params:
+            continue
+        object_id = params[name]
+        if not access.holds(target.name, object_id) and not access.is_deleted(target.name, object_id):
+            raise access.missing(target.name, object_id, param=name, status=400)
+
+
+def _conditions(access: Access, emulated_type: EmulatedType, params: Json) -> list[Condition]:
+    paid_by = parameters.payment(params) if emulated_type.name == "invoice_payments" else None
+    equal = {
+        name: parameters.text(params, name) for name in emulated_type.filters if name in params and name != "payment"
+    }
+    parameters.choices(equal, emulated_type.choices.items())
+    due_since, due_until = parameters.time_range(params, "due_date")
+    conditions: list[Condition] = []
+    # Stripe lists customers of a test clock only where it is named.
+    if emulated_type.name == "customers" and "test_clock" not in equal:
+        conditions.append(lambda _, obj: obj.get("test_clock") is None)
+    if payout := equal.pop("payout", None):
+        conditions.append(lambda object_id, _: access.shop.payout_of(object_id, access.livemode) == payout)
+    if subscription := equal.pop("subscription", None):
+        conditions.append(lambda _, obj: _subscription(obj) == subscription)
+    if equal:
+        conditions.append(lambda _, obj: _has(obj, equal))
+    if paid_by:
+        conditions.append(lambda _, obj: _has(obj["payment"], paid_by))
+    if due_since is not None or due_until is not None:
+        earliest, end = due_since or 0, math.inf if due_until is None else due_until
+        conditions.append(lambda _, obj: obj.get("due_date") is not None and earliest <= obj["due_date"] < end)
+    return conditions
+
+
+def _event_condition(params: Json, now: float) -> Condition:
+    patterns = [re.compile(".*".join(map(re.escape, kind.split("*")))) for kind in parameters.event_types(params)]
+
+    def meets(_: str, event: Json) -> bool:
+        if event["visible_at"] > now:
+            return False
+        return not patterns or any(pattern.fullmatch(event["type"]) for pattern in patterns)
+
+    return meets
+
+
+def _has(obj: Json, values: Json) -> bool:
+    return all(reference(obj.get(name)) == value for name, value in values.items())
+
+
+def _subscription(invoice: Json) -> Any:
+    details = (invoice.get("parent") or {}).get("subscription_details") or {}
+    return reference(details.get("subscription") or invoice.get("subscription"))

@@ -1,0 +1,12 @@
+"""Everything that can happen in a shop, in one class."""
+
+from __future__ import annotations
+
+from stripe_emulator.shop.disputes import Disputes
+from stripe_emulator.shop.invoice_payments import InvoicePayments
+from stripe_emulator.shop.refunds import Refunds
+from stripe_emulator.shop.webhook_endpoints import WebhookEndpoints
+
+
+class Actions(InvoicePayments, Refunds, Disputes, WebhookEndpoints):
+    """All actions; what made-up trade is made of."""

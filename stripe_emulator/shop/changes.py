@@ -1,0 +1,99 @@
+"""Adding, changing and removing objects of any type, with the events that announce it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from stripe_emulator.shop.events import Events
+from stripe_emulator.shop.state import Moment, deep_copy, locked
+from stripe_emulator.store import Json, reference
+from stripe_emulator.types import BY_OBJECT, TYPES
+
+
+class Changes(Events):
+    """Changes that any object can undergo."""
+
+    @locked
+    def update(
+        self,
+        type_name: str,
+        object_id: str,
+        announce: bool = True,
+        *,
+        livemode: bool | None = None,
+        created: int | None = None,
+        **fields: Any,
+    ) -> Json:
+        """Replace fields of any object, with the events Stripe has for that; there are none for some types."""
+        moment = self._moment_of(type_name, object_id, {"livemode": livemode, "created": created, "announce": announce})
+        return self._change(type_name, object_id, moment, TYPES[type_name].update_events, **fields)
+
+    @locked
+    def vanish(self, type_name: str, object_id: str, *, livemode: bool | None = None) -> None:
+        """Remove an object, and an invoice's lines, without a trace."""
+        side = self._sides[self._mode(type_name, object_id, livemode)]
+        side.objects[type_name].remove(object_id)
+        if type_name == "invoices":
+            side.lines.pop(object_id, None)
+
+    @locked
+    def put(self, obj: Json, *, livemode: bool | None = None, created: int | None = None) -> Json:
+        """Add or replace an object exactly as given, with no event and no settlement; returns the object.
+
+        `created` places it in its list (default: the object's own, or now). Lines embedded in an invoice become the
+        invoice's lines, all of them unless `has_more` is set; a line is added to its `invoice`; a deleted customer
+        becomes one.
+        """
+        obj = deep_copy(obj)
+        mode = bool(obj.get("livemode", False)) if livemode is None else livemode
+        side = self._sides[mode]
+        at = self._at(obj.get("created") if created is None else created)
+        kind = obj["object"]
+        if kind == "line_item":
+            lines = side.lines.setdefault(reference(obj["invoice"]), {})
+            lines[obj["id"]] = obj
+            side.objects["invoices"].rendered.pop(reference(obj["invoice"]), None)
+            return obj
+        if kind == "event":
+            self._keep_event(obj, mode, at)
+            return obj
+        if kind == "customer" and obj.get("deleted"):
+            if obj["id"] in side.objects["customers"]:
+                side.objects["customers"].remove(obj["id"])
+            side.deleted_customers.add(obj["id"])
+            return obj
+        if kind == "invoice" and isinstance(obj.get("lines"), dict):
+            given = {line["id"]: line for line in obj["lines"].get("data", [])}
+            earlier = side.lines.get(obj["id"], {}) if obj["lines"].get("has_more") else {}
+            side.lines[obj["id"]] = earlier | given
+        side.deleted_customers.discard(obj["id"])
+        side.objects[BY_OBJECT[kind].name].put(obj["id"], obj, at)
+        return obj
+
+    def _add(self, type_name: str, obj: Json, moment: Moment, events: Iterable[str] = ()) -> Json:
+        """Add an object that is made at this moment."""
+        self._sides[moment.livemode].objects[type_name].put(obj["id"], obj, moment.at)
+        self._announce(events, type_name, obj["id"], moment)
+        return self._shown(type_name, obj["id"], moment.livemode)
+
+    def _change(
+        self, type_name: str, object_id: str, moment: Moment, events: Iterable[str] = (), **fields: Any
+    ) -> Json:
+        """Replace fields of an object."""
+        before = self._stored(type_name, object_id, moment.livemode)
+        after = before | fields
+        self._sides[moment.livemode].objects[type_name].change(object_id, after)
+        self._announce(events, type_name, object_id, moment, _difference(before, after))
+        return self._shown(type_name, object_id, moment.livemode)
+
+
+def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> Json:
+    """The `previous_attributes` of a change: the old values of what differs, down into objects."""
+    changed: Json = {}
+    for name in before.keys() | after.keys():
+        old, new = before.get(name), after.get(name)
+        if old == new:
+            continue
+        changed[name] = _difference(old, new) if isinstance(old, dict) and isinstance(new, dict) else old
+    return changed

@@ -1,0 +1,46 @@
+"""Customers."""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+from stripe_emulator import templates
+from stripe_emulator.shop.changes import Changes
+from stripe_emulator.shop.state import When, locked
+from stripe_emulator.store import Json
+
+
+class Customers(Changes):
+    """What can happen to customers."""
+
+    @locked
+    def create_customer(
+        self, *, livemode: bool = False, created: int | None = None, announce: bool = True, **fields: Any
+    ) -> Json:
+        """Add a customer; `fields` overwrite the template's."""
+        moment = self._moment(livemode=livemode, created=created, announce=announce)
+        obj = templates.customer(fields.get("id") or self._id("cus"), moment.at, livemode) | fields
+        return self._add("customers", obj, moment, ("customer.created",))
+
+    @locked
+    def update_customer(
+        self,
+        customer_id: str,
+        *,
+        livemode: bool | None = None,
+        created: int | None = None,
+        announce: bool = True,
+        **fields: Any,
+    ) -> Json:
+        """Replace fields of a customer."""
+        return self.update("customers", customer_id, livemode=livemode, created=created, announce=announce, **fields)
+
+    @locked
+    def delete_customer(self, customer_id: str, **when: Unpack[When]) -> Json:
+        """Delete a customer; the event carries the last whole object."""
+        moment = self._moment_of("customers", customer_id, when)
+        self._announce(("customer.deleted",), "customers", customer_id, moment)
+        side = self._sides[moment.livemode]
+        side.objects["customers"].remove(customer_id)
+        side.deleted_customers.add(customer_id)
+        return templates.deleted_customer(customer_id)

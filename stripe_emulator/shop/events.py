@@ -1,0 +1,96 @@
+"""Events: what announces a change, which of them can be read, and who is told at once.
+
+Sending events belongs to `stripe_emulator.webhooks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import orjson
+
+from stripe_emulator import templates
+from stripe_emulator.clock import DAY
+from stripe_emulator.shop.state import ALPHABET, Moment, State, locked
+from stripe_emulator.store import Json
+
+EVENTS_KEPT = 30 * DAY
+"""Seconds for which Stripe keeps events."""
+
+
+class Events(State):
+    """Making and reading events."""
+
+    @locked
+    def events(self, livemode: bool) -> list[Json]:
+        """The events that can be read now, newest first."""
+        events = self.collection("events", livemode)
+        return [orjson.loads(events.rendered[event]) for event in events if self.event_is_visible(event, livemode)]
+
+    @locked
+    def event_body(self, event_id: str, livemode: bool) -> bytes:
+        """JSON of an event, visible or not; a KeyError if there is none."""
+        return self._sides[livemode].objects["events"].rendered[event_id]
+
+    @locked
+    def mode_of_event(self, event_id: str) -> bool:
+        """Whether an event is a live one; a KeyError if there is none."""
+        return self._mode("events", event_id, None)
+
+    def event_is_visible(self, event_id: str, livemode: bool) -> bool:
+        """Whether an event is out already and still kept."""
+        events = self._sides[livemode].objects["events"]
+        now = self.clock.now()
+        return bool(events.objects[event_id]["visible_at"] <= now <= events.created(event_id) + EVENTS_KEPT)
+
+    @locked
+    def emit_event(
+        self,
+        kind: str,
+        obj: Json,
+        *,
+        livemode: bool,
+        created: int | None = None,
+        visible_after: float | None = None,
+        previous_attributes: Json | None = None,
+    ) -> Json:
+        """Add an event that carries `obj` as it is now, readable `visible_after` seconds after its `created`."""
+        at = self._at(created)
+        data: Json = {"object": obj}
+        if previous_attributes is not None:
+            data["previous_attributes"] = previous_attributes
+        listening = len(self._listening(kind, livemode))
+        event_id = "evt_1" + "".join(self._event_random.choices(ALPHABET, k=23))
+        event = templates.event(event_id, at, livemode, kind, data, listening)
+        if at + EVENTS_KEPT < self.clock.now():
+            return event
+        self._keep_event(event, livemode, at, self.event_delay if visible_after is None else visible_after)
+        for listener in self.event_listeners if not self._seeding else ():
+            listener(event_id, livemode)
+        return event
+
+    def _announce(
+        self, kinds: Iterable[str], type_name: str, object_id: str, moment: Moment, previous: Json | None = None
+    ) -> None:
+        """Add an event of each kind with the object as it is now; `previous` are the old values of changed fields."""
+        for kind in kinds if moment.announce else ():
+            changed = previous if kind.endswith(("updated", "refunded", "closed", "captured")) else None
+            obj = self._shown(type_name, object_id, moment.livemode)
+            self.emit_event(kind, obj, livemode=moment.livemode, created=moment.at, previous_attributes=changed)
+
+    def _listening(self, kind: str, livemode: bool) -> list[str]:
+        """Ids of the enabled webhook endpoints that want events of this kind."""
+        if self._seeding:
+            return []
+        return [
+            endpoint_id
+            for endpoint_id, endpoint in self._sides[livemode].objects["webhook_endpoints"].objects.items()
+            if endpoint["status"] == "enabled" and not {"*", kind}.isdisjoint(endpoint["enabled_events"])
+        ]
+
+    def _keep_event(self, event: Json, livemode: bool, at: int, visible_after: float = 0.0) -> None:
+        row = {"id": event["id"], "type": event["type"], "visible_at": at + visible_after}
+        events = self._sides[livemode].objects["events"]
+        events.put(event["id"], row, at)
+        # Frozen here: whatever happens to the object later, the event keeps saying what it says now.
+        events.rendered[event["id"]] = orjson.dumps(event)

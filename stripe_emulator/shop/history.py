@@ -1,0 +1,278 @@
+"""Made-up trade of the past: what seeds a shop.
+
+A software subscription business with an e-commerce shop beside it, in six currencies, growing, quieter at weekends.
+Everything happens through the shop's actions, in the order of time, so that a history that ends later on the same day
+only goes on from one that ends earlier. Trade from now on belongs to `trading`, special cases to `odd_cases`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+
+from stripe_emulator.clock import DAY
+from stripe_emulator.shop.actions import Actions
+from stripe_emulator.shop.demo_data import CURRENCIES, DISPUTE_REASONS, GOODS, PLANS, edit, order_price, person, price
+from stripe_emulator.shop.odd_cases import ODD_CASES
+from stripe_emulator.store import Json
+
+_LIVE, _TEST = 1.0, 0.1
+"""How much trade there is in each mode."""
+_SIGNUPS, _ORDERS, _PROJECTS = 6.0, 21.0, 1.2
+"""How many there are on a day, in the middle of the history."""
+_WEEKDAYS = (1.15, 1.2, 1.2, 1.15, 1.1, 0.65, 0.55)
+"""How much trade there is on each day of the week, from Monday on."""
+_ORDER_OUTCOMES = (
+    ("succeeded", 0.88),
+    ("failed", 0.94),
+    ("requires_capture", 0.97),
+    ("requires_action", 0.985),
+    ("processing", 1.0),
+)
+"""Outcomes of orders with the cumulative share of orders."""
+
+
+def seed_history(shop: Actions, days: int) -> None:
+    """Live and test trade of the last `days` whole days and of today until now."""
+    now = int(shop.clock.now())
+    start = (now // DAY - days) * DAY
+    timeline = _Timeline()
+    for livemode, size in ((True, _LIVE), (False, _TEST)):
+        _Trade(shop, timeline, livemode, size, start, days).begin()
+    timeline.run(now)
+
+
+class _Timeline:
+    """What is to happen when, in the order of time."""
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[int, int, Callable[[int], object]]] = []
+        self._added = 0
+
+    def add(self, at: float, action: Callable[[int], object]) -> None:
+        """Let an action happen at a second, which it is told."""
+        self._added += 1
+        heapq.heappush(self._entries, (int(at), self._added, action))
+
+    def run(self, until: int) -> None:
+        """Let everything happen that is due, including what that adds."""
+        while self._entries and self._entries[0][0] <= until:
+            at, _, action = heapq.heappop(self._entries)
+            action(at)
+
+
+class _Trade:
+    """The trade of one mode."""
+
+    def __init__(self, shop: Actions, timeline: _Timeline, livemode: bool, size: float, start: int, days: int) -> None:
+        self._shop = shop
+        self._timeline = timeline
+        self._livemode = livemode
+        self._size = size
+        self._start = start
+        self._days = max(days, 1)
+        self._random = Random(f"{shop.seed} history {livemode}")
+        self._customers: list[Json] = []
+
+    def begin(self) -> None:
+        """Put the first day and the odd cases on the timeline."""
+        self._timeline.add(self._start, self._trade_for_a_day)
+        first = self._start + DAY // 2
+        spread = self._days * DAY * 0.8
+        for place, case in enumerate(ODD_CASES):
+            self._timeline.add(
+                first + spread * place / len(ODD_CASES), partial(case, self._shop, self._random, self._livemode)
+            )
+
+    def _later(self, at: float, action: Callable[..., object], *args: object, **kwargs: object) -> None:
+        """Put one of the shop's actions on the timeline."""
+        self._timeline.add(at, lambda moment: action(*args, livemode=self._livemode, created=moment, **kwargs))
+
+    def _trade_for_a_day(self, at: int) -> None:
+        grown = (at - self._start) / (self._days * DAY)
+        pace = self._size * (0.5 + grown) * _WEEKDAYS[(at // DAY + 3) % 7]
+        plans = ((_SIGNUPS, self._sign_up), (_ORDERS, self._order), (_PROJECTS, self._project))
+        for rate, action in plans:
+            for _ in range(int(rate * pace + self._random.random())):
+                self._timeline.add(at + self._random.triangular(0, DAY - 1, DAY * 0.6), action)
+        for place, (currency, *_) in enumerate(CURRENCIES):
+            if currency == "usd" or (at // DAY + place) % 7 == 0:
+                self._timeline.add(at + 3600, partial(self._payout, currency))
+        self._timeline.add(at + DAY, self._trade_for_a_day)
+
+    def _payout(self, currency: str, at: int) -> None:
+        if self._shop.balance(currency, self._livemode, at) > 0:
+            self._shop.payout(currency=currency, livemode=self._livemode, created=at)
+
+    # Customers
+
+    def _sign_up(self, at: int) -> None:
+        customer = self._shop.create_customer(livemode=self._livemode, created=at, **person(self._random))
+        self._customers.append(customer)
+        if self._random.random() < 0.5:
+            subscription = _Subscription.draw(self._random, customer)
+            self._timeline.add(at + 300, partial(self._renew, subscription, "create"))
+        if self._random.random() < 0.25:
+            self._timeline.add(at + self._random.uniform(1, 40) * DAY, partial(self._edit, customer))
+        if self._random.random() < 0.04:
+            self._timeline.add(at + self._random.uniform(2, 30) * DAY, partial(self._leave, customer))
+
+    def _edit(self, customer: Json, at: int) -> None:
+        if customer in self._customers:
+            fields = edit(self._random, customer["metadata"])
+            self._shop.update_customer(customer["id"], livemode=self._livemode, created=at, **fields)
+
+    def _leave(self, customer: Json, at: int) -> None:
+        self._customers.remove(customer)
+        self._shop.delete_customer(customer["id"], livemode=self._livemode, created=at)
+
+    # Orders
+
+    def _order(self, at: int) -> None:
+        customer = self._random.choice(self._customers) if self._customers and self._random.random() < 0.85 else None
+        currency = customer["currency"] if customer else "usd"
+        draw = self._random.random()
+        outcome = next(outcome for outcome, share in _ORDER_OUTCOMES if draw < share)
+        goods = self._random.choice(GOODS)
+        intent = self._shop.create_payment(
+            customer["id"] if customer else None,
+            amount=order_price(self._random, currency),
+            currency=currency,
+            outcome=outcome,
+            application_fee=price(1, currency) if self._random.random() < 0.03 else None,
+            settlement_currency="usd" if currency == "kwd" else None,
+            livemode=self._livemode,
+            created=at,
+            description=f"Order: {goods}",
+            metadata={"order_id": str(self._random.randint(10_000, 99_999)), "goods": goods},
+        )
+        self._follow_up(at, intent, outcome)
+
+    def _follow_up(self, at: int, intent: Json, outcome: str) -> None:
+        """What becomes of a payment after it was made."""
+        shop, uniform = self._shop, self._random.uniform
+        match outcome:
+            case "failed" if self._random.random() < 0.6:
+                self._later(at + uniform(60, 900), shop.attempt_payment, intent["id"])
+            case "requires_capture":
+                amount = None if self._random.random() < 0.8 else intent["amount"] // 2
+                self._later(at + uniform(0.5, 3) * DAY, shop.capture, intent["id"], amount)
+            case "processing":
+                self._later(at + uniform(1, 4) * DAY, shop.capture, intent["id"])
+            case "requires_action":
+                self._later(at + DAY, shop.cancel_payment, intent["id"])
+            case "succeeded":
+                draw, charge = self._random.random(), intent["latest_charge"]
+                if draw < 0.06:
+                    amount = None if draw < 0.035 else max(1, intent["amount"] // 3)
+                    refund = partial(self._refund, charge, amount, draw < 0.003)
+                    self._timeline.add(at + uniform(0.2, 12) * DAY, refund)
+                elif draw < 0.07:
+                    self._timeline.add(at + uniform(4, 20) * DAY, partial(self._dispute, charge))
+
+    def _refund(self, charge: str, amount: int | None, fails: bool, at: int) -> None:
+        refund = self._shop.refund(charge, amount, livemode=self._livemode, created=at)
+        if fails:
+            self._later(at + 2 * DAY, self._shop.fail_refund, refund["id"])
+            return
+        arrived = {"reference": refund["id"][-12:], "reference_status": "available"}
+        details = refund["destination_details"] | {"card": refund["destination_details"]["card"] | arrived}
+        self._later(at + DAY, self._shop.update, "refunds", refund["id"], destination_details=details)
+
+    def _dispute(self, charge: str, at: int) -> None:
+        reason = self._random.choice(DISPUTE_REASONS)
+        dispute = self._shop.dispute(charge, reason=reason, livemode=self._livemode, created=at)
+        won = self._random.random() < 0.4
+        self._later(at + 3 * DAY, self._shop.update_dispute, dispute["id"])
+        self._later(at + 14 * DAY, self._shop.close_dispute, dispute["id"], won)
+
+    # Invoices
+
+    def _renew(self, subscription: _Subscription, reason: str, at: int) -> None:
+        """Invoice a period of a subscription; `reason` is `create` for the first one, otherwise `cycle`."""
+        customer = subscription.customer
+        if customer not in self._customers:
+            return
+        lines = subscription.lines()
+        if reason == "cycle" and self._random.random() < 0.1:
+            lines.append({"amount": -lines[-1]["amount"] // 2, "description": "Unused time"})
+        invoice = self._shop.create_invoice(
+            customer["id"],
+            lines=lines,
+            currency=customer["currency"],
+            subscription=subscription.id,
+            draft=True,
+            billing_reason=f"subscription_{reason}",
+            livemode=self._livemode,
+            created=at,
+        )
+        wait = 1 if reason == "create" else 3600
+        self._timeline.add(at + wait, partial(self._collect, invoice["id"], 1))
+        self._timeline.add(at + 30 * DAY, partial(self._renew, subscription, "cycle"))
+
+    def _collect(self, invoice: str, attempt: int, at: int) -> None:
+        if self._random.random() < 0.92:
+            self._shop.pay_invoice(invoice, livemode=self._livemode, created=at)
+        elif attempt < 3:
+            self._shop.pay_invoice(invoice, outcome="failed", livemode=self._livemode, created=at)
+            self._timeline.add(at + 3 * DAY, partial(self._collect, invoice, attempt + 1))
+        else:
+            self._shop.mark_invoice_uncollectible(invoice, livemode=self._livemode, created=at)
+
+    def _project(self, at: int) -> None:
+        """An invoice sent to a company: paid later, voided, written off, or deleted as a draft."""
+        if not self._customers:
+            return
+        customer = self._random.choice(self._customers)
+        shop = self._shop
+        invoice = shop.create_invoice(
+            customer["id"],
+            n_lines=self._random.randint(1, 12),
+            currency=customer["currency"],
+            draft=True,
+            collection_method="send_invoice",
+            due_date=at + 30 * DAY,
+            livemode=self._livemode,
+            created=at,
+        )["id"]
+        draw = self._random.random()
+        if draw < 0.08:
+            return
+        if draw < 0.14:
+            self._later(at + DAY, shop.delete_invoice, invoice)
+            return
+        self._later(at + 7200, shop.finalize_invoice, invoice)
+        end: Callable[..., object] = (
+            shop.void_invoice if draw < 0.22 else shop.mark_invoice_uncollectible if draw < 0.28 else shop.pay_invoice
+        )
+        self._later(at + self._random.uniform(1, 25) * DAY, end, invoice)
+
+
+@dataclass(frozen=True)
+class _Subscription:
+    id: str
+    customer: Json
+    plan: str
+    dollars: int
+    """What the first seat costs a month."""
+    seats: int
+
+    @classmethod
+    def draw(cls, random: Random, customer: Json) -> _Subscription:
+        """Some subscription of a customer."""
+        plan, dollars = random.choice(PLANS)
+        seats = min(40, max(1, int(random.expovariate(0.35))))
+        return cls(f"sub_1{customer['id'][5:]}", customer, plan, dollars, seats)
+
+    def lines(self) -> list[Json]:
+        """A line for each seat; all but the first are cheaper."""
+        return [
+            {
+                "amount": price(self.dollars * (1 if seat == 0 else 0.2), self.customer["currency"]),
+                "description": f"{self.plan} plan, seat {seat + 1}",
+            }
+            for seat in range(self.seats)
+        ]

@@ -1,0 +1,103 @@
+"""Lines of invoices, and the totals that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Unpack
+
+from stripe_emulator import templates
+from stripe_emulator.shop.changes import Changes
+from stripe_emulator.shop.state import Moment, When, deep_copy, locked
+from stripe_emulator.store import Json
+
+
+class InvoiceLines(Changes):
+    """What can happen to the lines of an invoice."""
+
+    @locked
+    def add_invoice_line(
+        self,
+        invoice_id: str,
+        *,
+        amount: int = 1000,
+        livemode: bool | None = None,
+        created: int | None = None,
+        announce: bool = True,
+        **fields: Any,
+    ) -> Json:
+        """Add a line before the others, as Stripe lists invoice items newest first; returns the line."""
+        moment = self._moment_of(
+            "invoices", invoice_id, {"livemode": livemode, "created": created, "announce": announce}
+        )
+        invoice = self._stored("invoices", invoice_id, moment.livemode)
+        line = self._new_line(invoice, {"amount": amount} | fields)
+        lines = self._sides[moment.livemode].lines.get(invoice_id, {})
+        self._set_lines(invoice_id, {line["id"]: line} | lines, moment)
+        return deep_copy(line)
+
+    @locked
+    def update_invoice_line(
+        self,
+        invoice_id: str,
+        line_id: str,
+        *,
+        livemode: bool | None = None,
+        created: int | None = None,
+        announce: bool = True,
+        **fields: Any,
+    ) -> Json:
+        """Replace fields of a line; returns the line."""
+        moment = self._moment_of(
+            "invoices", invoice_id, {"livemode": livemode, "created": created, "announce": announce}
+        )
+        lines = self._sides[moment.livemode].lines[invoice_id]
+        if "amount" in fields:
+            fields.setdefault("subtotal", fields["amount"])
+        line = lines[line_id] | fields
+        self._set_lines(invoice_id, lines | {line_id: line}, moment)
+        return deep_copy(line)
+
+    @locked
+    def remove_invoice_line(self, invoice_id: str, line_id: str, **when: Unpack[When]) -> Json:
+        """Take a line off an invoice; returns the invoice."""
+        moment = self._moment_of("invoices", invoice_id, when)
+        lines = dict(self._sides[moment.livemode].lines[invoice_id])
+        del lines[line_id]
+        return self._set_lines(invoice_id, lines, moment)
+
+    def _new_line(self, invoice: Json, line: Json) -> Json:
+        """A whole line from the fields that are given of it, at least `amount`."""
+        number = self._random.randint(1, 12)
+        return (
+            templates.invoice_line(
+                line.get("id") or self._id("il"),
+                invoice,
+                line["amount"],
+                description=f"Plan {number}",
+                quantity=line.get("quantity", 1),
+                item=f"1{invoice['id'][-8:]}{number:04d}",
+                price=f"1DemoPlan{number:015d}",
+            )
+            | line
+        )
+
+    def _set_lines(self, invoice_id: str, lines: dict[str, Json], moment: Moment) -> Json:
+        self._sides[moment.livemode].lines[invoice_id] = lines
+        totals = totals_of(self._stored("invoices", invoice_id, moment.livemode), lines.values())
+        return self._change("invoices", invoice_id, moment, ("invoice.updated",), **totals)
+
+
+def totals_of(invoice: Json, lines: Iterable[Json]) -> Json:
+    """The amounts of an invoice that follow from its lines."""
+    total = sum(line["amount"] for line in lines)
+    due = max(total, 0)
+    paid = due if invoice["status"] == "paid" else 0
+    return {
+        "subtotal": total,
+        "subtotal_excluding_tax": total,
+        "total": total,
+        "total_excluding_tax": total,
+        "amount_due": due,
+        "amount_paid": paid,
+        "amount_remaining": due - paid,
+    }

@@ -1,0 +1,131 @@
+"""Invoices, apart from their lines and from paying them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Unpack
+
+from stripe_emulator import templates
+from stripe_emulator.shop.customers import Customers
+from stripe_emulator.shop.invoice_lines import InvoiceLines, totals_of
+from stripe_emulator.shop.state import Moment, When, locked
+from stripe_emulator.store import Json, Window
+
+
+class Invoices(InvoiceLines, Customers):
+    """What can happen to invoices."""
+
+    @locked
+    def create_invoice(
+        self,
+        customer: str | None = None,
+        *,
+        lines: Sequence[Json] | None = None,
+        n_lines: int = 1,
+        currency: str = "usd",
+        draft: bool = False,
+        subscription: str | None = None,
+        livemode: bool = False,
+        created: int | None = None,
+        announce: bool = True,
+        **fields: Any,
+    ) -> Json:
+        """Add an invoice, open unless `draft`; a customer is made if none is given.
+
+        Each of `lines` has at least `amount`; without them `n_lines` lines are made up.
+        """
+        moment = self._moment(livemode=livemode, created=created, announce=announce)
+        if customer is None:
+            made = self.create_customer(livemode=livemode, created=moment.at, announce=announce)
+            customer = str(made["id"])
+        person = self._customer(customer, livemode) or templates.customer(customer, moment.at, livemode)
+        invoice_id = fields.get("id") or self._id("in")
+        obj = templates.invoice(invoice_id, moment.at, livemode, currency, person, subscription) | fields
+        if lines is None:
+            unit = templates.minor_units(currency) * templates.PER_DOLLAR.get(currency, 1.0)
+            lines = [{"amount": round(unit * self._random.randint(5, 90))} for _ in range(n_lines)]
+        made_lines = [self._new_line(obj, line) for line in lines]
+        self._sides[livemode].lines[obj["id"]] = {line["id"]: line for line in made_lines}
+        obj |= totals_of(obj, made_lines)
+        shown = self._add("invoices", obj, moment, ("invoice.created",))
+        return shown if draft else self.finalize_invoice(obj["id"], **moment.when)
+
+    @locked
+    def finalize_invoice(self, invoice_id: str, **when: Unpack[When]) -> Json:
+        """Open a draft for payment."""
+        moment = self._moment_of("invoices", invoice_id, when)
+        invoice = self._stored("invoices", invoice_id, moment.livemode)
+        self._numbers += 1
+        return self._change(
+            "invoices",
+            invoice_id,
+            moment,
+            ("invoice.finalized", "invoice.updated"),
+            status="open",
+            number=f"DEMO-{self._numbers:06d}",
+            effective_at=moment.at,
+            automatically_finalizes_at=None,
+            next_payment_attempt=moment.at,
+            hosted_invoice_url=f"https://invoice.stripe.com/i/{self.account}/{invoice_id}",
+            invoice_pdf=f"https://pay.stripe.com/invoice/{self.account}/{invoice_id}/pdf",
+            status_transitions=invoice["status_transitions"] | {"finalized_at": moment.at},
+        )
+
+    @locked
+    def void_invoice(self, invoice_id: str, **when: Unpack[When]) -> Json:
+        """Take back an open invoice."""
+        moment = self._moment_of("invoices", invoice_id, when)
+        self._close_payments(invoice_id, "canceled", moment)
+        return self._close_invoice(invoice_id, "void", "voided_at", "invoice.voided", moment)
+
+    @locked
+    def mark_invoice_uncollectible(self, invoice_id: str, **when: Unpack[When]) -> Json:
+        """Write off an open invoice."""
+        moment = self._moment_of("invoices", invoice_id, when)
+        status, kind = "uncollectible", "invoice.marked_uncollectible"
+        return self._close_invoice(invoice_id, status, "marked_uncollectible_at", kind, moment)
+
+    @locked
+    def delete_invoice(self, invoice_id: str, **when: Unpack[When]) -> Json:
+        """Delete a draft; anything else is a ValueError."""
+        moment = self._moment_of("invoices", invoice_id, when)
+        if self._stored("invoices", invoice_id, moment.livemode)["status"] != "draft":
+            raise ValueError(f"only drafts can be deleted, {invoice_id} is not a draft")
+        self._announce(("invoice.deleted",), "invoices", invoice_id, moment)
+        side = self._sides[moment.livemode]
+        side.objects["invoices"].remove(invoice_id)
+        side.lines.pop(invoice_id, None)
+        return {"id": invoice_id, "object": "invoice", "deleted": True}
+
+    @locked
+    def payments(self, invoice_id: str, livemode: bool) -> list[Json]:
+        """All payments of an invoice, newest first."""
+        payments = self.collection("invoice_payments", livemode)
+        ids, _ = payments.page(Window(limit=len(payments)), among=payments.with_value("invoice", invoice_id))
+        return [self._shown("invoice_payments", payment, livemode) for payment in ids]
+
+    def _close_payments(self, invoice_id: str, status: str, moment: Moment, intent: str | None = None) -> None:
+        """Set the open payments of an invoice to `paid` or `canceled`: all, or those with this payment intent."""
+        for payment in self.payments(invoice_id, moment.livemode):
+            if payment["status"] == "open" and intent in (None, payment["payment"]["payment_intent"]):
+                self._change(
+                    "invoice_payments",
+                    payment["id"],
+                    moment,
+                    status=status,
+                    amount_paid=payment["amount_requested"] if status == "paid" else None,
+                    status_transitions=payment["status_transitions"] | {f"{status}_at": moment.at},
+                )
+
+    def _close_invoice(self, invoice_id: str, status: str, transition: str, event: str, moment: Moment) -> Json:
+        transitions = self._stored("invoices", invoice_id, moment.livemode)["status_transitions"]
+        return self._change(
+            "invoices",
+            invoice_id,
+            moment,
+            (event, "invoice.updated"),
+            status=status,
+            auto_advance=False,
+            next_payment_attempt=None,
+            status_transitions=transitions | {transition: moment.at},
+        )

@@ -1,0 +1,92 @@
+"""Cases that pipelines stumble over; every history has each of them once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from stripe_emulator import templates
+from stripe_emulator.shop.actions import Actions
+from stripe_emulator.shop.demo_data import person
+
+_HUGE = 2_750_000_000  # beyond 32 bits, and yet a believable price: 27.5 million rupiah are some 1,700 dollars
+
+
+def _odd_metadata(shop: Actions, random: Random, livemode: bool, at: int) -> None:
+    metadata = {"a b": "1", "a_b": "2", "A_B": "3", "emoji 🎉": "naïve 🦄 value", "long": "x" * 500}
+    fields = person(random) | {"metadata": metadata, "currency": "usd"}
+    shop.create_customer(livemode=livemode, created=at, **fields)
+
+
+def _own_ids(shop: Actions, random: Random, livemode: bool, at: int) -> None:
+    """Customers whose ids are the shop's own, one of them changed and one deleted later."""
+    ids = [f"{own} {'live' if livemode else 'test'}" for own in ("user", "shop/42?#", "50%+é")]
+    for own in ids:
+        shop.create_customer(id=own, name="Chosen Id", currency="usd", livemode=livemode, created=at)
+    shop.create_payment(ids[0], livemode=livemode, created=at + 60, description="Order: Mug")
+    shop.update_customer(ids[1], name="Changed Name", livemode=livemode, created=at + 3600)
+    shop.delete_customer(ids[2], livemode=livemode, created=at + 7200)
+
+
+def _huge_amount(shop: Actions, random: Random, livemode: bool, at: int) -> None:
+    customer = shop.create_customer(livemode=livemode, created=at, **person(random) | {"currency": "idr"})
+    lines = [{"amount": _HUGE, "description": "Business plan, a year"}]
+    invoice = shop.create_invoice(customer["id"], lines=lines, currency="idr", livemode=livemode, created=at)
+    shop.pay_invoice(invoice["id"], settlement_currency="usd", livemode=livemode, created=at + 60)
+
+
+def _equal_fees(shop: Actions, random: Random, livemode: bool, at: int) -> None:
+    radar = templates.fee(5, "usd", description="Radar for Fraud Teams")
+    tax = templates.fee(12, "usd", kind="tax", description="VAT")
+    fees = [templates.fee(175, "usd"), radar, dict(radar), tax]
+    shop.create_payment(amount=5000, fees=fees, livemode=livemode, created=at, description="Order: Desk lamp")
+
+
+def _many_refunds(shop: Actions, random: Random, livemode: bool, at: int) -> None:
+    intent = shop.create_payment(amount=13_000, livemode=livemode, created=at, description="Order: 13 mugs, all broken")
+    for mug in range(13):
+        metadata, moment = {"mug": str(mug)}, at + 60 * (mug + 1)
+        shop.refund(intent["latest_charge"], 1000, livemode=livemode, created=moment, metadata=metadata)
+
+
+def _many_lines(shop: Actions, random: Random, livemode: bool, at: int) -> None:
+    invoice = shop.create_invoice(n_lines=40, livemode=livemode, created=at)
+    shop.pay_invoice(invoice["id"], livemode=livemode, created=at + 60)
+
+
+def _same_line_twice(shop: Actions, random: Random, livemode: bool, at: int) -> None:
+    """Line ids of old invoices repeat from one invoice to the next."""
+    customer = shop.create_customer(livemode=livemode, created=at, **person(random) | {"currency": "usd"})["id"]
+    for month in range(2):
+        lines = [{"id": f"sli_1{customer[-12:]}", "amount": 1900 + month}]
+        invoice = shop.create_invoice(customer, lines=lines, livemode=livemode, created=at + month)
+        shop.pay_invoice(invoice["id"], livemode=livemode, created=at + month)
+
+
+def _won_and_lost_disputes(shop: Actions, random: Random, livemode: bool, at: int) -> None:
+    """A dispute that is won and one that is lost, whatever chance says of the others."""
+    for won in (True, False):
+        intent = shop.create_payment(amount=8_900, livemode=livemode, created=at, description="Order: Mug")
+        dispute = shop.dispute(intent["latest_charge"], livemode=livemode, created=at + 3600)
+        shop.update_dispute(dispute["id"], livemode=livemode, created=at + 7200)
+        shop.close_dispute(dispute["id"], won, livemode=livemode, created=at + 10_000)
+
+
+def _test_clock(shop: Actions, random: Random, livemode: bool, at: int) -> None:
+    if not livemode:
+        fields = person(random) | {"test_clock": "clock_1DemoShop000000000000000"}
+        shop.create_customer(livemode=False, created=at, **fields)
+
+
+ODD_CASES: tuple[Callable[[Actions, Random, bool, int], None], ...] = (
+    _odd_metadata,
+    _own_ids,
+    _huge_amount,
+    _equal_fees,
+    _many_refunds,
+    _many_lines,
+    _same_line_twice,
+    _won_and_lost_disputes,
+    _test_clock,
+)
+"""Each takes a mode and the second at which it begins."""

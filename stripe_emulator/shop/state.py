@@ -1,0 +1,210 @@
+"""What the shop holds in each mode, and reading it.
+
+Here belongs what every action needs: storage, ids, the clock, the lock. Changing objects belongs to `changes`, events
+to `events`.
+"""
+
+from __future__ import annotations
+
+import functools
+import string
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, TypedDict, TypeVar, cast
+
+import orjson
+
+from stripe_emulator.clock import Clock
+from stripe_emulator.store import Collection, Json
+from stripe_emulator.types import TYPES
+
+EMBEDDED = 10
+"""How many lines, payments, … Stripe sends inside an object."""
+ALPHABET = string.ascii_letters + string.digits
+"""The characters of ids and secrets."""
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+class When(TypedDict, total=False):
+    """Keyword arguments of most actions; an action that also takes fields of the object lists them itself."""
+
+    livemode: bool | None
+    """The mode of the object; by default the mode that holds its id."""
+    created: int | None
+    """The second at which the action happens; by default now."""
+    announce: bool
+    """Whether events announce it; by default they do."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When an action happens, in which mode, and whether events announce it."""
+
+    at: int
+    livemode: bool
+    announce: bool = True
+
+    @property
+    def when(self) -> When:
+        """The same as arguments of another action."""
+        return {"livemode": self.livemode, "created": self.at, "announce": self.announce}
+
+
+@dataclass
+class Side:
+    """Everything the shop holds in one mode."""
+
+    objects: dict[str, Collection] = field(default_factory=lambda: {name: Collection() for name in TYPES})
+    lines: dict[str, dict[str, Json]] = field(default_factory=dict)
+    """Lines in list order, by invoice."""
+    deleted_customers: set[str] = field(default_factory=set)
+    pending: list[tuple[int, str]] = field(default_factory=list)
+    """Heap of balance transactions that are yet to become available."""
+    capturing: list[tuple[int, str, bool]] = field(default_factory=list)
+    """Heap of charges that are yet to get their balance transaction: when, which, and whether it is announced."""
+    paid_out: dict[str, str] = field(default_factory=dict)
+    """The payout that a balance transaction was part of."""
+    invoice_intents: dict[str, str] = field(default_factory=dict)
+    """The payment intent that collects an invoice."""
+    webhook_secrets: dict[str, str] = field(default_factory=dict)
+    """By webhook endpoint."""
+
+
+def locked(method: Method) -> Method:
+    """Make a method of the shop safe to be called from several threads."""
+
+    @functools.wraps(method)
+    def with_lock(self: State, *args: Any, **kwargs: Any) -> Any:
+        with self.lock:
+            return method(self, *args, **kwargs)
+
+    return cast(Method, with_lock)
+
+
+def deep_copy(obj: Json) -> Json:
+    """A deep copy."""
+    copied: Json = orjson.loads(orjson.dumps(obj))
+    return copied
+
+
+class State:
+    """The objects of one account, to be read."""
+
+    def __init__(self, *, seed: int = 1, clock: Clock | None = None, account: str = "acct_1DemoShop0000000") -> None:
+        self.seed = seed
+        self.clock = clock or Clock()
+        self.account = account
+        self.lock = threading.RLock()
+        self.event_delay: float = 0.0
+        """Seconds by which new events become visible later than their `created`, unless one says otherwise."""
+        self.async_capture: float = 0.0
+        """Share of successful payments that are captured asynchronously: the charge gets its balance transaction up to
+        a minute later, with the charge's `created`, and `charge.updated` announces that
+        (docs/stripe.md#asynchronous-capture)."""
+        self.event_listeners: list[Callable[[str, bool], object]] = []
+        """Called with id and mode of every event that an action makes, at once, while the shop is locked."""
+        self._random = Random(seed)
+        self._event_random = Random(f"{seed} events")
+        self._trade_random = Random(f"{seed} trade")
+        self._capture_random = Random(f"{seed} capture")
+        self._sides = {True: Side(), False: Side()}
+        self._numbers = 0
+        self._seeding = False
+
+    @locked
+    def objects(self, type_name: str, livemode: bool) -> dict[Any, Json]:
+        """What Stripe holds now: by id, or for lines and fees by the key of their row; deleted customers left out."""
+        if type_name == "invoice_lines":
+            return {
+                (invoice, line_id): deep_copy(line)
+                for invoice, lines in self._sides[livemode].lines.items()
+                for line_id, line in lines.items()
+            }
+        if type_name == "fee_details":
+            return {
+                (transaction, position): fee
+                for transaction, obj in self.objects("balance_transactions", livemode).items()
+                for position, fee in enumerate(obj["fee_details"])
+            }
+        return {
+            object_id: self._shown(type_name, object_id, livemode) for object_id in self.collection(type_name, livemode)
+        }
+
+    @locked
+    def collection(self, type_name: str, livemode: bool) -> Collection:
+        """The objects of a type as they are now, without embedded lines; to be read only."""
+        self._catch_up(type_name, livemode)
+        return self._sides[livemode].objects[type_name]
+
+    @locked
+    def render(self, type_name: str, object_id: str, livemode: bool) -> bytes:
+        """JSON of one object as the API shows it; a KeyError if there is none."""
+        collection = self.collection(type_name, livemode)
+        rendered = collection.rendered.get(object_id)
+        if rendered is None:
+            obj = collection.objects[object_id]
+            if type_name == "invoices" and "lines" in obj:
+                obj = obj | {"lines": self._embedded_lines(obj, livemode)}
+            rendered = collection.rendered[object_id] = orjson.dumps(obj)
+        return rendered
+
+    @locked
+    def lines(self, invoice_id: str, livemode: bool) -> list[Json]:
+        """All lines of an invoice in list order; a KeyError if there is no such invoice."""
+        side = self._sides[livemode]
+        if invoice_id not in side.objects["invoices"]:
+            raise KeyError(invoice_id)
+        return list(side.lines.get(invoice_id, {}).values())
+
+    def is_deleted_customer(self, object_id: str, livemode: bool) -> bool:
+        """Whether this customer existed once."""
+        return object_id in self._sides[livemode].deleted_customers
+
+    def payout_of(self, transaction_id: str, livemode: bool) -> str | None:
+        """The payout that a balance transaction was part of."""
+        return self._sides[livemode].paid_out.get(transaction_id)
+
+    def _catch_up(self, type_name: str, livemode: bool) -> None:
+        """Let happen what is due by the clock, before objects of a type are read."""
+
+    def _stored(self, type_name: str, object_id: str, livemode: bool) -> Json:
+        """An object without embedded lines; a KeyError if there is none."""
+        return self._sides[livemode].objects[type_name].objects[object_id]
+
+    def _customer(self, customer_id: str | None, livemode: bool) -> Json | None:
+        return self._sides[livemode].objects["customers"].objects.get(customer_id or "")
+
+    def _shown(self, type_name: str, object_id: str, livemode: bool) -> Json:
+        """An object as the API shows it."""
+        shown: Json = orjson.loads(self.render(type_name, object_id, livemode))
+        return shown
+
+    def _embedded_lines(self, invoice: Json, livemode: bool) -> Json:
+        lines = list(self._sides[livemode].lines.get(invoice["id"], {}).values())
+        embedded: Json = invoice["lines"] | {"data": lines[:EMBEDDED], "has_more": len(lines) > EMBEDDED}
+        if "total_count" in embedded:
+            embedded["total_count"] = len(lines)
+        return embedded
+
+    def _moment(self, *, livemode: bool = False, created: int | None = None, announce: bool = True) -> Moment:
+        return Moment(self._at(created), livemode, announce)
+
+    def _moment_of(self, type_name: str, object_id: str, when: When) -> Moment:
+        """When an action on an object happens, in the mode that holds it; a KeyError if none does."""
+        mode = self._mode(type_name, object_id, when.get("livemode"))
+        return Moment(self._at(when.get("created")), mode, when.get("announce", True))
+
+    def _mode(self, type_name: str, object_id: str, livemode: bool | None) -> bool:
+        for mode in (False, True) if livemode is None else (livemode,):
+            if object_id in self._sides[mode].objects[type_name]:
+                return mode
+        raise KeyError(f"the shop has no {object_id} among its {type_name}")
+
+    def _at(self, created: int | None) -> int:
+        return int(self.clock.now()) if created is None else created
+
+    def _id(self, prefix: str) -> str:
+        return f"{prefix}_1" + "".join(self._random.choices(ALPHABET, k=23))

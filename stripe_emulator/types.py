@@ -1,0 +1,186 @@
+"""The emulated object types: one declaration each.
+
+Here belongs what the API does differently for one type: names, ids, filters, permissions. How an object looks belongs
+to `templates`, what happens to objects to `shop`, and their fields to `stripe_pipeline.objects`. Another type is one
+more entry of `TYPES` and its template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from stripe_pipeline.objects import BY_STRIPE_OBJECT
+
+
+@dataclass(frozen=True, kw_only=True)
+class IncludedList:
+    """A list of other objects that Stripe adds to an object only where it is expanded."""
+
+    type_name: str
+    """The type of the listed objects, for example `refunds`."""
+    reference: str
+    """The field of the listed objects that holds the object's id, for example `charge`; one of `Collection.INDEXED`."""
+    url: str
+    """Where the whole list is; `{id}` stands for the object's id."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmulatedType:
+    """One type that the emulated API lists and retrieves."""
+
+    name: str
+    """As in paths, for example `balance_transactions`."""
+    object: str
+    """Stripe's `object` value, for example `balance_transaction`."""
+    label: str
+    """What Stripe's messages call an object, for example `balance transaction`."""
+    id_parameter: str = "id"
+    """What Stripe's messages call the parameter that holds the object's id."""
+    id_prefixes: tuple[str, ...] = ()
+    """Prefixes of the ids by which other objects name objects of this type, for example `ch` and `py`."""
+    filters: tuple[str, ...] = ()
+    """Filters of the list besides the time filters; all test for equality, apart from those of events."""
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The values that a filter accepts, where Stripe refuses all others."""
+    time_filters: tuple[str, ...] = ("created",)
+    """Filters of the list that take a time or a range of times."""
+    included: Mapping[str, IncludedList] = field(default_factory=dict)
+    """Lists that can be expanded, by the field that then holds them."""
+    update_events: tuple[str, ...] = ()
+    """The events that announce changed fields; none for types of which Stripe announces no such changes."""
+    permission: str
+    """The beginning of the names of its permissions, for example `charge` of `charge_read`."""
+    permission_label: str
+    """What the Dashboard's form for restricted keys calls the permission, for example `Charges and Refunds`."""
+
+
+TYPES: Mapping[str, EmulatedType] = {
+    emulated_type.name: emulated_type
+    for emulated_type in (
+        EmulatedType(
+            name="balance_transactions",
+            object="balance_transaction",
+            label="balance transaction",
+            id_prefixes=("txn",),
+            filters=("currency", "payout", "source", "type"),
+            # Documented as what expanding `source` needs. Connectors that list balance transactions ask for this one
+            # alone.
+            permission="balance_transaction_source",
+            permission_label="Balance Transaction Sources",
+        ),
+        EmulatedType(
+            name="charges",
+            object="charge",
+            label="charge",
+            id_prefixes=("ch", "py"),
+            filters=("customer", "payment_intent", "transfer_group"),
+            included={"refunds": IncludedList(type_name="refunds", reference="charge", url="/v1/charges/{id}/refunds")},
+            update_events=("charge.updated",),
+            permission="charge",
+            permission_label="Charges and Refunds",
+        ),
+        EmulatedType(
+            name="customers",
+            object="customer",
+            label="customer",
+            id_prefixes=("cus",),
+            filters=("email", "test_clock"),
+            update_events=("customer.updated",),
+            permission="customer",
+            permission_label="Customers",
+        ),
+        EmulatedType(
+            name="disputes",
+            object="dispute",
+            label="dispute",
+            id_prefixes=("dp", "du"),
+            filters=("charge", "payment_intent"),
+            update_events=("charge.dispute.updated",),
+            permission="dispute",
+            permission_label="Disputes",
+        ),
+        EmulatedType(
+            name="events",
+            object="event",
+            label="event",
+            filters=("delivery_success", "type", "types"),
+            permission="event",
+            permission_label="Events",
+        ),
+        EmulatedType(
+            name="invoice_payments",
+            object="invoice_payment",
+            label="invoice_payment",
+            id_parameter="invoice_payment",
+            id_prefixes=("inpay",),
+            filters=("invoice", "payment", "status"),
+            choices={"status": ("canceled", "open", "paid")},
+            permission="invoice",
+            permission_label="Invoices",
+        ),
+        EmulatedType(
+            name="invoices",
+            object="invoice",
+            label="invoice",
+            id_prefixes=("in",),
+            filters=("collection_method", "customer", "customer_account", "status", "subscription"),
+            choices={
+                "collection_method": ("charge_automatically", "send_invoice"),
+                "status": ("draft", "open", "paid", "uncollectible", "void"),
+            },
+            time_filters=("created", "due_date"),
+            included={
+                "payments": IncludedList(
+                    type_name="invoice_payments", reference="invoice", url="/v1/invoice_payments?invoice={id}"
+                )
+            },
+            update_events=("invoice.updated",),
+            permission="invoice",
+            permission_label="Invoices",
+        ),
+        EmulatedType(
+            name="payment_intents",
+            object="payment_intent",
+            label="payment_intent",
+            id_parameter="intent",
+            id_prefixes=("pi",),
+            filters=("customer", "customer_account"),
+            permission="payment_intent",
+            permission_label="PaymentIntents",
+        ),
+        EmulatedType(
+            name="refunds",
+            object="refund",
+            label="refund",
+            id_prefixes=("re", "pyr"),
+            filters=("charge", "payment_intent"),
+            update_events=("refund.updated", "charge.refund.updated"),
+            permission="charge",
+            permission_label="Charges and Refunds",
+        ),
+        EmulatedType(
+            name="webhook_endpoints",
+            object="webhook_endpoint",
+            label="webhook endpoint",
+            time_filters=(),
+            permission="webhook",
+            permission_label="Webhook Endpoints",
+        ),
+    )
+}
+"""All emulated types by name."""
+
+BY_OBJECT: Mapping[str, EmulatedType] = {emulated_type.object: emulated_type for emulated_type in TYPES.values()}
+"""All emulated types by Stripe's `object` value."""
+
+LISTED = tuple(sorted(object_type.name for object_type in BY_STRIPE_OBJECT.values()))
+"""The types that the pipeline lists."""
+
+_BY_PREFIX = {prefix: emulated_type for emulated_type in TYPES.values() for prefix in emulated_type.id_prefixes}
+
+
+def type_of(object_id: str) -> str | None:
+    """The name of the type that an id belongs to by its prefix; none if the shop keeps no such objects."""
+    emulated_type = _BY_PREFIX.get(object_id.partition("_")[0])
+    return emulated_type.name if emulated_type else None

@@ -1,0 +1,253 @@
+"""The database of the inbox: its connections, its file where it is SQLite, and what its errors mean.
+
+Here belongs how a transaction is opened, in SQLite and in Postgres. The tables belong to `tables`, what is stored in
+them to `inbox`, whose they are to `owner`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+import filelock
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.errors import SettingsError, WarehouseError
+from stripe_pipeline.inbox.tables import lacking, make_tables
+from stripe_pipeline.sqlite_files import sqlite_cause_of
+from stripe_pipeline.storage_errors import Cause
+
+_POSTGRES_TIMES = {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeout": 30_000}  # the last in ms
+_PAUSE = 0.01  # seconds before SQLite is asked again for what it does not wait for
+_POSTGRES_DISK_FULL = "53100"  # of SQLSTATE
+_POSTGRES_LOCK = 0x57121BE  # any number that nothing else in the database locks while it changes its tables
+
+
+class Database:
+    """SQLite in the data folder, or the database that `url` names; thread-safe.
+
+    `url` and `patience` as in `Inbox`. Raises `SettingsError` if `url` is not an address of SQLite or Postgres. All
+    methods raise `WarehouseError` if the database does not do what it should.
+    """
+
+    def __init__(self, folder: DataFolder, url: str | None, *, patience: float) -> None:
+        self._url = parse_url(url) if url else sa.URL.create("sqlite", database=str(folder.inbox))
+        self._is_sqlite = self._url.get_backend_name() == "sqlite"
+        self._patience = patience
+        self._path = _path_of(self._url) if self._is_sqlite else None
+        self._file: tuple[int, int] | None = None
+        # SQLite's files only: no connection is in use while the file is opened anew.
+        self._one_at_a_time = threading.RLock()
+        try:
+            # Connections stay open, so that asking whether something is due costs no more than the question.
+            self.engine = sa.create_engine(
+                self._url,
+                connect_args={"timeout": patience} if self._is_sqlite else _POSTGRES_TIMES,
+                pool_pre_ping=not self._is_sqlite,
+            )
+        except ImportError:
+            raise SettingsError(
+                "STRIPE_PIPELINE_INBOX names a Postgres database, and the client for it is not installed",
+                'Install it: pip install "psycopg[binary]"',
+            ) from None
+        if self._is_sqlite:
+            sa.event.listen(self.engine, "connect", _make_durable)
+        with self._errors():
+            self._make()
+
+    @property
+    def address(self) -> str:
+        """Its address for people, without the password."""
+        return self._url.render_as_string()
+
+    def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+        """An insert that can say what happens on a conflict."""
+        return sqlite.insert(table) if self._is_sqlite else postgresql.insert(table)
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A connection to read on."""
+        with self._errors(), self._one_at_a_time if self._path else nullcontext():
+            self._follow_file()
+            with self.engine.connect() as connection:
+                yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction, which is durable once it has ended."""
+        with self._errors(), self._one_at_a_time if self._path else nullcontext():
+            self._follow_file()
+            with self.engine.begin() as connection:
+                yield connection
+            if self._path is not None and _file_id(self._path) != self._file:
+                raise WarehouseError(
+                    f"The inbox {self._path} was moved away or replaced while it was written", "Try again"
+                )
+
+    def lock(self, connection: sa.Connection) -> None:
+        """Keep every other process out of this until the transaction ends."""
+        if self._is_sqlite:
+            self.begin_writing(connection)
+        else:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_POSTGRES_LOCK)))
+
+    def begin_writing(self, connection: sa.Connection) -> None:
+        """Have SQLite let no other process write between what is read next and what is written then.
+
+        Postgres locks the rows that are read instead (`with_for_update`).
+        """
+        if self._is_sqlite:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self.engine.dispose()
+
+    def _make(self) -> None:
+        """Make the tables, or add what they lack if an older version made them."""
+        if self._path is not None:
+            _begin_file(self._path)
+        with self.engine.connect() as connection:
+            if self._is_sqlite:
+                # Readers and the one writer do not block each other.
+                self._write_ahead(connection)
+            if self._path is not None:
+                self._file = _file_id(self._path)
+            if not lacking(connection):
+                return
+        with self.engine.begin() as connection:
+            # Several processes may begin at once: one makes it, the others wait here and look again.
+            self.lock(connection)
+            make_tables(connection)
+
+    def _write_ahead(self, connection: sa.Connection) -> None:
+        """Have SQLite write ahead. Where others open the file too, it does not wait for them as it does elsewhere."""
+        ends = time.monotonic() + self._patience
+        while True:
+            try:
+                connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+            except sa.exc.OperationalError as error:
+                if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY or time.monotonic() > ends:
+                    raise
+                time.sleep(_PAUSE)
+            else:
+                return
+
+    def _follow_file(self) -> None:
+        """Open SQLite's file anew if it was moved away or replaced: nobody reads what is written to the old one."""
+        if self._path is not None and _file_id(self._path) != self._file:
+            self.engine.dispose()
+            self._make()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """The database's errors as ours: without SQL, values and passwords."""
+        try:
+            yield
+        except OSError as error:
+            raise WarehouseError(
+                f"The inbox {self._path} cannot be made ({error.strerror})",
+                "Give this user write access to its folder, or free disk space if it ran out",
+            ) from None
+        except sa.exc.SQLAlchemyError as error:
+            cause = getattr(error, "orig", None) or error
+            reason = " ".join(str(cause).split())
+            # A driver may name the address it could not use.
+            password = str(self._url.password or "")
+            for secret in {password, quote(password), quote_plus(password)} - {""}:
+                reason = reason.replace(secret, "…")
+            if self._is_sqlite:
+                raise self._explained(sqlite_cause_of(cause), reason) from None
+            full = getattr(cause, "sqlstate", None) == _POSTGRES_DISK_FULL
+            raise WarehouseError(
+                f"The inbox at {self.address} cannot be used ({reason})",
+                "Free disk space on the database's server"
+                if full
+                else "Check STRIPE_PIPELINE_INBOX, and that this user may make and write tables there",
+            ) from None
+
+    def _explained(self, cause: Cause, reason: str) -> WarehouseError:
+        """The error for SQLite's `reason`, with what to do about its cause."""
+        file = self._url.database
+        name = Path(file or "").name
+        match cause:
+            case Cause.FULL:
+                what = f"The disk has no space left for the inbox {file}"
+                remedy = "Free disk space. Stripe sends again what could not be stored, and the next sync finds it too"
+            case Cause.IO:
+                what = f"The inbox {file} could not be read or written"
+                remedy = "Free disk space if it ran out, else check the disk"
+            case Cause.DENIED:
+                what = f"The inbox {file} cannot be opened or written"
+                remedy = "Give this user write access to the file and its folder"
+            case Cause.IN_USE:
+                what = f"Another process kept the inbox {file} locked for over {self._patience:.0f} seconds"
+                remedy = "Stop a stripe-pipeline or Dagster process that hangs, then try again"
+            case _:
+                damaged = cause is Cause.DAMAGED
+                what = f"The inbox {file} {'is damaged' if damaged else 'cannot be used'}"
+                remedy = (
+                    f"Stop the processes that use it (`dev`, `webhooks serve`), move it away together with {name}-wal"
+                    f" and {name}-shm, and start them again: the next sync makes a new one and reads Stripe's events of"
+                    " the last 30 days again"
+                )
+        return WarehouseError(f"{what} ({reason})", remedy)
+
+
+def parse_url(url: str) -> sa.URL:
+    """`url` with the driver that the project has. Raises `SettingsError` if it is none of SQLite or Postgres."""
+    try:
+        parsed = sa.make_url(url)
+    except (sa.exc.SQLAlchemyError, ValueError):  # their messages show the password
+        parsed = None
+    backend = parsed.get_backend_name() if parsed else None
+    # With a password that is not encoded a part of it is taken for the host or the database, and would be shown.
+    if not parsed or backend not in ("sqlite", "postgresql", "postgres") or "@" in f"{parsed.host}{parsed.database}":
+        raise SettingsError(
+            "STRIPE_PIPELINE_INBOX is no address of a database that can be used",
+            "Give one like postgresql://user:password@host/database (with %40 for an @ in the password),"
+            " or unset it to keep the inbox in the data folder",
+        )
+    return parsed if backend == "sqlite" else parsed.set(drivername="postgresql+psycopg")
+
+
+def _make_durable(connection: Any, _: object) -> None:
+    """SQLite: a commit is on the disk before it returns, even in WAL mode and if the machine loses power."""
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA fullfsync = ON")  # macOS keeps it in the drive's cache otherwise
+
+
+def _path_of(url: sa.URL) -> Path | None:
+    """The file of an SQLite database; None for one in memory or named by a URI of SQLite's."""
+    return None if not url.database or url.database.startswith((":", "file:")) else Path(url.database)
+
+
+def _file_id(path: Path) -> tuple[int, int] | None:
+    """What tells this file from another one of the same name; None if it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _begin_file(path: Path) -> None:
+    """Make an empty file if there is none, without what SQLite kept beside one that was moved away.
+
+    It is its owner's only; SQLite gives the files beside it the same mode.
+    """
+    if path.exists():
+        return
+    with filelock.FileLock(f"{path}.lock", mode=0o600):
+        if not path.exists():
+            for suffix in ("-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            path.touch(mode=0o600)

@@ -1,0 +1,112 @@
+"""Which warehouse the inbox belongs to: if two shared it, each would mark as applied what the other never read.
+
+Here belongs claiming the inbox, and refusing it to another warehouse. What the owner changes belongs to `inbox`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.errors import WarehouseError
+from stripe_pipeline.inbox.database import Database
+from stripe_pipeline.inbox.notification import LARGEST, Claim
+from stripe_pipeline.inbox.tables import LOCKED_OWNERS, OWNERS, POKES, REOPENED, ownership
+
+if TYPE_CHECKING:  # its module loads DuckDB, which the receiver's process does without
+    from stripe_pipeline.warehouse.bookkeeping import Identity
+
+
+class Owner:
+    """The warehouse that an inbox serves.
+
+    `folder` is the data folder of the one that asks, and `in_folder` says whether the inbox lies in it.
+    """
+
+    def __init__(self, database: Database, folder: DataFolder, *, in_folder: bool) -> None:
+        self._database = database
+        self._folder = folder
+        self._in_folder = in_folder
+        self._claimed_by: str | None = None
+
+    def claim(self, identity: Callable[[], Identity], modes: Collection[bool], *, take_over: bool = False) -> Claim:
+        """As `Inbox.claim`."""
+        with self._database.reading() as connection:
+            before = connection.execute(sa.select(OWNERS)).all()
+        warehouse = identity()
+        known = max((row.revision for row in before), default=0)
+        ours = {row.livemode for row in before if row.warehouse == warehouse.id}
+        if len(ours) == len(before) and ours >= set(modes) and known <= warehouse.revision:
+            self._claimed_by = warehouse.id
+            return Claim(warehouse)
+        reopened = None
+        with self._database.writing() as connection:
+            self._database.lock(connection)
+            rows = connection.execute(LOCKED_OWNERS).all()
+            other = next((row for row in rows if row.warehouse not in ("", warehouse.id)), None)
+            # Another process of this warehouse may have met the same meanwhile, and set it right.
+            behind = known > warehouse.revision and any(row.revision == known for row in rows)
+            if (other or behind) and not (take_over or self._in_folder):
+                raise self._belongs_to(other or rows[0], warehouse)
+            if other or behind:
+                newer = sa.func.coalesce(POKES.c.applied_revision, LARGEST) > warehouse.revision
+                lacking = sa.true() if other else newer
+                reopened = connection.execute(REOPENED.where(lacking)).rowcount
+            kept = {} if other else {row.livemode: row.complete for row in rows}
+            connection.execute(sa.delete(OWNERS))
+            claimed = [
+                ownership(
+                    livemode,
+                    warehouse.id,
+                    str(self._folder.root),
+                    warehouse.revision,
+                    complete=kept.get(livemode, livemode not in warehouse.followed),
+                )
+                for livemode in sorted(set(modes) | kept.keys())
+            ]
+            connection.execute(sa.insert(OWNERS), claimed)
+        self._claimed_by = warehouse.id
+        return Claim(warehouse, reopened)
+
+    def is_complete(self, warehouse: Identity, livemode: bool | None = None) -> bool:
+        """As `Inbox.is_complete`."""
+        query = sa.select(OWNERS)
+        with self._database.reading() as connection:
+            rows = connection.execute(query if livemode is None else query.where(OWNERS.c.livemode == livemode)).all()
+        return bool(rows) and all(row.complete and row.warehouse == warehouse.id for row in rows)
+
+    def completed(self, livemode: bool) -> None:
+        """As `Inbox.completed`."""
+        with self.changing() as connection:
+            connection.execute(sa.update(OWNERS).where(OWNERS.c.livemode == livemode).values(complete=True))
+
+    @contextmanager
+    def changing(self) -> Iterator[sa.Connection]:
+        """Writing what only the warehouse may that claimed the inbox: another one may have taken it over since."""
+        with self._database.writing() as connection:
+            self._database.begin_writing(connection)
+            if self._claimed_by is not None:
+                owners = connection.execute(LOCKED_OWNERS).all()
+                if other := next((row for row in owners if row.warehouse not in ("", self._claimed_by)), None):
+                    raise WarehouseError(
+                        f"The inbox at {self._database.address} was taken over by the warehouse in"
+                        f" {other.folder} while this run was under way",
+                        "Name another database in STRIPE_PIPELINE_INBOX for this data folder, or take it back with"
+                        " `stripe-pipeline webhooks adopt`",
+                    )
+            yield connection
+
+    def _belongs_to(self, owner: Any, warehouse: Identity) -> WarehouseError:
+        """What keeps this warehouse from using the inbox of another one."""
+        return WarehouseError(
+            f"The inbox at {self._database.address} belongs to the warehouse in {owner.folder}"
+            if owner.warehouse != warehouse.id
+            else f"The inbox at {self._database.address} has had notifications applied that the warehouse in"
+            f" {self._folder.root} lacks: it is a copy, or was restored from one",
+            "Name another database in STRIPE_PIPELINE_INBOX for this data folder; or, if no other data folder uses this"
+            " one any more, run `stripe-pipeline webhooks adopt`",
+        )

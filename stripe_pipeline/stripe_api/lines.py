@@ -1,0 +1,130 @@
+"""One object with its children as lines of NDJSON: what Stripe cut off is read, what is left out is removed.
+
+Here belongs what an object consists of. Which columns a line has belongs to `rows`, which fields are kept to `fields`,
+which objects are read to `reader`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from stripe_pipeline import odd_json
+from stripe_pipeline.batch import Mode
+from stripe_pipeline.errors import BadObject, CursorLost, NotFound
+from stripe_pipeline.fields import FieldFilter
+from stripe_pipeline.objects import ObjectType
+from stripe_pipeline.rows import Surprises, created_of, id_of, shape
+from stripe_pipeline.stripe_api.client import StripeApi
+from stripe_pipeline.stripe_api.day_files import LinesByTable
+from stripe_pipeline.stripe_api.listing import everything
+from stripe_pipeline.stripe_api.paths import object_path
+from stripe_pipeline.stripe_api.probe import Probe
+from stripe_pipeline.stripe_api.refusals import RESOURCE_MISSING
+
+_KEPT_OUT = "It is kept out and the others of its type go on; report it with this message if it stays so"
+
+
+class Lines:
+    """Completes objects of one type with their `children` and shapes their lines; thread-safe.
+
+    `probe` is told which requests were answered.
+    """
+
+    def __init__(
+        self,
+        api: StripeApi,
+        object_type: ObjectType,
+        children: tuple[ObjectType, ...],
+        mode: Mode,
+        fields: FieldFilter,
+        probe: Probe,
+    ) -> None:
+        self._api = api
+        self._object_type = object_type
+        self._children = children
+        self._mode = mode
+        self._fields = fields
+        self._probe = probe
+
+    def of(self, obj: dict[str, Any], sent_at: float, surprises: Surprises, *, repaired: bool) -> LinesByTable | None:
+        """The lines of an object and its children by table; None if it was deleted since it was read.
+
+        Raises `BadObject`, and what `StripeApi.get` raises.
+        """
+        try:
+            children = {child.name: self._children_in(child, obj) for child in self._children}
+            self._complete_included(obj)
+        except NotFound as error:
+            if isinstance(error, CursorLost) or error.code != RESOURCE_MISSING:
+                raise  # the error is about a line or about the address, so the object itself may exist
+            return None
+        if repaired:
+            _note_replaced(self._object_type, obj, surprises)
+        try:
+            return self._shaped(obj, children, sent_at, surprises)
+        except RecursionError:
+            raise BadObject(f"The object {id_of(obj)!r} is nested too deeply", _KEPT_OUT) from None
+
+    def _children_in(self, child: ObjectType, obj: dict[str, Any]) -> list[dict[str, Any]]:
+        """All of an object's children: what it embeds, or, where Stripe cut that off, the whole list."""
+        embedded = obj.get(child.embedded_in or "")
+        if "position" in child.key:  # without a list of their own: all are embedded
+            found = embedded or []
+        elif isinstance(embedded, dict) and embedded.get("has_more") is False:
+            found = embedded.get("data")
+        else:
+            path = object_path(f"{self._object_type.endpoint}", id_of(obj), f"{child.embedded_in}")
+            found = everything(self._api, path)
+            self._probe.answered(path)
+            return found
+        if not isinstance(found, list) or not all(isinstance(it, dict) for it in found):
+            raise BadObject(
+                f"Stripe sent a {self._object_type.object} ({id_of(obj)}) whose {child.embedded_in} are no objects",
+                _KEPT_OUT,
+            )
+        return found
+
+    def _complete_included(self, obj: dict[str, Any]) -> None:
+        """Put the whole list where Stripe cut off one that it was asked to include."""
+        for included in self._object_type.include:
+            found = obj.get(included.column)
+            if isinstance(found, dict) and found.get("has_more") is True:
+                data = everything(self._api, included.endpoint, {included.parameter: id_of(obj)})
+                self._probe.answered(included.endpoint)
+                obj[included.column] = found | {"data": data, "has_more": False}
+
+    def _shaped(
+        self,
+        obj: dict[str, Any],
+        children: dict[str, list[dict[str, Any]]],
+        sent_at: float,
+        surprises: Surprises,
+    ) -> LinesByTable:
+        row = partial(
+            shape, account=self._mode.account, livemode=self._mode.livemode, fetched_at=sent_at, surprises=surprises
+        )
+
+        def line(object_type: ObjectType, of: dict[str, Any], given: dict[str, Any] | None = None) -> bytes:
+            kept = self._fields.apply(object_type, of)
+            return self._fields.without_secrets(object_type, row(object_type, kept, given=given))
+
+        lines = {self._object_type.name: [line(self._object_type, obj)]}
+        livemode = obj.get("livemode")
+        for child in self._children:
+            assert child.parent_key is not None
+            given: dict[str, Any] = {child.parent_key: id_of(obj), "created": created_of(obj)}
+            if isinstance(livemode, bool):
+                given["livemode"] = livemode
+            lines[child.name] = [
+                line(child, it, given | ({"position": n} if "position" in child.key else {}))
+                for n, it in enumerate(children[child.name])
+            ]
+        return lines
+
+
+def _note_replaced(object_type: ObjectType, obj: dict[str, Any], surprises: Surprises) -> None:
+    """Count the fields of an object that hold replaced text."""
+    for name, value in obj.items():
+        if odd_json.REPLACEMENT in str(value):
+            surprises.add(object_type.name, f"{name} (invalid Unicode, replaced)", id_of(obj))

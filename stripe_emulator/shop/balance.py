@@ -169,7 +169,8 @@ class Balance(Changes):
         return self._add("balance_transactions", obj, moment)
 
     def _catch_up(self, type_name: str, livemode: bool) -> None:
-        self._complete_captures(livemode)
+        if self._sides[livemode].capturing:
+            self._complete_captures(livemode)
         if type_name == "balance_transactions":
             self._release_pending(livemode)
 

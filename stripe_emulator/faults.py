@@ -25,7 +25,7 @@ class LoggedRequest:
     params: dict[str, Any]
     """Query parameters, or the form of a POST, nested as Stripe reads them: `{"created": {"gte": "1"}}`."""
     livemode: bool | None
-    """The mode of the key; none if it is no key at all."""
+    """The mode of the key; none if it is not a valid key."""
     stripe_version: str | None
     time: float
     """On the shop's clock."""

@@ -20,7 +20,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.warehouse.warehouse import Warehouse
+from stripe_pipeline.warehouse import compaction
 from tests.conftest import MakePipeline
 from tests.stripe_state import ask, back, changed, everything
 from tests.test_cli import Project, Run, api, environment, project, run  # noqa: F401 - the command line's fixtures
@@ -304,7 +304,7 @@ def test_a_mere_change_does_not_rewrite_the_file(
     make_pipeline().tick()
     shop.update_customer(customer, email="grace@example.com", phone="1", metadata={})
     make_pipeline().tick()
-    monkeypatch.setattr(Warehouse, "_compact", lambda *_: pytest.fail("compacted"))
+    monkeypatch.setattr(compaction, "_copy_to", lambda *_: pytest.fail("compacted"))
     make_pipeline().prune()
 
 
@@ -319,7 +319,7 @@ def test_erasing_that_fails_for_want_of_space_is_said_and_completed_by_the_next_
         raise duckdb.IOException("No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Warehouse, "_compact", full)
+        patch.setattr(compaction, "_copy_to", full)
         with pytest.raises(WarehouseError, match=r"erased from the tables, but .*No space left.*Free disk space"):
             pipeline.warehouse.erase([customer])
     make_pipeline().tick()

@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ HOLDS = (0.0, 0.0, 0.5, 5.0)
 @pytest.mark.timeout(1800)
 def test_writers_and_readers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = DataFolder(tmp_path / "data")
-    with trading(0.2, folder) as (server, closed):
+    with trading(0.2, folder) as (server, closed), ExitStack() as ends:
         started = time.monotonic()
         readers = [
             subprocess.Popen(
@@ -43,6 +44,8 @@ def test_writers_and_readers(tmp_path: Path, capsys: pytest.CaptureFixture[str])
             for hold in HOLDS
         ]
         writers = [start(server, folder, *options, "--seconds", str(SECONDS)) for options in WRITERS]
+        for process in (*readers, *writers):
+            ends.callback(process.kill)  # where one of them fails, the others go on
         results = [json.loads(output_of(writer)) for writer in writers]
         seconds = time.monotonic() - started
         reads = [took for reader in readers for took in json.loads(output_of(reader))]

@@ -316,15 +316,16 @@ class Histories(RuleBasedStateMachine):
         today = day_of(self.shop.clock.now())
         return [today - timedelta(days=n) for n in ns]
 
-    @rule(happenings=things, which=st.randoms(use_true_random=False), most=st.sampled_from((2, 1000)))
-    def webhooks(self, happenings: list[Happening], which: random.Random, most: int) -> None:
+    # How many events there are may depend on how fast the machine is, and what is drawn must not.
+    @rule(happenings=things, seed=st.integers(0, 2**32), most=st.sampled_from((2, 1000)))
+    def webhooks(self, happenings: list[Happening], seed: int, most: int) -> None:
         """Some of the latest events come as webhooks, in any order and some of them twice."""
         self._all(happenings)
         events = [event for livemode in (True, False) for event in self.shop.events(livemode)[:20]]
-        sent = which.choices(events, k=min(len(events), 25)) if events else []
+        sent = random.Random(seed).choices(events, k=min(len(events), 25)) if events else []
         self.pipelines[1].inbox.add([poke for event in sent if (poke := poke_of(event))])
         report = self._run(lambda: self.pipelines[1].drain(most=most))
-        assert not report.failures
+        assert not report.failures, report.failures
         self.pipelines[1].publish()
         if self.folder.published.exists():
             self._no_row_twice()

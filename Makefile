@@ -38,7 +38,7 @@ bench: $(VENV)/.dev
 
 # Ten minutes: everything that is offered here beside the tests, in a small size, so that it goes on working.
 smoke:
-	$(MAKE) lock format
+	$(MAKE) lock format docs
 	git diff --exit-code
 	SOAK_HISTORIES=6 SOAK_KILLS=9 SOAK_SECONDS=15 $(MAKE) soak
 	$(MAKE) bench ARGS=--smoke

@@ -23,18 +23,17 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
-import duckdb
 import yaml
 from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
 
 import stripe_pipeline
 from stripe_pipeline.assets import columns
-from stripe_pipeline.data_folder import CATALOG
+from stripe_pipeline.data_folder import CATALOG, DataFolder
 from stripe_pipeline.objects import BOOKKEEPING, OBJECT_TYPES, ObjectType, children_of
 from stripe_pipeline.settings.model import ObjectSettings, Settings
 from stripe_pipeline.views.references import picture
-from stripe_pipeline.warehouse.schema import Layout
+from stripe_pipeline.warehouse.warehouse import Warehouse
 
 DOCS = Path(__file__).parent
 PAGES = ("tables.md", "settings.md")
@@ -105,22 +104,17 @@ def descriptions() -> Descriptions:
 def layout() -> Mapping[str, Mapping[str, str]]:
     """The SQL types of all columns that a warehouse with default settings has, by qualified table or view name."""
     found: dict[str, dict[str, str]] = {}
-    with database() as connection:
-        for schema, table, column, sql_type in connection.execute(
-            "SELECT schema_name, table_name, column_name, data_type FROM duckdb_columns()"
-            f" WHERE database_name = '{CATALOG}' ORDER BY table_oid, column_index"
-        ).fetchall():
-            found.setdefault(f"{schema}.{table}", {})[column] = _SQL_NAMES.get(sql_type, sql_type)
+    for schema, table, column, sql_type in empty_warehouse().ask(
+        "SELECT schema_name, table_name, column_name, data_type FROM duckdb_columns()"
+        f" WHERE database_name = '{CATALOG}' ORDER BY table_oid, column_index"
+    ):
+        found.setdefault(f"{schema}.{table}", {})[column] = _SQL_NAMES.get(sql_type, sql_type)
     return found
 
 
-def database() -> duckdb.DuckDBPyConnection:
-    """An empty warehouse in memory, with default settings."""
-    connection = duckdb.connect(":memory:")
-    connection.execute(f"ATTACH ':memory:' AS {CATALOG}")
-    connection.execute(f"USE {CATALOG}")
-    Layout(Settings(), None).ensure(connection, Path(f"{CATALOG}.duckdb"))
-    return connection
+def empty_warehouse() -> Warehouse:
+    """A warehouse with default settings and without rows, of a data folder that is not made."""
+    return Warehouse(DataFolder(DOCS / "data"), as_it_is=True)
 
 
 # Tables

@@ -72,7 +72,7 @@ def anchors(markdown: str) -> set[str]:
 def trouble(file: Path, anchor: str | None) -> str:
     """Why this file, or a heading in it, cannot be cited; empty if it can."""
     if not file.exists():
-        return "there is no such file"
+        return "the file does not exist"
     if not anchor or (file.suffix == ".md" and anchor in anchors(file.read_text(encoding="utf-8"))):
         return ""
     return f"{file.name} has no heading with this anchor"
@@ -126,9 +126,9 @@ def test_what_does_not_resolve_is_named_with_its_place(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("\n".join(cited))
     assert broken(list(citations(tmp_path))) == (
         f"\nREADME.md:3: {DOCS}/one.md#two: one.md has no heading with this anchor"
-        f"\nREADME.md:4: {DOCS}/two.md: there is no such file"
+        f"\nREADME.md:4: {DOCS}/two.md: the file does not exist"
     )
-    assert broken(list(links(tmp_path))) == f"\n{DOCS}/one.md:3: two.md#one: there is no such file"
+    assert broken(list(links(tmp_path))) == f"\n{DOCS}/one.md:3: two.md#one: the file does not exist"
 
 
 @pytest.mark.parametrize(

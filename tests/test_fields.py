@@ -23,7 +23,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.sync.pipeline import Pipeline
-from stripe_pipeline.warehouse.warehouse import Warehouse
+from stripe_pipeline.warehouse import compaction
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed, rows
 from tests.test_cli import Project, Run, api, environment, project, run  # noqa: F401 - the command line's fixtures
@@ -399,7 +399,7 @@ def test_what_is_left_out_and_could_not_be_erased_for_want_of_space_is_erased_at
         raise duckdb.IOException("No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Warehouse, "_compact", full)
+        patch.setattr(compaction, "_copy_to", full)
         with pytest.raises(WarehouseError, match=r"could not be brought to the settings: No space .* Free disk space"):
             make_pipeline(**fields(**NOWHERE)).tick()
     make_pipeline(**fields(**NOWHERE)).tick()

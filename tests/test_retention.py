@@ -27,7 +27,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, today
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.errors import WarehouseError
-from stripe_pipeline.warehouse.warehouse import Warehouse
+from stripe_pipeline.warehouse import compaction
 from tests.conftest import KEYS, MakePipeline, Opens
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed
 from tests.test_cli import Project, Run, api, environment, project, run  # noqa: F401 - the command line's fixtures
@@ -293,7 +293,7 @@ def test_space_is_given_back_later_where_a_pruning_was_stopped_before(
         raise duckdb.IOException("No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Warehouse, "_compact", full)
+        patch.setattr(compaction, "_copy_to", full)
         with pytest.raises(
             WarehouseError, match=r"What is too old was removed, but .* could not be made smaller: No sp"
         ):

@@ -159,7 +159,7 @@ def _facts(object_type: ObjectType) -> Iterator[str]:
         yield f"Endpoint: `{object_type.endpoint}` ([Stripe's reference]({reference}))"
     else:
         yield f"Parent: `{object_type.parent}`, which carries these objects in `{object_type.embedded_in}`"
-    yield f"Key: {_listed(object_type.key)}"
+    yield f"Key within a mode: {_listed(object_type.key)}"
     if object_type.parent_key:
         yield f"Reference to the parent: `{object_type.parent_key}`"
     if children := children_of(object_type):

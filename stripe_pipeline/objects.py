@@ -115,6 +115,7 @@ class ObjectType:
     description: str
     columns: tuple[Column, ...]
     key: tuple[str, ...] = ("id",)
+    """Columns that tell one row of a mode from all others of that mode (docs/stripe.md#ids-and-secrets)."""
     endpoint: str | None = None
     """List endpoint, for example `/v1/charges`; none for children, which come with their parent."""
     events: tuple[str, ...] = ()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import orjson
@@ -25,8 +26,12 @@ Key = tuple[str, bool, str]
 class Trade:
     """One thing that happens; nothing, where the shop holds no object that it could happen to."""
 
-    def __init__(self, shop: Shop, *, livemode: bool, number: int, announce: bool = True, ago: int = 0) -> None:
+    def __init__(
+        self, shop: Shop, own_ids: Iterator[int], *, livemode: bool, number: int, announce: bool = True, ago: int = 0
+    ) -> None:
+        """`own_ids` gives the customers of this mode that have an id of the shop's own one number after the other."""
         self.shop = shop
+        self._own_ids = own_ids
         self._number = number
         self._on: dict[str, Any] = {"livemode": livemode, "announce": announce}
         self._made = self._on | ({"created": int(shop.clock.now()) - ago} if ago else {})
@@ -44,9 +49,8 @@ class Trade:
         return invoice["id"], lines[self._number % len(lines)]["id"]
 
     def customer(self) -> None:
-        """Somebody new, every third time with an id of the shop's own."""
-        own = f"shop/{self._number}?#%+é {len(self.shop.collection('events', self._on['livemode']))}"
-        chosen: dict[str, Any] = {"id": own} if self._number % 3 == 0 else {}
+        """Somebody new, every third time with an id of the shop's own, which the other mode may have, too."""
+        chosen: dict[str, Any] = {"id": f"shop/?#%+é {next(self._own_ids)}"} if self._number % 3 == 0 else {}
         self.shop.create_customer(name=f"Customer {self._number}", **chosen, **self._made)
 
     def payment(self) -> None:
@@ -208,6 +212,7 @@ class Told:
         self.known_from: dict[Key, float] = {}
         """When each object's present state can be known (Stripe's clock), infinite if nothing tells of it."""
         self._said: list[tuple[str, dict[str, Any], bool]] = []
+        self._own_ids = {True: itertools.count(), False: itertools.count()}
 
     def happen(self, happening: Happening) -> None:
         """Let something happen, and note from when on it can be known."""
@@ -220,6 +225,7 @@ class Told:
         self.shop.event_delay = 1 + number % 55 if telling == "late" else 0
         trade = Trade(
             self.shop,
+            self._own_ids[livemode],
             livemode=livemode,
             number=number,
             announce=telling not in ("not at all", "in the past"),

@@ -375,7 +375,7 @@ class Histories(RuleBasedStateMachine):
     def _no_row_twice(self) -> None:
         with duckdb.connect(str(self.folder.published), read_only=True) as connection:
             for object_type in OBJECT_TYPES.values():
-                key = ", ".join(object_type.key)
+                key = ", ".join(("livemode", *object_type.key))
                 sql = f"SELECT {key} FROM raw.{object_type.name} GROUP BY {key} HAVING count(*) > 1"
                 assert connection.execute(sql).fetchall() == [], object_type.name
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
+import duckdb
 import pytest
 
 from stripe_emulator import Server, Shop
@@ -11,7 +13,9 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of
 from stripe_pipeline.inbox.inbox import Inbox
 from stripe_pipeline.inbox.tables import MAX_ATTEMPTS
+from stripe_pipeline.objects import CUSTOMERS, OBJECT_TYPES
 from stripe_pipeline.sync.pipeline import Pipeline
+from stripe_pipeline.views.references import dangling
 from tests.conftest import MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back
 from tests.test_traps import TEST_KEY, deliver
@@ -67,6 +71,85 @@ def test_webhooks_about_customers_with_ids_of_the_shops_own_are_applied(
     assert not pipeline.drain(most=1000).failures
     pipeline.publish()
     assert names(folder) == dict.fromkeys(OWN_IDS, "after")
+
+
+@pytest.mark.parametrize("apart", [0, DAY])
+def test_trap_41_the_same_id_in_both_modes_names_two_customers(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, apart: int
+) -> None:
+    """Made on the same day or on another one; changed, deleted, missing, listed again and pruned one by one."""
+    made = {livemode: back(shop, 5) + apart * livemode for livemode in (True, False)}
+    for own in ("user 1", "user 2", "user 3"):
+        for livemode in (True, False):
+            shop.create_customer(id=own, name=f"{own} {livemode}", created=made[livemode], livemode=livemode)
+    both = make_pipeline()
+    assert not both.tick().failures
+    assert_equal_to_stripe(shop, folder.published)
+    assert ask(folder.published, "SELECT count(*) FROM raw.customers") == [(6,)]
+
+    for changed in ((True,), (True, False)):
+        for livemode in changed:
+            shop.update("customers", "user 1", livemode=livemode, name=f"changed {changed} {livemode}")
+            deliver(folder, shop.events(livemode))
+        assert not both.drain(most=1000).failures
+        both.publish()
+        assert_equal_to_stripe(shop, folder.published)
+
+    shop.delete_customer("user 2", livemode=False)
+    assert not both.tick().failures
+    assert_equal_to_stripe(shop, folder.published)
+
+    shop.vanish("customers", "user 3", livemode=True)
+    assert not both.backfill([day_of(it) for it in made.values()], ["customers"]).failures
+    assert_equal_to_stripe(shop, folder.published)
+    tombstones = "SELECT livemode, id FROM raw.customers WHERE _deleted_at IS NOT NULL ORDER BY id"
+    assert ask(folder.published, tombstones) == [(False, "user 2"), (True, "user 3")]
+    assert both.warehouse.rows.repeated(CUSTOMERS, most=10) == []
+
+
+def test_trap_41_a_customer_of_the_other_mode_is_not_what_a_row_names(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    for livemode in (True, False):
+        shop.create_customer(id="user 1", created=back(shop, 3), livemode=livemode)
+        shop.create_payment("user 1", created=back(shop, 2), livemode=livemode)
+    both = make_pipeline()
+    both.tick()
+    both.tick()  # references are looked at in rows that were read before a tick began
+    with duckdb.connect(str(folder.private)) as connection:
+        connection.execute("DELETE FROM raw.customers WHERE livemode")
+    charges = OBJECT_TYPES["charges"]
+    [customer] = [it for it in charges.references if it.target == "customers"]
+    [(looked_at, missing, _, ids, _)] = both.warehouse.ask(dangling(charges, customer, date(2020, 1, 1)))
+    assert (looked_at, missing, ids) == (2, 1, ["user 1"])
+
+
+def test_trap_41_a_file_in_which_one_took_the_others_place_is_completed(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    for livemode in (True, False):
+        shop.create_customer(id="user 1", created=back(shop, 9), livemode=livemode)
+    make_pipeline().tick()
+    with duckdb.connect(str(folder.private)) as connection:  # as format 4 left it
+        connection.execute("DELETE FROM raw.customers WHERE NOT livemode")
+        connection.execute("ALTER TABLE pipeline.gone DROP COLUMN livemode")
+        connection.execute("UPDATE pipeline.meta SET format = 4")
+    assert not make_pipeline().tick().failures
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_trap_41_to_erase_a_customer_is_to_erase_the_id_in_both_modes(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    days = {livemode: back(shop, 3 + livemode) for livemode in (True, False)}
+    for livemode, day in days.items():
+        shop.create_customer(id="user 1", created=day, livemode=livemode)
+    both = make_pipeline()
+    both.tick()
+    both.warehouse.erase(["user 1"])
+    both.tick()
+    assert ask(folder.published, "SELECT count(*) FROM raw.customers") == [(0,)]
+    assert both.warehouse.keep_out_no_longer("user 1") == sorted(day_of(day) for day in days.values())
 
 
 def test_a_deletion_that_nothing_announced_is_found_by_a_list(

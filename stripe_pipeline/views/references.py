@@ -27,12 +27,13 @@ def dangling(object_type: ObjectType, reference: Reference, since: date) -> str:
 SELECT count(*), count(*) FILTER (missing), count(*) FILTER (missing AND early),
     list_distinct(arg_min(named, early, {EXAMPLES}) FILTER (missing)), (SELECT min(created) FROM raw.{reference.target})
 FROM (
-    SELECT named, {early} AS early, named NOT IN (SELECT id FROM raw.{reference.target}) AS missing
+    SELECT named, {early} AS early,
+        NOT EXISTS (FROM raw.{reference.target} t WHERE t.id = named AND t.livemode = n.livemode) AS missing
     FROM (
-        SELECT {_named(reference)} AS named, r.created FROM raw.{object_type.name} r
+        SELECT {_named(reference)} AS named, r.created, r.livemode FROM raw.{object_type.name} r
         JOIN pipeline.cursors c ON c.account = r._account AND c.livemode = r.livemode AND c.name = 'events'
         WHERE r._deleted_at IS NULL AND r._fetched_at < c.read_until
-    )
+    ) n
     WHERE {_names_target(reference)}
 )
 """.strip()

@@ -98,8 +98,9 @@ class Erasure:
         created = self._connection.execute(
             f"SELECT created FROM raw.customers WHERE id = {literal(customer)}"
         ).fetchall()
-        if not listed:
-            self._add(name, "customers", name, written=name, fresh=True, created=created[0][0] if created else None)
+        for (at,) in created or [(None,)]:  # in both modes, if the shop chose the same id there
+            if not listed:
+                self._add(name, "customers", name, written=name, fresh=True, created=at)
         if name != customer:
             self._add(name, "customers", customer, written=name, fresh=False)
         if self._hash_key is not None and (in_rows := hashed(customer, self._hash_key)) != name:

@@ -37,14 +37,14 @@ from stripe_pipeline.warehouse.bookkeeping import (
 )
 from stripe_pipeline.warehouse.merge import (
     _nothing_stored,
-    _remember_gone,
     apply_tombstones,
     insert_new_days,
     merge_batch,
     missing_ids,
+    remember_gone,
     row_counts,
     stage,
-    touched_days,
+    touched_rows,
 )
 
 
@@ -120,7 +120,7 @@ class Loader:
         for object_type in batch.tables:
             loaded.changes.setdefault(object_type.name, Changes())
         loaded.refused.setdefault(parent.name, set())
-        bounds = touched_days(batch)
+        bounds = touched_rows(batch)
         kept = {object_type.name: self._kept(object_type) for object_type in batch.tables}
         if batch.days:
             stage_days(connection, batch.days)
@@ -132,7 +132,7 @@ class Loader:
             if kept[parent.name] and parent.name in batch.files:
                 expired = expire(connection, parent, kept[parent.name], bounds)
                 if not batch.days:  # else their days' coverage refuses what was requested earlier
-                    _remember_gone(connection, parent, expired)
+                    remember_gone(connection, batch, expired)
             if batch.days and not batch.nothing_missing:
                 missing = missing_ids(connection, parent, batch, bounds, kept[parent.name] or "true")
                 if missing:

@@ -25,7 +25,7 @@ from stripe_pipeline.warehouse.sql import literal
 
 if TYPE_CHECKING:
     pass
-from stripe_pipeline.batch import Batch, Changes, Loaded
+from stripe_pipeline.batch import Batch, Changes, Loaded, Mode
 from stripe_pipeline.warehouse.bookkeeping import _qualified, mode_condition
 
 _LONGEST_RUN = DAY  # seconds from reading a page to loading it
@@ -67,8 +67,8 @@ def _nothing_stored(connection: duckdb.DuckDBPyConnection, batch: Batch, of_days
     """Whether the batch's days are listed for the first time, and nothing was stored of what was made in them."""
     name = batch.object_type.name
     [(known,)] = connection.execute(
-        f"SELECT EXISTS (FROM raw.{name} WHERE {of_days} AND livemode = {batch.mode.livemode})"
-        f" OR EXISTS (FROM pipeline.gone WHERE object_type = '{name}')"
+        f"SELECT EXISTS (FROM raw.{name} WHERE {of_days})"
+        f" OR EXISTS (FROM pipeline.gone WHERE {gone_condition(batch.object_type, batch.mode)})"
         " OR EXISTS (FROM pipeline.coverage SEMI JOIN temp.listed USING (day)"
         f" WHERE object_type = '{name}' AND {mode_condition(batch.mode)})"
     ).fetchall()
@@ -96,20 +96,19 @@ def insert_new_days(
             stage(connection, object_type, batch, erasure)
         lines = f"SELECT {names} FROM temp.incoming" if erasure else _lines_of(object_type, files, batch.latest)
         connection.execute(f"INSERT INTO {table} ({names}) {lines}")
-        of_mode = f"{of_days} AND livemode = {batch.mode.livemode}"
-        _keep_latest(connection, object_type, table, of_mode)
+        _keep_latest(connection, object_type, table, of_days)
         if kept[object_type.name]:
             # Behind it: of two versions the earlier one may be young enough and wrong.
-            removed = connection.execute(f"DELETE FROM {table} WHERE {of_mode} AND NOT ({kept[object_type.name]})")
+            removed = connection.execute(f"DELETE FROM {table} WHERE {of_days} AND NOT ({kept[object_type.name]})")
             [(too_old,)] = removed.fetchall()
             parents_gone |= bool(too_old) and object_type is batch.object_type
         if parents_gone and object_type.parent_key:
             connection.execute(
-                f"DELETE FROM {table} WHERE {of_mode} AND {object_type.parent_key} NOT IN"
-                f" (SELECT id FROM raw.{batch.object_type.name} WHERE {of_mode})"
+                f"DELETE FROM {table} WHERE {of_days} AND {object_type.parent_key} NOT IN"
+                f" (SELECT id FROM raw.{batch.object_type.name} WHERE {of_days})"
             )
         counted = connection.execute(
-            f"SELECT {utc_day('created')}, count(*) FROM {table} WHERE {of_mode} GROUP BY ALL"
+            f"SELECT {utc_day('created')}, count(*) FROM {table} WHERE {of_days} GROUP BY ALL"
         ).fetchall()
         loaded.changes[object_type.name].inserted.update(dict(counted))
 
@@ -145,7 +144,7 @@ def _stored_rows(
         return f"(SELECT * {found})"
     rows = " UNION ALL ".join(
         f"SELECT * FROM raw.{object_type.name} WHERE rowid BETWEEN {first} AND {last}"
-        + (f" AND {column} IN ({ids})" if first < last else "")
+        + (f" AND {bounds} AND {column} IN ({ids})" if first < last else "")
         for first, last in places
     )
     connection.execute(
@@ -154,14 +153,15 @@ def _stored_rows(
     return "temp.known"
 
 
-def touched_days(batch: Batch) -> str:
-    """The condition that keeps every statement within the touched days, however large the table is."""
+def touched_rows(batch: Batch) -> str:
+    """The condition for rows of the batch's mode made on the days that it touches, on which every statement on a base
+    table goes: ids are unique within a mode only, and a table may be large."""
     starts = [day_start(listed.day) for listed in batch.days]
     first = min([batch.first, *starts])
     last = max([batch.last + 1, *(start + DAY for start in starts)])
     if first >= last:
         return "false"  # nothing but tombstones
-    return created_between(first, last)
+    return f"{rows_of(batch.mode)} AND {created_between(first, last)}"
 
 
 def created_between(first: int, end: int) -> str:
@@ -226,8 +226,8 @@ def _classify(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, ba
         f" WHERE (c._fetched_at IS NULL OR i._fetched_at >= c._fetched_at)"
         # A list knows nothing of what was made after its bound, however late it was requested.
         f" AND (v.listed_at IS NULL OR i._fetched_at >= v.listed_at OR i.created >= v.listed_until)"
-        f" AND NOT EXISTS (SELECT 1 FROM pipeline.gone g WHERE g.object_type = '{object_type.name}' AND g.id = i.id"
-        f" AND g.found_at > i._fetched_at)"
+        f" AND NOT EXISTS (SELECT 1 FROM pipeline.gone g WHERE {gone_condition(object_type, batch.mode)}"
+        f" AND g.id = i.id AND g.found_at > i._fetched_at)"
     )
 
 
@@ -292,6 +292,16 @@ def _replace(
     )
 
 
+def rows_of(mode: Mode) -> str:
+    """The condition for rows of a mode, within which an id is unique (docs/stripe.md#ids-and-secrets)."""
+    return f"livemode = {mode.livemode}"
+
+
+def gone_condition(object_type: ObjectType, mode: Mode) -> str:
+    """The condition for what `pipeline.gone` holds of a type and mode; earlier versions did not note the mode."""
+    return f"object_type = '{object_type.name}' AND coalesce(livemode, {mode.livemode}) = {mode.livemode}"
+
+
 def missing_ids(
     connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, bounds: str, kept: str
 ) -> dict[date, list[str]]:
@@ -303,7 +313,7 @@ def missing_ids(
         f" JOIN temp.listed l ON {utc_day('o.created')} = l.day"
         f" ANTI JOIN temp.incoming i ON o.id = i.id"
         f" WHERE {bounds.replace('created', 'o.created')}"
-        f" AND o._account = {literal(batch.mode.account)} AND o.livemode = {batch.mode.livemode}"
+        f" AND o._account = {literal(batch.mode.account)}"
         f" AND o._deleted_at IS NULL AND o.created < l.until AND o._fetched_at < l.listed_at{there} GROUP BY l.day"
     ).fetchall()
     return dict(rows)
@@ -325,32 +335,33 @@ def apply_tombstones(connection: duckdb.DuckDBPyConnection, batch: Batch, loaded
                 f" _fetched_at = make_timestamptz({at})"
             )
             buried = connection.execute(
-                f"{what} WHERE {key} = ? AND _deleted_at IS NULL AND _fetched_at <= make_timestamptz({at})"
-                f" RETURNING {utc_day('created')}",
+                f"{what} WHERE {rows_of(batch.mode)} AND {key} = ? AND _deleted_at IS NULL"
+                f" AND _fetched_at <= make_timestamptz({at}) RETURNING {utc_day('created')}",
                 [tombstone.id],
             ).fetchall()
             loaded.changes.setdefault(object_type.name, Changes()).deleted.update(day for (day,) in buried)
             if remove and buried:
                 request_compaction(connection, DAILY)
-    _remember_gone(connection, batch.object_type, [(it.id, microseconds(it.found_at)) for it in batch.tombstones])
+    remember_gone(connection, batch, [(it.id, microseconds(it.found_at)) for it in batch.tombstones])
     alive = connection.execute(
-        f"SELECT id FROM raw.{batch.object_type.name} WHERE id IN (SELECT unnest(?)) AND _deleted_at IS NULL",
+        f"SELECT id FROM raw.{batch.object_type.name} WHERE {rows_of(batch.mode)} AND id IN (SELECT unnest(?))"
+        " AND _deleted_at IS NULL",
         [[tombstone.id for tombstone in batch.tombstones]],
     ).fetchall()
     loaded.refused[batch.object_type.name].update(object_id for (object_id,) in alive)
 
 
-def _remember_gone(
-    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, gone: Iterable[tuple[str, int]]
-) -> None:
+def remember_gone(connection: duckdb.DuckDBPyConnection, batch: Batch, gone: Iterable[tuple[str, int]]) -> None:
     """Remember what is not kept any more and has no row that tells, for as long as a run may take.
 
     `gone`: ids, and when they were asked for, in microseconds on Stripe's clock.
     """
+    table, livemode = batch.object_type.name, batch.mode.livemode
     for object_id, at in gone:
         connection.execute(
-            f"INSERT INTO pipeline.gone SELECT '{object_type.name}', {literal(object_id)}, make_timestamptz({at})"
-            f" WHERE NOT EXISTS (SELECT 1 FROM raw.{object_type.name} WHERE id = {literal(object_id)})"
+            "INSERT INTO pipeline.gone (object_type, id, found_at, livemode)"
+            f" SELECT '{table}', {literal(object_id)}, make_timestamptz({at}), {livemode}"
+            f" WHERE NOT EXISTS (SELECT 1 FROM raw.{table} WHERE livemode = {livemode} AND id = {literal(object_id)})"
         )
         connection.execute(
             f"DELETE FROM pipeline.gone WHERE found_at < make_timestamptz({at - _LONGEST_RUN * 1_000_000})"

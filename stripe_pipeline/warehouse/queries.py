@@ -27,6 +27,8 @@ from stripe_pipeline.warehouse.bookkeeping import (
 )
 from stripe_pipeline.warehouse.merge import (
     created_between,
+    gone_condition,
+    rows_of,
 )
 
 
@@ -95,8 +97,8 @@ class RowQueries:
                 else connection.execute(
                     "SELECT id, epoch_us(created) // 1000000 FROM temp.named n"
                     f" ANTI JOIN (SELECT id FROM raw.{target.name}"
-                    f" WHERE created >= make_timestamptz({first}) - {JUST_BEFORE}) t USING (id)"
-                    f" ANTI JOIN (FROM pipeline.gone WHERE object_type = '{target.name}') g"
+                    f" WHERE {rows_of(mode)} AND created >= make_timestamptz({first}) - {JUST_BEFORE}) t USING (id)"
+                    f" ANTI JOIN (FROM pipeline.gone WHERE {gone_condition(target, mode)}) g"
                     " ON g.id = n.id AND g.found_at >= n.fetched_at"
                     f" WHERE ({utc_day('created')} IN (SELECT day {covered})"
                     f" OR {utc_day('created')} > (SELECT max(day) {covered}))"
@@ -108,14 +110,15 @@ class RowQueries:
 
     def repeated(self, object_type: ObjectType, *, most: int) -> list[str]:
         """Keys of this type that several rows have, of which there should be none, at most so many."""
-        keys = ", ".join(object_type.key)
+        keys = ", ".join(("livemode", *object_type.key))
         table = f"raw.{object_type.name}"
         # Of ten million keys the hashes fit into memory.
         [(rows, distinct)] = self.file.ask(f"SELECT count(*), count(DISTINCT hash({keys})) FROM {table}")
         if rows == distinct:
             return []
         found = self.file.ask(
-            f"SELECT concat_ws(' ', {keys}) FROM {table} GROUP BY {keys} HAVING count(*) > 1 ORDER BY 1 LIMIT {most}"
+            f"SELECT concat_ws(' ', {', '.join(object_type.key)}) FROM {table} GROUP BY {keys} HAVING count(*) > 1"
+            f" ORDER BY 1 LIMIT {most}"
         )
         return [str(key) for (key,) in found]
 

@@ -24,7 +24,7 @@ from stripe_pipeline.warehouse.file_state import get_state, set_state
 from stripe_pipeline.warehouse.refilter import Refilter, retention_note
 from stripe_pipeline.warehouse.sql import literal
 
-FORMAT = 4
+FORMAT = 5
 """Layout of the file; raised when older code could no longer write it rightly."""
 _CHILDREN_COUNTED = "coverage counts children"
 """Noted where `pipeline.coverage.listed` of a child counts the children."""
@@ -37,7 +37,7 @@ _PIPELINE_TABLES = {
     "clock": "lowest DOUBLE, highest DOUBLE",
     "cursors": "account VARCHAR, livemode BOOLEAN, name VARCHAR, read_until TIMESTAMPTZ",
     # Found gone, or too old to be kept, where no row tells it: a list on its way may still hold them.
-    "gone": "object_type VARCHAR, id VARCHAR, found_at TIMESTAMPTZ",
+    "gone": "object_type VARCHAR, id VARCHAR, found_at TIMESTAMPTZ, livemode BOOLEAN",
     "coverage": "object_type VARCHAR, account VARCHAR, livemode BOOLEAN, day DATE, listed_at TIMESTAMPTZ,"
     ' listed_until TIMESTAMPTZ, "rows" BIGINT, how VARCHAR, listed BIGINT',
     # What the inbox holds and was tried in vain, as of the last publish.
@@ -155,6 +155,15 @@ class Layout:
         if "pipeline.meta" in columns and "id" not in columns["pipeline.meta"]:
             yield "ALTER TABLE pipeline.meta ADD COLUMN id VARCHAR"  # since format 3
             yield "UPDATE pipeline.meta SET id = uuid()"
+        if "pipeline.gone" in columns and "livemode" not in columns["pipeline.gone"]:
+            yield "ALTER TABLE pipeline.gone ADD COLUMN livemode BOOLEAN"  # since format 5
+            if "raw.customers" in columns:
+                # Until then, of two customers with the same id in both modes, the one read last took the other's place.
+                yield (
+                    "UPDATE pipeline.coverage SET listed_at = make_timestamptz(epoch_us(day::TIMESTAMP))"
+                    " WHERE object_type = 'customers' AND (SELECT count(DISTINCT livemode) FROM pipeline.keys) = 2"
+                    " AND EXISTS (FROM raw.customers WHERE NOT starts_with(id, 'cus_'))"
+                )
         if columns:
             yield f"UPDATE pipeline.meta SET format = {FORMAT} WHERE format <> {FORMAT}"
         else:

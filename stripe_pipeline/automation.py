@@ -17,13 +17,14 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from stripe_pipeline.assets.checks import evaluations, last_results
-from stripe_pipeline.assets.keys import RESOURCE, OpensPipeline, key_of
+from stripe_pipeline.assets.keys import key_of
 from stripe_pipeline.assets.raw import SYNC_JOB, materializations
 from stripe_pipeline.assets.retention import NIGHTLY_JOB, OURS, RETENTION
 from stripe_pipeline.assets.run_locks import UNDER_WAY, let_go_of_killed
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import StripePipelineError, by_cause
+from stripe_pipeline.resources.pipeline import RESOURCE, OpensPipeline
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.deadline import Deadline
 from stripe_pipeline.sync.pipeline import DRAIN_TIME, Pipeline

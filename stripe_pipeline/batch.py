@@ -11,14 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stripe_pipeline.days import day_start
 from stripe_pipeline.objects import ObjectType
-
-if TYPE_CHECKING:
-    pass
-
 
 _LISTED_AHEAD = 5  # seconds; a list's bound is a little ahead of when it is asked for
 

@@ -19,7 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from stripe_pipeline.errors import WarehouseError
-from stripe_pipeline.storage_errors import Cause, access_remedy, cause_of, reason, remedy
+from stripe_pipeline.storage_errors import Cause, access_remedy, cause_of, data_root, reason, remedy
 
 CATALOG = "stripe"
 """Stem of every database file, and so the name of the catalog in SQL, wherever the file lies."""
@@ -54,7 +54,7 @@ class DataFolder:
     @classmethod
     def from_environment(cls) -> DataFolder:
         """The folder that `STRIPE_PIPELINE_DATA` names, else `data` in the working directory."""
-        return cls(Path(os.environ.get("STRIPE_PIPELINE_DATA") or "data").expanduser().absolute())
+        return cls(data_root())
 
     @property
     def published(self) -> Path:

@@ -5,37 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from collections.abc import Mapping
 
 import dagster as dg
 
 from stripe_pipeline.assets.checks import NIGHTLY, build_checks
-from stripe_pipeline.assets.keys import RESOURCE, OpensPipeline
 from stripe_pipeline.assets.raw import build_raw_assets
 from stripe_pipeline.assets.retention import build_retention_asset
 from stripe_pipeline.assets.views import view_specs
 from stripe_pipeline.automation import build_automation
+from stripe_pipeline.resources.pipeline import RESOURCE, OpensPipeline, PipelineResource
 from stripe_pipeline.settings.loading import load_settings
-from stripe_pipeline.sync.pipeline import Pipeline, look
-from stripe_pipeline.sync.report import Progress
-from stripe_pipeline.warehouse.warehouse import Warehouse
-
-
-class PipelineResource(dg.ConfigurableResource[Any]):
-    """Reads Stripe and writes the DuckDB file. Keys and folders come from environment variables, everything else from
-    stripe_pipeline.yaml."""
-
-    @contextmanager
-    def open(self, progress: Progress | None = None) -> Iterator[Pipeline]:
-        """A pipeline for one run; raises `SettingsError`."""
-        with Pipeline.from_environment(progress) as pipeline:
-            yield pipeline
-
-    def look(self) -> AbstractContextManager[Warehouse]:
-        """The warehouse, only to be looked at; raises `SettingsError`."""
-        return look()
 
 
 def build_defs(*, resource_overrides: Mapping[str, OpensPipeline] | None = None) -> dg.Definitions:

@@ -83,6 +83,10 @@ class SettingsError(StripePipelineError):
     """The settings file or the environment says something that cannot work."""
 
 
+class PortTaken(SettingsError):
+    """Another program listens where one of ours should."""
+
+
 class WarehouseError(StripePipelineError):
     """The database, or the folder it is kept in, cannot be used as asked."""
 

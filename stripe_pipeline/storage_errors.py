@@ -107,6 +107,11 @@ def remedy(error: BaseException, path: Path) -> str:
             return "Run again; if it fails again, please report it with this message"
 
 
+def data_root() -> Path:
+    """The data folder: what `STRIPE_PIPELINE_DATA` names, else `data` in the working directory."""
+    return Path(os.environ.get("STRIPE_PIPELINE_DATA") or "data").expanduser().absolute()
+
+
 def access_remedy(path: Path) -> str:
     """What to do where this user may not use `path`."""
     owner, me = _owner(path), _me()
@@ -117,10 +122,8 @@ def access_remedy(path: Path) -> str:
 
 def _handing_over(path: Path, me: str) -> str:
     """How `path` becomes this user's: all of the data folder if it is in there."""
-    from stripe_pipeline.data_folder import DataFolder  # which imports this module
-
     account = str(os.geteuid()) if me.startswith("user ") else me
-    folder = DataFolder.from_environment().root
+    folder = data_root()
     if path.is_relative_to(folder):
         command = f"chown -R {account}" if _exists(folder) else f"install -d -m 700 -o {account}"
         return (

@@ -19,7 +19,6 @@ import pytest
 from stripe_emulator import Fault, Server, Shop
 from stripe_pipeline.assets.checks import CHECK, EVALUATED_AT, REFERENCES, UNIQUE
 from stripe_pipeline.assets.columns import SCHEMA
-from stripe_pipeline.assets.keys import RESOURCE
 from stripe_pipeline.assets.retention import OURS
 from stripe_pipeline.automation import events_without_a_run, sync_every_15_minutes
 from stripe_pipeline.data_folder import DataFolder
@@ -27,6 +26,7 @@ from stripe_pipeline.days import DAY, day_of, today
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.inbox.notification import poke_of
 from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.resources.pipeline import RESOURCE
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.sync.report import Report
 from tests.conftest import MakePipeline, Opens

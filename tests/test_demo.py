@@ -18,9 +18,10 @@ import duckdb
 import httpx
 import pytest
 
-from stripe_pipeline.cli.processes import HOST, PortTaken, ProcessEnded, Processes, claim_port, free_port
+from stripe_pipeline.cli.processes import HOST, ProcessEnded, Processes, claim_port, free_port
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
+from stripe_pipeline.errors import PortTaken
 from stripe_pipeline.objects import OBJECT_TYPES
 
 REPOSITORY = Path(__file__).parent.parent

@@ -10,12 +10,12 @@ import pytest
 
 from stripe_pipeline import definitions
 from stripe_pipeline.assets.checks import NIGHTLY
-from stripe_pipeline.assets.keys import RESOURCE
 from stripe_pipeline.assets.retention import OURS
 from stripe_pipeline.automation import sync_every_15_minutes
 from stripe_pipeline.days import today
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.resources.pipeline import RESOURCE
 from tests.conftest import MakePipeline, Opens
 
 RAN: list[str] = []

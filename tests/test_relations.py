@@ -16,13 +16,13 @@ import yaml
 
 from stripe_emulator import Fault, Server, Shop
 from stripe_pipeline.assets.checks import NIGHTLY, REFERENCES, UNIQUE
-from stripe_pipeline.assets.keys import RESOURCE
 from stripe_pipeline.assets.raw import SYNC_JOB
 from stripe_pipeline.assets.retention import NIGHTLY_JOB
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.resources.pipeline import RESOURCE
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.views import references
 from stripe_pipeline.views.payments import payments_view

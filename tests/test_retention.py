@@ -21,12 +21,12 @@ import duckdb
 import pytest
 
 from stripe_emulator import Server, Shop
-from stripe_pipeline.assets.keys import RESOURCE
 from stripe_pipeline.assets.retention import forget_events_without_a_run, forget_runs, report_again
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, today
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.errors import WarehouseError
+from stripe_pipeline.resources.pipeline import RESOURCE
 from stripe_pipeline.warehouse import compaction
 from tests.conftest import KEYS, MakePipeline, Opens
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed

@@ -22,7 +22,6 @@ import pytest
 from stripe_emulator import Fault, Server, Shop
 from stripe_pipeline import automation
 from stripe_pipeline.assets.checks import CHECK
-from stripe_pipeline.assets.keys import RESOURCE
 from stripe_pipeline.assets.raw import SYNC_JOB
 from stripe_pipeline.assets.retention import OURS
 from stripe_pipeline.automation import webhook_refresh
@@ -32,6 +31,7 @@ from stripe_pipeline.days import day_of, today
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.errors import SettingsError
 from stripe_pipeline.inbox.notification import poke_of
+from stripe_pipeline.resources.pipeline import RESOURCE
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.warehouse import publisher
 from tests.conftest import MakePipeline, Opens

@@ -11,11 +11,12 @@ from typing import Any
 
 import dagster as dg
 
-from stripe_pipeline.assets.keys import RESOURCE, OpensPipeline, key_of
+from stripe_pipeline.assets.keys import key_of
 from stripe_pipeline.assets.run_locks import UNDER_WAY, at_work
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.inbox.inbox import Inbox
 from stripe_pipeline.objects import BY_STRIPE_OBJECT, ObjectType, Reference
+from stripe_pipeline.resources.pipeline import RESOURCE, OpensPipeline
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.views.references import dangling, followed

@@ -13,13 +13,14 @@ import dagster as dg
 
 from stripe_pipeline.assets import columns
 from stripe_pipeline.assets.checks import evaluations, last_results
-from stripe_pipeline.assets.keys import RESOURCE, OpensPipeline, key_of
+from stripe_pipeline.assets.keys import key_of
 from stripe_pipeline.assets.run_locks import at_work
 from stripe_pipeline.assets.views import changed_views
 from stripe_pipeline.batch import Changes
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import Cancelled, StripePipelineError, by_cause
 from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
+from stripe_pipeline.resources.pipeline import RESOURCE, OpensPipeline
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.sync.report import Report
 

@@ -14,11 +14,12 @@ from typing import Any
 import dagster as dg
 
 from stripe_pipeline.assets.checks import EVALUATED_AT, WITHOUT_RUN, last_results
-from stripe_pipeline.assets.keys import RESOURCE, OpensPipeline, key_of
+from stripe_pipeline.assets.keys import key_of
 from stripe_pipeline.assets.raw import SYNC_JOB
 from stripe_pipeline.assets.run_locks import at_work
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.resources.pipeline import RESOURCE, OpensPipeline
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.warehouse.pruning import Pruned
 

@@ -9,7 +9,7 @@ import os
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from dotenv import dotenv_values
@@ -21,10 +21,6 @@ from stripe_pipeline.errors import (
 from stripe_pipeline.settings.environment import api_base, inbox_url, load_keys
 from stripe_pipeline.settings.loading import load_settings
 from stripe_pipeline.storage_errors import Cause, access_remedy, cause_of, reason, remedy
-
-if TYPE_CHECKING:
-    pass
-
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

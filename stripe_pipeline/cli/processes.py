@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from stripe_pipeline.errors import SettingsError, StripePipelineError
+from stripe_pipeline.errors import PortTaken, StripePipelineError
 
 HOST = "127.0.0.1"
 _GRACE = 15  # seconds; Dagster takes 3 to 8 to end its own processes
@@ -38,10 +38,6 @@ _BEGIN = (
 
 class ProcessEnded(StripePipelineError):
     """A process ended, or does not answer, that should go on."""
-
-
-class PortTaken(SettingsError):
-    """Another program listens where one of ours should."""
 
 
 def free_port() -> int:

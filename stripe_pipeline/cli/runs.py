@@ -291,8 +291,8 @@ def execute(*, job: str | None, first: date, last: date, tables: list[str] | Non
 
 def _in_process(instance: DagsterInstance, job: str | None, display: Display | None = None, **options: Any) -> Any:
     """Run the job, or assets without one, in this process and recorded in `instance`; Dagster's result."""
-    from stripe_pipeline.assets.keys import RESOURCE
     from stripe_pipeline.definitions import build_defs
+    from stripe_pipeline.resources.pipeline import RESOURCE
 
     defs = build_defs(resource_overrides={RESOURCE: ShowsProgress(display)})
     target = defs.resolve_job_def(job) if job else defs.resolve_implicit_global_asset_job_def()

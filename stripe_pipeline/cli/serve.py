@@ -7,15 +7,19 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import filelock
 import typer
 from dotenv import dotenv_values
 
 from stripe_pipeline.addresses import BASE_URL
+from stripe_pipeline.cli.app import app, check_environment
+from stripe_pipeline.cli.check import complain_of_missing, key_of, key_reports, to_load
+from stripe_pipeline.cli.display import print_line, short_path
 from stripe_pipeline.cli.instance import dagster_instance
 from stripe_pipeline.cli.processes import HOST, Processes, claim_port, free_port
+from stripe_pipeline.cli.runs import execute
 from stripe_pipeline.cli.terminal import err, out
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
@@ -26,13 +30,6 @@ from stripe_pipeline.errors import (
 from stripe_pipeline.settings.environment import api_base, webhook_secrets
 from stripe_pipeline.settings.loading import DEFAULT_FILE, load_settings
 from stripe_pipeline.warehouse.accounts import called
-
-if TYPE_CHECKING:
-    pass
-from stripe_pipeline.cli.app import app, check_environment
-from stripe_pipeline.cli.check import complain_of_missing, key_of, key_reports, to_load
-from stripe_pipeline.cli.display import print_line, short_path
-from stripe_pipeline.cli.runs import execute
 
 DEMO_ACCOUNT = "acct_1DemoShop0000000"
 

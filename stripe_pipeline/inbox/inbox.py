@@ -38,7 +38,7 @@ from stripe_pipeline.inbox.tables import (
 
 if TYPE_CHECKING:  # its module loads DuckDB, which the receiver's process does without
     from stripe_pipeline.batch import Mode
-    from stripe_pipeline.warehouse.bookkeeping import Identity
+    from stripe_pipeline.identity import Identity
 
 _CHUNK = 500  # ids a statement, well below SQLite's limit of variables
 _PROBE = " " * 28  # as long as an event's id, which has no spaces

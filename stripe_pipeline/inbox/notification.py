@@ -12,7 +12,7 @@ from stripe_pipeline.rows import is_id
 
 if TYPE_CHECKING:  # its module loads DuckDB, which the receiver's process does without
     from stripe_pipeline.batch import Mode
-    from stripe_pipeline.warehouse.bookkeeping import Identity
+    from stripe_pipeline.identity import Identity
 
 
 LARGEST = 2**53  # of a number in JSON

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import WarehouseError
+from stripe_pipeline.identity import Identity
 from stripe_pipeline.inbox.database import Database
 from stripe_pipeline.inbox.notification import LARGEST, Claim
 from stripe_pipeline.inbox.tables import LOCKED_OWNERS, OWNERS, POKES, REOPENED, ownership
-
-if TYPE_CHECKING:  # its module loads DuckDB, which the receiver's process does without
-    from stripe_pipeline.warehouse.bookkeeping import Identity
 
 
 class Owner:

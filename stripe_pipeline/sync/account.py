@@ -8,18 +8,39 @@ of a key, and naming what was stored without a name, belongs to `warehouse`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
+from stripe_pipeline.batch import Mode
 from stripe_pipeline.errors import BadObject, NotFound, PermissionMissing, RequestRefused, SettingsError
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.stripe_api.client import StripeApi
 from stripe_pipeline.stripe_api.keys import ApiKey
 from stripe_pipeline.stripe_api.paths import object_path
-
-if TYPE_CHECKING:
-    from stripe_pipeline.warehouse.bookkeeping import Example
-    from stripe_pipeline.warehouse.warehouse import Warehouse
 from stripe_pipeline.warehouse.accounts import UNNAMED, other_account
+from stripe_pipeline.warehouse.bookkeeping import Example
+from stripe_pipeline.warehouse.warehouse import Warehouse
+
+
+def mode_of(api: StripeApi, key: ApiKey, warehouse: Warehouse, *, configured: str | None) -> Mode:
+    """Whose key this is: asked once, then known by the key's fingerprint. The client takes over what the warehouse
+    knows of Stripe's clock.
+
+    `configured`: the account that the settings name, or nothing. Raises as `identify` does.
+    """
+    with warehouse.session():
+        account = warehouse.keys.account_of(key.fingerprint)
+        bounds = warehouse.state.clock()
+    if bounds:
+        api.clock.assume(*bounds)
+    if account is None or (configured and account != configured):
+        account = identify(api, key, warehouse, configured=configured)
+        warehouse.keys.remember_key(key.fingerprint, Mode(account, key.livemode))
+    return Mode(account, key.livemode)
+
+
+def remember_name(api: StripeApi, key: ApiKey, warehouse: Warehouse, mode: Mode) -> None:
+    """Name the account if Stripe did so during the run; raises `WarehouseError` if it is not the one held."""
+    if api.named_account not in (None, mode.account):
+        warehouse.keys.remember_key(key.fingerprint, Mode(api.named_account, key.livemode))
 
 
 def identify(api: StripeApi, key: ApiKey, warehouse: Warehouse, *, configured: str | None) -> str:

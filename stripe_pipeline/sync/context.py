@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from stripe_pipeline.batch import Mode
 from stripe_pipeline.errors import (
@@ -13,13 +12,13 @@ from stripe_pipeline.errors import (
     StripePipelineError,
     WarehouseError,
 )
+from stripe_pipeline.identity import Identity
 from stripe_pipeline.inbox.inbox import Inbox
 from stripe_pipeline.settings.model import Settings
-from stripe_pipeline.storage_errors import reason, remedy
 from stripe_pipeline.stripe_api.client import StripeApi
 from stripe_pipeline.stripe_api.reader import Reader
 from stripe_pipeline.sync.report import Progress, Report
-from stripe_pipeline.warehouse.bookkeeping import Identity
+from stripe_pipeline.sync.working_files import rows_lost
 from stripe_pipeline.warehouse.warehouse import Warehouse
 
 EVENTS = "events"
@@ -68,13 +67,3 @@ class Context:
                 self.report.requests[child.name] += self.api.spent_on(f"{endpoint}/id/{child.embedded_in}")
             self.report.surprises.update(reader.surprises)
         self.report.requests[EVENTS] += self.api.spent() - (self.report.requests.total() - before)
-
-
-def rows_lost(error: OSError, spool: Path) -> WarehouseError:
-    """What a run ends with that cannot write its working files."""
-    to_do = (
-        "Something removed the run's working files from the data folder: run again"
-        if isinstance(error, FileNotFoundError)
-        else remedy(error, spool)
-    )
-    return WarehouseError(f"Rows could not be kept on their way to the warehouse ({reason(error)})", to_do)

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from datetime import date
-from pathlib import Path
 from typing import TypedDict
-from uuid import uuid4
 
-from stripe_pipeline.batch import Mode
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY
 from stripe_pipeline.errors import (
@@ -27,10 +23,10 @@ from stripe_pipeline.errors import (
     WarehouseError,
 )
 from stripe_pipeline.fields import FieldFilter, load_hash_key
+from stripe_pipeline.identity import Identity, Restored
 from stripe_pipeline.inbox.inbox import Inbox
 from stripe_pipeline.inbox.notification import Claim
 from stripe_pipeline.objects import ObjectType, family_of
-from stripe_pipeline.run_locks import SUFFIX, abandoned, holding
 from stripe_pipeline.settings.environment import api_base, inbox_url, load_keys
 from stripe_pipeline.settings.loading import load_settings
 from stripe_pipeline.settings.model import Settings
@@ -39,16 +35,15 @@ from stripe_pipeline.stripe_api.deadline import Deadline
 from stripe_pipeline.stripe_api.keys import ApiKey
 from stripe_pipeline.stripe_api.rate_limits import RateLimits
 from stripe_pipeline.stripe_api.reader import Reader
-from stripe_pipeline.sync.account import identify
-from stripe_pipeline.sync.context import EVENTS, Context, rows_lost
+from stripe_pipeline.sync.account import mode_of, remember_name
+from stripe_pipeline.sync.context import EVENTS, Context
 from stripe_pipeline.sync.loading import THREADS
 from stripe_pipeline.sync.plan import BALANCE_TRANSACTIONS, OVERLAP
 from stripe_pipeline.sync.report import Progress, Report
 from stripe_pipeline.sync.run import Run
-from stripe_pipeline.warehouse.bookkeeping import Identity
+from stripe_pipeline.sync.working_files import working_folder
 from stripe_pipeline.warehouse.pruning import Pruned
 from stripe_pipeline.warehouse.publisher import PAUSE
-from stripe_pipeline.warehouse.recovery import Restored
 from stripe_pipeline.warehouse.warehouse import Warehouse
 
 logger = logging.getLogger(__name__)
@@ -235,7 +230,7 @@ class Pipeline:
         # Balance transactions are also read because other rows name them.
         named = [BALANCE_TRANSACTIONS] if self.settings.types[BALANCE_TRANSACTIONS] in self.settings.enabled else []
         families = {name: self.settings.types[name] for name in [*asked_for, *named]}
-        with self._spool() as spool, ExitStack() as threads:
+        with working_folder(self.folder) as working, ExitStack() as threads:
             # Threads of its own for each type: those that wait for one endpoint's turn do not hold up another's.
             executors = {name: threads.enter_context(ThreadPoolExecutor(THREADS, name)) for name in families}
             for n, key in enumerate(self._keys):
@@ -248,7 +243,7 @@ class Pipeline:
                 own = deadline.part(len(self._keys) - n)
                 with StripeApi(key, base_url=self._base_url, limits=limits, deadline=own, **(haste or _Haste())) as api:
                     try:
-                        mode = self._mode(api, key)
+                        mode = mode_of(api, key, self.warehouse, configured=self.settings.account)
                         context = Context(
                             api=api,
                             mode=mode,
@@ -259,13 +254,25 @@ class Pipeline:
                             progress=self.progress,
                             identity=claim.warehouse,
                             asked_for=asked_for,
-                            readers=self._readers(api, mode, families, executors, spool),
+                            readers={
+                                name: Reader(
+                                    api,
+                                    family,
+                                    # Children are read with their parent unless they are switched off.
+                                    tuple(child for child in self.settings.enabled if child.parent == name),
+                                    mode,
+                                    self.fields,
+                                    folder=working / ("live" if mode.livemode else "test") / name,
+                                    executor=executors[name],
+                                )
+                                for name, family in families.items()
+                            },
                         )
                         try:
                             work(Run(context))
                         finally:
                             context.count_requests()
-                            self._name(api, key, mode)
+                            remember_name(api, key, self.warehouse, mode)
                     except Cancelled:
                         raise
                     except StripePipelineError as error:
@@ -296,66 +303,6 @@ class Pipeline:
             applied_since=restored.since - OVERLAP, created_since=-math.inf if cursor is None else cursor - OVERLAP
         )
         self.warehouse.state.caught_up()
-
-    def _readers(
-        self,
-        api: StripeApi,
-        mode: Mode,
-        families: Mapping[str, ObjectType],
-        executors: Mapping[str, Executor],
-        spool: Path,
-    ) -> dict[str, Reader]:
-        """A reader for each listed type, by its name; its children are read with it unless they are switched off."""
-        side = "live" if mode.livemode else "test"
-        return {
-            name: Reader(
-                api,
-                family,
-                tuple(child for child in self.settings.enabled if child.parent == name),
-                mode,
-                self.fields,
-                folder=spool / side / name,
-                executor=executors[name],
-            )
-            for name, family in families.items()
-        }
-
-    def _mode(self, api: StripeApi, key: ApiKey) -> Mode:
-        """Whose key this is: asked once, then known by the key's fingerprint."""
-        with self.warehouse.session():
-            account = self.warehouse.keys.account_of(key.fingerprint)
-            bounds = self.warehouse.state.clock()
-        if bounds:
-            api.clock.assume(*bounds)
-        configured = self.settings.account
-        if account is None or (configured and account != configured):
-            account = identify(api, key, self.warehouse, configured=configured)
-            self.warehouse.keys.remember_key(key.fingerprint, Mode(account, key.livemode))
-        return Mode(account, key.livemode)
-
-    def _name(self, api: StripeApi, key: ApiKey, mode: Mode) -> None:
-        """Name the account if Stripe did so during the run; raises `WarehouseError` if it is not the one held."""
-        if api.named_account not in (None, mode.account):
-            self.warehouse.keys.remember_key(key.fingerprint, Mode(api.named_account, key.livemode))
-
-    @contextmanager
-    def _spool(self) -> Iterator[Path]:
-        """A folder for this run's working files; those of runs that were killed are removed."""
-        for lock in abandoned(self.folder.spool):
-            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-        for unlocked in self.folder.spool.glob("tmp*"):  # versions without these locks made them
-            with suppress(FileNotFoundError):
-                if time.time() - unlocked.stat().st_mtime > DAY:
-                    shutil.rmtree(unlocked, ignore_errors=True)
-        spool = self.folder.spool / uuid4().hex
-        with ExitStack() as held:
-            try:
-                held.enter_context(holding(spool.with_suffix(SUFFIX)))
-                spool.mkdir(mode=0o700)
-            except OSError as error:
-                raise rows_lost(error, self.folder.spool) from error
-            held.callback(shutil.rmtree, spool, ignore_errors=True)
-            yield spool
 
 
 @contextmanager

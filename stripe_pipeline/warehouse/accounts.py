@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import WarehouseError
-
-if TYPE_CHECKING:
-    pass
-
 
 UNNAMED = ""
 """The account of a key as long as nothing names it."""

@@ -6,24 +6,18 @@ Here belongs what is remembered of the loading itself. Rows belong to `load`, th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING
 
 import duckdb
 
+from stripe_pipeline.batch import Batch, ListedDay, Mode
+from stripe_pipeline.inbox.notification import Entry
 from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
 from stripe_pipeline.rows import microseconds
 from stripe_pipeline.warehouse.accounts import UNNAMED
-from stripe_pipeline.warehouse.recovery import (
-    Restored,
-)
 from stripe_pipeline.warehouse.sql import literal
-
-if TYPE_CHECKING:
-    from stripe_pipeline.inbox.notification import Entry
-from stripe_pipeline.batch import Batch, ListedDay, Mode
 
 BOOKKEEPING = ("cursors", "coverage", "backfills")  # tables of `pipeline` with an account and a mode
 _NAMED = 5  # fields in a sentence
@@ -36,20 +30,6 @@ class Example:
     table: str
     id: str
     account: str
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Which warehouse this is, and in which state."""
-
-    id: str
-    """Its file's own; copies of the file have it too."""
-    revision: int
-    """Increases with every load."""
-    followed: frozenset[bool]
-    """The `livemode` of the modes that have a cursor of events."""
-    restored: Restored | None = None
-    """What is still to be done after the file was restored: reading again what was read since."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +218,3 @@ def set_clock(connection: duckdb.DuckDBPyConnection, lowest: float, highest: flo
             lowest, highest = max(lowest, known_lowest), min(highest, known_highest)
     connection.execute("DELETE FROM pipeline.clock")
     connection.execute(f"INSERT INTO pipeline.clock VALUES ({lowest!r}, {highest!r})")
-
-
-def _qualified(table: str, columns: Iterable[str]) -> str:
-    return ", ".join(f"{table}.{column}" for column in columns)

@@ -3,48 +3,49 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import duckdb
 
-from stripe_pipeline.data_folder import CATALOG
+from stripe_pipeline.data_folder import CATALOG, DataFolder
 from stripe_pipeline.warehouse.file_state import NOW, get_state, set_state
-from stripe_pipeline.warehouse.recovery import (
-    remove,
-)
+from stripe_pipeline.warehouse.recovery import remove
 from stripe_pipeline.warehouse.sql import attach
-
-if TYPE_CHECKING:
-    pass
-
-
-if TYPE_CHECKING:
-    from stripe_pipeline.warehouse.private_file import PrivateFile
 
 _SMALL = 64  # blocks of 256 KB that are not worth compacting
 
 
-def compact(file: PrivateFile, connection: duckdb.DuckDBPyConnection) -> None:
-    """Put everything into a new file in the private one's place, so that nothing is left of what was erased."""
+def rewrite(folder: DataFolder, connection: duckdb.DuckDBPyConnection) -> None:
+    """Put everything into a new file in the private one's place, so that nothing is left of what was erased.
+
+    Afterwards no file is attached. What a failure leaves is to be removed with `discard` once DuckDB has ended.
+    """
     if get_state(connection, "compact"):
-        remove(file.folder.damaged)
+        remove(folder.damaged)
     if get_state(connection, "compact") == NOW:
         # Of runs that were killed, or that began before the settings changed and cannot be stored any more.
-        for on_its_way in file.folder.spool.rglob("*.ndjson"):
+        for on_its_way in folder.spool.rglob("*.ndjson"):
             on_its_way.unlink(missing_ok=True)
-    for left_over in file.folder.spill.glob("*"):
+    for left_over in folder.spill.glob("*"):
         left_over.unlink(missing_ok=True)
-    compacted = file.folder.private.with_name("compacted.duckdb")
+    compacted = _compacted(folder)
     remove(compacted)
-    try:
-        _copy_to(compacted, connection)
-    except BaseException:
-        file.end_duckdb()
-        remove(compacted)  # or it keeps the disk full
-        raise
+    _copy_to(compacted, connection)
     compacted.chmod(0o600)
-    compacted.replace(file.folder.private)
-    file.attach()
+    compacted.replace(folder.private)
+
+
+def discard(folder: DataFolder) -> None:
+    """Remove an unfinished copy, which would keep a full disk full."""
+    remove(_compacted(folder))
+
+
+def is_due(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether the file is to be rewritten: something was erased, or half of it is free."""
+    return bool(get_state(connection, "compact")) or _mostly_free(connection)
+
+
+def _compacted(folder: DataFolder) -> Path:
+    return folder.private.with_name("compacted.duckdb")
 
 
 def _copy_to(compacted: Path, connection: duckdb.DuckDBPyConnection) -> None:
@@ -62,14 +63,6 @@ def _copy_to(compacted: Path, connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("CHECKPOINT compacted")
     connection.execute("DETACH compacted")
     connection.execute(f"DETACH {CATALOG}")
-
-
-def give_back_space(file: PrivateFile, connection: duckdb.DuckDBPyConnection) -> None:
-    """Compact the file where that is due."""
-    with file.explained("What is too old was removed, but {} could not be made smaller"):
-        connection.execute(f"CHECKPOINT {CATALOG}")
-        if get_state(connection, "compact") or _mostly_free(connection):
-            compact(file, connection)
 
 
 def _mostly_free(connection: duckdb.DuckDBPyConnection) -> bool:

@@ -5,16 +5,9 @@ Here belongs what is stored of a key. Asking Stripe whose it is belongs to `sync
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from stripe_pipeline.batch import Mode
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.warehouse.accounts import UNNAMED, other_account
-from stripe_pipeline.warehouse.private_file import PrivateFile
-from stripe_pipeline.warehouse.sql import literal
-
-if TYPE_CHECKING:
-    pass
-from stripe_pipeline.batch import Mode
 from stripe_pipeline.warehouse.bookkeeping import (
     BOOKKEEPING,
     Example,
@@ -25,6 +18,8 @@ from stripe_pipeline.warehouse.bookkeeping import (
 from stripe_pipeline.warehouse.merge import (
     DELETABLE,
 )
+from stripe_pipeline.warehouse.private_file import PrivateFile
+from stripe_pipeline.warehouse.sql import literal
 
 
 class Keys:

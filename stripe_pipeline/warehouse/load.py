@@ -7,27 +7,15 @@ tables to `bookkeeping`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import duckdb
 
+from stripe_pipeline.batch import Batch, Changes, Loaded, Mode
 from stripe_pipeline.days import utc_day
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.objects import ObjectType
 from stripe_pipeline.settings.model import OnDelete, Settings
 from stripe_pipeline.stripe_api.clock import Reading
-from stripe_pipeline.warehouse.erasure import Erasure, load_order, own_key
-from stripe_pipeline.warehouse.file_state import get_state
-from stripe_pipeline.warehouse.private_file import PrivateFile
-from stripe_pipeline.warehouse.pruning import expire, young_enough
-from stripe_pipeline.warehouse.recovery import (
-    LINEAGE,
-)
-from stripe_pipeline.warehouse.schema import settings_changed
-
-if TYPE_CHECKING:
-    pass
-from stripe_pipeline.batch import Batch, Changes, Loaded, Mode
 from stripe_pipeline.warehouse.bookkeeping import (
     name_rows,
     record_coverage,
@@ -35,17 +23,25 @@ from stripe_pipeline.warehouse.bookkeeping import (
     set_cursor,
     stage_days,
 )
+from stripe_pipeline.warehouse.erasure import Erasure, load_order, own_key
+from stripe_pipeline.warehouse.file_state import get_state
 from stripe_pipeline.warehouse.merge import (
-    _nothing_stored,
     apply_tombstones,
     insert_new_days,
     merge_batch,
     missing_ids,
+    nothing_stored,
     remember_gone,
     row_counts,
     stage,
     touched_rows,
 )
+from stripe_pipeline.warehouse.private_file import PrivateFile
+from stripe_pipeline.warehouse.pruning import expire, young_enough
+from stripe_pipeline.warehouse.recovery import (
+    LINEAGE,
+)
+from stripe_pipeline.warehouse.schema import settings_changed
 
 
 class Loader:
@@ -125,7 +121,7 @@ class Loader:
         if batch.days:
             stage_days(connection, batch.days)
         of_days = f"{bounds} AND {utc_day('created')} IN (FROM temp.listed SELECT day)"
-        if batch.days and _nothing_stored(connection, batch, of_days):
+        if batch.days and nothing_stored(connection, batch, of_days):
             insert_new_days(connection, batch, of_days, loaded, kept, erasure)
         else:
             stage(connection, parent, batch, erasure)

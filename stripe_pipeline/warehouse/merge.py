@@ -11,22 +11,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import duckdb
 
+from stripe_pipeline.batch import Batch, Changes, Loaded, Mode
 from stripe_pipeline.days import DAY, day_start, stretches, utc_day
 from stripe_pipeline.objects import Column, Kind, ObjectType, children_of
 from stripe_pipeline.rows import microseconds
 from stripe_pipeline.storage_errors import reason
+from stripe_pipeline.warehouse.bookkeeping import mode_condition
 from stripe_pipeline.warehouse.erasure import Erasure, redacted
 from stripe_pipeline.warehouse.file_state import DAILY, request_compaction
-from stripe_pipeline.warehouse.sql import literal
-
-if TYPE_CHECKING:
-    pass
-from stripe_pipeline.batch import Batch, Changes, Loaded, Mode
-from stripe_pipeline.warehouse.bookkeeping import _qualified, mode_condition
+from stripe_pipeline.warehouse.sql import literal, qualified
 
 _LONGEST_RUN = DAY  # seconds from reading a page to loading it
 _NEAR = 2048  # rows that DuckDB reads together
@@ -63,7 +59,7 @@ def merge_batch(
         _replace(connection, child, "accepted_children", bounds, loaded.changes[child.name], even_unchanged=False)
 
 
-def _nothing_stored(connection: duckdb.DuckDBPyConnection, batch: Batch, of_days: str) -> bool:
+def nothing_stored(connection: duckdb.DuckDBPyConnection, batch: Batch, of_days: str) -> bool:
     """Whether the batch's days are listed for the first time, and nothing was stored of what was made in them."""
     name = batch.object_type.name
     [(known,)] = connection.execute(
@@ -169,11 +165,6 @@ def created_between(first: int, end: int) -> str:
     return f"created >= make_timestamptz({first * 1_000_000}) AND created < make_timestamptz({end * 1_000_000})"
 
 
-def _day_start(day: str) -> str:
-    """SQL of the first moment of a UTC day, a DATE."""
-    return f"make_timestamptz(epoch_us({day}::TIMESTAMP))"
-
-
 def stage(
     connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, erasure: Erasure | None
 ) -> None:
@@ -240,7 +231,7 @@ def _classify_children(connection: duckdb.DuckDBPyConnection, child: ObjectType,
         f"CREATE OR REPLACE TEMP TABLE accepted_children AS"
         f" WITH c AS (SELECT * FROM {known} WHERE {of_accepted}),"
         f" i AS (SELECT * FROM temp.incoming WHERE {of_accepted})"
-        f" SELECT {_qualified('i', child.key)}, i.created, {_change_kind(child)} AS _change"
+        f" SELECT {qualified('i', child.key)}, i.created, {_change_kind(child)} AS _change"
         f" FROM i LEFT JOIN c ON {_same_key(child, 'i', 'c')}"
         f" UNION ALL BY NAME"
         f" SELECT {keys}, created, 'deleted' AS _change FROM c ANTI JOIN i ON {_same_key(child, 'i', 'c')}"

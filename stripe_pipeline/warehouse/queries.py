@@ -8,20 +8,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import date
-from typing import TYPE_CHECKING
 
+from stripe_pipeline.batch import Mode
 from stripe_pipeline.days import DAY, day_start, stretches, utc_day
 from stripe_pipeline.objects import ObjectType
 from stripe_pipeline.rows import microseconds
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.views.references import JUST_BEFORE, followed, named_by
-from stripe_pipeline.warehouse.private_file import PrivateFile
-from stripe_pipeline.warehouse.pruning import young_enough
-from stripe_pipeline.warehouse.sql import literal
-
-if TYPE_CHECKING:
-    pass
-from stripe_pipeline.batch import Mode
 from stripe_pipeline.warehouse.bookkeeping import (
     mode_condition,
 )
@@ -30,6 +23,9 @@ from stripe_pipeline.warehouse.merge import (
     gone_condition,
     rows_of,
 )
+from stripe_pipeline.warehouse.private_file import PrivateFile
+from stripe_pipeline.warehouse.pruning import young_enough
+from stripe_pipeline.warehouse.sql import literal
 
 
 class RowQueries:

@@ -20,6 +20,7 @@ import orjson
 
 from stripe_pipeline.data_folder import CATALOG, DataFolder
 from stripe_pipeline.errors import WarehouseError
+from stripe_pipeline.identity import Restored
 from stripe_pipeline.storage_errors import reason, remedy
 from stripe_pipeline.warehouse.file_state import get_state, set_state
 from stripe_pipeline.warehouse.publisher import copy_file, versions_of
@@ -34,19 +35,6 @@ read its cursors from another file."""
 _SQLITE = b"SQLite format 3\0"
 _MORE_LOADS = 1_000_000  # than were ever made between two publishings
 _TO_DO = "catch up after restoring"
-
-
-@dataclass(frozen=True)
-class Restored:
-    """That the private file was restored."""
-
-    since: float
-    """When the copy was made that is now the private file: Unix seconds, by the local clock."""
-    said: str
-    """What happened, for people: a sentence without its full stop."""
-
-    def __str__(self) -> str:
-        return self.said
 
 
 @dataclass(frozen=True)

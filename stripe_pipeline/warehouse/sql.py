@@ -1,7 +1,8 @@
-"""SQL that every module of the warehouse needs: attaching files and writing values."""
+"""SQL that every module of the warehouse needs: starting DuckDB, attaching files and writing values."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import duckdb
@@ -22,6 +23,19 @@ def exists(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, colum
     return bool(found)
 
 
+def start_duckdb(spill: Path) -> duckdb.DuckDBPyConnection:
+    """DuckDB with nothing attached, which puts what memory cannot hold into the folder `spill`.
+
+    One serves all looks and loads of a process: to start it takes 16 ms, to attach a file 1.
+    """
+    connection = duckdb.connect(":memory:")
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET preserve_insertion_order = false")
+    connection.execute("SET enable_progress_bar = false")  # it goes into logs
+    connection.execute(f"SET temp_directory = {literal(str(spill))}")
+    return connection
+
+
 def attach(connection: duckdb.DuckDBPyConnection, path: Path, catalog: str = CATALOG) -> None:
     """Attach the file, which is made if it is not there, so that DuckDB 1.4 to 2.0 can read it."""
     made = "" if path.exists() else ", STORAGE_VERSION 'v1.4.0'"
@@ -31,3 +45,12 @@ def attach(connection: duckdb.DuckDBPyConnection, path: Path, catalog: str = CAT
 def literal(text: str) -> str:
     """`text` as SQL, for what ticks and loads ask: to bind its first parameter, DuckDB's client loads pandas, 0.3 s."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def start_of_day(day: str) -> str:
+    """SQL of the first moment of a UTC day, a DATE."""
+    return f"make_timestamptz(epoch_us({day}::TIMESTAMP))"
+
+
+def qualified(table: str, columns: Iterable[str]) -> str:
+    return ", ".join(f"{table}.{column}" for column in columns)

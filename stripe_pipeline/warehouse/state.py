@@ -8,34 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import date
-from typing import TYPE_CHECKING
 
+from stripe_pipeline.batch import Mode
+from stripe_pipeline.identity import Identity
 from stripe_pipeline.rows import microseconds
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.clock import Reading
 from stripe_pipeline.warehouse import future_times
+from stripe_pipeline.warehouse.bookkeeping import (
+    Covered,
+    Lacking,
+    StoppedBackfill,
+    mode_condition,
+    set_clock,
+)
 from stripe_pipeline.warehouse.file_state import get_state
 from stripe_pipeline.warehouse.private_file import PrivateFile
 from stripe_pipeline.warehouse.recovery import (
     LINEAGE,
     restored_since,
 )
-from stripe_pipeline.warehouse.sql import literal
-
-if TYPE_CHECKING:
-    pass
-from stripe_pipeline.batch import Mode
-from stripe_pipeline.warehouse.bookkeeping import (
-    Covered,
-    Identity,
-    Lacking,
-    StoppedBackfill,
-    mode_condition,
-    set_clock,
-)
-from stripe_pipeline.warehouse.merge import (
-    _day_start,
-)
+from stripe_pipeline.warehouse.sql import literal, start_of_day
 
 
 class State:
@@ -109,7 +102,7 @@ class State:
                 first = self._settings.first_listed(self._settings.types[table])
                 connection.execute(f"DELETE FROM pipeline.coverage WHERE {of_table} AND day >= DATE '{first}'")
                 # Nothing else tells that older ones were ever loaded.
-                connection.execute(f"UPDATE pipeline.coverage SET listed_at = {_day_start('day')} WHERE {of_table}")
+                connection.execute(f"UPDATE pipeline.coverage SET listed_at = {start_of_day('day')} WHERE {of_table}")
 
     def put_times_right(self, mode: Mode, *, now: float, clock: Reading, events_since: int) -> float | None:
         """Bring times of `mode` that lie ahead of Stripe's clock back; see `future_times.put_right`.

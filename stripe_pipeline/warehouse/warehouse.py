@@ -12,15 +12,22 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from stripe_pipeline.batch import Batch, Loaded, Mode
 from stripe_pipeline.data_folder import CATALOG, DataFolder
 from stripe_pipeline.days import DAY
+from stripe_pipeline.inbox.notification import Entry
 from stripe_pipeline.objects import CUSTOMERS, OBJECT_TYPES
 from stripe_pipeline.run_locks import abandoned
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.clock import Reading
-from stripe_pipeline.warehouse.compaction import compact, give_back_space
+from stripe_pipeline.warehouse.bookkeeping import (
+    name_version,
+    rows_left,
+    show_failing,
+)
+from stripe_pipeline.warehouse.compaction import is_due
 from stripe_pipeline.warehouse.erasure import Erased
 from stripe_pipeline.warehouse.file_state import DAILY, get_state, request_compaction
 from stripe_pipeline.warehouse.keys import Keys
@@ -35,15 +42,6 @@ from stripe_pipeline.warehouse.recovery import (
 )
 from stripe_pipeline.warehouse.schema import Layout
 from stripe_pipeline.warehouse.state import State
-
-if TYPE_CHECKING:
-    from stripe_pipeline.inbox.notification import Entry
-from stripe_pipeline.batch import Batch, Loaded, Mode
-from stripe_pipeline.warehouse.bookkeeping import (
-    name_version,
-    rows_left,
-    show_failing,
-)
 
 _DEFAULTS = Settings()
 _LOOKED_INTO = 30 * DAY  # seconds that a damaged file is kept
@@ -147,7 +145,10 @@ class Warehouse:
                         request_compaction(connection, DAILY)  # noted with the deletion: this may not come so far
                 connection.execute("ROLLBACK" if dry_run else "COMMIT")
             if not dry_run:
-                give_back_space(self.file, connection)
+                with self.file.explained("What is too old was removed, but {} could not be made smaller"):
+                    connection.execute(f"CHECKPOINT {CATALOG}")
+                    if is_due(connection):
+                        self.file.compact(connection)
         return pruned
 
     def erase(self, customers: Sequence[str], *, dry_run: bool = False) -> dict[str, Erased]:
@@ -173,7 +174,7 @@ class Warehouse:
                 "Until it is, the files still hold what was erased",
             ):
                 connection.execute(f"CHECKPOINT {CATALOG}")
-                compact(self.file, connection)
+                self.file.compact(connection)
         remove(self.folder.damaged)
         for lock in abandoned(self.folder.spool):
             shutil.rmtree(lock.with_suffix(""), ignore_errors=True)

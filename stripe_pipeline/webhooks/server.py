@@ -14,7 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from stripe_pipeline.cli.processes import PortTaken
+from stripe_pipeline.errors import PortTaken
 
 _HEADERS_SECONDS = 10.0  # for the headers of a connection's first request to arrive
 _IDLE_SECONDS = 75.0  # between two requests; longer than reverse proxies keep a connection that they do not use

@@ -1,0 +1,99 @@
+"""The tree: who may import whom, no circles, and files, classes and functions of a size that can be read at once."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS = (
+    *("__main__", "cli", "definitions", "automation", "assets", "resources", "preflight", "sync", "warehouse", "views"),
+    *("settings", "webhooks", "stripe_api", "inbox"),
+    *("fields", "rows", "batch", "run_locks", "sqlite_files", "data_folder", "storage_errors", "identity", "addresses"),
+    *("odd_json", "objects", "days", "errors", "__init__"),
+)
+"""Packages and modules from top to bottom: each may import itself and what stands below it."""
+LARGEST_FILE = 500
+LARGEST_CLASS = 250
+DECLARATIONS = {ROOT / "stripe_pipeline/objects.py", ROOT / "stripe_emulator/templates.py"}
+"""Files that hold data, which is read by looking for one entry."""
+
+
+def modules(package: str) -> dict[str, Path]:
+    """The modules of a package by dotted name, packages without `__init__`."""
+    files = sorted((ROOT / package).rglob("*.py"))
+    return {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+
+
+def imported(file: Path, known: dict[str, Path]) -> Iterator[str]:
+    """The modules among `known` that a file imports, in functions and for types, too."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and node.module in known:
+            of_package = {f"{node.module}.{alias.name}" for alias in node.names} & known.keys()
+            yield from of_package or {node.module}
+
+
+def graph(package: str) -> dict[str, set[str]]:
+    """What each module of a package imports of that package."""
+    known = modules(package)
+    return {name: set(imported(file, known)) - {name} for name, file in known.items()}
+
+
+def layer(module: str) -> int:
+    """The place of a module's layer, counted from the top."""
+    _, _, rest = module.partition(".")
+    return LAYERS.index(rest.split(".")[0] or "__init__")
+
+
+def test_every_module_belongs_to_a_layer() -> None:
+    names = {name.split(".")[1] for name in modules("stripe_pipeline") if "." in name}
+    assert names == set(LAYERS) - {"__init__"}
+
+
+def test_imports_point_down() -> None:
+    upwards = [
+        f"{module} imports {target}"
+        for module, targets in graph("stripe_pipeline").items()
+        if module != "stripe_pipeline"
+        for target in targets
+        if layer(target) < layer(module)
+    ]
+    assert upwards == []
+
+
+@pytest.mark.parametrize("package", ["stripe_pipeline", "stripe_emulator"])
+def test_no_modules_import_each_other(package: str) -> None:
+    TopologicalSorter(graph(package)).prepare()  # raises CycleError, which names the circle
+
+
+def test_the_pipeline_does_not_need_the_emulator() -> None:
+    emulator = modules("stripe_emulator")
+    needing = {name for name, file in modules("stripe_pipeline").items() if set(imported(file, emulator))}
+    assert needing == set()
+
+
+@pytest.mark.parametrize("package", ["stripe_pipeline", "stripe_emulator"])
+def test_files_and_classes_can_be_read_at_once(package: str) -> None:
+    too_large = []
+    for file in set(modules(package).values()) - DECLARATIONS:
+        text = file.read_text()
+        if len(text.splitlines()) > LARGEST_FILE:
+            too_large.append(str(file.relative_to(ROOT)))
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef) and (node.end_lineno or 0) - node.lineno >= LARGEST_CLASS:
+                too_large.append(f"{file.relative_to(ROOT)}: {node.name}")
+    assert too_large == []
+
+
+def test_reading_the_settings_does_not_load_what_takes_long_to_load() -> None:
+    modules_loaded = "import sys, stripe_pipeline.settings.loading; print(*{it.split('.')[0] for it in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", modules_loaded], capture_output=True, text=True, check=True).stdout
+    assert {"stripe", "duckdb", "dagster", "pandas"} & set(loaded.split()) == set()

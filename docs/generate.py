@@ -28,11 +28,13 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
 
 import stripe_pipeline
-from stripe_pipeline.assets import columns
 from stripe_pipeline.data_folder import CATALOG, DataFolder
 from stripe_pipeline.objects import BOOKKEEPING, OBJECT_TYPES, ObjectType, children_of
 from stripe_pipeline.settings.model import ObjectSettings, Settings
+from stripe_pipeline.views.catalog import COMBINED
+from stripe_pipeline.views.columns import of_table, of_view
 from stripe_pipeline.views.references import picture
+from stripe_pipeline.views.view import View
 from stripe_pipeline.warehouse.warehouse import Warehouse
 
 DOCS = Path(__file__).parent
@@ -51,7 +53,7 @@ class _Model(BaseModel):
 
 
 class TableText(_Model):
-    """What a view or a table of the schema `pipeline` holds."""
+    """What a table of the schema `pipeline` holds."""
 
     what: str
     columns: Mapping[str, str] = {}
@@ -77,7 +79,7 @@ class Descriptions(_Model):
     """The content of `descriptions.yaml`."""
 
     rows: Mapping[str, str]
-    views: Mapping[str, TableText]
+    views: Mapping[str, str]
     pipeline: Mapping[str, TableText]
     settings: Mapping[str, SettingText]
     object_settings: Mapping[str, SettingText]
@@ -144,8 +146,11 @@ def object_types() -> str:
 
 def _object_type(object_type: ObjectType) -> str:
     added = {column.name for column in BOOKKEEPING}
-    table = columns.of_table(object_type, Settings()).columns
-    rows = [(f"`{it.name}`", it.type, it.description or "") for it in table if it.name not in added]
+    rows = [
+        (f"`{column.name}`", column.sql_type, column.description)
+        for column in of_table(object_type, Settings())
+        if column.name not in added
+    ]
     facts = [_item(fact) for fact in _facts(object_type)]
     head = f"### `{object_type.name}`\n\n{_wrapped(object_type.description)}"
     return "\n\n".join([head, "\n".join(facts), _table(("column", "type", "description"), rows)])
@@ -171,9 +176,9 @@ def _facts(object_type: ObjectType) -> Iterator[str]:
         yield f"Events: none of its own; read again after events of {_listed(object_type.announced_by)}"
     if object_type.secrets:
         yield f"Secret, not stored unless the settings name it: {_listed(object_type.secrets)}"
-    view = columns.of_view(object_type, Settings()).columns
-    own = {it.name for it in columns.of_table(object_type, Settings()).columns}
-    yield f"Added in the views: {_listed(it.name for it in view if it.name not in own)}"
+    own = {column.name for column in of_table(object_type, Settings())}
+    added = (column.name for column in of_view(object_type, Settings()) if column.name not in own)
+    yield f"Added in the views: {_listed(added)}"
 
 
 def relations() -> str:
@@ -183,14 +188,14 @@ def relations() -> str:
 
 def views() -> str:
     """The views that combine tables, each with its columns."""
-    return "\n\n".join(
-        _described_table(name, name, layout()[f"live.{name}"], descriptions().views) for name in _combined_views()
-    )
+    return "\n\n".join(_view(combined(Settings())) for combined in COMBINED)
 
 
-def _combined_views() -> list[str]:
-    names = [name.partition(".")[2] for name in layout() if name.startswith("live.")]
-    return [name for name in names if name not in OBJECT_TYPES]
+def _view(view: View) -> str:
+    rows = [(f"`{column.name}`", column.sql_type, column.description) for column in view.columns]
+    text = f"{view.description} The view exists in `live` and `test`."
+    parts = [f"### `{view.name}`", _wrapped(text), descriptions().views.get(view.name, "").strip()]
+    return "\n\n".join(filter(None, [*parts, _table(("column", "type", "description"), rows)]))
 
 
 def pipeline() -> str:
@@ -210,16 +215,9 @@ def _pipeline_tables() -> list[str]:
 
 def _described_table(title: str, name: str, sql_types: Mapping[str, str], texts: Mapping[str, TableText]) -> str:
     text = texts.get(name, TableText(what=""))
-    rows = [(f"`{column}`", sql_type, _said_of(column, sql_types, text)) for column, sql_type in sql_types.items()]
+    rows = [(f"`{column}`", sql_type, text.columns.get(column, "")) for column, sql_type in sql_types.items()]
     parts = [f"### `{title}`", text.what.strip(), _table(("column", "type", "description"), rows)]
     return "\n\n".join(filter(None, parts))
-
-
-def _said_of(column: str, names: Iterable[str], text: TableText) -> str:
-    amount = column.removesuffix("_decimal")
-    if amount != column and amount in names and column not in text.columns:
-        return f"`{amount}` in major units"
-    return text.columns.get(column, "")
 
 
 # Settings
@@ -416,18 +414,17 @@ def undescribed() -> list[str]:
     ):
         described |= {f"{kind}.{path}": text.what for path, text in keys.items()}
         shown |= {f"{kind}.{key.path}": key.docstring if key.type else "" for key in keys_of(model)}
-    for kind, schema, names, tables in (
-        ("views", "live", _combined_views(), texts.views),
-        ("pipeline", "pipeline", _pipeline_tables(), texts.pipeline),
-    ):
-        for name, table in tables.items():
-            described |= {f"{kind}.{name}": table.what}
-            described |= {f"{kind}.{name}.{column}": text for column, text in table.columns.items()}
-        for name in names:
-            sql_types = layout()[f"{schema}.{name}"]
-            table = tables.get(name, TableText(what=""))
-            shown |= {f"{kind}.{name}": table.what}
-            shown |= {f"{kind}.{name}.{column}": _said_of(column, sql_types, table) for column in sql_types}
+    for view in [combined(Settings()) for combined in COMBINED]:
+        shown |= {f"views.{view.name}": view.description}
+        shown |= {f"views.{view.name}.{column.name}": column.description for column in view.columns}
+    described |= {f"views.{name}": text for name, text in texts.views.items()}
+    for name, table in texts.pipeline.items():
+        described |= {f"pipeline.{name}": table.what}
+        described |= {f"pipeline.{name}.{column}": text for column, text in table.columns.items()}
+    for name in _pipeline_tables():
+        table = texts.pipeline.get(name, TableText(what=""))
+        shown |= {f"pipeline.{name}": table.what}
+        shown |= {f"pipeline.{name}.{column}": table.columns.get(column, "") for column in layout()[f"pipeline.{name}"]}
     missing = [name for name, text in shown.items() if not (text or described.get(name))]
     obsolete = described.keys() - shown.keys()
     return [f"{name} is not described" for name in missing] + [f"{name} is not declared" for name in sorted(obsolete)]

@@ -21,6 +21,7 @@ from stripe_pipeline.assets.keys import key_of
 from stripe_pipeline.assets.raw import SYNC_JOB, materializations
 from stripe_pipeline.assets.retention import NIGHTLY_JOB, OURS, RETENTION
 from stripe_pipeline.assets.run_locks import UNDER_WAY, let_go_of_killed
+from stripe_pipeline.assets.views import changed_views
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import StripePipelineError, by_cause
@@ -160,10 +161,12 @@ def events_without_a_run(
     """What Dagster is told of drains, which are not runs."""
     settings = pipeline.settings
     changed = [it for it in settings.enabled if (changes := report.changes.get(it.name)) and changes.days]
-    touched = report.failures.keys() | {object_type.name for object_type in changed}
+    names = {object_type.name for object_type in changed}
+    touched = report.failures.keys() | names
     # After its table's materialization, or Dagster takes a check for older than the rows.
     return [
         *materializations(report, settings.enabled),
+        *(changed_views(instance, pipeline.warehouse, settings, names) if names else ()),
         *evaluations(pipeline, touched),
         *last_results(instance, settings, changed),
     ]

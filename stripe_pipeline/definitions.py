@@ -12,7 +12,7 @@ import dagster as dg
 from stripe_pipeline.assets.checks import NIGHTLY, build_checks
 from stripe_pipeline.assets.raw import build_raw_assets
 from stripe_pipeline.assets.retention import build_retention_asset
-from stripe_pipeline.assets.views import view_specs
+from stripe_pipeline.assets.views import build_view_assets
 from stripe_pipeline.automation import build_automation
 from stripe_pipeline.resources.pipeline import RESOURCE, OpensPipeline, PipelineResource
 from stripe_pipeline.settings.loading import load_settings
@@ -23,7 +23,7 @@ def build_defs(*, resource_overrides: Mapping[str, OpensPipeline] | None = None)
     settings = load_settings()
     checks = build_checks(settings)
     inventory = dg.Definitions(
-        assets=[build_raw_assets(settings), *view_specs(settings), build_retention_asset(settings)],
+        assets=[build_raw_assets(settings), build_view_assets(settings), build_retention_asset(settings)],
         asset_checks=[*checks.values()],
         resources={RESOURCE: PipelineResource(), **(resource_overrides or {})},
     )

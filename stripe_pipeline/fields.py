@@ -281,7 +281,7 @@ def rules_of(
 ) -> FieldRules:
     """The rules that lists of names and dotted paths mean. A secret is left out unless `include` or `hash` names it.
 
-    Raises `ValueError` with a sentence for a person where a name is no field, is a key, or cannot be hashed.
+    Raises `ValueError` with a sentence for a person if a name is not a field, is a key, or cannot be hashed.
     """
     left_out = {_path_of(name, object_type, of_list="exclude") for name in exclude}
     hashes = {_path_of(name, object_type, of_list="hash") for name in hashed}
@@ -308,7 +308,7 @@ def _path_of(name: str, object_type: ObjectType, *, of_list: str) -> tuple[str, 
     path = path_from(name)
     if path[0] not in columns and name != UNKNOWN:
         like = did_you_mean(path[0], columns)
-        raise ValueError(f"names {name!r} under `{of_list}`, which is no field of {object_type.name}{like}")
+        raise ValueError(f"names {name!r} under `{of_list}`, which is not a field of {object_type.name}{like}")
     if of_list != "include" and path[0] in keys:
         raise ValueError(f"names {name!r} under `{of_list}`: rows need {', '.join(sorted(keys))}")
     if len(path) > 1 and columns[path[0]].kind is not Kind.NESTED:
@@ -345,14 +345,14 @@ def _check_hashes(
             raise ValueError(f"names {'.'.join(path)!r} under `hash`: only text can be hashed, or a path to it")
         if path in _WORDS:
             raise ValueError(
-                f"names {path[0]!r} under `hash`: amounts and news go by what it says; it can be left out instead"
+                f"names {path[0]!r} under `hash`: views and updates depend on its value; exclude it instead"
             )
         if any(path[: len(other)] == other for other in left_out):
             raise ValueError(f"names {'.'.join(path)!r} under both `hash` and `exclude`")
 
 
 def unseen(rules: FieldRules, objects: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The nested fields that the rules name and none of `objects` has, each with the name it may be a slip of.
+    """The nested fields that the rules name and none of `objects` has, each with the name that was probably meant.
 
     Where none of them has anything that it could be below, nothing can be said.
     """

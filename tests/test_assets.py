@@ -20,6 +20,7 @@ from stripe_emulator import Fault, Server, Shop
 from stripe_pipeline.assets.checks import CHECK, EVALUATED_AT, REFERENCES, UNIQUE
 from stripe_pipeline.assets.columns import SCHEMA
 from stripe_pipeline.assets.retention import OURS
+from stripe_pipeline.assets.views import build_view_assets
 from stripe_pipeline.automation import events_without_a_run, sync_every_15_minutes
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, today
@@ -30,7 +31,7 @@ from stripe_pipeline.resources.pipeline import RESOURCE
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.sync.report import Report
 from tests.conftest import MakePipeline, Opens
-from tests.stripe_state import assert_equal_to_stripe
+from tests.stripe_state import ask, assert_equal_to_stripe
 
 RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
@@ -73,8 +74,8 @@ def test_the_location_holds_what_the_contract_names(defs: dg.Definitions) -> Non
     dg.Definitions.validate_loadable(defs)
     graph = defs.resolve_asset_graph()
     keys = {key.to_user_string() for key in graph.get_all_asset_keys()}
-    views = {f"{schema}/{table}" for schema in ("raw", "live", "test") for table in OBJECT_TYPES}
-    assert keys == views | {"retention"}
+    tables = {f"{schema}/{table}" for schema in ("raw", "live", "test") for table in OBJECT_TYPES}
+    assert keys == tables | {"live/payments", "test/payments", "retention"}
     partitionings = {graph.get(dg.AssetKey(["raw", table])).partitions_def for table in OBJECT_TYPES}
     assert len(partitionings) == 1
     [daily] = partitionings
@@ -108,6 +109,11 @@ def test_assets_tell_what_they_are(defs: dg.Definitions) -> None:
     assert said["risk"] == "Custom: `outcome.risk_level`"
     assert [dep.asset_key.to_user_string() for dep in specs["raw/invoice_lines"].deps] == ["raw/invoices"]
     assert [dep.asset_key.to_user_string() for dep in specs["live/charges"].deps] == ["raw/charges"]
+    payments = specs["test/payments"]
+    assert {dep.asset_key.to_user_string() for dep in payments.deps} == {
+        f"test/{table}" for table in ("charges", "customers", "invoices", "refunds", "disputes", "balance_transactions")
+    }
+    assert "net_total_decimal" in [column.name for column in payments.metadata[SCHEMA].columns]
 
 
 def test_the_job_records_every_day_it_loaded(
@@ -341,10 +347,11 @@ def test_a_view_is_materialized_when_it_shows_something_else(
 ) -> None:
     job = defs.resolve_job_def("sync")
     customer = shop.create_customer(created=days_ago(shop, 9))["id"]
-    views = {f"{schema}/{table}" for schema in ("live", "test") for table in OBJECT_TYPES}
+    views = {f"{schema}/{view}" for schema in ("live", "test") for view in (*OBJECT_TYPES, "payments")}
 
     def seen() -> set[str]:
         result = job.execute_in_process(instance=instance, partition_key=today().isoformat())
+        assert {event.step_key for event in result.all_node_events} == {"stripe"}, "a sync runs one step"
         return views & {
             it.asset_key.to_user_string() for it in result.get_asset_materialization_events() if it.asset_key
         }
@@ -352,12 +359,39 @@ def test_a_view_is_materialized_when_it_shows_something_else(
     assert seen() == views
     assert seen() == set()
     shop.update("customers", customer, name="Grace")
-    assert seen() == {"test/customers"}
+    assert seen() == {"test/customers", "test/payments"}
     shop.update("customers", customer, name="Ada")
     history = (datetime.now(UTC) - timedelta(days=10)).date()
     make_pipeline(history=history).tick()  # by somebody who tells Dagster nothing
-    assert seen() == {"test/customers"}
+    assert seen() == {"test/customers", "test/payments"}
     assert seen() == set()
+
+
+def test_views_can_be_made_again_by_hand(
+    instance: dg.DagsterInstance, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
+) -> None:
+    shop.create_payment(livemode=True)
+    pipeline = make_pipeline()
+    pipeline.tick()
+    with duckdb.connect(str(folder.private)) as connection:
+        connection.execute("CREATE OR REPLACE VIEW live.payments AS SELECT 1 AS spoiled")
+        connection.execute("CREATE OR REPLACE VIEW live.refunds AS SELECT 1 AS spoiled")
+    result = dg.materialize(
+        [build_view_assets(pipeline.settings)],
+        selection=dg.AssetSelection.assets("live/payments", "live/charges"),
+        instance=instance,
+        resources={RESOURCE: Opens(pipeline)},
+    )
+    assert result.success
+    made = {
+        "/".join(it.asset_key.path): it
+        for event in result.get_asset_materialization_events()
+        if (it := event.materialization)
+    }
+    assert made.keys() == {"live/payments", "live/charges"}
+    assert made["live/payments"].metadata["dagster/row_count"].value == 1
+    assert ask(folder.published, "SELECT count(*) FROM live.payments WHERE charge IS NOT NULL") == [(1,)]
+    assert ask(folder.published, "SELECT count(id) FROM live.refunds") == [(0,)]  # payments is made of it, too
 
 
 def test_a_backfill_over_a_range_is_one_run_with_counts_a_partition(

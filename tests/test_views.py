@@ -14,11 +14,11 @@ import duckdb
 import pytest
 
 from stripe_emulator import Server, Shop
-from stripe_pipeline.assets import columns
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.views.catalog import views
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import ask, back, held_by_stripe, rows
 
@@ -169,11 +169,11 @@ def test_custom_fields_are_typed_columns_from_any_path(
     assert ask(folder.published, "SELECT card->>'brand' FROM live.charges") != [(None,)]
     assert ask(folder.published, "SELECT metadata->>'$.\"a b\"' FROM live.charges") == [("spaced",)]
     assert "order_id" not in types(folder, "raw.charges")
-    for table, object_type in pipeline.settings.types.items():
-        shown = columns.of_view(object_type, pipeline.settings).columns
-        assert types(folder, f"live.{table}") == {
-            column.name: column.type.replace("TIMESTAMPTZ", "TIMESTAMP WITH TIME ZONE") for column in shown
-        }, "what the asset's page shows"
+    for view in views(pipeline.settings):
+        shown = {column.name: column.sql_type for column in view.columns}
+        found = types(folder, f"live.{view.name}")
+        assert {name: kind.replace("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ") for name, kind in found.items()} == shown
+        assert list(found) == list(shown), "what the asset's page shows"
 
     make_pipeline(LIVE, objects={"charges": {"custom_fields": {"order": "metadata.order_id"}}}).tick()
     assert ask(folder.published, 'SELECT "order" FROM live.charges') == [("A-17",)]  # no backfill is needed

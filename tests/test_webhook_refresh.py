@@ -97,10 +97,12 @@ def test_it_applies_what_comes_in_while_it_waits_and_tells_of_each_table_and_day
     told = {
         (event.asset_key.path[-1], event.partition): {name: it.value for name, it in event.metadata.items()}
         for event in result.events
-        if isinstance(event, dg.AssetMaterialization)
+        if isinstance(event, dg.AssetMaterialization) and event.asset_key.path[0] == "raw"
     }
     today_, old = today().isoformat(), day_of(created).isoformat()
     assert told.keys() == {("charges", old), ("refunds", today_), ("balance_transactions", today_)}
+    shown = {event.asset_key.to_user_string() for event in result.events if event.asset_key.path[0] == "test"}
+    assert shown == {"test/charges", "test/refunds", "test/balance_transactions", "test/payments"}
     checks = {
         event.asset_key.path[-1]: event.passed for event in result.events if isinstance(event, dg.AssetCheckEvaluation)
     }

@@ -23,6 +23,7 @@ from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
 from stripe_pipeline.resources.pipeline import RESOURCE, OpensPipeline
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.sync.report import Report
+from stripe_pipeline.views.columns import of_table
 
 SYNC_JOB = "sync"
 _Event = dg.MaterializeResult[Any] | dg.AssetMaterialization | dg.AssetCheckEvaluation
@@ -43,7 +44,7 @@ def build_raw_assets(settings: Settings) -> dg.AssetsDefinition:
             skippable=True,
             metadata={
                 "dagster/table_name": f"raw.{object_type.name}",
-                columns.SCHEMA: columns.of_table(object_type, settings),
+                columns.SCHEMA: columns.table_schema(of_table(object_type, settings)),
             },
         )
         for object_type in settings.enabled

@@ -1,67 +1,120 @@
-"""The views filtered by livemode as assets, downstream of the base tables.
+"""The views as assets, downstream of the base tables.
 
-Nothing makes them but the layout of the file, so no step does: what brings the tables up to date reports which of them
-show something else. What they say belongs to `views.one_type`.
+They are made with the file's layout, so no sync has to run them: whatever brings the tables up to date reports the
+views that show something else. Materializing one by hand makes it again and reads it. What a view shows belongs to
+`views`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import dagster as dg
 
 from stripe_pipeline.assets import columns
-from stripe_pipeline.assets.keys import key_of
-from stripe_pipeline.objects import ObjectType
+from stripe_pipeline.assets.keys import key_of, view_key
+from stripe_pipeline.errors import StripePipelineError
+from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.resources.pipeline import RESOURCE, OpensPipeline
 from stripe_pipeline.settings.model import Settings
-from stripe_pipeline.views.one_type import MODES
+from stripe_pipeline.views.catalog import views
+from stripe_pipeline.views.view import MODES, View
 from stripe_pipeline.warehouse.warehouse import Warehouse
 
 
-def view_specs(settings: Settings) -> list[dg.AssetSpec]:
-    """`live/*` and `test/*` of every enabled object type."""
-    return [
-        dg.AssetSpec(
-            key_of(object_type, schema),
-            deps=[dg.AssetDep(key_of(object_type), partition_mapping=dg.AllPartitionMapping())],
-            description=_describe(object_type, schema, settings),
-            group_name=schema,
-            kinds={"duckdb", "view"},
-            metadata={
-                "dagster/table_name": f"{schema}.{object_type.name}",
-                columns.SCHEMA: columns.of_view(object_type, settings),
-            },
-        )
-        for schema in MODES
-        for object_type in settings.enabled
-    ]
+def build_view_assets(settings: Settings) -> dg.AssetsDefinition:
+    """`live/*` and `test/*`: a view on each enabled object type, and those that combine several."""
+    specs = [_spec(view, schema, settings) for schema in MODES for view in _shown(settings)]
 
-
-def _describe(object_type: ObjectType, schema: str, settings: Settings) -> str:
-    title = settings.title(object_type)
-    return (
-        f"{title[:1].upper()}{title[1:]} in {schema} mode, without deleted objects. A view of raw.{object_type.name},"
-        " always as fresh as that table; a run materializes it when its rows have changed."
+    @dg.multi_asset(
+        name="views",
+        specs=specs,
+        can_subset=True,
+        required_resource_keys={RESOURCE},
+        description="Makes all views again, reads those that are selected and publishes. A sync does not need this: views are as fresh as"
+        " their tables.",
     )
+    def make_views(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
+        opens: OpensPipeline = getattr(context.resources, RESOURCE)
+        selected = [spec.key for spec in specs if spec.key in context.selected_asset_keys]
+        try:
+            with opens.open() as pipeline:
+                pipeline.warehouse.make_views([".".join(key.path) for key in selected])
+                pipeline.publish()
+                results = _materializations(pipeline.warehouse, settings, selected)
+        except StripePipelineError as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from None
+        for result in results:
+            yield dg.MaterializeResult(asset_key=result.asset_key, metadata=result.metadata)
+
+    return make_views
 
 
 def changed_views(
-    instance: dg.DagsterInstance, warehouse: Warehouse, settings: Settings
+    instance: dg.DagsterInstance, warehouse: Warehouse, settings: Settings, tables: Collection[str] | None = None
 ) -> Sequence[dg.AssetMaterialization]:
     """Materializations of the views that show something else than what Dagster was last told, or was never told of.
 
-    Raises `WarehouseError`.
+    `tables`: only views that show one of these; all of them unless given. Raises `WarehouseError`.
     """
-    keys = [key_of(object_type, schema) for schema in MODES for object_type in settings.enabled]
-    told = {record.asset_entry.asset_key: record.asset_entry for record in instance.get_asset_records(keys)}
-    shown = warehouse.rows.shown([".".join(key.path) for key in keys])
-    found = []
-    for key in keys:
-        rows, read_at = shown[".".join(key.path)]
+    keys = [
+        view_key(view, schema)
+        for schema in MODES
+        for view in _shown(settings)
+        if tables is None or set(tables) & set(view.tables)
+    ]
+    records = {record.asset_entry.asset_key: record.asset_entry for record in instance.get_asset_records(keys)}
+    changed = []
+    for materialization in _materializations(warehouse, settings, keys):
+        entry = records.get(materialization.asset_key)
+        last = entry and entry.last_materialization and entry.last_materialization.asset_materialization
+        if not last or last.metadata != materialization.metadata:
+            changed.append(materialization)
+    return changed
+
+
+def _shown(settings: Settings) -> list[View]:
+    """The views that have rows with these settings."""
+    enabled = {object_type.name for object_type in settings.enabled}
+    return [view for view in views(settings) if view.tables[0] in enabled]
+
+
+def _spec(view: View, schema: str, settings: Settings) -> dg.AssetSpec:
+    enabled = [object_type.name for object_type in settings.enabled]
+    tables = [table for table in view.tables if table in enabled]
+    # A view that combines tables is made of the views of its mode.
+    above = (
+        [dg.AssetDep(key_of(OBJECT_TYPES[view.name]), partition_mapping=dg.AllPartitionMapping())]
+        if tables == [view.name]
+        else [dg.AssetDep(key_of(OBJECT_TYPES[table], schema)) for table in tables]
+    )
+    return dg.AssetSpec(
+        view_key(view, schema),
+        deps=above,
+        description=f"{view.title}. {view.description}\n\nA view: {schema} mode only, without deleted objects, as fresh"
+        f" as {', '.join(f'raw.{table}' for table in tables)}. A run materializes it when its rows have changed.",
+        group_name=schema,
+        kinds={"duckdb", "view"},
+        metadata={
+            "dagster/table_name": f"{schema}.{view.name}",
+            columns.SCHEMA: columns.table_schema(view.columns),
+        },
+    )
+
+
+def _materializations(
+    warehouse: Warehouse, settings: Settings, keys: Collection[dg.AssetKey]
+) -> list[dg.AssetMaterialization]:
+    """What these views show, without reading those that combine tables: how many rows, and how new the newest is."""
+    enabled = {object_type.name for object_type in settings.enabled}
+    wanted = [(view, schema) for schema in MODES for view in _shown(settings) if view_key(view, schema) in keys]
+    tables = {f"{schema}.{table}" for view, schema in wanted for table in view.tables if table in enabled}
+    shown = warehouse.rows.shown(sorted(tables))
+    materializations = []
+    for view, schema in wanted:
+        rows, _ = shown[f"{schema}.{view.tables[0]}"]
         metadata: dict[str, int | dg.TimestampMetadataValue] = {"dagster/row_count": rows}
-        if read_at is not None:
-            metadata["newest row read"] = dg.MetadataValue.timestamp(read_at)
-        materialization = dg.AssetMaterialization(key, metadata=metadata)
-        last = told[key].last_materialization if key in told else None
-        before = last and last.asset_materialization
-        if not before or before.metadata != materialization.metadata:
-            found.append(materialization)
-    return found
+        of_tables = [shown[f"{schema}.{table}"] for table in view.tables if table in enabled]
+        if newest := max((at for _, at in of_tables if at is not None), default=None):
+            metadata["newest row read"] = dg.MetadataValue.timestamp(newest)
+        materializations.append(dg.AssetMaterialization(view_key(view, schema), metadata=metadata))
+    return materializations

@@ -212,7 +212,7 @@ def parse_url(url: str) -> sa.URL:
     # With a password that is not encoded a part of it is taken for the host or the database, and would be shown.
     if not parsed or backend not in ("sqlite", "postgresql", "postgres") or "@" in f"{parsed.host}{parsed.database}":
         raise SettingsError(
-            "STRIPE_PIPELINE_INBOX is no address of a database that can be used",
+            "STRIPE_PIPELINE_INBOX is not the address of a usable database",
             "Give one like postgresql://user:password@host/database (with %40 for an @ in the password),"
             " or unset it to keep the inbox in the data folder",
         )

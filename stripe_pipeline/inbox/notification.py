@@ -28,7 +28,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Poke:
-    """News that an object was made, changed or deleted; not what it now looks like."""
+    """A notification that an object was created, changed or deleted; it does not say what the object looks like now."""
 
     event_id: str
     account: str | None

@@ -61,13 +61,14 @@ class _Loader(yaml.SafeLoader):
         except ValueError as error:
             raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from error
         except (AttributeError, LookupError) as error:
-            said = f"{getattr(node, 'value', '')!r} is no {node.tag.rpartition(':')[2]}"
+            kind = node.tag.rpartition(":")[2]  # for example `timestamp` or `int`
+            said = f"{getattr(node, 'value', '')!r} is not {'an' if kind[:1] in 'aeiou' else 'a'} {kind}"
             raise yaml.MarkedYAMLError(problem=said, problem_mark=node.start_mark) from error
 
 
 def _parse(text: str) -> tuple[Any, Mapping[tuple[str, ...], int]]:
     """What YAML says, and the line of each key by its path. Raises `yaml.YAMLError`, also for a key that is there twice
-    or is no text."""
+    or is not text."""
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -91,8 +92,8 @@ def _lines(
         seen = set()
         for key, value in node.value:
             if key.tag not in _NAMES:
-                said = "brackets are" if not isinstance(key, yaml.ScalarNode) else f"`{key.value}` without quotes is"
-                raise yaml.MarkedYAMLError(problem=f"{said} no key", problem_mark=key.start_mark)
+                value = f"`{key.value}` without quotes" if isinstance(key, yaml.ScalarNode) else "a list or mapping"
+                raise yaml.MarkedYAMLError(problem=f"{value} is not a key", problem_mark=key.start_mark)
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"`{key.value}` is there twice", problem_mark=key.start_mark)
             seen.add(key.value)
@@ -128,7 +129,7 @@ def _sentences(problem: Any, lines: Mapping[tuple[str, ...], int]) -> Iterator[s
         return
     path = tuple(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        said = f"is no known key{did_you_mean(path[-1], _known_keys(path))}"
+        said = f"is not a known key{did_you_mean(path[-1], _known_keys(path))}"
     elif problem["type"] == "missing":
         said = "is missing"
     elif problem["type"] in ("model_type", "dict_type"):

@@ -58,7 +58,7 @@ class Sweep(_Section):
 
 
 class Inbox(_Section):
-    """What is kept of the news from Stripe."""
+    """How long notifications from Stripe are kept."""
 
     keep_days: Annotated[int, Field(ge=1, le=LONGEST)] = 40
     """How long what was dealt with is remembered. The default is longer than Stripe keeps events, so that none is ever
@@ -153,7 +153,7 @@ def _problem_of(
     first, *below = custom.steps
     if first not in kinds:
         like = did_you_mean(str(first), object_type.column_names)
-        what = f"begins with {first!r}, which is no field of {object_type.name}{like}"
+        what = f"begins with {first!r}, which is not a field of {object_type.name}{like}"
         return f"{what}; fields that this version does not know are below _extra"
     if below and kinds[str(first)] is not Kind.NESTED:
         return f"takes {custom.path!r}, but {first} holds nothing below it"
@@ -200,7 +200,7 @@ class Settings(_Section):
         """What cannot work in the settings of this type: the key, and the sentence that follows it."""
         here = f"objects.{name}"
         if name not in OBJECT_TYPES:
-            yield here, f"is no object type{did_you_mean(name, OBJECT_TYPES)}: there are {', '.join(OBJECT_TYPES)}"
+            yield here, f"is not an object type{did_you_mean(name, OBJECT_TYPES)}: there are {', '.join(OBJECT_TYPES)}"
             return
         object_type, settings = OBJECT_TYPES[name], self.objects[name]
         try:

@@ -80,7 +80,7 @@ class Lines:
             return found
         if not isinstance(found, list) or not all(isinstance(it, dict) for it in found):
             raise BadObject(
-                f"Stripe sent a {self._object_type.object} ({id_of(obj)}) whose {child.embedded_in} are no objects",
+                f"Stripe sent a {self._object_type.object} ({id_of(obj)}) whose {child.embedded_in} are not objects",
                 _KEPT_OUT,
             )
         return found

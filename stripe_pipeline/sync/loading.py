@@ -68,7 +68,7 @@ class Loading:
 
         `days`: why each day is listed, by table name and day.
         """
-        news: queue.Queue[tuple[str, DayRead | Exception | None]] = queue.Queue()
+        days_read: queue.Queue[tuple[str, DayRead | Exception | None]] = queue.Queue()
         until = int(self._api.now()) + 1 + CLOCK_ERROR
         open_lists = set()
         for name, wanted in days.items():
@@ -77,8 +77,8 @@ class Loading:
                 self._readers[name].list_days(
                     wanted,
                     until=until,
-                    read=lambda day, name=name: news.put((name, day)),  # type: ignore[misc]
-                    done=lambda error, name=name: news.put((name, error)),  # type: ignore[misc]
+                    read=lambda day, name=name: days_read.put((name, day)),  # type: ignore[misc]
+                    done=lambda error, name=name: days_read.put((name, error)),  # type: ignore[misc]
                 )
         totals = {name: len([day for day in wanted if day_start(day) < until]) for name, wanted in days.items()}
         rows: Counter[str] = Counter()
@@ -90,7 +90,7 @@ class Loading:
         while open_lists or batches:
             if open_lists:
                 try:
-                    name, item = news.get(timeout=_SECONDS_A_LOAD)
+                    name, item = days_read.get(timeout=_SECONDS_A_LOAD)
                 except queue.Empty:
                     pass
                 else:

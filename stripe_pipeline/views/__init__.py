@@ -1,0 +1,1 @@
+"""Views that analysts query: their SQL, columns and descriptions."""

@@ -7,6 +7,8 @@ Base tables keep Stripe's minor units; only views use this.
 # cases" of its page "Supported currencies": 5 UGX is an amount of 500).
 ZERO_DECIMAL = ("bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf")
 THREE_DECIMAL = ("bhd", "jod", "kwd", "omr", "tnd")
+MAJOR_UNITS = "DECIMAL(23,3)"
+"""The SQL type of an amount in major units."""
 
 
 def major_units(amount: str, currency: str) -> str:

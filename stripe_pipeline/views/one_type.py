@@ -1,6 +1,6 @@
-"""SQL of the views that analysts query: one mode each, without deleted rows, with what the settings add.
+"""The views on one base table each: rows of one mode that exist in Stripe, with what the settings add.
 
-Only their text is made here; `schema` puts it into the file.
+Only their text is made here; `warehouse.schema` puts it into the file.
 """
 
 from __future__ import annotations
@@ -8,32 +8,24 @@ from __future__ import annotations
 from stripe_pipeline.days import utc_day
 from stripe_pipeline.objects import Column, Kind, ObjectType
 from stripe_pipeline.settings.model import CustomField, CustomType, Settings
+from stripe_pipeline.views.columns import of_view
 from stripe_pipeline.views.money import major_units
-from stripe_pipeline.views.payments import PAYMENTS, payments_view
+from stripe_pipeline.views.view import MODES, View
 
-MODES = {"live": True, "test": False}
-"""The schemas of the views, and the `livemode` of what they show."""
 _SECONDS = "BETWEEN -62135596800 AND 253402300799"  # Unix seconds of the years 1 to 9999
 
 
-def definitions(settings: Settings) -> dict[str, str]:
-    """The SELECT of every view by its qualified name, for example `live.charges`."""
-    selects = {
-        f"{schema}.{object_type.name}": _select(object_type, settings, livemode=livemode)
-        for schema, livemode in MODES.items()
-        for object_type in settings.types.values()
-    }
-    columns = {object_type.name: _telling(object_type, settings) for object_type in settings.enabled}
-    # Behind the views that it is made of.
-    return selects | {
-        f"{schema}.{PAYMENTS}": payments_view(schema, columns, livemode=livemode) for schema, livemode in MODES.items()
-    }
-
-
-def _telling(object_type: ObjectType, settings: Settings) -> list[str]:
-    """The columns without hashed references: these name no row."""
-    hashed = settings.rules(object_type).hash
-    return [it.name for it in object_type.columns if it.kind is not Kind.REFERENCE or (it.name,) not in hashed]
+def view_of(object_type: ObjectType, settings: Settings) -> View:
+    """The view on the base table of one type."""
+    title = settings.title(object_type)
+    return View(
+        name=object_type.name,
+        title=f"{title[:1].upper()}{title[1:]}",
+        description=object_type.description,
+        columns=of_view(object_type, settings),
+        tables=(object_type.name,),
+        select=lambda schema: _select(object_type, settings, livemode=MODES[schema]),
+    )
 
 
 def _select(object_type: ObjectType, settings: Settings, *, livemode: bool) -> str:

@@ -2,19 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from stripe_pipeline.days import utc_day
-from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.views.money import major_units
+from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType
+from stripe_pipeline.settings.model import Settings
+from stripe_pipeline.views.money import MAJOR_UNITS, major_units
+from stripe_pipeline.views.view import MODES, DescribedColumn, View
 
-PAYMENTS = "payments"
-"""The name of the view in `live` and `test`."""
 _AT_ONCE = "INTERVAL 10 SECOND"  # between what one request to Stripe makes
 
 _PAYMENTS_OF_INVOICE = (
     '{"data": [{"status": "VARCHAR", "payment": {"payment_intent": "VARCHAR", "charge": "VARCHAR"}}]}'
 )
+
+
+# Each has a column in major units behind it.
+_AMOUNTS = ("amount", "amount_captured", "amount_refunded", "dispute_amount", "gross", "fee", "net", "net_total")
+_COLUMNS = (
+    DescribedColumn("charge", "VARCHAR", "ID of the charge"),
+    DescribedColumn("created", "TIMESTAMPTZ", "When the charge was created"),
+    DescribedColumn("default_day", "DATE", "UTC day of `created`"),
+    DescribedColumn("currency", "VARCHAR", "Currency of the charge"),
+    DescribedColumn("amount", "BIGINT", "Amount of the charge"),
+    DescribedColumn("amount_captured", "BIGINT", "Part of `amount` that was captured"),
+    DescribedColumn("amount_refunded", "BIGINT", "Part of `amount` that was refunded"),
+    DescribedColumn("status", "VARCHAR", "Status of the charge"),
+    DescribedColumn("paid", "BOOLEAN", "Whether the charge succeeded, or was authorized for later capture"),
+    DescribedColumn("captured", "BOOLEAN", "Whether the charge was captured"),
+    DescribedColumn("refunded", "BOOLEAN", "Whether the charge was refunded in full"),
+    DescribedColumn("disputed", "BOOLEAN", "Whether the charge was disputed"),
+    DescribedColumn("customer", "VARCHAR", "ID of the customer"),
+    DescribedColumn("customer_name", "VARCHAR", "The customer's `name`; null if the customer was deleted"),
+    DescribedColumn("customer_email", "VARCHAR", "The customer's `email`; null if the customer was deleted"),
+    DescribedColumn("payment_intent", "VARCHAR", "ID of the payment intent"),
+    DescribedColumn(
+        "invoice", "VARCHAR", "ID of the invoice; of several for one payment, paid before open, then the oldest"
+    ),
+    DescribedColumn("invoice_number", "VARCHAR", "Number of that invoice"),
+    DescribedColumn("refunds", "BIGINT", "Number of refunds that are `succeeded` or `pending`"),
+    DescribedColumn("refunded_at", "TIMESTAMPTZ", "When the last of these refunds was created"),
+    DescribedColumn("dispute", "VARCHAR", "ID of the latest dispute"),
+    DescribedColumn("dispute_status", "VARCHAR", "Status of the latest dispute"),
+    DescribedColumn("dispute_reason", "VARCHAR", "Reason of the latest dispute"),
+    DescribedColumn("dispute_amount", "BIGINT", "Amount of the latest dispute, in the currency of the dispute"),
+    DescribedColumn("balance_transaction", "VARCHAR", "ID of the charge's balance transaction"),
+    DescribedColumn("balance_currency", "VARCHAR", "Currency of that balance transaction"),
+    DescribedColumn("gross", "BIGINT", "Its `amount`, in minor units of `balance_currency`"),
+    DescribedColumn("fee", "BIGINT", "Its `fee`, in minor units of `balance_currency`"),
+    DescribedColumn("net", "BIGINT", "Its `net`, in minor units of `balance_currency`"),
+    DescribedColumn("available_on", "TIMESTAMPTZ", "When its net amount becomes available in the balance"),
+    DescribedColumn("payout_ready", "BOOLEAN", "Whether its net amount is available"),
+    DescribedColumn("net_total", "BIGINT", "Total effect on the balance, or null where it is not known to be complete"),
+)
+
+
+def payments(settings: Settings) -> View:
+    """The view with what the settings keep."""
+    kept = {object_type.name: _naming(object_type, settings) for object_type in settings.enabled}
+    return View(
+        name="payments",
+        title="Payments",
+        description="One row per charge, with its customer, its invoice, its refunds, its latest dispute and its effect"
+        " on the balance.",
+        columns=tuple(_columns()),
+        tables=("charges", "customers", "invoices", "refunds", "disputes", "balance_transactions"),
+        select=lambda schema: payments_view(schema, kept, livemode=MODES[schema]),
+    )
+
+
+def _columns() -> Iterator[DescribedColumn]:
+    for column in _COLUMNS:
+        yield column
+        if column.name in _AMOUNTS:
+            yield DescribedColumn(f"{column.name}_decimal", MAJOR_UNITS, f"`{column.name}` in major units")
+
+
+def _naming(object_type: ObjectType, settings: Settings) -> list[str]:
+    """The columns without hashed references, which do not name a row."""
+    hashed = settings.rules(object_type).hash
+    return [
+        column.name
+        for column in object_type.columns
+        if column.kind is not Kind.REFERENCE or (column.name,) not in hashed
+    ]
 
 
 def payments_view(schema: str, columns: Mapping[str, Collection[str]], *, livemode: bool) -> str:

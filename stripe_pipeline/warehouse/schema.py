@@ -7,7 +7,7 @@ What was stored and is no longer wanted, because the settings leave it out now, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.fields import kept_secrets
 from stripe_pipeline.objects import OBJECT_TYPES, Column, Kind
 from stripe_pipeline.settings.model import Settings
-from stripe_pipeline.views import one_type as views
+from stripe_pipeline.views.catalog import selects, views
+from stripe_pipeline.views.view import MODES
 from stripe_pipeline.warehouse.file_state import get_state, set_state
 from stripe_pipeline.warehouse.refilter import Refilter, retention_note
 from stripe_pipeline.warehouse.sql import literal
@@ -67,7 +68,7 @@ class Layout:
         self._settings = settings
         self._settings_now = settings_now
         self._hash_key = hash_key
-        self._views = views.definitions(settings)
+        self._views = selects(settings)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -145,8 +146,20 @@ class Layout:
         if commit:
             connection.execute("COMMIT")
 
+    def make_views(self, connection: duckdb.DuckDBPyConnection, names: Collection[str]) -> None:
+        """Make all views again, because some are made of others, and read those in `names`, in one transaction."""
+        connection.execute("BEGIN")
+        for name, select in self._views.items():
+            connection.execute(f"CREATE OR REPLACE VIEW {name} AS {select}")
+        for name in names:
+            connection.execute(f"FROM {name} LIMIT 1").fetchall()
+        for statement in self._comments():
+            connection.execute(statement)
+        connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
+        connection.execute("COMMIT")
+
     def _missing(self, columns: Mapping[str, set[str]]) -> Iterator[str]:
-        for schema in ("raw", *views.MODES, "pipeline"):
+        for schema in ("raw", *MODES, "pipeline"):
             yield f"CREATE SCHEMA IF NOT EXISTS {schema}"
         for name, body in _PIPELINE_TABLES.items():
             yield f"CREATE TABLE IF NOT EXISTS pipeline.{name} ({body})"
@@ -176,19 +189,19 @@ class Layout:
                 yield f"CREATE TABLE {table} ({', '.join(declared.values())})"
             else:
                 yield from (f"ALTER TABLE {table} ADD COLUMN {definition}" for definition in missing)
-            for schema in views.MODES:
-                name = f"{schema}.{object_type.name}"
-                if name not in columns:
-                    yield f"CREATE OR REPLACE VIEW {name} AS {self._views[name]}"
+
+        for name, select in self._views.items():
+            if name not in columns:
+                yield f"CREATE OR REPLACE VIEW {name} AS {select}"
 
     def _comments(self) -> Iterator[str]:
-        for object_type in self._settings.types.values():
-            title = self._settings.title(object_type)
-            said = f"{title[:1].upper()}{title[1:]}. {object_type.description}"
-            yield f"COMMENT ON TABLE raw.{object_type.name} IS {literal(said)}"
-            for schema in views.MODES:
-                of_mode = f"{said} {schema.capitalize()} mode only, without deleted objects."
-                yield f"COMMENT ON VIEW {schema}.{object_type.name} IS {literal(of_mode)}"
+        for view in views(self._settings):
+            text = f"{view.title}. {view.description}"
+            if view.name in self._settings.types:
+                yield f"COMMENT ON TABLE raw.{view.name} IS {literal(text)}"
+            for schema in MODES:
+                of_mode = f"{text} {schema.capitalize()} mode only, without deleted objects."
+                yield f"COMMENT ON VIEW {schema}.{view.name} IS {literal(of_mode)}"
 
 
 def settings_changed() -> WarehouseError:

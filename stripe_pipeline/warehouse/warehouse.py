@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from datetime import date
 from pathlib import Path
@@ -150,6 +150,12 @@ class Warehouse:
                     if is_due(connection):
                         self.file.compact(connection)
         return pruned
+
+    def make_views(self, names: Collection[str]) -> None:
+        """Make all views again, and read those in `names`, for example `live.charges`. Raises `WarehouseError`."""
+        failing = "The views in {} could not be made"
+        with self.file.open(failing) as connection, self.file.explained(failing, "They are as they were"):
+            self.file.layout.make_views(connection, names)
 
     def erase(self, customers: Sequence[str], *, dry_run: bool = False) -> dict[str, Erased]:
         """Remove these customers (their ids) and what other rows copied of them from the private file and every

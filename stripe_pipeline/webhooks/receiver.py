@@ -234,16 +234,16 @@ def _event(body: bytes, header: str, secrets: Sequence[str]) -> dict[str, Any]:
     try:
         event, _ = odd_json.loads(body)
     except ValueError:
-        raise _Refused(400, "The body is no JSON") from None
+        raise _Refused(400, "The body is not JSON") from None
     if not isinstance(event, dict):
-        raise _Refused(400, "The body is no JSON object")
+        raise _Refused(400, "The body is not a JSON object")
     return event
 
 
 def _signed(body: bytes, header: str, secret: str) -> bool:
     try:
         return bool(WebhookSignature.verify_header(body, header, secret, TOLERANCE))
-    except (SignatureVerificationError, ValueError, TypeError):  # the latter two: text that is no UTF-8, no ASCII
+    except (SignatureVerificationError, ValueError, TypeError):  # the latter two: text that is not UTF-8 or not ASCII
         return False
 
 

@@ -1,0 +1,30 @@
+"""All views, in an order in which each stands after the views that it is made of.
+
+To add one that combines tables, write its module beside `payments` and name it in `COMBINED`: the file, its comments,
+the assets and docs/tables.md follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stripe_pipeline.settings.model import Settings
+from stripe_pipeline.views.one_type import view_of
+from stripe_pipeline.views.payments import payments
+from stripe_pipeline.views.view import MODES, View
+
+COMBINED: tuple[Callable[[Settings], View], ...] = (payments,)
+"""Views that combine several tables."""
+
+
+def views(settings: Settings) -> tuple[View, ...]:
+    """The views that the file has with these settings."""
+    return (
+        *(view_of(object_type, settings) for object_type in settings.types.values()),
+        *(combined(settings) for combined in COMBINED),
+    )
+
+
+def selects(settings: Settings) -> dict[str, str]:
+    """The SELECT of every view by its qualified name, for example `live.charges`, in the order of `views`."""
+    return {f"{schema}.{view.name}": view.select(schema) for schema in MODES for view in views(settings)}

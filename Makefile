@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # longest ones last.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo dev test test-duckdb-2 readers soak bench smoke lint format docs lock clean
+.PHONY: demo dev test test-quick test-duckdb-2 readers soak bench smoke lint format docs lock clean
 
 demo: $(VENV)/.runtime
 	@$(BIN)/stripe-pipeline demo
@@ -19,11 +19,17 @@ dev: $(VENV)/.runtime
 test: $(VENV)/.dev $(VENV)/.readers
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-# The same tests with the next major version of DuckDB laid over the locked one, but those that hardly use it.
-WITHOUT_DUCKDB := $(addprefix tests/,stripe_emulator test_bulk.py test_connection.py test_demo.py test_endpoints.py \
-	test_listing.py test_rate_limits.py test_settings.py test_stripe_api.py test_stripe_listen.py)
+# A minute or two: tests that start neither Dagster nor commands.
+QUICK := $(addprefix tests/,test_api_version.py test_docs.py test_generated_docs.py test_listing.py test_settings.py \
+	test_tree.py test_views.py test_warehouse.py)
+test-quick: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS) $(QUICK)
+
+# What touches DuckDB, with its next major version laid over the locked one.
+WITH_DUCKDB := $(addprefix tests/,test_histories.py test_traps.py test_warehouse.py test_files.py test_fields.py \
+	test_erasure.py test_retention.py test_views.py test_relations.py test_readme.py test_own_ids.py)
 test-duckdb-2: $(VENV)/.dev $(VENV)/.readers
-	PYTHONPATH=$(CURDIR)/$(VENV)/duckdb-2 $(BIN)/python -m pytest $(PYTEST_ARGS) $(addprefix --ignore=,$(WITHOUT_DUCKDB))
+	PYTHONPATH=$(CURDIR)/$(VENV)/duckdb-2 $(BIN)/python -m pytest $(PYTEST_ARGS) $(WITH_DUCKDB)
 
 # The versions of DuckDB that only read in the tests, beside the locked one, and DuckDB's own command line.
 readers: $(VENV)/.readers
@@ -48,6 +54,8 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	git ls-files -z | xargs -0 $(BIN)/codespell
+	$(BIN)/python .ci/words.py
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

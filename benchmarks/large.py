@@ -1,7 +1,7 @@
 """A warehouse with many rows, made by SQL from one object of each type as the API gave it.
 
 Its rows are those that `benchmarks.bulk` serves for the same spans: same ids, same times. It is complete as far as
-the pipeline knows, so that a tick reads only news.
+the pipeline knows, so that a tick reads only changes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ticks: one without news, and one with a hundred changes in a small and in a large table; what publishing adds."""
+"""Ticks: one without changes, and one with a hundred changes in a small and in a large table; what publishing adds."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from stripe_emulator.stripe_cli import PATH, StripeCli
 from stripe_emulator.webhooks import Webhooks
 
 _LOGGED = 200_000
-"""Requests kept in the log, so that an emulator that runs for days does not grow for ever."""
+"""Requests kept in the log, so that an emulator that runs for days does not grow forever."""
 _NO_FAULT = Fault()
 
 Disconnect = Callable[[Scope, bool], None]

@@ -95,7 +95,7 @@ def test_assets_tell_what_they_are(defs: dg.Definitions) -> None:
     first = today() - timedelta(days=10)
     assert "Card charges" in (charges.description or "")
     assert f"Loaded from {first} on, kept for 45 days." in (charges.description or "")
-    assert f"Loaded from {first} on, kept for ever." in (specs["raw/fee_details"].description or "")
+    assert f"Loaded from {first} on, kept forever." in (specs["raw/fee_details"].description or "")
     shown = charges.metadata[SCHEMA].columns
     names = [column.name for column in shown]
     assert names[:2] == ["id", "created"]

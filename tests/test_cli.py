@@ -378,7 +378,7 @@ def test_a_command_that_makes_no_sense(project: Project, run: Run, arguments: li
         ({"STRIPE_API_KEY": f"sk_test_{SECRET}2"}, "are keys of the same mode"),
         ({"STRIPE_API_KEY": "", "STRIPE_TEST_API_KEY": f"sk_live_{SECRET}"}, "STRIPE_TEST_API_KEY holds a live key"),
         ({"STRIPE_API_BASE": "api.stripe.com"}, "STRIPE_API_BASE is 'api.stripe.com'"),
-        ({"STRIPE_PIPELINE_INBOX": "localhost/inbox"}, "STRIPE_PIPELINE_INBOX is no address of a database"),
+        ({"STRIPE_PIPELINE_INBOX": "localhost/inbox"}, "STRIPE_PIPELINE_INBOX is not the address of a usable database"),
         ({"DAGSTER_HOME": "here"}, "DAGSTER_HOME is here"),
         ({"DAGSTER_HOME": "/nowhere/at/all"}, "DAGSTER_HOME is /nowhere/at/all"),
         ({"STRIPE_PIPELINE_CONFIG": "/[red]not[/red]/there.yaml"}, "/[red]not[/red]/there.yaml is not there"),
@@ -424,9 +424,9 @@ def test_certificates_and_proxies_that_cannot_be_used(
     ("settings", "said"),
     [
         ("objects: [", "is not YAML: line 1, column 11"),
-        ("rate: {share: 80%}\nwarp: 9", "`warp` is no known key. Correct it, or upgrade stripe_pipeline"),
+        ("rate: {share: 80%}\nwarp: 9", "`warp` is not a known key. Correct it, or upgrade stripe_pipeline"),
         ("history: long", "`history` should be a date"),
-        ("objects: {chrages: {}}", "`objects.chrages` is no object type (did you mean charges?)"),
+        ("objects: {chrages: {}}", "`objects.chrages` is not an object type (did you mean charges?)"),
     ],
 )
 def test_settings_that_cannot_work(loaded: Project, run: Run, settings: str, said: str) -> None:

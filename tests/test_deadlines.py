@@ -34,7 +34,7 @@ SLACK = 6.0  # seconds that a busy machine may take besides
 
 @contextmanager
 def trickling(head: bytes) -> Iterator[str]:
-    """A server that answers with `head` and then one byte every 50 ms, for ever; its address."""
+    """A server that answers with `head` and then one byte every 50 ms, forever; its address."""
     ended = threading.Event()
 
     def serve(listener: socket.socket) -> None:

@@ -357,7 +357,7 @@ def test_the_command_erases_without_a_key_and_says_what_it_does(
     assert erased.status == 0, erased.err
     assert "1 customer" in erased.out
     assert holding(project.root, MARK) == []
-    assert run("erase", customer, "--yes").status == 0  # again is no error
+    assert run("erase", customer, "--yes").status == 0  # repeating it is not an error
     assert run("erase", "cus_Nobody", "--yes", "--unknown").status == 0
     undone = run("erase", customer, "--undo")
     assert undone.status == 0

@@ -283,7 +283,7 @@ def test_a_run_under_way_cannot_bring_back_what_the_settings_leave_out_meanwhile
 def test_a_run_that_read_the_settings_before_and_opens_the_file_after_they_were_changed_stores_nothing(
     shop: Shop, server: Server, folder: DataFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the sensor does, which waits for news for seconds."""
+    """As the sensor does, which waits for notifications for seconds."""
     settings = tmp_path / "settings.yaml"
     for name, value in (
         *KEYS.items(),

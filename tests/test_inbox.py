@@ -63,7 +63,7 @@ def inbox(open_inbox: Open) -> Inbox:
 
 
 def poke(number: int, mode: Mode = TEST, *, account: str | None = "acct_1", created: int = NOW) -> Poke:
-    """News of a charge."""
+    """A notification about a charge."""
     return Poke(f"evt_{number}", account, mode.livemode, "charge", f"ch_{number}", None, created)
 
 

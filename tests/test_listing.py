@@ -127,15 +127,15 @@ class Days:
 
 def _read_days(server: Server, folder: Path, days: Iterable[date], *, until: int = 2**40) -> Days:
     read = Days()
-    news: queue.Queue[DayRead] = queue.Queue()
+    days_read: queue.Queue[DayRead] = queue.Queue()
     ended: queue.Queue[Exception | None] = queue.Queue()
     with _api(server) as api, ThreadPoolExecutor(8) as executor:
         reader = Reader(api, CUSTOMERS, (), MODE, FieldFilter({}), folder=folder, executor=executor)
-        reader.list_days(days, until=until, read=news.put, done=ended.put)
+        reader.list_days(days, until=until, read=days_read.put, done=ended.put)
         read.error = ended.get(timeout=60)
     assert ended.empty()
-    while not news.empty():
-        day = news.get()
+    while not days_read.empty():
+        day = days_read.get()
         assert day.listed.day not in read.days, f"{day.listed.day} was reported twice"
         read.days[day.listed.day] = day
     return read

@@ -32,6 +32,8 @@ from tests.stripe_state import ask, assert_equal_to_stripe, back
 
 Json = dict[str, Any]
 
+TABLES = Path(__file__).parents[1] / "docs/tables.md"
+
 
 @pytest.fixture
 def pipeline(make_pipeline: MakePipeline) -> Pipeline:
@@ -742,16 +744,16 @@ def test_references_are_looked_at_every_night_and_not_in_a_tick(
 # The picture
 
 
-def test_the_readme_shows_the_declared_relations() -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    assert f"```mermaid\n{picture()}\n```" in readme
+def test_the_tables_page_shows_the_declared_relations() -> None:
+    page = TABLES.read_text(encoding="utf-8")
+    assert f"```mermaid\n{picture()}\n```" in page.partition("## Relations")[2].partition("\n## ")[0]
     assert 'charges |o--o{ refunds : "charge"' in picture()
 
 
-def test_a_question_of_the_readme_can_be_asked(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
-    """The query shown with the picture, on the view as it is made for test data."""
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    query = readme.partition("## Relations")[2].partition("```sql\n")[2].partition("```")[0]
+def test_the_query_shown_with_the_view_can_be_asked(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    """The query of the tables page, on the view as it is made for test data."""
+    page = TABLES.read_text(encoding="utf-8")
+    query = page.partition("### `payments`")[2].partition("```sql\n")[2].partition("```")[0]
     shop.create_payment(created=back(shop, 9))
     pipeline.tick()
     [row] = ask(folder.published, query.replace("live.payments", "test.payments"))

@@ -37,7 +37,7 @@ NEEDED = {
 
 def permissions_in_readme() -> list[str]:
     """The Dashboard's names of the permissions that step 2 asks for."""
-    [sentence] = re.findall(r"restricted key.*?that may \*\*read\*\*(.*?)and put it", README, re.DOTALL)
+    [sentence] = re.findall(r"restricted key[^.]*?that may \*\*read\*\*(.*?)\.", README, re.DOTALL)
     return [" ".join(name.split()) for name in re.findall(r"_([^_]+)_", sentence)]
 
 

@@ -272,7 +272,7 @@ def test_a_sweep_costs_what_is_listed_though_little_of_it_is_kept(
         shop.clock.advance(DAY + 3600)
         report = pipeline.tick()
         swept = [day for day in report.listed["balance_transactions"] if day <= day_of(back(shop, 20))]
-        assert 0 < report.requests["balance_transactions"] <= 8 + 4, swept  # the budget, and the news
+        assert 0 < report.requests["balance_transactions"] <= 8 + 4, swept  # the budget, and the changes
 
 
 def load_many_customers(make_pipeline: MakePipeline, shop: Shop) -> None:
@@ -504,7 +504,7 @@ def test_prune_on_the_command_line(project: Project, run: Run) -> None:  # noqa:
     nothing = run("prune", "--dry-run")
     assert (nothing.status, nothing.out) == (
         0,
-        "Nothing goes: no `retention` is set, everything is kept for ever.\n",
+        "Nothing to prune: no `retention` is set.\n",
     )
     project.settings("history: 3 days\nretention: 1 day")
     foreseen = run("prune", "--dry-run")

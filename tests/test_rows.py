@@ -348,7 +348,7 @@ def test_lines_that_no_row_can_hold_fail_invoices_only(loader: Loader, server: S
 
 # Any JSON at all
 
-_CHARACTERS = st.characters(codec="utf-8")  # no single surrogates, which are no text
+_CHARACTERS = st.characters(codec="utf-8")  # without single surrogates, which are not text
 _leaves = st.one_of(
     st.none(),
     st.booleans(),

@@ -67,17 +67,20 @@ def test_what_is_commented_out_in_it_can_be_asked_for(load: Load) -> None:
     assert "disputes" not in names(settings)
 
 
-def test_every_example_of_the_readme_can_be_asked_for(load: Load) -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    section = readme.partition("## Settings")[2].partition("## How it works")[0]
-    examples = re.findall(r"`((?:objects|history|retention|on_delete|runs): [^`]+)`", section)
-    assert len(examples) > 8
+def test_every_example_of_the_pages_can_be_asked_for(load: Load) -> None:
+    """Those of the settings page, and settings that other pages show in running text."""
+    docs = Path(__file__).parent.parent / "docs"
+    page = (docs / "settings.md").read_text(encoding="utf-8")
+    examples = re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert len(examples) > 20
     for example in examples:
-        assert load(example) != Settings() or example in (
-            "history: 24 months",
-            "on_delete: hide",
-            "runs: {keep_days: 90}",
-        )
+        assert load(example) != Settings(), example
+    keys = "|".join(Settings.model_fields)
+    text = "".join(file.read_text(encoding="utf-8") for file in docs.glob("*.md"))
+    inline = {shown for shown in re.findall(rf"`((?:{keys}): [^`]+)`", text) if "…" not in shown}
+    assert len(inline) >= 4
+    for shown in inline:
+        load(shown)
 
 
 def test_without_a_file_the_defaults_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,8 +143,8 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
         ("history: [", "is not YAML: line 1, column 11"),
         ("a: !python/object:os.system x", "is not YAML: line 1, column 4"),
         ("rate:\nhistory: 2024-02-30", "is not YAML: line 2, column 10: day is out of range"),
-        ("rate:\n  {{ share }}: 50%", "is not YAML: line 2, column 3: brackets are no key"),
-        ("objects: {charges: {custom_fields: {on: outcome.x}}}", "column 37: `on` without quotes is no key"),
+        ("rate:\n  {{ share }}: 50%", "is not YAML: line 2, column 3: a list or mapping is not a key"),
+        ("objects: {charges: {custom_fields: {on: outcome.x}}}", "column 37: `on` without quotes is not a key"),
         ("- history", "everything should be lines of `key: value`"),
         ("charges", "everything should be lines of `key: value`"),
         ("rate: 80%", "`rate` should be lines of `key: value`"),
@@ -157,13 +160,13 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
         ("objects: {charges: {enabled: perhaps}}", "`objects.charges.enabled` should be a valid boolean"),
         (
             "objects: {charges: {colour: red}}\nsize: 3",
-            "line 1: `objects.charges.colour` is no known key; line 2: `size` is no known",
+            "line 1: `objects.charges.colour` is not a known key; line 2: `size` is not a known",
         ),
         ("size: 3", "or upgrade stripe_pipeline"),
-        ("retenton: forever", r"`retenton` is no known key \(did you mean retention\?\)"),
-        ("runs: {keepdays: 3}", r"no known key \(did you mean keep_days\?\)"),
-        ("objects: {charges: {fields: {exlude: [outcome]}}}", r"no known key \(did you mean exclude\?\)"),
-        ("objects: {charges: {custom_fields: {risk: {pth: outcome.x}}}}", r"no known key \(did you mean path\?\)"),
+        ("retenton: forever", r"`retenton` is not a known key \(did you mean retention\?\)"),
+        ("runs: {keepdays: 3}", r"not a known key \(did you mean keep_days\?\)"),
+        ("objects: {charges: {fields: {exlude: [outcome]}}}", r"not a known key \(did you mean exclude\?\)"),
+        ("objects: {charges: {custom_fields: {risk: {pth: outcome.x}}}}", r"not a known key \(did you mean path\?\)"),
         (
             "objects: {charges: {custom_fields: {risk: {type: json}}}}",
             "`objects.charges.custom_fields.risk.path` is mi",
@@ -174,7 +177,7 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
         ("on_delete: keep", "`on_delete` should be 'hide' or 'remove'"),
         (
             "objects:\n  charges:\n    date_feild: created",
-            r"line 3: `objects.charges.date_feild` is no known key \(did you mean date_field\?\)",
+            r"line 3: `objects.charges.date_feild` is not a known key \(did you mean date_field\?\)",
         ),
         (
             "objects: {charges: {date_field: status}}",
@@ -187,7 +190,7 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
         ),
         ("objects: {invoice_lines: {fields: {hash: [invoice]}}}", "names 'invoice' under `hash`: rows need"),
         ("objects: {fee_details: {fields: {exclude: [position]}}}", "names 'position' under `exclude`: rows need"),
-        ("objects: {customers: {fields: {exclude: [emial]}}}", "no field of customers .did you mean email"),
+        ("objects: {customers: {fields: {exclude: [emial]}}}", "not a field of customers .did you mean email"),
         ("objects: {customers: {fields: {exclude: email}}}", "should be a list such as"),
         ("objects: {customers: {fields: {exclude: [email.domain]}}}", "email holds nothing below it"),
         (
@@ -197,7 +200,7 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
         ("objects: {fee_details: {on_delete: remove}}", "come and go with their balance_transactions, set it there"),
         ("objects: {customers: {fields: {exclude: [email], hash: [email]}}}", "under both `hash` and `exclude`"),
         ("objects: {charges: {fields: {exclude: [outcome..type]}}}", "names are separated by dots"),
-        ("objects: {charges: {fields: {exclude: [_extra.new]}}}", "'_extra.new' under `exclude`, which is no field"),
+        ("objects: {charges: {fields: {exclude: [_extra.new]}}}", "'_extra.new' under `exclude`, which is not a field"),
         (
             "objects: {customers: {fields: {exclude: [address], hash: [address.line1]}}}",
             "under both `hash` and `exclude`",
@@ -205,8 +208,8 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
         ("objects: {charges: {fields: {hash: [_extra]}}}", "only text can be hashed"),
         ("objects: {charges: {fields: {hash: [amount]}}}", "only text can be hashed"),
         ("objects: {charges: {fields: {hash: [outcome]}}}", "only text can be hashed"),
-        ("objects: {charges: {fields: {hash: [currency]}}}", "it can be left out instead"),
-        ("objects: {balance_transactions: {fields: {hash: [status]}}}", "it can be left out instead"),
+        ("objects: {charges: {fields: {hash: [currency]}}}", "exclude it instead"),
+        ("objects: {balance_transactions: {fields: {hash: [status]}}}", "exclude it instead"),
         (
             "objects: {charges: {fields: {include: [amount], hash: [outcome.risk_level]}}}",
             "names 'outcome.risk_level' under `hash` and not 'outcome' under `include`: include the field, and exclude",
@@ -222,7 +225,7 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
         ("objects: {charges: {custom_fields: {default_day: outcome.x}}}", "has the name of a column"),
         ("objects: {charges: {custom_fields: {'a b': outcome.x}}}", "should be named in small letters"),
         ("objects: {charges: {custom_fields: {risk: outcome..x}}}", "names are separated by dots"),
-        ("objects: {charges: {custom_fields: {risk: outcom.x}}}", "no field of charges .did you mean outcome"),
+        ("objects: {charges: {custom_fields: {risk: outcom.x}}}", "not a field of charges .did you mean outcome"),
         (
             "objects: {charges: {custom_fields: {risk: {path: outcome, type: colour}}}}",
             "type` should be 'text'",
@@ -247,8 +250,8 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
             "line 3: `objects.charges.fields` names 'id' .*; line 5: `objects.disputes.date_field` is 'status'",
         ),
         ("objects: &a {charges: *a}", "line 1, column 10: what an anchor names is within itself"),
-        ("a: !!timestamp foo", "line 1, column 4: 'foo' is no timestamp"),
-        ("a: !!bool perhaps", "line 1, column 4: 'perhaps' is no bool"),
+        ("a: !!timestamp foo", "line 1, column 4: 'foo' is not a timestamp"),
+        ("a: !!bool perhaps", "line 1, column 4: 'perhaps' is not a bool"),
         (
             "\n".join(["objects:", *(f"  {name}: {{enabled: false}}" for name in OBJECT_TYPES)]),
             "line 1: `objects` switches every type off",
@@ -268,7 +271,7 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
             "objects: {invoices: {fields: {exclude: [lines.data.amount]}, custom_fields: {a: lines.data.0.amount}}}",
             "takes 'lines.data.0.amount', which `fields` leaves out",
         ),
-        ("objects: {chrages: {}}", "line 1: `objects.chrages` is no object type .did you mean charges"),
+        ("objects: {chrages: {}}", "line 1: `objects.chrages` is not an object type .did you mean charges"),
     ],
 )
 def test_what_is_not_understood_is_named(load: Load, text: str, said: str) -> None:

@@ -59,8 +59,8 @@ def test_what_stripe_listen_forwards_is_in_the_published_file(
         before = len(shop.events(False))
         shop.update_customer(person, name="Ada")
         shop.refund(charge, 100)
-        news = len(shop.events(False)) - before
-        wait_for(lambda: len(server.webhooks.attempts) == news, 10)
+        new_events = len(shop.events(False)) - before
+        wait_for(lambda: len(server.webhooks.attempts) == new_events, 10)
     assert {attempt.status for attempt in server.webhooks.attempts} == {200}
     pipeline.drain(most=100)
     pipeline.publish()

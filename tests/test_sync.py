@@ -122,6 +122,36 @@ def test_a_backfill_finds_what_no_event_told(pipeline: Pipeline, shop: Shop, fol
     assert [row["id"] for row in rows(folder.published, "test.customers") if row["test_clock"]] == [on_a_clock]
 
 
+def test_what_was_made_today_before_the_first_backfill_is_there_after_the_first_sync(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    shop.clock.advance(DAY - shop.clock.now() % DAY + DAY / 2)  # noon: yesterday is complete once it is listed
+    shop.create_payment(created=back(shop, 1), announce=False)
+    shop.create_payment(created=back(shop, 0.25), announce=False)
+    pipeline = make_pipeline()
+    yesterday = day_of(back(shop, 1))
+    pipeline.backfill([yesterday])
+    shop.create_payment()
+    pipeline.tick()
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_a_type_that_was_switched_on_today_is_listed_today(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    shop.clock.advance(DAY - shop.clock.now() % DAY + DAY / 2)
+    without = make_pipeline(objects={"customers": {"enabled": False}})
+    without.tick()
+    shop.clock.advance(3 * DAY)
+    without.tick()
+    shop.create_customer(created=back(shop, 0.25))
+    without.tick()
+    pipeline = make_pipeline()
+    pipeline.backfill([day_of(back(shop, 1))], ["customers"])
+    pipeline.tick()
+    assert_equal_to_stripe(shop, folder.published)
+
+
 def test_a_backfill_of_one_table_brings_its_family_and_nothing_else(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:

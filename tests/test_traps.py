@@ -217,8 +217,8 @@ def test_trap_07_an_event_that_is_visible_late_or_shares_its_second_with_the_cur
     [(cursor,)] = ask(folder.published, f"SELECT epoch(read_until) FROM pipeline.cursors WHERE name = '{EVENTS}'")
 
     shop.update("customers", same, name="changed", created=int(cursor))
-    news = shop.update("customers", late, announce=False, name="changed")
-    shop.emit_event("customer.updated", news, livemode=False, visible_after=40)
+    change = shop.update("customers", late, announce=False, name="changed")
+    shop.emit_event("customer.updated", change, livemode=False, visible_after=40)
     shop.clock.advance(20)
     pipeline.tick()
     assert (name_of(folder, late), name_of(folder, same)) == (None, "changed")
@@ -999,7 +999,7 @@ def test_trap_29_what_is_older_than_the_history_stays_out_until_a_longer_history
     pipeline = make_pipeline(TEST_KEY, history=first)
     pipeline.tick()
     for customer in (old, edge, young):
-        shop.update("customers", customer, name="news")
+        shop.update("customers", customer, name="changed")
     without_time = {"id": old, "object": "customer"}
     shop.emit_event("customer.updated", without_time, livemode=False)
     refund = shop.refund(charge)["id"]

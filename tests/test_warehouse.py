@@ -125,7 +125,7 @@ def test_a_deleted_object_stays_deleted_for_older_news(warehouse: Warehouse, tmp
     warehouse.load([batch_of(tmp_path, customer("Ada"), at=NOON)])
     buried = warehouse.load([Batch(CUSTOMERS, (), TEST, tombstones=[Tombstone("cus_1", NOON + 30)])])
     assert buried.changes["customers"].deleted.total() == 1
-    warehouse.load([batch_of(tmp_path, customer("late news"), at=NOON + 20)])
+    warehouse.load([batch_of(tmp_path, customer("late change"), at=NOON + 20)])
     assert names(warehouse) == []
     assert [row["name"] for row in rows(warehouse.folder.published, "raw.customers")] == ["Ada"]
 

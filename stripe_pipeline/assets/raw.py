@@ -115,7 +115,7 @@ def _describe(object_type: ObjectType, settings: Settings) -> str:
     heading = "" if title == object_type.name.replace("_", " ") else f"{title}. "
     family = OBJECT_TYPES[object_type.parent] if object_type.parent else object_type
     age = settings.retention_of(object_type) or settings.retention_of(family)
-    kept = f"kept for {age}" if age else "kept for ever"
+    kept = f"kept for {age}" if age else "kept forever"
     return f"{heading}{object_type.description}\n\nLoaded from {settings.first_listed(object_type)} on, {kept}."
 
 

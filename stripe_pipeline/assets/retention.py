@@ -155,7 +155,7 @@ def forget_ticks(instance: dg.DagsterInstance, before: datetime, *, location: st
     """Delete older ticks of this project's schedules and sensor in the code location of that name, and what the sensor
     logged.
 
-    `dagster.yaml` has Dagster delete ticks too, and sooner; an instance with another configuration keeps them for ever.
+    `dagster.yaml` has Dagster delete ticks too, and sooner; an instance with another configuration keeps them forever.
     """
     for state in instance.all_instigator_state():
         there = state.origin.repository_origin.code_location_origin.location_name

@@ -2,7 +2,7 @@
 
 Dagster takes a run for under way until its process says that it ended. Its run monitoring looks neither after runs of
 the default launcher nor after those inside a command, so one that was killed would keep the schedule waiting, and its
-place in the queue, for ever. Therefore a run holds a lock while it works; where its process ends, the system opens it.
+place in the queue, forever. Therefore a run holds a lock while it works; where its process ends, the system opens it.
 """
 
 import contextlib

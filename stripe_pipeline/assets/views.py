@@ -30,8 +30,8 @@ def build_view_assets(settings: Settings) -> dg.AssetsDefinition:
         specs=specs,
         can_subset=True,
         required_resource_keys={RESOURCE},
-        description="Makes all views again, reads those that are selected and publishes. A sync does not need this: views are as fresh as"
-        " their tables.",
+        description="Makes all views again, reads those that are selected and publishes. A sync does not need this:"
+        " views are as fresh as their tables.",
     )
     def make_views(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
         opens: OpensPipeline = getattr(context.resources, RESOURCE)

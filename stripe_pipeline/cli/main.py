@@ -22,6 +22,8 @@ from stripe_pipeline.storage_errors import Cause, cause_of, reason, remedy
 
 app.add_typer(webhooks, name="webhooks")
 
+__all__ = ["app", "main"]
+
 _INTERRUPTED = 130  # exit status after Ctrl-C, by convention
 
 

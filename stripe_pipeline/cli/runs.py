@@ -111,7 +111,7 @@ def prune(
         shown = materialization.metadata.get(PRUNED)
         pruned = [record.data for record in shown.records] if shown else []
     if not pruned:
-        out.print("Nothing goes: no `retention` is set, everything is kept for ever.")
+        out.print("Nothing to prune: no `retention` is set.")
         return
     table = Table(box=None, pad_edge=False)
     for name in pruned[0]:

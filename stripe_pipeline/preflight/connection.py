@@ -29,7 +29,7 @@ from stripe_pipeline.stripe_api.listing import everything
 from stripe_pipeline.stripe_api.rate_limits import ENDPOINT_RATE, LIVE_ACCOUNT_RATE, TEST_ACCOUNT_RATE, RateLimits
 from stripe_pipeline.stripe_api.version import API_VERSION
 from stripe_pipeline.sync.account import identify
-from stripe_pipeline.sync.plan import kept_days, unlisted
+from stripe_pipeline.sync.plan import followed_since, kept_days, unlisted
 from stripe_pipeline.warehouse.accounts import UNNAMED, other_account
 from stripe_pipeline.warehouse.bookkeeping import Covered, Lacking
 from stripe_pipeline.warehouse.warehouse import Warehouse
@@ -259,7 +259,7 @@ def _probe(
     kept = (family, *(it for it in settings.enabled if it.parent == family.name))
     now = api.now()
     history = kept_days(family, settings, coverage, now)
-    days = unlisted([it.name for it in kept], history, coverage, now)
+    days = unlisted([it.name for it in kept], history, coverage, now, since=followed_since(coverage))
     month = (int(now) - _ALLOCATION_DAYS * DAY, int(now) + 1)
     made_up = max(1.0, _ALLOCATION_DAYS / max(1, len(history)))  # a month, where the history is shorter
     lately = float(

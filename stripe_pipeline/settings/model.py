@@ -313,7 +313,7 @@ class Settings(_Section):
         return min((self.history_of(object_type) for object_type in self.enabled), default=first_day(self.history))
 
     def retention_of(self, object_type: ObjectType) -> Age | None:
-        """How long rows of this type are kept, by its date field; None for ever.
+        """How long rows of this type are kept, by its date field; None forever.
 
         Children go with their parents; one that has a retention of its own may go before.
         """

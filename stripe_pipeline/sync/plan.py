@@ -119,13 +119,33 @@ def loaded_before(
     return sorted(day for name, day in coverage if name == object_type.name and day < first)
 
 
+def followed_since(coverage: Mapping[tuple[str, date], Covered]) -> dict[str, float]:
+    """From when on events tell what changes, by table name, in seconds on Stripe's clock: the cursor of events is older
+    than every list."""
+    since: dict[str, float] = {}
+    for (name, day), covered in coverage.items():
+        # A day that counts as listed when it began is to be listed again: events may have been missed since.
+        if covered.listed_at > day_start(day):
+            since[name] = min(since.get(name, covered.listed_at), covered.listed_at)
+    return since
+
+
 def unlisted(
-    tables: Collection[str], history: Sequence[date], coverage: Mapping[tuple[str, date], Covered], now: float
+    tables: Collection[str],
+    history: Sequence[date],
+    coverage: Mapping[tuple[str, date], Covered],
+    now: float,
+    *,
+    since: Mapping[str, float],
 ) -> set[date]:
-    """Days of `history` that must be listed: finished ones no list was made of since they ended; and the last ones,
-    where the day before is not known either, so that events alone cannot tell what they hold."""
+    """Days of `history` that must be listed: those that ended without a full list since; and recent ones that events
+    alone cannot fill, because the day before is not covered or events were not followed yet when they began.
+
+    `since`: as `followed_since` gives it.
+    """
     days = set()
     followed = False
+    began = max(since.get(name, math.inf) for name in tables)
     for day in history:
         found = [coverage.get((table, day)) for table in tables]
         sealed_from = day_start(day) + DAY + SETTLED
@@ -134,7 +154,7 @@ def unlisted(
             if not followed:
                 days.add(day)
         else:
-            followed = followed or all(found)
+            followed = (followed and began <= day_start(day)) or all(found)
             if not followed:
                 days.add(day)
     return days

@@ -35,6 +35,7 @@ from stripe_pipeline.sync.plan import (
     OVERLAP,
     SWEEP,
     days_to_sweep,
+    followed_since,
     kept_days,
     oldest_kept,
     plan_type,
@@ -229,9 +230,10 @@ class Run:
     ) -> dict[str, dict[date, str]]:
         """The days that each type must list, with the reason."""
         listed = {}
+        since = followed_since(coverage)
         for name, reader in self._readers.items():
             days = kept_days(reader.object_type, self._settings, coverage, now)
-            listed[name] = dict.fromkeys(unlisted(reader.tables, days, coverage, now), how)
+            listed[name] = dict.fromkeys(unlisted(reader.tables, days, coverage, now, since=since), how)
             listed[name] |= dict.fromkeys(self._kept(name, asked), "backfill")
         return listed
 

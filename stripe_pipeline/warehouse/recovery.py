@@ -93,8 +93,8 @@ def read_through(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]
 def restore(folder: DataFolder, why: str) -> Restored:
     """Replace the private file with the best copy and keep the damaged file beside it; the caller holds its lock.
 
-    If this is interrupted, the next opening of the file starts the restoration again. Raises `WarehouseError` if there
-    is no whole copy or no space for another one; then everything is as it was.
+    If this is interrupted, the next opening of the file starts the restoration again. Raises `WarehouseError` if
+    no whole copy exists or space for another one is lacking; then everything stays as it was.
     """
     private, fresh = folder.private, folder.private.with_name("restored.duckdb")
     try:

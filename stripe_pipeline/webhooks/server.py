@@ -57,7 +57,7 @@ def serve(app: ASGIApp, listener: socket.socket) -> None:
 
 
 class _Connections:
-    """Closes connections on which no request comes: uvicorn itself waits for ever for one to be complete.
+    """Closes connections on which no request comes: uvicorn itself waits forever for one to be complete.
 
     An ASGI application around another one, and the protocol that uvicorn needs besides.
     """

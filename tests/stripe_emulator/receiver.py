@@ -61,7 +61,7 @@ class Receiver:
     """Keeps what it is sent while its `with` block runs."""
 
     statuses: deque[int] = field(default_factory=deque)
-    """Answers to come, then 200 for ever; 0 is no answer until the block ends."""
+    """Answers to come, then 200 forever; 0 means that the answer waits until the block ends."""
     received: list[Received] = field(default_factory=list)
 
     def __enter__(self) -> Self:

@@ -62,7 +62,7 @@ def _sync(url: str, folder: Path) -> tuple[float, float, float]:
     from stripe_pipeline.sync.pipeline import Pipeline
 
     tick = Spent()
-    inner = Pipeline.tick
+    inner = Pipeline.sync
 
     @wraps(inner)
     def timed(self: Pipeline, *args: Any) -> Any:
@@ -74,7 +74,7 @@ def _sync(url: str, folder: Path) -> tuple[float, float, float]:
         str(folder / "dagster"), overrides={"telemetry": {"enabled": False}}
     ) as instance:
         job = build_defs().resolve_job_def("sync")
-        with mock.patch.object(Pipeline, "tick", timed), Spent() as spent:
+        with mock.patch.object(Pipeline, "sync", timed), Spent() as spent:
             result = job.execute_in_process(
                 instance=instance,
                 partition_key=f"{today()}",
@@ -161,7 +161,7 @@ def tick(url: str, folder: Path) -> Tick:
             what = "publishing" if name == "publish" else "loading"
             patches.enter_context(mock.patch.object(Warehouse, name, timed(what, getattr(Warehouse, name))))
         with pipeline_of(url, folder, finished_days(large.DAYS)[0]) as pipeline, Spent() as whole:
-            report = pipeline.tick()
+            report = pipeline.sync()
     if report.failures:
         raise RuntimeError(f"the tick failed: {report.failures}")
     return Tick(**seconds, whole=whole.seconds, applied=report.applied)

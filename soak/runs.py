@@ -58,7 +58,7 @@ class Timed(Warehouse):
 def main() -> None:
     """Run until the time is up, and print what was done as JSON."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("work", choices=("tick", "drain", "backfill"))
+    parser.add_argument("work", choices=("sync", "drain", "backfill"))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--url", required=True)
     parser.add_argument("--history", type=date.fromisoformat, required=True)
@@ -81,8 +81,8 @@ def main() -> None:
     until = time.monotonic() + options.seconds
     with pipeline:
         while time.monotonic() < until:
-            if options.work == "tick":
-                report = pipeline.tick()
+            if options.work == "sync":
+                report = pipeline.sync()
             elif options.work == "backfill":
                 report = pipeline.backfill(days[runs % 3 :: 3])
             else:

@@ -19,10 +19,10 @@ from stripe_pipeline.data_folder import DataFolder
 SECONDS = float(os.environ.get("SOAK_SECONDS", "180"))
 LIVE, TEST = "STRIPE_API_KEY=sk_live_soak_1", "STRIPE_TEST_API_KEY=sk_test_soak_1"
 WRITERS = (
-    ("tick", "--keys", LIVE, TEST),
+    ("sync", "--keys", LIVE, TEST),
     ("backfill", "--keys", LIVE, TEST),
     ("drain", "--keys", LIVE, TEST, "--pause", "0.1"),
-    ("tick", "--keys", TEST.replace("_1", "_2"), "--pause", "2"),
+    ("sync", "--keys", TEST.replace("_1", "_2"), "--pause", "2"),
 )
 """All four start at once, on a folder that does not exist yet."""
 HOLDS = (0.0, 0.0, 0.5, 5.0)

@@ -31,7 +31,7 @@ def test_killed_at_any_moment(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         run_once(server, folder)
         longest = TICKS * (time.monotonic() - began)
         for n in range(KILLS):
-            process = start(server, folder, ("tick", "drain", "backfill")[n % 3])
+            process = start(server, folder, ("sync", "drain", "backfill")[n % 3])
             assert process.stdout
             process.stdout.readline()
             try:

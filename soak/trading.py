@@ -61,7 +61,7 @@ def output_of(process: subprocess.Popen[bytes]) -> bytes:
 
 def run_once(server: Server, folder: DataFolder) -> None:
     """One tick that nothing disturbs."""
-    output_of(start(server, folder, "tick", "--seconds", "0.001"))
+    output_of(start(server, folder, "sync", "--seconds", "0.001"))
 
 
 def assert_whole(published: Path) -> None:

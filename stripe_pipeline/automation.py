@@ -191,7 +191,7 @@ def _refresh(pipeline: Pipeline, report: Report, state: _State, instance: dg.Dag
         while not ends.passed:
             if not state.published:
                 state.published = pipeline.publish(force=False)
-            if not state.rest.passed or not pipeline.has_news():
+            if not state.rest.passed or not pipeline.has_due_notifications():
                 if pipeline.folder.stopping.exists():
                     break  # Dagster waits for a tick before it ends
                 time.sleep(_POLL)

@@ -102,7 +102,7 @@ class DataFolder:
 
     @property
     def inbox(self) -> Path:
-        """The SQLite file of waiting pokes."""
+        """The SQLite file of waiting notifications."""
         return self.root / "inbox.sqlite"
 
     @property

@@ -25,7 +25,7 @@ from stripe_pipeline.automation import events_without_a_run, sync_every_15_minut
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, today
 from stripe_pipeline.definitions import build_defs
-from stripe_pipeline.inbox.notification import poke_of
+from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.resources.pipeline import RESOURCE
 from stripe_pipeline.sync.pipeline import Pipeline
@@ -254,7 +254,7 @@ def test_checks_that_are_planned_do_not_stop_what_comes_in(
 
     def drained_meanwhile(self: Pipeline, *asked: Any) -> Report:
         shop.create_payment(customer=customer)
-        beside.inbox.add([poke for event in shop.events(False) if (poke := poke_of(event))])
+        beside.inbox.add([notification for event in shop.events(False) if (notification := notification_of(event))])
         report = beside.drain(most=100)
         assert report.changes["charges"].days
         for event in events_without_a_run(report, beside, instance):
@@ -282,7 +282,7 @@ def test_what_the_nightly_checks_found_stays_shown_while_rows_come_in(
 
     def drain() -> None:
         shop.update("customers", customer, name=f"{time.monotonic()}")
-        pipeline.inbox.add([poke for event in shop.events(False) if (poke := poke_of(event))])
+        pipeline.inbox.add([notification for event in shop.events(False) if (notification := notification_of(event))])
         report = pipeline.drain(most=100)
         for event in events_without_a_run(report, pipeline, instance):
             instance.report_runless_asset_event(event)
@@ -362,7 +362,7 @@ def test_a_view_is_materialized_when_it_shows_something_else(
     assert seen() == {"test/customers", "test/payments"}
     shop.update("customers", customer, name="Ada")
     history = (datetime.now(UTC) - timedelta(days=10)).date()
-    make_pipeline(history=history).tick()  # by somebody who tells Dagster nothing
+    make_pipeline(history=history).sync()  # by somebody who tells Dagster nothing
     assert seen() == {"test/customers", "test/payments"}
     assert seen() == set()
 
@@ -372,7 +372,7 @@ def test_views_can_be_made_again_by_hand(
 ) -> None:
     shop.create_payment(livemode=True)
     pipeline = make_pipeline()
-    pipeline.tick()
+    pipeline.sync()
     with duckdb.connect(str(folder.private)) as connection:
         connection.execute("CREATE OR REPLACE VIEW live.payments AS SELECT 1 AS spoiled")
         connection.execute("CREATE OR REPLACE VIEW live.refunds AS SELECT 1 AS spoiled")

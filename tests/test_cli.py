@@ -39,7 +39,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of, today
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.inbox.inbox import Inbox
-from stripe_pipeline.inbox.notification import poke_of
+from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.stripe_api import client as stripe_api
 from tests.conftest import KEYS
@@ -238,9 +238,9 @@ def test_a_relative_data_folder_is_where_it_was_typed(project: Project) -> None:
 def test_drain_applies_what_the_inbox_holds_and_tells_dagster(loaded: Project, run: Run, api: Server) -> None:
     customer, name = next((it["id"], it["name"]) for it in api.shop.objects("customers", True).values())
     api.shop.update("customers", customer, livemode=True, name="by webhook")
-    [poke] = [poke for event in api.shop.events(True)[:1] if (poke := poke_of(event))]
+    [notification] = [notification for event in api.shop.events(True)[:1] if (notification := notification_of(event))]
     inbox = Inbox(loaded.folder)
-    inbox.add([poke])
+    inbox.add([notification])
 
     api.faults.append(Fault(path="/v1/customers", status=403, times=None))
     refused = run("webhooks", "drain")
@@ -304,7 +304,7 @@ def test_an_inbox_of_another_data_folder_is_refused_until_it_is_adopted(
     here = there | {"STRIPE_PIPELINE_DATA": str(tmp_path / "other")}
     api.shop.create_customer(name="Grace", livemode=True)
     inbox = Inbox(loaded.folder, there["STRIPE_PIPELINE_INBOX"])
-    inbox.add([poke for event in api.shop.events(True)[:1] if (poke := poke_of(event))])
+    inbox.add([notification for event in api.shop.events(True)[:1] if (notification := notification_of(event))])
     for command in (["sync"], ["webhooks", "drain"], ["prune"]):
         ended = run(*command, **here)
         assert (ended.status, ended.err.count("\n")) == (1, 1)

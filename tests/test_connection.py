@@ -196,7 +196,7 @@ def test_a_type_that_cannot_be_read_now(run: Run, server: Server) -> None:
 
 def test_an_account_that_the_data_is_not_of(run: Run, server: Server, make_pipeline: MakePipeline) -> None:
     with Server(Shop(account="acct_1Another")) as other:
-        make_pipeline(url=other.url).tick()
+        make_pipeline(url=other.url).sync()
     ended = run("check", **LIVE_ONLY)
     assert ended.status == 1
     assert ended.out == f"Live key of {server.shop.account}\n"
@@ -282,7 +282,7 @@ def test_the_estimate_is_what_a_first_load_takes(
 
     server.requests.clear()
     pipeline = make_pipeline(history="24 months")
-    pipeline.tick()
+    pipeline.sync()
     for mode, (name, livemode) in enumerate({"live": True, "test": False}.items()):
         rows = sum(
             rows for rows, _ in pipeline.warehouse.rows.shown(f"{name}.{table}" for table in OBJECT_TYPES).values()
@@ -315,7 +315,7 @@ def test_what_stripe_allows_grows_with_the_charges_of_a_month(
         shop.create_payment(livemode=True, created=int(shop.clock.now() - n * DAY / 10))
     set_history(project, "5 days")  # six days with today's: in a month there are five times as many
     assert "of the ~100,000 reads" in run("check", **LIVE_ONLY).text
-    make_pipeline(history="5 days", objects={"customers": {"enabled": False}}).tick()
+    make_pipeline(history="5 days", objects={"customers": {"enabled": False}}).sync()
     loaded = run("check", **LIVE_ONLY)
     assert said_of("charges", loaded) == ["0 0 yes"]
     assert "of the ~100,000 reads" in loaded.text
@@ -371,7 +371,7 @@ def test_a_field_that_no_object_has_is_told(run: Run, shop: Shop, project: Path,
         "invoices: the settings name lines.data.period.finish, which",
     ]
     before = run("check").text
-    make_pipeline(**settings).tick()
+    make_pipeline(**settings).sync()
     for said in (before, run("check").text):
         assert [line for line in told if line in said] == told
         assert said.count("the settings name") == len(told)
@@ -382,7 +382,7 @@ def test_what_is_complete_is_not_counted(run: Run, server: Server, make_pipeline
     ages = [random.uniform(1, 30) for _ in range(1500)]
     for age in ages:
         server.shop.create_customer(livemode=True, created=int((today + 1 - age) * DAY), announce=False)
-    make_pipeline(history="5 days").tick()
+    make_pipeline(history="5 days").sync()
     left = sum(age > 6 for age in ages)
     [(rows, _)] = figures(run("check", **LIVE_ONLY))
     assert 0.9 * left <= rows <= 1.1 * left

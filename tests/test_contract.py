@@ -26,7 +26,7 @@ TABLES = {
 
 
 def test_tables_views_and_their_columns(make_pipeline: MakePipeline, folder: DataFolder) -> None:
-    make_pipeline().tick()
+    make_pipeline().sync()
     tables = ask(folder.published, "SELECT schema_name || '.' || table_name FROM duckdb_tables()")
     assert {name for (name,) in tables} >= {
         *(f"raw.{table}" for table in TABLES),

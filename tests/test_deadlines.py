@@ -17,7 +17,7 @@ from stripe_pipeline import automation
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of
 from stripe_pipeline.errors import OutOfTime, Unavailable
-from stripe_pipeline.inbox.notification import poke_of
+from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.stripe_api.client import StripeApi
 from stripe_pipeline.stripe_api.deadline import Deadline
 from stripe_pipeline.stripe_api.keys import ApiKey
@@ -98,13 +98,13 @@ def test_a_wait_that_would_outlast_the_deadline_is_not_begun(server: Server) -> 
 
 def tell(pipeline: Pipeline, shop: Shop, *, livemode: bool = True) -> None:
     """Put all events into the inbox."""
-    pipeline.inbox.add([poke for event in shop.events(livemode) if (poke := poke_of(event))])
+    pipeline.inbox.add([notification for event in shop.events(livemode) if (notification := notification_of(event))])
 
 
 def changed_customers(pipeline: Pipeline, shop: Shop, number: int) -> None:
     """Old customers that were loaded, and changed since."""
     customers = [shop.create_customer(livemode=True, created=back(shop, 20 + n))["id"] for n in range(number)]
-    pipeline.tick()
+    pipeline.sync()
     for customer in customers:
         shop.update("customers", customer, name="changed")
     tell(pipeline, shop)
@@ -137,7 +137,7 @@ def test_what_a_drain_could_read_of_a_slow_api_is_stored(
     changed_customers(pipeline, shop, 40)
     server.faults.append(Fault(path="^/v1/customers/", delay=1.0, times=None))
     drains = 0
-    while pipeline.has_news(float("inf")) and drains < 12:
+    while pipeline.has_due_notifications(float("inf")) and drains < 12:
         before = len(pipeline.inbox.rows())
         report = pipeline.drain(most=200, due=float("inf"), within=2.5)
         drains += 1
@@ -153,7 +153,7 @@ def test_a_key_whose_answers_trickle_leaves_time_to_the_other(
     pipeline = make_pipeline()
     changed_customers(pipeline, shop, 2)
     person = shop.create_customer(created=back(shop, 20))["id"]
-    pipeline.tick()
+    pipeline.sync()
     shop.update("customers", person, name="changed")
     tell(pipeline, shop, livemode=False)
     customer = next(iter(shop.objects("customers", True).values()))["id"]
@@ -167,7 +167,7 @@ def test_a_key_whose_answers_trickle_leaves_time_to_the_other(
     assert ask(folder.published, f"SELECT name FROM test.customers WHERE id = '{person}'") == [("changed",)]
 
 
-def test_a_tick_ends_in_time_and_the_next_one_goes_on(
+def test_a_sync_ends_in_time_and_the_next_one_goes_on(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     for n in range(12):
@@ -176,13 +176,13 @@ def test_a_tick_ends_in_time_and_the_next_one_goes_on(
     pipeline = make_pipeline(LIVE_KEY, history=day_of(back(shop, 20)))
     server.faults.append(Fault(path="^/v1/charges$", trickle=0.2, times=None))
     started = time.monotonic()
-    report = pipeline.tick(within=5.0)
+    report = pipeline.sync(within=5.0)
     assert time.monotonic() - started < 5 + 2 * SLACK
     assert "charges" in report.failures
     assert "customers" not in report.failures
     assert ask(folder.published, "SELECT count(*) >= 12 FROM live.customers") == [(True,)]
     server.faults.clear()
-    assert not pipeline.tick().failures
+    assert not pipeline.sync().failures
     assert_equal_to_stripe(shop, folder.published)
 
 

@@ -21,7 +21,7 @@ from stripe_emulator import Fault, Server
 from stripe_pipeline.cli.main import main
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.inbox.inbox import Inbox
-from stripe_pipeline.inbox.notification import Poke
+from stripe_pipeline.inbox.notification import Notification
 from stripe_pipeline.settings.model import Settings
 from tests.conftest import KEYS
 
@@ -294,14 +294,14 @@ def test_passing_trouble_makes_no_second_endpoint(run: Run, server: Server) -> N
     assert len(endpoints(server)) == 1
 
 
-def test_retry_lets_dead_pokes_wait_again(run: Run, folder: DataFolder) -> None:
+def test_retry_lets_dead_notifications_wait_again(run: Run, folder: DataFolder) -> None:
     folder.prepare()
     data = {"STRIPE_PIPELINE_DATA": str(folder.root)}
     inbox = Inbox(folder)
-    pokes = [Poke(f"evt_{n}", None, True, "charge", f"ch_{n}", None, 1) for n in range(3)]
-    inbox.add(pokes)
+    notifications = [Notification(f"evt_{n}", None, True, "charge", f"ch_{n}", None, 1) for n in range(3)]
+    inbox.add(notifications)
     for _ in range(5):
-        inbox.failed(pokes, "no")
+        inbox.failed(notifications, "no")
     assert run("retry", "evt_0", **data).out == "1 waits again.\n"
     unknown = run("retry", "evt_0", "evt_1", **data)
     assert unknown.status == 1

@@ -100,7 +100,7 @@ def test_an_erased_customer_is_in_no_file_and_amounts_ids_and_days_stay(
 ) -> None:
     customer, other = trade(shop, MARK), trade(shop, OTHER)
     pipeline = make_pipeline()
-    pipeline.tick()
+    pipeline.sync()
     assert set(holding(folder.root, MARK)) == {"stripe.duckdb"}
     before = money(folder)
     of_others = {
@@ -142,14 +142,14 @@ def test_nothing_that_comes_later_brings_an_erased_customer_back(
 ) -> None:
     customer, other = trade(shop, MARK), trade(shop, OTHER)
     pipeline = make_pipeline()
-    pipeline.tick()
+    pipeline.sync()
     pipeline.warehouse.erase([customer])
     # The same objects again, by events and by lists.
     shop.update_customer(customer, name=MARK, email=MARK)
     for table in ("charges", "payment_intents", "invoices", "refunds", "disputes"):
         for object_id in shop.objects(table, False):
             shop.update(table, object_id, metadata={"again": "yes"})
-    make_pipeline().tick()
+    make_pipeline().sync()
     for table in ("charges", "invoices"):  # no event tells of metadata of a payment intent
         for whose, held in ((customer, None), (other, "yes")):
             sql = f"SELECT DISTINCT metadata->>'again' FROM raw.{table} WHERE customer = '{whose}'"
@@ -162,12 +162,12 @@ def test_nothing_that_comes_later_brings_an_erased_customer_back(
     buy(shop, trade_again, MARK)
     dispute = shop.dispute(trade_again)["id"]
     shop.update_dispute(dispute, evidence={"customer_name": MARK})
-    make_pipeline().tick()
+    make_pipeline().sync()
     assert ask(folder.published, f"SELECT amount, evidence FROM raw.disputes WHERE id = '{dispute}'") == [(2000, None)]
     assert ask(folder.published, f"SELECT billing_details FROM raw.charges WHERE id = '{trade_again}'") == [(None,)]
     assert ask(folder.published, f"SELECT count(*) FROM raw.customers WHERE id = '{customer}'") == [(0,)]
     assert holding(folder.root, MARK) == []
-    assert changed(make_pipeline().tick()) == {}
+    assert changed(make_pipeline().sync()) == {}
 
 
 def test_what_is_found_to_belong_to_an_erased_customer_only_later_is_stripped_then(
@@ -176,7 +176,7 @@ def test_what_is_found_to_belong_to_an_erased_customer_only_later_is_stripped_th
     """A dispute that is read before its charge."""
     customer = trade(shop, OTHER, days_ago=4)
     pipeline = make_pipeline()
-    pipeline.tick()
+    pipeline.sync()
     pipeline.warehouse.erase([customer])
     charge = shop.create_payment(customer, created=back(shop, 2))["latest_charge"]
     dispute = shop.dispute(charge, created=back(shop, 2))["id"]
@@ -195,7 +195,7 @@ def test_a_run_under_way_neither_brings_an_erased_customer_back_nor_loses_anythi
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     customer, other = trade(shop, MARK), trade(shop, OTHER)
-    make_pipeline().tick()
+    make_pipeline().sync()
     reading = make_pipeline()
     load = reading.warehouse.load
     erased: list[str] = []
@@ -221,7 +221,7 @@ def test_an_id_that_the_shop_chose_is_erased_too(
     assert trade(shop, MARK, id=chosen) == chosen
     objects = {table: {"fields": settings} for table in ("charges", "invoices", "payment_intents", "refunds")}
     pipeline = make_pipeline(objects=objects)
-    pipeline.tick()
+    pipeline.sync()
     assert pipeline.warehouse.erase([chosen])[chosen].rows["charges"] == 4
     assert [name for name in holding(folder.root, MARK) if "inbox" not in name] == []
     [(customers, charges)] = ask(
@@ -258,7 +258,7 @@ def test_a_key_by_which_erased_ids_are_known_that_cannot_be_used_is_said_with_a_
 def test_erasing_can_be_undone_with_a_backfill(make_pipeline: MakePipeline, shop: Shop, folder: DataFolder) -> None:
     customer = trade(shop, MARK)
     pipeline = make_pipeline()
-    pipeline.tick()
+    pipeline.sync()
     before = everything(folder.published)
     pipeline.warehouse.erase([customer])
     assert pipeline.warehouse.keep_out_no_longer(customer) == [day_of(back(shop, 3))]
@@ -288,9 +288,9 @@ def test_what_stripe_redacts_is_off_the_disk_after_the_nightly_pruning(
     held: dict[str, Any] = {"receipt_email": MARK, "billing_details": billing, "metadata": {"buyer": MARK}}
     held = {name: held[name] for name in REDACTIONS[how]}
     shop.update("charges", charge, announce=False, **held)
-    make_pipeline().tick()
+    make_pipeline().sync()
     shop.update("charges", charge, **REDACTIONS[how])
-    make_pipeline().tick()
+    make_pipeline().sync()
     pipeline = make_pipeline()
     pipeline.prune()
     assert holding(folder.root, MARK) == []
@@ -301,9 +301,9 @@ def test_a_mere_change_does_not_rewrite_the_file(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     customer = shop.create_customer(created=back(shop, 3), email="ada@example.com", metadata={"a": "1"})["id"]
-    make_pipeline().tick()
+    make_pipeline().sync()
     shop.update_customer(customer, email="grace@example.com", phone="1", metadata={})
-    make_pipeline().tick()
+    make_pipeline().sync()
     monkeypatch.setattr(compaction, "_copy_to", lambda *_: pytest.fail("compacted"))
     make_pipeline().prune()
 
@@ -313,7 +313,7 @@ def test_erasing_that_fails_for_want_of_space_is_said_and_completed_by_the_next_
 ) -> None:
     customer = trade(shop, MARK)
     pipeline = make_pipeline()
-    pipeline.tick()
+    pipeline.sync()
 
     def full(*_: object) -> None:
         raise duckdb.IOException("No space left on device")
@@ -322,7 +322,7 @@ def test_erasing_that_fails_for_want_of_space_is_said_and_completed_by_the_next_
         patch.setattr(compaction, "_copy_to", full)
         with pytest.raises(WarehouseError, match=r"erased from the tables, but .*No space left.*Free disk space"):
             pipeline.warehouse.erase([customer])
-    make_pipeline().tick()
+    make_pipeline().sync()
     assert holding(folder.root, MARK) == []
 
 

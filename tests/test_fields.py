@@ -96,9 +96,9 @@ def test_an_excluded_field_is_nowhere_also_not_in_an_object_that_another_one_hol
         return load(batches, **others)
 
     monkeypatch.setattr(pipeline.warehouse, "load", load_and_look)
-    pipeline.tick()
+    pipeline.sync()
     shop.update_customer(customer, name="Ada L.")
-    assert pipeline.tick().applied
+    assert pipeline.sync().applied
     assert any("Ada" in lines for lines in on_their_way)
     assert not any(ADDRESS in lines for lines in on_their_way)
     assert ask(folder.published, "SELECT name FROM test.customers") == [("Ada L.",)]
@@ -109,7 +109,7 @@ def test_an_excluded_field_is_nowhere_also_not_in_an_object_that_another_one_hol
 
 def test_without_the_setting_the_same_search_finds_it(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
     trade(shop)
-    pipeline.tick()
+    pipeline.sync()
     assert holding(folder.root, ADDRESS)
 
 
@@ -117,7 +117,7 @@ def test_what_is_left_out_later_is_removed_from_every_file(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     trade(shop)
-    make_pipeline().tick()
+    make_pipeline().sync()
     (folder.spool / "of-a-killed-run").mkdir()
     (folder.spool / "of-a-killed-run" / "customers.ndjson").write_text(ADDRESS)
     shutil.copy(folder.private, folder.private.with_name("compacted.duckdb"))  # what a killed compaction leaves
@@ -125,7 +125,7 @@ def test_what_is_left_out_later_is_removed_from_every_file(
         later = fields(**NOWHERE)
         # What is not read any more is there all the same.
         later["objects"]["invoices"] = {"enabled": False, "fields": {"hash": ["customer_email"]}}
-        make_pipeline(**later).tick()
+        make_pipeline(**later).sync()
         # Who was reading goes on.
         assert reading.execute("SELECT email FROM test.customers").fetchall() == [(ADDRESS,)]
     assert holding(folder.root, ADDRESS) == []
@@ -134,13 +134,13 @@ def test_what_is_left_out_later_is_removed_from_every_file(
     assert ask(folder.published, "SELECT billing_details->>'name' IS NOT NULL FROM test.charges") == [(True,)]
 
 
-def test_what_is_wanted_again_comes_with_a_backfill_and_until_then_every_tick_says_so(
+def test_what_is_wanted_again_comes_with_a_backfill_and_until_then_every_sync_says_so(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     trade(shop)
-    make_pipeline(**fields(**NOWHERE)).tick()
+    make_pipeline(**fields(**NOWHERE)).sync()
     wider = make_pipeline()
-    said = [note for note in wider.tick().notes if "backfill" in note]
+    said = [note for note in wider.sync().notes if "backfill" in note]
     assert ask(folder.published, "SELECT email FROM test.customers") == [(None,)]
     day = day_of(back(shop, 3))
     what_to_do = f"`stripe-pipeline backfill --from {day} --to {day} --only customers` brings that in"
@@ -149,7 +149,7 @@ def test_what_is_wanted_again_comes_with_a_backfill_and_until_then_every_tick_sa
     assert len([note for note in said if held in note]) == 1
     wider.backfill([day_of(back(shop, 3))])
     assert_equal_to_stripe_but_for_extra(shop, folder)
-    assert [note for note in wider.tick().notes if "backfill" in note] == []
+    assert [note for note in wider.sync().notes if "backfill" in note] == []
 
 
 def assert_equal_to_stripe_but_for_extra(shop: Shop, folder: DataFolder) -> None:
@@ -171,7 +171,7 @@ def test_only_what_is_included_is_kept_besides_the_keys(
         invoice_lines={"include": ["amount"]},
         customers={"include": ["_extra"]},
     )
-    make_pipeline(LIVE, **kept).tick()
+    make_pipeline(LIVE, **kept).sync()
     bookkeeping = {"_account", "_fetched_at", "_deleted_at", "_extra"}
     assert columns(folder.published, "raw.charges") == {"id", "created", "livemode", "amount", "currency"} | bookkeeping
     assert columns(folder.published, "raw.invoice_lines") >= {"id", "invoice", "created", "livemode", "amount"}
@@ -193,7 +193,7 @@ def test_hashed_fields_tell_nothing_and_still_join(make_pipeline: MakePipeline, 
         payment_intents={"exclude": ["receipt_email"]},
         invoices={"hash": ["customer_email"], "exclude": ["customer_name"]},
     )
-    make_pipeline(**hashed).tick()
+    make_pipeline(**hashed).sync()
     assert folder.hash_key.stat().st_mode & 0o077 == 0  # nobody else reads it
     joined = "SELECT count(*) FROM test.customers c JOIN test.charges h ON c.email = h.receipt_email"
     assert ask(folder.published, joined) == [(1,)]
@@ -215,7 +215,7 @@ def test_what_is_hashed_later_is_hashed_where_it_lies_and_the_same_as_what_comes
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     trade(shop)
-    make_pipeline().tick()
+    make_pipeline().sync()
     later = fields(
         customers={"hash": ["email"]},
         charges={"hash": ["receipt_email", "billing_details.email"]},
@@ -223,7 +223,7 @@ def test_what_is_hashed_later_is_hashed_where_it_lies_and_the_same_as_what_comes
         invoices={"hash": ["customer_email"]},
     )
     pipeline = make_pipeline(**later)
-    pipeline.tick()
+    pipeline.sync()
     assert holding(folder.root, ADDRESS) == []
     before = {table: rows(folder.published, f"raw.{table}") for table in later["objects"]}
     assert changed(pipeline.backfill([day_of(back(shop, 3))])) == {}
@@ -238,11 +238,11 @@ def test_another_hash_key_makes_other_hashes_and_asks_for_a_backfill(
 ) -> None:
     trade(shop)
     hashed = fields(customers={"hash": ["email"]})
-    make_pipeline(**hashed).tick()
+    make_pipeline(**hashed).sync()
     [(first,)] = ask(folder.published, "SELECT email FROM test.customers")
     monkeypatch.setenv("STRIPE_PIPELINE_HASH_KEY", "another key of the tests")
     pipeline = make_pipeline(**hashed)
-    assert any("were read without email;" in note for note in pipeline.tick().notes)
+    assert any("were read without email;" in note for note in pipeline.sync().notes)
     assert ask(folder.published, "SELECT email FROM test.customers") == [(None,)]
     pipeline.backfill([day_of(back(shop, 3))])
     [(second,)] = ask(folder.published, "SELECT email FROM test.customers")
@@ -254,11 +254,11 @@ def test_back_to_plain_no_hash_is_taken_for_a_value(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     trade(shop)
-    make_pipeline(**fields(customers={"hash": ["email", "name"]}, charges={"hash": ["billing_details.email"]})).tick()
-    make_pipeline(**fields(customers={"hash": ["name"]})).tick()  # with the same key
+    make_pipeline(**fields(customers={"hash": ["email", "name"]}, charges={"hash": ["billing_details.email"]})).sync()
+    make_pipeline(**fields(customers={"hash": ["name"]})).sync()  # with the same key
     assert ask(folder.published, "SELECT email, length(name) FROM test.customers") == [(None, 32)]
     plain = make_pipeline()
-    plain.tick()
+    plain.sync()
     assert ask(folder.published, "SELECT email FROM test.customers") == [(None,)]
     assert ask(folder.published, "SELECT billing_details->>'email' FROM test.charges") == [(None,)]
     plain.backfill([day_of(back(shop, 3))])
@@ -270,13 +270,13 @@ def test_a_run_under_way_cannot_bring_back_what_the_settings_leave_out_meanwhile
 ) -> None:
     trade(shop)
     old = make_pipeline()
-    old.tick()
-    make_pipeline(**fields(**NOWHERE)).tick()
+    old.sync()
+    make_pipeline(**fields(**NOWHERE)).sync()
     shop.update_customer(next(iter(shop.objects("customers", False))), phone="1")
     with pytest.raises(WarehouseError, match="settings were changed while this run was under way"):
-        old.tick()
+        old.sync()
     assert holding(folder.root, ADDRESS) == []
-    make_pipeline(**fields(**NOWHERE)).tick()
+    make_pipeline(**fields(**NOWHERE)).sync()
     assert ask(folder.published, "SELECT phone FROM test.customers") == [("1",)]
 
 
@@ -295,17 +295,17 @@ def test_a_run_that_read_the_settings_before_and_opens_the_file_after_they_were_
     trade(shop)
     settings.write_text("history: 60 days")
     with Pipeline.from_environment() as first:
-        first.tick()
+        first.sync()
     settings.write_text("history: 60 days\nobjects: {customers: {fields: {hash: [email]}}}")
     with Pipeline.from_environment() as waiting:
         settings.write_text("history: 60 days\nobjects: {customers: {fields: {hash: [email, name]}}}")
         with Pipeline.from_environment() as now:
-            now.tick()
+            now.sync()
         hashes = ask(folder.published, "SELECT email, name FROM test.customers")
         with pytest.raises(WarehouseError, match="settings were changed while this run was under way"):
-            waiting.tick()
+            waiting.sync()
     with Pipeline.from_environment() as now:
-        now.tick()
+        now.sync()
     assert ask(folder.published, "SELECT email, name FROM test.customers") == hashes
     assert {len(it) for it in hashes[0]} == {32}
 
@@ -317,21 +317,21 @@ def test_fees_that_other_objects_hold_are_found_again(
     trade(shop)
     [charge] = shop.objects("charges", False)
     shop.dispute(charge, created=back(shop, 2))
-    make_pipeline().tick()
+    make_pipeline().sync()
     [(held,)] = ask(folder.published, "SELECT balance_transactions::VARCHAR FROM raw.disputes")
     assert "Dispute fee" in held
-    make_pipeline(**fields(fee_details={how: ["description"]})).tick()
+    make_pipeline(**fields(fee_details={how: ["description"]})).sync()
     assert holding(folder.root, "Dispute fee") == []
     for again in (True, False):
-        make_pipeline().tick()
-        told = [note for note in make_pipeline().tick().notes if "--only disputes" in note]
+        make_pipeline().sync()
+        told = [note for note in make_pipeline().sync().notes if "--only disputes" in note]
         assert len(told) == 1
         assert "without balance_transactions (fee_details.description);" in told[0]
         if again:  # left out once more, nothing is missed
             left_out = make_pipeline(**fields(fee_details={"exclude": ["description"]}))
-            assert left_out.tick().notes == []
+            assert left_out.sync().notes == []
     make_pipeline().backfill([day_of(back(shop, 2))], ["disputes"])
-    assert [note for note in make_pipeline().tick().notes if "--only disputes" in note] == []
+    assert [note for note in make_pipeline().sync().notes if "--only disputes" in note] == []
     assert ask(folder.published, "SELECT balance_transactions::VARCHAR FROM raw.disputes") == [(held,)]
 
 
@@ -341,23 +341,23 @@ def test_what_is_wanted_again_is_told_whatever_the_local_clock_says(
 ) -> None:
     shop.clock.advance(ahead)
     trade(shop)
-    make_pipeline(**fields(customers={"exclude": ["email"]})).tick()
-    assert [note for note in make_pipeline().tick().notes if "read without email" in note] != []
-    make_pipeline(**fields(customers={"exclude": ["email"]})).tick()
+    make_pipeline(**fields(customers={"exclude": ["email"]})).sync()
+    assert [note for note in make_pipeline().sync().notes if "read without email" in note] != []
+    make_pipeline(**fields(customers={"exclude": ["email"]})).sync()
     wider = make_pipeline()
     wider.backfill([day_of(back(shop, 3))])
-    assert wider.tick().notes == []
+    assert wider.sync().notes == []
     assert ask(folder.published, "SELECT email FROM test.customers") == [(ADDRESS,)]
 
 
 def test_only_what_can_be_read_again_is_asked_for(make_pipeline: MakePipeline, shop: Shop) -> None:
     for age in (50, 5):
         shop.create_customer(created=back(shop, age), email=ADDRESS)
-    make_pipeline(**fields(customers={"exclude": ["email"]}, charges={"exclude": ["outcome"]})).tick()
+    make_pipeline(**fields(customers={"exclude": ["email"]}, charges={"exclude": ["outcome"]})).sync()
     later = (datetime.now(UTC) - timedelta(days=30)).date()
-    [note] = make_pipeline(history=later).tick().notes
+    [note] = make_pipeline(history=later).sync().notes
     assert f"days from {day_of(back(shop, 5))} to {day_of(back(shop, 5))} were read without email" in note
-    assert make_pipeline(objects={"customers": {"enabled": False}}).tick().notes == []
+    assert make_pipeline(objects={"customers": {"enabled": False}}).sync().notes == []
 
 
 @pytest.mark.parametrize("first", ["invoices", "invoice_lines"])
@@ -366,8 +366,8 @@ def test_what_two_rules_hash_is_hashed_once(
 ) -> None:
     trade(shop)
     rules = {"invoices": {"hash": ["lines.data.description"]}, "invoice_lines": {"hash": ["description"]}}
-    make_pipeline(**fields(**{first: rules[first]})).tick()
-    make_pipeline(**fields(**rules)).tick()
+    make_pipeline(**fields(**{first: rules[first]})).sync()
+    make_pipeline(**fields(**rules)).sync()
     sql = "SELECT l.description, i.lines->>'$.data[0].description' FROM raw.invoices i JOIN raw.invoice_lines l ON true"
     [(of_line, in_invoice)] = ask(folder.published, sql)
     assert of_line == in_invoice
@@ -382,10 +382,10 @@ def test_metadata_says_nothing_of_what_an_object_is(
     paid = shop.create_payment(created=back(shop, 2), metadata=metadata)
     shop.update("charges", paid["latest_charge"], metadata=metadata)
     shop.update("charges", paid["latest_charge"], brand_new={"object": "thing", "metadata": metadata})
-    make_pipeline(**fields(customers={"include": ["name"]})).tick()
+    make_pipeline(**fields(customers={"include": ["name"]})).sync()
     [(kept, extra)] = ask(folder.published, "SELECT metadata::JSON, _extra->'$.brand_new.metadata' FROM test.charges")
     assert json.loads(kept) == json.loads(extra) == metadata
-    make_pipeline(**fields(customers={"include": ["name"], "exclude": ["phone"]})).tick()
+    make_pipeline(**fields(customers={"include": ["name"], "exclude": ["phone"]})).sync()
     assert ask(folder.published, "SELECT metadata->>'order_id' FROM test.charges") == [("A-17",)]
 
 
@@ -393,7 +393,7 @@ def test_what_is_left_out_and_could_not_be_erased_for_want_of_space_is_erased_at
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trade(shop)
-    make_pipeline().tick()
+    make_pipeline().sync()
 
     def full(*_: object) -> None:
         raise duckdb.IOException("No space left on device")
@@ -401,8 +401,8 @@ def test_what_is_left_out_and_could_not_be_erased_for_want_of_space_is_erased_at
     with monkeypatch.context() as patch:
         patch.setattr(compaction, "_copy_to", full)
         with pytest.raises(WarehouseError, match=r"could not be brought to the settings: No space .* Free disk space"):
-            make_pipeline(**fields(**NOWHERE)).tick()
-    make_pipeline(**fields(**NOWHERE)).tick()
+            make_pipeline(**fields(**NOWHERE)).sync()
+    make_pipeline(**fields(**NOWHERE)).sync()
     assert holding(folder.root, ADDRESS) == []
 
 
@@ -417,11 +417,11 @@ def test_balance_transactions_without_their_status_are_kept_all_the_same(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder
 ) -> None:
     shop.seed_history(5)
-    make_pipeline(LIVE, **fields(balance_transactions={"exclude": ["status", "available_on"]})).tick()
+    make_pipeline(LIVE, **fields(balance_transactions={"exclude": ["status", "available_on"]})).sync()
     pipeline = make_pipeline(LIVE, **fields(balance_transactions={"exclude": ["status"]}))
-    assert not pipeline.tick().failures
+    assert not pipeline.sync().failures
     pipeline = make_pipeline(LIVE, **fields(balance_transactions={"exclude": ["available_on"]}))
-    assert not pipeline.tick().failures
+    assert not pipeline.sync().failures
     assert ask(folder.published, "SELECT count(*) > 0 FROM live.balance_transactions") == [(True,)]
 
 
@@ -436,7 +436,7 @@ def test_rows_are_equal_to_stripe_where_fields_were_left_out_for_a_while(
             charges={"exclude": ["outcome"], "hash": ["payment_method_details.card.last4"]},
             balance_transactions={"include": ["amount", "fee_details"]},
         )
-    ).tick()
+    ).sync()
     everything = make_pipeline()
     everything.backfill([day_of(back(shop, n)) for n in range(60)])
     assert_equal_to_stripe(shop, folder.published)
@@ -464,7 +464,7 @@ def test_what_is_left_out_of_a_child_or_not_known_is_left_out_of_what_holds_it(
     [(invoice, line_id)] = shop.objects("invoice_lines", False)
     shop.update_invoice_line(invoice, line_id, announce=False, object=None)  # where it is tells what it is too
     if later:
-        make_pipeline().tick()
+        make_pipeline().sync()
         assert ask(
             folder.published,
             "SELECT count(*) FROM test.balance_transactions WHERE fee_details::VARCHAR LIKE '%description%'",
@@ -477,7 +477,7 @@ def test_what_is_left_out_of_a_child_or_not_known_is_left_out_of_what_holds_it(
         "invoices": {"exclude": ["lines.data.description", "lines.data.parent"]},
         "invoice_lines": {"exclude": ["metadata", "period.start", "parent.type"]},
     }
-    make_pipeline(**fields(**left_out)).tick()
+    make_pipeline(**fields(**left_out)).sync()
     [(held,)] = ask(folder.published, "SELECT fee_details::VARCHAR FROM test.balance_transactions")
     assert '"amount"' in held
     assert '"description"' not in held
@@ -501,7 +501,7 @@ def test_a_hash_of_nothing_is_null_and_of_a_list_a_list(
     for phone in (None, ADDRESS, [ADDRESS]):
         customer = shop.create_customer(created=back(shop, 3))["id"]
         shop.update("customers", customer, announce=False, phone=phone)
-    make_pipeline(**fields(customers={"hash": ["phone"]})).tick()
+    make_pipeline(**fields(customers={"hash": ["phone"]})).sync()
     found = ask(folder.published, "SELECT phone, _extra->>'$.phone[0]' FROM test.customers ORDER BY ALL")
     [(hashed, _)] = [row for row in found if row[0] is not None]
     assert sorted(found, key=str) == sorted([(hashed, None), (None, hashed), (None, None)], key=str)
@@ -512,8 +512,8 @@ def test_what_was_hashed_and_is_left_out_now_is_not_missed(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     trade(shop)
-    make_pipeline(**fields(customers={"hash": ["email"]})).tick()
-    report = make_pipeline(**fields(customers={"exclude": ["email"]})).tick()
+    make_pipeline(**fields(customers={"hash": ["email"]})).sync()
+    report = make_pipeline(**fields(customers={"exclude": ["email"]})).sync()
     assert not [note for note in report.notes if "backfill" in note]
     assert "email" not in columns(folder.published, "raw.customers")
 
@@ -531,7 +531,7 @@ def test_a_hash_is_the_same_in_an_object_that_one_held_by_another_holds(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     expand_refund(shop)
-    make_pipeline(**fields(**NOWHERE | {"customers": {"hash": ["email"]}})).tick()
+    make_pipeline(**fields(**NOWHERE | {"customers": {"hash": ["email"]}})).sync()
     [(address, expanded)] = ask(
         folder.published, "SELECT email, r._extra->>'$.charge.customer.email' FROM test.customers, test.refunds r"
     )
@@ -543,9 +543,9 @@ def test_a_shorter_list_of_fields_is_removed_from_objects_that_others_hold_too(
 ) -> None:
     expand_refund(shop)
     elsewhere = {"customers": {"include": ["email", "name"]}, "charges": {"include": ["amount", "customer", "_extra"]}}
-    make_pipeline(**fields(**NOWHERE | elsewhere)).tick()
+    make_pipeline(**fields(**NOWHERE | elsewhere)).sync()
     assert holding(folder.root, ADDRESS)
-    make_pipeline(**fields(**NOWHERE | elsewhere | {"customers": {"include": ["name"]}})).tick()
+    make_pipeline(**fields(**NOWHERE | elsewhere | {"customers": {"include": ["name"]}})).sync()
     assert holding(folder.root, ADDRESS) == []
     assert ask(folder.published, "SELECT _extra->>'$.charge.customer.name' FROM test.refunds") == [("Ada",)]
 
@@ -554,7 +554,7 @@ def test_what_an_object_says_it_is_may_be_no_text(make_pipeline: MakePipeline, s
     trade(shop)
     [charge] = shop.objects("charges", False)
     shop.update("charges", charge, announce=False, outcome={"object": {"email": ADDRESS}})
-    assert not make_pipeline(**fields(charges={"exclude": ["outcome.object.email"]})).tick().failures
+    assert not make_pipeline(**fields(charges={"exclude": ["outcome.object.email"]})).sync().failures
     assert ask(folder.published, "SELECT outcome FROM test.charges") == [('{"object":{}}',)]
 
 
@@ -565,8 +565,8 @@ def test_names_below_a_field_may_have_spaces_and_dots(
     metadata = {"home address": ADDRESS, "home": "kept", "e.mail": ADDRESS, "e": "kept"}
     shop.create_customer(created=back(shop, 3), metadata=metadata)
     if later:
-        make_pipeline().tick()
-    make_pipeline(**fields(customers={"exclude": ["metadata.home address", 'metadata."e.mail"']})).tick()
+        make_pipeline().sync()
+    make_pipeline(**fields(customers={"exclude": ["metadata.home address", 'metadata."e.mail"']})).sync()
     assert holding(folder.root, ADDRESS) == []
     assert ask(folder.published, "SELECT metadata::VARCHAR FROM test.customers") == [('{"home":"kept","e":"kept"}',)]
 
@@ -577,7 +577,7 @@ def test_a_hashed_reference_is_the_same_however_it_is_sent_and_names_no_row(
     expand_refund(shop)
     shop.create_payment(created=back(shop, 2))  # of no customer
     hashed = fields(charges={"hash": ["customer"]}, invoices={"hash": ["customer"]}, refunds={"hash": ["charge"]})
-    make_pipeline(**hashed).tick()
+    make_pipeline(**hashed).sync()
     [(customer,)] = ask(folder.published, "SELECT customer FROM test.invoices")
     assert len(customer) == 32
     assert set(ask(folder.published, "SELECT customer FROM test.charges")) == {(customer,), (None,)}
@@ -651,7 +651,7 @@ def test_secrets_that_stripe_says_must_not_be_stored_are_nowhere(
         return load(batches, **others)
 
     monkeypatch.setattr(pipeline.warehouse, "load", load_and_look)
-    report = pipeline.tick()
+    report = pipeline.sync()
     assert report.notes == []  # nobody is asked to read them again
     assert on_their_way
     assert not any(secret in lines for lines in on_their_way for secret in SECRETS)
@@ -680,11 +680,11 @@ def test_secrets_are_erased_from_files_that_hold_them(
         before.setattr("stripe_pipeline.fields._secrets_of", lambda _: frozenset())
         before.setattr("stripe_pipeline.fields._kept_secrets", lambda _, it: frozenset(it.secrets))
         before.setattr("stripe_pipeline.warehouse.schema._SECRETS_TAKEN_OUT", 0)
-        make_pipeline().tick()
+        make_pipeline().sync()
     assert all(set(holding(folder.root, secret)) == {"stripe.duckdb"} for secret in SECRETS)
     assert "client_secret" in columns(folder.published, "raw.payment_intents")
     held = ask(folder.published, "SELECT count(*), sum(amount) FROM test.payment_intents")
-    assert make_pipeline().tick().notes == []
+    assert make_pipeline().sync().notes == []
     assert [holding(folder.root, secret) for secret in SECRETS] == [[]] * len(SECRETS)
     assert len(list(folder.versions.iterdir())) == 1
     assert ask(folder.published, "SELECT count(*), sum(amount) FROM test.payment_intents") == held
@@ -698,16 +698,16 @@ def test_a_secret_is_kept_only_where_the_settings_name_it(
 ) -> None:
     keep_secrets_everywhere(shop)
     named = {"payment_intents": {"include": ["client_secret", "amount"]}, "invoices": {"include": ["total"]}}
-    make_pipeline(**fields(**named)).tick()
+    make_pipeline(**fields(**named)).sync()
     assert ask(folder.published, "SELECT client_secret FROM test.payment_intents") == [(SECRETS[0],)]
     assert [holding(folder.root, secret) for secret in SECRETS[1:]] == [[]] * 4
     named["invoices"] = {"include": ["confirmation_secret"]}
     pipeline = make_pipeline(**fields(**named))
-    [note] = [it for it in pipeline.tick().notes if "--only invoices" in it]
+    [note] = [it for it in pipeline.sync().notes if "--only invoices" in it]
     assert "confirmation_secret" in note
     pipeline.backfill([day_of(back(shop, 3))], ["invoices"])
     assert ask(folder.published, "SELECT confirmation_secret->>'client_secret' FROM test.invoices") == [(SECRETS[4],)]
-    make_pipeline(**fields(payment_intents={"hash": ["client_secret"]})).tick()
+    make_pipeline(**fields(payment_intents={"hash": ["client_secret"]})).sync()
     assert [holding(folder.root, secret) for secret in SECRETS] == [[]] * len(SECRETS)
-    make_pipeline().tick()
+    make_pipeline().sync()
     assert [holding(folder.root, secret) for secret in SECRETS] == [[]] * len(SECRETS)

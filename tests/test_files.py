@@ -25,7 +25,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.inbox.inbox import Inbox
-from stripe_pipeline.inbox.notification import poke_of
+from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.warehouse.recovery import is_whole
 from stripe_pipeline.warehouse.warehouse import Warehouse
 from tests.conftest import KEYS, MakePipeline
@@ -134,12 +134,12 @@ def test_a_private_file_that_cannot_be_opened_is_restored_and_catches_up(
     pipeline = make_pipeline()
     shop.create_customer(created=back(shop, 20), name="Ada")
     gone = shop.create_customer(created=back(shop, 20), name="Grace")["id"]
-    pipeline.tick()
-    pipeline.tick()
+    pipeline.sync()
+    pipeline.sync()
     shop.delete_customer(gone)
     shop.create_customer(name="Edith")
     # Applied, and not published: the copy lacks it, and the inbox takes it for done.
-    pipeline.inbox.add([poke for event in shop.events(False) if (poke := poke_of(event))])
+    pipeline.inbox.add([notification for event in shop.events(False) if (notification := notification_of(event))])
     assert pipeline.drain(most=200).applied
     pipeline.__exit__()
     if damage:
@@ -148,7 +148,7 @@ def test_a_private_file_that_cannot_be_opened_is_restored_and_catches_up(
     else:
         folder.private.unlink()
 
-    report = make_pipeline().tick()
+    report = make_pipeline().sync()
     [said] = [note for note in report.notes if "restored from the version published at" in note]
     assert str(folder.private) in said
     if damage:
@@ -156,7 +156,7 @@ def test_a_private_file_that_cannot_be_opened_is_restored_and_catches_up(
         assert str(folder.damaged) in said
     assert_equal_to_stripe(shop, folder.published)
     assert names_of(folder) == {"Ada", "Edith"}
-    assert not make_pipeline().tick().notes
+    assert not make_pipeline().sync().notes
     assert sorted(path.name for path in folder.private.parent.iterdir() if path.suffix != ".json") == sorted(
         {"stripe.duckdb", "writer.lock"} | ({"damaged.duckdb"} if damage else set())
     )
@@ -167,7 +167,7 @@ def test_damage_that_a_run_meets_ends_it_and_the_next_one_goes_on(
 ) -> None:
     pipeline = make_pipeline()
     shop.seed_history(5)
-    pipeline.tick()
+    pipeline.sync()
     pipeline.__exit__()
     content = folder.private.read_bytes()
     # In the rows, not in the catalog: the file can still be opened.
@@ -176,7 +176,7 @@ def test_damage_that_a_run_meets_ends_it_and_the_next_one_goes_on(
     with pytest.raises(WarehouseError, match=r"is damaged \(.*restored from the version .*This run .* Run again"):
         pipeline.warehouse.prune()
     shop.create_customer(name="Edith")
-    assert not make_pipeline().tick().failures
+    assert not make_pipeline().sync().failures
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -372,13 +372,13 @@ def test_a_full_disk_is_named_at_every_step_and_leaves_nothing_half_written(
 ) -> None:
     shop.seed_history(5)
     with files_up_to(size), told_why_it_stops():
-        make_pipeline().tick()
+        make_pipeline().sync()
     left_over = {path.name for path in folder.private.parent.glob("*.duckdb*")}
     assert left_over <= {"stripe.duckdb", "stripe.duckdb.wal"}
     assert [*folder.spool.glob("*")] == []
     for version in folder.versions.glob("*/*"):
         assert_opens(version)
-    assert not make_pipeline().tick().failures
+    assert not make_pipeline().sync().failures
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -388,18 +388,18 @@ def test_a_disk_that_fills_up_keeps_what_was_there(
 ) -> None:
     shop.seed_history(5)
     pipeline = make_pipeline()
-    pipeline.tick()
+    pipeline.sync()
     pipeline.__exit__()
     before = folder.published.resolve().read_bytes()
     for _ in range(40):
         shop.trade()
     with files_up_to(int(share * len(before))), told_why_it_stops():
         pipeline = make_pipeline()
-        pipeline.tick()
+        pipeline.sync()
         pipeline.prune()
     for version in folder.versions.glob("*/*"):
         assert_opens(version)
-    assert not make_pipeline().tick().failures
+    assert not make_pipeline().sync().failures
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -459,7 +459,7 @@ def test_others_may_read_the_published_file_as_far_as_the_settings_say_and_nothi
     pipeline = make_pipeline(
         published={"readable_by": readers}, objects={"customers": {"fields": {"hash": ["email"]}}}, on_delete="remove"
     )
-    pipeline.tick()
+    pipeline.sync()
     for version in modes(folder):
         parts = Path(version).parts
         of_versions = version == "." or parts[0] == "versions"
@@ -475,12 +475,12 @@ def test_the_published_file_is_given_to_the_folders_group(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     shop.create_customer(created=back(shop, 1), name="Ada")
-    make_pipeline(published={"readable_by": "group"}).tick()
+    make_pipeline(published={"readable_by": "group"}).sync()
     group = 12345 if os.geteuid() == 0 else max(os.getgroups())
     os.chown(folder.root, -1, group)
-    make_pipeline(published={"readable_by": "group"}).tick()
+    make_pipeline(published={"readable_by": "group"}).sync()
     shop.create_customer(created=back(shop, 1), name="Grace")
-    make_pipeline(published={"readable_by": "group"}).tick()
+    make_pipeline(published={"readable_by": "group"}).sync()
     published = [folder.versions, *folder.versions.rglob("*")]
     assert len(published) > 2
     assert {path.stat().st_gid for path in published} == {group}
@@ -491,14 +491,14 @@ def test_a_folder_that_was_open_to_all_is_closed_once_and_it_is_said(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     shop.create_customer(created=back(shop, 1), name="Ada")
-    make_pipeline().tick()
+    make_pipeline().sync()
     for path in (folder.root, *folder.root.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    [said] = make_pipeline().tick().notes
+    [said] = make_pipeline().sync().notes
     assert "readable_by" in said
     assert not [path for path, mode in modes(folder).items() if mode & 0o077]
-    assert make_pipeline().tick().notes == []
-    assert make_pipeline(published={"readable_by": "group"}).tick().notes == []
+    assert make_pipeline().sync().notes == []
+    assert make_pipeline(published={"readable_by": "group"}).sync().notes == []
     assert modes(folder)["."] == 0o750
 
 
@@ -508,7 +508,7 @@ def test_a_data_folder_in_which_other_things_lie_keeps_its_mode(
     folder.root.mkdir()
     (folder.root / "others.txt").touch()
     folder.root.chmod(0o755)
-    make_pipeline().tick()
+    make_pipeline().sync()
     assert modes(folder)["."] == 0o755
     assert modes(folder)["private"] == 0o700
 

@@ -1,4 +1,4 @@
-"""Random histories of a shop, synced by ticks that fail, crash and meet each other: in the end every row is Stripe's.
+"""Random histories of a shop, kept by syncs that fail, crash and meet each other: in the end every row is Stripe's.
 
 `make soak` runs many more of them than `make test`.
 """
@@ -30,7 +30,7 @@ from stripe_emulator import LOCK_TIMEOUT, Clock, Fault, Server, Shop
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of
 from stripe_pipeline.errors import StripePipelineError
-from stripe_pipeline.inbox.notification import poke_of
+from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.settings.environment import load_keys
 from stripe_pipeline.settings.model import Settings
@@ -207,24 +207,24 @@ class Histories(RuleBasedStateMachine):
         self.local.ahead = ahead
 
     @rule(happenings=things)
-    def tick(self, happenings: list[Happening]) -> None:
+    def sync(self, happenings: list[Happening]) -> None:
         """Nothing disturbs it: what could be known when it began is right."""
         self._all(happenings)
-        self._clean(self.pipelines[0].tick)
+        self._clean(self.pipelines[0].sync)
 
     @rule(n=st.integers(0, HISTORY_DAYS + 3))
-    def tick_with_a_day(self, n: int) -> None:
-        """A tick that also lists a day, of today's if `n` is 0."""
-        self._clean(lambda: self.pipelines[0].tick([day_of(self.shop.clock.now()) - timedelta(days=n)]))
+    def sync_with_a_day(self, n: int) -> None:
+        """A sync that also lists a day, of today's if `n` is 0."""
+        self._clean(lambda: self.pipelines[0].sync([day_of(self.shop.clock.now()) - timedelta(days=n)]))
 
     @rule(happenings=things, path=paths, nth=nths, times=st.integers(1, 2), trouble=st.sampled_from(TROUBLES))
-    def tick_in_trouble(
+    def sync_in_trouble(
         self, happenings: list[Happening], path: str, nth: int, times: int, trouble: dict[str, Any]
     ) -> None:
         """Requests fail that succeed when they are sent again."""
         self._all(happenings)
         self.server.faults.append(Fault(path=path, nth=nth, times=times, **trouble))
-        self._clean(self.pipelines[0].tick)
+        self._clean(self.pipelines[0].sync)
         self.server.faults.clear()
 
     @rule(
@@ -234,33 +234,33 @@ class Histories(RuleBasedStateMachine):
         livemode=st.sampled_from((None, True, False)),
         with_=st.sampled_from(REFUSALS),
     )
-    def tick_refused(
+    def sync_refused(
         self, happenings: list[Happening], path: str, nth: int, livemode: bool | None, with_: dict[str, Any]
     ) -> None:
         """Requests fail however often they are sent."""
         self._all(happenings)
         self.server.faults.append(Fault(path=path, nth=nth, livemode=livemode, times=None, **with_))
         with suppress(StripePipelineError):
-            self._run(self.pipelines[0].tick)
+            self._run(self.pipelines[0].sync)
         self.server.faults.clear()
 
     @rule(nth=st.integers(0, 40), happenings=few_things)
-    def tick_amid_trade(self, nth: int, happenings: list[Happening]) -> None:
+    def sync_amid_trade(self, nth: int, happenings: list[Happening]) -> None:
         """Things happen before or after one of its requests."""
         with self._around(nth, lambda: self._all(happenings)):
-            self._clean(self.pipelines[0].tick)
+            self._clean(self.pipelines[0].sync)
 
     @rule(
         nth=st.integers(0, 40),
         before=things,
         after=few_things,
-        inner=st.sampled_from(("tick", "tick", "backfill")),
-        outer=st.sampled_from(("backfill", "backfill", "tick")),
+        inner=st.sampled_from(("sync", "sync", "backfill")),
+        outer=st.sampled_from(("backfill", "backfill", "sync")),
     )
     def two_at_once(self, nth: int, before: list[Happening], after: list[Happening], inner: str, outer: str) -> None:
         """While one run waits for an answer, or has one it did not store yet, things happen and another one runs."""
         first, second = (
-            pipeline.tick if kind == "tick" else lambda p=pipeline: p.backfill(self._days(range(HISTORY_DAYS)))
+            pipeline.sync if kind == "sync" else lambda p=pipeline: p.backfill(self._days(range(HISTORY_DAYS)))
             for kind, pipeline in zip((outer, inner), self.pipelines, strict=True)
         )
 
@@ -270,7 +270,7 @@ class Histories(RuleBasedStateMachine):
             self._all(after)
 
         with self._around(nth, meanwhile):
-            if outer == "tick":
+            if outer == "sync":
                 self._clean(first)
             else:
                 self._run(first)
@@ -311,7 +311,7 @@ class Histories(RuleBasedStateMachine):
 
         with mock.patch.object(owner, name, crashing), suppress(Crash):
             self._run(
-                self.pipelines[0].tick if which == 0 else lambda: self.pipelines[0].backfill(self._days(range(5)))
+                self.pipelines[0].sync if which == 0 else lambda: self.pipelines[0].backfill(self._days(range(5)))
             )
             FIGURES["crashes"] -= 1
         FIGURES["crashes"] += 1
@@ -327,7 +327,7 @@ class Histories(RuleBasedStateMachine):
         self._all(happenings)
         events = [event for livemode in (True, False) for event in self.shop.events(livemode)[:20]]
         sent = random.Random(seed).choices(events, k=min(len(events), 25)) if events else []
-        self.pipelines[1].inbox.add([poke for event in sent if (poke := poke_of(event))])
+        self.pipelines[1].inbox.add([notification for event in sent if (notification := notification_of(event))])
         report = self._run(lambda: self.pipelines[1].drain(most=most))
         assert not report.failures, report.failures
         self.pipelines[1].publish()
@@ -342,7 +342,7 @@ class Histories(RuleBasedStateMachine):
     def _run(self, work: Callable[[], Report], *, apart: bool = True) -> Report:
         FIGURES["runs"] += 1
         if apart:
-            # Runs that follow each other closer than Stripe's clock is known to them put right at the next tick what
+            # Runs that follow each other closer than Stripe's clock is known to them put right at the next sync what
             # they took for older than it is.
             self.shop.clock.advance(1 + CLOCK_ERROR)
         self.wrong = True
@@ -366,7 +366,7 @@ class Histories(RuleBasedStateMachine):
         for table, livemode, key, stripe, ours in differences(self.shop, self.folder.published):
             known_from = self.told.known_from.get((FAMILY.get(table, table), livemode, key[0]), 0.0)
             # No event tells that money became available: it is looked up once an hour. And Stripe's clock is known to
-            # about two seconds only: a first tick right after midnight may not know yet that there is a new day.
+            # about two seconds only: a first sync right after midnight may not know yet that there is a new day.
             settled = table == "balance_transactions" and _but_status(stripe) == _but_status(ours)
             assert known_from > began or settled or began % DAY < 3, (table, livemode, key, stripe, ours)
         self._no_row_twice()
@@ -387,9 +387,9 @@ class Histories(RuleBasedStateMachine):
             self.shop.clock.advance(DAY + 3600)
             if self.shop.clock.now() % DAY > DAY - 60:
                 self.shop.clock.advance(60)  # not over midnight, when money becomes available
-            self._clean(self.pipelines[0].tick)
+            self._clean(self.pipelines[0].sync)
             assert_equal_to_stripe(self.shop, self.folder.published)
-            report = self._run(self.pipelines[0].tick)
+            report = self._run(self.pipelines[0].sync)
             assert not any(changes.days for changes in report.changes.values())
             assert_equal_to_stripe(self.shop, self.folder.published)
 
@@ -415,11 +415,11 @@ def test_what_another_run_read_later_is_not_overwritten() -> None:
     history = Histories()
     history.start(moment=40_000, ahead=0, before=[("customer", True, "at once", 1)])
     try:
-        history.tick([])
+        history.sync([])
         edits: list[Happening] = [("edit", True, "at once", n) for n in (61, 62, 64, 65, 67, 70)]
         history.two_at_once(
-            nth=12, before=edits, after=[("payout", True, "at once", 3)], inner="tick", outer="backfill"
+            nth=12, before=edits, after=[("payout", True, "at once", 3)], inner="sync", outer="backfill"
         )
-        history.tick([])
+        history.sync([])
     finally:
         history.teardown()

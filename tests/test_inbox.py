@@ -23,7 +23,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import BadObject, SettingsError, WarehouseError
 from stripe_pipeline.inbox.database import parse_url
 from stripe_pipeline.inbox.inbox import Inbox
-from stripe_pipeline.inbox.notification import Poke, State, Summary, poke_of
+from stripe_pipeline.inbox.notification import Notification, State, Summary, notification_of
 from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import MakePipeline
 
@@ -62,13 +62,13 @@ def inbox(open_inbox: Open) -> Inbox:
     return open_inbox()
 
 
-def poke(number: int, mode: Mode = TEST, *, account: str | None = "acct_1", created: int = NOW) -> Poke:
+def notification(number: int, mode: Mode = TEST, *, account: str | None = "acct_1", created: int = NOW) -> Notification:
     """A notification about a charge."""
-    return Poke(f"evt_{number}", account, mode.livemode, "charge", f"ch_{number}", None, created)
+    return Notification(f"evt_{number}", account, mode.livemode, "charge", f"ch_{number}", None, created)
 
 
 def test_what_is_added_waits_in_the_order_of_its_events_until_it_was_applied(inbox: Inbox) -> None:
-    late, early, same = poke(1, created=NOW + 5), poke(2), poke(3)
+    late, early, same = notification(1, created=NOW + 5), notification(2), notification(3)
     assert inbox.add([late, early, late]) == 2
     assert inbox.add([late, same]) == 1
     assert inbox.add([]) == 0
@@ -81,14 +81,14 @@ def test_what_is_added_waits_in_the_order_of_its_events_until_it_was_applied(inb
 
 
 def test_an_unknown_account_is_any_and_another_account_is_none(inbox: Inbox) -> None:
-    unknown, other = poke(1, account=None), poke(2, account="acct_2")
-    inbox.add([unknown, other, poke(3, LIVE)])
+    unknown, other = notification(1, account=None), notification(2, account="acct_2")
+    inbox.add([unknown, other, notification(3, LIVE)])
     assert inbox.waiting(TEST) == [unknown]
     assert inbox.waiting(Mode("acct_2", livemode=False)) == [unknown, other]
 
 
-def test_a_poke_that_fails_waits_longer_each_time_and_is_dead_the_fifth(inbox: Inbox) -> None:
-    failing, other = poke(1), poke(2)
+def test_a_notification_that_fails_waits_longer_each_time_and_is_dead_the_fifth(inbox: Inbox) -> None:
+    failing, other = notification(1), notification(2)
     inbox.add([failing, other])
     inbox.applied([other])
     now = float(NOW)
@@ -104,7 +104,7 @@ def test_a_poke_that_fails_waits_longer_each_time_and_is_dead_the_fifth(inbox: I
     assert not inbox.has_due(now + 10**9)
     assert inbox.waiting(TEST, now=now + 10**9) == []
     [entry] = inbox.dead()
-    assert (entry.poke, entry.attempts, entry.error, entry.state) == (
+    assert (entry.notification, entry.attempts, entry.error, entry.state) == (
         failing,
         5,
         "HTTP 500 for sk_live_…",
@@ -113,28 +113,28 @@ def test_a_poke_that_fails_waits_longer_each_time_and_is_dead_the_fifth(inbox: I
     assert inbox.summary() == Summary(waiting=0, dead=1, oldest_waiting=None)
 
 
-def test_dead_pokes_can_be_retried_all_or_some(inbox: Inbox) -> None:
-    pokes = [poke(n) for n in range(4)]
-    inbox.add(pokes)
+def test_dead_notifications_can_be_retried_all_or_some(inbox: Inbox) -> None:
+    notifications = [notification(n) for n in range(4)]
+    inbox.add(notifications)
     for _ in range(5):
-        inbox.failed(pokes[:3], "no")
+        inbox.failed(notifications[:3], "no")
     assert inbox.retry(["evt_0", "evt_3", "evt_9"]) == 1, "neither what waits anyway nor what is not there"
-    assert inbox.waiting(TEST) == [pokes[0], pokes[3]]
+    assert inbox.waiting(TEST) == [notifications[0], notifications[3]]
     assert inbox.retry() == 2
     assert inbox.retry([]) == 0
-    assert inbox.waiting(TEST) == pokes
+    assert inbox.waiting(TEST) == notifications
     assert [(entry.attempts, entry.error) for entry in inbox.rows()] == [(0, None)] * 4
 
 
 def test_rows_and_summary_tell_what_was_not_applied(inbox: Inbox) -> None:
     assert inbox.summary() == Summary(0, 0, None)
     before = time.time()
-    inbox.add([poke(1), poke(2), poke(3, LIVE, account=None)])
-    inbox.applied([poke(2)])
-    inbox.failed([poke(3)], WarehouseError("It is full", "Empty it"), now=before)
+    inbox.add([notification(1), notification(2), notification(3, LIVE, account=None)])
+    inbox.applied([notification(2)])
+    inbox.failed([notification(3)], WarehouseError("It is full", "Empty it"), now=before)
     first, third = inbox.rows()
-    assert (first.poke, first.attempts, first.error, first.state) == (poke(1), 0, None, State.WAITING)
-    assert (third.poke.account, third.poke.livemode, third.attempts) == (None, True, 1)
+    assert (first.notification, first.attempts, first.error, first.state) == (notification(1), 0, None, State.WAITING)
+    assert (third.notification.account, third.notification.livemode, third.attempts) == (None, True, 1)
     assert third.error == "It is full. Empty it."
     assert third.not_before == before + 10
     assert before <= first.received_at <= time.time()
@@ -142,45 +142,45 @@ def test_rows_and_summary_tell_what_was_not_applied(inbox: Inbox) -> None:
 
 
 def test_what_was_applied_long_ago_is_forgotten_and_nothing_else(inbox: Inbox) -> None:
-    inbox.add([poke(1), poke(2)])
-    inbox.applied([poke(1)])
+    inbox.add([notification(1), notification(2)])
+    inbox.applied([notification(1)])
     inbox.forget(applied_before=time.time() - 60)
-    assert inbox.add([poke(1)]) == 0
+    assert inbox.add([notification(1)]) == 0
     inbox.forget(applied_before=time.time() + 60)
-    assert inbox.add([poke(1)]) == 1
-    assert inbox.waiting(TEST) == [poke(1), poke(2)]
+    assert inbox.add([notification(1)]) == 1
+    assert inbox.waiting(TEST) == [notification(1), notification(2)]
 
 
-def test_pokes_of_a_mode_without_a_key_are_dropped(inbox: Inbox) -> None:
-    inbox.add([poke(1), poke(2, LIVE), poke(3, LIVE)])
-    inbox.applied([poke(3)])
+def test_notifications_of_a_mode_without_a_key_are_dropped(inbox: Inbox) -> None:
+    inbox.add([notification(1), notification(2, LIVE), notification(3, LIVE)])
+    inbox.applied([notification(3)])
     assert inbox.drop_modes({True, False}) == 0
     assert inbox.drop_modes({False}) == 1
-    assert [entry.poke for entry in inbox.rows()] == [poke(1)]
-    assert inbox.add([poke(3, LIVE)]) == 0
+    assert [entry.notification for entry in inbox.rows()] == [notification(1)]
+    assert inbox.add([notification(3, LIVE)]) == 0
     assert inbox.drop_modes(set()) == 1
 
 
 def test_thousands_at_once(inbox: Inbox) -> None:
-    pokes = [poke(n) for n in range(3000)]
-    assert inbox.add(pokes) == 3000
-    assert inbox.add([*pokes, poke(5000)]) == 1
-    inbox.failed(pokes[:1500], "no")
+    notifications = [notification(n) for n in range(3000)]
+    assert inbox.add(notifications) == 3000
+    assert inbox.add([*notifications, notification(5000)]) == 1
+    inbox.failed(notifications[:1500], "no")
     assert len(inbox.waiting(TEST)) == 1501
-    inbox.applied(pokes)
-    assert inbox.waiting(TEST) == [poke(5000)]
+    inbox.applied(notifications)
+    assert inbox.waiting(TEST) == [notification(5000)]
 
 
 def test_several_may_make_it_and_use_it_at_once(open_inbox: Open) -> None:
     together = threading.Barrier(8)
-    pokes = [poke(n) for n in range(200)]
+    notifications = [notification(n) for n in range(200)]
 
     def use(number: int) -> int:
         together.wait()
         inbox = open_inbox()
-        added = sum(inbox.add(pokes[start:] + pokes[:start]) for start in range(number, 200, 40))
-        inbox.failed(pokes[number::2], "no")
-        inbox.applied(pokes[::-1] if number % 2 else pokes)
+        added = sum(inbox.add(notifications[start:] + notifications[:start]) for start in range(number, 200, 40))
+        inbox.failed(notifications[number::2], "no")
+        inbox.applied(notifications[::-1] if number % 2 else notifications)
         return added
 
     with ThreadPoolExecutor(8) as threads:
@@ -194,10 +194,10 @@ def test_two_that_hear_of_the_same_events_in_opposite_orders_do_not_lock_each_ot
     def use(step: int) -> int:
         inbox, added = open_inbox(), 0
         for start in range(0, 8000, 1000):
-            pokes = [poke(n) for n in range(start, start + 1000)][::step]
+            notifications = [notification(n) for n in range(start, start + 1000)][::step]
             together.wait()
-            added += inbox.add(pokes)
-            inbox.applied(pokes)
+            added += inbox.add(notifications)
+            inbox.applied(notifications)
         return added
 
     with ThreadPoolExecutor(2) as threads:
@@ -208,10 +208,10 @@ _ADD = """
 import sys
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.inbox.inbox import Inbox
-from stripe_pipeline.inbox.notification import Poke
+from stripe_pipeline.inbox.notification import Notification
 inbox = Inbox(DataFolder.from_environment(), sys.argv[1] or None)
 for n in range(100):
-    inbox.add([Poke(f"evt_{m}", None, True, "charge", "ch_1", None, m) for m in range(n, n + 20)])
+    inbox.add([Notification(f"evt_{m}", None, True, "charge", "ch_1", None, m) for m in range(n, n + 20)])
     inbox.applied(inbox.waiting(type("Mode", (), {"account": "acct_1", "livemode": True}))[::2])
 inbox.close()
 """
@@ -227,8 +227,8 @@ def test_several_processes_may_add_and_apply_at_once(folder: DataFolder, url: st
         _, problem = child.communicate(timeout=60)
         assert (child.returncode, problem) == (0, "")
     inbox = open_inbox()
-    assert inbox.add([poke(n) for n in range(119)]) == 0
-    assert inbox.add([poke(119)]) == 1
+    assert inbox.add([notification(n) for n in range(119)]) == 0
+    assert inbox.add([notification(119)]) == 1
 
 
 def test_asking_whether_something_is_due_costs_the_same_however_much_was_applied_or_is_dead(inbox: Inbox) -> None:
@@ -241,11 +241,11 @@ def test_asking_whether_something_is_due_costs_the_same_however_much_was_applied
         return sorted(asked)[100]  # the machine that runs the tests has more to do
 
     nothing = asking()
-    pokes = [poke(n) for n in range(20_000)]
-    inbox.add(pokes)
-    inbox.applied(pokes[:19_000])
+    notifications = [notification(n) for n in range(20_000)]
+    inbox.add(notifications)
+    inbox.applied(notifications[:19_000])
     for _ in range(5):
-        inbox.failed(pokes[19_000:], "no")
+        inbox.failed(notifications[19_000:], "no")
     # SQLite answers within a tenth of a millisecond; looking at all of these takes several times as long.
     assert asking() < 3 * nothing + 0.0002
 
@@ -268,19 +268,19 @@ def test_an_inbox_that_an_older_version_made_goes_on(folder: DataFolder) -> None
     old.close()
     together = threading.Barrier(8)
 
-    def use(_: int) -> list[Poke]:
+    def use(_: int) -> list[Notification]:
         together.wait()
         inbox = Inbox(folder)
-        inbox.add([poke(3, account=None)])
+        inbox.add([notification(3, account=None)])
         waiting = inbox.waiting(TEST)
         inbox.close()
         return waiting
 
     with ThreadPoolExecutor(8) as threads:
         for waiting in threads.map(use, range(8)):
-            assert waiting == [poke(1), poke(3, account=None)]
+            assert waiting == [notification(1), notification(3, account=None)]
     inbox = Inbox(folder)
-    inbox.failed([poke(1)], "no")
+    inbox.failed([notification(1)], "no")
     assert [entry.attempts for entry in inbox.rows()] == [1, 0]
     inbox.close()
 
@@ -295,7 +295,7 @@ def test_what_add_returned_for_is_on_the_disk(folder: DataFolder) -> None:
         seen.append(connection.exec_driver_sql("PRAGMA synchronous").scalar())
 
     sa.event.listen(inbox._database.engine, "commit", look)
-    inbox.add([poke(1)])
+    inbox.add([notification(1)])
     inbox.close()
     assert seen == [2]
 
@@ -307,7 +307,7 @@ def test_a_database_that_cannot_be_used_is_named_without_its_password(folder: Da
         Inbox(folder, "postgresql://someone:p%40ss%2Fw%3Ard@127.0.0.1:1/inbox")
     shown = [str(refused.value)]
     for nonsense in (f"postgresql://someone:{secret}@127.0.0.1/x", f"mysql://someone:{secret}@h/x", secret, "sqlite"):
-        with pytest.raises(SettingsError, match="address of a database") as refused_settings:
+        with pytest.raises(SettingsError, match="not the address of a usable database") as refused_settings:
             Inbox(folder, nonsense)
         shown.append(str(refused_settings.value))
         [example] = re.findall(r"postgresql://\S+", refused_settings.value.remedy)
@@ -331,7 +331,7 @@ def test_each_trouble_of_the_inbox_has_its_own_remedy(folder: DataFolder) -> Non
         with pytest.raises(
             WarehouseError, match=r"locked for over 0 seconds .*Stop a stripe-pipeline or Dagster process"
         ):
-            Inbox(folder, patience=0.1).add([poke(1)])
+            Inbox(folder, patience=0.1).add([notification(1)])
 
     small = Inbox(folder)
 
@@ -341,7 +341,7 @@ def test_each_trouble_of_the_inbox_has_its_own_remedy(folder: DataFolder) -> Non
     small._database.engine.dispose()
     sa.event.listen(small._database.engine, "connect", fill)
     with pytest.raises(WarehouseError, match=r"no space left for the inbox .*\. Free disk space") as full:
-        small.add([poke(n) for n in range(1000)])
+        small.add([notification(n) for n in range(1000)])
     assert "damaged" not in str(full.value)
     small.close()
 
@@ -360,16 +360,16 @@ def test_an_inbox_that_cannot_be_written_says_so(folder: DataFolder) -> None:
     with pytest.raises(WarehouseError, match="readonly"):
         read_only.check_writable()
     with pytest.raises(WarehouseError, match="readonly"):
-        read_only.add([poke(1)])
+        read_only.add([notification(1)])
     read_only.close()
 
 
-def test_an_event_makes_a_poke(folder: DataFolder) -> None:
-    assert poke_of(EVENT) == Poke("evt_1", None, False, "charge", "ch_1", NOW - 60, NOW)
-    assert poke_of(EVENT, LIVE) == Poke("evt_1", "acct_1", True, "charge", "ch_1", NOW - 60, NOW)
-    assert poke_of(EVENT | {"account": "acct_1"}, LIVE) == poke_of(EVENT, LIVE)
+def test_an_event_makes_a_notification(folder: DataFolder) -> None:
+    assert notification_of(EVENT) == Notification("evt_1", None, False, "charge", "ch_1", NOW - 60, NOW)
+    assert notification_of(EVENT, LIVE) == Notification("evt_1", "acct_1", True, "charge", "ch_1", NOW - 60, NOW)
+    assert notification_of(EVENT | {"account": "acct_1"}, LIVE) == notification_of(EVENT, LIVE)
     custom = {"id": "kunde@example.com", "object": "customer", "created": "2026"}
-    assert poke_of(EVENT | {"data": {"object": custom}}) == Poke(
+    assert notification_of(EVENT | {"data": {"object": custom}}) == Notification(
         "evt_1", None, False, "customer", "kunde@example.com", None, NOW
     )
 
@@ -397,12 +397,12 @@ NOTHINGS: list[object] = [None, [], {}]
     ],
 )
 def test_what_tells_nothing_of_a_table_makes_none(event: object) -> None:
-    assert poke_of(event) is None
+    assert notification_of(event) is None
 
 
 @pytest.mark.parametrize("object_id", ["user 42", "a/b", "../x", "50%off", "é", "x" * 300, ".."])
 def test_an_object_may_have_an_id_of_the_shops_own(object_id: str) -> None:
-    made = poke_of(_with(object="customer", id=object_id))
+    made = notification_of(_with(object="customer", id=object_id))
     assert made is not None
     assert made.object_id == object_id
 
@@ -410,24 +410,26 @@ def test_an_object_may_have_an_id_of_the_shops_own(object_id: str) -> None:
 @pytest.mark.parametrize("object_id", [None, 7, "", "ch\n1", "ch\x00", "\ud800", "x" * 501, {"id": 1}])
 def test_an_event_whose_object_has_no_valid_id_is_an_error_that_names_the_event(object_id: object) -> None:
     with pytest.raises(BadObject, match="evt_1 names a charge"):
-        poke_of(_with(id=object_id))
+        notification_of(_with(id=object_id))
 
 
-def test_a_tick_applies_what_a_webhook_told_of_an_unknown_account(pipeline: Pipeline, folder: DataFolder) -> None:
+def test_a_sync_applies_what_a_webhook_told_of_an_unknown_account(pipeline: Pipeline, folder: DataFolder) -> None:
     inbox = Inbox(folder)
-    pipeline.tick()
-    inbox.add([poke(1, account=None), poke(2, LIVE, account=None), poke(3, account="acct_of_another")])
-    pipeline.tick()
-    assert [entry.poke.event_id for entry in inbox.rows()] == ["evt_3"]
+    pipeline.sync()
+    inbox.add(
+        [notification(1, account=None), notification(2, LIVE, account=None), notification(3, account="acct_of_another")]
+    )
+    pipeline.sync()
+    assert [entry.notification.event_id for entry in inbox.rows()] == ["evt_3"]
     inbox.close()
 
 
-@pytest.mark.parametrize("work", ["tick", "prune"])
-def test_applied_pokes_are_kept_for_the_days_of_the_settings(
+@pytest.mark.parametrize("work", ["sync", "prune"])
+def test_applied_notifications_are_kept_for_the_days_of_the_settings(
     make_pipeline: MakePipeline, folder: DataFolder, work: str
 ) -> None:
-    make_pipeline(inbox={"keep_days": 2}).tick()
-    old, young = poke(1), poke(2)
+    make_pipeline(inbox={"keep_days": 2}).sync()
+    old, young = notification(1), notification(2)
     inbox = Inbox(folder)
     inbox.add([old, young])
     inbox.applied([old, young])

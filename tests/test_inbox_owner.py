@@ -15,7 +15,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, today
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.inbox.inbox import Inbox
-from stripe_pipeline.inbox.notification import poke_of
+from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.settings.environment import load_keys
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.sync.pipeline import Pipeline
@@ -63,7 +63,7 @@ def lose(folder: DataFolder) -> None:
 
 def tell(pipeline: Pipeline, shop: Shop) -> None:
     """Put all events into the inbox, as the receiver does."""
-    pipeline.inbox.add([poke for event in shop.events(False) if (poke := poke_of(event))])
+    pipeline.inbox.add([notification for event in shop.events(False) if (notification := notification_of(event))])
 
 
 def names(folder: DataFolder) -> list[str]:
@@ -74,7 +74,7 @@ def names(folder: DataFolder) -> list[str]:
 def changed_customer_that_may_not_be_read(opens: Opens, folder: DataFolder, shop: Shop, server: Server) -> str:
     """The id of a customer that was loaded and has changed since, while the key has lost the permission."""
     customer = str(shop.create_customer(created=back(shop, 40), name="before")["id"])
-    opens(folder).tick()
+    opens(folder).sync()
     shop.update("customers", customer, name="after")
     server.faults.append(Fault(path="/v1/customers", status=403, times=None))
     return customer
@@ -85,15 +85,15 @@ def test_what_only_a_lost_inbox_knew_is_read_again(
 ) -> None:
     changed_customer_that_may_not_be_read(opens, folder, shop, server)
     for _ in range(2):
-        opens(folder).tick()  # the second one's scan begins behind the event
+        opens(folder).sync()  # the second one's scan begins behind the event
         shop.clock.advance(3600)
     server.faults.clear()
     lose(folder)
-    assert RESCANNED in opens(folder).tick().notes
+    assert RESCANNED in opens(folder).sync().notes
     assert names(folder) == ["after"]
     assert_equal_to_stripe(shop, folder.published)
     server.requests.clear()
-    assert opens(folder).tick().notes == []
+    assert opens(folder).sync().notes == []
     assert len(server.requests) <= 3, "once"
 
 
@@ -101,31 +101,31 @@ def test_what_had_failed_for_longer_than_stripe_keeps_events_is_tried_again(
     opens: Opens, folder: DataFolder, shop: Shop, server: Server
 ) -> None:
     customer = changed_customer_that_may_not_be_read(opens, folder, shop, server)
-    opens(folder).tick()
+    opens(folder).sync()
     shop.clock.advance(20 * DAY)
-    opens(folder).tick()
+    opens(folder).sync()
     shop.clock.advance(20 * DAY)
     lose(folder)
     # Something comes before the tick, and what the sensor publishes must not hide what had failed.
     charge = shop.create_payment()["latest_charge"]
     sensor = opens(folder)
-    sensor.inbox.add([poke for event in shop.events(False)[:1] if (poke := poke_of(event))])
+    sensor.inbox.add([notification for event in shop.events(False)[:1] if (notification := notification_of(event))])
     sensor.drain(most=10)
     sensor.publish()
     assert ask(folder.published, "SELECT object_id FROM pipeline.inbox") == [(customer,)]
     server.faults.clear()
-    [note] = [note for note in opens(folder).tick().notes if note.startswith(RESCANNED)]
+    [note] = [note for note in opens(folder).sync().notes if note.startswith(RESCANNED)]
     assert "1 older notifications that had failed are tried again" in note
     assert names(folder) == ["after"]
     assert ask(folder.published, "SELECT count(*) FROM test.charges") == [(1,)], charge
     assert ask(folder.published, "SELECT object_id FROM pipeline.inbox") == []
 
 
-def test_a_tick_that_is_killed_while_it_reads_the_events_again_leaves_that_to_the_next_one(
+def test_a_sync_that_is_killed_while_it_reads_the_events_again_leaves_that_to_the_next_one(
     opens: Opens, folder: DataFolder, shop: Shop, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed_customer_that_may_not_be_read(opens, folder, shop, server)
-    opens(folder).tick()
+    opens(folder).sync()
     server.faults.clear()
     lose(folder)
     killed = opens(folder)
@@ -135,25 +135,25 @@ def test_a_tick_that_is_killed_while_it_reads_the_events_again_leaves_that_to_th
 
     monkeypatch.setattr(killed.inbox, "completed", kill)
     with pytest.raises(KeyboardInterrupt):
-        killed.tick()
-    assert RESCANNED in opens(folder).tick().notes
+        killed.sync()
+    assert RESCANNED in opens(folder).sync().notes
     assert_equal_to_stripe(shop, folder.published)
 
 
 def test_an_upgrade_reads_no_events_again(opens: Opens, folder: DataFolder, shop: Shop, server: Server) -> None:
-    opens(folder).tick()
+    opens(folder).sync()
     shop.create_customer()
     old = opens(folder)
-    old.tick()
+    old.sync()
     old.__exit__()
     with sqlite3.connect(folder.inbox) as inbox:
         inbox.execute("DROP TABLE poke_owners")
-        inbox.execute("ALTER TABLE pokes DROP COLUMN applied_revision")
+        inbox.execute("ALTER TABLE notifications DROP COLUMN applied_revision")
     inbox.close()
     with duckdb.connect(str(folder.private)) as warehouse:
         warehouse.execute("ALTER TABLE pipeline.meta DROP COLUMN id")
     server.requests.clear()
-    assert opens(folder).tick().notes == []
+    assert opens(folder).sync().notes == []
     assert len(server.requests) <= 3
     [scan] = [request for request in server.requests if request.path == "/v1/events"]
     assert int(scan.params["created"]["gte"]) > shop.clock.now() - DAY
@@ -163,7 +163,7 @@ def test_the_inbox_of_one_data_folder_is_refused_to_another_one_until_it_is_hand
     opens: Opens, folder: DataFolder, shop: Shop, server: Server, shared_url: str, tmp_path: Path
 ) -> None:
     customer = shop.create_customer(created=back(shop, 5), name="before")["id"]
-    opens(folder, shared_url).tick()
+    opens(folder, shared_url).sync()
     shop.update("customers", customer, name="after")
     tell(opens(folder, shared_url), shop)
     other = opens(DataFolder(tmp_path / "other"), shared_url)
@@ -171,7 +171,7 @@ def test_the_inbox_of_one_data_folder_is_refused_to_another_one_until_it_is_hand
 
     for work in (
         lambda: other.drain(most=10),
-        other.tick,
+        other.sync,
         lambda: other.backfill([today()]),
         other.prune,
     ):
@@ -183,20 +183,20 @@ def test_the_inbox_of_one_data_folder_is_refused_to_another_one_until_it_is_hand
     assert names(folder) == ["after"]
 
     assert other.adopt_inbox() > 0
-    other.tick()
+    other.sync()
     assert_equal_to_stripe(shop, other.folder.published)
     with pytest.raises(WarehouseError, match=rf"belongs to the warehouse in {other.folder.root}"):
-        opens(folder, shared_url).tick()
+        opens(folder, shared_url).sync()
 
 
 def test_a_run_that_goes_on_while_its_inbox_is_handed_over_marks_nothing(
     opens: Opens, folder: DataFolder, shop: Shop, shared_url: str, tmp_path: Path
 ) -> None:
     first = opens(folder, shared_url)
-    first.tick()
+    first.sync()
     shop.create_customer(name="new")
     tell(first, shop)
-    pokes = [entry.poke for entry in first.inbox.rows()]
+    notifications = [entry.notification for entry in first.inbox.rows()]
     opens(DataFolder(tmp_path / "other"), shared_url).adopt_inbox()
     for mark in (
         first.inbox.applied,
@@ -206,8 +206,10 @@ def test_a_run_that_goes_on_while_its_inbox_is_handed_over_marks_nothing(
         lambda _: first.inbox.forget(applied_before=0),
     ):
         with pytest.raises(WarehouseError, match="was taken over by the warehouse in"):
-            mark(pokes)
-    assert [(entry.poke, entry.error) for entry in first.inbox.rows()] == [(poke, None) for poke in pokes]
+            mark(notifications)
+    assert [(entry.notification, entry.error) for entry in first.inbox.rows()] == [
+        (notification, None) for notification in notifications
+    ]
 
 
 def test_two_new_data_folders_cannot_both_have_an_inbox(
@@ -230,21 +232,21 @@ def test_a_warehouse_that_was_restored_gets_again_what_was_applied_since(
     opens: Opens, folder: DataFolder, shop: Shop, server: Server, tmp_path: Path
 ) -> None:
     customer = shop.create_customer(created=back(shop, 40), name="before")["id"]
-    opens(folder).tick()
+    opens(folder).sync()
     copy = tmp_path / "copy.duckdb"
     shutil.copyfile(folder.private, copy)
     shop.update("customers", customer, name="after")
     later = opens(folder)
     tell(later, shop)
     later.drain(most=10)
-    later.tick()
+    later.sync()
     restore(folder, copy)
-    report = opens(folder).tick()
+    report = opens(folder).sync()
     assert ask(folder.private, "SELECT name FROM raw.customers") == [("after",)]
     assert any("or a later state of this one" in note for note in report.notes)
     assert_equal_to_stripe(shop, folder.published)
     server.requests.clear()
-    assert opens(folder).tick().notes == []
+    assert opens(folder).sync().notes == []
     assert len(server.requests) <= 3
 
 
@@ -252,28 +254,28 @@ def test_a_copy_of_a_data_folder_is_refused_the_inbox_outside(
     opens: Opens, folder: DataFolder, shop: Shop, shared_url: str, tmp_path: Path
 ) -> None:
     customer = shop.create_customer(created=back(shop, 40), name="before")["id"]
-    opens(folder, shared_url).tick()
+    opens(folder, shared_url).sync()
     copy = DataFolder(tmp_path / "copy")
     copy.prepare()
     shutil.copyfile(folder.private, copy.private)
     shop.update("customers", customer, name="after")
-    opens(folder, shared_url).tick()
+    opens(folder, shared_url).sync()
     with pytest.raises(WarehouseError, match="it is a copy, or was restored from one"):
-        opens(copy, shared_url).tick()
+        opens(copy, shared_url).sync()
     opens(copy, shared_url).adopt_inbox()
-    opens(copy, shared_url).tick()
+    opens(copy, shared_url).sync()
     assert_equal_to_stripe(shop, copy.published)
 
 
 def test_the_inbox_in_the_data_folder_follows_the_warehouse_beside_it(
     opens: Opens, folder: DataFolder, shop: Shop, server: Server
 ) -> None:
-    opens(folder).tick()
+    opens(folder).sync()
     shop.update("customers", shop.create_customer(name="before")["id"], name="after")
-    opens(folder).tick()
+    opens(folder).sync()
     shutil.rmtree(folder.private.parent)
     shutil.rmtree(folder.versions)  # or the warehouse would be restored
-    report = opens(folder).tick()
+    report = opens(folder).sync()
     assert any("notifications are applied again" in note for note in report.notes)
     assert_equal_to_stripe(shop, folder.published)
 
@@ -282,14 +284,14 @@ def test_a_running_pipeline_whose_inbox_is_moved_away_goes_on_with_a_new_one(
     opens: Opens, folder: DataFolder, shop: Shop
 ) -> None:
     pipeline = opens(folder)
-    pipeline.tick()
+    pipeline.sync()
     lose(folder)
     shop.create_customer(name="new")
     tell(pipeline, shop)
     inbox = Inbox(folder)
     assert inbox.summary().waiting == 1
     inbox.close()
-    assert RESCANNED in pipeline.tick().notes
+    assert RESCANNED in pipeline.sync().notes
     assert names(folder) == ["new"]
     assert_equal_to_stripe(shop, folder.published)
 

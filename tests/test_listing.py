@@ -415,7 +415,7 @@ def test_an_invoice_is_deleted_between_its_page_and_its_lines(
     draft = server.shop.create_invoice(n_lines=40, draft=True)
     pipeline = make_pipeline(TEST_KEYS, history=today)
     if known:
-        pipeline.tick()
+        pipeline.sync()
         assert len(rows(folder.published, "test.invoice_lines")) == 80
     deletes = Fault(
         path=f"/v1/invoices/{draft['id']}/lines$",
@@ -423,7 +423,7 @@ def test_an_invoice_is_deleted_between_its_page_and_its_lines(
     )
     server.faults.append(deletes)
 
-    report = pipeline.tick([today])
+    report = pipeline.sync([today])
 
     assert report.failures == {}
     assert deletes.hits == 1
@@ -449,7 +449,7 @@ def test_an_invoice_changes_its_lines_while_they_are_read(
 
     server.faults.append(Fault(path="/lines$", times=1 if n_lines == 40 else 2, before=change))
     pipeline = make_pipeline(TEST_KEYS, history=datetime.fromtimestamp(shop.clock.now(), UTC).date())
-    report = pipeline.tick()
+    report = pipeline.sync()
     assert report.failures == {}
     assert asked == (1 if n_lines == 40 else 2)
     # The lines are those of one moment, whatever the invoice around them said a moment before.
@@ -457,7 +457,7 @@ def test_an_invoice_changes_its_lines_while_they_are_read(
     assert found == {line["id"] for line in shop.lines(invoice, False)}
 
     server.faults.clear()
-    pipeline.tick()
+    pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -468,7 +468,7 @@ def test_lines_that_change_faster_than_they_can_be_read_fail_their_type_and_keep
     today = datetime.fromtimestamp(shop.clock.now(), UTC).date()
     invoice = shop.create_invoice(n_lines=130, draft=True)["id"]
     pipeline = make_pipeline(TEST_KEYS, history=today)
-    pipeline.tick()
+    pipeline.sync()
 
     def remove(request: LoggedRequest) -> None:
         if cursor := request.params.get("starting_after"):
@@ -476,12 +476,12 @@ def test_lines_that_change_faster_than_they_can_be_read_fail_their_type_and_keep
 
     server.faults.append(Fault(path="/lines$", times=None, before=remove))
     shop.create_customer()
-    report = pipeline.tick([today])
+    report = pipeline.sync([today])
     assert set(report.failures) == {"invoices", "invoice_lines"}
     assert len(rows(folder.published, "test.invoice_lines")) == 130
 
     server.faults.clear()
-    assert pipeline.tick().failures == {}
+    assert pipeline.sync().failures == {}
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -492,7 +492,7 @@ def test_an_invoice_that_embeds_no_lines_has_them_read(
     invoice = shop.create_invoice(n_lines=3)
     shop.put({name: value for name, value in invoice.items() if name != "lines"})
     pipeline = make_pipeline(TEST_KEYS, history=datetime.fromtimestamp(shop.clock.now(), UTC).date())
-    pipeline.tick()
+    pipeline.sync()
     assert len(rows(folder.published, "test.invoice_lines")) == 3
 
 

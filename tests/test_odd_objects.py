@@ -15,7 +15,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, day_start
 from stripe_pipeline.errors import ObjectsUnread, PermissionMissing, Unavailable
 from stripe_pipeline.inbox.inbox import Inbox
-from stripe_pipeline.inbox.notification import poke_of
+from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.inbox.tables import MAX_ATTEMPTS
 from stripe_pipeline.stripe_api import client as stripe_api
 from stripe_pipeline.stripe_api.client import StripeApi
@@ -76,8 +76,8 @@ def for_object(fault: Mapping[str, Any], object_id: str) -> dict[str, Any]:
 
 
 def give_up(pipeline: Pipeline) -> list[Report]:
-    """Let a poke that failed once fail until it is dead."""
-    return [pipeline.tick() for _ in range(MAX_ATTEMPTS - 1)]
+    """Let a notification that failed once fail until it is dead."""
+    return [pipeline.sync() for _ in range(MAX_ATTEMPTS - 1)]
 
 
 @pytest.mark.parametrize("how", ODD_ANSWERS)
@@ -85,11 +85,11 @@ def test_trap_34_an_object_that_cannot_be_read_alone_waits_and_is_given_up(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, how: str
 ) -> None:
     bad, good = (shop.create_customer(name="before", created=back(shop, n))["id"] for n in (3, 5))
-    pipeline.tick()
+    pipeline.sync()
     for customer in (bad, good):
         shop.update("customers", customer, name="after")
     server.faults.append(Fault(path=f"/v1/customers/{bad}$", times=None, **for_object(ODD_ANSWERS[how], bad)))
-    report = pipeline.tick()
+    report = pipeline.sync()
     assert isinstance(report.failures["customers"], ObjectsUnread)
     assert bad in str(report.failures["customers"])
     assert report.failures.keys() == {"customers"}
@@ -101,11 +101,11 @@ def test_trap_34_an_object_that_cannot_be_read_alone_waits_and_is_given_up(
     assert names(folder) == {bad: "before", good: "after that"}
     assert waiting(folder) == [(bad, MAX_ATTEMPTS, "dead")]
     assert dead_by_table(pipeline.inbox).keys() == {"customers"}
-    assert not pipeline.tick().failures
+    assert not pipeline.sync().failures
 
     server.faults.clear()
     pipeline.inbox.retry()
-    assert not pipeline.tick().failures
+    assert not pipeline.sync().failures
     assert names(folder) == {bad: "after", good: "after that"}
     assert waiting(folder) == []
 
@@ -113,7 +113,7 @@ def test_trap_34_an_object_that_cannot_be_read_alone_waits_and_is_given_up(
 def changed_customer_that_answers_500(pipeline: Pipeline, server: Server, shop: Shop) -> str:
     """The id of a customer that was loaded, has changed since, and cannot be read again."""
     customer = str(shop.create_customer(name="before", created=back(shop, 3))["id"])
-    pipeline.tick()
+    pipeline.sync()
     shop.update("customers", customer, name="after")
     server.faults.append(Fault(path=f"/v1/customers/{customer}$", times=None, status=500))
     return customer
@@ -124,7 +124,7 @@ def test_the_only_object_of_its_type_is_compared_with_the_list(
 ) -> None:
     only = changed_customer_that_answers_500(pipeline, server, shop)
     server.requests.clear()
-    pipeline.tick()
+    pipeline.sync()
     assert waiting(folder) == [(only, 1, "waiting")]
     assert len([request for request in server.requests if request.path == "/v1/customers"]) == 1
 
@@ -134,12 +134,12 @@ def test_while_stripe_is_down_nothing_is_counted(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, down: str
 ) -> None:
     customers = [shop.create_customer(name="before", created=back(shop, n))["id"] for n in range(2, 9)]
-    pipeline.tick()
+    pipeline.sync()
     for customer in customers[:3]:
         shop.update("customers", customer, name="after")
     # The events are told by a webhook.
     inbox = Inbox(folder)
-    inbox.add([poke for event in shop.events(False) if (poke := poke_of(event))])
+    inbox.add([notification for event in shop.events(False) if (notification := notification_of(event))])
     inbox.close()
     server.faults.append(Fault(path=down, times=None, status=500))
     for _ in range(MAX_ATTEMPTS + 1):
@@ -165,10 +165,10 @@ def test_a_refused_permission_and_a_rate_limit_are_about_the_type(
     monkeypatch.setattr(sync, "StripeApi", functools.partial(StripeApi, patience=0.2))
     pipeline = make_pipeline(TEST_KEY, sweep={"requests_a_month": 0})
     bad = shop.create_customer(created=back(shop, 3))["id"]
-    pipeline.tick()
+    pipeline.sync()
     shop.update("customers", bad, name="after")
     server.faults.append(Fault(path=f"/v1/customers/{bad}$", times=None, status=status))
-    report = pipeline.tick()
+    report = pipeline.sync()
     assert isinstance(report.failures["customers"], PermissionMissing if status == 403 else Unavailable)
     assert waiting(folder) == [(bad, 0, "waiting")]
 
@@ -177,11 +177,11 @@ def test_a_further_notification_of_a_dead_object_tries_again(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     bad = changed_customer_that_answers_500(pipeline, server, shop)
-    pipeline.tick()
+    pipeline.sync()
     give_up(pipeline)
     server.faults.clear()
     shop.update("customers", bad, name="after that")
-    assert not pipeline.tick().failures
+    assert not pipeline.sync().failures
     assert (names(folder), waiting(folder)) == ({bad: "after that"}, [])
 
 
@@ -201,7 +201,7 @@ def test_an_invoice_whose_lines_or_payments_cannot_be_read_is_kept_out_of_its_da
         fault = Fault(path="/v1/invoice_payments$", nth=1, times=None, status=500)
         server.faults.append(Fault(path="/v1/invoice_payments$", nth=1, times=None, before=lambda it: it.params))
     server.faults.append(fault)
-    report = pipeline.tick()
+    report = pipeline.sync()
     if where == "payments":  # all requests for payments fail: that is not about the invoice
         assert isinstance(report.failures["invoices"], Unavailable)
         return
@@ -218,7 +218,7 @@ def test_an_invoice_whose_lines_or_payments_cannot_be_read_is_kept_out_of_its_da
     assert not [
         request for request in server.requests if request.path == "/v1/invoices" and "created" in request.params
     ]
-    assert not pipeline.tick().failures
+    assert not pipeline.sync().failures
 
     # A list that meets it again says so, and neither fails nor forgets it.
     again = pipeline.backfill([day_of(created)], ["invoices"])
@@ -228,7 +228,7 @@ def test_an_invoice_whose_lines_or_payments_cannot_be_read_is_kept_out_of_its_da
 
     server.faults.clear()
     pipeline.inbox.retry()
-    assert not pipeline.tick().failures
+    assert not pipeline.sync().failures
     assert ask(folder.published, there) == sorted([(good,), (other,), (bad,)])
     assert_equal_to_stripe(shop, folder.published)
 
@@ -239,7 +239,7 @@ def test_a_stored_object_that_a_list_cannot_complete_keeps_its_row(
     created = back(shop, 5)
     bad = shop.create_invoice(n_lines=12, created=created)["id"]
     shop.create_invoice(n_lines=12, created=created)
-    pipeline.tick()
+    pipeline.sync()
     server.faults.append(Fault(path=f"/v1/invoices/{bad}/lines$", times=None, status=500))
     report = pipeline.backfill([day_of(created)], ["invoices"])
     assert bad in str(report.failures["invoices"])
@@ -252,7 +252,7 @@ def test_what_a_list_leaves_out_and_cannot_be_asked_for_keeps_its_row_and_its_da
 ) -> None:
     created = back(shop, 5)
     left_out, other = (shop.create_customer(name="before", created=created)["id"] for _ in range(2))
-    pipeline.tick()
+    pipeline.sync()
     shop.vanish("customers", left_out)
     shop.update("customers", other, announce=False, name="after")
     server.faults.append(Fault(path=f"/v1/customers/{left_out}$", times=None, status=500))
@@ -261,12 +261,12 @@ def test_what_a_list_leaves_out_and_cannot_be_asked_for_keeps_its_row_and_its_da
     assert names(folder) == {left_out: "before", other: "after"}
     assert waiting(folder) == [(left_out, 1, "waiting")]
     server.requests.clear()
-    pipeline.tick()
+    pipeline.sync()
     assert not [
         request for request in server.requests if request.path == "/v1/customers" and "created" in request.params
     ]
     server.faults.clear()
-    pipeline.tick()
+    pipeline.sync()
     assert names(folder) == {other: "after"}
 
 
@@ -308,7 +308,7 @@ def test_trap_39_an_odd_object_in_a_list_is_kept_out_named_and_read_later(
         shop.create_customer(name=f"{n}", created=created + n, announce=False)
     bad = shop.create_customer(name="bad", created=created + 115, announce=False)["id"]
     server.faults.append(Fault(path="/v1/customers$", times=None, change=spoil(ODD_IN_LISTS[how])))
-    report = pipeline.tick()
+    report = pipeline.sync()
     assert report.failures.keys() == {"customers"}
     assert isinstance(report.failures["customers"], ObjectsUnread)
     assert len(names(folder)) == 230
@@ -318,18 +318,18 @@ def test_trap_39_an_odd_object_in_a_list_is_kept_out_named_and_read_later(
     assert object_id in (bad, f"(no id) {day_of(created)}")
 
     if object_id == bad:  # it is fine where it is asked for alone
-        assert not pipeline.tick().failures
+        assert not pipeline.sync().failures
     else:  # its day is listed again
         server.requests.clear()
-        assert pipeline.tick().failures
+        assert pipeline.sync().failures
         windows = [it.params["created"] for it in server.requests if it.path == "/v1/customers"]
         assert {day_of(int(it["gte"])) for it in windows} == {day_of(created)}
         give_up(pipeline)
         assert [state for _, _, state in waiting(folder)] == ["dead"]
-        assert not pipeline.tick().failures
+        assert not pipeline.sync().failures
         server.faults.clear()
         pipeline.inbox.retry()
-        assert not pipeline.tick().failures
+        assert not pipeline.sync().failures
     assert waiting(folder) == []
     assert_equal_to_stripe(shop, folder.published)
 
@@ -343,8 +343,8 @@ def test_trap_39_an_odd_object_may_be_the_last_of_its_page(
         bad = n == (150 if last else 149)  # newest first: the hundredth is the last of the first page
         shop.create_customer(name="bad" if bad else f"{n}", created=created + n, announce=False)
     server.faults.append(Fault(path="/v1/customers$", times=None, change=spoil(ODD_IN_LISTS["made before the window"])))
-    assert pipeline.tick().failures.keys() == {"customers"}
-    assert not pipeline.tick().failures
+    assert pipeline.sync().failures.keys() == {"customers"}
+    assert not pipeline.sync().failures
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -377,14 +377,14 @@ def test_trap_39_half_a_surrogate_pair_is_replaced_and_named(
         return body.replace(b"HALF", b"a\\ud83dz")
 
     server.faults.append(Fault(path="/v1/", times=None, change=halve))
-    report = pipeline.tick()
+    report = pipeline.sync()
     assert not report.failures
     assert names(folder) == {odd: "a\ufffdz", other: "whole 🎉"}
     assert f"customers.name (invalid Unicode, replaced): 1 (e.g. {odd})" in str(report.surprises)
     assert ask(folder.published, f"SELECT metadata->>'note' FROM test.customers WHERE id = '{odd}'") == [("a\ufffdz",)]
 
     shop.update("customers", odd, description="told by an event that holds it, and read by its id")
-    report = pipeline.tick()
+    report = pipeline.sync()
     assert not report.failures
     assert odd in str(report.surprises)
     assert names(folder)[odd] == "a\ufffdz"
@@ -413,7 +413,7 @@ def test_an_odd_value_stops_nothing(
     server.faults.append(
         Fault(path="/v1/", times=None, change=lambda body: body.replace(b'"ODD VALUE"', ODD_VALUES[how]))
     )
-    assert not pipeline.tick().failures
+    assert not pipeline.sync().failures
     assert names(folder).keys() == {odd, other}
 
 
@@ -424,7 +424,7 @@ def test_a_row_that_cannot_be_loaded_is_kept_out(
     odd = shop.create_customer(name="ODD", created=back(shop, 3), announce=False)["id"]
     other = shop.create_customer(name="fine", created=back(shop, 3), announce=False)["id"]
     server.faults.append(Fault(path="/v1/", times=None, change=lambda body: body.replace(b'"ODD"', value)))
-    report = pipeline.tick()
+    report = pipeline.sync()
     assert odd in str(report.failures["customers"])
     assert len(str(report.failures["customers"])) < 2000
     assert names(folder).keys() == {other}
@@ -444,7 +444,7 @@ def test_trap_39_a_day_that_is_not_listed_to_its_end_is_named_and_the_others_go_
 
     empty = {"object": "list", "data": [], "has_more": True, "url": "/v1/customers"}
     server.faults.append(Fault(path="/v1/customers$", times=None, where=holds_it, body=empty))
-    report = pipeline.tick()
+    report = pipeline.sync()
     assert str(day_of(created)) in str(report.failures["customers"])
     assert len(names(folder)) == 39
     assert listed(folder, "customers", day_of(created)) == []
@@ -452,8 +452,8 @@ def test_trap_39_a_day_that_is_not_listed_to_its_end_is_named_and_the_others_go_
 
     customer = next(iter(names(folder)))
     shop.update("customers", customer, name="after")
-    assert pipeline.tick().failures, "what is not complete is not green"
+    assert pipeline.sync().failures, "what is not complete is not green"
     assert names(folder)[customer] == "after"
     server.faults.clear()
-    assert not pipeline.tick().failures
+    assert not pipeline.sync().failures
     assert_equal_to_stripe(shop, folder.published)

@@ -42,19 +42,19 @@ def test_trap_35_customers_with_ids_of_the_shops_own_are_read_changed_and_delete
 ) -> None:
     for number, own in enumerate(OWN_IDS):
         shop.create_customer(id=own, name="before", created=back(shop, 3 + number))
-    pipeline.tick()
+    pipeline.sync()
     assert names(folder) == dict.fromkeys(OWN_IDS, "before")
 
     for own in OWN_IDS:
         shop.update("customers", own, name="after")
-    report = pipeline.tick()
+    report = pipeline.sync()
     assert not report.failures
     assert report.applied == len(OWN_IDS)
     assert names(folder) == dict.fromkeys(OWN_IDS, "after")
 
     for own in OWN_IDS[::2]:
         shop.delete_customer(own)
-    assert not pipeline.tick().failures
+    assert not pipeline.sync().failures
     assert names(folder) == dict.fromkeys(OWN_IDS[1::2], "after")
     assert ask(folder.published, "SELECT count(*) FROM pipeline.inbox") == [(0,)]
     assert_equal_to_stripe(shop, folder.published)
@@ -63,7 +63,7 @@ def test_trap_35_customers_with_ids_of_the_shops_own_are_read_changed_and_delete
 def test_webhooks_about_customers_with_ids_of_the_shops_own_are_applied(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    pipeline.tick()
+    pipeline.sync()
     for own in OWN_IDS:
         shop.create_customer(id=own, name="before", created=back(shop, 2), announce=False)
         shop.update("customers", own, name="after")
@@ -83,7 +83,7 @@ def test_trap_41_the_same_id_in_both_modes_names_two_customers(
         for livemode in (True, False):
             shop.create_customer(id=own, name=f"{own} {livemode}", created=made[livemode], livemode=livemode)
     both = make_pipeline()
-    assert not both.tick().failures
+    assert not both.sync().failures
     assert_equal_to_stripe(shop, folder.published)
     assert ask(folder.published, "SELECT count(*) FROM raw.customers") == [(6,)]
 
@@ -96,7 +96,7 @@ def test_trap_41_the_same_id_in_both_modes_names_two_customers(
         assert_equal_to_stripe(shop, folder.published)
 
     shop.delete_customer("user 2", livemode=False)
-    assert not both.tick().failures
+    assert not both.sync().failures
     assert_equal_to_stripe(shop, folder.published)
 
     shop.vanish("customers", "user 3", livemode=True)
@@ -114,8 +114,8 @@ def test_trap_41_a_customer_of_the_other_mode_is_not_what_a_row_names(
         shop.create_customer(id="user 1", created=back(shop, 3), livemode=livemode)
         shop.create_payment("user 1", created=back(shop, 2), livemode=livemode)
     both = make_pipeline()
-    both.tick()
-    both.tick()  # references are looked at in rows that were read before a tick began
+    both.sync()
+    both.sync()  # references are looked at in rows that were read before a tick began
     with duckdb.connect(str(folder.private)) as connection:
         connection.execute("DELETE FROM raw.customers WHERE livemode")
     charges = OBJECT_TYPES["charges"]
@@ -129,12 +129,12 @@ def test_trap_41_a_file_in_which_one_took_the_others_place_is_completed(
 ) -> None:
     for livemode in (True, False):
         shop.create_customer(id="user 1", created=back(shop, 9), livemode=livemode)
-    make_pipeline().tick()
+    make_pipeline().sync()
     with duckdb.connect(str(folder.private)) as connection:  # as format 4 left it
         connection.execute("DELETE FROM raw.customers WHERE NOT livemode")
         connection.execute("ALTER TABLE pipeline.gone DROP COLUMN livemode")
         connection.execute("UPDATE pipeline.meta SET format = 4")
-    assert not make_pipeline().tick().failures
+    assert not make_pipeline().sync().failures
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -145,9 +145,9 @@ def test_trap_41_to_erase_a_customer_is_to_erase_the_id_in_both_modes(
     for livemode, day in days.items():
         shop.create_customer(id="user 1", created=day, livemode=livemode)
     both = make_pipeline()
-    both.tick()
+    both.sync()
     both.warehouse.erase(["user 1"])
-    both.tick()
+    both.sync()
     assert ask(folder.published, "SELECT count(*) FROM raw.customers") == [(0,)]
     assert both.warehouse.keep_out_no_longer("user 1") == sorted(day_of(day) for day in days.values())
 
@@ -158,7 +158,7 @@ def test_a_deletion_that_nothing_announced_is_found_by_a_list(
     created = back(shop, 5)
     for own in OWN_IDS:
         shop.create_customer(id=own, created=created)
-    pipeline.tick()
+    pipeline.sync()
     for own in OWN_IDS[1:]:
         shop.vanish("customers", own)
     assert not pipeline.backfill([day_of(created)], ["customers"]).failures
@@ -169,7 +169,7 @@ def test_a_deletion_that_nothing_announced_is_found_by_a_list(
 def test_pages_may_end_with_such_an_id(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
     for number in range(250):
         shop.create_customer(id=f"a/b?c#d {number}%+é", created=back(shop, 2) + number, announce=False)
-    assert not pipeline.tick().failures
+    assert not pipeline.sync().failures
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -177,7 +177,7 @@ def test_what_belongs_to_such_a_customer_names_it(pipeline: Pipeline, shop: Shop
     shop.create_customer(id="a/b +é", created=back(shop, 3))
     shop.create_payment("a/b +é", created=back(shop, 2))
     shop.create_invoice("a/b +é", n_lines=12, created=back(shop, 2))
-    pipeline.tick()
+    pipeline.sync()
     joined = "SELECT count(*) FROM test.customers c JOIN test.{} o ON o.customer = c.id"
     assert [ask(folder.published, joined.format(it)) for it in ("charges", "invoices")] == [[(1,)], [(1,)]]
 
@@ -187,10 +187,10 @@ def test_an_object_whose_id_a_url_cannot_carry_is_read_with_its_day(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, own: str
 ) -> None:
     shop.create_customer(id=own, name="before", created=back(shop, 3), announce=False)
-    pipeline.tick()
+    pipeline.sync()
     shop.update("customers", own, name="after")
     server.requests.clear()
-    assert not pipeline.tick().failures
+    assert not pipeline.sync().failures
     assert names(folder) == {own: "after"}
     assert {request.path for request in server.requests} == {"/v1/events", "/v1/balance_transactions", "/v1/customers"}
 
@@ -201,15 +201,15 @@ def test_where_such_an_object_may_be_deleted_its_row_stays_and_the_attempts_are_
 ) -> None:
     shop.create_customer(id=own, created=back(shop, 3), announce=False)
     deleted = shop.create_customer(created=back(shop, 3), announce=False)["id"]
-    pipeline.tick()
+    pipeline.sync()
     shop.delete_customer(own)
     shop.delete_customer(deleted)
-    report = pipeline.tick()
+    report = pipeline.sync()
     assert repr(own) in str(report.failures["customers"])
     assert names(folder).keys() == {own}
     for _ in range(MAX_ATTEMPTS):
-        pipeline.tick()
-    assert not pipeline.tick().failures
+        pipeline.sync()
+    assert not pipeline.sync().failures
     assert set(ask(folder.published, "SELECT object_id, state FROM pipeline.inbox")) == {(own, "dead")}
     assert not [request for request in server.requests if request.status != 200]
 
@@ -218,11 +218,11 @@ def test_an_event_whose_object_has_no_valid_id_is_named_and_the_scan_goes_on(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     customer = shop.create_customer(name="before", created=back(shop, 3))["id"]
-    pipeline.tick()
+    pipeline.sync()
     odd: dict[str, Any] = {"id": "a\nb", "object": "customer", "created": back(shop, 1)}
     shop.emit_event("customer.updated", odd, livemode=False)
     shop.update("customers", customer, name="after")
-    report = pipeline.tick()
+    report = pipeline.sync()
     assert not report.failures
     assert [note for note in report.notes if "customer whose id is not one" in note]
     assert names(folder) == {customer: "after"}

@@ -93,7 +93,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         folder = DataFolder(tmp_path_factory.mktemp("readme") / "data")
         settings = Settings.model_validate({"history": "10 days"})
         with Pipeline(settings=settings, keys=load_keys(KEYS), folder=folder, base_url=server.url) as pipeline:
-            pipeline.tick()
+            pipeline.sync()
         yield folder.published
 
 
@@ -173,7 +173,7 @@ def test_the_file_tells_its_version_and_how_far_events_were_read(
     shop.create_customer(created=back(shop, 5))
     pipeline = make_pipeline({"STRIPE_API_KEY": KEYS["STRIPE_TEST_API_KEY"]})
     began = datetime.now(UTC)
-    pipeline.tick()
+    pipeline.sync()
     [(version, published_at, live, test)] = now()
     assert began <= published_at <= datetime.now(UTC)
     assert live is None
@@ -181,7 +181,7 @@ def test_the_file_tells_its_version_and_how_far_events_were_read(
     with duckdb.connect(str(folder.published), read_only=True) as opened:
         before = opened.execute(sql).fetchall()
         shop.create_customer()
-        pipeline.tick()
+        pipeline.sync()
         [(later, _, _, read_until)] = now()
         assert (later > version, read_until > test) == (True, True)
         assert opened.execute(sql).fetchall() == before, "an open connection stays at its version"

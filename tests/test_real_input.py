@@ -152,7 +152,7 @@ def test_everything_in_an_object_is_in_its_row_and_stays_there(
     # Stripe's samples were made in 2009, by their own telling, which no settings file may ask for.
     pipeline.settings = pipeline.settings.model_copy(update={"history": min(days)})
 
-    report = pipeline.tick(days)
+    report = pipeline.sync(days)
 
     assert report.failures == {}
     assert report.surprises.seen == {}
@@ -172,7 +172,7 @@ def test_everything_in_an_object_is_in_its_row_and_stays_there(
     assert +seen == _rows_in(objects)
 
     before = _everything_in(folder)
-    report = pipeline.tick()
+    report = pipeline.sync()
     assert report.failures == {}
     assert {table: changes.days for table, changes in report.changes.items() if changes.days} == {}
     assert _everything_in(folder) == before
@@ -258,12 +258,12 @@ def test_a_deleted_customer_leaves_the_views(
     customer = _customers()[case] | {"created": int(shop.clock.now()) - DAY}
     _put(shop, [customer])
     pipeline = make_pipeline(_keys_for([customer]), history=_history(_days([customer])))
-    pipeline.tick()
+    pipeline.sync()
     assert len(rows(folder.published, "test.customers")) == 1
 
     shop.put({"id": customer["id"], "object": "customer", "deleted": True})
     shop.emit_event("customer.deleted", customer, livemode=False)
-    pipeline.tick()
+    pipeline.sync()
 
     assert rows(folder.published, "test.customers") == []
     [row] = rows(folder.published, "raw.customers")

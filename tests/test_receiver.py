@@ -1,6 +1,6 @@
 """The webhook receiver as a process of its own, over HTTP, with real signatures.
 
-What becomes of the pokes it stores is in the tests of the inbox and of `sync`.
+What becomes of the notifications it stores is in the tests of the inbox and of `sync`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Receiver:
     def stored(self) -> list[str]:
         """The ids of the events in the inbox."""
         inbox = Inbox(self.folder)
-        ids = [entry.poke.event_id for entry in inbox.rows()]
+        ids = [entry.notification.event_id for entry in inbox.rows()]
         inbox.close()
         return ids
 
@@ -146,19 +146,24 @@ def receiver(tmp_path: Path) -> Iterator[Receiver]:
         yield receiver
 
 
-def test_an_event_is_stored_as_a_poke_and_nothing_of_its_payload(shared: Receiver) -> None:
+def test_an_event_is_stored_as_a_notification_and_nothing_of_its_payload(shared: Receiver) -> None:
     sent = event(created=1_795_000_000)
     answer = shared.post(sent)
     assert (answer.status_code, answer.json()) == (200, {"received": True})
     inbox = Inbox(shared.folder)
-    [poke] = [entry.poke for entry in inbox.rows() if entry.poke.event_id == sent["id"]]
+    [notification] = [entry.notification for entry in inbox.rows() if entry.notification.event_id == sent["id"]]
     inbox.close()
-    assert (poke.account, poke.livemode, poke.object, poke.object_id) == (None, True, "charge", f"ch_{sent['id'][4:]}")
+    assert (notification.account, notification.livemode, notification.object, notification.object_id) == (
+        None,
+        True,
+        "charge",
+        f"ch_{sent['id'][4:]}",
+    )
     for file in shared.folder.root.glob("inbox*"):
         assert b"ada@example.com" not in file.read_bytes()
 
 
-def test_twice_the_same_event_is_one_poke(shared: Receiver) -> None:
+def test_twice_the_same_event_is_one_notification(shared: Receiver) -> None:
     sent = event()
     assert [shared.post(sent).status_code for _ in range(3)] == [200] * 3
     assert shared.stored().count(sent["id"]) == 1
@@ -323,11 +328,11 @@ def test_trap_25_unknown_types_and_upcoming_invoices_get_2xx_a_bad_signature_400
         assert answer.result().status_code == 200
     assert receiver.stored() == [sent["id"]]
 
-    other.execute("ALTER TABLE pokes RENAME TO elsewhere")
+    other.execute("ALTER TABLE notifications RENAME TO elsewhere")
     assert receiver.post(event()).status_code == 503
     assert receiver.health()["http"] == 503
     assert receiver.post(UPCOMING).status_code == 200
-    other.execute("ALTER TABLE elsewhere RENAME TO pokes")
+    other.execute("ALTER TABLE elsewhere RENAME TO notifications")
     other.close()
     assert receiver.health()["http"] == 200
     assert receiver.post(sent | {"id": "evt_again"}).status_code == 200

@@ -56,12 +56,12 @@ def test_an_invoice_carries_its_payments_however_it_is_read(
 ) -> None:
     listed, retrieved = (shop.create_invoice(n_lines=2, created=back(shop, 20))["id"] for _ in range(2))
     shop.pay_invoice(listed, created=back(shop, 19))
-    pipeline.tick()
+    pipeline.sync()
     shop.pay_invoice(retrieved)
     young = shop.create_invoice()["id"]
     shop.pay_invoice(young)
     shop.pay_invoice(shop.create_invoice()["id"])
-    pipeline.tick()
+    pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
     found = ask(
         folder.published,
@@ -81,14 +81,14 @@ def test_more_payments_than_stripe_includes_are_read_from_their_list(
     )
     pay_in_parts(shop, many, 11, back(shop, 19))
     pay_in_parts(shop, ten, 10, back(shop, 19))
-    report = pipeline.tick()
+    report = pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
     pages = [request.params for request in server.requests if request.path == "/v1/invoice_payments"]
     assert [params["invoice"] for params in pages] == [many]
     invoices = [request for request in server.requests if request.path.startswith("/v1/invoices")]
     assert report.requests["invoices"] == len(pages) + len(invoices)
     pay_in_parts(shop, many, 100, back(shop, 0))
-    pipeline.tick()
+    pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -98,7 +98,7 @@ def test_a_server_that_includes_nothing_is_read_as_before(
     invoice = shop.create_invoice(created=back(shop, 20))
     body = {"object": "list", "data": [invoice], "has_more": False, "url": "/v1/invoices"}
     server.faults.append(Fault(path="/v1/invoices$", status=200, body=body, times=None))
-    report = pipeline.tick()
+    report = pipeline.sync()
     assert not report.failures
     assert ask(folder.published, "SELECT id, payments FROM test.invoices") == [(invoice["id"], None)]
 
@@ -131,7 +131,7 @@ def test_a_payment_tells_what_became_of_a_charge(pipeline: Pipeline, shop: Shop,
     charge = intent["latest_charge"]
     refund = shop.refund(charge, 1_000, created=back(shop, 3))
     dispute = shop.dispute(charge, amount=2_000, reason="duplicate", created=back(shop, 2))
-    pipeline.tick()
+    pipeline.sync()
     [row] = payments(folder)
     money = shop.objects("balance_transactions", False)
     own = money[shop.objects("charges", False)[charge]["balance_transaction"]]
@@ -198,7 +198,7 @@ def test_a_charge_is_one_row_whatever_refers_to_it(pipeline: Pipeline, shop: Sho
     shop.put(open_link | {"created": back(shop, 14)})
     parts = shop.create_invoice(lines=[{"amount": 300}], created=back(shop, 15))["id"]
     charges = pay_in_parts(shop, parts, 3, back(shop, 8))
-    pipeline.tick()
+    pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
     row, *others = payments(folder)
     assert row["charge"] == charge_id
@@ -231,7 +231,7 @@ def test_payments_fail_in_several_attempts_and_have_no_invoice_or_customer(
     shop.attach_payment(billed, bare["id"], created=back(shop, 4))
     [link] = shop.payments(billed, False)
     shop.put(link | {"payment": {"type": "charge", "charge": bare["latest_charge"]}})
-    pipeline.tick()
+    pipeline.sync()
     failed, succeeded, held, charged = payments(
         folder, "status, invoice, payment_intent, customer, customer_name, gross, payout_ready, net_total"
     )
@@ -257,7 +257,7 @@ def test_major_units_are_exact_in_every_currency(pipeline: Pipeline, shop: Shop,
         if currency == "jpy":
             dispute = shop.dispute(paid["latest_charge"], amount=1_999, created=back(shop, 8))["id"]
             shop.update("disputes", dispute, currency="usd")
-    pipeline.tick()
+    pipeline.sync()
     found = {row["currency"]: row for row in payments(folder)}
     assert {currency: str(row["amount_decimal"]) for currency, row in found.items()} == {
         "jpy": "2750000000.000",
@@ -277,7 +277,7 @@ def test_money_of_several_currencies_has_no_total(pipeline: Pipeline, shop: Shop
         charge = shop.create_payment(created=back(shop, 9))["latest_charge"]
         refund, _ = (shop.refund(charge, 500, created=back(shop, 8)) for _ in range(2))
         shop.update("balance_transactions", refund["balance_transaction"], currency=currency)
-    pipeline.tick()
+    pipeline.sync()
     for row in payments(folder):
         assert (row["net_total"], row["net_total_decimal"]) == (None, None)
         assert row["net"] is not None
@@ -288,7 +288,7 @@ def test_what_is_not_kept_is_null_and_nothing_else(pipeline: Pipeline, shop: Sho
     charge = shop.create_payment(customer, created=back(shop, 9))["latest_charge"]
     shop.refund(charge, 500, created=back(shop, 8))
     shop.dispute(charge, created=back(shop, 7))
-    pipeline.tick()
+    pipeline.sync()
     [whole] = payments(folder)
 
     def differing(**without: Collection[str]) -> set[str]:
@@ -339,7 +339,7 @@ def test_what_older_rows_would_tell_is_null_and_no_part_of_it_is_taken_for_the_w
         shop.refund(charges[-1], 1_000, created=back(shop, age - 4))
         shop.dispute(charges[-1], amount=2_000, created=back(shop, age - 4))
         shop.refund(charges[-1], 500, created=back(shop, 1))
-    make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"}, objects=objects).tick()
+    make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"}, objects=objects).sync()
     money = shop.objects("balance_transactions", False).values()
     *old, young = payments(folder, "charge, net_total, net_total_decimal, refunds")
     assert (young["charge"], young["refunds"]) == (charges[0], 2)
@@ -356,7 +356,7 @@ def test_a_total_waits_for_the_balance_transaction_that_its_charge_names(
     charge = shop.create_payment(amount=9_000, created=back(shop, 5))["latest_charge"]
     shop.refund(charge, 1_000, created=back(shop, 3))
     shop.update("charges", charge, balance_transaction="txn_not_here_yet")
-    pipeline.tick()
+    pipeline.sync()
     [row] = payments(folder, "net, net_total")
     assert row == {"net": None, "net_total": None}
 
@@ -378,7 +378,7 @@ def test_the_total_of_a_destination_charge_has_its_transfer_its_fee_and_what_was
     without_fee, reversed_, plain = charge(12, None), charge(11, None), charge(9)
     refund = shop.refund(reversed_["id"], 4_000, reverse_transfer=True, created=back(shop, 8))
     direct = shop.create_payment(amount=10_000, application_fee=1_500, created=back(shop, 7))["latest_charge"]
-    pipeline.tick()
+    pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
     rows = {row["charge"]: row for row in payments(folder, "charge, created, net, net_total")}
     own = rows[plain["id"]]["net"]
@@ -405,7 +405,7 @@ def test_the_total_is_null_where_a_refunded_application_fee_or_a_reversal_may_be
     shop.refund(with_fee[0], 4_000, reverse_transfer=True, created=back(shop, 7))
 
     def known() -> set[str]:
-        pipeline.tick()
+        pipeline.sync()
         return {row["charge"] for row in payments(folder, "charge, net_total") if row["net_total"] is not None}
 
     # As long as no application fee was refunded, none of this charge was.
@@ -432,7 +432,7 @@ def test_the_total_waits_for_the_transactions_of_the_transfer_and_the_fee(
     money = {it["source"]: it for it in shop.objects("balance_transactions", False).values()}
     for source in (charge["transfer"], charge["application_fee"]):
         shop.vanish("balance_transactions", money[source]["id"])
-    pipeline.tick()
+    pipeline.sync()
     assert payments(folder, "net, net_total") == [{"net": 9_680, "net_total": None}]
     shop.put(money[charge["transfer"]])
     pipeline.backfill([datetime.fromtimestamp(back(shop, 3), UTC).date()])
@@ -451,7 +451,7 @@ def test_what_a_type_that_may_not_be_read_would_tell_is_null(
     shop.dispute(charge, amount=2_000, created=back(shop, 3))
     pipeline = make_pipeline({"STRIPE_API_KEY": "rk_test_of_the_tests"})
     server.deny(table)
-    assert set(pipeline.tick().failures) >= {table}
+    assert set(pipeline.sync().failures) >= {table}
     of_table = {
         "disputes": {"dispute", "dispute_status", "dispute_reason", "dispute_amount", "dispute_amount_decimal"},
         "refunds": {"refunds", "refunded_at"},
@@ -464,13 +464,13 @@ def test_what_a_type_that_may_not_be_read_would_tell_is_null(
     unknown = {name for name, value in row.items() if value is None}
     assert of_table <= unknown
     server.allow(table)
-    pipeline.tick()
+    pipeline.sync()
     [row] = payments(folder)
     assert {name for name, value in row.items() if value is None} == unknown - of_table
     # Refused from some day on: what was made since then, and what became of older charges, is not known.
     shop.clock.advance(2 * DAY)
     server.deny(table)
-    pipeline.tick()
+    pipeline.sync()
     [row] = payments(folder)
     assert row["net_total"] is None
 
@@ -482,7 +482,7 @@ def test_what_was_pruned_by_another_date_is_missed_by_the_totals(
         charge = shop.create_payment(created=back(shop, age))["latest_charge"]
         shop.refund(charge, 500, created=back(shop, age - 1))
     key = {"STRIPE_API_KEY": "sk_test_of_the_tests"}
-    make_pipeline(key).tick()
+    make_pipeline(key).sync()
     assert all(row["net_total"] for row in payments(folder, "net_total"))
     pruned = make_pipeline(
         key, objects={"balance_transactions": {"date_field": "available_on", "retention": "10 days"}}
@@ -501,7 +501,7 @@ def test_a_day_that_was_not_listed_hides_the_totals_of_what_was_made_before_it(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     early, late = (shop.create_payment(amount=9_000, created=back(shop, age))["latest_charge"] for age in (9, 3))
-    pipeline.tick()
+    pipeline.sync()
     hole = datetime.fromtimestamp(back(shop, 6), UTC).date()
     pipeline.warehouse.ask(f"DELETE FROM pipeline.coverage WHERE object_type = 'disputes' AND day = DATE '{hole}'")
     pipeline.warehouse.load([], cursors={})
@@ -550,11 +550,11 @@ def test_references_of_a_whole_shop_resolve(pipeline: Pipeline, shop: Shop, chec
     shop.create_payment(deleted, created=back(shop, 9))
     unlisted = shop.create_customer(created=back(shop, 10), test_clock="clock_1")["id"]
     draft = shop.create_invoice(unlisted, created=back(shop, 9), draft=True)["id"]
-    pipeline.tick()
+    pipeline.sync()
     shop.delete_customer(deleted)
     shop.delete_invoice(draft)
-    pipeline.tick()
-    pipeline.tick()
+    pipeline.sync()
+    pipeline.sync()
     checked = check()
     assert said(checked["charges"]) == said(checked["invoices"]) == {}
     assert {it.description for it in checked.values()} == {None}
@@ -574,9 +574,9 @@ def test_what_should_be_here_and_is_not_is_told_with_examples(
     shop.vanish("balance_transactions", dispute["balance_transactions"][0]["id"])
     many = [shop.create_payment(created=back(shop, 15)) for _ in range(25)]
     shop.vanish("payment_intents", many[0]["id"])
-    pipeline.tick()
+    pipeline.sync()
     assert all(it.passed for it in check().values()), "what was just read may point to what the next tick brings"
-    make_pipeline().tick()  # of both modes
+    make_pipeline().sync()  # of both modes
     checked = check()
     assert {table for table, it in checked.items() if not it.passed} == {"charges", "disputes"}
     assert checked["charges"].severity is dg.AssetCheckSeverity.WARN
@@ -602,15 +602,15 @@ def test_an_invoice_names_the_one_it_revises_and_an_intent_the_charge_that_faile
     shop.update("invoices", second, from_invoice={"action": "revision", "invoice": first})
     failed = shop.create_payment(created=back(shop, 5), outcome="failed")
     assert failed["last_payment_error"]["charge"]
-    pipeline.tick()
-    make_pipeline().tick()
+    pipeline.sync()
+    make_pipeline().sync()
     checked = check()
     assert said(checked["invoices"]) == said(checked["payment_intents"]) == {}
     shop.update("invoices", second, from_invoice={"action": "revision", "invoice": "in_nowhere"})
     shop.update("payment_intents", failed["id"], last_payment_error={"charge": "ch_nowhere"})
     pipeline.backfill([datetime.fromtimestamp(back(shop, 5), UTC).date()])
     for _ in range(2):  # what was just read may point to what the next tick brings
-        pipeline.tick()
+        pipeline.sync()
     checked = check()
     assert said(checked["invoices"])["from_invoice.invoice → invoices: examples"] == "in_nowhere"
     assert said(checked["payment_intents"])["last_payment_error.charge → charges: examples"] == "ch_nowhere"
@@ -632,8 +632,8 @@ def test_what_is_older_than_the_history_is_counted_and_passes(
     edge = shop.create_payment(created=begins)
     charge = shop.objects("charges", False)[edge["latest_charge"]]
     shop.put(shop.objects("balance_transactions", False)[charge["balance_transaction"]] | {"created": begins - 1})
-    pipeline.tick()
-    pipeline.tick()
+    pipeline.sync()
+    pipeline.sync()
     checked = check()
     assert all(it.passed for it in checked.values())
     assert said(checked["refunds"]) == {
@@ -664,8 +664,8 @@ def test_what_is_switched_off_is_not_looked_for(
     off = ("balance_transactions", "customers")
     objects = {table: {"enabled": False} for table in off}
     partial = make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"}, objects=objects)
-    partial.tick()
-    partial.tick()
+    partial.sync()
+    partial.sync()
     assert not check()["charges"].passed
     checked = check(objects=objects)
     assert "fee_details" not in checked
@@ -677,7 +677,7 @@ def test_an_object_in_two_rows_is_told(
     pipeline: Pipeline, shop: Shop, check: Callable[..., Checked], instance: dg.DagsterInstance
 ) -> None:
     shop.seed_history(4)
-    pipeline.tick()
+    pipeline.sync()
     checked = check(UNIQUE)
     assert checked.keys() == OBJECT_TYPES.keys()
     assert all(it.passed for it in checked.values())
@@ -715,8 +715,8 @@ def test_what_is_hashed_is_not_looked_for_and_what_is_pruned_by_another_date_is_
         "charges": {"fields": {"hash": ["balance_transaction"]}, "retention": "30 days"},
     }
     pipeline = make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"}, objects=objects)
-    pipeline.tick()
-    pipeline.tick()
+    pipeline.sync()
+    pipeline.sync()
     assert ask(folder.published, "SELECT count(*) FROM raw.balance_transactions") == [(0,)]
     checked = check(objects=objects)
     assert all(it.passed for it in checked.values())
@@ -727,7 +727,7 @@ def test_what_is_hashed_is_not_looked_for_and_what_is_pruned_by_another_date_is_
     assert refunds["charge → charges: examples"] == pruned  # what is hardest to explain comes first
 
 
-def test_references_are_looked_at_every_night_and_not_in_a_tick(
+def test_references_are_looked_at_every_night_and_not_in_a_sync(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     defs = build_defs(resource_overrides={RESOURCE: Opens(pipeline)})
@@ -755,6 +755,6 @@ def test_the_query_shown_with_the_view_can_be_asked(pipeline: Pipeline, shop: Sh
     page = TABLES.read_text(encoding="utf-8")
     query = page.partition("### `payments`")[2].partition("```sql\n")[2].partition("```")[0]
     shop.create_payment(created=back(shop, 9))
-    pipeline.tick()
+    pipeline.sync()
     [row] = ask(folder.published, query.replace("live.payments", "test.payments"))
     assert row[1:3] == ("usd", Decimal("20.000"))

@@ -66,7 +66,7 @@ def test_these_permissions_load_everything(
 ) -> None:
     shop.seed_history(60)  # as the demo does
     pipeline = make_pipeline(KEYS)
-    assert not pipeline.tick().failures
+    assert not pipeline.sync().failures
     assert_equal_to_stripe(shop, folder.published)
     assert named(folder) == {shop.account}
 
@@ -75,7 +75,7 @@ def test_these_permissions_load_everything(
 def test_none_of_them_can_be_left_out(restricted: Server, make_pipeline: MakePipeline, permission: str) -> None:
     restricted.permissions.restrict(LIVE["STRIPE_API_KEY"], NEEDED.keys() - {permission})
     try:
-        failures = make_pipeline(LIVE, history="3 days").tick().failures
+        failures = make_pipeline(LIVE, history="3 days").sync().failures
     except StripePipelineError as error:
         failures = {"/v1/events": error}
     assert NEEDED[permission] in failures
@@ -98,7 +98,7 @@ def test_a_refusal_names_the_account(
 ) -> None:
     restricted.permissions.wording = wording
     shop.create_payment(livemode=True)
-    assert not make_pipeline(LIVE).tick().failures
+    assert not make_pipeline(LIVE).sync().failures
     assert named(folder) == {shop.account}
 
 
@@ -106,24 +106,24 @@ def test_the_settings_name_the_account(
     nameless: Server, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
 ) -> None:
     shop.create_payment(livemode=True)
-    assert not make_pipeline(LIVE, account=shop.account).tick().failures
+    assert not make_pipeline(LIVE, account=shop.account).sync().failures
     assert named(folder) == {shop.account}
     with pytest.raises(WarehouseError, match=f"holds account {shop.account}, this key is of acct_1Other"):
-        make_pipeline(LIVE, account="acct_1Other").tick()
+        make_pipeline(LIVE, account="acct_1Other").sync()
     nameless.permissions.wording = Wording.NAMES_PERMISSION
     with pytest.raises(SettingsError, match=r"`account: acct_1Other`.*is of acct_1Demo"):
-        make_pipeline(ANOTHER, account="acct_1Other").tick()
+        make_pipeline(ANOTHER, account="acct_1Other").sync()
 
 
 def test_an_account_stays_unnamed_until_something_names_it(
     nameless: Server, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
 ) -> None:
     shop.create_payment(livemode=True)
-    assert not make_pipeline(KEYS).tick().failures
+    assert not make_pipeline(KEYS).sync().failures
     assert named(folder) == {""}
     shop.create_payment(livemode=True)
     nameless.requests.clear()
-    assert not make_pipeline(KEYS).tick().failures
+    assert not make_pipeline(KEYS).sync().failures
     assert "/v1/account" not in {request.path for request in nameless.requests}
     # Another request that is refused names it, and what was stored gets the name.
     nameless.permissions.wording = Wording.NAMES_PERMISSION
@@ -135,7 +135,7 @@ def test_an_account_stays_unnamed_until_something_names_it(
     assert named(folder) == {shop.account, ""}  # the test key's
     nameless.permissions.allow("disputes")
     nameless.requests.clear()
-    assert not make_pipeline(KEYS, account=shop.account).tick().failures
+    assert not make_pipeline(KEYS, account=shop.account).sync().failures
     assert named(folder) == {shop.account}
     # Nothing is read again for it: the cursors and the days that are complete kept their places.
     assert len([request for request in nameless.requests if request.path == "/v1/charges"]) <= 2
@@ -144,13 +144,13 @@ def test_an_account_stays_unnamed_until_something_names_it(
 def test_an_unnamed_account_is_asked_for_once_a_day(
     nameless: Server, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
 ) -> None:
-    make_pipeline(LIVE).tick()
+    make_pipeline(LIVE).sync()
     assert named(folder) == {""}
     nameless.permissions.restrict(LIVE["STRIPE_API_KEY"], [*permissions_in_readme(), "accounts_kyc_basic_read"])
-    make_pipeline(LIVE).tick()
+    make_pipeline(LIVE).sync()
     assert named(folder) == {""}
     shop.clock.advance(86_500)
-    make_pipeline(LIVE).tick()
+    make_pipeline(LIVE).sync()
     assert named(folder) == {shop.account}
 
 
@@ -158,12 +158,12 @@ def test_a_new_key_of_the_same_unnamed_account_is_known_by_what_it_sees(
     nameless: Server, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
 ) -> None:
     shop.create_payment(livemode=True)
-    make_pipeline(LIVE).tick()
-    assert not make_pipeline(ANOTHER).tick().failures
+    make_pipeline(LIVE).sync()
+    assert not make_pipeline(ANOTHER).sync().failures
     # A secret key reads the account.
-    assert not make_pipeline({"STRIPE_API_KEY": "sk_live_of_the_tests"}).tick().failures
+    assert not make_pipeline({"STRIPE_API_KEY": "sk_live_of_the_tests"}).sync().failures
     assert named(folder) == {shop.account}
-    assert not make_pipeline({"STRIPE_API_KEY": "rk_live_a_third_one"}).tick().failures
+    assert not make_pipeline({"STRIPE_API_KEY": "rk_live_a_third_one"}).sync().failures
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -190,26 +190,26 @@ def test_accounts_do_not_mix(
     key: str,
 ) -> None:
     shop.create_payment(livemode=True)
-    make_pipeline(LIVE, **({"account": shop.account} if held == "named" else {})).tick()
+    make_pipeline(LIVE, **({"account": shop.account} if held == "named" else {})).sync()
     before = everything(folder.published)
     if key == "named":
         other_shop.permissions.wording = Wording.NAMES_PERMISSION
     with pytest.raises(WarehouseError) as refused:
-        make_pipeline(ANOTHER, url=other_shop.url).tick()
+        make_pipeline(ANOTHER, url=other_shop.url).sync()
     assert (shop.account if held == "named" else "an account whose name is not known") in refused.value.what
     assert "name another folder in STRIPE_PIPELINE_DATA" in refused.value.remedy
     assert everything(folder.published) == before
     # The key that belongs to it still works.
-    assert not make_pipeline(LIVE).tick().failures
+    assert not make_pipeline(LIVE).sync().failures
 
 
 def test_an_empty_unnamed_account_proves_nothing_for_another_key(
     nameless: Server, other_shop: Server, make_pipeline: MakePipeline, folder: DataFolder
 ) -> None:
     """Days that were complete of one account say nothing of another's."""
-    make_pipeline(LIVE).tick()
+    make_pipeline(LIVE).sync()
     other_shop.shop.create_payment(livemode=True, created=back(other_shop.shop, 10))
-    assert not make_pipeline(ANOTHER, url=other_shop.url).tick().failures
+    assert not make_pipeline(ANOTHER, url=other_shop.url).sync().failures
     assert_equal_to_stripe(other_shop.shop, folder.published)
 
 
@@ -217,11 +217,11 @@ def test_what_cannot_be_told_is_not_assumed(
     nameless: Server, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
 ) -> None:
     shop.create_payment(livemode=True)
-    make_pipeline(LIVE).tick()
+    make_pipeline(LIVE).sync()
     nameless.permissions.restrict(ANOTHER["STRIPE_API_KEY"], ["Events", "Disputes"])
     with pytest.raises(WarehouseError, match=r"cannot be told.*Set `account`"):
-        make_pipeline(ANOTHER).tick()
-    assert make_pipeline(ANOTHER, account=shop.account).tick().failures.keys() >= {"charges"}
+        make_pipeline(ANOTHER).sync()
+    assert make_pipeline(ANOTHER, account=shop.account).sync().failures.keys() >= {"charges"}
     assert named(folder) == {shop.account}
 
 
@@ -230,10 +230,10 @@ def test_deleted_test_data_has_a_way_out(
 ) -> None:
     """`Delete all test data` leaves nothing that a new key could be known by."""
     shop.create_payment(livemode=True)
-    make_pipeline(LIVE).tick()
+    make_pipeline(LIVE).sync()
     with pytest.raises(WarehouseError, match="set `account` in the settings file"):
-        make_pipeline(ANOTHER, url=other_shop.url).tick()
-    assert not make_pipeline(ANOTHER, url=other_shop.url, account=other_shop.shop.account).tick().failures
+        make_pipeline(ANOTHER, url=other_shop.url).sync()
+    assert not make_pipeline(ANOTHER, url=other_shop.url, account=other_shop.shop.account).sync().failures
 
 
 def test_check_asks_for_no_permission_to_read_the_account(

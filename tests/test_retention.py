@@ -53,7 +53,7 @@ def test_trap_29_pruned_rows_stay_away_until_a_longer_retention_and_a_backfill_b
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder
 ) -> None:
     shop.seed_history(45)
-    make_pipeline().tick()
+    make_pipeline().sync()
     whole = counts(folder)
     short = make_pipeline(retention="20 days")
     foreseen = short.warehouse.prune(dry_run=True)
@@ -76,7 +76,7 @@ def test_trap_29_pruned_rows_stay_away_until_a_longer_retention_and_a_backfill_b
     invoices = shop.objects("invoices", True)
     [old_invoice, *_] = [invoice for invoice, _ in lines if invoices[invoice]["created"] < back(shop, 30)]
     shop.update("invoices", old_invoice, description="changed", livemode=True)
-    events = short.tick()
+    events = short.sync()
     assert events.applied
     assert counts(folder) == kept
     assert not [it for it in server.requests if it.path == f"/v1/charges/{old[0]['id']}"]  # nor is it asked for
@@ -84,14 +84,14 @@ def test_trap_29_pruned_rows_stay_away_until_a_longer_retention_and_a_backfill_b
     assert changed(again) == {}
     assert any("charges: 25 days are older than what the settings keep" in note for note in again.notes)
     assert counts(folder) == kept
-    assert not short.has_news(math.inf)  # nothing waits for rows that are not wanted
+    assert not short.has_due_notifications(math.inf)  # nothing waits for rows that are not wanted
 
     longer = make_pipeline(retention="40 days")
     longer.backfill([day_of(back(shop, n)) for n in range(46)])
     assert kept["charges"] < counts(folder)["charges"] < whole["charges"]
     assert 38 < oldest(folder, "charges") < 41
     for_ever = make_pipeline()
-    for_ever.tick()  # days that are not covered are listed without being asked for
+    for_ever.sync()  # days that are not covered are listed without being asked for
     assert counts(folder) == whole
     assert_equal_to_stripe(shop, folder.published)
 
@@ -107,29 +107,29 @@ def test_retention_goes_by_the_date_field_and_by_created_where_that_is_null(
     }
     objects = {"invoices": {"date_field": "due_date", "retention": "10 days"}}
     pipeline = make_pipeline(LIVE, objects=objects)
-    pipeline.tick()
+    pipeline.sync()
     assert ask(folder.published, "SELECT id FROM raw.invoices") == [(ids["due"],)]
     assert ask(folder.published, "SELECT DISTINCT invoice FROM raw.invoice_lines") == [(ids["due"],)]
     pipeline.prune()
     server.requests.clear()
-    pipeline.tick()  # whose days hold rows that are kept, and are known
+    pipeline.sync()  # whose days hold rows that are kept, and are known
     assert not [it for it in server.requests if it.path == "/v1/invoices" and int(it.params["created[gte]"]) <= made]
     # It becomes too old by a change.
     shop.update("invoices", ids["due"], due_date=back(shop, 15), livemode=True)
-    pipeline.tick()
+    pipeline.sync()
     assert counts(folder)["invoices"] == counts(folder)["invoice_lines"] == 0
     # And young enough again, and prolonged.
     shop.update("invoices", ids["due"], due_date=back(shop, 1), livemode=True)
-    pipeline.tick()
+    pipeline.sync()
     assert ask(folder.published, "SELECT id FROM raw.invoices") == [(ids["due"],)]
     longer = make_pipeline(LIVE, objects={"invoices": {"date_field": "due_date", "retention": "2 months"}})
-    longer.tick()
+    longer.sync()
     assert counts(folder)["invoices"] == 3
     # By another date others are young enough.
     shop.create_invoice(livemode=True, created=back(shop, 5), due_date=back(shop, 90))
-    longer.tick()
+    longer.sync()
     assert counts(folder)["invoices"] == 3
-    make_pipeline(LIVE, objects={"invoices": {"retention": "2 months"}}).tick()
+    make_pipeline(LIVE, objects={"invoices": {"retention": "2 months"}}).sync()
     assert counts(folder)["invoices"] == 4
     # Days are those of the date field; a child's of its parent's `created`.
     pruned = pipeline.prune()
@@ -143,7 +143,7 @@ def test_a_child_may_go_before_its_parent_and_never_stays_behind_it(
 ) -> None:
     shop.seed_history(30)
     objects = {"balance_transactions": {"retention": "20 days"}, "fee_details": {"retention": "5 days"}}
-    make_pipeline().tick()
+    make_pipeline().sync()
     pipeline = make_pipeline(retention="forever", objects=objects)
     foreseen = pipeline.warehouse.prune(dry_run=True)
     pruned = pipeline.prune()
@@ -175,21 +175,21 @@ def test_the_next_tick_brings_back_what_is_kept_longer(
     before = {table: {"retention": "3 days"} for table in tables[:3]}
     before["balance_transactions"] |= {"date_field": date_field}
     if was_there:
-        make_pipeline().tick()
+        make_pipeline().sync()
     short = make_pipeline(objects=before)
     if was_there:
         short.prune()
-    short.tick()
+    short.sync()
     kept = counts(folder)
     now = {
         "balance_transactions": {"date_field": "available_on", "retention": retention},
         "charges": {"retention": "4 days"},
     }
     longer = make_pipeline(objects=now)
-    report = longer.tick()
+    report = longer.sync()
     assert {table for table, rows in counts(folder).items() if rows > kept[table]} == set(tables)
     assert report.listed["charges"] == {day_of(back(shop, 4))}
-    make_pipeline().tick()
+    make_pipeline().sync()
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -199,17 +199,17 @@ def test_the_tables_own_history_is_what_is_listed(
     shop.seed_history(45)
     start = (datetime.now(UTC) - timedelta(days=40)).date()
     pipeline = make_pipeline(LIVE, history=start, objects={"charges": {"history": "10 days"}})
-    pipeline.tick()
+    pipeline.sync()
     assert oldest(folder, "charges") < 11
     assert oldest(folder, "balance_transactions") > 35
-    report = pipeline.tick([day_of(back(shop, 20))])  # as a run of an older partition does
+    report = pipeline.sync([day_of(back(shop, 20))])  # as a run of an older partition does
     assert any("charges: 1 days are older than what the settings keep" in note for note in report.notes)
     assert report.listed["refunds"] == {day_of(back(shop, 20))}
     assert oldest(folder, "charges") < 11
     pipeline.backfill([day_of(back(shop, n)) for n in range(40)])
     assert oldest(folder, "charges") < 11
     earlier = make_pipeline(LIVE, history=start, objects={"charges": {"history": "30 days"}})
-    earlier.tick()
+    earlier.sync()
     assert 28 < oldest(folder, "charges") < 31
 
 
@@ -220,13 +220,13 @@ def test_what_was_loaded_stays_equal_to_stripe_where_the_history_begins_later(
     """As one that is an age does with every month."""
     unswept: dict[str, Any] = {"history": "30 days", "sweep": {"requests_a_month": 0}}
     customer, other = (shop.create_customer(livemode=True, created=back(shop, 40), name="Ada")["id"] for _ in range(2))
-    make_pipeline(LIVE).tick()
+    make_pipeline(LIVE).sync()
     never_loaded = shop.create_customer(livemode=True, created=back(shop, 70))["id"]
     later = make_pipeline(LIVE, **unswept)
-    later.tick()
+    later.sync()
     if what == "switched off meanwhile":
         off = make_pipeline(LIVE, **unswept, objects={"customers": {"enabled": False}})
-        off.tick()
+        off.sync()
     if what == "changed in a gap":
         shop.update("customers", customer, name="Grace", announce=False, livemode=True)
         shop.clock.advance(31 * DAY)
@@ -236,21 +236,21 @@ def test_what_was_loaded_stays_equal_to_stripe_where_the_history_begins_later(
         shop.update("customers", customer, name="Grace", livemode=True)
     if what == "switched off meanwhile":
         for _ in range(2):
-            off.tick()
+            off.sync()
     shop.update("customers", never_loaded, name="Too old", livemode=True)
-    make_pipeline(LIVE, **unswept).tick()
+    make_pipeline(LIVE, **unswept).sync()
     names = [("Ada",)] if what == "deleted" else [("Ada",), ("Grace",)]
     assert ask(folder.published, "SELECT name FROM live.customers ORDER BY 1") == names
     # What is known is not listed again, nor is what lies between.
     server.requests.clear()
     shop.update("customers", other, name="Ada L.", livemode=True)
-    report = make_pipeline(LIVE, **unswept).tick()
+    report = make_pipeline(LIVE, **unswept).sync()
     assert changed(report) == {"customers": (0, 1, 0)}
     assert len(server.requests) <= 4
     make_pipeline(LIVE, **unswept, retention="20 days").prune()
     assert ask(folder.published, "SELECT name FROM live.customers") == []
     shop.update("customers", other, name="Too old by now", livemode=True)
-    make_pipeline(LIVE, **unswept, retention="20 days").tick()
+    make_pipeline(LIVE, **unswept, retention="20 days").sync()
     assert ask(folder.published, "SELECT name FROM live.customers") == []
 
 
@@ -264,13 +264,13 @@ def test_a_sweep_costs_what_is_listed_though_little_of_it_is_kept(
     off = {it: {"enabled": False} for it in ("charges", "customers", "invoices", "payment_intents", "refunds")}
     kept = {"balance_transactions": {"date_field": "available_on", "retention": "10 days"}}
     pipeline = make_pipeline(LIVE, objects={**off, **kept}, sweep={"requests_a_month": 240})
-    pipeline.tick()
+    pipeline.sync()
     assert ask(folder.published, "SELECT count(*) FROM raw.balance_transactions") == [(0,)]
     covered = "SELECT DISTINCT listed FROM pipeline.coverage WHERE object_type = 'balance_transactions' AND listed > 0"
     assert ask(folder.published, covered) == [(250,)]
     for _ in range(3):
         shop.clock.advance(DAY + 3600)
-        report = pipeline.tick()
+        report = pipeline.sync()
         swept = [day for day in report.listed["balance_transactions"] if day <= day_of(back(shop, 20))]
         assert 0 < report.requests["balance_transactions"] <= 8 + 4, swept  # the budget, and the changes
 
@@ -280,7 +280,7 @@ def load_many_customers(make_pipeline: MakePipeline, shop: Shop) -> None:
     start = back(shop, 40)
     for n in range(6000):
         shop.create_customer(livemode=True, created=start + n * 500, announce=False, description=os.urandom(3000).hex())
-    make_pipeline(LIVE).tick()
+    make_pipeline(LIVE).sync()
 
 
 def test_space_is_given_back_later_where_a_pruning_was_stopped_before(
@@ -310,9 +310,9 @@ def test_a_dry_run_changes_nothing_whatever_the_settings_say_now(
 ) -> None:
     gone = shop.create_customer(livemode=True, created=back(shop, 5), name="Gone")["id"]
     shop.create_customer(livemode=True, created=back(shop, 5), name="Ada", phone="1")
-    make_pipeline(LIVE).tick()
+    make_pipeline(LIVE).sync()
     shop.delete_customer(gone)
-    make_pipeline(LIVE).tick()
+    make_pipeline(LIVE).sync()
     objects = {"customers": {"retention": "3 days", "fields": {"exclude": ["phone"]}}}
     later = make_pipeline(LIVE, on_delete="remove", objects=objects)
     foreseen = later.warehouse.prune(dry_run=True)
@@ -327,10 +327,10 @@ def test_children_that_are_switched_off_go_with_their_parents_too(
 ) -> None:
     invoice = shop.create_invoice(livemode=True, created=back(shop, 30), due_date=back(shop, 2))["id"]
     dated: dict[str, Any] = {"invoices": {"date_field": "due_date", "retention": "10 days"}}
-    make_pipeline(LIVE, objects=dated).tick()
+    make_pipeline(LIVE, objects=dated).sync()
     assert counts(folder)["invoice_lines"] > 0
     shop.update("invoices", invoice, due_date=back(shop, 15), livemode=True)
-    make_pipeline(LIVE, objects=dated | {"invoice_lines": {"enabled": False}}).tick()
+    make_pipeline(LIVE, objects=dated | {"invoice_lines": {"enabled": False}}).sync()
     assert counts(folder)["invoices"] == counts(folder)["invoice_lines"] == 0
 
 
@@ -360,10 +360,10 @@ def test_what_is_deleted_in_stripe_is_hidden_or_removed(
     ada = shop.create_customer(livemode=True, created=day, name="Ada")["id"]
     draft = shop.create_invoice(ada, livemode=True, created=day, draft=True)
     pipeline = make_pipeline(on_delete=on_delete)
-    pipeline.tick()
+    pipeline.sync()
     shop.delete_customer(gone)
     shop.delete_invoice(draft["id"])
-    report = pipeline.tick()
+    report = pipeline.sync()
     assert report.changes["customers"].deleted.total() == 1
     for _ in range(2):  # a late event and another list do not bring it back
         assert ask(folder.published, "SELECT name FROM live.customers") == [("Ada",)]
@@ -382,13 +382,13 @@ def test_rows_that_were_only_hidden_are_removed_once_the_settings_say_so(
     gone = shop.create_customer(livemode=True, created=back(shop, 5), name="Gone for good")["id"]
     draft = shop.create_invoice(livemode=True, created=back(shop, 5), draft=True)["id"]
     pipeline = make_pipeline()
-    pipeline.tick()
+    pipeline.sync()
     shop.delete_customer(gone)
     shop.delete_invoice(draft)
-    pipeline.tick()
+    pipeline.sync()
     assert holding(folder.root, "Gone for good")
     assert counts(folder)["invoice_lines"] > 0
-    make_pipeline(objects={"customers": {"on_delete": "remove"}, "invoices": {"on_delete": "remove"}}).tick()
+    make_pipeline(objects={"customers": {"on_delete": "remove"}, "invoices": {"on_delete": "remove"}}).sync()
     assert holding(folder.root, "Gone for good") == []
     assert counts(folder)["invoices"] == counts(folder)["invoice_lines"] == 0
 
@@ -398,7 +398,7 @@ def test_the_asset_prunes_and_tells_rows_by_day_and_a_dry_run_only_tells(
 ) -> None:
     shop.seed_history(20)
     history = today() - timedelta(days=22)  # each day is told to Dagster, which takes its time
-    make_pipeline(history=history).tick()
+    make_pipeline(history=history).sync()
     whole = counts(folder)
     short = make_pipeline(history=history, retention="10 days")
     defs = build_defs(resource_overrides={RESOURCE: Opens(short)})
@@ -652,7 +652,7 @@ def test_a_page_that_is_written_late_does_not_remove_what_became_young_again_mea
     invoice = shop.create_invoice(livemode=True, created=made, due_date=back(shop, 2))["id"]
     objects = {"invoices": {"date_field": "due_date", "retention": "10 days"}}
     late, prompt = (make_pipeline(LIVE, objects=objects) for _ in range(2))
-    prompt.tick()
+    prompt.sync()
     held = Held()
     held.lists_of(late, monkeypatch)
     with ThreadPoolExecutor(1) as thread:
@@ -660,7 +660,7 @@ def test_a_page_that_is_written_late_does_not_remove_what_became_young_again_mea
         backfill = thread.submit(late.backfill, [day_of(made)])
         assert held.has_read.wait(60)
         shop.update("invoices", invoice, due_date=back(shop, 1), livemode=True)
-        prompt.tick()
+        prompt.sync()
         held.may_write.set()
         assert not backfill.result(60).failures
     assert_equal_to_stripe(shop, folder.published)
@@ -674,9 +674,9 @@ def test_neither_pruning_nor_removing_meets_a_run_that_has_read_and_not_yet_stor
     gone, kept, late_gone = (shop.create_customer(livemode=True, created=day)["id"] for _ in range(3))
     draft = shop.create_invoice(late_gone, livemode=True, created=day, draft=True)["id"]
     late, prompt = (make_pipeline(LIVE, on_delete="remove") for _ in range(2))
-    prompt.tick()
+    prompt.sync()
     shop.delete_customer(gone)
-    prompt.tick()
+    prompt.sync()
     shop.update("customers", kept, name="changed", livemode=True, announce=False)
     held = Held()
     held.lists_of(late, monkeypatch)
@@ -686,7 +686,7 @@ def test_neither_pruning_nor_removing_meets_a_run_that_has_read_and_not_yet_stor
         # What it has read holds these yet.
         shop.delete_customer(late_gone)
         shop.delete_invoice(draft)
-        prompt.tick()
+        prompt.sync()
         prompt.prune()
         held.may_write.set()
         assert not backfill.result(60).failures

@@ -45,7 +45,7 @@ class Loader:
     def load(self, *objects: Json) -> Report:
         for obj in objects:
             self.shop.put(obj)
-        return self._pipeline.tick([self.today])
+        return self._pipeline.sync([self.today])
 
     def row(self, table: str, object_id: str) -> Json:
         [row] = [row for row in rows(self.folder.published, f"test.{table}") if row["id"] == object_id]

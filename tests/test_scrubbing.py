@@ -74,11 +74,11 @@ def test_what_stripe_repeats_reaches_no_log_and_no_file(
     monkeypatch.setattr("stripe_pipeline.stripe_api.client.FIRST_BACKOFF", 0.0)
     caplog.set_level(logging.DEBUG)
     customer = shop.create_customer()["id"]
-    pipeline.tick()
+    pipeline.sync()
     shop.update_customer(customer, description="changed")
     body = {"error": {"type": "invalid_request_error", "message": f"Invalid email address: {EMAIL}"}}
     server.faults.append(Fault(path=f"/v1/customers/{customer}", status=status, body=body, times=None))
-    report = pipeline.tick()
+    report = pipeline.sync()
     problems = "".join(f"{error!r} {error}" for error in report.failures.values())
     assert_nowhere(folder, problems + caplog.text)
     assert "e-mail address" in str(ask(folder.published, "SELECT error FROM pipeline.inbox")) or status == 404
@@ -96,7 +96,7 @@ def test_an_odd_object_is_named_without_its_values(
     customer = shop.create_customer()
     page = {"object": "list", "url": "/v1/customers", "has_more": False, "data": [customer | {"created": created}]}
     server.faults.append(Fault(path="/v1/customers$", body=page, times=None))
-    report = pipeline.tick()
+    report = pipeline.sync()
     problems = "".join(f"{error!r} {error}" for error in report.failures.values()) + "".join(report.notes)
     assert customer["id"] in problems
     assert_nowhere(folder, problems + caplog.text)

@@ -53,7 +53,7 @@ def test_what_stripe_listen_forwards_is_in_the_published_file(
 ) -> None:
     person = shop.create_customer(name="Jürgen")["id"]
     charge = shop.create_payment(person)["latest_charge"]
-    pipeline.tick()
+    pipeline.sync()
     with stripe_cli.listening(forward_to=receiver, key=KEY):
         wait_for(lambda: server.webhooks.listeners, 30)
         before = len(shop.events(False))

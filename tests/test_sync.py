@@ -15,7 +15,7 @@ from stripe_pipeline.batch import Mode
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, days_between
 from stripe_pipeline.errors import AuthenticationFailed, Unavailable
-from stripe_pipeline.inbox.notification import poke_of
+from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.settings.environment import load_keys
 from stripe_pipeline.settings.model import Settings
@@ -31,50 +31,52 @@ LIVE_KEY = {"STRIPE_API_KEY": "sk_live_of_the_tests"}
 
 def settle(pipeline: Pipeline, server: Server) -> None:
     """Tick until the first load's events are known, then forget the requests."""
-    pipeline.tick()
-    pipeline.tick()
+    pipeline.sync()
+    pipeline.sync()
     server.requests.clear()
 
 
-def test_a_second_tick_and_a_backfill_of_everything_change_nothing(
+def test_a_second_sync_and_a_backfill_of_everything_change_nothing(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     shop.seed_history(45)
-    first = pipeline.tick()
+    first = pipeline.sync()
     assert not first.failures
     assert not first.surprises.seen
     assert_equal_to_stripe(shop, folder.published)
     assert set(changed(first)) == set(OBJECT_TYPES)
     before = everything(folder.published)
 
-    assert changed(pipeline.tick()) == {}
+    assert changed(pipeline.sync()) == {}
     everything_of_a_backfill = pipeline.backfill([day_of(back(shop, n)) for n in range(60)])
     assert changed(everything_of_a_backfill) == {}
 
     after = everything(folder.published)
-    for table in OBJECT_TYPES:  # what was read again for a poke is known as of that request, and nothing else differs
+    for (
+        table
+    ) in OBJECT_TYPES:  # what was read again for a notification is known as of that request, and nothing else differs
         assert [row | {"_fetched_at": None} for row in after[table]] == [
             row | {"_fetched_at": None} for row in before[table]
         ]
 
 
-def test_ticks_follow_a_shop_that_goes_on_trading(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+def test_syncs_follow_a_shop_that_goes_on_trading(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
     shop.seed_history(10)
-    pipeline.tick()
+    pipeline.sync()
     for _ in range(4):
         for _ in range(25):
             shop.trade()
-        assert not pipeline.tick().failures
+        assert not pipeline.sync().failures
         assert_equal_to_stripe(shop, folder.published)
 
 
-def test_changes_of_old_objects_arrive_with_the_next_tick(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+def test_changes_of_old_objects_arrive_with_the_next_sync(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
     customer = shop.create_customer(created=back(shop, 50))["id"]
     gone = shop.create_customer(created=back(shop, 49), name="Ada")["id"]
     payment = shop.create_payment(customer, created=back(shop, 48))
     invoice = shop.create_invoice(customer, n_lines=25, draft=True, created=back(shop, 47))["id"]
     draft = shop.create_invoice(customer, n_lines=12, draft=True, created=back(shop, 46))["id"]
-    pipeline.tick()
+    pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
 
     shop.refund(payment["latest_charge"], amount=500)
@@ -82,7 +84,7 @@ def test_changes_of_old_objects_arrive_with_the_next_tick(pipeline: Pipeline, sh
     line = next(reversed(shop.lines(invoice, False)))["id"]
     shop.remove_invoice_line(invoice, line)
     shop.delete_invoice(draft)
-    report = pipeline.tick()
+    report = pipeline.sync()
 
     assert_equal_to_stripe(shop, folder.published)
     assert changed(report) == {
@@ -108,13 +110,13 @@ def test_a_backfill_finds_what_no_event_told(pipeline: Pipeline, shop: Shop, fol
     vanished = shop.create_customer(created=back(shop, 20))["id"]
     on_a_clock = shop.create_customer(created=back(shop, 20))["id"]
     payment = shop.create_payment(kept, created=back(shop, 20))
-    pipeline.tick()
+    pipeline.sync()
 
     shop.update("payment_intents", payment["id"], announce=False, metadata={"order": "6735"})
     shop.vanish("customers", vanished)
     # Stripe leaves customers on a test clock out of its lists; they still exist.
     shop.update("customers", on_a_clock, announce=False, test_clock="clock_1")
-    assert changed(pipeline.tick()) == {}
+    assert changed(pipeline.sync()) == {}
 
     report = pipeline.backfill([day_of(back(shop, 20))])
     assert changed(report) == {"payment_intents": (0, 1, 0), "customers": (0, 1, 1)}
@@ -132,7 +134,7 @@ def test_what_was_made_today_before_the_first_backfill_is_there_after_the_first_
     yesterday = day_of(back(shop, 1))
     pipeline.backfill([yesterday])
     shop.create_payment()
-    pipeline.tick()
+    pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -141,14 +143,14 @@ def test_a_type_that_was_switched_on_today_is_listed_today(
 ) -> None:
     shop.clock.advance(DAY - shop.clock.now() % DAY + DAY / 2)
     without = make_pipeline(objects={"customers": {"enabled": False}})
-    without.tick()
+    without.sync()
     shop.clock.advance(3 * DAY)
-    without.tick()
+    without.sync()
     shop.create_customer(created=back(shop, 0.25))
-    without.tick()
+    without.sync()
     pipeline = make_pipeline()
     pipeline.backfill([day_of(back(shop, 1))], ["customers"])
-    pipeline.tick()
+    pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -159,11 +161,11 @@ def test_a_backfill_of_one_table_brings_its_family_and_nothing_else(
     report = pipeline.backfill([day_of(back(shop, 3))], ["invoice_lines"])
     assert changed(report) == {"invoices": (1, 0, 0), "invoice_lines": (12, 0, 0)}
     # A tick afterwards still loads everything that was not asked for then.
-    pipeline.tick()
+    pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_a_tick_after_one_refund_of_an_old_charge_spends_at_most_six_requests(
+def test_a_sync_after_one_refund_of_an_old_charge_spends_at_most_six_requests(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     shop.seed_history(40)
@@ -171,7 +173,7 @@ def test_a_tick_after_one_refund_of_an_old_charge_spends_at_most_six_requests(
     charge = shop.create_payment(livemode=True, created=back(shop, 35))["latest_charge"]
     settle(pipeline, server)
     shop.refund(charge)
-    pipeline.tick()
+    pipeline.sync()
     assert len(server.requests) <= 6
     assert ask(folder.published, f"SELECT refunded FROM live.charges WHERE id = '{charge}'") == [(True,)]
 
@@ -180,14 +182,14 @@ def test_without_permission_for_events_tables_are_still_listed(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     pipeline = make_pipeline()
-    pipeline.tick()
+    pipeline.sync()
     server.faults.append(Fault(path="/v1/events", status=403, times=None))
     shop.create_payment()
-    report = pipeline.tick()
+    report = pipeline.sync()
     assert report.failures.keys() == {EVENTS}
     assert len(rows(folder.published, "test.balance_transactions")) == 1  # these are listed, no event tells of them
     server.faults.clear()
-    pipeline.tick()
+    pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -199,23 +201,23 @@ def test_a_key_that_is_refused_does_not_stop_the_other_mode(
         Fault(path="/v1/", livemode=False, status=401, times=None, body={"error": {"message": "Invalid API Key"}})
     )
     with pytest.raises(AuthenticationFailed):
-        pipeline.tick()
+        pipeline.sync()
     assert len(rows(folder.published, "live.customers")) == 1
 
 
-def test_after_an_outage_the_next_tick_goes_on(
+def test_after_an_outage_the_next_sync_goes_on(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     shop.seed_history(5)
-    pipeline.tick()
+    pipeline.sync()
     before = everything(folder.published)
     shop.trade()
     server.faults.append(Fault(path="/v1/", drop=True, times=None))
     with pytest.raises(Unavailable):
-        pipeline.tick()
+        pipeline.sync()
     assert everything(folder.published) == before
     server.faults.clear()
-    pipeline.tick()
+    pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -223,20 +225,20 @@ def test_a_finished_day_is_sealed_once_by_a_complete_list(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     shop.seed_history(3)
-    pipeline.tick()
+    pipeline.sync()
     day = day_of(shop.clock.now())
     shop.create_customer()
     payment = shop.create_payment()
-    pipeline.tick()
+    pipeline.sync()
     shop.update("payment_intents", payment["id"], announce=False, metadata={"silent": "yes"})
 
     shop.clock.advance(DAY)
-    pipeline.tick()
+    pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
     sealed = f"SELECT listed_at >= (day + 1)::TIMESTAMPTZ FROM pipeline.coverage WHERE day = '{day}'"
     assert {answer for (answer,) in ask(folder.published, sealed)} == {True}
     server.requests.clear()
-    pipeline.tick()
+    pipeline.sync()
     assert len(server.requests) == 4  # two keys: events and balance transactions, no list
 
 
@@ -244,20 +246,20 @@ def test_the_sweep_finds_within_a_day_what_no_event_told_and_keeps_to_its_budget
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     shop.seed_history(50)
-    make_pipeline().tick()
+    make_pipeline().sync()
     old = sorted(shop.objects("payment_intents", True).values(), key=lambda it: it["created"])[5]
     shop.update("payment_intents", old["id"], announce=False, metadata={"silent": "yes"})
 
     shop.clock.advance(DAY + 3600)
     server.requests.clear()
-    make_pipeline(sweep={"requests_a_month": 0}).tick()
+    make_pipeline(sweep={"requests_a_month": 0}).sync()
     without = len(server.requests)
     assert ask(folder.published, f"SELECT metadata->>'silent' FROM live.payment_intents WHERE id = '{old['id']}'") == [
         (None,)
     ]
     shop.clock.advance(DAY + 3600)
     server.requests.clear()
-    make_pipeline().tick()
+    make_pipeline().sync()
     assert_equal_to_stripe(shop, folder.published)
     assert len(server.requests) - without <= 2 * 3000 / 30
 
@@ -267,17 +269,17 @@ def test_an_object_type_switched_on_again_is_listed_again(
 ) -> None:
     old = shop.create_customer(name="Before", created=back(shop, 20))["id"]
     shop.create_payment(old, created=back(shop, 20))
-    make_pipeline().tick()
+    make_pipeline().sync()
     off = make_pipeline(objects={"customers": {"enabled": False}})
-    off.tick()
+    off.sync()
     shop.update("customers", old, name="After")
-    assert off.tick().applied == 0
+    assert off.sync().applied == 0
     shop.clock.advance(2 * OVERLAP)
-    off.tick()
+    off.sync()
     assert ask(folder.published, "SELECT name FROM test.customers") == [("Before",)]
     # What is no longer kept up to date is not shown with what is.
     assert ask(folder.published, "SELECT customer, customer_name FROM test.payments") == [(old, None)]
-    make_pipeline().tick()
+    make_pipeline().sync()
     assert ask(folder.published, "SELECT customer_name FROM test.payments") == [("After",)]
     assert_equal_to_stripe(shop, folder.published)
 
@@ -285,7 +287,7 @@ def test_an_object_type_switched_on_again_is_listed_again(
 def test_coverage_and_cursors_can_be_asked_in_sql(make_pipeline: MakePipeline, shop: Shop, folder: DataFolder) -> None:
     history = day_of(back(shop, 2))
     shop.create_customer(created=back(shop, 1))
-    make_pipeline(history=history).tick()
+    make_pipeline(history=history).sync()
     today: date = day_of(shop.clock.now())
     covered = ask(
         folder.published,
@@ -302,7 +304,7 @@ def test_coverage_counts_what_was_listed_of_each_table_and_what_of_it_is_kept(
 ) -> None:
     shop.seed_history(20)
     short = {"retention": retention} if retention else {}
-    make_pipeline(objects={"fee_details": short, "invoice_lines": short}).tick()
+    make_pipeline(objects={"fee_details": short, "invoice_lines": short}).sync()
     held = {name: sum(len(shop.objects(name, mode)) for mode in (True, False)) for name in OBJECT_TYPES}
     held["customers"] -= sum(it["test_clock"] is not None for it in shop.objects("customers", False).values())
     counted = dict(ask(folder.published, "SELECT object_type, sum(listed)::INT FROM pipeline.coverage GROUP BY ALL"))
@@ -316,25 +318,25 @@ def test_coverage_counts_what_was_listed_of_each_table_and_what_of_it_is_kept(
 
 def read_the_captured_charge(how: str, pipeline: Pipeline, shop: Shop) -> Report:
     """A run of this kind, 901 seconds after the charge was made; published."""
-    if how == "tick":
-        return pipeline.tick()
+    if how == "sync":
+        return pipeline.sync()
     if how == "backfill":
         return pipeline.backfill([day_of(shop.clock.now() - 901)], ["charges"])
     [event] = [it for it in shop.events(True) if it["type"] == "charge.updated"]
-    poke = poke_of(event, Mode(shop.account, livemode=True))
-    assert poke
-    pipeline.inbox.add([poke])
+    notification = notification_of(event, Mode(shop.account, livemode=True))
+    assert notification
+    pipeline.inbox.add([notification])
     report = pipeline.drain(most=200)
     pipeline.publish()
     return report
 
 
-@pytest.mark.parametrize("how", ["drain", "tick", "backfill"])
+@pytest.mark.parametrize("how", ["drain", "sync", "backfill"])
 def test_a_transaction_that_a_charge_names_late_is_read_in_the_same_run(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, how: str
 ) -> None:
     pipeline = make_pipeline(LIVE_KEY)
-    pipeline.tick()
+    pipeline.sync()
     charge = shop.create_payment(livemode=True, captured_after=900)["latest_charge"]
     gross = f"SELECT gross FROM live.payments WHERE charge = '{charge}'"
     shop.clock.advance(700)
@@ -349,17 +351,17 @@ def test_a_transaction_that_a_charge_names_late_is_read_in_the_same_run(
     path = f"/v1/balance_transactions/{transaction}"
     assert [it.path for it in server.requests].count(path) == 1
     server.requests.clear()
-    pipeline.tick()
-    pipeline.tick()
+    pipeline.sync()
+    pipeline.sync()
     assert not [it for it in server.requests if it.path == path]
 
 
-@pytest.mark.parametrize("how", ["drain", "tick", "backfill"])
+@pytest.mark.parametrize("how", ["drain", "sync", "backfill"])
 def test_a_named_transaction_that_cannot_be_read_waits_and_is_read_later(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, how: str
 ) -> None:
     pipeline = make_pipeline(LIVE_KEY)
-    pipeline.tick()
+    pipeline.sync()
     charge = shop.create_payment(livemode=True, captured_after=900)["latest_charge"]
     shop.clock.advance(700)
     settle(pipeline, server)
@@ -368,9 +370,9 @@ def test_a_named_transaction_that_cannot_be_read_waits_and_is_read_later(
     report = read_the_captured_charge(how, pipeline, shop)
     assert "balance_transactions" in report.failures
     assert pipeline.inbox.summary().waiting == 1
-    pipeline.tick()
+    pipeline.sync()
     server.faults.clear()
-    pipeline.tick()
+    pipeline.sync()
     pipeline.drain(most=200, due=math.inf)
     pipeline.publish()
     assert ask(folder.published, f"SELECT gross FROM live.payments WHERE charge = '{charge}'") == [(2000,)]
@@ -381,15 +383,15 @@ def test_a_transaction_that_does_not_exist_is_asked_for_once(
     make_pipeline: MakePipeline, shop: Shop, server: Server
 ) -> None:
     pipeline = make_pipeline(LIVE_KEY)
-    pipeline.tick()
+    pipeline.sync()
     charge = shop.create_payment(livemode=True, captured_after=10_000)["latest_charge"]
     shop.update("charges", charge, balance_transaction="txn_nowhere")
     for _ in range(4):
-        pipeline.tick()
+        pipeline.sync()
     paths = [request.path for request in server.requests]
     assert paths.count("/v1/balance_transactions/txn_nowhere") == 1
     server.requests.clear()
-    pipeline.tick()
+    pipeline.sync()
     assert len(server.requests) == 2
 
 
@@ -398,11 +400,11 @@ def test_a_file_that_counted_the_parents_of_children_does_not_show_that(
 ) -> None:
     shop.create_invoice(n_lines=3, created=back(shop, 5))
     pipeline = make_pipeline()
-    pipeline.tick()
+    pipeline.sync()
     pipeline.warehouse.ask("UPDATE pipeline.coverage SET listed = 1")
     pipeline.warehouse.ask("DELETE FROM pipeline.applied WHERE name = 'coverage counts children'")
     later = make_pipeline()
-    later.tick()
+    later.sync()
     nulls = "SELECT DISTINCT object_type FROM pipeline.coverage WHERE listed IS NULL ORDER BY 1"
     assert ask(folder.published, nulls) == [("fee_details",), ("invoice_lines",)]
     later.backfill([day_of(back(shop, 5))])
@@ -410,7 +412,7 @@ def test_a_file_that_counted_the_parents_of_children_does_not_show_that(
     assert ask(folder.published, f"{lines} WHERE object_type = 'invoice_lines'") == [(3, True)]
 
 
-def test_days_that_only_a_backfill_has_listed_are_swept_by_the_first_tick(
+def test_days_that_only_a_backfill_has_listed_are_swept_by_the_first_sync(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     customer = shop.create_customer(name="old", created=back(shop, 5))["id"]
@@ -418,18 +420,18 @@ def test_days_that_only_a_backfill_has_listed_are_swept_by_the_first_tick(
     pipeline.backfill([day_of(back(shop, days)) for days in range(7)])
     shop.update("customers", customer, name="new", announce=False)
     shop.clock.advance(2 * DAY)
-    pipeline.tick()
+    pipeline.sync()
     assert ask(folder.published, "SELECT name FROM test.customers") == [("new",)]
 
 
-def test_a_child_that_is_switched_off_does_not_make_its_parent_be_listed_at_each_tick(
+def test_a_child_that_is_switched_off_does_not_make_its_parent_be_listed_at_each_sync(
     make_pipeline: MakePipeline, server: Server, shop: Shop
 ) -> None:
     shop.create_invoice(created=back(shop, 3))
     pipeline = make_pipeline(objects={"invoice_lines": {"enabled": False}})
     settle(pipeline, server)
     for _ in range(2):
-        pipeline.tick()
+        pipeline.sync()
     assert not [request for request in server.requests if request.path == "/v1/invoices"]
 
 
@@ -439,14 +441,14 @@ def test_a_child_that_is_switched_off_is_not_kept_and_comes_once_it_is_switched_
     draft = shop.create_invoice(n_lines=13, draft=True, created=back(shop, 3))["id"]
     shop.create_invoice(n_lines=13, created=back(shop, 2))
     off: dict[str, Any] = {"invoice_lines": {"enabled": False}}
-    report = make_pipeline(objects=off).tick()
+    report = make_pipeline(objects=off).sync()
     assert not {"invoice_lines"} & (report.changes.keys() | report.listed.keys() | report.requests.keys())
     assert ask(folder.published, "SELECT count(*) FROM raw.invoice_lines") == [(0,)]
-    make_pipeline().tick()
+    make_pipeline().sync()
     assert_equal_to_stripe(shop, folder.published)
     shop.delete_invoice(draft)
-    make_pipeline(objects=off).tick()
-    make_pipeline().tick()
+    make_pipeline(objects=off).sync()
+    make_pipeline().sync()
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -458,7 +460,7 @@ def test_a_backfill_that_was_stopped_asks_only_for_what_is_left(
     for n in range(40 * 120):
         shop.create_customer(livemode=True, created=first + n * DAY // 120, announce=False)
     pipeline = make_pipeline(LIVE_KEY)
-    pipeline.tick()
+    pipeline.sync()
     days = [day_of(back(shop, n)) for n in range(41)]
 
     def requests(tables: list[str]) -> tuple[int, list[str]]:
@@ -486,12 +488,12 @@ def test_a_failed_backfill_of_which_nothing_is_left_reads_everything_again(
     shop.create_customer(livemode=True, created=back(shop, 2))
     silent = shop.create_customer(livemode=True, created=back(shop, 1))["id"]
     pipeline = make_pipeline(LIVE_KEY)
-    pipeline.tick()
+    pipeline.sync()
     days = [day_of(back(shop, n)) for n in range(4)]
     server.faults.append(Fault(path="^/v1/refunds$", status=403, times=None))
     assert "refunds" in pipeline.backfill(days, ["customers", "refunds"]).failures
     server.faults.clear()
-    pipeline.tick(days)  # lists what had failed
+    pipeline.sync(days)  # lists what had failed
     shop.update("customers", silent, announce=False, name="changed without a word")
     report = pipeline.backfill(days, ["customers", "refunds"])
     assert report.requests["customers"] >= 1
@@ -504,7 +506,7 @@ def test_a_failed_backfill_is_gone_on_with_for_an_hour(
 ) -> None:
     silent = shop.create_customer(livemode=True, created=back(shop, 2))["id"]
     pipeline = make_pipeline(LIVE_KEY)
-    pipeline.tick()
+    pipeline.sync()
     days = [day_of(back(shop, n)) for n in range(4)]
 
     def fail() -> None:
@@ -554,7 +556,7 @@ def test_a_stopped_backfill_begins_anew_where_the_settings_want_more_since(
         shop.create_customer(livemode=True, created=back(shop, 20 - n / 20), announce=False, email="ada@example.com")
     days = [day_of(back(shop, n)) for n in range(21)]
     narrow = make_pipeline(LIVE_KEY, objects={"customers": {"fields": {"exclude": ["email"]}}})
-    narrow.tick()
+    narrow.sync()
     server.faults.append(Fault(path="/v1/customers$", nth=3, status=400, times=None))
     assert "customers" in narrow.backfill(days, ["customers"]).failures
     server.faults.clear()
@@ -571,18 +573,18 @@ def test_a_few_changes_spread_over_a_long_time_replace_their_rows_and_no_others(
     invoices = [
         shop.create_invoice(ids[n], n_lines=3, draft=True, livemode=True, created=back(shop, n)) for n in (2, 30, 50)
     ]
-    pipeline.tick()
+    pipeline.sync()
     for n in (0, 25, 53):
         shop.update_customer(ids[n], name=f"changed {n}", livemode=True)
     for invoice in invoices[1:]:
         shop.update_invoice_line(invoice["id"], invoice["lines"]["data"][0]["id"], description="changed", livemode=True)
-    report = pipeline.tick()
+    report = pipeline.sync()
     assert changed(report)["customers"] == (0, 3, 0)
     assert changed(report)["invoice_lines"] == (0, 2, 0)
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_processes_that_read_at_the_same_time_stay_within_stripes_limits_and_a_tick_goes_first(
+def test_processes_that_read_at_the_same_time_stay_within_stripes_limits_and_a_sync_goes_first(
     folder: DataFolder,
 ) -> None:
     shop = Shop()
@@ -601,13 +603,13 @@ def test_processes_that_read_at_the_same_time_stay_within_stripes_limits_and_a_t
         )
         days = days_between(day_of(start), day_of(start + 6000 * 200))
         with first, second, ThreadPoolExecutor(1) as beside:
-            first.tick()
+            first.sync()
             server.requests.clear()
             under_way = beside.submit(second.backfill, days, ["customers"])
             while len(server.requests) < 10:
                 time.sleep(0.001)
             before = len(server.requests)
-            first.tick(days[:5])
+            first.sync(days[:5])
             meanwhile = [request.path for request in server.requests[before:]]
             assert not under_way.done()
             under_way.result()

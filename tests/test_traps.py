@@ -29,7 +29,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, day_start
 from stripe_pipeline.errors import PermissionMissing, RequestRefused, Unavailable, WarehouseError
 from stripe_pipeline.inbox.inbox import Inbox
-from stripe_pipeline.inbox.notification import poke_of
+from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.stripe_api import clock as server_clock
 from stripe_pipeline.stripe_api.client import StripeApi
@@ -67,9 +67,9 @@ def deliver(folder: DataFolder, events: Sequence[dict[str, Any]]) -> None:
     """Put what these events tell into the inbox, one by one, as another process does that receives webhooks."""
     inbox = Inbox(folder)
     for event in events:
-        poke = poke_of(event)
-        assert poke
-        inbox.add([poke])
+        notification = notification_of(event)
+        assert notification
+        inbox.add([notification])
     inbox.close()
 
 
@@ -80,18 +80,18 @@ def test_trap_01_an_invoice_with_25_lines_has_25_rows_all_fresh_after_a_change_a
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     invoice = shop.create_invoice(n_lines=25, draft=True, created=back(shop, 3))["id"]
-    pipeline.tick()
+    pipeline.sync()
     counted = "SELECT count(*), count(*) FILTER (description = 'fresh') FROM test.invoice_lines"
     assert ask(folder.published, counted) == [(25, 0)]
 
     for line in shop.lines(invoice, False):
         shop.update_invoice_line(invoice, line["id"], description="fresh", announce=False)
     shop.update("invoices", invoice, description="tells of its lines")
-    pipeline.tick()
+    pipeline.sync()
     assert ask(folder.published, counted) == [(25, 25)]
 
     shop.remove_invoice_line(invoice, shop.lines(invoice, False)[17]["id"])
-    pipeline.tick()
+    pipeline.sync()
     assert ask(folder.published, counted) == [(24, 24)]
     assert_equal_to_stripe(shop, folder.published)
 
@@ -100,15 +100,15 @@ def test_trap_02_a_charge_with_13_refunds_has_13_rows_and_refund_failed_changes_
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     charge = shop.create_payment(amount=2600, created=back(shop, 50))["latest_charge"]
-    pipeline.tick()
+    pipeline.sync()
     refunds = [shop.refund(charge, amount=100 + n)["id"] for n in range(13)]
-    pipeline.tick()
+    pipeline.sync()
     assert ask(folder.published, "SELECT count(*), count(DISTINCT id) FROM test.refunds") == [(13, 13)]
 
     failed = shop.fail_refund(refunds[4], announce=False)
     shop.emit_event("refund.failed", failed, livemode=False)
     shop.emit_event("charge.updated", shop.objects("charges", False)[charge], livemode=False)
-    pipeline.tick()
+    pipeline.sync()
     assert ask(folder.published, "SELECT id FROM test.refunds WHERE status = 'failed'") == [(refunds[4],)]
     assert_equal_to_stripe(shop, folder.published)
 
@@ -119,7 +119,7 @@ def test_trap_03_an_events_name_does_not_decide_what_its_object_becomes(
     charge = shop.create_payment(created=back(shop, 2))["latest_charge"]
     refund = shop.refund(charge, amount=10, created=back(shop, 1), announce=False)["id"]
     invoice = shop.create_invoice(n_lines=2, created=back(shop, 2))
-    pipeline.tick()
+    pipeline.sync()
     server.requests.clear()
 
     refunded = shop.update("refunds", refund, announce=False, metadata={"seen": "yes"})
@@ -128,7 +128,7 @@ def test_trap_03_an_events_name_does_not_decide_what_its_object_becomes(
     shop.emit_event("customer.subscription.updated", subscription, livemode=False)
     shop.emit_event("invoice.updated", invoice, livemode=False)
     shop.emit_event("invoice.upcoming", {"object": "invoice", "created": back(shop, 0)}, livemode=False)
-    report = pipeline.tick()
+    report = pipeline.sync()
 
     assert not report.failures
     assert changed(report) == {"refunds": (0, 1, 0)}
@@ -141,10 +141,10 @@ def test_trap_04_after_31_days_a_changed_old_object_is_found_and_it_says_so(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     old = shop.create_customer(name="before", created=back(shop, 20))["id"]
-    pipeline.tick()
+    pipeline.sync()
     shop.update("customers", old, name="after")
     shop.clock.advance(31 * DAY)
-    report = pipeline.tick()
+    report = pipeline.sync()
     assert any("31 days ago" in note for note in report.notes)
     assert name_of(folder, old) == "after"
     assert_equal_to_stripe(shop, folder.published)
@@ -157,7 +157,7 @@ def test_trap_04_after_exactly_30_days_nothing_is_lost(
     pipeline = make_pipeline(TEST_KEY, sweep={"requests_a_month": 0})
     late = shop.create_customer(name="before", created=back(shop, 20))["id"]
     prompt = shop.create_customer(name="before", created=back(shop, 20))["id"]
-    pipeline.tick()
+    pipeline.sync()
     [(cursor,)] = ask(folder.published, f"SELECT epoch(read_until) FROM pipeline.cursors WHERE name = '{EVENTS}'")
     # Made before the last scan, visible only after it.
     changed_late = shop.update("customers", late, announce=False, name="after")
@@ -165,27 +165,27 @@ def test_trap_04_after_exactly_30_days_nothing_is_lost(
     shop.update("customers", prompt, name="after", created=int(cursor))
 
     shop.clock.freeze(cursor + 30 * DAY + seconds)
-    assert not pipeline.tick().failures
+    assert not pipeline.sync().failures
     assert (name_of(folder, late), name_of(folder, prompt)) == ("after", "after")
 
 
-def test_trap_05_a_type_that_is_quiet_for_60_days_is_not_reloaded_at_each_tick(
+def test_trap_05_a_type_that_is_quiet_for_60_days_is_not_reloaded_at_each_sync(
     make_pipeline: MakePipeline, server: Server, shop: Shop
 ) -> None:
     shop.clock.advance(1.5 * DAY - shop.clock.now() % DAY)  # noon, so that no day ends during the last ticks
     pipeline = make_pipeline(TEST_KEY, history=day_of(back(shop, 100)), sweep={"requests_a_month": 0})
     shop.create_invoice(n_lines=12, created=back(shop, 90))
     shop.create_payment(created=back(shop, 90))
-    pipeline.tick()
+    pipeline.sync()
     for _ in range(3):
         shop.clock.advance(20 * DAY)
         server.requests.clear()
-        pipeline.tick()
+        pipeline.sync()
         assert len(requests_of(server, "/v1/customers")) == 1  # seals the days that have ended
     server.requests.clear()
     for _ in range(2):
         shop.clock.advance(900)
-        pipeline.tick()
+        pipeline.sync()
     assert {request.path for request in server.requests} == {"/v1/events", "/v1/balance_transactions"}
 
 
@@ -199,9 +199,9 @@ def test_trap_06_a_change_between_the_page_that_lists_it_and_the_end_of_the_firs
         shop.clock.advance(2 * OVERLAP)  # a first load may take long
 
     server.faults.append(Fault(path="/v1/customers$", nth=2, before=change))
-    pipeline.tick()
+    pipeline.sync()
     assert name_of(folder, customers[3]) is None
-    pipeline.tick()
+    pipeline.sync()
     assert name_of(folder, customers[3]) == "changed"
 
 
@@ -211,19 +211,19 @@ def test_trap_07_an_event_that_is_visible_late_or_shares_its_second_with_the_cur
     late = shop.create_customer(created=back(shop, 20))["id"]
     same = shop.create_customer(created=back(shop, 19))["id"]
     shop.clock.advance(OVERLAP + 60)
-    pipeline.tick()
+    pipeline.sync()
     shop.clock.advance(900)
-    pipeline.tick()
+    pipeline.sync()
     [(cursor,)] = ask(folder.published, f"SELECT epoch(read_until) FROM pipeline.cursors WHERE name = '{EVENTS}'")
 
     shop.update("customers", same, name="changed", created=int(cursor))
     change = shop.update("customers", late, announce=False, name="changed")
     shop.emit_event("customer.updated", change, livemode=False, visible_after=40)
     shop.clock.advance(20)
-    pipeline.tick()
+    pipeline.sync()
     assert (name_of(folder, late), name_of(folder, same)) == (None, "changed")
     shop.clock.advance(21)
-    pipeline.tick()
+    pipeline.sync()
     assert name_of(folder, late) == "changed"
 
 
@@ -235,14 +235,14 @@ def test_trap_08_what_changes_without_an_event_is_caught_within_a_day(
     # Pending until the start of the third day after it was made.
     due = day_start(day_of(shop.clock.now())) - 2 * DAY
     pending = shop.create_payment(created=due)["latest_charge"]
-    pipeline.tick()
+    pipeline.sync()
     status = f"SELECT status FROM test.balance_transactions WHERE source = '{pending}'"
     assert ask(folder.published, status) == [("pending",)]
 
     for payment in (young, old):
         shop.update("payment_intents", payment["id"], metadata={"order": "6735"})
     shop.clock.advance(DAY + OVERLAP)
-    pipeline.tick()
+    pipeline.sync()
 
     assert ask(folder.published, status) == [("available",)]
     assert ask(folder.published, "SELECT count(*) FROM test.payment_intents WHERE metadata->>'order' = '6735'") == [
@@ -257,9 +257,9 @@ def test_trap_08_balance_transactions_turn_available_without_a_list_of_their_day
     pipeline = make_pipeline(TEST_KEY, sweep={"requests_a_month": 0})
     shop.create_payment(created=back(shop, 1))
     [transaction] = shop.objects("balance_transactions", False)
-    pipeline.tick()
+    pipeline.sync()
     shop.clock.advance(8 * DAY)
-    pipeline.tick()
+    pipeline.sync()
     assert requests_of(server, f"/v1/balance_transactions/{transaction}")
     assert ask(folder.published, "SELECT status FROM test.balance_transactions") == [("available",)]
     assert_equal_to_stripe(shop, folder.published)
@@ -270,14 +270,14 @@ def test_trap_09_a_type_that_is_refused_keeps_its_rows_and_coverage_and_the_othe
 ) -> None:
     charge = shop.create_payment(created=back(shop, 5))["latest_charge"]
     shop.refund(charge, amount=100, created=back(shop, 4))
-    pipeline.tick()
+    pipeline.sync()
     before = rows(folder.published, "raw.refunds")
     covered = "SELECT * FROM pipeline.coverage WHERE object_type = 'refunds' ORDER BY day"
     coverage = ask(folder.published, covered)
 
     server.deny("refunds")
     shop.refund(charge, amount=200)
-    report = pipeline.tick()
+    report = pipeline.sync()
     assert isinstance(report.failures["refunds"], PermissionMissing)
     assert report.failures.keys() == {"refunds"}
     assert rows(folder.published, "raw.refunds") == before
@@ -288,7 +288,7 @@ def test_trap_09_a_type_that_is_refused_keeps_its_rows_and_coverage_and_the_othe
     assert ask(folder.published, covered) == coverage
 
     server.allow("refunds")
-    assert not pipeline.tick().failures
+    assert not pipeline.sync().failures
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -297,7 +297,7 @@ def test_trap_09_a_type_that_is_refused_between_two_pages_keeps_its_rows_and_cur
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, status: int
 ) -> None:
     shop.create_payment(created=back(shop, 50))
-    pipeline.tick()
+    pipeline.sync()
     before = everything(folder.published)
     kept = (
         "SELECT name, read_until FROM pipeline.cursors WHERE name = 'balance_transactions' UNION ALL"
@@ -310,7 +310,7 @@ def test_trap_09_a_type_that_is_refused_between_two_pages_keeps_its_rows_and_cur
         shop.payout(100)
     shop.create_customer(name="goes on")
     server.faults.append(Fault(path="/v1/balance_transactions", nth=2, status=status, times=None))
-    report = pipeline.tick()
+    report = pipeline.sync()
 
     assert report.failures.keys() == {"balance_transactions", "fee_details"}
     assert isinstance(report.failures["balance_transactions"], RequestRefused if status == 400 else PermissionMissing)
@@ -319,7 +319,7 @@ def test_trap_09_a_type_that_is_refused_between_two_pages_keeps_its_rows_and_cur
     assert ask(folder.published, kept) == known
     assert ask(folder.published, "SELECT name FROM test.customers") == [("goes on",)]
     server.faults.clear()
-    assert not pipeline.tick().failures
+    assert not pipeline.sync().failures
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -329,7 +329,7 @@ def test_trap_10_a_429_is_waited_out_as_long_as_stripe_asks_for(
     for n in range(150):
         shop.create_customer(created=back(shop, n / 10), announce=False)
     server.faults.append(Fault(path="/v1/customers$", nth=2, times=2, status=429, headers={"Retry-After": "1"}))
-    assert not pipeline.tick().failures
+    assert not pipeline.sync().failures
     assert_equal_to_stripe(shop, folder.published)
     first, second, third = requests_of(server, "/v1/customers")[1:4]
     assert [first.status, second.status, third.status] == [429, 429, 200]
@@ -346,7 +346,7 @@ def test_trap_10_a_429_that_never_ends_fails_loudly_and_the_next_run_goes_on_fro
     for n in range(250):
         shop.create_customer(created=back(shop, n / 10), announce=False)
     server.faults.append(Fault(path="/v1/customers$", nth=3, status=429, times=None))
-    report = make_pipeline(TEST_KEY).tick()
+    report = make_pipeline(TEST_KEY).sync()
     assert report.failures.keys() == {"customers"}
     assert isinstance(report.failures["customers"], Unavailable)
     assert "429" in str(report.failures["customers"])
@@ -358,7 +358,7 @@ def test_trap_10_a_429_that_never_ends_fails_loudly_and_the_next_run_goes_on_fro
 
     server.faults.clear()
     server.requests.clear()
-    assert not make_pipeline(TEST_KEY).tick().failures
+    assert not make_pipeline(TEST_KEY).sync().failures
     assert {int(request.params["created"]["lt"]) for request in requests_of(server, "/v1/customers")} == {
         day_start(oldest)
     }
@@ -380,7 +380,7 @@ def test_trap_11_a_page_that_arrives_broken_is_asked_for_again(
         Fault(path="/v1/payment_intents$", nth=2, status=502, body="<html><h1>502 Bad Gateway</h1></html>"),
         Fault(path="/v1/invoices$", nth=2, truncate=0.5),
     ]
-    assert not pipeline.tick().failures
+    assert not pipeline.sync().failures
     assert [fault.hits for fault in server.faults] == [1] * 5
     assert_equal_to_stripe(shop, folder.published)
 
@@ -398,12 +398,12 @@ def test_trap_11_of_a_page_that_never_arrives_whole_nothing_is_stored(
     for n in range(30):
         shop.create_customer(created=back(shop, n), announce=False)
     server.faults.append(Fault(path="/v1/customers$", times=None, **how))
-    report = make_pipeline(TEST_KEY).tick()
+    report = make_pipeline(TEST_KEY).sync()
     assert report.failures.keys() == {"customers"}
     assert rows(folder.published, "raw.customers") == []
     assert ask(folder.published, "SELECT count(*) FROM pipeline.coverage WHERE object_type = 'customers'") == [(0,)]
     server.faults.clear()
-    make_pipeline(TEST_KEY).tick()
+    make_pipeline(TEST_KEY).sync()
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -415,7 +415,7 @@ def test_trap_12_the_first_run_loads_the_whole_history_asked_for(
         shop.refund(charge, amount=1, created=back(shop, days))
         shop.dispute(charge, created=back(shop, days))
         shop.create_invoice(n_lines=11, created=back(shop, days))
-    make_pipeline(TEST_KEY, history=day_of(back(shop, 400))).tick()
+    make_pipeline(TEST_KEY, history=day_of(back(shop, 400))).sync()
     assert ask(folder.published, "SELECT count(*) FROM test.customers") == [(5,)]
     assert_equal_to_stripe(shop, folder.published)
 
@@ -473,7 +473,7 @@ def test_trap_14_the_object_a_page_starts_after_is_deleted_between_pages(
             ),
         )
     )
-    assert not pipeline.tick().failures
+    assert not pipeline.sync().failures
     assert [request.status for request in requests_of(server, "/v1/customers")].count(400) == 1
     # The one that is gone was listed before: that it is gone is told by its event, or found by the next list.
     pipeline.backfill([day_of(back(shop, n)) for n in range(30)])
@@ -488,12 +488,12 @@ def test_trap_14_an_invoice_is_deleted_between_its_page_and_its_lines(
         shop.create_invoice(n_lines=25, draft=True, created=back(shop, days))["id"] for days in (9, 8, 7)
     )
     server.faults.append(Fault(path=f"{unread}/lines", before=lambda _: shop.delete_invoice(unread)))
-    assert not pipeline.tick().failures
+    assert not pipeline.sync().failures
     assert {row["id"] for row in rows(folder.published, "test.invoices")} == {kept, known}
 
     shop.update("invoices", known, description="read again, with its lines")
     server.faults.append(Fault(path=f"{known}/lines", before=lambda _: shop.delete_invoice(known)))
-    assert not pipeline.tick().failures
+    assert not pipeline.sync().failures
     assert [row["id"] for row in rows(folder.published, "test.invoices")] == [kept]
     assert_equal_to_stripe(shop, folder.published)
 
@@ -520,7 +520,7 @@ def test_trap_15_webhooks_twice_and_in_every_order_within_one_second_give_what_t
                 for kind, state in zip(("charge.succeeded", "charge.refunded", "charge.updated"), states, strict=True)
             ]
         )
-    pipeline.tick()
+    pipeline.sync()
     shop_now = shop.objects("charges", False)
     for step in range(3):
         arriving = [events[order[step]] for events, order in zip(webhooks, orders, strict=True)]
@@ -528,7 +528,7 @@ def test_trap_15_webhooks_twice_and_in_every_order_within_one_second_give_what_t
         deliver(folder, [*arriving, *arriving, *earlier])
         for charge in charges:
             shop.update("charges", charge, announce=False, description=f"state {step}")
-        pipeline.tick()
+        pipeline.sync()
         found = ask(
             folder.published, "SELECT DISTINCT description, amount_refunded, disputed FROM test.charges ORDER BY ALL"
         )
@@ -580,7 +580,7 @@ def test_trap_16_a_page_that_is_written_late_does_not_undo_what_a_webhook_brough
     gone = shop.create_customer(name="t0", created=day)["id"]
     invoice = shop.create_invoice(n_lines=3, draft=True, created=day)["id"]
     late, prompt = make_pipeline(TEST_KEY), make_pipeline(TEST_KEY)
-    prompt.tick()
+    prompt.sync()
     held = Held()
     held.lists_of(late, monkeypatch)
     with ThreadPoolExecutor(1) as thread:
@@ -591,7 +591,7 @@ def test_trap_16_a_page_that_is_written_late_does_not_undo_what_a_webhook_brough
         shop.update("customers", customer, name="t0 + 1")
         shop.delete_customer(gone)
         shop.add_invoice_line(invoice)
-        prompt.tick()
+        prompt.sync()
         held.may_write.set()
         assert not backfill.result(60).failures
     assert name_of(folder, customer) == "t0 + 1"
@@ -604,12 +604,12 @@ def test_trap_16_a_webhooks_answer_that_is_written_late_does_not_undo_a_list_mad
 ) -> None:
     customer = shop.create_customer(name="t0", created=back(shop, 5))["id"]
     late, prompt = make_pipeline(TEST_KEY), make_pipeline(TEST_KEY)
-    prompt.tick()
+    prompt.sync()
     shop.update("customers", customer, name="t0 + 1")
     held = Held()
     held.single_objects(monkeypatch)
     with ThreadPoolExecutor(1) as thread:
-        tick = thread.submit(late.tick)
+        tick = thread.submit(late.sync)
         assert held.has_read.wait(60)
         shop.update("customers", customer, name="t0", announce=False)
         prompt.backfill([day_of(back(shop, 5))])  # the list finds the row as it is
@@ -623,21 +623,21 @@ def test_trap_17_a_webhook_replayed_15_days_later_does_not_bring_back_old_values
 ) -> None:
     customer = shop.create_customer(name="first", created=back(shop, 40))["id"]
     gone = shop.create_customer(name="Ada", created=back(shop, 40))["id"]
-    pipeline.tick()
+    pipeline.sync()
     webhooks = [
         shop.emit_event("customer.updated", shop.objects("customers", False)[it], livemode=False, visible_after=NEVER)
         for it in (customer, gone)
     ]
     deliver(folder, webhooks)
-    pipeline.tick()
+    pipeline.sync()
     shop.update("customers", customer, name="second")
     shop.delete_customer(gone)
-    pipeline.tick()
+    pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
 
     shop.clock.advance(15 * DAY)
     deliver(folder, [*webhooks, *(event | {"id": f"{event['id']}again"} for event in webhooks)])
-    pipeline.tick()
+    pipeline.sync()
     assert name_of(folder, customer) == "second"
     assert_equal_to_stripe(shop, folder.published)
 
@@ -647,7 +647,7 @@ def test_trap_18_an_event_in_an_old_api_versions_shape_blanks_out_nothing(
 ) -> None:
     payment = shop.create_payment(description="Order 6735", created=back(shop, 3))
     invoice = shop.create_invoice(n_lines=3, created=back(shop, 3))["id"]
-    pipeline.tick()
+    pipeline.sync()
     before = everything(folder.published)
 
     old_charge = {"id": payment["latest_charge"], "object": "charge", "created": payment["created"], "card": {}}
@@ -655,7 +655,7 @@ def test_trap_18_an_event_in_an_old_api_versions_shape_blanks_out_nothing(
     for kind, obj in (("charge.updated", old_charge), ("invoice.updated", old_invoice)):
         event = shop.emit_event(kind, obj, livemode=False, visible_after=NEVER)
         shop.put(event | {"api_version": "2015-10-16"}, livemode=False)
-    report = pipeline.tick()
+    report = pipeline.sync()
 
     assert changed(report) == {}
     assert {request.stripe_version for request in server.requests} == {server.requests[0].stripe_version}
@@ -673,17 +673,17 @@ def test_trap_19_a_deleted_customer_stays_gone_and_keeps_its_last_columns_in_the
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     customer = shop.create_customer(name="Ada", email="ada@example.com", created=back(shop, 10))["id"]
-    pipeline.tick()
+    pipeline.sync()
     last = shop.objects("customers", False)[customer]
     shop.delete_customer(customer)
-    pipeline.tick()
+    pipeline.sync()
     kept = "SELECT name, email, _deleted_at IS NOT NULL FROM raw.customers"
     visible = "SELECT count(*) FROM test.customers"
     assert ask(folder.published, visible) == [(0,)]
     assert ask(folder.published, kept) == [("Ada", "ada@example.com", True)]
 
     shop.emit_event("customer.updated", last, livemode=False)
-    pipeline.tick()
+    pipeline.sync()
     assert ask(folder.published, visible) == [(0,)]
     pipeline.backfill([day_of(back(shop, 10))])
     assert ask(folder.published, visible) == [(0,)]
@@ -698,7 +698,7 @@ def test_trap_20_equal_fees_are_rows_of_their_own_and_a_list_that_shrinks_is_tri
     fee = {"amount": 30, "application": None, "currency": "usd", "description": "Fixed fee", "type": "stripe_fee"}
     percent = fee | {"amount": 58, "description": "2.9 %"}
     shop.create_payment(fees=[fee, fee, percent], created=back(shop, 2))
-    pipeline.tick()
+    pipeline.sync()
     fees = "SELECT position, amount FROM test.fee_details ORDER BY position"
     sums = (
         "SELECT b.fee, sum(f.amount)::BIGINT FROM test.balance_transactions b"
@@ -723,7 +723,7 @@ def test_trap_21_every_row_of_all_nine_types_has_the_right_livemode(
         shop.refund(charge, amount=10, livemode=livemode)
         shop.dispute(charge, livemode=livemode)
         shop.create_invoice(livemode=livemode)
-    make_pipeline(KEYS).tick()
+    make_pipeline(KEYS).sync()
     assert_equal_to_stripe(shop, folder.published)
     for table in OBJECT_TYPES:
         counts = dict(ask(folder.published, f"SELECT livemode, count(*) FROM raw.{table} GROUP BY ALL"))
@@ -735,13 +735,13 @@ def test_trap_21_a_key_of_another_account_is_refused(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     shop.create_customer()
-    make_pipeline(TEST_KEY).tick()
+    make_pipeline(TEST_KEY).sync()
     before = everything(folder.published)
     with Server(Shop(account="acct_1Other")) as other:
         other.shop.create_customer()
         stranger = make_pipeline({"STRIPE_API_KEY": "sk_test_of_another_account"}, url=other.url)
         with pytest.raises(WarehouseError, match="acct_1Other"):
-            stranger.tick()
+            stranger.sync()
         with pytest.raises(WarehouseError, match="acct_1Other"):
             stranger.backfill([day_of(shop.clock.now())])
     assert everything(folder.published) == before
@@ -752,7 +752,7 @@ def test_trap_22_amounts_are_kept_in_minor_units_however_large(
 ) -> None:
     for currency, amount in (("jpy", 5000), ("kwd", 12345), ("usd", 2**31 + 1), ("idr", 2**53 + 1)):
         shop.create_payment(amount=amount, currency=currency, created=back(shop, 2))
-    pipeline.tick()
+    pipeline.sync()
     expected = [("idr", 2**53 + 1), ("jpy", 5000), ("kwd", 12345), ("usd", 2**31 + 1)]
     for table in ("charges", "payment_intents", "balance_transactions"):
         found = ask(folder.published, f"SELECT currency, amount FROM test.{table} ORDER BY currency")
@@ -765,7 +765,7 @@ def test_trap_23_metadata_keeps_its_keys_and_values_and_loses_what_is_removed(
 ) -> None:
     metadata = {"a b": "1", "a_b": "2", "A_B": "3", "emoji": "👩‍🚀 ok", "long": "é" * 500, "gone": "soon"}
     customer = shop.create_customer(metadata=metadata, created=back(shop, 2))["id"]
-    pipeline.tick()
+    pipeline.sync()
     asked = (
         "SELECT metadata->>'a b', metadata->>'a_b', metadata->>'A_B', metadata->>'emoji', metadata->>'long',"
         " metadata->>'gone' FROM test.customers"
@@ -773,7 +773,7 @@ def test_trap_23_metadata_keeps_its_keys_and_values_and_loses_what_is_removed(
     assert ask(folder.published, asked) == [tuple(metadata.values())]
     del metadata["gone"]
     shop.update("customers", customer, metadata=metadata)
-    pipeline.tick()
+    pipeline.sync()
     assert ask(folder.published, asked) == [(*metadata.values(), None)]
     assert_equal_to_stripe(shop, folder.published)
 
@@ -787,7 +787,7 @@ def test_trap_24_columns_survive_nulls_expanded_references_new_fields_and_change
     shop.update("charges", expanded, customer={"id": "cus_1", "object": "customer", "name": "Ada"}, announce=False)
     odd = shop.create_payment(created=day)["latest_charge"]
     shop.update("charges", odd, amount={"value": "2000"}, loyalty={"points": 7}, announce=False)
-    report = pipeline.tick()
+    report = pipeline.sync()
 
     assert not report.failures
     assert "charges.amount" in report.surprises.seen
@@ -837,7 +837,7 @@ _TICKS = """
 from stripe_pipeline.sync.pipeline import Pipeline
 with Pipeline.from_environment() as pipeline:
     for _ in range(3):
-        report = pipeline.tick()
+        report = pipeline.sync()
         assert not report.failures, report.failures
 """
 _BACKFILLS = """
@@ -858,7 +858,7 @@ def test_trap_27_schedule_webhooks_and_backfill_at_once_with_analysts_reading(
         charge = shop.create_payment(created=back(shop, n / 2))["latest_charge"]
         shop.create_invoice(n_lines=n, created=back(shop, n / 2))
         shop.refund(charge, amount=5, created=back(shop, n / 3))
-    make_pipeline(TEST_KEY).tick()
+    make_pipeline(TEST_KEY).sync()
     cursor = f"SELECT read_until FROM pipeline.cursors WHERE name = '{EVENTS}'"
     stop = threading.Event()
     seen: list[datetime] = []
@@ -878,7 +878,7 @@ def test_trap_27_schedule_webhooks_and_backfill_at_once_with_analysts_reading(
     def refresh(pipeline: Pipeline) -> None:
         while not stop.is_set():
             shop.trade(False)
-            assert not pipeline.tick().failures
+            assert not pipeline.sync().failures
 
     with ThreadPoolExecutor(4) as threads:
         analysts = [threads.submit(read) for _ in range(2)]
@@ -894,7 +894,7 @@ def test_trap_27_schedule_webhooks_and_backfill_at_once_with_analysts_reading(
         for webhook in webhooks:
             webhook.result(60)
         assert all(analyst.result(60) > 2 for analyst in analysts)
-    make_pipeline(TEST_KEY).tick()
+    make_pipeline(TEST_KEY).sync()
     assert_equal_to_stripe(shop, folder.published)
     assert ask(folder.published, cursor) >= [(max(seen),)]
 
@@ -919,7 +919,7 @@ if ":" in where:
     step = getattr(owner, name)
     setattr(owner, name, die if when == "before" else lambda *a, **n: do_and_die(step, *a, **n))
 with Pipeline.from_environment() as pipeline:
-    pipeline.backfill([today()]) if sys.argv[2] == "backfill" else pipeline.tick()
+    pipeline.backfill([today()]) if sys.argv[2] == "backfill" else pipeline.sync()
 """
 _STEPS = [
     "before stripe_pipeline.inbox.inbox:Inbox.add",
@@ -948,7 +948,7 @@ def test_trap_28_killed_between_two_steps_the_next_run_completes_the_work(
     charge = shop.create_payment(created=back(shop, 50))["latest_charge"]
     customer = shop.create_customer(name="Ada", created=back(shop, 40))["id"]
     invoice = shop.create_invoice(n_lines=12, draft=True, created=back(shop, 30))["id"]
-    pipeline.tick()
+    pipeline.sync()
     shop.refund(charge)
     shop.delete_customer(customer)
     shop.remove_invoice_line(invoice, shop.lines(invoice, False)[11]["id"])
@@ -957,7 +957,7 @@ def test_trap_28_killed_between_two_steps_the_next_run_completes_the_work(
     children: list[subprocess.Popen[str]] = []
     if step.startswith("request"):
         killed_at(int(step.split()[1]), server, children)
-    children.append(process(_KILLED, step, "tick", server=server, folder=folder, settings=settings_file))
+    children.append(process(_KILLED, step, "sync", server=server, folder=folder, settings=settings_file))
     _, problem = children[0].communicate(timeout=60)
     assert (children[0].returncode, problem) == (-signal.SIGKILL, "")
     server.faults.clear()
@@ -965,12 +965,12 @@ def test_trap_28_killed_between_two_steps_the_next_run_completes_the_work(
     for table, object_type in OBJECT_TYPES.items():  # what analysts see meanwhile is whole
         key = ", ".join(("livemode", *object_type.key))
         assert ask(folder.published, f"SELECT {key} FROM raw.{table} GROUP BY {key} HAVING count(*) > 1") == []
-    assert not pipeline.tick().failures
+    assert not pipeline.sync().failures
     assert_equal_to_stripe(shop, folder.published)
     assert len(rows(folder.published, "raw.invoice_lines")) == 11
 
 
-@pytest.mark.parametrize("run", ["tick", "backfill"])
+@pytest.mark.parametrize("run", ["sync", "backfill"])
 def test_trap_28_a_first_run_that_is_killed_again_and_again_is_completed_by_the_next(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder, settings_file: Path, run: str
 ) -> None:
@@ -983,7 +983,7 @@ def test_trap_28_a_first_run_that_is_killed_again_and_again_is_completed_by_the_
         children.append(process(_KILLED, "never", run, server=server, folder=folder, settings=settings_file))
         children[0].communicate(timeout=60)
         server.faults.clear()
-    make_pipeline(TEST_KEY).tick()
+    make_pipeline(TEST_KEY).sync()
     assert_equal_to_stripe(shop, folder.published)
     assert ask(folder.published, "SELECT count(*) FROM raw.invoice_lines") == [(132,)]
 
@@ -997,36 +997,36 @@ def test_trap_29_what_is_older_than_the_history_stays_out_until_a_longer_history
     young = shop.create_customer(created=day_start(first))["id"]
     charge = shop.create_payment(created=back(shop, 30))["latest_charge"]
     pipeline = make_pipeline(TEST_KEY, history=first)
-    pipeline.tick()
+    pipeline.sync()
     for customer in (old, edge, young):
         shop.update("customers", customer, name="changed")
     without_time = {"id": old, "object": "customer"}
     shop.emit_event("customer.updated", without_time, livemode=False)
     refund = shop.refund(charge)["id"]
-    pipeline.tick()
+    pipeline.sync()
     pipeline.backfill([first + timedelta(days=n) for n in range(11)])
     shop.clock.advance(DAY)
-    pipeline.tick()
+    pipeline.sync()
     assert [row["id"] for row in rows(folder.published, "raw.customers")] == [young]
     assert requests_of(server, f"/v1/customers/{edge}") == []
     assert rows(folder.published, "raw.charges") == []
     assert [row["id"] for row in rows(folder.published, "raw.refunds")] == [refund]  # made today
 
-    make_pipeline(TEST_KEY, history=day_of(back(shop, 60))).tick()
+    make_pipeline(TEST_KEY, history=day_of(back(shop, 60))).sync()
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_trap_30_an_idle_tick_spends_two_requests_and_rewrites_nothing(
+def test_trap_30_an_idle_sync_spends_two_requests_and_rewrites_nothing(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     shop.seed_history(3)
     shop.create_payment(livemode=True)
     pipeline = make_pipeline(LIVE_KEY)
-    pipeline.tick()
-    pipeline.tick()
+    pipeline.sync()
+    pipeline.sync()
     server.requests.clear()
     before = everything(folder.published)
-    report = pipeline.tick()
+    report = pipeline.sync()
     assert [request.path for request in server.requests] == ["/v1/events", "/v1/balance_transactions"]
     assert report.requests.total() == 2
     assert changed(report) == {}
@@ -1040,11 +1040,11 @@ def test_trap_31_a_local_clock_that_is_wrong_loses_nothing(
     shop.clock.advance(minutes * 60)
     customer = shop.create_customer(created=back(shop, 0))["id"]
     shop.create_payment(customer, created=back(shop, 2))
-    pipeline.tick()
+    pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
     for _ in range(20):
         shop.trade(False)
-    pipeline.tick()
+    pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
     pipeline.backfill([day_of(shop.clock.now())])
     assert_equal_to_stripe(shop, folder.published)
@@ -1076,13 +1076,13 @@ def test_trap_31_with_a_wrong_local_clock_what_changes_right_after_it_was_read_i
     gone = shop.create_customer(created=back(shop, 3))["id"]
     # The first answer comes on the full second and tells the time exactly, the others do not.
     server.faults.append(Fault(path="/v1/events", before=lambda _: pass_by(0.3)))
-    pipeline.tick()
+    pipeline.sync()
     shop.update("customers", customer, name="changed")
     shop.delete_customer(gone)
     pass_by(0.3)
     local[0] -= set_back
-    pipeline.tick()
+    pipeline.sync()
     if set_back:  # then what was read is refused, and asked for again
         pass_by(2)
-        pipeline.tick()
+        pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)

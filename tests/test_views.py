@@ -45,7 +45,7 @@ def test_amounts_in_major_units_are_exact_in_every_currency(
         shop.create_payment(livemode=True, created=day, amount=amount, currency=currency)
     shop.create_customer(livemode=True, created=day, balance=-250, currency="dkk")
     shop.create_invoice(livemode=True, created=day, currency="kwd", lines=[{"amount": 1500}, {"amount": 3}])
-    make_pipeline(LIVE).tick()
+    make_pipeline(LIVE).sync()
     exact = {
         "jpy": Decimal("1234567"),
         "kwd": Decimal("1234.567"),
@@ -119,7 +119,7 @@ def test_custom_fields_are_typed_columns_from_any_path(
         "missing": "metadata.nothing",
     }
     pipeline = make_pipeline(LIVE, objects={"charges": {"custom_fields": custom}})
-    pipeline.tick()
+    pipeline.sync()
     [row] = rows(folder.published, "live.charges")
     [charge] = shop.objects("charges", True).values()
     assert {name: row[name] for name in custom} == {
@@ -175,7 +175,7 @@ def test_custom_fields_are_typed_columns_from_any_path(
         assert {name: kind.replace("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ") for name, kind in found.items()} == shown
         assert list(found) == list(shown), "what the asset's page shows"
 
-    make_pipeline(LIVE, objects={"charges": {"custom_fields": {"order": "metadata.order_id"}}}).tick()
+    make_pipeline(LIVE, objects={"charges": {"custom_fields": {"order": "metadata.order_id"}}}).sync()
     assert ask(folder.published, 'SELECT "order" FROM live.charges') == [("A-17",)]  # no backfill is needed
     assert "spaced" not in types(folder, "live.charges")
 
@@ -184,7 +184,7 @@ def test_the_default_date_is_created_or_what_the_settings_say(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     shop.seed_history(5)
-    make_pipeline(objects={"balance_transactions": {"date_field": "available_on"}}).tick()
+    make_pipeline(objects={"balance_transactions": {"date_field": "available_on"}}).sync()
     for table in OBJECT_TYPES:
         column = "available_on" if table == "balance_transactions" else "created"
         [(same,)] = ask(folder.published, f"SELECT bool_and(default_date = {column}) FROM live.{table}")
@@ -201,7 +201,7 @@ def test_the_default_day_is_the_utc_day_of_the_default_date_in_every_time_zone(
         shop.create_invoice(livemode=livemode, created=midnight, due_date=midnight + 5 * DAY - 1)
         shop.create_invoice(livemode=livemode, created=midnight)
     moved = {"balance_transactions": {"date_field": "available_on"}, "invoices": {"date_field": "due_date"}}
-    make_pipeline(objects=moved).tick()
+    make_pipeline(objects=moved).sync()
     first, due = (datetime.fromtimestamp(midnight + n * DAY, UTC).date() for n in (0, 4))
     with duckdb.connect(str(folder.published), read_only=True) as connection:
         for zone, schema in product(("UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago"), ("live", "test")):
@@ -226,7 +226,7 @@ def test_titles_are_the_comments_of_tables_and_views(make_pipeline: MakePipeline
         )
         return dict(found)
 
-    make_pipeline(objects={"charges": {"title": "Jenny's card charges"}}).tick()
+    make_pipeline(objects={"charges": {"title": "Jenny's card charges"}}).sync()
     assert comments()["raw.charges"].startswith("Jenny's card charges. ")
     assert comments()["live.charges"].startswith("Jenny's card charges. ")
     assert comments()["test.refunds"].startswith("Refunds. ")
@@ -239,9 +239,9 @@ def test_both_modes_lie_side_by_side_and_each_view_shows_one(
 ) -> None:
     shop.seed_history(10)
     gone = next(iter(shop.objects("customers", True)))
-    make_pipeline().tick()
+    make_pipeline().sync()
     shop.delete_customer(gone)
-    make_pipeline().tick()
+    make_pipeline().sync()
     for table in OBJECT_TYPES:
         for schema, livemode in (("live", True), ("test", False)):
             [(number, clean)] = ask(
@@ -255,16 +255,16 @@ def test_both_modes_lie_side_by_side_and_each_view_shows_one(
 def test_a_key_of_another_account_is_refused_with_the_way_out(
     make_pipeline: MakePipeline, folder: DataFolder, shop: Shop
 ) -> None:
-    make_pipeline().tick()
+    make_pipeline().sync()
     with (
         Server(Shop(account="acct_1SomebodyElse")) as other,
         pytest.raises(WarehouseError, match=r"holds account acct_1.*STRIPE_PIPELINE_DATA"),
     ):
-        make_pipeline({"STRIPE_API_KEY": "sk_live_somebody_else"}, url=other.url).tick()
+        make_pipeline({"STRIPE_API_KEY": "sk_live_somebody_else"}, url=other.url).sync()
 
 
 def test_a_type_that_is_switched_off_is_not_read(make_pipeline: MakePipeline, shop: Shop, server: Server) -> None:
     shop.seed_history(3)
-    report = make_pipeline(objects={"disputes": {"enabled": False}, "invoices": {"enabled": False}}).tick()
+    report = make_pipeline(objects={"disputes": {"enabled": False}, "invoices": {"enabled": False}}).sync()
     assert not {"disputes", "invoices", "invoice_lines"} & report.changes.keys()
     assert not [it for it in server.requests if "disputes" in it.path or "invoices" in it.path]

@@ -97,7 +97,9 @@ def test_what_was_made_after_a_lists_bound_is_no_older_than_the_list(warehouse: 
     assert names(warehouse) == ["listed", "made meanwhile"]
 
 
-def test_what_was_read_again_for_a_poke_is_known_as_of_that_request(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_what_was_read_again_for_a_notification_is_known_as_of_that_request(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
     warehouse.load([batch_of(tmp_path, customer("same"), at=NOON)])
     again = warehouse.load([batch_of(tmp_path, customer("same"), at=NOON + 30, read_again=True)])
     assert not again.changes["customers"].days

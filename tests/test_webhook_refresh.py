@@ -30,7 +30,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of, today
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.errors import SettingsError
-from stripe_pipeline.inbox.notification import poke_of
+from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.resources.pipeline import RESOURCE
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.warehouse import publisher
@@ -79,7 +79,7 @@ def tick(opens: object, instance: dg.DagsterInstance, cursor: str | None = None)
 
 def tell(pipeline: Pipeline, shop: Shop) -> None:
     """Put all events into the inbox, as the receiver does."""
-    pipeline.inbox.add([poke for event in shop.events(False) if (poke := poke_of(event))])
+    pipeline.inbox.add([notification for event in shop.events(False) if (notification := notification_of(event))])
 
 
 def test_it_applies_what_comes_in_while_it_waits_and_tells_of_each_table_and_day(
@@ -87,7 +87,7 @@ def test_it_applies_what_comes_in_while_it_waits_and_tells_of_each_table_and_day
 ) -> None:
     created = back(shop, 30)
     charge = shop.create_payment(created=created)["latest_charge"]
-    pipeline.tick()
+    pipeline.sync()
     tell(pipeline, shop)
     pipeline.drain(most=1000)
     shop.refund(charge, amount=100)
@@ -121,7 +121,7 @@ def test_it_applies_what_comes_in_while_it_waits_and_tells_of_each_table_and_day
 def test_it_says_when_nothing_came_in_and_reads_nothing(
     pipeline: Pipeline, server: Server, instance: dg.DagsterInstance
 ) -> None:
-    pipeline.tick()
+    pipeline.sync()
     server.requests.clear()
     result = tick(Opens(pipeline), instance)
     assert result.said == "No webhook came in"
@@ -134,7 +134,7 @@ def test_more_than_a_tick_can_do_becomes_one_run(
 ) -> None:
     monkeypatch.setattr(automation, "OBJECTS", 3)
     customers = [shop.create_customer(name="old", created=back(shop, 20 + n))["id"] for n in range(9)]
-    pipeline.tick()
+    pipeline.sync()
     for customer in customers:
         shop.update("customers", customer, name="new")
     tell(pipeline, shop)
@@ -151,7 +151,7 @@ def test_more_than_a_tick_can_do_becomes_one_run(
     result = tick(Opens(pipeline), instance, result.cursor)
     assert not result.partitions, "that run reads them"
     assert pipeline.inbox.objects_due() == 6
-    pipeline.tick()
+    pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -159,7 +159,7 @@ def test_news_that_come_in_quick_succession_are_read_once(
     pipeline: Pipeline, shop: Shop, server: Server, folder: DataFolder, instance: dg.DagsterInstance
 ) -> None:
     customers = [shop.create_customer(created=back(shop, 20 + n))["id"] for n in range(20)]
-    pipeline.tick()
+    pipeline.sync()
     server.requests.clear()
     ends = time.monotonic() + 5
 
@@ -190,7 +190,7 @@ def test_publishing_keeps_to_its_share_of_the_time_over_many_ticks(
     monkeypatch.setattr(publisher, "_SHARE", 1000)
     key = {"STRIPE_API_KEY": "sk_test_of_the_tests"}
     shop.create_customer(created=back(shop, 20))
-    make_pipeline(key).tick()
+    make_pipeline(key).sync()
     copies = slow_copies(monkeypatch, seconds=0.1)
     folder.publishing.unlink()  # as if that had been long ago
     cursor = None
@@ -220,7 +220,7 @@ def test_what_waits_to_be_published_is_when_dagster_is_being_ended(
     slow_copies(monkeypatch, seconds=0.1)
     pipeline = make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"})
     shop.create_customer(created=back(shop, 20))
-    pipeline.tick()
+    pipeline.sync()
     folder.stopping.touch()
     shop.create_customer()
     tell(pipeline, shop)
@@ -232,13 +232,13 @@ def test_objects_given_up_fail_a_check_of_their_table(
     pipeline: Pipeline, shop: Shop, server: Server, instance: dg.DagsterInstance
 ) -> None:
     customer = shop.create_customer(created=back(shop, 20))["id"]
-    pipeline.tick()
+    pipeline.sync()
     server.faults.append(Fault(path=f"/v1/customers/{customer}", status=400, times=None))
     shop.update("customers", customer, name="new")
     tell(pipeline, shop)
-    pokes = [entry.poke for entry in pipeline.inbox.rows() if entry.poke.object_id == customer]
+    notifications = [entry.notification for entry in pipeline.inbox.rows() if entry.notification.object_id == customer]
     for _ in range(4):
-        pipeline.inbox.failed(pokes, "no", now=0)
+        pipeline.inbox.failed(notifications, "no", now=0)
     result = tick(Opens(pipeline), instance)
     [check] = [event for event in result.events if isinstance(event, dg.AssetCheckEvaluation)]
     assert (check.asset_key.to_user_string(), check.check_name, check.passed) == ("raw/customers", CHECK, False)
@@ -264,7 +264,7 @@ def test_a_tick_does_not_wait_while_dagster_is_being_ended_but_applies_what_is_t
     monkeypatch.setattr(automation, "WAIT", 30.0)
     monkeypatch.setattr(automation, "TELL_WITHIN", 30.0)
     shop.create_customer(created=back(shop, 20))
-    pipeline.tick()
+    pipeline.sync()
     folder.stopping.touch()
     started = time.monotonic()
     assert tick(Opens(pipeline), instance).said == "No webhook came in"

@@ -19,7 +19,7 @@ from stripe_emulator import Fault, Server, Shop
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of
 from stripe_pipeline.errors import AuthenticationFailed, PermissionMissing
-from stripe_pipeline.inbox.notification import poke_of
+from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.sync.report import Report
 from tests.conftest import KEYS, MakePipeline
@@ -53,12 +53,12 @@ def drain(pipeline: Pipeline, server: Server, report: Report | None = None) -> R
     return report
 
 
-def test_every_type_follows_its_webhooks_without_a_tick(
+def test_every_type_follows_its_webhooks_without_a_sync(
     pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
     for livemode in (True, False):
         shop.create_payment(created=back(shop, 20), livemode=livemode)
-    pipeline.tick()
+    pipeline.sync()
     for livemode in (True, False):
         old = next(iter(shop.objects("charges", livemode)))
         shop.create_customer(name="new", livemode=livemode)
@@ -78,7 +78,7 @@ def test_a_refund_of_an_old_charge_takes_few_requests(
 ) -> None:
     charge = shop.create_payment(created=back(shop, 30))["latest_charge"]
     pipeline = make_pipeline(TEST_KEY)
-    pipeline.tick()
+    pipeline.sync()
     webhooks.requests.clear()
     shop.refund(charge, amount=100)
     report = drain(pipeline, webhooks)
@@ -94,7 +94,7 @@ def test_before_the_first_load_there_is_nothing_to_read_again(
     report = drain(pipeline, webhooks)
     assert report.applied > 0
     assert not [request for request in webhooks.requests if request.path != "/v1/account"]
-    pipeline.tick()
+    pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -103,7 +103,7 @@ def test_trap_15_webhooks_twice_and_in_every_order_give_what_the_api_says(
 ) -> None:
     orders = list(itertools.permutations(range(3)))
     charges = [shop.create_payment(created=back(shop, 40 + n))["latest_charge"] for n in range(len(orders))]
-    pipeline.tick()
+    pipeline.sync()
     webhooks.webhooks.settled()
     told: list[list[str]] = []
     at = int(shop.clock.now())
@@ -133,7 +133,7 @@ def test_trap_16_a_page_that_is_written_late_does_not_undo_what_a_webhook_brough
 ) -> None:
     customer = shop.create_customer(name="t0", created=back(shop, 5))["id"]
     late, prompt = make_pipeline(TEST_KEY), make_pipeline(TEST_KEY)
-    prompt.tick()
+    prompt.sync()
     has_read, may_write, load = threading.Event(), threading.Event(), late.warehouse.load
 
     def held(batches: Any, **options: Any) -> Any:
@@ -158,7 +158,7 @@ def test_trap_17_a_webhook_replayed_15_days_later_does_not_bring_back_old_values
     pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
     customer, gone = (shop.create_customer(name="first", created=back(shop, 40))["id"] for _ in range(2))
-    pipeline.tick()
+    pipeline.sync()
     webhooks.webhooks.hold()
     for it in (customer, gone):
         shop.update("customers", it, name="second")
@@ -184,7 +184,7 @@ def test_trap_18_an_event_in_an_old_api_versions_shape_blanks_out_nothing(
     pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
     payment = shop.create_payment(description="Order 6735", created=back(shop, 3))
-    pipeline.tick()
+    pipeline.sync()
     webhooks.webhooks.hold()
     old = {"id": payment["latest_charge"], "object": "charge", "created": payment["created"], "card": {}}
     event = shop.emit_event("charge.updated", old, livemode=False)
@@ -200,7 +200,7 @@ def test_trap_19_a_deleted_customer_stays_gone_after_late_webhooks_and_keeps_its
     pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
     customer = shop.create_customer(name="Ada", created=back(shop, 10))["id"]
-    pipeline.tick()
+    pipeline.sync()
     webhooks.webhooks.hold()
     shop.update("customers", customer, name="Ada Lovelace")
     [late] = webhooks.webhooks.held
@@ -222,7 +222,7 @@ def test_trap_26_5000_webhooks_at_once_are_read_once_an_object(
     pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
     customers = [shop.create_customer(created=back(shop, 40 - n / 4))["id"] for n in range(100)]
-    pipeline.tick()
+    pipeline.sync()
     webhooks.requests.clear()
     before = len(webhooks.webhooks.attempts)
     for n in range(5000):
@@ -252,7 +252,7 @@ def test_trap_28_killed_between_any_two_steps_the_next_drain_completes_the_work(
 ) -> None:
     charge = shop.create_payment(created=back(shop, 30))["latest_charge"]
     killed = make_pipeline()
-    killed.tick()
+    killed.sync()
     shop.refund(charge, amount=100)
     shop.create_customer(name="new")
     owner: Any = killed
@@ -282,7 +282,7 @@ def test_a_type_that_may_not_be_read_waits_and_the_others_are_fresh(
 ) -> None:
     pipeline = make_pipeline({"STRIPE_API_KEY": "rk_test_of_the_tests"})
     charge = shop.create_payment(created=back(shop, 30))["latest_charge"]
-    pipeline.tick()
+    pipeline.sync()
     webhooks.deny("refunds")
     shop.refund(charge, amount=100)
     report = drain(pipeline, webhooks)
@@ -294,7 +294,7 @@ def test_a_type_that_may_not_be_read_waits_and_the_others_are_fresh(
     assert found == ("refund", 0, "waiting")
     assert "rak_charge_read" in ask(folder.published, "SELECT error FROM pipeline.inbox")[0][0]
     webhooks.allow("refunds")
-    assert not pipeline.tick().failures
+    assert not pipeline.sync().failures
     assert_equal_to_stripe(shop, folder.published)
     assert ask(folder.published, "SELECT count(*) FROM pipeline.inbox") == [(0,)]
 
@@ -304,7 +304,7 @@ def test_an_object_that_cannot_be_read_is_given_up_after_five_times_and_holds_up
 ) -> None:
     bad, good = (shop.create_customer(name="old", created=back(shop, 30 + n))["id"] for n in range(2))
     pipeline = make_pipeline(TEST_KEY)
-    pipeline.tick()
+    pipeline.sync()
     webhooks.faults.append(Fault(path=f"/v1/customers/{bad}", status=400, times=None))
     for it in (bad, good):
         shop.update("customers", it, name="new")
@@ -312,10 +312,10 @@ def test_an_object_that_cannot_be_read_is_given_up_after_five_times_and_holds_up
     assert report.failures.keys() == {"customers"}
     assert ask(folder.published, "SELECT id FROM test.customers WHERE name = 'new'") == [(good,)]
     for _ in range(4):
-        assert pipeline.tick().failures.keys() == {"customers"}
+        assert pipeline.sync().failures.keys() == {"customers"}
     found = "SELECT object_id, attempts, state FROM pipeline.inbox"
     assert ask(folder.published, found) == [(bad, 5, "dead")]
-    assert not pipeline.tick().failures, "the type goes on"
+    assert not pipeline.sync().failures, "the type goes on"
 
     webhooks.faults.clear()
     assert pipeline.inbox.retry() == 1
@@ -328,11 +328,11 @@ def test_what_was_given_up_is_done_once_the_object_is_read_for_another_event(
     pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
     customer = shop.create_customer(name="old", created=back(shop, 30))["id"]
-    pipeline.tick()
+    pipeline.sync()
     shop.update("customers", customer, name="new")
     webhooks.webhooks.settled()
     for _ in range(5):
-        pipeline.inbox.failed([entry.poke for entry in pipeline.inbox.rows()], "no")
+        pipeline.inbox.failed([entry.notification for entry in pipeline.inbox.rows()], "no")
     assert len(pipeline.inbox.dead()) == 1
     shop.update("customers", customer, name="newer")
     drain(pipeline, webhooks)
@@ -343,7 +343,7 @@ def test_webhooks_of_a_mode_without_a_key_do_not_wait_for_ever(
     make_pipeline: MakePipeline, webhooks: Server, shop: Shop
 ) -> None:
     pipeline = make_pipeline(TEST_KEY)
-    pipeline.tick()
+    pipeline.sync()
     shop.create_customer(livemode=True)
     drain(pipeline, webhooks)
     assert pipeline.inbox.rows() == []
@@ -353,11 +353,11 @@ def test_webhooks_of_a_mode_that_is_loaded_wait_for_its_key(
     make_pipeline: MakePipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
     both, one = make_pipeline(), make_pipeline(TEST_KEY)
-    both.tick()
+    both.sync()
     shop.create_customer(livemode=True)
     drain(one, webhooks)
-    assert not one.has_news()
-    assert both.has_news()
+    assert not one.has_due_notifications()
+    assert both.has_due_notifications()
     drain(both, webhooks)
     assert_equal_to_stripe(shop, folder.published)
 
@@ -366,12 +366,12 @@ def test_a_key_that_stripe_does_not_know_leaves_the_inbox_as_it_is(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     with Server(shop, keys=list(KEYS.values())) as strict:
-        make_pipeline(url=strict.url).tick()
+        make_pipeline(url=strict.url).sync()
     pipeline = make_pipeline()
     shop.create_customer(name="new")
     with Server(shop, keys=["sk_test_another"]) as strict:
         refused = make_pipeline(url=strict.url)
-        refused.inbox.add([poke for event in shop.events(False) if (poke := poke_of(event))])
+        refused.inbox.add([notification for event in shop.events(False) if (notification := notification_of(event))])
         with pytest.raises(AuthenticationFailed):
             refused.drain(most=MOST)
     assert pipeline.inbox.has_due()

@@ -34,7 +34,7 @@ def test_a_run_that_lasts_for_days_keeps_its_files_while_others_begin_and_end(
 ) -> None:
     for n in range(250):
         shop.create_customer(created=back(shop, 3) + n, announce=False)
-    make_pipeline(TEST_KEY).tick()
+    make_pipeline(TEST_KEY).sync()
 
     reached = threading.Event()
     server.faults += [
@@ -47,7 +47,7 @@ def test_a_run_that_lasts_for_days_keeps_its_files_while_others_begin_and_end(
         assert reached.wait(30)
         assert list(folder.spool.rglob("*.ndjson"))
         age(folder, old)
-        make_pipeline(TEST_KEY).tick()
+        make_pipeline(TEST_KEY).sync()
         assert not lasting.done()
         assert not lasting.result().failures
     assert_equal_to_stripe(shop, folder.published)
@@ -61,7 +61,7 @@ def test_what_a_killed_run_has_left_is_removed_by_the_next_one(make_pipeline: Ma
         (folder.spool / name / "test" / "charges.ndjson").write_text("{}")
     (folder.spool / "killed.lock").touch()
     age(folder, 2)
-    make_pipeline(TEST_KEY).tick()
+    make_pipeline(TEST_KEY).sync()
     assert list(folder.spool.iterdir()) == []
 
 
@@ -94,7 +94,7 @@ def test_a_single_object_that_cannot_be_kept_on_its_way_ends_the_run_with_a_reme
 ) -> None:
     pipeline: Pipeline = make_pipeline(TEST_KEY)
     customer = shop.create_customer(name="before", created=back(shop, 3))["id"]
-    pipeline.tick()
+    pipeline.sync()
     shop.update("customers", customer, name="after")
 
     def spoiled(_: LoggedRequest) -> None:
@@ -102,8 +102,8 @@ def test_a_single_object_that_cannot_be_kept_on_its_way_ends_the_run_with_a_reme
 
     server.faults.append(Fault(path=f"/v1/customers/{customer}$", before=spoiled))
     with pytest.raises(WarehouseError, match=f"on their way to the warehouse.*{remedy}"):
-        pipeline.tick()
+        pipeline.sync()
     for path in folder.spool.iterdir():
         path.unlink()
-    assert not pipeline.tick().failures
+    assert not pipeline.sync().failures
     assert ask(folder.published, "SELECT name FROM test.customers") == [("after",)]

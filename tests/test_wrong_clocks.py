@@ -12,7 +12,7 @@ from stripe_emulator import Fault, Server, Shop
 from stripe_emulator.faults import ahead, joined, twice, without_zone
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of
-from stripe_pipeline.inbox.notification import poke_of
+from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import MakePipeline
@@ -57,15 +57,15 @@ def test_trap_33_one_answer_with_a_wrong_date_loses_nothing(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, path: str, seconds: float, loaded: bool
 ) -> None:
     if loaded:
-        pipeline.tick()
+        pipeline.sync()
         trade(shop)
     server.faults.append(Fault(path=path, date=ahead(seconds)))
-    pipeline.tick([day_of(back(shop, 1))])
+    pipeline.sync([day_of(back(shop, 1))])
     assert server.faults[0].hits
     no_time_in_the_future(shop, folder)
     assert_equal_to_stripe(shop, folder.published)
     trade(shop)
-    pipeline.tick()
+    pipeline.sync()
     no_time_in_the_future(shop, folder)
     assert_equal_to_stripe(shop, folder.published)
 
@@ -74,7 +74,7 @@ def test_trap_33_one_answer_with_a_wrong_date_loses_nothing(
 def test_trap_33_a_wrong_date_amid_a_backfill_leaves_out_nothing(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, nth: int
 ) -> None:
-    pipeline.tick()
+    pipeline.sync()
     days = [day_of(back(shop, n)) for n in range(4)]
     server.faults.append(Fault(nth=nth, date=ahead(DAY)))
     pipeline.backfill(days)
@@ -101,18 +101,18 @@ def test_trap_33_dates_that_are_sent_twice_or_without_a_zone_are_understood(
 ) -> None:
     server.faults.append(Fault(date=date, times=None))
     for _ in range(3):
-        pipeline.tick()
+        pipeline.sync()
         no_time_in_the_future(shop, folder)
         assert_equal_to_stripe(shop, folder.published)
         trade(shop)
 
 
-def test_a_wrong_date_costs_an_idle_tick_one_request(pipeline: Pipeline, server: Server) -> None:
-    pipeline.tick()
-    pipeline.tick()
+def test_a_wrong_date_costs_an_idle_sync_one_request(pipeline: Pipeline, server: Server) -> None:
+    pipeline.sync()
+    pipeline.sync()
     server.requests.clear()
     server.faults.append(Fault(date=ahead(DAY)))
-    report = pipeline.tick()
+    report = pipeline.sync()
     assert [request.path for request in server.requests] == [
         "/v1/events",
         "/v1/balance_transactions",
@@ -126,11 +126,11 @@ def test_a_wrong_date_costs_an_idle_tick_one_request(pipeline: Pipeline, server:
 def test_an_endpoint_whose_dates_are_always_wrong_hides_nothing(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, path: str, seconds: float
 ) -> None:
-    pipeline.tick()
+    pipeline.sync()
     server.faults.append(Fault(path=path, times=None, date=ahead(seconds)))
     for _ in range(3):
         trade(shop)
-        assert not pipeline.tick().notes
+        assert not pipeline.sync().notes
         assert_equal_to_stripe(shop, folder.published)
         no_time_in_the_future(shop, folder)
 
@@ -149,24 +149,24 @@ def damage(folder: DataFolder, by: str) -> None:
 
 
 @pytest.mark.parametrize("by", ["1 DAY", "300 DAYS"])
-@pytest.mark.parametrize("first", ["tick", "backfill"])
+@pytest.mark.parametrize("first", ["sync", "backfill"])
 def test_a_file_with_times_in_the_future_heals_and_says_so(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, by: str, first: str
 ) -> None:
     old = shop.create_customer(livemode=True, created=back(shop, 2))["id"]
     gone = shop.create_customer(livemode=True, created=back(shop, 2))["id"]
-    pipeline.tick()
+    pipeline.sync()
     damage(folder, by)
     trade(shop)
     shop.update("customers", old, name="changed meanwhile")
     shop.delete_customer(gone)
-    report = pipeline.tick() if first == "tick" else pipeline.backfill([day_of(back(shop, 1))])
+    report = pipeline.sync() if first == "sync" else pipeline.backfill([day_of(back(shop, 1))])
     assert [note for note in report.notes if "ahead of Stripe's clock" in note]
     no_time_in_the_future(shop, folder)
-    pipeline.tick()
+    pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
     server.requests.clear()
-    report = pipeline.tick()
+    report = pipeline.sync()
     assert not report.notes
     assert len(server.requests) == 2
 
@@ -175,11 +175,11 @@ def test_rows_alone_with_times_in_the_future_are_read_again_at_their_next_change
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     customer = shop.create_customer(livemode=True, created=back(shop, 2))["id"]
-    pipeline.tick()
+    pipeline.sync()
     with duckdb.connect(str(folder.private)) as connection:
         connection.execute("UPDATE raw.customers SET _fetched_at = _fetched_at + INTERVAL 1 YEAR")
     shop.update("customers", customer, name="changed")
-    assert pipeline.tick().notes
+    assert pipeline.sync().notes
     assert_equal_to_stripe(shop, folder.published)
     no_time_in_the_future(shop, folder)
 
@@ -188,12 +188,12 @@ def test_notifications_do_not_wait_for_a_clock_that_was_set_back(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     customer = shop.create_customer(livemode=True)["id"]
-    pipeline.tick()
+    pipeline.sync()
     shop.update("customers", customer, name="changed")
-    pokes = [poke for event in shop.events(True)[:1] if (poke := poke_of(event))]
-    pipeline.inbox.add(pokes)
-    pipeline.inbox.defer(pokes, "before the clock was set back", now=time.time() + 3 * 3600)
-    assert pipeline.has_news()
+    notifications = [notification for event in shop.events(True)[:1] if (notification := notification_of(event))]
+    pipeline.inbox.add(notifications)
+    pipeline.inbox.defer(notifications, "before the clock was set back", now=time.time() + 3 * 3600)
+    assert pipeline.has_due_notifications()
     assert pipeline.drain(most=10).applied == 1
     pipeline.publish()
     assert_equal_to_stripe(shop, folder.published)

@@ -1,6 +1,6 @@
 """Asset checks: what a user should be told about a table besides its rows.
 
-How pokes fare belongs to `inbox`; this shows those that were given up. What references there are belongs to
+How notifications fare belongs to `inbox`; this shows those that were given up. What references there are belongs to
 `objects`, how they are counted to `views.references`; here is judged what was found.
 """
 
@@ -25,7 +25,7 @@ CHECK = "announced_changes_read"
 REFERENCES = "references_resolve"
 UNIQUE = "each_object_once"
 NIGHTLY = (REFERENCES, UNIQUE)
-"""They read whole tables, which is too much for every tick."""
+"""They read whole tables, which is too much for every sync."""
 EVALUATED_AT = "evaluated at"
 """The metadata of a result that is reported again: when the check ran."""
 WITHOUT_RUN = ""
@@ -251,8 +251,8 @@ def dead_by_table(inbox: Inbox) -> dict[str, dict[str, str]]:
     """Why objects were given up, by table name and id."""
     dead: dict[str, dict[str, str]] = {}
     for entry in inbox.dead():
-        table: ObjectType = BY_STRIPE_OBJECT[entry.poke.object]
-        dead.setdefault(table.name, {})[entry.poke.object_id] = entry.error or ""
+        table: ObjectType = BY_STRIPE_OBJECT[entry.notification.object]
+        dead.setdefault(table.name, {})[entry.notification.object_id] = entry.error or ""
     return dead
 
 

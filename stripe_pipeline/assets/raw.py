@@ -1,6 +1,6 @@
 """The partitioned base tables as assets: one step that reads Stripe once for all of them.
 
-A tick shares one scan of events, one rate budget, one load and one publish, so the assets come from one multi-asset.
+A sync shares one scan of events, one rate budget, one load and one publish, so the assets come from one multi-asset.
 """
 
 import time
@@ -68,10 +68,10 @@ def build_raw_assets(settings: Settings) -> dg.AssetsDefinition:
                     working.enter_context(at_work(pipeline.folder, context.run.run_id))
                     if context.run.job_name == SYNC_JOB:
                         # For today notifications are enough; other days were asked for from the UI and are listed, too.
-                        report = pipeline.tick(days - {today()})
+                        report = pipeline.sync(days - {today()})
                     else:
                         report = pipeline.backfill(days, selected)
-                    # A step of its own for them would cost as much as the tick.
+                    # A step of its own for them would cost as much as the sync.
                     checked = evaluations(pipeline, selected)
                     views = changed_views(context.instance, pipeline.warehouse, settings)
             except Cancelled:

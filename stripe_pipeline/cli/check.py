@@ -137,7 +137,7 @@ def _show_webhooks(connection: Connection) -> None:
         elsewhere = f", {webhooks.others} elsewhere" if webhooks.others else ""
         print_line(
             "Webhooks",
-            f"none registered{elsewhere}: changes come with the next tick. To have them within seconds:"
+            f"none registered{elsewhere}: changes come with the next sync. To have them within seconds:"
             " stripe-pipeline webhooks register --url https://…",
         )
     for endpoint in webhooks.endpoints:

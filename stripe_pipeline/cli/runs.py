@@ -43,7 +43,7 @@ def _day(text: str) -> date:
 def sync() -> None:
     """Bring every table up to date with Stripe.
 
-    One tick now, the same as the schedule's every 15 minutes. The first one loads the whole history.
+    One sync now, the same as the schedule's every 15 minutes. The first one loads the whole history.
     """
     check_environment()
     if not execute(job="sync", first=today(), last=today()):
@@ -238,7 +238,7 @@ def drain() -> None:
     The sensor of `dev` and `demo` does the same all the time.
     """
     from stripe_pipeline.automation import OBJECTS, events_without_a_run
-    from stripe_pipeline.sync.pipeline import TICK_TIME, Pipeline
+    from stripe_pipeline.sync.pipeline import SYNC_TIME, Pipeline
     from stripe_pipeline.sync.report import Report
 
     check_environment()
@@ -247,9 +247,9 @@ def drain() -> None:
         try:
             applied = -1
             # Whoever asks for it now does not want to wait for the next attempt.
-            while pipeline.has_news(math.inf) and report.applied > applied:
+            while pipeline.has_due_notifications(math.inf) and report.applied > applied:
                 applied = report.applied
-                pipeline.drain(most=OBJECTS, report=report, due=math.inf, within=TICK_TIME)
+                pipeline.drain(most=OBJECTS, report=report, due=math.inf, within=SYNC_TIME)
         finally:
             pipeline.publish()
             for event in events_without_a_run(report, pipeline, instance):

@@ -131,7 +131,7 @@ def unregister(
 ) -> None:
     """Remove a webhook endpoint from Stripe.
 
-    Nothing is lost by that: ticks find by themselves what no webhook told.
+    Nothing is lost by that: syncs find by themselves what no webhook told.
     """
     from stripe_pipeline.webhooks.endpoints import Endpoints
 
@@ -170,7 +170,7 @@ def retry(
         folder.prepare()
     inbox = Inbox(folder, inbox_url())
     try:
-        dead = {entry.poke.event_id for entry in inbox.dead()}
+        dead = {entry.notification.event_id for entry in inbox.dead()}
         if unknown := sorted(set(event_ids or ()) - dead):
             raise StripePipelineError(
                 f"These have not failed five times: {', '.join(unknown)}", "The table pipeline.inbox says which have"

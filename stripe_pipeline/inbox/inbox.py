@@ -1,8 +1,8 @@
-"""The inbox: pokes that say which object to read again, kept until it was.
+"""The inbox: notifications that say which object to read again, kept until it was.
 
-Every source of events puts its pokes here; payloads are never kept. Which requests a poke costs belongs to `sync`, the
-database to `database`, whose the inbox is to `owner`, receiving webhooks to `webhooks.receiver`, whose process loads
-nothing heavier than this module.
+Every source of events puts its notifications here; payloads are never kept. Which requests a notification costs belongs
+to `sync`, the database to `database`, whose the inbox is to `owner`, receiving webhooks to `webhooks.receiver`, whose
+process loads nothing heavier than this module.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.inbox.database import Database
-from stripe_pipeline.inbox.notification import Claim, Entry, Poke, State, Summary
+from stripe_pipeline.inbox.notification import Claim, Entry, Notification, State, Summary
 from stripe_pipeline.inbox.owner import Owner
 from stripe_pipeline.inbox.tables import (
     ANEW,
@@ -24,14 +24,14 @@ from stripe_pipeline.inbox.tables import (
     FIRST_PAUSE,
     MAX_ATTEMPTS,
     METADATA,
+    NOTIFICATIONS,
     OPEN,
     OWNERS,
-    POKES,
     REOPENED,
     UNAPPLIED,
     WAITING,
     due_at,
-    poke_from,
+    notification_from,
     seconds_of,
     shown_error,
 )
@@ -45,7 +45,7 @@ _PROBE = " " * 28  # as long as an event's id, which has no spaces
 
 
 class Inbox:
-    """The table of pokes, in SQLite in the data folder or in the database that `url` names; thread-safe.
+    """The table of notifications, in SQLite in the data folder or in the database that `url` names; thread-safe.
 
     `url` is an SQLAlchemy URL of SQLite or Postgres; `patience` how many seconds SQLite waits for another process's
     write, which takes milliseconds. Raises `SettingsError` if `url` is not one, and `WarehouseError`, as all methods
@@ -62,7 +62,7 @@ class Inbox:
         `identity` is asked after the inbox: what an inbox knows of a warehouse, that warehouse has stored before.
         Raises `WarehouseError` if the inbox belongs to another warehouse, or to a later state of this one, and is not
         to be taken over. The inbox in the data folder always follows the warehouse beside it. Where it is taken over,
-        applied pokes wait again.
+        applied notifications wait again.
         """
         return self._owner.claim(identity, modes, take_over=take_over)
 
@@ -75,8 +75,8 @@ class Inbox:
         """Note that what Stripe told of this mode is all here."""
         self._owner.completed(livemode)
 
-    def add(self, pokes: Sequence[Poke], *, again: bool = False) -> int:
-        """Store pokes durably; an event that is known already is not stored again. Returns how many were new.
+    def add(self, notifications: Sequence[Notification], *, again: bool = False) -> int:
+        """Store notifications durably; an event that is known already is not stored again. Returns how many were new.
 
         With `again` one that was applied waits anew; one that waits or is dead stays as it is.
         What it returned for is on the disk, whatever happens to the machine.
@@ -85,25 +85,27 @@ class Inbox:
         # In one order everywhere: two processes that store the same events would wait for each other.
         rows = [
             {
-                "event_id": poke.event_id,
-                "account": poke.account or "",
-                "livemode": poke.livemode,
-                "object": poke.object,
-                "object_id": poke.object_id,
-                "object_created": poke.object_created,
-                "event_created": poke.event_created,
+                "event_id": notification.event_id,
+                "account": notification.account or "",
+                "livemode": notification.livemode,
+                "object": notification.object,
+                "object_id": notification.object_id,
+                "object_created": notification.object_created,
+                "event_created": notification.event_created,
                 "received_at": now,
             }
-            for _, poke in sorted({poke.event_id: poke for poke in pokes}.items())
+            for _, notification in sorted(
+                {notification.event_id: notification for notification in notifications}.items()
+            )
         ]
         if not rows:
             return 0
-        statement = self._database.insert(POKES)
+        statement = self._database.insert(NOTIFICATIONS)
         if again:
             statement = statement.on_conflict_do_update(
-                index_elements=[POKES.c.event_id],
+                index_elements=[NOTIFICATIONS.c.event_id],
                 set_=UNAPPLIED | {"received_at": now},
-                where=POKES.c.applied_at.is_not(None),
+                where=NOTIFICATIONS.c.applied_at.is_not(None),
             )
         else:
             statement = statement.on_conflict_do_nothing()
@@ -112,8 +114,8 @@ class Inbox:
             return connection.execute(statement, rows).rowcount
 
     def has_due(self, now: float | None = None, *, modes: Collection[bool] = (True, False)) -> bool:
-        """Whether a poke of these modes (their `livemode`) waits that may be tried at `now` (Unix seconds; the present
-        unless given).
+        """Whether a notification of these modes (their `livemode`) waits that may be tried at `now` (Unix seconds; the
+        present unless given).
 
         Cheap enough to be asked ten times a second: it looks at one entry of an index.
         """
@@ -122,75 +124,88 @@ class Inbox:
             return connection.execute(query).first() is not None
 
     def objects_due(self, now: float | None = None, *, modes: Collection[bool] = (True, False)) -> int:
-        """How many objects those pokes name."""
-        objects = sa.select(POKES.c.object, POKES.c.object_id).where(due_at(now, modes)).distinct().subquery()
+        """How many objects those notifications name."""
+        objects = (
+            sa.select(NOTIFICATIONS.c.object, NOTIFICATIONS.c.object_id).where(due_at(now, modes)).distinct().subquery()
+        )
         with self._database.reading() as connection:
             return connection.execute(sa.select(sa.func.count()).select_from(objects)).scalar_one()
 
-    def waiting(self, mode: Mode, *, now: float | None = None) -> list[Poke]:
-        """Pokes of `mode` that may be tried at `now` (Unix seconds; the present unless given), oldest event first.
+    def waiting(self, mode: Mode, *, now: float | None = None) -> list[Notification]:
+        """Notifications of `mode` that may be tried at `now` (Unix seconds; the present unless given), oldest event
+        first.
 
         One whose account is not known is of every account: a data folder holds only one.
         """
         query = (
-            sa.select(POKES)
-            .where(due_at(now, {mode.livemode}), POKES.c.account.in_(("", mode.account)))
-            .order_by(POKES.c.event_created, POKES.c.event_id)
+            sa.select(NOTIFICATIONS)
+            .where(due_at(now, {mode.livemode}), NOTIFICATIONS.c.account.in_(("", mode.account)))
+            .order_by(NOTIFICATIONS.c.event_created, NOTIFICATIONS.c.event_id)
         )
         with self._database.reading() as connection:
-            return [poke_from(row) for row in connection.execute(query)]
+            return [notification_from(row) for row in connection.execute(query)]
 
-    def applied(self, pokes: Sequence[Poke], *, revision: int = 0) -> None:
-        """Note that the objects these pokes name were read again and stored: dead pokes of theirs are applied, too.
+    def applied(self, notifications: Sequence[Notification], *, revision: int = 0) -> None:
+        """Note that the objects these notifications name were read again and stored: dead notifications of theirs are
+        applied, too.
 
         `revision` is the warehouse's that has them.
         """
         applied = {"applied_at": time.time(), "applied_revision": revision}
-        objects = sorted({poke.object_id for poke in pokes})
+        objects = sorted({notification.object_id for notification in notifications})
         with self._owner.changing() as connection:
             connection.execute(sa.update(OWNERS).where(OWNERS.c.revision < revision).values(revision=revision))
-            self._change(connection, pokes, applied)
+            self._change(connection, notifications, applied)
             for start in range(0, len(objects), _CHUNK):
-                named = POKES.c.object_id.in_(objects[start : start + _CHUNK])
-                connection.execute(sa.update(POKES).where(DEAD, named).values(applied))
+                named = NOTIFICATIONS.c.object_id.in_(objects[start : start + _CHUNK])
+                connection.execute(sa.update(NOTIFICATIONS).where(DEAD, named).values(applied))
 
-    def defer(self, pokes: Sequence[Poke], error: object, *, now: float | None = None) -> None:
-        """Note why these pokes cannot be tried for now, through no fault of what they name: they wait a minute."""
+    def defer(self, notifications: Sequence[Notification], error: object, *, now: float | None = None) -> None:
+        """Note why these notifications cannot be tried for now, through no fault of what they name: they wait a
+        minute."""
         with self._owner.changing() as connection:
-            self._change(connection, pokes, {"error": shown_error(error), "not_before": seconds_of(now) + DEFERRED})
+            self._change(
+                connection, notifications, {"error": shown_error(error), "not_before": seconds_of(now) + DEFERRED}
+            )
 
-    def failed(self, pokes: Sequence[Poke], error: object, *, now: float | None = None) -> None:
-        """Note that the objects these pokes name were read again in vain, and why.
+    def failed(self, notifications: Sequence[Notification], error: object, *, now: float | None = None) -> None:
+        """Note that the objects these notifications name were read again in vain, and why.
 
         They wait 10, 40, 160 and 640 seconds before the next attempts; the fifth time they are dead.
         """
-        pause = sa.literal(FIRST_PAUSE).bitwise_lshift(2 * POKES.c.attempts)
-        later = {"attempts": POKES.c.attempts + 1, "error": shown_error(error), "not_before": seconds_of(now) + pause}
+        pause = sa.literal(FIRST_PAUSE).bitwise_lshift(2 * NOTIFICATIONS.c.attempts)
+        later = {
+            "attempts": NOTIFICATIONS.c.attempts + 1,
+            "error": shown_error(error),
+            "not_before": seconds_of(now) + pause,
+        }
         with self._owner.changing() as connection:
-            self._change(connection, pokes, later, which=WAITING)
+            self._change(connection, notifications, later, which=WAITING)
 
     def wait_again(self, *, applied_since: float, created_since: float) -> int:
-        """Let applied pokes wait again that were applied from `applied_since` on, or whose event Stripe made from
-        `created_since` on (Unix seconds, by the local and by Stripe's clock); returns how many.
+        """Let applied notifications wait again that were applied from `applied_since` on, or whose event Stripe made
+        from `created_since` on (Unix seconds, by the local and by Stripe's clock); returns how many.
 
         For a warehouse that is older than the inbox, because it was restored from a copy.
         """
-        since = sa.or_(POKES.c.applied_at >= applied_since, POKES.c.event_created >= created_since)
+        since = sa.or_(NOTIFICATIONS.c.applied_at >= applied_since, NOTIFICATIONS.c.event_created >= created_since)
         with self._owner.changing() as connection:
             return connection.execute(REOPENED.where(since)).rowcount
 
     def retry(self, event_ids: Collection[str] | None = None) -> int:
-        """Let dead pokes wait anew, those of these events or all; returns how many."""
+        """Let dead notifications wait anew, those of these events or all; returns how many."""
         chosen: Sequence[Any] = [sa.true()]
         if event_ids is not None:
             ids = sorted(event_ids)
-            chosen = [POKES.c.event_id.in_(ids[start : start + _CHUNK]) for start in range(0, len(ids), _CHUNK)]
+            chosen = [NOTIFICATIONS.c.event_id.in_(ids[start : start + _CHUNK]) for start in range(0, len(ids), _CHUNK)]
         with self._database.writing() as connection:
-            return sum(connection.execute(sa.update(POKES).where(DEAD, some).values(ANEW)).rowcount for some in chosen)
+            return sum(
+                connection.execute(sa.update(NOTIFICATIONS).where(DEAD, some).values(ANEW)).rowcount for some in chosen
+            )
 
     def rows(self, *, failing: bool = False) -> list[Entry]:
         """All that was not applied, waiting or dead, or only what was tried in vain; in the order it was received."""
-        return self._entries(sa.and_(OPEN, POKES.c.error.is_not(None)) if failing else OPEN)
+        return self._entries(sa.and_(OPEN, NOTIFICATIONS.c.error.is_not(None)) if failing else OPEN)
 
     def dead(self) -> list[Entry]:
         """What was tried in vain as often as it may be, in the order it was received."""
@@ -201,24 +216,25 @@ class Inbox:
         query = sa.select(
             sa.func.count().filter(WAITING),
             sa.func.count().filter(DEAD),
-            sa.func.min(POKES.c.received_at).filter(WAITING),
+            sa.func.min(NOTIFICATIONS.c.received_at).filter(WAITING),
         ).where(OPEN)
         with self._database.reading() as connection:
             return Summary(*connection.execute(query).one())
 
     def check_writable(self) -> None:
-        """Raise `WarehouseError` if a poke could not be stored now. Writes one, durably, and leaves nothing of it."""
+        """Raise `WarehouseError` if a notification could not be stored now. Writes one, durably, and leaves nothing of
+        it."""
         probe = {"event_id": _PROBE, "account": "", "livemode": False, "object": "charge", "object_id": "x" * 27}
         times = {"object_created": 0, "event_created": 0, "received_at": 0.0, "applied_at": 0.0}
         with self._database.writing() as connection:
             # The pages or blocks that both change are written, though nothing is left to be seen.
-            connection.execute(sa.insert(POKES), [probe | times])
-            connection.execute(sa.delete(POKES).where(POKES.c.event_id == _PROBE))
+            connection.execute(sa.insert(NOTIFICATIONS), [probe | times])
+            connection.execute(sa.delete(NOTIFICATIONS).where(NOTIFICATIONS.c.event_id == _PROBE))
 
     def forget(self, *, applied_before: float) -> None:
-        """Remove applied pokes older than `applied_before` (Unix seconds)."""
+        """Remove applied notifications older than `applied_before` (Unix seconds)."""
         with self._owner.changing() as connection:
-            connection.execute(sa.delete(POKES).where(POKES.c.applied_at < applied_before))
+            connection.execute(sa.delete(NOTIFICATIONS).where(NOTIFICATIONS.c.applied_at < applied_before))
 
     def clear(self) -> None:
         """Remove everything, as if the inbox were new."""
@@ -232,18 +248,20 @@ class Inbox:
         Nobody reads it: there is no key of that mode, and one that is set later loads the history anyway.
         """
         with self._owner.changing() as connection:
-            return connection.execute(sa.delete(POKES).where(OPEN, POKES.c.livemode.not_in(set(keep)))).rowcount
+            return connection.execute(
+                sa.delete(NOTIFICATIONS).where(OPEN, NOTIFICATIONS.c.livemode.not_in(set(keep)))
+            ).rowcount
 
     def close(self) -> None:
         """Give the connections back."""
         self._database.close()
 
     def _entries(self, which: sa.ColumnElement[bool]) -> list[Entry]:
-        query = sa.select(POKES).where(which).order_by(POKES.c.received_at, POKES.c.event_id)
+        query = sa.select(NOTIFICATIONS).where(which).order_by(NOTIFICATIONS.c.received_at, NOTIFICATIONS.c.event_id)
         with self._database.reading() as connection:
             return [
                 Entry(
-                    poke_from(row),
+                    notification_from(row),
                     row.received_at,
                     row.attempts,
                     row.error,
@@ -256,19 +274,19 @@ class Inbox:
     def _change(
         self,
         connection: sa.Connection,
-        pokes: Sequence[Poke],
+        notifications: Sequence[Notification],
         values: dict[str, Any],
         *,
         which: sa.ColumnElement[bool] = OPEN,
     ) -> None:
-        """Set `values` of these pokes, of those that are `which`: by default all that were not applied."""
-        ids = sorted({poke.event_id for poke in pokes})
+        """Set `values` of these notifications, of those that are `which`: by default all that were not applied."""
+        ids = sorted({notification.event_id for notification in notifications})
         for start in range(0, len(ids), _CHUNK):
             # Locked in one order everywhere (SQLite has only one writer): two processes would wait for each other.
             chosen = (
-                sa.select(POKES.c.event_id)
-                .where(which, POKES.c.event_id.in_(ids[start : start + _CHUNK]))
-                .order_by(POKES.c.event_id)
+                sa.select(NOTIFICATIONS.c.event_id)
+                .where(which, NOTIFICATIONS.c.event_id.in_(ids[start : start + _CHUNK]))
+                .order_by(NOTIFICATIONS.c.event_id)
                 .with_for_update()
             )
-            connection.execute(sa.update(POKES).where(POKES.c.event_id.in_(chosen)).values(values))
+            connection.execute(sa.update(NOTIFICATIONS).where(NOTIFICATIONS.c.event_id.in_(chosen)).values(values))

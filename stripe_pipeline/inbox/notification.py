@@ -20,14 +20,14 @@ _SHOWN = 80  # characters of an invalid id in a message
 
 
 class State(StrEnum):
-    """Where a poke stands that was not applied; derived from what is stored of it."""
+    """Where a notification stands that was not applied; derived from what is stored of it."""
 
     WAITING = "waiting"
     DEAD = "dead"
 
 
 @dataclass(frozen=True)
-class Poke:
+class Notification:
     """A notification that an object was created, changed or deleted; it does not say what the object looks like now."""
 
     event_id: str
@@ -44,9 +44,9 @@ class Poke:
 
 @dataclass(frozen=True)
 class Entry:
-    """A poke, and how it fared in the inbox."""
+    """A notification, and how it fared in the inbox."""
 
-    poke: Poke
+    notification: Notification
     received_at: float
     """Unix seconds, by the local clock."""
     attempts: int
@@ -74,11 +74,11 @@ class Claim:
 
     warehouse: Identity
     reopened: int | None = None
-    """How many applied pokes wait again because the warehouse lacks, or may lack, what was read for them; None unless
-    the inbox belonged to another warehouse, or to a later state of this one."""
+    """How many applied notifications wait again because the warehouse lacks, or may lack, what was read for them; None
+    unless the inbox belonged to another warehouse, or to a later state of this one."""
 
 
-def poke_of(event: object, mode: Mode | None = None) -> Poke | None:
+def notification_of(event: object, mode: Mode | None = None) -> Notification | None:
     """What an event tells to read again; `mode` where it is known whose events these are.
 
     None for what tells nothing of a table: other objects, the invoice without an id of `invoice.upcoming`, thin events
@@ -107,7 +107,7 @@ def poke_of(event: object, mode: Mode | None = None) -> Poke | None:
             f"The event {event_id} names a {name} whose id is not one: {said}",
             "Report this with the event; a backfill of the day that the object was created on reads it",
         )
-    return Poke(
+    return Notification(
         event_id=str(event_id),
         account=mode.account if mode else None,
         livemode=livemode,

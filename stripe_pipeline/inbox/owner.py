@@ -16,7 +16,7 @@ from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.identity import Identity
 from stripe_pipeline.inbox.database import Database
 from stripe_pipeline.inbox.notification import LARGEST, Claim
-from stripe_pipeline.inbox.tables import LOCKED_OWNERS, OWNERS, POKES, REOPENED, ownership
+from stripe_pipeline.inbox.tables import LOCKED_OWNERS, NOTIFICATIONS, OWNERS, REOPENED, ownership
 
 
 class Owner:
@@ -51,7 +51,7 @@ class Owner:
             if (other or behind) and not (take_over or self._in_folder):
                 raise self._belongs_to(other or rows[0], warehouse)
             if other or behind:
-                newer = sa.func.coalesce(POKES.c.applied_revision, LARGEST) > warehouse.revision
+                newer = sa.func.coalesce(NOTIFICATIONS.c.applied_revision, LARGEST) > warehouse.revision
                 lacking = sa.true() if other else newer
                 reopened = connection.execute(REOPENED.where(lacking)).rowcount
             kept = {} if other else {row.livemode: row.complete for row in rows}

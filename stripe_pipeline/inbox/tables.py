@@ -12,10 +12,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from stripe_pipeline.errors import scrub
-from stripe_pipeline.inbox.notification import Poke
+from stripe_pipeline.inbox.notification import Notification
 
 MAX_ATTEMPTS = 5
-"""So often what a poke names is read again in vain before the poke is dead."""
+"""So often what a notification names is read again in vain before the notification is dead."""
 FIRST_PAUSE = 10
 """Seconds after the first failed attempt; four times as long after each further one."""
 DEFERRED = 60
@@ -25,7 +25,8 @@ LONGEST_PAUSE = FIRST_PAUSE << 2 * (MAX_ATTEMPTS - 2)
 _LONGEST_ERROR = 1000  # characters
 METADATA = sa.MetaData()
 
-POKES = sa.Table(
+# Both tables keep the names they were made with: an inbox may be shared by processes of several versions.
+NOTIFICATIONS = sa.Table(
     "pokes",
     METADATA,
     sa.Column("event_id", sa.String, primary_key=True),
@@ -44,9 +45,9 @@ POKES = sa.Table(
 )
 
 # Answers from one place whether something is due, which is asked ten times a second, however much is applied or dead.
-sa.Index("pokes_state", POKES.c.applied_at, POKES.c.attempts, POKES.c.not_before)
+sa.Index("pokes_state", NOTIFICATIONS.c.applied_at, NOTIFICATIONS.c.attempts, NOTIFICATIONS.c.not_before)
 
-# The warehouse that the pokes of a mode are for. One that has no row yet may take the inbox.
+# The warehouse that the notifications of a mode are for. One that has no row yet may take the inbox.
 OWNERS = sa.Table(
     "poke_owners",
     METADATA,
@@ -57,23 +58,23 @@ OWNERS = sa.Table(
     sa.Column("complete", sa.Boolean, nullable=False),  # false until Stripe's events were read again
 )
 
-# In one order, and before any poke: two processes would wait for each other.
+# In one order, and before any notification: two processes would wait for each other.
 LOCKED_OWNERS = sa.select(OWNERS).order_by(OWNERS.c.livemode).with_for_update()
-OPEN = POKES.c.applied_at.is_(None)
-WAITING = sa.and_(OPEN, POKES.c.attempts < MAX_ATTEMPTS)
-DEAD = sa.and_(OPEN, POKES.c.attempts >= MAX_ATTEMPTS)
+OPEN = NOTIFICATIONS.c.applied_at.is_(None)
+WAITING = sa.and_(OPEN, NOTIFICATIONS.c.attempts < MAX_ATTEMPTS)
+DEAD = sa.and_(OPEN, NOTIFICATIONS.c.attempts >= MAX_ATTEMPTS)
 ANEW: dict[str, Any] = {"attempts": 0, "not_before": 0.0, "error": None}
 UNAPPLIED = ANEW | {"applied_at": None, "applied_revision": None}
-# Lets applied pokes wait again; a further condition says which.
-REOPENED = sa.update(POKES).where(POKES.c.applied_at.is_not(None)).values(UNAPPLIED)
+# Lets applied notifications wait again; a further condition says which.
+REOPENED = sa.update(NOTIFICATIONS).where(NOTIFICATIONS.c.applied_at.is_not(None)).values(UNAPPLIED)
 
 
 def due_at(now: float | None, modes: Collection[bool]) -> sa.ColumnElement[bool]:
-    """The condition of pokes of these modes that may be tried at `now`."""
+    """The condition of notifications of these modes that may be tried at `now`."""
     at = seconds_of(now)
-    not_before = POKES.c.not_before
+    not_before = NOTIFICATIONS.c.not_before
     due = sa.and_(WAITING, sa.or_(not_before <= at, not_before > at + LONGEST_PAUSE))
-    return due if {True, False} <= set(modes) else sa.and_(due, POKES.c.livemode.in_(set(modes)))
+    return due if {True, False} <= set(modes) else sa.and_(due, NOTIFICATIONS.c.livemode.in_(set(modes)))
 
 
 def shown_error(error: object) -> str:
@@ -84,8 +85,8 @@ def seconds_of(now: float | None) -> float:
     return time.time() if now is None else now
 
 
-def poke_from(row: Any) -> Poke:
-    return Poke(
+def notification_from(row: Any) -> Notification:
+    return Notification(
         row.event_id,
         row.account or None,
         row.livemode,
@@ -110,29 +111,29 @@ def ownership(livemode: bool, warehouse: str, folder: str, revision: int, *, com
 def lacking(connection: sa.Connection) -> list[sa.Table | sa.Column[Any] | sa.Index]:
     """The tables, columns and indexes that the database has not got."""
     there = sa.inspect(connection)
-    if not (there.has_table(POKES.name) and there.has_table(OWNERS.name)):
-        return [POKES, OWNERS]
-    columns = {column["name"] for column in there.get_columns(POKES.name)}
-    indexes = {index["name"] for index in there.get_indexes(POKES.name)}
+    if not (there.has_table(NOTIFICATIONS.name) and there.has_table(OWNERS.name)):
+        return [NOTIFICATIONS, OWNERS]
+    columns = {column["name"] for column in there.get_columns(NOTIFICATIONS.name)}
+    indexes = {index["name"] for index in there.get_indexes(NOTIFICATIONS.name)}
     return [
-        *(column for column in POKES.columns if column.name not in columns),
-        *(index for index in POKES.indexes if index.name not in indexes),
+        *(column for column in NOTIFICATIONS.columns if column.name not in columns),
+        *(index for index in NOTIFICATIONS.indexes if index.name not in indexes),
     ]
 
 
 def make_tables(connection: sa.Connection) -> None:
     """Make the tables, or add what they lack if an older version made them."""
     there = sa.inspect(connection)
-    older = there.has_table(POKES.name) and not there.has_table(OWNERS.name)
+    older = there.has_table(NOTIFICATIONS.name) and not there.has_table(OWNERS.name)
     METADATA.create_all(connection)
     for column in lacking(connection):
         if isinstance(column, sa.Column):
             added = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
-            connection.exec_driver_sql(f"ALTER TABLE {POKES.name} ADD COLUMN {added}")
+            connection.exec_driver_sql(f"ALTER TABLE {NOTIFICATIONS.name} ADD COLUMN {added}")
     for index in lacking(connection):
         assert isinstance(index, sa.Index)
         index.create(connection)
-    if older and connection.execute(sa.select(sa.literal(1)).select_from(POKES).limit(1)).first():
+    if older and connection.execute(sa.select(sa.literal(1)).select_from(NOTIFICATIONS).limit(1)).first():
         # It holds what Stripe told so far, and belongs to the first warehouse that comes.
         rows = [ownership(livemode, "", "", 0, complete=True) for livemode in (True, False)]
         connection.execute(sa.insert(OWNERS), rows)

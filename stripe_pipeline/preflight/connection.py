@@ -83,7 +83,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Webhooks:
-    """What brings changes of one mode within seconds; without it the ticks do."""
+    """What brings changes of one mode within seconds; without it the syncs do."""
 
     endpoints: tuple[Endpoint, ...] = ()
     others: int = 0
@@ -127,7 +127,7 @@ class Connection:
     tables: tuple[Table, ...] = ()
     """The enabled object types, in table order."""
     events: StripePipelineError | None = None
-    """Why /v1/events, which every tick scans, cannot be read; None where it can."""
+    """Why /v1/events, which every sync scans, cannot be read; None where it can."""
     webhooks: Webhooks = Webhooks()
     transactions: int = 0
     """Charges of the last 30 days, about."""

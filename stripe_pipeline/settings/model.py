@@ -53,7 +53,7 @@ class Sweep(_Section):
     """The lists of older days that find what no event told."""
 
     requests_a_month: Annotated[int, Field(ge=0)] = 3000
-    """For each key. With the ticks of an idle account (5,760) and the seals this stays under the 10,000 reads that
+    """For each key. With the syncs of an idle account (5,760) and the seals this stays under the 10,000 reads that
     every account has (docs/stripe.md#limits)."""
 
 

@@ -1,6 +1,6 @@
 """Reading objects with their children from Stripe into files that the warehouse loads.
 
-One reader serves a first load, a backfill, a seal and a poke: all give the same `Batch`. How windows are walked
+One reader serves a first load, a backfill, a seal and a notification: all give the same `Batch`. How windows are walked
 belongs to `listing`, what an object consists of to `lines`, when a day is complete to `day_files`, whether an error is
 about one object to `probe`, what to read to `sync`.
 """

@@ -12,7 +12,7 @@ from stripe_pipeline.errors import (
     StripePipelineError,
     Unavailable,
 )
-from stripe_pipeline.inbox.notification import Poke, poke_of
+from stripe_pipeline.inbox.notification import Notification, notification_of
 from stripe_pipeline.objects import BY_STRIPE_OBJECT
 from stripe_pipeline.stripe_api.listing import newest_first
 from stripe_pipeline.sync.context import EVENTS, Context
@@ -36,7 +36,7 @@ class EventScan:
         self._identity = context.identity
 
     def take_first_cursor(self) -> float:
-        """Start the event cursor before anything is listed, so that what changes meanwhile is told at the next tick."""
+        """Start the event cursor before anything is listed, so that what changes meanwhile is told at the next sync."""
         started = self._api.get("/v1/events", {"limit": 1}).sent_at
         self._warehouse.load([], cursors={(self._mode, EVENTS): started}, clock=self._api.clock.read())
         return started
@@ -49,7 +49,7 @@ class EventScan:
         started = self.scan(min(cursor, self._api.now() - EVENTS_KEPT))
         if started is not None:
             failing = [
-                Poke(event_id, self._mode.account, livemode, name, object_id, None, received)
+                Notification(event_id, self._mode.account, livemode, name, object_id, None, received)
                 for event_id, livemode, name, object_id, received in self._warehouse.state.failing()
                 if name in BY_STRIPE_OBJECT
             ]
@@ -69,8 +69,14 @@ class EventScan:
         try:
             for page in newest_first(self._api, "/v1/events", since=int(cursor) - OVERLAP):
                 started = page.sent_at if started is None else started
-                pokes = [self._poke_of(event) for event in page.objects]
-                self._inbox.add([poke for poke in pokes if poke and BY_STRIPE_OBJECT[poke.object].name in enabled])
+                notifications = [self._notification_of(event) for event in page.objects]
+                self._inbox.add(
+                    [
+                        notification
+                        for notification in notifications
+                        if notification and BY_STRIPE_OBJECT[notification.object].name in enabled
+                    ]
+                )
         except (AuthenticationFailed, Cancelled):
             raise
         except StripePipelineError as error:
@@ -80,9 +86,9 @@ class EventScan:
             return None
         return started
 
-    def _poke_of(self, event: dict[str, Any]) -> Poke | None:
+    def _notification_of(self, event: dict[str, Any]) -> Notification | None:
         try:
-            return poke_of(event, self._mode)
+            return notification_of(event, self._mode)
         except BadObject as error:
             self._report.note(str(error))
             return None

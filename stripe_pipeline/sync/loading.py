@@ -159,7 +159,7 @@ class Loading:
             self.load([again])
 
     def read(
-        self, reader: Reader, plan: Plan, made_since: float | None, oldest: int, *, poked: bool
+        self, reader: Reader, plan: Plan, made_since: float | None, oldest: int, *, notified: bool
     ) -> tuple[list[Batch], dict[str, StripePipelineError]]:
         """What a list of everything made since then, or since the plan's start, and single reads bring."""
         batches = []
@@ -168,7 +168,7 @@ class Loading:
         starts = [int(start) for start in (plan.list_since, made_since) if start is not None]
         if starts:
             batch, listed = reader.list_since(min(starts))
-            batch.read_again = poked
+            batch.read_again = notified
             batches.append(batch)
             # Wanted but not listed: deleted meanwhile, or older than it said.
             ids = ids - listed

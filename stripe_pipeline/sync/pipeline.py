@@ -1,4 +1,4 @@
-"""Deciding what to read from Stripe and bringing it into the warehouse: the tick, the drain and the backfill.
+"""Deciding what to read from Stripe and bringing it into the warehouse: the sync, the drain and the backfill.
 
 All end in the same two steps, reading (`stripe_api.reader`) and loading (`warehouse`). Nothing here knows of
 Dagster; `assets` reports what a run did.
@@ -47,8 +47,8 @@ from stripe_pipeline.warehouse.publisher import PAUSE
 from stripe_pipeline.warehouse.warehouse import Warehouse
 
 logger = logging.getLogger(__name__)
-TICK_TIME = 3600.0  # seconds that a tick may read; the next one goes on
-DRAIN_TIME = 25.0  # seconds that a drain may read: a sensor's tick must have loaded and published within a minute
+SYNC_TIME = 3600.0  # seconds that a sync may read; the next one goes on
+DRAIN_TIME = 25.0  # seconds that a drain may read: a tick of the sensor must have loaded and published within a minute
 
 
 class _Haste(TypedDict, total=False):
@@ -114,20 +114,20 @@ class Pipeline:
         self.inbox.close()
         self.warehouse.close()
 
-    def tick(self, days: Iterable[date] = (), *, within: float = TICK_TIME) -> Report:
+    def sync(self, days: Iterable[date] = (), *, within: float = SYNC_TIME) -> Report:
         """Bring every enabled table up to date with Stripe; list `days` completely besides.
 
         After `within` seconds nothing more is read: what was read is stored, the report names the tables that are not
-        up to date, and the next tick goes on from there.
+        up to date, and the next sync goes on from there.
         Raises `StripePipelineError` where nothing could be done at all; what concerns single tables is in the report.
         """
-        return self._run(lambda run: run.tick(set(days)), self.settings.enabled, within=within)
+        return self._run(lambda run: run.sync(set(days)), self.settings.enabled, within=within)
 
     def backfill(self, days: Iterable[date], tables: Iterable[str] | None = None) -> Report:
         """List `days` (UTC, of `created`) of these tables completely, whatever is known of them.
 
         The same backfill, where it was stopped or failed and listed something within the last hour, goes on from there.
-        A table's parent and children come with it. Raises as `tick` does.
+        A table's parent and children come with it. Raises as `sync` does.
         """
         asked = self.settings.enabled if tables is None else tuple(self.settings.types[name] for name in tables)
         return self._run(lambda run: run.backfill(set(days)), asked, urgent=False)
@@ -135,11 +135,12 @@ class Pipeline:
     def drain(
         self, *, most: int, report: Report | None = None, due: float | None = None, within: float = DRAIN_TIME
     ) -> Report:
-        """Read again what the inbox's pokes name that may be tried at `due`, at most `most` objects of each mode.
+        """Read again what the inbox's notifications name that may be tried at `due`, at most `most` objects of each
+        mode.
 
         `due`: Unix seconds, the present unless given; infinity for all of them. What could not be read `within` so many
-        seconds waits in the inbox.
-        Adds to `report` if one is given. Publishing what was stored is left to the caller. Raises as `tick` does.
+        seconds waits in the inbox. Adds to `report` if one is given. Publishing what was stored is left to the caller.
+        Raises as `sync` does.
         """
         until = time.time() if due is None else due
         return self._run(
@@ -162,12 +163,13 @@ class Pipeline:
         self.publish()
         return pruned
 
-    def has_news(self, due: float | None = None) -> bool:
-        """Whether pokes wait that `drain` would read; may be asked ten times a second. `due`: as for `drain`."""
+    def has_due_notifications(self, due: float | None = None) -> bool:
+        """Whether notifications wait that `drain` would read; may be asked ten times a second. `due`: as for
+        `drain`."""
         return self.inbox.has_due(due, modes=self._modes)
 
     def objects_to_read(self, due: float | None = None) -> int:
-        """How many objects those pokes name."""
+        """How many objects those notifications name."""
         return self.inbox.objects_due(due, modes=self._modes)
 
     def publish(self, *, force: bool = True, pause: float = PAUSE) -> bool:
@@ -179,14 +181,14 @@ class Pipeline:
         if not force and not self.warehouse.publisher.due(pause=pause):
             return False
         identity = self._identity or self.warehouse.state.identity()
-        # An inbox that is new does not know what failed; the tick takes that from the file.
+        # An inbox that is new does not know what failed; the sync takes that from the file.
         failing = self.inbox.rows(failing=True) if self.inbox.is_complete(identity) else None
         return self.warehouse.publish(force=force, pause=pause, failing=failing)
 
     def adopt_inbox(self) -> int:
         """Take the inbox over from another warehouse; how many notifications wait again.
 
-        The next tick reads again what Stripe told in the last 30 days. Raises `WarehouseError`.
+        The next sync reads again what Stripe told in the last 30 days. Raises `WarehouseError`.
         """
         return self._claim_inbox(take_over=True).reopened or 0
 
@@ -293,7 +295,7 @@ class Pipeline:
     def _catch_up(self, restored: Restored, report: Report) -> None:
         """After the warehouse was restored from a copy, have read again what it lacks.
 
-        The tick scans the events from the copy's cursor; those that the inbox knows it would not store again.
+        The sync scans the events from the copy's cursor; those that the inbox knows it would not store again.
         """
         report.note(f"{restored}.")
         [(cursor,)] = self.warehouse.ask(

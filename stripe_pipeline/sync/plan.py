@@ -12,7 +12,7 @@ from datetime import date, timedelta
 
 from stripe_pipeline.batch import Batch
 from stripe_pipeline.days import DAY, day_of, day_start, days_between
-from stripe_pipeline.inbox.notification import Poke
+from stripe_pipeline.inbox.notification import Notification
 from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.day_files import DayRead
@@ -22,7 +22,7 @@ from stripe_pipeline.warehouse.bookkeeping import Covered
 SWEEP = "sweep"
 OVERLAP = 300  # seconds; events and balance transactions become visible up to a minute late (docs/stripe.md#events)
 SETTLED = 300  # seconds after a day's end from when its list is taken for complete
-FRESH = 30  # seconds; of objects made since then a drain takes a list to be shorter than its pokes
+FRESH = 30  # seconds; of objects made since then a drain takes a list to be shorter than its notifications
 JUST_BEFORE = 10  # seconds before the event that announces it in which a balance transaction may have been made
 BALANCE_TRANSACTIONS = "balance_transactions"
 _PAGE = 100
@@ -82,19 +82,20 @@ def covered_since(began: float, covered: Covered | None) -> bool:
     return covered is not None and covered.listed_at >= began
 
 
-def transactions_since(pokes: Mapping[str, Sequence[Poke]], *, looked: float) -> float | None:
-    """From when on to list the balance transactions that pokes announce; None for none that a tick has not listed.
+def transactions_since(notifications: Mapping[str, Sequence[Notification]], *, looked: float) -> float | None:
+    """From when on to list the balance transactions that notifications announce; None for none that a sync has not
+    listed.
 
     A charge that was captured asynchronously has one with its own `created`. Where that was long ago, the charge's row
     names it (`Run._read_named`).
     """
     announced = [
-        poke.event_created
-        if poke.object_created is None or poke.object_created < poke.event_created - OVERLAP
-        else min(poke.event_created, poke.object_created)
+        notification.event_created
+        if notification.object_created is None or notification.object_created < notification.event_created - OVERLAP
+        else min(notification.event_created, notification.object_created)
         for name in OBJECT_TYPES[BALANCE_TRANSACTIONS].announced_by
-        for poke in pokes.get(name, ())
-        if poke.event_created >= looked - OVERLAP
+        for notification in notifications.get(name, ())
+        if notification.event_created >= looked - OVERLAP
     ]
     return min(announced) - JUST_BEFORE if announced else None
 

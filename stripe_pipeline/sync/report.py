@@ -39,7 +39,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     """What whoever watches the run should know, one sentence each."""
     applied: int = 0
-    """Pokes whose objects were read again and stored."""
+    """Notifications whose objects were read again and stored."""
 
     def note(self, sentence: str) -> None:
         """Add it to the notes; once, also where it holds for both modes."""

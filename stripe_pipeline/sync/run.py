@@ -21,7 +21,7 @@ from stripe_pipeline.errors import (
     StripePipelineError,
     Unavailable,
 )
-from stripe_pipeline.inbox.notification import Poke
+from stripe_pipeline.inbox.notification import Notification
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.sync.backfill import ask_the_time, stopped_backfill
 from stripe_pipeline.sync.context import CLOCK_ERROR, EVENTS, Context
@@ -65,7 +65,7 @@ class Run:
         self._named = NamedTransactions(context, self._unread, self._loading)
         self._notifications = Notifications(context, self._unread, self._loading)
 
-    def tick(self, asked: set[date]) -> None:
+    def sync(self, asked: set[date]) -> None:
         cursors = self._warehouse.state.cursors(self._mode)
         first = EVENTS not in cursors
         scanned_at = self._events.take_first_cursor() if first else self._events.follow(cursors[EVENTS])
@@ -82,7 +82,7 @@ class Run:
             scanned_at = self._events.scan(known[EVENTS])
         cursors = known
 
-        to_list = self._days_to_list(asked, coverage, now, how="first load" if first else "tick")
+        to_list = self._days_to_list(asked, coverage, now, how="first load" if first else "sync")
         swept = cursors.get(SWEEP, -math.inf) <= now - DAY
         if swept:
             if not self._mode.account:
@@ -90,16 +90,16 @@ class Run:
                 with suppress(Unavailable, RequestRefused):
                     self._api.account()
             days_to_sweep(to_list, coverage, now, budget=self._settings.sweep.requests_a_month / 30)
-        # No event announces balance transactions: those made since the last look are listed at every tick.
+        # No event announces balance transactions: those made since the last look are listed at every sync.
         looked = cursors.get(BALANCE_TRANSACTIONS, cursors.get(EVENTS))
         followed = cursors.get(EVENTS)
-        pokes = self._notifications.waiting()
+        notifications = self._notifications.waiting()
         batches, failed, bad = self._bring_in(
-            pokes,
+            notifications,
             to_list,
             coverage,
             now,
-            how="tick",
+            how="sync",
             young_since=None if followed is None else followed - OVERLAP,
             money_since=None if looked is None else looked - OVERLAP,
             due=due,
@@ -110,7 +110,7 @@ class Run:
         if swept:
             moved[self._mode, SWEEP] = now
         if BALANCE_TRANSACTIONS in self._readers and BALANCE_TRANSACTIONS not in failed:
-            # Of rows that were read since the last tick looked: a drain, or a run that was killed, may not have.
+            # Of rows that were read since the last sync looked: a drain, or a run that was killed, may not have.
             named = self._named.lacking(since=(looked or now) - CLOCK_ERROR, days=to_list)
             looked_at = {(self._mode, BALANCE_TRANSACTIONS): scanned_at or now}
         else:
@@ -118,41 +118,41 @@ class Run:
         with self._warehouse.session():
             self._loading.load(batches)
             if not (unread := named()):
-                self._end_tick(moved | looked_at)
+                self._end_sync(moved | looked_at)
         if unread:
-            self._end_tick(moved | looked_at if self._named.read(named, unread, how="tick") else moved)
-        self._notifications.acknowledge(pokes, failed, bad)
+            self._end_sync(moved | looked_at if self._named.read(named, unread, how="sync") else moved)
+        self._notifications.acknowledge(notifications, failed, bad)
         self._inbox.forget(applied_before=time.time() - self._settings.inbox.keep_days * DAY)
 
     def drain(self, most: int, due: float) -> None:
-        pokes = self._notifications.waiting(due=due, most=most)
-        if not pokes:
+        notifications = self._notifications.waiting(due=due, most=most)
+        if not notifications:
             return
         cursors = self._warehouse.state.cursors(self._mode)
         if EVENTS not in cursors:
             # Nothing was listed yet: the first load finds what these tell.
-            self._notifications.acknowledge(pokes, {}, {})
+            self._notifications.acknowledge(notifications, {}, {})
             return
         now = self._api.now()
         batches, failed, bad = self._bring_in(
-            pokes,
+            notifications,
             {name: {} for name in self._readers},
             self._warehouse.state.coverage(self._mode),
             now,
             how="webhook",
             young_since=now - FRESH,
-            money_since=transactions_since(pokes, looked=cursors.get(BALANCE_TRANSACTIONS, cursors[EVENTS])),
+            money_since=transactions_since(notifications, looked=cursors.get(BALANCE_TRANSACTIONS, cursors[EVENTS])),
         )
         named = self._named.lacking(since=now - CLOCK_ERROR, days={})
         with self._warehouse.session():
             self._loading.load(batches)
             unread = {} if BALANCE_TRANSACTIONS in failed else named()
         self._named.read(named, unread, how="webhook")
-        self._notifications.acknowledge(pokes, failed, bad)
+        self._notifications.acknowledge(notifications, failed, bad)
 
     def _bring_in(
         self,
-        pokes: Mapping[str, Sequence[Poke]],
+        notifications: Mapping[str, Sequence[Notification]],
         to_list: dict[str, dict[date, str]],
         coverage: Mapping[tuple[str, date], Covered],
         now: float,
@@ -162,15 +162,15 @@ class Run:
         money_since: float | None,
         due: Iterable[tuple[str, int]] = (),
     ) -> tuple[list[Batch], dict[str, StripePipelineError], dict[str, dict[str, StripePipelineError]]]:
-        """Read what is to be listed, what `pokes` name, the balance transactions made since `money_since` and those
-        that are `due`. Lists are loaded as they come.
+        """Read what is to be listed, what `notifications` name, the balance transactions made since `money_since` and
+        those that are `due`. Lists are loaded as they come.
 
         Returns what is left to load, the types that failed, and the single objects that did, by table name.
         """
         oldest = {
             name: oldest_kept(reader.object_type, self._settings, coverage) for name, reader in self._readers.items()
         }
-        wanted = self._notifications.wanted(pokes, due, oldest)
+        wanted = self._notifications.wanted(notifications, due, oldest)
         plans = {}
         for name in self._readers:
             plans[name] = plan_type(name, wanted[name], to_list[name], coverage, now, young_since=young_since)
@@ -189,7 +189,7 @@ class Run:
                 since = money_since if name == BALANCE_TRANSACTIONS else None
                 if name not in failed and (plans[name].ids or since is not None):
                     reads[name] = side_by_side.submit(
-                        self._loading.read, reader, plans[name], since, oldest[name], poked=bool(wanted[name])
+                        self._loading.read, reader, plans[name], since, oldest[name], notified=bool(wanted[name])
                     )
         for name, read in reads.items():
             try:
@@ -201,7 +201,7 @@ class Run:
             self._unread.note(name)
         return batches, failed, bad
 
-    def _end_tick(self, cursors: dict[tuple[Mode, str], float]) -> None:
+    def _end_sync(self, cursors: dict[tuple[Mode, str], float]) -> None:
         self._loading.load([], cursors)
         for lacking in self._warehouse.state.lacking(self._mode):
             self._report.note(str(lacking))
@@ -248,7 +248,7 @@ class Run:
     def _forget_everything(self, gap: float) -> None:
         """Take nothing for complete any more: what changed before Stripe's events begin cannot be told by them."""
         self._report.note(
-            f"The last tick was {gap / DAY:.0f} days ago and Stripe keeps events for 30 days:"
+            f"The last sync was {gap / DAY:.0f} days ago and Stripe keeps events for 30 days:"
             " the whole history is listed again"
         )
         self._warehouse.state.forget_coverage(self._mode, OBJECT_TYPES)

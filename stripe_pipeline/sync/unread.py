@@ -8,7 +8,7 @@ from stripe_pipeline.errors import (
     ObjectsUnread,
     StripePipelineError,
 )
-from stripe_pipeline.inbox.notification import Poke
+from stripe_pipeline.inbox.notification import Notification
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.stripe_api.reader import Unread
 from stripe_pipeline.sync.context import Context
@@ -35,11 +35,11 @@ class UnreadObjects:
         """What could not be read of a listed type, by id."""
         return self._unread.get(name, {})
 
-    def notifications(self, name: str) -> list[Poke]:
+    def notifications(self, name: str) -> list[Notification]:
         """What the inbox is told of objects that no event named and that could not be read; the same one each time."""
         kind = OBJECT_TYPES[name].object
         return [
-            Poke(
+            Notification(
                 event_id=f"read_{kind}_{it.id}",
                 account=self._mode.account,
                 livemode=self._mode.livemode,
@@ -57,14 +57,18 @@ class UnreadObjects:
         found = {**self._readers[name].unread, **(more or {})}
         if new := {object_id: it for object_id, it in found.items() if object_id not in known}:
             if not known:
-                self._given_up |= {entry.poke.event_id for entry in self._inbox.dead()}
+                self._given_up |= {entry.notification.event_id for entry in self._inbox.dead()}
             known |= new
             self._inbox.add(self.notifications(name), again=True)
 
     def report(self, name: str, problems: Mapping[str, StripePipelineError]) -> None:
         """Fail the type for what could not be read, but for what was given up before: a note and a check tell of it."""
         reader = self._readers[name]
-        given_up = {poke.object_id for poke in self.notifications(name) if poke.event_id in self._given_up}
+        given_up = {
+            notification.object_id
+            for notification in self.notifications(name)
+            if notification.event_id in self._given_up
+        }
         fresh = {object_id: error for object_id, error in problems.items() if object_id not in given_up}
         fresh |= {day.isoformat(): error for day, error in sorted(reader.unlisted.items())}
         if fresh and reader.object_type.name not in self._report.failures:

@@ -15,7 +15,7 @@ JUST_BEFORE = "INTERVAL 1 HOUR"  # more than what may be made before a row that 
 def dangling(object_type: ObjectType, reference: Reference, since: date) -> str:
     """The SELECT that counts, in `raw`, the references of a type that point to nothing; one row of
 
-    - how many references were looked at: those of rows that were read before the last tick began, so that a tick has
+    - how many references were looked at: those of rows that were read before the last sync began, so that a sync has
       looked since for what they name;
     - how many point to nothing; a deleted target counts as there;
     - how many of these are in rows made before or as the targets begin, `since` (UTC);

@@ -129,10 +129,10 @@ def show_failing(connection: duckdb.DuckDBPyConnection, failing: Sequence[Entry]
     columns = "event_id, livemode, object, object_id, epoch_us(received_at), attempts, state, error"
     rows = [
         (
-            entry.poke.event_id,
-            entry.poke.livemode,
-            entry.poke.object,
-            entry.poke.object_id,
+            entry.notification.event_id,
+            entry.notification.livemode,
+            entry.notification.object,
+            entry.notification.object_id,
             microseconds(entry.received_at),
             entry.attempts,
             str(entry.state),

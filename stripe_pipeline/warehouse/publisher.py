@@ -47,7 +47,7 @@ class Publisher:
     def due(self, *, pause: float = PAUSE) -> bool:
         """Whether publishing again now keeps within its share of the time, and `pause` seconds have passed.
 
-        What other processes published counts, too: a sensor opens the warehouse anew in every tick.
+        What other processes published counts, too: a sensor opens the warehouse anew in every one of its ticks.
         """
         last = max(self._last, self._noted(), key=lambda publish: publish.ended)
         passed = time.time() - last.ended

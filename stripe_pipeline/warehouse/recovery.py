@@ -1,7 +1,7 @@
 """Restoring a private file that is damaged or missing: a version of the published file, which is a complete copy of it,
 takes its place.
 
-The restored file has the cursors and the coverage of its version, so the next tick reads on from there. What the inbox
+The restored file has the cursors and the coverage of its version, so the next sync reads on from there. What the inbox
 took for applied since then has to be read again, which the restored file says until it is done.
 """
 

@@ -109,7 +109,7 @@ class Refilter:
         connection.execute("DELETE FROM pipeline.backfills")
 
     def _forget_days(self, connection: duckdb.DuckDBPyConnection, object_type: ObjectType) -> None:
-        """Take days for unknown that lack what was too old until now, so that the next tick lists them."""
+        """Take days for unknown that lack what was too old until now, so that the next sync lists them."""
         before, _, date_field = (get_state(connection, f"retention of {object_type.name}") or "").partition("\n")
         if (age := Age.from_text(before)) is None:
             return

@@ -170,6 +170,7 @@ class Layout:
             yield "UPDATE pipeline.meta SET id = uuid()"
         if "pipeline.gone" in columns and "livemode" not in columns["pipeline.gone"]:
             yield "ALTER TABLE pipeline.gone ADD COLUMN livemode BOOLEAN"  # since format 5
+            yield "UPDATE pipeline.coverage SET how = 'sync' WHERE how = 'tick'"
             if "raw.customers" in columns:
                 # Until then, of two customers with the same id in both modes, the one read last took the other's place.
                 yield (

@@ -43,7 +43,7 @@ def attach(connection: duckdb.DuckDBPyConnection, path: Path, catalog: str = CAT
 
 
 def literal(text: str) -> str:
-    """`text` as SQL, for what ticks and loads ask: to bind its first parameter, DuckDB's client loads pandas, 0.3 s."""
+    """`text` as SQL, for what syncs and loads ask: to bind its first parameter, DuckDB's client loads pandas, 0.3 s."""
     return "'" + text.replace("'", "''") + "'"
 
 

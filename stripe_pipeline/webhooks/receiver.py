@@ -1,7 +1,7 @@
-"""Receiving webhooks: signature checked, poke stored durably, then answered 200.
+"""Receiving webhooks: signature checked, notification stored durably, then answered 200.
 
 This may be exposed to the internet, so it does nothing else: it never opens the warehouse, never asks Stripe, and keeps
-nothing of an event but its poke. Listening on a port belongs to `server`, what a poke is to `inbox`.
+nothing of an event but its notification. Listening on a port belongs to `server`, what a notification is to `inbox`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stripe import SignatureVerificationError, WebhookSignature
 from stripe_pipeline import odd_json
 from stripe_pipeline.errors import BadObject, StripePipelineError
 from stripe_pipeline.inbox.inbox import Inbox
-from stripe_pipeline.inbox.notification import Poke, Summary, poke_of
+from stripe_pipeline.inbox.notification import Notification, Summary, notification_of
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ _BODY_SECONDS = 10.0  # for a whole body to arrive
 _STORE_SECONDS = 10.0  # for the inbox; Stripe does not wait much longer and sends the event again
 _TELL_EVERY = 60.0  # seconds between two lines in the log
 _LOOK_EVERY = 1.0  # seconds for which an answer about the inbox is good: everyone may ask
-_BATCH = 1000  # pokes a transaction
+_BATCH = 1000  # notifications a transaction
 _TYPES = 100  # event types that a line in the log counts one by one
 _TIME = re.compile(r"(?:^|,)t=(\d{1,12})(?:,|$)", re.ASCII)
 
@@ -48,7 +48,7 @@ def create_app(inbox: Inbox, secrets: Sequence[str], wanted_objects: Collection[
     """The receiver: POST `PATH` and GET `HEALTH`.
 
     `secrets` are the signing secrets of which any one is enough; `wanted_objects` are the values of
-    `data.object.object` whose pokes are kept, for example `charge`.
+    `data.object.object` whose notifications are kept, for example `charge`.
     """
     receiver = _Receiver(inbox, tuple(secrets), frozenset(wanted_objects))
     return Starlette(
@@ -101,16 +101,16 @@ class _Receiver:
         except _Refused as refused:
             return self._answer(refused.status, "refused", refused.why)
         try:
-            poke = poke_of(event)
+            notification = notification_of(event)
         except BadObject as error:
             # Sending it again would not help; the log tells.
             logger.warning("Ignored: %s", error)
             return self._answer(200, "ignored", f"{_name(event.get('type'))} of an object without a valid id")
-        if poke is None or poke.object not in self._wanted:
+        if notification is None or notification.object not in self._wanted:
             return self._answer(200, "ignored", _name(event.get("type")))
         try:
             async with asyncio.timeout(_STORE_SECONDS):
-                await self._writer.store(poke)
+                await self._writer.store(notification)
         except Exception:  # the writer logged why, or it takes too long
             return self._answer(503, "failed", "The event could not be stored; send it again later")
         return self._answer(200, "stored")
@@ -169,16 +169,17 @@ class _Receiver:
 
 
 class _Writer:
-    """Stores pokes in one transaction for all that came while the one before was written."""
+    """Stores notifications in one transaction for all that came while the one before was written."""
 
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
-        self._queue: asyncio.Queue[tuple[Poke, asyncio.Future[None]]] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[Notification, asyncio.Future[None]]] = asyncio.Queue()
 
-    async def store(self, poke: Poke) -> None:
-        """Returns once the poke is on the disk; raises what kept it from being stored, mostly a `WarehouseError`."""
+    async def store(self, notification: Notification) -> None:
+        """Returns once the notification is on the disk; raises what kept it from being stored, mostly a
+        `WarehouseError`."""
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait((poke, stored))
+        self._queue.put_nowait((notification, stored))
         await stored
 
     async def run(self) -> None:
@@ -189,7 +190,7 @@ class _Writer:
                 batch.append(self._queue.get_nowait())
             problem: Exception | None = None
             try:
-                await asyncio.to_thread(self._inbox.add, [poke for poke, _ in batch])
+                await asyncio.to_thread(self._inbox.add, [notification for notification, _ in batch])
             except Exception as error:  # whatever it is, those who wait are told, and the next ones may fare better
                 problem = error
                 reason = error if isinstance(error, StripePipelineError) else type(error).__name__

@@ -116,7 +116,7 @@ def layout() -> Mapping[str, Mapping[str, str]]:
 
 def empty_warehouse() -> Warehouse:
     """A warehouse with default settings and without rows, of a data folder that is not made."""
-    return Warehouse(DataFolder(DOCS / "data"), as_it_is=True)
+    return Warehouse(DataFolder(DOCS / "data"), read_only=True)
 
 
 # Tables

@@ -19,8 +19,8 @@ import dagster as dg
 from stripe_pipeline.assets.checks import evaluations, last_results
 from stripe_pipeline.assets.keys import key_of
 from stripe_pipeline.assets.raw import SYNC_JOB, materializations
-from stripe_pipeline.assets.retention import NIGHTLY_JOB, OURS, RETENTION
-from stripe_pipeline.assets.run_locks import UNDER_WAY, let_go_of_killed
+from stripe_pipeline.assets.retention import NIGHTLY_JOB, RETENTION, RUN_TAGS
+from stripe_pipeline.assets.run_locks import UNFINISHED, fail_killed_runs
 from stripe_pipeline.assets.views import changed_views
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
@@ -31,12 +31,12 @@ from stripe_pipeline.stripe_api.deadline import Deadline
 from stripe_pipeline.sync.pipeline import DRAIN_TIME, Pipeline
 from stripe_pipeline.sync.report import Report
 
-WAIT = 10.0
+TICK_SECONDS = 10.0
 """Seconds that the sensor waits for notifications inside its tick. Dagster begins the next one at once after 5 seconds
 or more, ends a tick that takes 60, stores a row for each, and waits for the one under way before it ends."""
-TELL_WITHIN = 4.0
+REPORT_WITHIN = 4.0
 """Seconds after the first notification of a tick in which Dagster is told of it: the tick ends."""
-OBJECTS = 200
+MAX_OBJECTS = 200
 """Objects of each mode that are read again inside a tick: at 25 requests a second 8 seconds. More are a run's work."""
 READ_WITHIN = 30.0
 """Seconds from its beginning that a tick may read Stripe: loading and publishing follow, and Dagster ends it at 60."""
@@ -52,9 +52,9 @@ _FURTHEST_REST = 60.0  # seconds; a rest that is further ahead was ordered by a 
 
 def _sync_under_way(instance: dg.DagsterInstance) -> str | None:
     """The id of a run of our job `sync` that has not ended, if there is one; a run that was killed has ended."""
-    let_go_of_killed(instance, DataFolder.from_environment())
+    fail_killed_runs(instance, DataFolder.from_environment())
     # By tag, too: another code location may have a job of this name.
-    runs = instance.get_runs(dg.RunsFilter(job_name=SYNC_JOB, tags=OURS, statuses=UNDER_WAY), limit=1)
+    runs = instance.get_runs(dg.RunsFilter(job_name=SYNC_JOB, tags=RUN_TAGS, statuses=UNFINISHED), limit=1)
     return runs[0].run_id if runs else None
 
 
@@ -186,7 +186,7 @@ def _refresh(pipeline: Pipeline, report: Report, state: _State, instance: dg.Dag
     What publishing's share of the time leaves unpublished a later tick publishes, unless Dagster is about to end.
     """
     reading = Deadline(READ_WITHIN)
-    ends = Deadline(WAIT)
+    ends = Deadline(TICK_SECONDS)
     try:
         while not ends.passed:
             if not state.published:
@@ -196,16 +196,16 @@ def _refresh(pipeline: Pipeline, report: Report, state: _State, instance: dg.Dag
                     break  # Dagster waits for a tick before it ends
                 time.sleep(_POLL)
                 continue
-            ends = Deadline(min(ends.left(), TELL_WITHIN))
-            if pipeline.objects_to_read() > OBJECTS and _sync_under_way(instance):
+            ends = Deadline(min(ends.left(), REPORT_WITHIN))
+            if pipeline.objects_to_read() > MAX_OBJECTS and _sync_under_way(instance):
                 state.rest = Deadline(_LONGEST_REST)  # that run reads all of it
                 continue
             applied, began = report.applied, time.monotonic()
-            pipeline.drain(most=OBJECTS, report=report, within=min(DRAIN_TIME, reading.left()))
+            pipeline.drain(most=MAX_OBJECTS, report=report, within=min(DRAIN_TIME, reading.left()))
             took = time.monotonic() - began
             state.rest = Deadline(min(_REST * took, _LONGEST_REST) if report.applied > applied else 1.0)
             state.published = pipeline.publish(force=False)
-            if pipeline.objects_to_read() > OBJECTS:
+            if pipeline.objects_to_read() > MAX_OBJECTS:
                 state.backlog = not _sync_under_way(instance)
                 return
     finally:
@@ -240,7 +240,7 @@ def build_automation(settings: Settings, at_night: Sequence[dg.AssetChecksDefini
         SYNC_JOB,
         selection=tables.without_checks(),
         description="One tick: what changed in Stripe since the last one, and every day that is not complete yet.",
-        tags=OURS,
+        tags=RUN_TAGS,
         executor_def=_EXECUTOR,
     )
     night = dg.define_asset_job(
@@ -248,7 +248,7 @@ def build_automation(settings: Settings, at_night: Sequence[dg.AssetChecksDefini
         selection=dg.AssetSelection.assets(RETENTION).without_checks() | dg.AssetSelection.checks(*at_night),
         description="Removes what is older than its retention, forgets old notifications, runs and ticks, and checks"
         " that each object is here once and that what it names is here.",
-        tags=OURS,
+        tags=RUN_TAGS,
         executor_def=_EXECUTOR,
     )
     return dg.Definitions(jobs=[sync, night], schedules=[sync_every_15_minutes, nightly], sensors=[webhook_refresh])

@@ -68,7 +68,7 @@ class Batch:
     tombstones: list[Tombstone] = field(default_factory=list)
     kept_out: frozenset[str] = frozenset()
     """Ids that the days' lists held and that are not in the files: they are not gone."""
-    nothing_missing: bool = False
+    skip_missing_check: bool = False
     """The days hold more than what was read: do not look for objects that these days' lists left out."""
     read_again: bool = False
     """The rows were asked for one by one: even where nothing changed they are now known as of this request."""

@@ -19,7 +19,7 @@ import pytest
 from stripe_emulator import Fault, Server, Shop
 from stripe_pipeline.assets.checks import CHECK, EVALUATED_AT, REFERENCES, UNIQUE
 from stripe_pipeline.assets.columns import SCHEMA
-from stripe_pipeline.assets.retention import OURS
+from stripe_pipeline.assets.retention import RUN_TAGS
 from stripe_pipeline.assets.views import build_view_assets
 from stripe_pipeline.automation import events_without_a_run, sync_every_15_minutes
 from stripe_pipeline.data_folder import DataFolder
@@ -442,7 +442,7 @@ def test_the_schedule_asks_for_today_unless_a_run_is_under_way(
     request = sync_every_15_minutes(context)
     assert isinstance(request, dg.RunRequest)
     assert request.partition_key == "2026-11-23"
-    run = instance.create_run_for_job(defs.resolve_job_def("sync"), tags=OURS, status=dg.DagsterRunStatus.STARTED)
+    run = instance.create_run_for_job(defs.resolve_job_def("sync"), tags=RUN_TAGS, status=dg.DagsterRunStatus.STARTED)
     skip = sync_every_15_minutes(context)
     assert isinstance(skip, dg.SkipReason)
     assert run.run_id in str(skip.skip_message)

@@ -195,7 +195,7 @@ def test_a_sensor_does_not_rest_for_a_clock_that_was_set(
     monkeypatch: pytest.MonkeyPatch,
     hours: int,
 ) -> None:
-    monkeypatch.setattr(automation, "WAIT", 1.0)
+    monkeypatch.setattr(automation, "TICK_SECONDS", 1.0)
     pipeline = make_pipeline(LIVE_KEY)
     changed_customers(pipeline, shop, 1)
     rests_until = (datetime.now(UTC) + timedelta(hours=hours)).isoformat(timespec="seconds")

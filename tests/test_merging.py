@@ -10,7 +10,7 @@ import pytest
 
 from stripe_pipeline import definitions
 from stripe_pipeline.assets.checks import NIGHTLY
-from stripe_pipeline.assets.retention import OURS
+from stripe_pipeline.assets.retention import RUN_TAGS
 from stripe_pipeline.automation import sync_every_15_minutes
 from stripe_pipeline.days import today
 from stripe_pipeline.definitions import build_defs
@@ -116,5 +116,5 @@ def test_another_locations_job_of_the_same_name_does_not_hold_up_ours(
     instance.create_run_for_job(of_another_location, status=dg.DagsterRunStatus.STARTED)
     context = dg.build_schedule_context(instance=instance, scheduled_execution_time=datetime(2026, 11, 23, tzinfo=UTC))
     assert isinstance(sync_every_15_minutes(context), dg.RunRequest)
-    instance.create_run_for_job(merged.resolve_job_def("sync"), tags=OURS, status=dg.DagsterRunStatus.STARTED)
+    instance.create_run_for_job(merged.resolve_job_def("sync"), tags=RUN_TAGS, status=dg.DagsterRunStatus.STARTED)
     assert isinstance(sync_every_15_minutes(context), dg.SkipReason)

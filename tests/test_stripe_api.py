@@ -213,7 +213,7 @@ def test_filters_and_lists_are_sent_as_stripe_reads_them(server: Server, api: St
     ]
 
 
-def test_connections_are_kept(server: Server, api: StripeApi) -> None:
+def test_key_reports_are_kept(server: Server, api: StripeApi) -> None:
     for _ in range(5):
         api.get("/v1/charges/ch_1")
     assert server.connections == 1

@@ -116,7 +116,7 @@ def test_an_object_that_a_complete_list_leaves_out_is_asked_about_before_its_day
     assert warehouse.state.coverage(TEST) == {}
     assert names(warehouse) == ["gone", "kept"]
     found = Batch(
-        CUSTOMERS, (), TEST, tombstones=[Tombstone("cus_2", NOON + 40)], nothing_missing=True, **listed(NOON + 30)
+        CUSTOMERS, (), TEST, tombstones=[Tombstone("cus_2", NOON + 40)], skip_missing_check=True, **listed(NOON + 30)
     )
     assert not warehouse.load([found]).missing
     assert names(warehouse) == ["kept"]

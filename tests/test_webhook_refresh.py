@@ -23,7 +23,7 @@ from stripe_emulator import Fault, Server, Shop
 from stripe_pipeline import automation
 from stripe_pipeline.assets.checks import CHECK
 from stripe_pipeline.assets.raw import SYNC_JOB
-from stripe_pipeline.assets.retention import OURS
+from stripe_pipeline.assets.retention import RUN_TAGS
 from stripe_pipeline.automation import webhook_refresh
 from stripe_pipeline.cli.processes import Processes
 from stripe_pipeline.data_folder import DataFolder
@@ -48,8 +48,8 @@ def pipeline(make_pipeline: MakePipeline) -> Pipeline:
 @pytest.fixture(autouse=True)
 def short_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ticks of a second."""
-    monkeypatch.setattr(automation, "WAIT", 1.0)
-    monkeypatch.setattr(automation, "TELL_WITHIN", 0.5)
+    monkeypatch.setattr(automation, "TICK_SECONDS", 1.0)
+    monkeypatch.setattr(automation, "REPORT_WITHIN", 0.5)
     monkeypatch.setattr(publisher, "_SHARE", 0)
 
 
@@ -132,7 +132,7 @@ def test_it_says_when_nothing_came_in_and_reads_nothing(
 def test_more_than_a_tick_can_do_becomes_one_run(
     pipeline: Pipeline, shop: Shop, folder: DataFolder, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(automation, "OBJECTS", 3)
+    monkeypatch.setattr(automation, "MAX_OBJECTS", 3)
     customers = [shop.create_customer(name="old", created=back(shop, 20 + n))["id"] for n in range(9)]
     pipeline.sync()
     for customer in customers:
@@ -146,7 +146,7 @@ def test_more_than_a_tick_can_do_becomes_one_run(
     assert pipeline.inbox.objects_due() == 6
 
     job = _definitions().resolve_job_def(SYNC_JOB)
-    run = instance.create_run_for_job(job, tags=OURS, status=dg.DagsterRunStatus.STARTED)
+    run = instance.create_run_for_job(job, tags=RUN_TAGS, status=dg.DagsterRunStatus.STARTED)
     assert run.job_name == SYNC_JOB
     result = tick(Opens(pipeline), instance, result.cursor)
     assert not result.partitions, "that run reads them"
@@ -261,8 +261,8 @@ def test_a_setting_that_cannot_work_is_said_and_does_not_fail_tick_after_tick(in
 def test_a_tick_does_not_wait_while_dagster_is_being_ended_but_applies_what_is_there(
     pipeline: Pipeline, shop: Shop, folder: DataFolder, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(automation, "WAIT", 30.0)
-    monkeypatch.setattr(automation, "TELL_WITHIN", 30.0)
+    monkeypatch.setattr(automation, "TICK_SECONDS", 30.0)
+    monkeypatch.setattr(automation, "REPORT_WITHIN", 30.0)
     shop.create_customer(created=back(shop, 20))
     pipeline.sync()
     folder.stopping.touch()

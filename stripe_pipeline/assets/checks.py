@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 
 from stripe_pipeline.assets.keys import key_of
-from stripe_pipeline.assets.run_locks import UNDER_WAY, at_work
+from stripe_pipeline.assets.run_locks import UNFINISHED, hold_run_lock
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.inbox.inbox import Inbox
 from stripe_pipeline.objects import BY_STRIPE_OBJECT, ObjectType, Reference
@@ -100,7 +100,7 @@ def _build(
         opens: OpensPipeline = getattr(context.resources, RESOURCE)
         selected = {key.asset_key for key in context.selected_asset_check_keys}
         try:
-            with opens.open() as pipeline, at_work(pipeline.folder, context.run.run_id):
+            with opens.open() as pipeline, hold_run_lock(pipeline.folder, context.run.run_id):
                 for object_type in tables:
                     if key_of(object_type) in selected:
                         found = judge(pipeline, object_type)
@@ -238,7 +238,7 @@ def _being_evaluated(instance: dg.DagsterInstance, record: Any) -> bool:
     if isinstance(record.evaluation, dg.AssetCheckEvaluation):
         return False
     run = instance.get_run_by_id(record.run_id)
-    return run is not None and run.status in UNDER_WAY
+    return run is not None and run.status in UNFINISHED
 
 
 def _evaluated_at(evaluation: dg.AssetCheckEvaluation, reported_at: float) -> float:

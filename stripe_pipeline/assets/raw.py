@@ -14,7 +14,7 @@ import dagster as dg
 from stripe_pipeline.assets import columns
 from stripe_pipeline.assets.checks import evaluations, last_results
 from stripe_pipeline.assets.keys import key_of
-from stripe_pipeline.assets.run_locks import at_work
+from stripe_pipeline.assets.run_locks import hold_run_lock
 from stripe_pipeline.assets.views import changed_views
 from stripe_pipeline.batch import Changes
 from stripe_pipeline.days import today
@@ -65,7 +65,7 @@ def build_raw_assets(settings: Settings) -> dg.AssetsDefinition:
         with ExitStack() as working:
             try:
                 with opens.open(_Logged(context.log)) as pipeline:
-                    working.enter_context(at_work(pipeline.folder, context.run.run_id))
+                    working.enter_context(hold_run_lock(pipeline.folder, context.run.run_id))
                     if context.run.job_name == SYNC_JOB:
                         # For today notifications are enough; other days were asked for from the UI and are listed, too.
                         report = pipeline.sync(days - {today()})

@@ -16,7 +16,7 @@ import dagster as dg
 from stripe_pipeline.assets.checks import EVALUATED_AT, WITHOUT_RUN, last_results
 from stripe_pipeline.assets.keys import key_of
 from stripe_pipeline.assets.raw import SYNC_JOB
-from stripe_pipeline.assets.run_locks import at_work
+from stripe_pipeline.assets.run_locks import hold_run_lock
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.resources.pipeline import RESOURCE, OpensPipeline
@@ -28,7 +28,7 @@ NIGHTLY_JOB = "nightly"
 PRUNED = "pruned"
 
 SENSOR = "webhook_refresh"
-OURS = {"stripe_pipeline": "true"}
+RUN_TAGS = {"stripe_pipeline": "true"}
 """The tags that runs of this project's jobs have: their names alone may be others' too."""
 
 _OUR_ASSETS = {RETENTION, *(key_of(it, schema) for it in OBJECT_TYPES.values() for schema in ("raw", "live", "test"))}
@@ -68,7 +68,7 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
                 with opens.look() as warehouse:
                     foreseen = _metadata(warehouse.prune(dry_run=True))
                 return dg.MaterializeResult(metadata={"dry run": True, **foreseen})
-            with opens.open() as pipeline, at_work(pipeline.folder, context.run.run_id):
+            with opens.open() as pipeline, hold_run_lock(pipeline.folder, context.run.run_id):
                 pruned = pipeline.prune()
                 covered = pipeline.warehouse.state.covered_days()
         except StripePipelineError as error:
@@ -131,7 +131,7 @@ def forget_runs(instance: dg.DagsterInstance, before: datetime) -> int:
 def _is_ours(run: dg.DagsterRun) -> bool:
     """Whether it is of this project: another code location may have jobs of the same names."""
     if run.job_name != _ASSETS_JOB:
-        return OURS.items() <= run.tags.items()
+        return RUN_TAGS.items() <= run.tags.items()
     named = {*(run.asset_selection or ()), *(it.asset_key for it in run.asset_check_selection or ())}
     return bool(named) and _OUR_ASSETS.issuperset(named)
 

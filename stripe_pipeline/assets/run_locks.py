@@ -13,7 +13,7 @@ import dagster as dg
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.run_locks import SUFFIX, abandoned, holding
 
-UNDER_WAY = [
+UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
@@ -23,17 +23,17 @@ UNDER_WAY = [
 
 
 @contextlib.contextmanager
-def at_work(folder: DataFolder, run_id: str) -> Iterator[None]:
+def hold_run_lock(folder: DataFolder, run_id: str) -> Iterator[None]:
     """Hold the lock of this run. Its file is there while it is held, and stays where the process is killed."""
     with holding(folder.runs / f"{run_id}{SUFFIX}"):
         yield
 
 
-def let_go_of_killed(instance: dg.DagsterInstance, folder: DataFolder) -> None:
+def fail_killed_runs(instance: dg.DagsterInstance, folder: DataFolder) -> None:
     """Report as failed what Dagster takes for under way although its process was killed."""
     for file in abandoned(folder.runs):
         run = instance.get_run_by_id(file.stem)
-        if run is not None and run.status in UNDER_WAY:
+        if run is not None and run.status in UNFINISHED:
             instance.report_run_failed(
                 run,
                 "The process of this run was killed, or the machine stopped. What it had stored is whole; the next"

@@ -20,7 +20,7 @@ from stripe_pipeline.settings.environment import api_base, load_keys
 from stripe_pipeline.settings.loading import load_settings
 
 if TYPE_CHECKING:
-    from stripe_pipeline.preflight.connection import Connection
+    from stripe_pipeline.preflight.key_report import KeyReport
 from stripe_pipeline.cli.app import app
 from stripe_pipeline.cli.display import approximately, print_line
 
@@ -32,38 +32,36 @@ def check() -> None:
     Asks Stripe some forty times for each key and changes nothing. Exit status 1 if something that is needed is missing:
     a key, a permission, the events; webhooks and what they need are only shown.
     """
-    connections = key_reports()
-    for connection in connections:
-        out.print(key_of(connection), style="bold")
-        if connection.refused:
-            complain(connection.refused)
+    reports = key_reports()
+    for report in reports:
+        out.print(key_of(report), style="bold")
+        if report.refused:
+            complain(report.refused)
             continue
-        _show_connection(connection)
-        complain_of_missing(connection)
-    if not all(connection.complete for connection in connections):
+        _show_report(report)
+        complain_of_missing(report)
+    if not all(report.complete for report in reports):
         raise typer.Exit(1)
 
 
-def key_reports() -> list[Connection]:
+def key_reports() -> list[KeyReport]:
     """What there is to know about each key."""
-    from stripe_pipeline.preflight.connection import check_connections
+    from stripe_pipeline.preflight.key_report import check_keys
 
     keys, settings, folder = load_keys(), load_settings(), DataFolder.from_environment()
     with err.status("Asking Stripe …") if err.is_terminal else contextlib.nullcontext():
-        return check_connections(keys, settings=settings, folder=folder, base_url=api_base())
+        return check_keys(keys, settings=settings, folder=folder, base_url=api_base())
 
 
-def key_of(connection: Connection) -> str:
-    return f"{'Live' if connection.livemode else 'Test'} key" + (
-        f" of {connection.account}" if connection.account else ""
-    )
+def key_of(report: KeyReport) -> str:
+    return f"{'Live' if report.livemode else 'Test'} key" + (f" of {report.account}" if report.account else "")
 
 
-def _show_connection(connection: Connection) -> None:
+def _show_report(report: KeyReport) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("table", "to load", "requests", "may read"):
         table.add_column(heading, justify="right" if heading in ("to load", "requests") else "left")
-    for it in connection.tables:
+    for it in report.tables:
         counts = (
             [approximately(n, exact=it.left.exact) for n in (it.left.objects, it.left.requests)]
             if it.left
@@ -71,17 +69,17 @@ def _show_connection(connection: Connection) -> None:
         )
         readable = f"with {it.object_type.parent}" if it.object_type.parent else "yes"
         table.add_row(it.object_type.name, *counts, _readable(it.error, readable))
-    table.add_row("events", "", "", _readable(connection.events, "yes"))
+    table.add_row("events", "", "", _readable(report.events, "yes"))
     out.print(table)
-    print_line("To load", f"{to_load(connection)}.")
-    for lacking in connection.lacking:
+    print_line("To load", f"{to_load(report)}.")
+    for lacking in report.lacking:
         print_line("", f"{lacking}.")
-    for it in connection.tables:
+    for it in report.tables:
         for path in it.unseen:
             print_line(
                 "Fields", f"{it.object_type.name}: the settings name {path}, which none of the newest objects has."
             )
-    rate = connection.rate
+    rate = report.rate
     print_line(
         "Rate",
         f"{rate.account * rate.share:g} requests/s, {rate.endpoint * rate.share:g} of one type: {rate.share:.0%} of"
@@ -93,7 +91,7 @@ def _show_connection(connection: Connection) -> None:
             f"Stripe slowed down {sum(rate.slowed_down.values())} of these requests ({', '.join(rate.slowed_down)}):"
             " something else uses up its limits. Lower rate.share, or load at another time.",
         )
-    _show_webhooks(connection)
+    _show_webhooks(report)
 
 
 def _readable(error: StripePipelineError | None, yes: str) -> Text:
@@ -103,28 +101,28 @@ def _readable(error: StripePipelineError | None, yes: str) -> Text:
     return Text(f"no: {lacking}" if lacking else "no", "red")
 
 
-def to_load(connection: Connection) -> str:
+def to_load(report: KeyReport) -> str:
     """What is left to load, and what that takes."""
-    left, seconds = connection.left, connection.seconds
+    left, seconds = report.left, report.seconds
     if not left.requests:
-        unreadable = any(table.error for table in connection.tables)
+        unreadable = any(table.error for table in report.tables)
         return "nothing of what may be read" if unreadable else "nothing, what is here is complete"
     if seconds < 60:
         takes = "under a minute"
     else:
         takes = f"about {seconds / 60:.0f} minutes" if seconds < 5400 else f"about {seconds / 3600:.0f} hours"
-    part = left.requests / connection.allocation
+    part = left.requests / report.allocation
     rows, requests = (approximately(n, exact=left.exact) for n in (left.objects, left.requests))
     said = (
         f"{rows} rows in {requests} requests, {takes},"
-        f" {f'{part:.0%}' if part >= 0.01 else 'under 1%'} of the {approximately(connection.allocation, exact=False)}"
+        f" {f'{part:.0%}' if part >= 0.01 else 'under 1%'} of the {approximately(report.allocation, exact=False)}"
         " reads that Stripe allows in 30 days"
     )
     return said if part <= 1 else f"{said}; set `history` to a later day, or load it in parts"
 
 
-def _show_webhooks(connection: Connection) -> None:
-    webhooks = connection.webhooks
+def _show_webhooks(report: KeyReport) -> None:
+    webhooks = report.webhooks
     if isinstance(webhooks.error, PermissionMissing):
         lacking = webhooks.error.permission or "Webhook Endpoints, read"
         print_line(
@@ -160,6 +158,6 @@ def _show_webhooks(connection: Connection) -> None:
     print_line("", f"Signing secret: {there}.")
 
 
-def complain_of_missing(connection: Connection) -> None:
-    for names, error in by_cause(connection.failures):
+def complain_of_missing(report: KeyReport) -> None:
+    for names, error in by_cause(report.failures):
         complain(f"{', '.join(names)} cannot be read: {error}" if len(names) > 1 else error)

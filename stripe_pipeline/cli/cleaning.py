@@ -102,7 +102,7 @@ class Cleaning:
 
     def _held(self) -> str:
         """Whose data it is, and how much."""
-        warehouse = Warehouse(self.folder, as_it_is=True)
+        warehouse = Warehouse(self.folder, read_only=True)
         try:
             accounts = sorted(warehouse.keys.accounts())
             tables = (f"SELECT count(*) FROM raw.{table}" for table in OBJECT_TYPES)

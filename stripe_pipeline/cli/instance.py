@@ -38,7 +38,7 @@ def dagster_instance() -> Iterator[DagsterInstance]:
     import dagster as dg
     from sqlalchemy.exc import DBAPIError
 
-    from stripe_pipeline.assets.run_locks import let_go_of_killed
+    from stripe_pipeline.assets.run_locks import fail_killed_runs
 
     home = Path(os.environ["DAGSTER_HOME"])
     try:
@@ -61,7 +61,7 @@ def dagster_instance() -> Iterator[DagsterInstance]:
                 with suppress(OSError):
                     folder.chmod(0o700)
         try:
-            let_go_of_killed(instance, DataFolder.from_environment())
+            fail_killed_runs(instance, DataFolder.from_environment())
             yield instance
         except DBAPIError as error:
             raise _explained(error) from error

@@ -145,7 +145,7 @@ def erase(
             f"The data folder {short_path(folder.root)} holds no warehouse", "Name another one in STRIPE_PIPELINE_DATA"
         )
     hash_key = load_hash_key(folder) if settings.hashes else None
-    warehouse = Warehouse(folder, settings, hash_key, settings_now=load_settings)
+    warehouse = Warehouse(folder, settings, hash_key, current_settings=load_settings)
     customers = list(dict.fromkeys(customers))
     if undo:
         for customer in customers:
@@ -237,7 +237,7 @@ def drain() -> None:
 
     The sensor of `dev` and `demo` does the same all the time.
     """
-    from stripe_pipeline.automation import OBJECTS, events_without_a_run
+    from stripe_pipeline.automation import MAX_OBJECTS, events_without_a_run
     from stripe_pipeline.sync.pipeline import SYNC_TIME, Pipeline
     from stripe_pipeline.sync.report import Report
 
@@ -249,7 +249,7 @@ def drain() -> None:
             # Whoever asks for it now does not want to wait for the next attempt.
             while pipeline.has_due_notifications(math.inf) and report.applied > applied:
                 applied = report.applied
-                pipeline.drain(most=OBJECTS, report=report, due=math.inf, within=SYNC_TIME)
+                pipeline.drain(most=MAX_OBJECTS, report=report, due=math.inf, within=SYNC_TIME)
         finally:
             pipeline.publish()
             for event in events_without_a_run(report, pipeline, instance):

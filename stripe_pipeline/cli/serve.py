@@ -70,7 +70,7 @@ def dev(port: UiPort = 3000, webhook_port: WebhookPort = 4242) -> None:
     _claim(ports)
     folder = DataFolder.from_environment()
     with _claimed(folder):
-        if api_base() == BASE_URL and DEMO_ACCOUNT in Warehouse(folder, as_it_is=True).keys.accounts():
+        if api_base() == BASE_URL and DEMO_ACCOUNT in Warehouse(folder, read_only=True).keys.accounts():
             raise SettingsError(
                 f"The data folder {short_path(folder.root)} holds the demo's shop",
                 "Remove it with `stripe-pipeline clean`, or name another folder in STRIPE_PIPELINE_DATA",
@@ -237,7 +237,7 @@ def _forget_last_demo(folder: DataFolder) -> None:
     """The emulator keeps nothing between two starts, so neither may what was loaded from it."""
     from stripe_pipeline.warehouse.warehouse import Warehouse
 
-    accounts = Warehouse(folder, as_it_is=True).keys.accounts()
+    accounts = Warehouse(folder, read_only=True).keys.accounts()
     if not accounts and not folder.private.exists():
         return
     others = accounts - {DEMO_ACCOUNT}

@@ -155,7 +155,7 @@ class Loading:
                 {object_id: Unread(object_id, created[object_id], error) for object_id, error in bad.items()},
             )
             again.days = [listed for listed in batch.days if listed.day in missing]
-            again.nothing_missing = True
+            again.skip_missing_check = True
             self.load([again])
 
     def read(

@@ -51,7 +51,7 @@ SYNC_TIME = 3600.0  # seconds that a sync may read; the next one goes on
 DRAIN_TIME = 25.0  # seconds that a drain may read: a tick of the sensor must have loaded and published within a minute
 
 
-class _Haste(TypedDict, total=False):
+class _RetryBudget(TypedDict, total=False):
     """How early a run gives up on Stripe, where that is sooner than `StripeApi` does by itself."""
 
     max_attempts: int
@@ -61,7 +61,7 @@ class _Haste(TypedDict, total=False):
 
 
 # One request must not use up the time of a drain.
-_OF_A_DRAIN = _Haste(max_attempts=2, patience=10.0, timeout=10.0, request_timeout=10.0)
+_DRAIN_BUDGET = _RetryBudget(max_attempts=2, patience=10.0, timeout=10.0, request_timeout=10.0)
 
 
 class Pipeline:
@@ -76,9 +76,9 @@ class Pipeline:
         base_url: str,
         inbox_url: str | None = None,
         progress: Progress | None = None,
-        settings_now: Callable[[], Settings] | None = None,
+        current_settings: Callable[[], Settings] | None = None,
     ) -> None:
-        """`settings_now` tells what the settings are by then, where they may change."""
+        """`current_settings` tells what the settings are by then, where they may change."""
         self.settings = settings
         self.folder = folder
         self._keys = keys
@@ -90,7 +90,7 @@ class Pipeline:
         rules = {name: settings.rules(object_type) for name, object_type in settings.types.items()}
         hash_key = load_hash_key(folder) if settings.hashes else None
         self.fields = FieldFilter(rules, hash_key)
-        self.warehouse = Warehouse(folder, settings, hash_key, settings_now=settings_now)
+        self.warehouse = Warehouse(folder, settings, hash_key, current_settings=current_settings)
         self.inbox = Inbox(folder, inbox_url)
         self._identity: Identity | None = None
 
@@ -104,7 +104,7 @@ class Pipeline:
             base_url=api_base(),
             inbox_url=inbox_url(),
             progress=progress,
-            settings_now=load_settings,
+            current_settings=load_settings,
         )
 
     def __enter__(self) -> Pipeline:
@@ -147,7 +147,7 @@ class Pipeline:
             lambda run: run.drain(most, until),
             self.settings.enabled,
             report=report,
-            haste=_OF_A_DRAIN,
+            budget=_DRAIN_BUDGET,
             within=within,
             publish=False,
         )
@@ -203,7 +203,7 @@ class Pipeline:
         asked: Iterable[ObjectType],
         *,
         report: Report | None = None,
-        haste: _Haste | None = None,
+        budget: _RetryBudget | None = None,
         within: float = math.inf,
         urgent: bool = True,
         publish: bool = True,
@@ -243,7 +243,9 @@ class Pipeline:
                     urgent=urgent,
                 )
                 own = deadline.part(len(self._keys) - n)
-                with StripeApi(key, base_url=self._base_url, limits=limits, deadline=own, **(haste or _Haste())) as api:
+                with StripeApi(
+                    key, base_url=self._base_url, limits=limits, deadline=own, **(budget or _RetryBudget())
+                ) as api:
                     try:
                         mode = mode_of(api, key, self.warehouse, configured=self.settings.account)
                         context = Context(
@@ -313,7 +315,7 @@ def look() -> Iterator[Warehouse]:
     nothing. Raises `SettingsError`."""
     settings, folder = load_settings(), DataFolder.from_environment()
     hash_key = load_hash_key(folder, keep=False) if settings.hashes else None
-    warehouse = Warehouse(folder, settings, hash_key, as_it_is=True)
+    warehouse = Warehouse(folder, settings, hash_key, read_only=True)
     try:
         yield warehouse
     finally:

@@ -94,7 +94,7 @@ class Run:
         looked = cursors.get(BALANCE_TRANSACTIONS, cursors.get(EVENTS))
         followed = cursors.get(EVENTS)
         notifications = self._notifications.waiting()
-        batches, failed, bad = self._bring_in(
+        batches, failed, bad = self._read_and_load(
             notifications,
             to_list,
             coverage,
@@ -134,7 +134,7 @@ class Run:
             self._notifications.acknowledge(notifications, {}, {})
             return
         now = self._api.now()
-        batches, failed, bad = self._bring_in(
+        batches, failed, bad = self._read_and_load(
             notifications,
             {name: {} for name in self._readers},
             self._warehouse.state.coverage(self._mode),
@@ -150,7 +150,7 @@ class Run:
         self._named.read(named, unread, how="webhook")
         self._notifications.acknowledge(notifications, failed, bad)
 
-    def _bring_in(
+    def _read_and_load(
         self,
         notifications: Mapping[str, Sequence[Notification]],
         to_list: dict[str, dict[date, str]],

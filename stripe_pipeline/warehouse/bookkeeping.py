@@ -54,7 +54,7 @@ class StoppedBackfill:
 
 
 @dataclass(frozen=True)
-class Lacking:
+class MissingFields:
     """Fields that rows of some days lack, because the settings did not want them when these were read."""
 
     table: str

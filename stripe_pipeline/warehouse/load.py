@@ -129,7 +129,7 @@ class Loader:
                 expired = expire(connection, parent, kept[parent.name], bounds)
                 if not batch.days:  # else their days' coverage refuses what was requested earlier
                     remember_gone(connection, batch, expired)
-            if batch.days and not batch.nothing_missing:
+            if batch.days and not batch.skip_missing_check:
                 missing = missing_ids(connection, parent, batch, bounds, kept[parent.name] or "true")
                 if missing:
                     loaded.missing.append((batch, missing))

@@ -46,7 +46,7 @@ def merge_batch(
         request_compaction(connection, DAILY)
     refused = connection.execute("SELECT id FROM temp.incoming ANTI JOIN temp.accepted USING (id)").fetchall()
     loaded.refused[parent.name].update(object_id for (object_id,) in refused)
-    _replace(connection, parent, "accepted", bounds, loaded.changes[parent.name], even_unchanged=batch.read_again)
+    _replace(connection, parent, "accepted", bounds, loaded.changes[parent.name], rewrite_unchanged=batch.read_again)
     for child in batch.children:
         stage(connection, child, batch, erasure)
         if kept[child.name]:
@@ -56,7 +56,7 @@ def merge_batch(
         _classify_children(connection, child, known)
         if redacted(connection, child, "temp.accepted_children", known):
             request_compaction(connection, DAILY)
-        _replace(connection, child, "accepted_children", bounds, loaded.changes[child.name], even_unchanged=False)
+        _replace(connection, child, "accepted_children", bounds, loaded.changes[child.name], rewrite_unchanged=False)
 
 
 def nothing_stored(connection: duckdb.DuckDBPyConnection, batch: Batch, of_days: str) -> bool:
@@ -257,7 +257,7 @@ def _replace(
     bounds: str,
     changes: Changes,
     *,
-    even_unchanged: bool,
+    rewrite_unchanged: bool,
 ) -> None:
     """Write the incoming rows whose keys are in `temp.{table}`, and count what that changes."""
     counted = connection.execute(
@@ -268,7 +268,7 @@ def _replace(
         totals[change] += number
         if change != "unchanged":
             getattr(changes, change)[day] += number
-    written = "true" if even_unchanged else "_change <> 'unchanged'"
+    written = "true" if rewrite_unchanged else "_change <> 'unchanged'"
     if totals.total() > totals["inserted"]:
         connection.execute(
             f"DELETE FROM raw.{object_type.name} AS old USING temp.{table} AS new"

@@ -41,11 +41,11 @@ class PrivateFile:
     """The private DuckDB file. Opened only for a load or a look, by one process at a time; safe to share between
     threads."""
 
-    def __init__(self, folder: DataFolder, layout: Layout, *, as_it_is: bool) -> None:
-        """`as_it_is`: the file is only looked at: it is not brought to the layout, and none is made."""
+    def __init__(self, folder: DataFolder, layout: Layout, *, read_only: bool) -> None:
+        """`read_only`: the file is only looked at: it is not brought to the layout, and none is made."""
         self.folder = folder
         self.layout = layout
-        self.as_it_is = as_it_is
+        self.read_only = read_only
         self.lineage: str | None = None
         """Of the file that this process reads and writes; restoring it changes that."""
         self.unwritten = False
@@ -93,7 +93,7 @@ class PrivateFile:
     @contextmanager
     def locked(self, *, look: bool = False) -> Iterator[None]:
         """Keep all others away from the file. One that is to be looked at and is not there needs no lock."""
-        look = look or self.as_it_is
+        look = look or self.read_only
         with self._thread_lock:
             if look:
                 self.folder.check_access()
@@ -124,7 +124,7 @@ class PrivateFile:
 
         A damaged file is restored: at once where it cannot be opened, else for the next run, and this one fails.
         """
-        look = look or self.as_it_is
+        look = look or self.read_only
         try:
             with self.explained(what):
                 if look:

@@ -62,11 +62,11 @@ class Layout:
     """What the settings make of the file; `hash_key` is there where they hash."""
 
     def __init__(
-        self, settings: Settings, hash_key: bytes | None, settings_now: Callable[[], Settings] | None = None
+        self, settings: Settings, hash_key: bytes | None, current_settings: Callable[[], Settings] | None = None
     ) -> None:
-        """`settings_now` tells what the settings are by now; without it they stay as they are."""
+        """`current_settings` tells what the settings are by now; without it they stay as they are."""
         self._settings = settings
-        self._settings_now = settings_now
+        self._current_settings = current_settings
         self._hash_key = hash_key
         self._views = selects(settings)
 
@@ -124,7 +124,10 @@ class Layout:
             connection.execute(f"UPDATE pipeline.coverage SET listed = NULL WHERE object_type IN ({children})")
             set_state(connection, _CHILDREN_COUNTED, "yes")
         if get_state(connection, "layout") != self.fingerprint:
-            if self._settings_now and Layout(self._settings_now(), self._hash_key).fingerprint != self.fingerprint:
+            if (
+                self._current_settings
+                and Layout(self._current_settings(), self._hash_key).fingerprint != self.fingerprint
+            ):
                 raise settings_changed()
             if columns:
                 refilter = Refilter(

@@ -17,7 +17,7 @@ from stripe_pipeline.stripe_api.clock import Reading
 from stripe_pipeline.warehouse import future_times
 from stripe_pipeline.warehouse.bookkeeping import (
     Covered,
-    Lacking,
+    MissingFields,
     StoppedBackfill,
     mode_condition,
     set_clock,
@@ -79,7 +79,7 @@ class State:
     def coverage(self, mode: Mode) -> dict[tuple[str, date], Covered]:
         """What is known to be listed completely, by table name and day."""
         # A file that an earlier version made has no such column until it is brought to the layout.
-        listed = '"rows"' if self.file.as_it_is else 'coalesce(listed, "rows")'
+        listed = '"rows"' if self.file.read_only else 'coalesce(listed, "rows")'
         found = self.file.ask(
             'SELECT object_type, day, epoch_us(listed_at) / 1e6, epoch_us(listed_until) / 1e6, "rows",'
             f" {listed} FROM pipeline.coverage WHERE {mode_condition(mode)}"
@@ -152,7 +152,7 @@ class State:
                 f"DELETE FROM pipeline.backfills WHERE request = {literal(request)} AND {mode_condition(mode)}"
             )
 
-    def lacking(self, mode: Mode) -> list[Lacking]:
+    def lacking(self, mode: Mode) -> list[MissingFields]:
         """What rows of `mode` lack because the settings did not want it when they were read, in table order; of what
         the settings keep, and so could be read again."""
         kept = " OR ".join(
@@ -165,4 +165,4 @@ class State:
             f' AND listed_at < since AND "rows" > 0 AND ({kept})'
             " GROUP BY object_type ORDER BY object_type"
         )
-        return [Lacking(table, tuple(sorted(fields)), first, last) for table, fields, first, last in found]
+        return [MissingFields(table, tuple(sorted(fields)), first, last) for table, fields, first, last in found]

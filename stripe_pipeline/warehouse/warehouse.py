@@ -56,18 +56,18 @@ class Warehouse:
         settings: Settings = _DEFAULTS,
         hash_key: bytes | None = None,
         *,
-        as_it_is: bool = False,
-        settings_now: Callable[[], Settings] | None = None,
+        read_only: bool = False,
+        current_settings: Callable[[], Settings] | None = None,
     ) -> None:
-        """The file is brought to `settings` when it is first opened, unless it is only to be looked at `as_it_is`: then
-        one that is not there is taken for an empty one, and nothing is made.
+        """The file is migrated to `settings` when it is first opened, unless it is `read_only`: then a missing file
+        counts as an empty one, and nothing is made.
 
-        `hash_key` is needed where the settings hash fields. `settings_now` tells what the settings are by then: to any
-        but those the file is not brought.
+        `hash_key` is needed if the settings hash fields. `current_settings` reads the settings again, which may change
+        during a run: if they differ from `settings` by then, opening the file fails.
         """
         self.folder = folder
         self.publisher = Publisher(folder, settings.published.readable_by)
-        self.file = PrivateFile(folder, Layout(settings, hash_key, settings_now), as_it_is=as_it_is)
+        self.file = PrivateFile(folder, Layout(settings, hash_key, current_settings), read_only=read_only)
         self.state = State(self.file, settings)
         self.keys = Keys(self.file)
         self.rows = RowQueries(self.file, settings)

@@ -28,7 +28,7 @@ from stripe_pipeline.cli.processes import free_port
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.preflight import connection
+from stripe_pipeline.preflight import key_report
 from stripe_pipeline.settings.model import Settings
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import back
@@ -330,11 +330,11 @@ def test_what_a_load_takes_is_said_in_minutes_or_hours(
     set_history(project, "12 months")  # of nine tables, and Dagster records each day of each
     assert "in 7 requests, about 1 minutes," in run("check", **LIVE_ONLY).text
     set_history(project, "0 days")
-    monkeypatch.setattr(connection, "ENDPOINT_RATE", 0.005)
+    monkeypatch.setattr(key_report, "ENDPOINT_RATE", 0.005)
     assert "in 7 requests, about 4 minutes," in run("check", **LIVE_ONLY).text  # side by side, of 80 %
-    monkeypatch.setattr(connection, "LIVE_ACCOUNT_RATE", 0.001)
+    monkeypatch.setattr(key_report, "LIVE_ACCOUNT_RATE", 0.001)
     assert "in 7 requests, about 2 hours," in run("check", **LIVE_ONLY).text
-    monkeypatch.setattr(connection, "_LEAST_READS", 5)
+    monkeypatch.setattr(key_report, "_LEAST_READS", 5)
     ended = run("check", **LIVE_ONLY)
     assert "140% of the 5 reads that Stripe allows in 30 days; set `history` to a later day, or" in ended.text
     assert ended.status == 0

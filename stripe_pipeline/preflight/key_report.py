@@ -1,4 +1,4 @@
-"""What can be learnt about the connection to Stripe before anything is loaded: whose keys they are, what they may read,
+"""What can be learnt with each API key before anything is loaded: whose keys they are, what they may read,
 whether webhooks come, how fast Stripe may be asked, and what a first load will take.
 
 It only asks, with few requests, and changes nothing, neither at Stripe nor here. How it is shown belongs to `cli`,
@@ -31,7 +31,7 @@ from stripe_pipeline.stripe_api.version import API_VERSION
 from stripe_pipeline.sync.account import identify
 from stripe_pipeline.sync.plan import followed_since, kept_days, unlisted
 from stripe_pipeline.warehouse.accounts import UNNAMED, other_account
-from stripe_pipeline.warehouse.bookkeeping import Covered, Lacking
+from stripe_pipeline.warehouse.bookkeeping import Covered, MissingFields
 from stripe_pipeline.warehouse.warehouse import Warehouse
 from stripe_pipeline.webhooks.endpoints import DESCRIPTION
 from stripe_pipeline.webhooks.receiver import PATH
@@ -115,7 +115,7 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class Connection:
+class KeyReport:
     """What is known of one key."""
 
     livemode: bool
@@ -131,7 +131,7 @@ class Connection:
     webhooks: Webhooks = Webhooks()
     transactions: int = 0
     """Charges of the last 30 days, about."""
-    lacking: tuple[Lacking, ...] = ()
+    lacking: tuple[MissingFields, ...] = ()
     """What rows that are here lack, until their days are read again."""
 
     @property
@@ -165,24 +165,22 @@ class Connection:
         return max(_LEAST_READS, _READS_A_TRANSACTION * self.transactions)
 
 
-def check_connections(
-    keys: Sequence[ApiKey], *, settings: Settings, folder: DataFolder, base_url: str
-) -> list[Connection]:
+def check_keys(keys: Sequence[ApiKey], *, settings: Settings, folder: DataFolder, base_url: str) -> list[KeyReport]:
     """Ask Stripe what there is to know about each key, which takes some forty requests at most for one.
 
     What Stripe refuses is in what is returned. Raises `WarehouseError` if there is a warehouse that cannot be read, and
     `SettingsError` for a signing secret that is none.
     """
     secrets = {key.livemode: _signing_secret(key.livemode, alone=len(keys) == 1) for key in keys}
-    warehouse = Warehouse(folder, settings, as_it_is=True)
-    found: list[Connection] = []
+    warehouse = Warehouse(folder, settings, read_only=True)
+    found: list[KeyReport] = []
     try:
         accounts = warehouse.keys.accounts() - {UNNAMED}
         for key in keys:
-            connection = _check(key, settings, warehouse, accounts, base_url=base_url, secret=secrets[key.livemode])
-            if connection.account and not connection.refused:
-                accounts = {connection.account}  # The second key's must be the same, wherever nothing is loaded yet.
-            found.append(connection)
+            report = _check(key, settings, warehouse, accounts, base_url=base_url, secret=secrets[key.livemode])
+            if report.account and not report.refused:
+                accounts = {report.account}  # The second key's must be the same, wherever nothing is loaded yet.
+            found.append(report)
     finally:
         warehouse.close()
     return found
@@ -196,7 +194,7 @@ def _check(
     *,
     base_url: str,
     secret: tuple[str, bool],
-) -> Connection:
+) -> KeyReport:
     families = {name: settings.types[name] for name in {family_of(it).name: None for it in settings.enabled}}
     rate = Rate(LIVE_ACCOUNT_RATE if key.livemode else TEST_ACCOUNT_RATE, ENDPOINT_RATE, settings.rate.share)
     folder = warehouse.folder
@@ -222,17 +220,17 @@ def _check(
         try:
             account = identify(api, key, warehouse, configured=settings.account)
         except StripePipelineError as error:
-            return Connection(key.livemode, rate, account=api.named_account, refused=error)
+            return KeyReport(key.livemode, rate, account=api.named_account, refused=error)
         if account and accounts and account not in accounts:
             refused = other_account(warehouse.folder, min(accounts), account)
-            return Connection(key.livemode, rate, account=account, refused=refused)
+            return KeyReport(key.livemode, rate, account=account, refused=refused)
         mode = Mode(account, key.livemode)
         coverage = warehouse.state.coverage(mode)
         events = threads.submit(_why_no_events, api)
         webhooks = threads.submit(_webhooks, api, settings, secret)
         asked = {name: threads.submit(_probe, api, family, settings, coverage) for name, family in families.items()}
         probed = {name: probe.result() for name, probe in asked.items()}
-        return Connection(
+        return KeyReport(
             key.livemode,
             account=account or None,
             tables=tuple(probed[family_of(it).name].tables[it.name] for it in settings.enabled),

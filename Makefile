@@ -20,14 +20,14 @@ test: $(VENV)/.dev $(VENV)/.readers
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # A minute or two: tests that start neither Dagster nor commands.
-QUICK := $(addprefix tests/,test_api_version.py test_docs.py test_generated_docs.py test_listing.py test_settings.py \
-	test_tree.py test_views.py test_warehouse.py)
+QUICK := $(addprefix tests/,documents settings views stripe_api/test_api_version.py stripe_api/test_listing.py test_tree.py \
+	warehouse/test_warehouse.py)
 test-quick: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS) $(QUICK)
 
 # What touches DuckDB, with its next major version laid over the locked one.
-WITH_DUCKDB := $(addprefix tests/,test_histories.py test_traps.py test_warehouse.py test_files.py test_fields.py \
-	test_erasure.py test_retention.py test_views.py test_relations.py test_readme.py test_own_ids.py)
+WITH_DUCKDB := $(addprefix tests/,warehouse views test_fields.py documents/test_readme.py whole/test_histories.py \
+	whole/test_own_ids.py whole/test_traps.py)
 test-duckdb-2: $(VENV)/.dev $(VENV)/.readers
 	PYTHONPATH=$(CURDIR)/$(VENV)/duckdb-2 $(BIN)/python -m pytest $(PYTEST_ARGS) $(WITH_DUCKDB)
 

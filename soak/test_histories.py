@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests import test_histories
-from tests.test_histories import Histories
+from tests.whole import test_histories
+from tests.whole.test_histories import Histories
 
 HISTORIES = int(os.environ.get("SOAK_HISTORIES", "1000"))
 SECONDS = float(os.environ.get("SOAK_HISTORIES_SECONDS", "7200"))

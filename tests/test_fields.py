@@ -24,9 +24,9 @@ from stripe_pipeline.days import day_of
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.warehouse import compaction
+from tests.cli.test_cli import Project, Run, api, environment, project, run  # noqa: F401 - the command line's fixtures
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed, rows
-from tests.test_cli import Project, Run, api, environment, project, run  # noqa: F401 - the command line's fixtures
 
 ADDRESS = "ada.of.the.tests@example.com"
 LIVE = {"STRIPE_API_KEY": KEYS["STRIPE_API_KEY"]}

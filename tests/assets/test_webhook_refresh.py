@@ -1,0 +1,290 @@
+"""The sensor that applies webhooks: what Dagster is told, and what becomes a run.
+
+That the rows are right is in the tests of webhooks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from stripe_emulator import Fault, Server, Shop
+from stripe_pipeline import automation
+from stripe_pipeline.assets.checks import CHECK
+from stripe_pipeline.assets.raw import SYNC_JOB
+from stripe_pipeline.assets.retention import RUN_TAGS
+from stripe_pipeline.automation import webhook_refresh
+from stripe_pipeline.cli.processes import Processes
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import day_of, today
+from stripe_pipeline.definitions import build_defs
+from stripe_pipeline.errors import SettingsError
+from stripe_pipeline.inbox.notification import notification_of
+from stripe_pipeline.resources.pipeline import RESOURCE
+from stripe_pipeline.sync.pipeline import Pipeline
+from stripe_pipeline.warehouse import publisher
+from tests.conftest import MakePipeline, Opens
+from tests.stripe_state import assert_equal_to_stripe, back
+from tests.warehouse.test_warehouse import slow_copies
+
+
+@pytest.fixture
+def pipeline(make_pipeline: MakePipeline) -> Pipeline:
+    """A pipeline of the test mode."""
+    return make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"})
+
+
+@pytest.fixture(autouse=True)
+def short_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ticks of a second."""
+    monkeypatch.setattr(automation, "TICK_SECONDS", 1.0)
+    monkeypatch.setattr(automation, "REPORT_WITHIN", 0.5)
+    monkeypatch.setattr(publisher, "_SHARE", 0)
+
+
+_definitions = cache(build_defs)
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What a tick of the sensor gave Dagster."""
+
+    said: str
+    events: Sequence[Any]
+    partitions: list[str | None]
+    """Of the runs that it asks for."""
+    cursor: str | None
+
+
+def tick(opens: object, instance: dg.DagsterInstance, cursor: str | None = None) -> Tick:
+    """One tick of the sensor."""
+    with dg.build_sensor_context(
+        instance=instance, cursor=cursor, resources={RESOURCE: opens}, definitions=_definitions()
+    ) as context:
+        done = webhook_refresh.evaluate_tick(context)
+    runs = [request.partition_key for request in done.run_requests or ()]
+    return Tick(done.skip_message or "", done.asset_events, runs, done.cursor)
+
+
+def tell(pipeline: Pipeline, shop: Shop) -> None:
+    """Put all events into the inbox, as the receiver does."""
+    pipeline.inbox.add([notification for event in shop.events(False) if (notification := notification_of(event))])
+
+
+def test_it_applies_what_comes_in_while_it_waits_and_tells_of_each_table_and_day(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder, instance: dg.DagsterInstance
+) -> None:
+    created = back(shop, 30)
+    charge = shop.create_payment(created=created)["latest_charge"]
+    pipeline.sync()
+    tell(pipeline, shop)
+    pipeline.drain(most=1000)
+    shop.refund(charge, amount=100)
+    threading.Timer(0.3, tell, (pipeline, shop)).start()
+    result = tick(Opens(pipeline), instance)
+    assert_equal_to_stripe(shop, folder.published)
+    told = {
+        (event.asset_key.path[-1], event.partition): {name: it.value for name, it in event.metadata.items()}
+        for event in result.events
+        if isinstance(event, dg.AssetMaterialization) and event.asset_key.path[0] == "raw"
+    }
+    today_, old = today().isoformat(), day_of(created).isoformat()
+    assert told.keys() == {("charges", old), ("refunds", today_), ("balance_transactions", today_)}
+    shown = {event.asset_key.to_user_string() for event in result.events if event.asset_key.path[0] == "test"}
+    assert shown == {"test/charges", "test/refunds", "test/balance_transactions", "test/payments"}
+    checks = {
+        event.asset_key.path[-1]: event.passed for event in result.events if isinstance(event, dg.AssetCheckEvaluation)
+    }
+    assert checks == {"charges": True, "refunds": True, "balance_transactions": True}
+    assert told["charges", old] | {"requests": 1} == {
+        "inserted": 0,
+        "updated": 1,
+        "deleted": 0,
+        "requests": 1,
+        "dagster/partition_row_count": 1,
+    }
+    assert result.said.startswith("Applied 2 events; rows changed: ")
+    assert "1 in charges" in result.said
+
+
+def test_it_says_when_nothing_came_in_and_reads_nothing(
+    pipeline: Pipeline, server: Server, instance: dg.DagsterInstance
+) -> None:
+    pipeline.sync()
+    server.requests.clear()
+    result = tick(Opens(pipeline), instance)
+    assert result.said == "No webhook came in"
+    assert not result.events
+    assert not server.requests
+
+
+def test_more_than_a_tick_can_do_becomes_one_run(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(automation, "MAX_OBJECTS", 3)
+    customers = [shop.create_customer(name="old", created=back(shop, 20 + n))["id"] for n in range(9)]
+    pipeline.sync()
+    for customer in customers:
+        shop.update("customers", customer, name="new")
+    tell(pipeline, shop)
+    result = tick(Opens(pipeline), instance)
+    assert result.partitions == [today().isoformat()]
+    assert len([event for event in result.events if isinstance(event, dg.AssetMaterialization)]) == 3, (
+        "the first ones are here at once"
+    )
+    assert pipeline.inbox.objects_due() == 6
+
+    job = _definitions().resolve_job_def(SYNC_JOB)
+    run = instance.create_run_for_job(job, tags=RUN_TAGS, status=dg.DagsterRunStatus.STARTED)
+    assert run.job_name == SYNC_JOB
+    result = tick(Opens(pipeline), instance, result.cursor)
+    assert not result.partitions, "that run reads them"
+    assert pipeline.inbox.objects_due() == 6
+    pipeline.sync()
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_news_that_come_in_quick_succession_are_read_once(
+    pipeline: Pipeline, shop: Shop, server: Server, folder: DataFolder, instance: dg.DagsterInstance
+) -> None:
+    customers = [shop.create_customer(created=back(shop, 20 + n))["id"] for n in range(20)]
+    pipeline.sync()
+    server.requests.clear()
+    ends = time.monotonic() + 5
+
+    def trade() -> None:
+        while time.monotonic() < ends:
+            for customer in customers:
+                shop.update("customers", customer, description=f"{time.monotonic()}")
+            tell(pipeline, shop)
+            time.sleep(0.05)
+
+    trading = threading.Thread(target=trade)
+    trading.start()
+    cursor = None
+    while trading.is_alive() or pipeline.inbox.has_due():
+        cursor = tick(Opens(pipeline), instance, cursor).cursor
+    trading.join()
+    assert_equal_to_stripe(shop, folder.published)
+    assert len(server.requests) <= 20 * 5
+
+
+def test_publishing_keeps_to_its_share_of_the_time_over_many_ticks(
+    make_pipeline: MakePipeline,
+    shop: Shop,
+    folder: DataFolder,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(publisher, "_SHARE", 1000)
+    key = {"STRIPE_API_KEY": "sk_test_of_the_tests"}
+    shop.create_customer(created=back(shop, 20))
+    make_pipeline(key).sync()
+    copies = slow_copies(monkeypatch, seconds=0.1)
+    folder.publishing.unlink()  # as if that had been long ago
+    cursor = None
+    for _ in range(3):
+        pipeline = make_pipeline(key)  # as each tick has its own
+        shop.create_customer()
+        tell(pipeline, shop)
+        done = tick(Opens(pipeline), instance, cursor)
+        assert done.said.startswith("Applied")
+        cursor = (done.cursor or "").replace(str(datetime.now(UTC).year), "2000")  # and as if it had rested
+    assert len(copies) == 1
+    # What waits is published by a later tick, although nothing comes in any more.
+    monkeypatch.setattr(publisher, "_SHARE", 0)
+    assert tick(Opens(make_pipeline(key)), instance, cursor).said == "No webhook came in"
+    assert len(copies) == 2
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_what_waits_to_be_published_is_when_dagster_is_being_ended(
+    make_pipeline: MakePipeline,
+    shop: Shop,
+    folder: DataFolder,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(publisher, "_SHARE", 1000)
+    slow_copies(monkeypatch, seconds=0.1)
+    pipeline = make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"})
+    shop.create_customer(created=back(shop, 20))
+    pipeline.sync()
+    folder.stopping.touch()
+    shop.create_customer()
+    tell(pipeline, shop)
+    assert tick(Opens(pipeline), instance).said.startswith("Applied")
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_objects_given_up_fail_a_check_of_their_table(
+    pipeline: Pipeline, shop: Shop, server: Server, instance: dg.DagsterInstance
+) -> None:
+    customer = shop.create_customer(created=back(shop, 20))["id"]
+    pipeline.sync()
+    server.faults.append(Fault(path=f"/v1/customers/{customer}", status=400, times=None))
+    shop.update("customers", customer, name="new")
+    tell(pipeline, shop)
+    notifications = [entry.notification for entry in pipeline.inbox.rows() if entry.notification.object_id == customer]
+    for _ in range(4):
+        pipeline.inbox.failed(notifications, "no", now=0)
+    result = tick(Opens(pipeline), instance)
+    [check] = [event for event in result.events if isinstance(event, dg.AssetCheckEvaluation)]
+    assert (check.asset_key.to_user_string(), check.check_name, check.passed) == ("raw/customers", CHECK, False)
+    assert customer in check.metadata
+    assert "customers" in result.said
+
+
+def test_a_setting_that_cannot_work_is_said_and_does_not_fail_tick_after_tick(instance: dg.DagsterInstance) -> None:
+    class Broken:
+        @contextmanager
+        def open(self) -> Iterator[Pipeline]:
+            raise SettingsError("No Stripe API key is set", "Set STRIPE_API_KEY")
+            yield
+
+    result = tick(Broken(), instance)
+    assert result.said == "No Stripe API key is set. Set STRIPE_API_KEY."
+    assert datetime.fromisoformat(result.cursor or "").timestamp() > time.time() + 10, "and not asked again at once"
+
+
+def test_a_tick_does_not_wait_while_dagster_is_being_ended_but_applies_what_is_there(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(automation, "TICK_SECONDS", 30.0)
+    monkeypatch.setattr(automation, "REPORT_WITHIN", 30.0)
+    shop.create_customer(created=back(shop, 20))
+    pipeline.sync()
+    folder.stopping.touch()
+    started = time.monotonic()
+    assert tick(Opens(pipeline), instance).said == "No webhook came in"
+    shop.create_customer()
+    tell(pipeline, shop)
+    assert tick(Opens(pipeline), instance).said.startswith("Applied")
+    assert time.monotonic() - started < 25
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_what_ends_is_marked_and_a_mark_that_was_left_is_removed(tmp_path: Path) -> None:
+    mark = tmp_path / "stopping"
+    mark.touch()
+    program = f"import pathlib, time; m = pathlib.Path({str(mark)!r})\ntry: time.sleep(60)\n"
+    program += "except KeyboardInterrupt: pathlib.Path('seen').write_text(str(m.exists()))\n"
+    (tmp_path / "waits.py").write_text(program)
+    with contextlib.chdir(tmp_path):
+        with Processes(tmp_path, stopping=mark) as processes:
+            assert not mark.exists()
+            processes.start("Waits", "waits")
+            time.sleep(1)
+        assert (tmp_path / "seen").read_text() == "True"
+    assert not mark.exists()

@@ -1,0 +1,760 @@
+"""What the declared references bring: the payments of invoices, the view `payments`, the check of references."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import dagster as dg
+import duckdb
+import pytest
+import yaml
+
+from stripe_emulator import Fault, Server, Shop
+from stripe_pipeline.assets.checks import NIGHTLY, REFERENCES, UNIQUE
+from stripe_pipeline.assets.raw import SYNC_JOB
+from stripe_pipeline.assets.retention import NIGHTLY_JOB
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import DAY
+from stripe_pipeline.definitions import build_defs
+from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.resources.pipeline import RESOURCE
+from stripe_pipeline.sync.pipeline import Pipeline
+from stripe_pipeline.views import references
+from stripe_pipeline.views.payments import payments_view
+from stripe_pipeline.views.references import picture
+from tests.conftest import MakePipeline, Opens
+from tests.stripe_state import ask, assert_equal_to_stripe, back
+
+Json = dict[str, Any]
+
+TABLES = Path(__file__).parents[2] / "docs/tables.md"
+
+
+@pytest.fixture
+def pipeline(make_pipeline: MakePipeline) -> Pipeline:
+    """A pipeline of the test mode."""
+    return make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"})
+
+
+def pay_in_parts(shop: Shop, invoice: str, parts: int, created: int) -> list[str]:
+    """Pay an invoice with so many payments; their charges."""
+    charges = []
+    for _ in range(parts):
+        intent = shop.create_payment(amount=100, created=created)
+        shop.attach_payment(invoice, intent["id"], created=created)
+        charges.append(intent["latest_charge"])
+    return charges
+
+
+def test_an_invoice_carries_its_payments_however_it_is_read(
+    pipeline: Pipeline, shop: Shop, server: Server, folder: DataFolder
+) -> None:
+    listed, retrieved = (shop.create_invoice(n_lines=2, created=back(shop, 20))["id"] for _ in range(2))
+    shop.pay_invoice(listed, created=back(shop, 19))
+    pipeline.sync()
+    shop.pay_invoice(retrieved)
+    young = shop.create_invoice()["id"]
+    shop.pay_invoice(young)
+    shop.pay_invoice(shop.create_invoice()["id"])
+    pipeline.sync()
+    assert_equal_to_stripe(shop, folder.published)
+    found = ask(
+        folder.published,
+        "SELECT id, payments->>'$.data[0].payment.payment_intent' FROM test.invoices ORDER BY created, id",
+    )
+    paid = {invoice: shop.payments(invoice, False)[0]["payment"]["payment_intent"] for invoice, _ in found}
+    assert dict(found) == paid
+    assert {listed, retrieved, young} < paid.keys()
+    assert not [request for request in server.requests if request.path == "/v1/invoice_payments"]
+
+
+def test_more_payments_than_stripe_includes_are_read_from_their_list(
+    pipeline: Pipeline, shop: Shop, server: Server, folder: DataFolder
+) -> None:
+    many, ten = (
+        shop.create_invoice(lines=[{"amount": 50_000}], created=back(shop, 20), announce=False)["id"] for _ in range(2)
+    )
+    pay_in_parts(shop, many, 11, back(shop, 19))
+    pay_in_parts(shop, ten, 10, back(shop, 19))
+    report = pipeline.sync()
+    assert_equal_to_stripe(shop, folder.published)
+    pages = [request.params for request in server.requests if request.path == "/v1/invoice_payments"]
+    assert [params["invoice"] for params in pages] == [many]
+    invoices = [request for request in server.requests if request.path.startswith("/v1/invoices")]
+    assert report.requests["invoices"] == len(pages) + len(invoices)
+    pay_in_parts(shop, many, 100, back(shop, 0))
+    pipeline.sync()
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_a_server_that_includes_nothing_is_read_as_before(
+    pipeline: Pipeline, shop: Shop, server: Server, folder: DataFolder
+) -> None:
+    invoice = shop.create_invoice(created=back(shop, 20))
+    body = {"object": "list", "data": [invoice], "has_more": False, "url": "/v1/invoices"}
+    server.faults.append(Fault(path="/v1/invoices$", status=200, body=body, times=None))
+    report = pipeline.sync()
+    assert not report.failures
+    assert ask(folder.published, "SELECT id, payments FROM test.invoices") == [(invoice["id"], None)]
+
+
+# The view
+
+
+def payments(folder: DataFolder, what: str = "*", without: Mapping[str, Collection[str]] | None = None) -> list[Json]:
+    """`what` of the view's rows in the order of the charges; `without`: columns that are not kept, none for a table."""
+    without = without or {}
+    kept = {
+        table: set(object_type.column_names) - set(without.get(table, ()))
+        for table, object_type in OBJECT_TYPES.items()
+        if table not in without or without[table]
+    }
+    with duckdb.connect(str(folder.published), read_only=True) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        view = f"({payments_view('test', kept, livemode=False)})" if without else "test.payments"
+        cursor = connection.execute(f"SELECT {what} FROM {view} ORDER BY created, charge")
+        names = [column[0] for column in cursor.description or []]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def test_a_payment_tells_what_became_of_a_charge(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    customer = shop.create_customer(name="Grace", email="grace@example.com", created=back(shop, 21))["id"]
+    invoice = shop.create_invoice(customer, lines=[{"amount": 9_000}], created=back(shop, 20))["id"]
+    paid = shop.pay_invoice(invoice, created=back(shop, 19))
+    [link] = shop.payments(invoice, False)
+    intent = shop.objects("payment_intents", False)[link["payment"]["payment_intent"]]
+    charge = intent["latest_charge"]
+    refund = shop.refund(charge, 1_000, created=back(shop, 3))
+    dispute = shop.dispute(charge, amount=2_000, reason="duplicate", created=back(shop, 2))
+    pipeline.sync()
+    [row] = payments(folder)
+    money = shop.objects("balance_transactions", False)
+    own = money[shop.objects("charges", False)[charge]["balance_transaction"]]
+    back_then = {name: datetime.fromtimestamp(back(shop, days), UTC).date() for name, days in (("19", 19), ("3", 3))}
+    assert row.pop("created").date() == row.pop("default_day") == back_then["19"]
+    assert row.pop("refunded_at").date() == back_then["3"]
+    assert row.pop("available_on") == datetime.fromtimestamp(own["available_on"], UTC)
+    taken = money[refund["balance_transaction"]]["net"] + dispute["balance_transactions"][0]["net"]
+    assert row == {
+        "charge": charge,
+        "currency": "usd",
+        "amount": 9_000,
+        "amount_decimal": Decimal("90.00"),
+        "amount_captured": 9_000,
+        "amount_captured_decimal": Decimal("90.00"),
+        "amount_refunded": 1_000,
+        "amount_refunded_decimal": Decimal("10.00"),
+        "status": "succeeded",
+        "paid": True,
+        "captured": True,
+        "refunded": False,
+        "disputed": True,
+        "customer": customer,
+        "customer_name": "Grace",
+        "customer_email": "grace@example.com",
+        "payment_intent": intent["id"],
+        "invoice": invoice,
+        "invoice_number": paid["number"],
+        "refunds": 1,
+        "dispute": dispute["id"],
+        "dispute_status": "needs_response",
+        "dispute_reason": "duplicate",
+        "dispute_amount": 2_000,
+        "dispute_amount_decimal": Decimal("20.00"),
+        "balance_transaction": own["id"],
+        "balance_currency": "usd",
+        "gross": 9_000,
+        "gross_decimal": Decimal("90.00"),
+        "fee": own["fee"],
+        "fee_decimal": Decimal(own["fee"]) / 100,
+        "net": own["net"],
+        "net_decimal": Decimal(own["net"]) / 100,
+        "payout_ready": True,
+        "net_total": own["net"] + taken,
+        "net_total_decimal": Decimal(own["net"] + taken) / 100,
+    }
+
+
+def test_a_charge_is_one_row_whatever_refers_to_it(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    charge = shop.create_payment(amount=9_000, created=back(shop, 20))
+    charge_id = charge["latest_charge"]
+    refunds = [shop.refund(charge_id, 100, created=back(shop, 10 - n)) for n in range(4)]
+    shop.fail_refund(refunds[3]["id"], created=back(shop, 5))
+    shop.update("refunds", refunds[2]["id"], status="pending", created=back(shop, 5))
+    first, last = (shop.dispute(charge_id, amount=200 + n, created=back(shop, 9 - n)) for n in range(2))
+    shop.close_dispute(first["id"], won=True, created=back(shop, 1))
+    made = [shop.create_invoice(lines=[{"amount": 400}], created=back(shop, 16)) for _ in range(3)]
+    invoices = [it["id"] for it in sorted(made, key=lambda it: it["id"], reverse=True)]
+    for n, invoice in enumerate(invoices):  # the later, the smaller its id
+        shop.put(shop.objects("invoices", False)[invoice] | {"created": back(shop, 15 - n)})
+    for invoice in invoices[1:]:
+        shop.attach_payment(invoice, charge["id"], created=back(shop, 12))
+    open_link = shop.payments(invoices[1], False)[0] | {"id": "inpay_open", "invoice": invoices[0], "status": "open"}
+    shop.put(open_link | {"created": back(shop, 14)})
+    parts = shop.create_invoice(lines=[{"amount": 300}], created=back(shop, 15))["id"]
+    charges = pay_in_parts(shop, parts, 3, back(shop, 8))
+    pipeline.sync()
+    assert_equal_to_stripe(shop, folder.published)
+    row, *others = payments(folder)
+    assert row["charge"] == charge_id
+    assert (row["refunds"], row["refunded_at"].date()) == (3, datetime.fromtimestamp(back(shop, 8), UTC).date())
+    assert (row["dispute"], row["dispute_amount"]) == (last["id"], 201)
+    assert row["invoice"] == invoices[1]  # the first that it paid
+    assert row["net_total"] == sum(it["net"] for it in shop.objects("balance_transactions", False).values()) - sum(
+        it["net"] for it in others
+    )
+    assert sorted(it["charge"] for it in others) == sorted(charges)
+    assert {it["invoice"] for it in others} == {parts}
+    assert {(it["refunds"], it["refunded_at"], it["dispute"], it["customer"]) for it in others} == {
+        (0, None, None, None)
+    }
+
+
+def test_payments_fail_in_several_attempts_and_have_no_invoice_or_customer(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder
+) -> None:
+    gone = shop.create_customer(created=back(shop, 30))["id"]
+    invoice = shop.create_invoice(gone, created=back(shop, 20))["id"]
+    shop.pay_invoice(invoice, outcome="failed", created=back(shop, 20))
+    shop.pay_invoice(invoice, created=back(shop, 10))
+    shop.delete_customer(gone)
+    shop.create_payment(created=back(shop, 5), outcome="requires_capture")
+    # Without an intent, as charges that are made by themselves are.
+    bare = shop.create_payment(amount=400, created=back(shop, 4))
+    shop.update("charges", bare["latest_charge"], payment_intent=None)
+    billed = shop.create_invoice(lines=[{"amount": 400}], created=back(shop, 4))["id"]
+    shop.attach_payment(billed, bare["id"], created=back(shop, 4))
+    [link] = shop.payments(billed, False)
+    shop.put(link | {"payment": {"type": "charge", "charge": bare["latest_charge"]}})
+    pipeline.sync()
+    failed, succeeded, held, charged = payments(
+        folder, "status, invoice, payment_intent, customer, customer_name, gross, payout_ready, net_total"
+    )
+    assert (charged["invoice"], charged["payment_intent"]) == (billed, None)
+    assert (failed.pop("payment_intent"), held["payment_intent"]) != (None, None)
+    assert failed == {
+        "status": "failed",
+        "invoice": invoice,
+        "customer": gone,
+        "customer_name": None,
+        "gross": None,
+        "payout_ready": None,
+        "net_total": None,
+    }
+    assert (succeeded["invoice"], succeeded["payout_ready"]) == (invoice, True)
+    assert (held["invoice"], held["customer"], held["net_total"]) == (None, None, None)
+
+
+def test_major_units_are_exact_in_every_currency(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    for currency, amount in (("jpy", 2_750_000_000), ("kwd", 12_340), ("ugx", 500), ("usd", 1_999)):
+        settled = "usd" if currency == "kwd" else None
+        paid = shop.create_payment(amount=amount, currency=currency, settlement_currency=settled, created=back(shop, 9))
+        if currency == "jpy":
+            dispute = shop.dispute(paid["latest_charge"], amount=1_999, created=back(shop, 8))["id"]
+            shop.update("disputes", dispute, currency="usd")
+    pipeline.sync()
+    found = {row["currency"]: row for row in payments(folder)}
+    assert {currency: str(row["amount_decimal"]) for currency, row in found.items()} == {
+        "jpy": "2750000000.000",
+        "kwd": "12.340",
+        "ugx": "5.000",
+        "usd": "19.990",
+    }
+    assert str(found["jpy"]["dispute_amount_decimal"]) == "19.990"
+    dinar = found["kwd"]
+    assert dinar["balance_currency"] == "usd"
+    assert dinar["gross_decimal"] == Decimal(dinar["gross"]) / 100
+    assert dinar["net_total_decimal"] == Decimal(dinar["net"]) / 100
+
+
+def test_money_of_several_currencies_has_no_total(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    for currency in ("eur", "zar"):  # before and behind the others' usd
+        charge = shop.create_payment(created=back(shop, 9))["latest_charge"]
+        refund, _ = (shop.refund(charge, 500, created=back(shop, 8)) for _ in range(2))
+        shop.update("balance_transactions", refund["balance_transaction"], currency=currency)
+    pipeline.sync()
+    for row in payments(folder):
+        assert (row["net_total"], row["net_total_decimal"]) == (None, None)
+        assert row["net"] is not None
+
+
+def test_what_is_not_kept_is_null_and_nothing_else(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    customer = shop.create_customer(name="Grace", email="grace@example.com", created=back(shop, 20))["id"]
+    charge = shop.create_payment(customer, created=back(shop, 9))["latest_charge"]
+    shop.refund(charge, 500, created=back(shop, 8))
+    shop.dispute(charge, created=back(shop, 7))
+    pipeline.sync()
+    [whole] = payments(folder)
+
+    def differing(**without: Collection[str]) -> set[str]:
+        [row] = payments(folder, without=without)
+        assert row.keys() == whole.keys()
+        changed = {name for name, value in row.items() if value != whole[name]}
+        assert {row[name] for name in changed} <= {None}
+        return changed
+
+    assert differing() == set()
+    assert differing(customers=["email"], charges=["paid"]) == {"customer_email", "paid"}
+    assert differing(charges=["customer"]) == {"customer", "customer_name", "customer_email"}
+    of_balance = {"balance_currency", "gross", "gross_decimal", "fee", "fee_decimal", "net", "net_decimal"}
+    of_balance |= {"balance_transaction", "available_on", "payout_ready"}
+    assert differing(charges=["balance_transaction"]) == of_balance  # the total goes by what names the charge
+    assert differing(refunds=["status"]) == {"refunds", "refunded_at"}
+    totals = {"net_total", "net_total_decimal"}
+    assert differing(refunds=[]) == {"refunds", "refunded_at"} | totals
+    assert differing(refunds=["charge"]) == {"refunds", "refunded_at"} | totals
+    assert differing(disputes=["reason"]) == {"dispute_reason"}
+    disputes = {name for name in whole if name.startswith("dispute_")} | {"dispute"}
+    assert differing(disputes=[]) == disputes | totals
+    money = {f"{name}{unit}" for name in ("gross", "fee", "net") for unit in ("", "_decimal")}
+    balance = {"balance_currency", "available_on", "payout_ready"} | money | totals
+    assert differing(disputes=["charge"]) == disputes | totals
+    assert differing(balance_transactions=["source"]) == totals
+    assert differing(balance_transactions=[]) == balance
+    assert differing(invoices=[], payment_intents=[], customers=[]) == {"customer_name", "customer_email"}
+
+
+@pytest.mark.parametrize(
+    ("objects", "told"),
+    [
+        ({"balance_transactions": {"retention": "10 days"}}, False),
+        ({"balance_transactions": {"history": "10 days"}}, False),
+        ({"refunds": {"retention": "10 days"}, "charges": {"retention": "30 days"}}, False),
+        ({"disputes": {"history": (datetime.now(UTC) - timedelta(days=10)).date()}}, False),
+        ({"disputes": {"history": "1 month"}}, True),
+        ({"refunds": {"retention": "30 days"}, "disputes": {"history": "30 days"}}, True),
+    ],
+)
+def test_what_older_rows_would_tell_is_null_and_no_part_of_it_is_taken_for_the_whole(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, objects: dict[str, Any], told: bool
+) -> None:
+    charges = []
+    for age in (5, 20):
+        charges.append(shop.create_payment(amount=9_000, created=back(shop, age))["latest_charge"])
+        shop.refund(charges[-1], 1_000, created=back(shop, age - 4))
+        shop.dispute(charges[-1], amount=2_000, created=back(shop, age - 4))
+        shop.refund(charges[-1], 500, created=back(shop, 1))
+    make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"}, objects=objects).sync()
+    money = shop.objects("balance_transactions", False).values()
+    *old, young = payments(folder, "charge, net_total, net_total_decimal, refunds")
+    assert (young["charge"], young["refunds"]) == (charges[0], 2)
+    total = young["net_total"]
+    assert total * 2 == sum(it["net"] for it in money)
+    for row in old:
+        assert (row["net_total"], row["net_total_decimal"]) == ((total, Decimal(total) / 100) if told else (None, None))
+        assert row["refunds"] == (None if "refunds" in objects and not told else 2)
+
+
+def test_a_total_waits_for_the_balance_transaction_that_its_charge_names(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder
+) -> None:
+    charge = shop.create_payment(amount=9_000, created=back(shop, 5))["latest_charge"]
+    shop.refund(charge, 1_000, created=back(shop, 3))
+    shop.update("charges", charge, balance_transaction="txn_not_here_yet")
+    pipeline.sync()
+    [row] = payments(folder, "net, net_total")
+    assert row == {"net": None, "net_total": None}
+
+
+def moved_by(shop: Shop, *sources: str) -> int:
+    """The net of all balance transactions of these objects."""
+    return sum(it["net"] for it in shop.objects("balance_transactions", False).values() if it["source"] in sources)
+
+
+def test_the_total_of_a_destination_charge_has_its_transfer_its_fee_and_what_was_reversed(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder
+) -> None:
+    def charge(days: float, fee: int | None = 1_500) -> Json:
+        made = shop.create_payment(
+            amount=10_000, destination="acct_1Seller", application_fee=fee, created=back(shop, days)
+        )
+        return shop.objects("charges", False)[made["latest_charge"]]
+
+    without_fee, reversed_, plain = charge(12, None), charge(11, None), charge(9)
+    refund = shop.refund(reversed_["id"], 4_000, reverse_transfer=True, created=back(shop, 8))
+    direct = shop.create_payment(amount=10_000, application_fee=1_500, created=back(shop, 7))["latest_charge"]
+    pipeline.sync()
+    assert_equal_to_stripe(shop, folder.published)
+    rows = {row["charge"]: row for row in payments(folder, "charge, created, net, net_total")}
+    own = rows[plain["id"]]["net"]
+    assert rows[plain["id"]]["net_total"] == own - 10_000 + 1_500 == 1_180
+    assert rows[plain["id"]]["net_total"] == moved_by(shop, plain["id"], plain["transfer"], plain["application_fee"])
+    assert rows[without_fee["id"]]["net_total"] == own - 10_000
+    assert rows[reversed_["id"]]["net_total"] == own - 10_000 - 4_000 + 4_000
+    assert rows[reversed_["id"]]["net_total"] == moved_by(
+        shop, reversed_["id"], reversed_["transfer"], refund["id"], refund["transfer_reversal"]
+    )
+    # Of a direct charge the fee was taken from this account, and is in the charge's own transaction.
+    assert rows[direct]["net_total"] == rows[direct]["net"] == own - 1_500
+
+
+def test_the_total_is_null_where_a_refunded_application_fee_or_a_reversal_may_be_the_charges(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder
+) -> None:
+    def charge(days: float, **fields: Any) -> str:
+        made = shop.create_payment(amount=10_000, destination="acct_1Seller", created=back(shop, days), **fields)
+        return str(made["latest_charge"])
+
+    with_fee = [charge(12 - n, application_fee=1_500) for n in range(4)]
+    no_fee, last = charge(8), charge(1, application_fee=1_500)
+    shop.refund(with_fee[0], 4_000, reverse_transfer=True, created=back(shop, 7))
+
+    def known() -> set[str]:
+        pipeline.sync()
+        return {row["charge"] for row in payments(folder, "charge, net_total") if row["net_total"] is not None}
+
+    # As long as no application fee was refunded, none of this charge was.
+    assert known() == {*with_fee, no_fee, last}
+    shop.refund(with_fee[1], 4_000, reverse_transfer=True, refund_application_fee=True, created=back(shop, 6))
+    days = [datetime.fromtimestamp(back(shop, age), UTC).date() for age in (6, 5, 4)]
+    pipeline.backfill(days)
+    assert known() == {*with_fee[2:], no_fee, last}
+    # One that came with no refund may be of any charge made before.
+    [fee] = [it for it in shop.objects("balance_transactions", False).values() if it["source"].startswith("fr_")]
+    shop.put(fee | {"id": "txn_alone", "source": "fr_alone", "created": back(shop, 5)})
+    pipeline.backfill(days)
+    assert known() == {no_fee, last}
+    shop.put(fee | {"id": "txn_reversal", "source": "trr_alone", "type": "transfer_refund", "created": back(shop, 4)})
+    pipeline.backfill(days)
+    assert known() == {last}
+
+
+def test_the_total_waits_for_the_transactions_of_the_transfer_and_the_fee(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder
+) -> None:
+    made = shop.create_payment(amount=10_000, destination="acct_1Seller", application_fee=1_500, created=back(shop, 3))
+    charge = shop.objects("charges", False)[made["latest_charge"]]
+    money = {it["source"]: it for it in shop.objects("balance_transactions", False).values()}
+    for source in (charge["transfer"], charge["application_fee"]):
+        shop.vanish("balance_transactions", money[source]["id"])
+    pipeline.sync()
+    assert payments(folder, "net, net_total") == [{"net": 9_680, "net_total": None}]
+    shop.put(money[charge["transfer"]])
+    pipeline.backfill([datetime.fromtimestamp(back(shop, 3), UTC).date()])
+    assert payments(folder, "net, net_total") == [{"net": 9_680, "net_total": None}]
+    shop.put(money[charge["application_fee"]])
+    pipeline.backfill([datetime.fromtimestamp(back(shop, 3), UTC).date()])
+    assert payments(folder, "net, net_total") == [{"net": 9_680, "net_total": 1_180}]
+
+
+@pytest.mark.parametrize("table", ["disputes", "refunds", "balance_transactions"])
+def test_what_a_type_that_may_not_be_read_would_tell_is_null(
+    make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, table: str
+) -> None:
+    charge = shop.create_payment(amount=9_000, created=back(shop, 5))["latest_charge"]
+    shop.refund(charge, 1_000, created=back(shop, 4))
+    shop.dispute(charge, amount=2_000, created=back(shop, 3))
+    pipeline = make_pipeline({"STRIPE_API_KEY": "rk_test_of_the_tests"})
+    server.deny(table)
+    assert set(pipeline.sync().failures) >= {table}
+    of_table = {
+        "disputes": {"dispute", "dispute_status", "dispute_reason", "dispute_amount", "dispute_amount_decimal"},
+        "refunds": {"refunds", "refunded_at"},
+        "balance_transactions": {
+            *("balance_currency", "gross", "gross_decimal", "fee", "fee_decimal", "net", "net_decimal"),
+            *("available_on", "payout_ready"),
+        },
+    }[table] | {"net_total", "net_total_decimal"}
+    [row] = payments(folder)
+    unknown = {name for name, value in row.items() if value is None}
+    assert of_table <= unknown
+    server.allow(table)
+    pipeline.sync()
+    [row] = payments(folder)
+    assert {name for name, value in row.items() if value is None} == unknown - of_table
+    # Refused from some day on: what was made since then, and what became of older charges, is not known.
+    shop.clock.advance(2 * DAY)
+    server.deny(table)
+    pipeline.sync()
+    [row] = payments(folder)
+    assert row["net_total"] is None
+
+
+def test_what_was_pruned_by_another_date_is_missed_by_the_totals(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    for age in (20, 3):
+        charge = shop.create_payment(created=back(shop, age))["latest_charge"]
+        shop.refund(charge, 500, created=back(shop, age - 1))
+    key = {"STRIPE_API_KEY": "sk_test_of_the_tests"}
+    make_pipeline(key).sync()
+    assert all(row["net_total"] for row in payments(folder, "net_total"))
+    pruned = make_pipeline(
+        key, objects={"balance_transactions": {"date_field": "available_on", "retention": "10 days"}}
+    )
+    pruned.prune()
+    counted = (
+        "SELECT sum(listed)::INT, sum(\"rows\")::INT FROM pipeline.coverage WHERE object_type = 'balance_transactions'"
+    )
+    assert ask(folder.published, counted) == [(4, 2)]
+    old, young = payments(folder, "net_total, refunds")
+    assert (old["net_total"], old["refunds"]) == (None, 1)
+    assert young["net_total"] is not None
+
+
+def test_a_day_that_was_not_listed_hides_the_totals_of_what_was_made_before_it(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder
+) -> None:
+    early, late = (shop.create_payment(amount=9_000, created=back(shop, age))["latest_charge"] for age in (9, 3))
+    pipeline.sync()
+    hole = datetime.fromtimestamp(back(shop, 6), UTC).date()
+    pipeline.warehouse.ask(f"DELETE FROM pipeline.coverage WHERE object_type = 'disputes' AND day = DATE '{hole}'")
+    pipeline.warehouse.load([], cursors={})
+    pipeline.publish()
+    rows = {row["charge"]: row for row in payments(folder, "charge, net, net_total, refunds")}
+    assert rows[early]["net"] == rows[late]["net"] == rows[late]["net_total"] > 0
+    assert (rows[early]["net_total"], rows[early]["refunds"]) == (None, 0)
+
+
+# The check
+
+
+Checked = dict[str, dg.AssetCheckEvaluation]
+
+
+@pytest.fixture
+def check(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pipeline: Pipeline, instance: dg.DagsterInstance
+) -> Callable[..., Checked]:
+    """Run the night's checks with so many days of history and these settings; what one of them says by table."""
+
+    def run(name: str = REFERENCES, *, days: int = 60, objects: Mapping[str, Any] = MappingProxyType({})) -> Checked:
+        history = (datetime.now(UTC) - timedelta(days=days)).date()
+        (tmp_path / "settings.yaml").write_text(yaml.safe_dump({"history": history, "objects": dict(objects)}))
+        monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(tmp_path / "settings.yaml"))
+        job = build_defs(resource_overrides={RESOURCE: Opens(pipeline)}).resolve_job_def(NIGHTLY_JOB)
+        # What retention tells Dagster of every day takes long, and is not asked here.
+        result = job.execute_in_process(
+            instance=instance, run_config={"ops": {"retention": {"config": {"dry_run": True}}}}
+        )
+        assert result.success
+        found = [it for it in result.get_asset_check_evaluations() if it.check_name == name]
+        return {it.asset_key.path[-1]: it for it in found}
+
+    return run
+
+
+def said(evaluation: dg.AssetCheckEvaluation) -> dict[str, Any]:
+    """The metadata of a check, without what is zero."""
+    return {name: it.value for name, it in evaluation.metadata.items() if it.value}
+
+
+def test_references_of_a_whole_shop_resolve(pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]) -> None:
+    shop.seed_history(8)
+    deleted = shop.create_customer(created=back(shop, 10))["id"]
+    shop.create_payment(deleted, created=back(shop, 9))
+    unlisted = shop.create_customer(created=back(shop, 10), test_clock="clock_1")["id"]
+    draft = shop.create_invoice(unlisted, created=back(shop, 9), draft=True)["id"]
+    pipeline.sync()
+    shop.delete_customer(deleted)
+    shop.delete_invoice(draft)
+    pipeline.sync()
+    pipeline.sync()
+    checked = check()
+    assert said(checked["charges"]) == said(checked["invoices"]) == {}
+    assert {it.description for it in checked.values()} == {None}
+    assert checked.keys() == {name for name, object_type in OBJECT_TYPES.items() if object_type.references}
+    assert {table for table, it in checked.items() if not it.passed} == set()
+    assert not any("balance_transaction" in name for it in checked.values() for name in said(it))
+
+
+def test_what_should_be_here_and_is_not_is_told_with_examples(
+    make_pipeline: MakePipeline, pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]
+) -> None:
+    shop.create_payment(created=back(shop, 55))  # so that what may be older may be older than all there is
+    intent = shop.create_payment(created=back(shop, 20))
+    charge = shop.objects("charges", False)[intent["latest_charge"]]
+    shop.vanish("balance_transactions", charge["balance_transaction"])
+    dispute = shop.dispute(charge["id"], created=back(shop, 12))
+    shop.vanish("balance_transactions", dispute["balance_transactions"][0]["id"])
+    many = [shop.create_payment(created=back(shop, 15)) for _ in range(25)]
+    shop.vanish("payment_intents", many[0]["id"])
+    pipeline.sync()
+    assert all(it.passed for it in check().values()), "what was just read may point to what the next tick brings"
+    make_pipeline().sync()  # of both modes
+    checked = check()
+    assert {table for table, it in checked.items() if not it.passed} == {"charges", "disputes"}
+    assert checked["charges"].severity is dg.AssetCheckSeverity.WARN
+    assert "1 of balance_transaction → balance_transactions" in (checked["charges"].description or "")
+    assert said(checked["charges"]) == {
+        "payment_intent → payment_intents: not here": 1,
+        "payment_intent → payment_intents: before the history or never listed": 1,
+        "payment_intent → payment_intents: examples": many[0]["id"],
+        "balance_transaction → balance_transactions: not here": 1,
+        "balance_transaction → balance_transactions: examples": charge["balance_transaction"],
+    }
+    assert said(checked["disputes"]) == {
+        "balance_transactions → balance_transactions: not here": 1,
+        "balance_transactions → balance_transactions: examples": dispute["balance_transactions"][0]["id"],
+    }
+
+
+def test_an_invoice_names_the_one_it_revises_and_an_intent_the_charge_that_failed(
+    make_pipeline: MakePipeline, pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]
+) -> None:
+    first, second = (shop.create_invoice(created=back(shop, 5))["id"] for _ in range(2))
+    shop.update("invoices", first, latest_revision=second)
+    shop.update("invoices", second, from_invoice={"action": "revision", "invoice": first})
+    failed = shop.create_payment(created=back(shop, 5), outcome="failed")
+    assert failed["last_payment_error"]["charge"]
+    pipeline.sync()
+    make_pipeline().sync()
+    checked = check()
+    assert said(checked["invoices"]) == said(checked["payment_intents"]) == {}
+    shop.update("invoices", second, from_invoice={"action": "revision", "invoice": "in_nowhere"})
+    shop.update("payment_intents", failed["id"], last_payment_error={"charge": "ch_nowhere"})
+    pipeline.backfill([datetime.fromtimestamp(back(shop, 5), UTC).date()])
+    for _ in range(2):  # what was just read may point to what the next tick brings
+        pipeline.sync()
+    checked = check()
+    assert said(checked["invoices"])["from_invoice.invoice → invoices: examples"] == "in_nowhere"
+    assert said(checked["payment_intents"])["last_payment_error.charge → charges: examples"] == "ch_nowhere"
+    assert not checked["invoices"].passed
+    assert not checked["payment_intents"].passed
+
+
+def test_what_is_older_than_the_history_is_counted_and_passes(
+    pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]
+) -> None:
+    intent = shop.create_payment(created=back(shop, 70))
+    refund, _ = (shop.refund(intent["latest_charge"], 500, created=back(shop, days)) for days in (50, 45))
+    later = shop.create_payment(created=back(shop, 55))
+    shop.create_payment(
+        shop.create_customer(created=back(shop, 40), test_clock="clock_1")["id"], created=back(shop, 30)
+    )
+    # Made with its money, of which the history begins a moment later.
+    begins = back(shop, 60) // DAY * DAY
+    edge = shop.create_payment(created=begins)
+    charge = shop.objects("charges", False)[edge["latest_charge"]]
+    shop.put(shop.objects("balance_transactions", False)[charge["balance_transaction"]] | {"created": begins - 1})
+    pipeline.sync()
+    pipeline.sync()
+    checked = check()
+    assert all(it.passed for it in checked.values())
+    assert said(checked["refunds"]) == {
+        "charge → charges: not here": 2,
+        "charge → charges: before the history or never listed": 2,
+        "charge → charges: examples": intent["latest_charge"],
+        "payment_intent → payment_intents: not here": 2,
+        "payment_intent → payment_intents: before the history or never listed": 2,
+        "payment_intent → payment_intents: examples": intent["id"],
+    }
+    assert said(checked["charges"]).pop("customer → customers: not here") == 1  # Stripe does not list it
+    assert {name: it for name, it in said(checked["charges"]).items() if name.startswith("balance_transaction")} == {
+        "balance_transaction → balance_transactions: not here": 1,
+        "balance_transaction → balance_transactions: before the history or never listed": 1,
+        "balance_transaction → balance_transactions: examples": charge["balance_transaction"],
+    }
+    # With a history that begins long before there was any charge nothing is older.
+    checked = check(days=200)
+    assert {table for table, it in checked.items() if not it.passed} == {"refunds", "charges"}
+    assert later["latest_charge"] not in str(said(checked["refunds"]))
+    assert refund["id"] not in str(said(checked["refunds"]))
+
+
+def test_what_is_switched_off_is_not_looked_for(
+    make_pipeline: MakePipeline, pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]
+) -> None:
+    shop.create_payment(created=back(shop, 20))
+    off = ("balance_transactions", "customers")
+    objects = {table: {"enabled": False} for table in off}
+    partial = make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"}, objects=objects)
+    partial.sync()
+    partial.sync()
+    assert not check()["charges"].passed
+    checked = check(objects=objects)
+    assert "fee_details" not in checked
+    assert all(it.passed for it in checked.values())
+    assert not any(target in name for it in checked.values() for name in it.metadata for target in off)
+
+
+def test_an_object_in_two_rows_is_told(
+    pipeline: Pipeline, shop: Shop, check: Callable[..., Checked], instance: dg.DagsterInstance
+) -> None:
+    shop.seed_history(4)
+    pipeline.sync()
+    checked = check(UNIQUE)
+    assert checked.keys() == OBJECT_TYPES.keys()
+    assert all(it.passed for it in checked.values())
+    [(fee,)] = pipeline.warehouse.ask(
+        "INSERT INTO raw.fee_details FROM raw.fee_details LIMIT 1 RETURNING balance_transaction"
+    )
+    [(charge,)] = pipeline.warehouse.ask("INSERT INTO raw.charges FROM raw.charges LIMIT 1 RETURNING id")
+    failed = {table: said(it)["examples"] for table, it in check(UNIQUE).items() if not it.passed}
+    assert failed == {"charges": charge, "fee_details": f"{fee} 0"}
+    # From the page of one table it is asked of that one.
+    key = dg.AssetCheckKey(dg.AssetKey(["raw", "refunds"]), UNIQUE)
+    alone = dg.define_asset_job("alone", selection=dg.AssetSelection.checks(key))
+    defs = dg.Definitions.merge(
+        build_defs(resource_overrides={RESOURCE: Opens(pipeline)}), dg.Definitions(jobs=[alone])
+    )
+    result = defs.resolve_job_def("alone").execute_in_process(instance=instance)
+    assert [it.asset_check_key for it in result.get_asset_check_evaluations()] == [key]
+
+
+def test_what_is_hashed_is_not_looked_for_and_what_is_pruned_by_another_date_is_not_missed(
+    make_pipeline: MakePipeline,
+    shop: Shop,
+    folder: DataFolder,
+    check: Callable[..., Checked],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(references, "EXAMPLES", 1)
+    charge = shop.create_payment(created=back(shop, 20))["latest_charge"]
+    shop.refund(charge, 500, created=back(shop, 19))
+    early, pruned = (shop.create_payment(created=back(shop, 40))["latest_charge"] for _ in range(2))
+    shop.refund(early, 500, created=back(shop, 35))  # older itself than the charges that are kept
+    shop.refund(pruned, 500, created=back(shop, 18))
+    objects: dict[str, Any] = {
+        "balance_transactions": {"date_field": "available_on", "retention": "5 days"},
+        "charges": {"fields": {"hash": ["balance_transaction"]}, "retention": "30 days"},
+    }
+    pipeline = make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"}, objects=objects)
+    pipeline.sync()
+    pipeline.sync()
+    assert ask(folder.published, "SELECT count(*) FROM raw.balance_transactions") == [(0,)]
+    checked = check(objects=objects)
+    assert all(it.passed for it in checked.values())
+    assert not any(name.startswith("balance_transaction → ") for name in checked["charges"].metadata)
+    refunds = said(checked["refunds"])
+    assert refunds["balance_transaction → balance_transactions: not here"] == 3
+    assert refunds["charge → charges: before the history or never listed"] == 2
+    assert refunds["charge → charges: examples"] == pruned  # what is hardest to explain comes first
+
+
+def test_references_are_looked_at_every_night_and_not_in_a_sync(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    defs = build_defs(resource_overrides={RESOURCE: Opens(pipeline)})
+    schedule = defs.resolve_schedule_def("nightly")
+    assert (schedule.job_name, schedule.default_status) == (NIGHTLY_JOB, dg.DefaultScheduleStatus.RUNNING)
+    steps = {name: {node.name for node in defs.resolve_job_def(name).nodes} for name in (SYNC_JOB, NIGHTLY_JOB)}
+    assert steps == {SYNC_JOB: {"stripe"}, NIGHTLY_JOB: {"retention", *NIGHTLY}}
+    nothing_to_look_for = {name: {"enabled": False} for name in OBJECT_TYPES if name != "customers"}
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump({"objects": nothing_to_look_for}))
+    monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(tmp_path / "settings.yaml"))
+    dg.Definitions.validate_loadable(build_defs())
+
+
+# The picture
+
+
+def test_the_tables_page_shows_the_declared_relations() -> None:
+    page = TABLES.read_text(encoding="utf-8")
+    assert f"```mermaid\n{picture()}\n```" in page.partition("## Relations")[2].partition("\n## ")[0]
+    assert 'charges |o--o{ refunds : "charge"' in picture()
+
+
+def test_the_query_shown_with_the_view_can_be_asked(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    """The query of the tables page, on the view as it is made for test data."""
+    page = TABLES.read_text(encoding="utf-8")
+    query = page.partition("### `payments`")[2].partition("```sql\n")[2].partition("```")[0]
+    shop.create_payment(created=back(shop, 9))
+    pipeline.sync()
+    [row] = ask(folder.published, query.replace("live.payments", "test.payments"))
+    assert row[1:3] == ("usd", Decimal("20.000"))

@@ -1,0 +1,254 @@
+"""Restricted keys: which permissions suffice, and whose account a key is that may not read the account."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stripe_emulator import Server, Shop
+from stripe_emulator.permissions import Wording
+from stripe_pipeline.cli.check import check
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import today
+from stripe_pipeline.errors import SettingsError, StripePipelineError, WarehouseError
+from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.settings.model import Settings
+from tests.conftest import MakePipeline
+from tests.stripe_state import ask, assert_equal_to_stripe, back, everything
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+KEYS = {"STRIPE_API_KEY": "rk_live_of_the_tests", "STRIPE_TEST_API_KEY": "rk_test_of_the_tests"}
+LIVE = {"STRIPE_API_KEY": "rk_live_of_the_tests"}
+ANOTHER = {"STRIPE_API_KEY": "rk_live_another_one"}
+NEEDED = {
+    "Balance Transaction Sources": "balance_transactions",
+    "Charges and Refunds": "charges",
+    "Customers": "customers",
+    "Disputes": "disputes",
+    "Events": "/v1/events",
+    "Invoices": "invoices",
+    "PaymentIntents": "payment_intents",
+}
+"""What the README asks for, and what cannot be read without it."""
+
+
+def permissions_in_readme() -> list[str]:
+    """The Dashboard's names of the permissions that step 2 asks for."""
+    [sentence] = re.findall(r"restricted key[^.]*?that may \*\*read\*\*(.*?)\.", README, re.DOTALL)
+    return [" ".join(name.split()) for name in re.findall(r"_([^_]+)_", sentence)]
+
+
+@pytest.fixture
+def restricted(server: Server) -> Server:
+    """The emulator with keys that may do exactly what the README asks for."""
+    for key in (*KEYS.values(), *ANOTHER.values()):
+        server.permissions.restrict(key, permissions_in_readme())
+    return server
+
+
+def named(folder: DataFolder) -> set[str]:
+    """The accounts in all tables that have one."""
+    tables = {f"pipeline.{it}": "account" for it in ("keys", "cursors", "coverage")}
+    tables |= {f"raw.{it}": "_account" for it in OBJECT_TYPES}
+    every = " UNION ".join(f"SELECT {column} FROM {table}" for table, column in tables.items())
+    return {account for (account,) in ask(folder.published, every)}
+
+
+def test_the_readme_asks_for_what_is_needed() -> None:
+    assert permissions_in_readme() == [*NEEDED]
+
+
+def test_these_permissions_load_everything(
+    restricted: Server, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
+) -> None:
+    shop.seed_history(60)  # as the demo does
+    pipeline = make_pipeline(KEYS)
+    assert not pipeline.sync().failures
+    assert_equal_to_stripe(shop, folder.published)
+    assert named(folder) == {shop.account}
+
+
+@pytest.mark.parametrize("permission", NEEDED)
+def test_none_of_them_can_be_left_out(restricted: Server, make_pipeline: MakePipeline, permission: str) -> None:
+    restricted.permissions.restrict(LIVE["STRIPE_API_KEY"], NEEDED.keys() - {permission})
+    try:
+        failures = make_pipeline(LIVE, history="3 days").sync().failures
+    except StripePipelineError as error:
+        failures = {"/v1/events": error}
+    assert NEEDED[permission] in failures
+    assert "permission" in str(failures[NEEDED[permission]])
+
+
+# Whose account it is
+
+
+@pytest.fixture
+def nameless(restricted: Server) -> Server:
+    """The emulator with such keys, whose account no refusal names."""
+    restricted.permissions.wording = Wording.NAMES_NO_ACCOUNT
+    return restricted
+
+
+@pytest.mark.parametrize("wording", [Wording.NAMES_PERMISSION, Wording.NAMES_DASHBOARD])
+def test_a_refusal_names_the_account(
+    restricted: Server, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder, wording: Wording
+) -> None:
+    restricted.permissions.wording = wording
+    shop.create_payment(livemode=True)
+    assert not make_pipeline(LIVE).sync().failures
+    assert named(folder) == {shop.account}
+
+
+def test_the_settings_name_the_account(
+    nameless: Server, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
+) -> None:
+    shop.create_payment(livemode=True)
+    assert not make_pipeline(LIVE, account=shop.account).sync().failures
+    assert named(folder) == {shop.account}
+    with pytest.raises(WarehouseError, match=f"holds account {shop.account}, this key is of acct_1Other"):
+        make_pipeline(LIVE, account="acct_1Other").sync()
+    nameless.permissions.wording = Wording.NAMES_PERMISSION
+    with pytest.raises(SettingsError, match=r"`account: acct_1Other`.*is of acct_1Demo"):
+        make_pipeline(ANOTHER, account="acct_1Other").sync()
+
+
+def test_an_account_stays_unnamed_until_something_names_it(
+    nameless: Server, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
+) -> None:
+    shop.create_payment(livemode=True)
+    assert not make_pipeline(KEYS).sync().failures
+    assert named(folder) == {""}
+    shop.create_payment(livemode=True)
+    nameless.requests.clear()
+    assert not make_pipeline(KEYS).sync().failures
+    assert "/v1/account" not in {request.path for request in nameless.requests}
+    # Another request that is refused names it, and what was stored gets the name.
+    nameless.permissions.wording = Wording.NAMES_PERMISSION
+    nameless.permissions.deny("disputes")
+    shop.create_payment(livemode=True)
+    report = make_pipeline(LIVE).backfill([today()])
+    assert report.failures.keys() == {"disputes"}
+    assert ask(folder.published, "SELECT DISTINCT _account FROM raw.charges") == [(shop.account,)]
+    assert named(folder) == {shop.account, ""}  # the test key's
+    nameless.permissions.allow("disputes")
+    nameless.requests.clear()
+    assert not make_pipeline(KEYS, account=shop.account).sync().failures
+    assert named(folder) == {shop.account}
+    # Nothing is read again for it: the cursors and the days that are complete kept their places.
+    assert len([request for request in nameless.requests if request.path == "/v1/charges"]) <= 2
+
+
+def test_an_unnamed_account_is_asked_for_once_a_day(
+    nameless: Server, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
+) -> None:
+    make_pipeline(LIVE).sync()
+    assert named(folder) == {""}
+    nameless.permissions.restrict(LIVE["STRIPE_API_KEY"], [*permissions_in_readme(), "accounts_kyc_basic_read"])
+    make_pipeline(LIVE).sync()
+    assert named(folder) == {""}
+    shop.clock.advance(86_500)
+    make_pipeline(LIVE).sync()
+    assert named(folder) == {shop.account}
+
+
+def test_a_new_key_of_the_same_unnamed_account_is_known_by_what_it_sees(
+    nameless: Server, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
+) -> None:
+    shop.create_payment(livemode=True)
+    make_pipeline(LIVE).sync()
+    assert not make_pipeline(ANOTHER).sync().failures
+    # A secret key reads the account.
+    assert not make_pipeline({"STRIPE_API_KEY": "sk_live_of_the_tests"}).sync().failures
+    assert named(folder) == {shop.account}
+    assert not make_pipeline({"STRIPE_API_KEY": "rk_live_a_third_one"}).sync().failures
+    assert_equal_to_stripe(shop, folder.published)
+
+
+@pytest.fixture
+def other_shop() -> Iterator[Server]:
+    """Another account's Stripe, with keys as `nameless` has them."""
+    with Server(Shop(seed=2, account="acct_1OtherShop")) as running:
+        for key in (*KEYS.values(), *ANOTHER.values()):
+            running.permissions.restrict(key, permissions_in_readme())
+        running.permissions.wording = Wording.NAMES_NO_ACCOUNT
+        running.shop.create_payment(livemode=True)
+        yield running
+
+
+@pytest.mark.parametrize("held", ["named", "unnamed"])
+@pytest.mark.parametrize("key", ["named", "unnamed"])
+def test_accounts_do_not_mix(
+    nameless: Server,
+    other_shop: Server,
+    make_pipeline: MakePipeline,
+    folder: DataFolder,
+    shop: Shop,
+    held: str,
+    key: str,
+) -> None:
+    shop.create_payment(livemode=True)
+    make_pipeline(LIVE, **({"account": shop.account} if held == "named" else {})).sync()
+    before = everything(folder.published)
+    if key == "named":
+        other_shop.permissions.wording = Wording.NAMES_PERMISSION
+    with pytest.raises(WarehouseError) as refused:
+        make_pipeline(ANOTHER, url=other_shop.url).sync()
+    assert (shop.account if held == "named" else "an account whose name is not known") in refused.value.what
+    assert "name another folder in STRIPE_PIPELINE_DATA" in refused.value.remedy
+    assert everything(folder.published) == before
+    # The key that belongs to it still works.
+    assert not make_pipeline(LIVE).sync().failures
+
+
+def test_an_empty_unnamed_account_proves_nothing_for_another_key(
+    nameless: Server, other_shop: Server, make_pipeline: MakePipeline, folder: DataFolder
+) -> None:
+    """Days that were complete of one account say nothing of another's."""
+    make_pipeline(LIVE).sync()
+    other_shop.shop.create_payment(livemode=True, created=back(other_shop.shop, 10))
+    assert not make_pipeline(ANOTHER, url=other_shop.url).sync().failures
+    assert_equal_to_stripe(other_shop.shop, folder.published)
+
+
+def test_what_cannot_be_told_is_not_assumed(
+    nameless: Server, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
+) -> None:
+    shop.create_payment(livemode=True)
+    make_pipeline(LIVE).sync()
+    nameless.permissions.restrict(ANOTHER["STRIPE_API_KEY"], ["Events", "Disputes"])
+    with pytest.raises(WarehouseError, match=r"cannot be told.*Set `account`"):
+        make_pipeline(ANOTHER).sync()
+    assert make_pipeline(ANOTHER, account=shop.account).sync().failures.keys() >= {"charges"}
+    assert named(folder) == {shop.account}
+
+
+def test_deleted_test_data_has_a_way_out(
+    nameless: Server, other_shop: Server, shop: Shop, make_pipeline: MakePipeline
+) -> None:
+    """`Delete all test data` leaves nothing that a new key could be known by."""
+    shop.create_payment(livemode=True)
+    make_pipeline(LIVE).sync()
+    with pytest.raises(WarehouseError, match="set `account` in the settings file"):
+        make_pipeline(ANOTHER, url=other_shop.url).sync()
+    assert not make_pipeline(ANOTHER, url=other_shop.url, account=other_shop.shop.account).sync().failures
+
+
+def test_check_asks_for_no_permission_to_read_the_account(
+    nameless: Server, folder: DataFolder, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stripe_pipeline.cli.check.load_settings", Settings)
+    monkeypatch.setenv("STRIPE_API_BASE", nameless.url)
+    monkeypatch.setenv("STRIPE_PIPELINE_DATA", str(folder.root))
+    for name, key in KEYS.items():
+        monkeypatch.setenv(name, key)
+    check()
+    said = capfd.readouterr()
+    assert ("Live key\n" in said.out, "Test key\n" in said.out, said.err) == (True, True, "")
+    assert "accounts_kyc" not in said.out
+    nameless.permissions.wording = Wording.NAMES_PERMISSION
+    check()
+    assert f"Live key of {nameless.shop.account}" in capfd.readouterr().out
+    assert not folder.root.exists()

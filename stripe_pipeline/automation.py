@@ -32,22 +32,22 @@ from stripe_pipeline.sync.pipeline import DRAIN_TIME, Pipeline
 from stripe_pipeline.sync.report import Report
 
 TICK_SECONDS = 10.0
-"""Seconds that the sensor waits for notifications inside its tick. Dagster begins the next one at once after 5 seconds
-or more, ends a tick that takes 60, stores a row for each, and waits for the one under way before it ends."""
+"""Seconds that the sensor waits for notifications inside its tick. Dagster stores a row per tick, starts the next tick
+at once after one of 5 seconds or more, ends one that takes 60, and waits for a running tick before it shuts down."""
 REPORT_WITHIN = 4.0
-"""Seconds after the first notification of a tick in which Dagster is told of it: the tick ends."""
+"""Seconds after its first notification within which a tick ends, so that Dagster is told."""
 MAX_OBJECTS = 200
-"""Objects of each mode that are read again inside a tick: at 25 requests a second 8 seconds. More are a run's work."""
+"""Objects of each mode that a tick reads again: 8 seconds at 25 requests a second. A run reads a larger backlog."""
 READ_WITHIN = 30.0
-"""Seconds from its beginning that a tick may read Stripe: loading and publishing follow, and Dagster ends it at 60."""
+"""Seconds for which a tick may read Stripe: it must also load and publish before Dagster ends it at 60."""
 # A process per step costs seconds and gains nothing: what runs in parallel are the requests.
 _EXECUTOR = dg.in_process_executor
 _POLL = 0.1  # seconds
-_REST = 2.0  # times as long as a drain took, nothing more is read: what is announced again meanwhile is read once
+_REST = 2.0  # pause after a drain, as a multiple of its duration, so that repeated events of an object are read once
 _LONGEST_REST = 6.0  # seconds
 _REST_AFTER_TROUBLE = 30.0  # seconds
 _UNPUBLISHED = "unpublished"  # in the cursor
-_FURTHEST_REST = 60.0  # seconds; a rest that is further ahead was ordered by a clock that has been set back since
+_FURTHEST_REST = 60.0  # seconds; a pause that ends later was set by a clock that has been set back since
 
 
 def _sync_under_way(instance: dg.DagsterInstance) -> str | None:

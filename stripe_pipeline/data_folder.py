@@ -117,7 +117,7 @@ class DataFolder:
 
     @property
     def stopping(self) -> Path:
-        """There while the `demo` or `dev` that uses this folder ends: the sensor no longer waits for notifications."""
+        """Exists while `demo` or `dev` shuts down; the sensor then stops waiting."""
         return self.root / "stopping"
 
     @property

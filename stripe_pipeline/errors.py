@@ -213,6 +213,6 @@ def by_cause(failures: Mapping[str, StripePipelineError]) -> list[tuple[list[str
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """What to put behind a name that is not known: the one of `known` that it may be a typo of, or nothing."""
+    """A suffix that suggests the closest of the known names, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]}?)" if close else ""

@@ -76,9 +76,7 @@ def _show_report(report: KeyReport) -> None:
         print_line("", f"{lacking}.")
     for it in report.tables:
         for path in it.unseen:
-            print_line(
-                "Fields", f"{it.object_type.name}: the settings name {path}, which none of the newest objects has."
-            )
+            print_line("Fields", f"{it.object_type.name}: {path} is in the settings, but no recent object has it.")
     rate = report.rate
     print_line(
         "Rate",

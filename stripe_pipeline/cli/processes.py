@@ -156,7 +156,7 @@ class Processes:
 
 
 def _shorten(log: Path) -> None:
-    """Put what is in a long log into another file, in place of what was there."""
+    """Rotate a log that has grown too long."""
     if log.stat().st_size > _LONGEST_LOG:
         shutil.copyfile(log, log.with_suffix(".before.log"))
         os.truncate(log, 0)

@@ -66,7 +66,7 @@ def backfill(
     check_environment()
     settings = load_settings()
     if first > last:
-        raise SettingsError(f"--from {first} is after --to {last}", "Exchange them")
+        raise SettingsError(f"--from {first} is after --to {last}", "Swap them")
     if first < settings.first_day:
         raise SettingsError(
             f"--from {first} is before {settings.first_day}, where the history begins",
@@ -120,7 +120,7 @@ def prune(
         table.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in row.values()))
     out.print(table)
     if dry_run:
-        out.print("Nothing was removed: this only counts.")
+        out.print("Dry run: nothing was removed.")
 
 
 @app.command()

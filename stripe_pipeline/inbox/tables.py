@@ -15,7 +15,7 @@ from stripe_pipeline.errors import scrub
 from stripe_pipeline.inbox.notification import Notification
 
 MAX_ATTEMPTS = 5
-"""So often what a notification names is read again in vain before the notification is dead."""
+"""Failed attempts after which a notification is given up."""
 FIRST_PAUSE = 10
 """Seconds after the first failed attempt; four times as long after each further one."""
 DEFERRED = 60

@@ -106,10 +106,10 @@ class ServerClock:
             return Reading(bounds, local + (self._bounds[1] if self._bounds else LOCAL_ERROR))
 
     def assume(self, lowest: float, highest: float) -> None:
-        """Begin with the bounds that an earlier run found.
+        """Start with the bounds of an earlier run.
 
-        So a run does not think it earlier than the one before it did, whose estimate had become better than a first
-        answer's whole second.
+        This keeps the clock of this run from lagging behind that run's, which had narrowed the bounds further than one
+        answer can.
         """
         with self._lock:
             self._bounds = lowest, highest

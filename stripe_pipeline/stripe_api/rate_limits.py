@@ -4,8 +4,8 @@ Here belongs when a request may be sent. Sending it, and what to do with a refus
 
 Each endpoint has a token bucket and the account has one; a request takes a token from both at the same moment, so
 that an endpoint that has to wait holds no token of the account. A 429 lowers the bucket's rate to what got through in
-the second before, at most by half; quiet raises it again step by step. Who is urgent takes the next token before it
-is there, and is waited for by whoever is not. All times are seconds.
+the second before, at most by half; quiet raises it again step by step. Urgent callers may borrow the next token; the
+others wait until it is repaid. All times are seconds.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SPARE = 1.5
 second may hold one more."""
 SLOWEST_RATE = 1.0
 CAREFUL = 0.97
-"""How much of what got through before a 429 is sent afterwards."""
+"""After a 429, the rate becomes this share of the throughput just before it."""
 QUIET = 5.0
 """Seconds without a 429 after which a slowed-down bucket gets one step faster."""
 STEP = 0.03
@@ -104,8 +104,8 @@ class Bucket:
             self._sent.popleft()
 
     def state(self) -> dict[str, Any]:
-        """What other processes must know of it. What got through before a 429 each counts for itself: it is told
-        seldom, and asked for a hundred times a second."""
+        """What other processes must know of the bucket. Recent throughput is not shared: it is needed rarely, and this
+        runs a hundred times a second."""
         return {
             "rate": self.rate,
             "tokens": self._tokens,

@@ -22,7 +22,7 @@ from stripe_pipeline.sync.working_files import rows_lost
 from stripe_pipeline.warehouse.warehouse import Warehouse
 
 EVENTS = "events"
-CLOCK_ERROR = 2  # seconds by which Stripe's clock may be ahead of what it is taken for (`ServerClock`)
+CLOCK_ERROR = 2  # largest error of the estimate of Stripe's clock (`ServerClock`), seconds
 
 
 @dataclass(frozen=True)

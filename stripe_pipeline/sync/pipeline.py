@@ -78,7 +78,7 @@ class Pipeline:
         progress: Progress | None = None,
         current_settings: Callable[[], Settings] | None = None,
     ) -> None:
-        """`current_settings` tells what the settings are by then, where they may change."""
+        """`current_settings` reads the settings again, for a file that may change during the run."""
         self.settings = settings
         self.folder = folder
         self._keys = keys

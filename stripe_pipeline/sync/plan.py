@@ -21,8 +21,8 @@ from stripe_pipeline.warehouse.bookkeeping import Covered
 
 SWEEP = "sweep"
 OVERLAP = 300  # seconds; events and balance transactions become visible up to a minute late (docs/stripe.md#events)
-SETTLED = 300  # seconds after a day's end from when its list is taken for complete
-FRESH = 30  # seconds; of objects made since then a drain takes a list to be shorter than its notifications
+SETTLED = 300  # a day's list counts as complete this long after the day ends, seconds
+FRESH = 30  # a drain lists objects younger than this, in seconds, instead of retrieving them one by one
 JUST_BEFORE = 10  # seconds before the event that announces it in which a balance transaction may have been made
 BALANCE_TRANSACTIONS = "balance_transactions"
 _PAGE = 100

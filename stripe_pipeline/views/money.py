@@ -13,7 +13,7 @@ MAJOR_UNITS = "DECIMAL(23,3)"
 
 def major_units(amount: str, currency: str) -> str:
     """SQL for `amount` (BIGINT, minor units) in major units of `currency`: an exact DECIMAL(23, 3)."""
-    # A division would give a DOUBLE. Of each IN DuckDB makes a join, which it computes even where nobody asks for it.
+    # A division would give a DOUBLE. DuckDB plans IN as a join and computes it even if the column is not selected.
     return (
         f"{amount}::DECIMAL(19, 0) * CASE WHEN contains('{' '.join(ZERO_DECIMAL)}', {currency}) THEN 1.000"
         f" WHEN contains('{' '.join(THREE_DECIMAL)}', {currency}) THEN 0.001"

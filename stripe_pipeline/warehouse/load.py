@@ -73,8 +73,8 @@ class Loader:
             # Where a cursor truly stands is not known then: it stays, and the same is read again.
             cursors = {which: at for which, at in (cursors or {}).items() if at <= clock.latest}
         with self.file.open("Loading into {} failed") as connection:
-            # Lists come in beside the threads that go on reading. Two threads of DuckDB take twice the CPU of one for
-            # them and end little earlier; updates are looked up in large tables, where all threads help.
+            # While lists are read, one DuckDB thread suffices: two take twice the CPU for little gain. Updates probe
+            # large tables, where all threads help.
             lists = any(batch.days for batch in batches)
             connection.execute("SET threads = 1" if lists else "RESET threads")
             with self.file.explained("Loading into {} failed", "Nothing of this load was stored"):

@@ -124,10 +124,10 @@ def _keep_latest(connection: duckdb.DuckDBPyConnection, object_type: ObjectType,
 def _stored_rows(
     connection: duckdb.DuckDBPyConnection, object_type: ObjectType, column: str, ids: str, bounds: str
 ) -> str:
-    """What to join to find the stored rows whose `column` is among `ids`, a SELECT.
+    """The table or SELECT that holds the stored rows whose `column` is among `ids`, a SELECT.
 
-    A few are looked for by that column alone and fetched by their places: DuckDB reads all columns of whatever a
-    condition on them does not rule out by ranges, which takes as long as the table is large.
+    For a few ids, the row ids are found first and only those rows are fetched: DuckDB would otherwise read every column
+    of each row group that its minimum and maximum do not rule out.
     """
     found = f"FROM raw.{object_type.name} WHERE {bounds} AND {column} IN ({ids})"
     places: list[tuple[int, int]] = []

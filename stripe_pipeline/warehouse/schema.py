@@ -26,7 +26,7 @@ from stripe_pipeline.warehouse.refilter import Refilter, retention_note
 from stripe_pipeline.warehouse.sql import literal
 
 FORMAT = 5
-"""Layout of the file; raised when older code could no longer write it rightly."""
+"""The layout of the file; to be raised when older releases could no longer write the file correctly."""
 _CHILDREN_COUNTED = "coverage counts children"
 """Noted where `pipeline.coverage.listed` of a child counts the children."""
 _SECRETS_TAKEN_OUT = 2

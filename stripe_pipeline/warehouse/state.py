@@ -153,8 +153,8 @@ class State:
             )
 
     def lacking(self, mode: Mode) -> list[MissingFields]:
-        """What rows of `mode` lack because the settings did not want it when they were read, in table order; of what
-        the settings keep, and so could be read again."""
+        """Fields that rows of `mode` do not have because the settings left them out when the rows were read, by table;
+        only of days that are still kept."""
         kept = " OR ".join(
             f"object_type = '{it.name}' AND day >= DATE '{self._settings.first_listed(it)}'"
             for it in self._settings.enabled

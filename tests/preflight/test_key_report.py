@@ -365,7 +365,7 @@ def test_a_field_that_no_object_has_is_told(run: Run, shop: Shop, project: Path,
     shop.create_payment(customer, livemode=True, created=back(shop, 2))
     shop.create_invoice(customer, livemode=True, created=back(shop, 2))
     told = [
-        "customers: the settings name address.lin1 (did you mean line1?), which none of the newest objects has.",
+        "customers: address.lin1 (did you mean line1?) is in the settings, but no recent object has it.",
         "charges: the settings name billing_details.emial (did you mean email?), which",
         "invoice_lines: the settings name period.begin, which",
         "invoices: the settings name lines.data.period.finish, which",

@@ -509,7 +509,7 @@ def test_prune_on_the_command_line(project: Project, run: Run) -> None:  # noqa:
     project.settings("history: 3 days\nretention: 1 day")
     foreseen = run("prune", "--dry-run")
     assert foreseen.status == 0
-    assert "Nothing was removed: this only counts." in foreseen.out
+    assert "Dry run: nothing was removed." in foreseen.out
     removed = run("prune")
     assert removed.status == 0, removed.err
     assert removed.out.splitlines() == foreseen.out.splitlines()[:-1]

@@ -1,6 +1,6 @@
-"""A Stripe API on this machine, for tests and for the demo.
+"""A local Stripe API for tests and for the demo.
 
-Only what is declared in `stripe_pipeline.objects` is shared with the pipeline; nothing of how the pipeline reads.
+The emulator shares only `stripe_pipeline.objects` with the pipeline, and none of the code that reads the API.
 """
 
 from stripe_emulator.app import create_app

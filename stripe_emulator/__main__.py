@@ -1,4 +1,4 @@
-"""The emulator as a process of its own, for the demo: `python -m stripe_emulator`."""
+"""The emulator as a separate process, for the demo: `python -m stripe_emulator`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from stripe_emulator.shop import Shop
 
 _CHECK_PARENT_SECONDS = 0.2
 _WEBHOOK_SECRETS = {True: "STRIPE_WEBHOOK_SECRET", False: "STRIPE_TEST_WEBHOOK_SECRET"}
-"""Variables, not options: everybody on the machine can read a process's arguments."""
+"""Variables, not options: every user of the machine can read a process's arguments."""
 
 
 def main() -> int:
-    """Serve a seeded shop until told to stop, or until the parent process is gone."""
+    """Serve a seeded shop until stopped, or until the parent process has exited."""
     parser = argparse.ArgumentParser(prog="python -m stripe_emulator", description="A Stripe API on 127.0.0.1.")
     parser.add_argument("--port", type=int, default=12111, help="0 takes any free one (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="which made-up shop (default: %(default)s)")

@@ -1,6 +1,6 @@
-"""The shop as one API key sees it: its mode, what it may do, which objects exist for it.
+"""The shop as one API key sees it: the key's mode, its permissions, the objects visible to it.
 
-Which permission a type needs belongs to `permissions`, who sends a request to `keys`.
+`permissions` says which permission a type needs, `keys` identifies the caller.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stripe_emulator.types import TYPES
 
 
 class Access:
-    """What one request may see and do."""
+    """The access rights of one request."""
 
     def __init__(self, shop: Shop, permissions: Permissions, caller: Caller) -> None:
         self.shop = shop
@@ -34,34 +34,34 @@ class Access:
             raise StripeError(403, message, **({"code": code} if code else {}))
 
     def collection(self, type_name: str) -> Collection:
-        """All objects of a type; to be read only."""
+        """Returns all objects of a type, read-only."""
         return self.shop.collection(type_name, self.livemode)
 
     def holds(self, type_name: str, object_id: str) -> bool:
-        """Whether an object exists and can be read already."""
+        """Whether an object exists and is already readable."""
         if object_id not in self.collection(type_name):
             return False
         return type_name != "events" or self.shop.event_is_visible(object_id, self.livemode)
 
     def is_deleted(self, type_name: str, object_id: str) -> bool:
-        """Whether this is a deleted object of which Stripe still shows a stub."""
+        """Whether this is a deleted object for which Stripe still returns a stub."""
         return type_name == "customers" and self.shop.is_deleted_customer(object_id, self.livemode)
 
     def render(self, type_name: str, object_id: str) -> bytes:
-        """JSON of an object that exists."""
+        """Returns an existing object as JSON."""
         return self.shop.render(type_name, object_id, self.livemode)
 
     def read(self, type_name: str, object_id: str) -> Json:
-        """An object that exists, or the stub of a deleted one."""
+        """Returns an existing object, or the stub of a deleted object."""
         if self.is_deleted(type_name, object_id):
             return templates.deleted_customer(object_id)
         shown: Json = orjson.loads(self.render(type_name, object_id))
         return shown
 
     def missing(self, type_name: str, object_id: str, *, param: str | None = None, status: int = 404) -> StripeError:
-        """The error for an object that does not exist, which says so if it exists in the other mode.
+        """Returns the error for a missing object; its message says if the object exists in the other mode.
 
-        `param` is the parameter that names the object; by default the id in the path.
+        `param` is the parameter that names the object (default: the id in the path).
         """
         emulated_type = TYPES[type_name]
         hint = ""

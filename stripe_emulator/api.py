@@ -1,7 +1,7 @@
 """The endpoints: from a request to JSON, or to a `StripeError`.
 
-Here belongs what each path answers. Keys, faults and HTTP belong to `app`, parameters to `parameters`, expansion to
-`expansion`, webhook endpoints to `webhook_endpoints`.
+This module computes the answer for each path. Keys, faults and HTTP belong to `app`, parameters to `parameters`,
+expansion to `expansion`, webhook endpoints to `webhook_endpoints`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stripe_emulator.types import TYPES, EmulatedType
 
 
 class Api:
-    """Answers requests of any key."""
+    """Answers requests from any key."""
 
     def __init__(self, shop: Shop, permissions: Permissions, stripe_cli: StripeCli) -> None:
         self._shop = shop
@@ -32,7 +32,7 @@ class Api:
         self._stripe_cli = stripe_cli
 
     def answer(self, request: LoggedRequest, caller: Caller, host: str) -> bytes:
-        """The body of a successful answer; raises `StripeError` otherwise. `host` is where the client found the API."""
+        """Returns the body of a successful answer; raises `StripeError` otherwise. `host` is the API's address."""
         if request.stripe_version is not None:
             parameters.check_api_version(request.stripe_version)
         access = Access(self._shop, self._permissions, caller)
@@ -150,9 +150,9 @@ def _lines(access: Access, invoice: str, params: Json) -> bytes:
 
 
 def _segments(path: str) -> list[str]:
-    """The decoded parts of a raw path, which Stripe's servers split first and decode then.
+    """Returns the decoded segments of a raw path; Stripe's servers split first, then decode.
 
-    A `+` is a space. Dot segments are resolved even where they were sent encoded, as web servers do.
+    A `+` is a space. Dot segments are resolved even if they are percent-encoded, as web servers do.
     """
     segments: list[str] = []
     for part in path.strip("/").split("/"):

@@ -1,7 +1,7 @@
-"""The HTTP side of the emulator: requests and answers, the request log, latency, rate limits and faults.
+"""The HTTP side of the emulator: requests and responses, the request log, latency, rate limits and faults.
 
-Here belongs everything between a connection and `api`, which computes the answer. Sockets and threads belong to
-`server`.
+This module handles everything between a connection and `api`, which computes the answer. Sockets and threads belong
+to `server`.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from stripe_emulator.stripe_cli import PATH, StripeCli
 from stripe_emulator.webhooks import Webhooks
 
 _LOGGED = 200_000
-"""Requests kept in the log, so that an emulator that runs for days does not grow forever."""
+"""Requests kept in the log; the limit bounds the memory of an emulator that runs for days."""
 _NO_FAULT = Fault()
 
 Disconnect = Callable[[Scope, bool], None]
-"""Closes the connection of a request: at once, or (true) after what was sent has left."""
+"""Closes the connection of a request: at once, or (true) after flushing the sent data."""
 
 
 def create_app(
@@ -53,14 +53,14 @@ def create_app(
     disconnect: Disconnect | None = None,
     webhooks: Webhooks | None = None,
 ) -> Starlette:
-    """The Stripe API for a shop.
+    """Returns the Stripe API of a shop.
 
-    `permissions` are those of restricted keys (`rk_`; default: all), `keys` all keys that exist (default: any
-    well-formed one). `rate_limits` are Stripe's, or another limiter's. Each answer takes `latency_ms`, give or take up
-    to `latency_jitter` of it (0 to 1). `faults`, `permissions` and `keys` may be changed while the app runs. Every
-    request is added to `requests`.
-    Faults that break connections need `disconnect`, which only a server can give; so do `webhooks` that are running,
-    without which nothing is sent to a `stripe listen`.
+    `permissions` applies to restricted keys (`rk_`; default: all), `keys` lists the existing keys (default: any
+    well-formed key). `rate_limits` is true for Stripe's limits, or a custom limiter. Each answer takes `latency_ms`,
+    plus or minus a share of up to `latency_jitter` (0 to 1). `faults`, `permissions` and `keys` may be changed while
+    the app runs. Every request is added to `requests`.
+    Faults that break connections need `disconnect`, which only a server can provide. `stripe listen` receives events
+    only from running `webhooks`, which also need a server.
     """
     stripe_cli = StripeCli(webhooks or Webhooks(shop))
     http = _Http(
@@ -77,7 +77,7 @@ def create_app(
 
 
 class _Latency:
-    """How long an answer takes."""
+    """The duration of an answer."""
 
     def __init__(self, seconds: float, jitter: float) -> None:
         self._seconds = seconds
@@ -85,7 +85,7 @@ class _Latency:
         self._random = Random(1)
 
     def draw(self) -> float:
-        """Seconds for the next answer."""
+        """Returns the latency of the next answer, in seconds."""
         return self._seconds * (1 + self._jitter * self._random.uniform(-1, 1))
 
 
@@ -93,12 +93,12 @@ class _Latency:
 class _Answer:
     status: int
     headers: dict[str, str]
-    """Besides those of every answer, or instead of them."""
+    """Headers that extend or override the default headers."""
     body: bytes
 
 
 class _Http:
-    """The ASGI app of all paths; an object, because Starlette takes a function for a request handler."""
+    """The ASGI app for all paths; a class, because Starlette treats a function as a request handler."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class _Http:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         form = (await request.body()).decode()
-        # Parameters that cannot be read are refused only once the key was checked.
+        # Malformed parameters are refused only after the key has been checked.
         params, complaint = parameters.parse(form or request.url.query)
         caller = api_keys.identify(request.headers.get("authorization", ""), self._keys)
         entry = self._note(request, params, caller)
@@ -177,7 +177,7 @@ class _Http:
     def _answer(
         self, entry: LoggedRequest, caller: Caller | StripeError, complaint: StripeError | None, host: str
     ) -> _Answer:
-        """What Stripe answers where no fault replaces it."""
+        """Returns Stripe's answer, before any faults."""
         try:
             if isinstance(caller, StripeError):
                 raise caller
@@ -210,7 +210,7 @@ class _Http:
 
 
 async def _pause(seconds: float, receive: Receive) -> bool:
-    """Wait; false as soon as the client is gone. Without `seconds` nothing is waited for."""
+    """Wait; returns false as soon as the client disconnects. Skips the wait if `seconds` is 0."""
     if not seconds:
         return True
     try:
@@ -227,12 +227,12 @@ async def _gone(receive: Receive) -> None:
 
 
 def _raw_path(scope: Scope) -> str:
-    """The path as the client sent it, percent-encoded."""
+    """Returns the path as sent by the client, percent-encoded."""
     raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
     return raw.partition(b"?")[0].decode("ascii")
 
 
 def _endpoint(path: str) -> str:
-    """The path with ids left out, which is what Stripe counts requests by."""
+    """Returns the path without ids; Stripe counts requests per such path."""
     parts = path.strip("/").split("/")
     return "/".join([*parts[:2], *("{id}" for _ in parts[2:3]), *parts[3:]])

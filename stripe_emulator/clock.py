@@ -1,8 +1,8 @@
-"""The shop's clock: what the emulator takes for now.
+"""The shop's clock: the emulator's current time.
 
-Everything that carries a time reads it here: `created`, event visibility and retention, settlement, the Date header.
-Rate limits, latency, delays, and when webhooks are signed and tried again, run on the machine's clock, since they are
-about real requests.
+All timestamps use this clock: `created`, event visibility and retention, settlement, the Date header.
+Rate limits, latency, delays, webhook signatures and webhook retries use the machine's clock, since they concern real
+requests.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ DAY = 86400
 
 
 class Clock:
-    """Unix seconds (UTC) that can be skewed, stopped and moved."""
+    """A clock in Unix seconds (UTC); can be skewed, stopped and moved."""
 
     def __init__(self, offset: float = 0.0) -> None:
         self._offset = offset
@@ -32,5 +32,5 @@ class Clock:
             self._frozen += seconds
 
     def freeze(self, at: float | None = None) -> None:
-        """Stop the clock at `at`, or where it is."""
+        """Stop the clock at `at` (default: now)."""
         self._frozen = self.now() if at is None else float(at)

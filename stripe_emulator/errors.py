@@ -1,7 +1,7 @@
-"""Errors as Stripe answers them.
+"""Errors as Stripe returns them.
 
-Here belongs the form of an error, and the messages that several modules send. Errors that a test injects belong to
-`faults`.
+This module defines the format of errors, and the messages shared by several modules. Errors injected by tests belong
+to `faults`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from stripe_emulator.store import Json
 
 
 class StripeError(Exception):
-    """An answer of Stripe that is an error."""
+    """An error response from Stripe."""
 
     def __init__(self, status: int, message: str, *, kind: str = "invalid_request_error", **fields: str | None) -> None:
         super().__init__(message)
@@ -23,12 +23,12 @@ class StripeError(Exception):
 
 
 def no_such(label: str, object_id: str, *, param: str, status: int, hint: str = "") -> StripeError:
-    """An object that does not exist; `label` is what Stripe calls it, `param` the parameter that names it."""
+    """Returns the error for a missing object; `label` is Stripe's name for the type, `param` the parameter."""
     return StripeError(status, f"No such {label}: '{object_id}'{hint}", code="resource_missing", param=param)
 
 
 def too_many_requests(reason: str, livemode: bool) -> StripeError:
-    """A request over a rate limit; `reason` says over which one."""
+    """Returns the error for exceeding a rate limit; `reason` names the limit."""
     error = StripeError(429, RATE_LIMIT["error"]["message"], code="rate_limit")
     if not livemode:
         error.body["error"]["message"] = (

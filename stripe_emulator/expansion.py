@@ -1,6 +1,6 @@
-"""Expansion: putting objects in the place of the ids that refer to them.
+"""Expansion: replacing ids with the objects to which the ids refer.
 
-Docs: https://docs.stripe.com/expand. Which lists an object can include belongs to `types`.
+Docs: https://docs.stripe.com/expand. `types` declares which lists an object can include.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _INCLUDABLE = frozenset(
         *("payments", "refunds", "sources", "subscriptions", "tax", "tax_ids"),
     )
 )
-"""Fields that Stripe lets callers expand although they hold no id."""
+"""Fields that callers can expand although the fields hold no id."""
 
 
 def expand(access: Access, body: Json, paths: Iterable[str], *, listed: bool) -> None:
-    """Expand the `paths` of a body in place; `listed`: the body is a list, whose objects are below `data`."""
+    """Expand the `paths` of a body in place; `listed`: the body is a list, with its objects under `data`."""
     for path in paths:
         names = path.split(".")
         if len(names) > 4 + listed:
@@ -40,7 +40,7 @@ def expand(access: Access, body: Json, paths: Iterable[str], *, listed: bool) ->
 
 
 def list_of(data: list[Json], more: bool, url: str) -> Json:
-    """A list as Stripe sends it."""
+    """Returns a list in Stripe's format."""
     return {"object": "list", "data": data, "has_more": more, "url": url}
 
 
@@ -58,7 +58,7 @@ def _expand(access: Access, value: Any, names: list[str], path: str) -> None:
         raise StripeError(400, f"This property cannot be expanded ({path}).", param="expand")
     expanded = value.get(name)
     if isinstance(expanded, str):
-        # Ids of customers may be the shop's own.
+        # Customer ids may be chosen by the shop.
         type_name = "customers" if name == "customer" else type_of(expanded)
         expanded = value[name] = _expanded(access, expanded, type_name)
     elif not isinstance(expanded, dict) and (included := _included(value, name)) is not None:

@@ -1,6 +1,6 @@
-"""Faults a test can put between a client and the shop: an ordered list of rules.
+"""Faults that a test can inject between a client and the shop: an ordered list of rules.
 
-What a rule matches and does is declared here; `app` carries it out.
+This module declares what a rule matches and does; `app` applies the rules.
 """
 
 from __future__ import annotations
@@ -17,64 +17,64 @@ import orjson
 
 @dataclass
 class LoggedRequest:
-    """One request as the emulator saw it; `status` is 0 until it is answered, or if it never is."""
+    """One request as received by the emulator; `status` is 0 as long as the request is unanswered."""
 
     method: str
     path: str
-    """As it was sent: ids are percent-encoded."""
+    """The path as sent: ids are percent-encoded."""
     params: dict[str, Any]
-    """Query parameters, or the form of a POST, nested as Stripe reads them: `{"created": {"gte": "1"}}`."""
+    """Query parameters, or the form of a POST, nested as Stripe parses them: `{"created": {"gte": "1"}}`."""
     livemode: bool | None
-    """The mode of the key; none if it is not a valid key."""
+    """The mode of the key; None if the key is invalid."""
     stripe_version: str | None
     time: float
-    """On the shop's clock."""
+    """By the shop's clock."""
     status: int = 0
 
 
 @dataclass(kw_only=True)
 class Fault:
-    """What goes wrong, and for which requests.
+    """A failure, and the requests it affects.
 
-    Of the rules that match a request the first one that answers it counts. Rules with only `delay`, `before` or `date`
-    answer nothing: they do their part and the next rule is asked.
+    The first matching rule that answers a request decides. Rules with only `delay`, `before` or `date` do not answer:
+    they take effect, and the next rule is tried.
     """
 
     path: str = ""
     """Regular expression searched for in the path, such as `/v1/charges$`."""
     livemode: bool | None = None
-    """Only requests with a key of this mode."""
+    """Match only requests with a key of this mode."""
     method: str | None = None
     nth: int = 1
-    """The first matching request that is hit, counted from 1."""
+    """The first matching request to affect, counted from 1."""
     times: int | None = 1
-    """How many requests are hit; none for all."""
+    """How many requests to affect; None for all."""
     probability: float = 1.0
-    """The share of matching requests that are hit, drawn with `seed`."""
+    """The share of matching requests to affect, drawn with `seed`."""
     seed: int = 0
 
     status: int | None = None
-    """Answer with this status, and with `body` or what Stripe usually says then."""
+    """Answer with this status, and with `body` or Stripe's usual error."""
     body: Mapping[str, Any] | str | bytes | None = None
-    """A mapping is sent as JSON; text as HTML. Without `status` it goes out with a 200.
+    """A mapping is sent as JSON, text as HTML. The default `status` is then 200.
 
-    A 429 without a body is about a rate and says so in its header; `LOCK_TIMEOUT` makes it one about a lock.
+    A 429 without a body reports a rate limit, also in its header; `LOCK_TIMEOUT` reports a lock instead.
     """
     headers: Mapping[str, str] = field(default_factory=dict)
     where: Callable[[LoggedRequest], bool] | None = None
-    """Only requests of which this is true."""
+    """Match only requests for which this returns true."""
     change: Callable[[bytes], bytes] | None = None
-    """Send the real body as this changes it."""
+    """Send the real body changed by this function."""
     cut: float | None = None
     """Send this share of the real body under the full Content-Length, then close the connection."""
     truncate: float | None = None
-    """Send this share of the real body as if it were all."""
+    """Send this share of the real body as if complete."""
     drop: bool = False
     """Close the connection without an answer."""
     trickle: float | None = None
-    """Send the body one byte at a time, each after so many seconds."""
+    """Send the body one byte at a time, each after this many seconds."""
     date: Callable[[float], Sequence[str]] | None = None
-    """The values of the `Date` headers of the usual answer at this time, Unix seconds; see `ahead`, `twice` and
+    """Computes the `Date` headers of the real answer from the time in Unix seconds; see `ahead`, `twice` and
     `without_zone`."""
     delay: float = 0.0
     """Wait this many seconds first."""
@@ -89,7 +89,7 @@ class Fault:
         self._random = Random(self.seed)
 
     def hit(self, request: LoggedRequest) -> bool:
-        """Whether this rule applies to a request; counts it."""
+        """Whether this rule applies to a request; counts the request."""
         if (
             not self._pattern.search(request.path)
             or self.livemode not in (None, request.livemode)
@@ -107,21 +107,21 @@ class Fault:
 
     @property
     def answers(self) -> bool:
-        """Whether this rule decides what is answered."""
+        """Whether this rule determines the answer."""
         return self.replaces or self.spoils
 
     @property
     def replaces(self) -> bool:
-        """Whether this rule's own answer is sent instead of the real one."""
+        """Whether this rule's own answer replaces the real answer."""
         return self.status is not None or self.body is not None
 
     @property
     def spoils(self) -> bool:
-        """Whether this rule spoils an answer on its way."""
+        """Whether this rule corrupts the real answer in transit."""
         return self.drop or any(option is not None for option in (self.change, self.cut, self.truncate, self.trickle))
 
     def answer(self) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body this rule answers with."""
+        """Returns the status, headers and body of this rule's answer."""
         status = 200 if self.status is None else self.status
         body = _USUAL.get(status, _HTML) if self.body is None else self.body
         if isinstance(body, Mapping):
@@ -134,7 +134,7 @@ class Fault:
         return status, named | {name.lower(): value for name, value in self.headers.items()}, content
 
     def spoil(self, body: bytes) -> tuple[bytes, bytes]:
-        """What the answer with this `body` claims to send, by its Content-Length, and what is sent of it."""
+        """Returns the version of `body` that the Content-Length announces, and the part to send."""
         if self.change is not None:
             body = self.change(body)
         if self.truncate is not None:
@@ -144,27 +144,27 @@ class Fault:
 
 
 def ahead(seconds: float) -> Callable[[float], Sequence[str]]:
-    """For `Fault.date`: a server whose clock is so many seconds ahead."""
+    """For `Fault.date`: the clock of the server is this many seconds ahead."""
     return lambda now: [formatdate(now + seconds, usegmt=True)]
 
 
 def twice(now: float) -> Sequence[str]:
-    """For `Fault.date`: a proxy adds its own `Date` to Stripe's."""
+    """For `Fault.date`: a proxy adds its own `Date` header to Stripe's."""
     return [formatdate(now, usegmt=True)] * 2
 
 
 def joined(now: float) -> Sequence[str]:
-    """For `Fault.date`: a proxy puts its own date and Stripe's into one header."""
+    """For `Fault.date`: a proxy joins its own date and Stripe's in one header."""
     return [", ".join(twice(now))]
 
 
 def without_zone(now: float) -> Sequence[str]:
-    """For `Fault.date`: a date that does not say that it is UTC."""
+    """For `Fault.date`: a date without a time zone."""
     return [formatdate(now, usegmt=True).removesuffix(" GMT")]
 
 
 def choose(faults: Iterable[Fault], request: LoggedRequest) -> list[Fault]:
-    """The rules that apply to a request, in order; only the last one answers it, if any does."""
+    """Returns the rules that apply to a request, in order; only the last rule may answer."""
     chosen = []
     for fault in list(faults):
         if fault.hit(request):
@@ -188,7 +188,7 @@ LOCK_TIMEOUT: Mapping[str, Any] = _error(
     " details, see https://stripe.com/docs/rate-limits#object-lock-timeouts.",
     code="lock_timeout",
 )
-"""Body of a 429 that is about an object lock, not about a rate."""
+"""Body of a 429 caused by an object lock, not by a rate limit."""
 
 RATE_LIMIT: Mapping[str, Any] = _error(
     "invalid_request_error",
@@ -196,7 +196,7 @@ RATE_LIMIT: Mapping[str, Any] = _error(
     code="rate_limit",
     doc_url="https://stripe.com/docs/error-codes/rate-limit",
 )
-"""Body of a 429 that is about a rate."""
+"""Body of a 429 caused by a rate limit."""
 
 _USUAL: Mapping[int, Mapping[str, Any]] = {
     400: _error("invalid_request_error", "Invalid request."),

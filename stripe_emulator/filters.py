@@ -1,6 +1,6 @@
-"""Filters of lists: which objects the parameters of a request select.
+"""List filters: which objects the parameters of a request select.
 
-How parameters are read and refused belongs to `parameters`; paging and time ranges of `created` to `store`.
+Parsing and validating parameters belongs to `parameters`; paging and time ranges of `created` to `store`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from stripe_emulator.store import Json, reference
 from stripe_emulator.types import BY_OBJECT, EmulatedType
 
 Condition = Callable[[str, Json], bool]
-"""Whether an object, by its id and content, belongs to the list."""
+"""Whether an object, given its id and content, belongs to the list."""
 
 
 def condition(access: Access, emulated_type: EmulatedType, params: Json) -> Condition | None:
-    """What objects of a list must meet; none if the parameters select all of them."""
+    """Returns the condition for objects of a list; None if the parameters select all."""
     if emulated_type.name == "events":
         return _event_condition(params, access.shop.clock.now())
     conditions = _conditions(access, emulated_type, params)
@@ -30,7 +30,7 @@ def condition(access: Access, emulated_type: EmulatedType, params: Json) -> Cond
 
 
 def check_targets(access: Access, emulated_type: EmulatedType, params: Json) -> None:
-    """Refuse filters that name an object which does not exist."""
+    """Refuse filters that name a nonexistent object."""
     for name in emulated_type.filters:
         target = BY_OBJECT.get(name)
         if target is None or name not in params:
@@ -48,7 +48,7 @@ def _conditions(access: Access, emulated_type: EmulatedType, params: Json) -> li
     parameters.choices(equal, emulated_type.choices.items())
     due_since, due_until = parameters.time_range(params, "due_date")
     conditions: list[Condition] = []
-    # Stripe lists customers of a test clock only where it is named.
+    # Stripe lists customers of a test clock only if the request names the clock.
     if emulated_type.name == "customers" and "test_clock" not in equal:
         conditions.append(lambda _, obj: obj.get("test_clock") is None)
     if payout := equal.pop("payout", None):

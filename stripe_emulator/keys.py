@@ -1,6 +1,6 @@
-"""API keys: whose request it is, and how Stripe's messages show a key.
+"""API keys: identifying the caller, and masking keys for messages.
 
-What a restricted key may do belongs to `permissions`.
+The rights of restricted keys belong to `permissions`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Caller:
 
 
 def identify(authorization: str, keys: Collection[str] | None) -> Caller | StripeError:
-    """The caller, by the value of the `Authorization` header, or the error that refuses the request.
+    """Returns the caller for an `Authorization` header, or the error that refuses the request.
 
-    `keys` are all keys that exist; without them any well-formed key is accepted.
+    `keys` lists the existing keys; None accepts any well-formed key.
     """
     scheme, _, credentials = authorization.partition(" ")
     key = credentials.strip()
@@ -51,7 +51,7 @@ def identify(authorization: str, keys: Collection[str] | None) -> Caller | Strip
 
 
 def masked(key: str) -> str:
-    """A key as Stripe's messages show it: its prefix and the last four characters."""
+    """Returns a key as Stripe's messages show it: the prefix and the last four characters."""
     match = re.match(r"[a-z]+_(live|test)_", key)
     prefix = match[0] if match else ""
     hidden = len(key) - len(prefix) - 4

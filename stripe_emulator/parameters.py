@@ -1,6 +1,6 @@
-"""Parameters of requests: how Stripe reads and refuses them.
+"""Request parameters: parsing and validating them as Stripe does.
 
-Here belongs what can be said of parameters without the shop. What a filter selects belongs to `filters`.
+This module contains the checks that do not need the shop. `filters` applies the filters.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _VERSION = re.compile(r"\d{4}-\d{2}-\d{2}(\.\w+)?", re.ASCII)
 
 
 def parse(query: str) -> tuple[Json, StripeError | None]:
-    """Nested parameters from `a[b]=…`, `a[]=…`, `a[0]=…`; lists keep their order.
+    """Returns nested parameters from `a[b]=…`, `a[]=…`, `a[0]=…`; lists keep their order.
 
-    With an error, the parameters are those that come before the one that cannot be read.
+    On error, the parameters are those before the malformed parameter.
     """
     params: Json = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
@@ -70,7 +70,7 @@ def allow_only(params: Json, known: Iterable[str]) -> None:
 
 
 def text(params: Json, name: str) -> str:
-    """A parameter that must be a string."""
+    """Returns a parameter that must be a string."""
     value = params[name]
     if not isinstance(value, str):
         raise StripeError(400, f"Invalid string: {orjson.dumps(value).decode()}", param=name)
@@ -78,7 +78,7 @@ def text(params: Json, name: str) -> str:
 
 
 def limit(params: Json) -> int:
-    """The size of a page: 1 to 100, by default 10."""
+    """Returns the page size: 1 to 100, by default 10."""
     if "limit" not in params:
         return 10
     size = _integer(params["limit"], "limit")
@@ -89,7 +89,7 @@ def limit(params: Json) -> int:
 
 
 def cursors(params: Json) -> tuple[str | None, str | None]:
-    """`starting_after` and `ending_before`, of which at most one may be given."""
+    """Returns `starting_after` and `ending_before`; at most one of the two may be given."""
     after, before = (text(params, name) if name in params else None for name in ("starting_after", "ending_before"))
     if after is not None and before is not None:
         raise StripeError(400, "You may only specify one of these parameters: ending_before, starting_after.")
@@ -97,7 +97,7 @@ def cursors(params: Json) -> tuple[str | None, str | None]:
 
 
 def time_range(params: Json, name: str) -> tuple[int | None, int | None]:
-    """A time filter as `since <= time < until`, Unix seconds."""
+    """Returns a time filter as `since <= time < until`, in Unix seconds."""
     value = params.get(name)
     if value is None:
         return None, None
@@ -114,7 +114,7 @@ def time_range(params: Json, name: str) -> tuple[int | None, int | None]:
 
 
 def choices(values: Json, allowed: Iterable[tuple[str, tuple[str, ...]]]) -> None:
-    """Refuse a value that is not one of those `allowed` for its parameter."""
+    """Refuse a value that is not `allowed` for its parameter."""
     for name, accepted in allowed:
         if name in values and values[name] not in accepted:
             listed = ", ".join(accepted[:-1])
@@ -122,7 +122,7 @@ def choices(values: Json, allowed: Iterable[tuple[str, tuple[str, ...]]]) -> Non
 
 
 def payment(params: Json) -> Json | None:
-    """The filter of `/v1/invoice_payments` by payment."""
+    """Returns the payment filter of `/v1/invoice_payments`."""
     value = params.get("payment")
     if value is None:
         return None
@@ -138,7 +138,7 @@ def payment(params: Json) -> Json | None:
 
 
 def event_types(params: Json) -> list[str]:
-    """The patterns of event types that `/v1/events` is filtered by; empty for all events."""
+    """Returns the event type patterns that filter `/v1/events`; empty for all events."""
     types = params.get("types")
     if types is not None and "type" in params:
         raise StripeError(400, "You may only specify one of these parameters: type, types.")
@@ -153,13 +153,13 @@ def event_types(params: Json) -> list[str]:
 
 
 def check_api_version(version: str, *, param: str | None = None) -> None:
-    """Refuse a malformed API version; `param` is the parameter that holds it, none for the header."""
+    """Refuse a malformed API version; `param` names its parameter, None means the header."""
     if not _VERSION.fullmatch(version):
         raise StripeError(400, f"Invalid Stripe API version: {version}", **({"param": param} if param else {}))
 
 
 def endpoint_fields(params: Json) -> Json:
-    """The fields of a webhook endpoint that a request sets."""
+    """Returns the webhook endpoint fields that a request sets."""
     fields: Json = {
         name: params[name] for name in ("description", "enabled_events", "metadata", "url") if name in params
     }

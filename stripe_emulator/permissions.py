@@ -1,7 +1,7 @@
-"""What restricted keys may do, and in which words Stripe refuses the rest.
+"""The permissions of restricted keys, and Stripe's messages for refusals.
 
-Which permission a type needs is declared in `types`. Source: Stripe's pages "API permissions reference" and
-"Permissions reference", and messages that users of Stripe have quoted.
+`types` declares which permission a type needs. Source: Stripe's pages "API permissions reference" and
+"Permissions reference", and messages quoted by users of Stripe.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from stripe_emulator.types import TYPES
 
 
 class Wording(Enum):
-    """The forms in which Stripe refuses a restricted key."""
+    """The wordings with which Stripe refuses a restricted key."""
 
     NAMES_PERMISSION = "Having the 'rak_charge_read' permission would allow this request to continue."
     NAMES_NO_ACCOUNT = "The same, without `on account 'acct_…'`."
@@ -21,17 +21,17 @@ class Wording(Enum):
 
 
 _NEEDED: Mapping[str, tuple[str, str]] = {
-    # `connected_account` is what the reference recommends; messages name this one.
+    # The reference recommends `connected_account`; messages name this permission.
     "account": ("accounts_kyc_basic", "Accounts"),
     **{name: (emulated_type.permission, emulated_type.permission_label) for name, emulated_type in TYPES.items()},
 }
-"""By type: the start of its permissions' names (`charge` of `charge_read`), and the row of the Dashboard's form."""
+"""By type: the prefix of its permission names (`charge` of `charge_read`), and the row of the Dashboard's form."""
 
 
 class Permissions:
-    """What each restricted key may do; may be changed while the emulator runs.
+    """The permissions of each restricted key; may be changed while the emulator runs.
 
-    A key that was not restricted to a list of permissions may do everything but what is denied to all of them.
+    A key that is not restricted to a list of permissions has every permission not denied to all keys.
     """
 
     def __init__(self, denied: Iterable[str] = ()) -> None:
@@ -40,16 +40,16 @@ class Permissions:
         self.wording = Wording.NAMES_PERMISSION
 
     def deny(self, type_name: str) -> None:
-        """Take what `type_name` needs, such as `charges`, from all restricted keys."""
+        """Deny all restricted keys the permissions for `type_name`, such as `charges`."""
         self._denied.add(type_name)
 
     def allow(self, type_name: str) -> None:
-        """Return what `type_name` needs to all restricted keys."""
+        """Restore the permissions for `type_name` to all restricted keys."""
         self._denied.discard(type_name)
 
     def restrict(self, key: str, permissions: Collection[str]) -> None:
-        """Let `key` do what these permissions allow and nothing else; such as `charge_read`, or the Dashboard's words
-        for it (`Charges and Refunds`, to read)."""
+        """Restrict `key` to these permissions, named as in the API (`charge_read`) or as in the Dashboard
+        (`Charges and Refunds`, to read)."""
         names = {label: f"{name}_read" for name, label in _NEEDED.values()}
         granted = {names.get(permission, permission) for permission in permissions}
         known = {f"{name}_{right}" for name, _ in _NEEDED.values() for right in ("read", "write")}
@@ -58,7 +58,7 @@ class Permissions:
         self._granted[key] = frozenset(granted)
 
     def allows(self, type_name: str, key: str, right: str) -> bool:
-        """Whether a restricted key may `read` or `write` this type; whoever may write may read."""
+        """Whether a restricted key may `read` or `write` this type; write access includes read access."""
         if type_name in self._denied:
             return False
         granted = self._granted.get(key)
@@ -66,7 +66,7 @@ class Permissions:
         return granted is None or f"{name}_{right}" in granted or f"{name}_write" in granted
 
     def refusal(self, type_name: str, right: str, *, key: str, account: str) -> tuple[str, str | None]:
-        """Stripe's message and error code for a key that lacks this right; `key` as `masked` shows it."""
+        """Returns Stripe's message and error code for a key without this right; `key` is already `masked`."""
         name, label = _NEEDED[type_name]
         where = "" if self.wording is Wording.NAMES_NO_ACCOUNT else f" on account '{account}'"
         lacks = f"does not have the required permissions for this endpoint{where}."

@@ -1,4 +1,4 @@
-"""Stripe's rate limits: how many requests a second get through. The refusal itself belongs to `app`."""
+"""Stripe's rate limits: how many requests per second are allowed. `app` sends the refusal."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 
 PER_ACCOUNT = {True: 100, False: 25}
-"""Requests a second, live and test."""
+"""Requests per second, live and test."""
 PER_ENDPOINT = 25
 
 
 class RateLimiter:
-    """Counts the requests of the last second, by mode of the account and by endpoint; thread-safe.
+    """Counts the requests of the last second, by account mode and by endpoint; thread-safe.
 
-    `per_endpoint` is how many of them an endpoint lets through, where that is not what Stripe documents.
+    `per_endpoint` is the limit of each endpoint (default: the limit that Stripe documents).
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic, *, per_endpoint: int = PER_ENDPOINT) -> None:
@@ -25,7 +25,7 @@ class RateLimiter:
         self._recent: defaultdict[tuple[bool, str], deque[float]] = defaultdict(deque)
 
     def refuse(self, livemode: bool, endpoint: str) -> str | None:
-        """Why this request is one too many; none if it is let through."""
+        """Returns the reason for refusing this request; None if the request is allowed."""
         with self._lock:
             now = self._now()
             limits = (("", PER_ACCOUNT[livemode], "global-rate"), (endpoint, self._per_endpoint, "endpoint-rate"))

@@ -1,6 +1,6 @@
 """The emulator as a running server: a socket on this machine, a thread, background trading.
 
-What is answered belongs to `app`, what is sent to `webhooks`; running as a process of its own to `__main__`.
+Answers belong to `app`, deliveries to `webhooks`; running as a separate process belongs to `__main__`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _START_SECONDS = 10.0
 
 
 class Server:
-    """Serves a shop on 127.0.0.1 and sends its webhooks while its `with` block runs."""
+    """Serves a shop on 127.0.0.1 and sends its webhooks during the `with` block."""
 
     def __init__(
         self,
@@ -38,18 +38,18 @@ class Server:
         webhook_timeout: float = 30.0,
         **options: Any,
     ) -> None:
-        """What begins with `webhook_` is explained in `Webhooks`; `options` are those of `create_app`."""
+        """`Webhooks` explains the arguments with prefix `webhook_`; `options` are those of `create_app`."""
         self.shop = shop or Shop()
         self.webhooks = Webhooks(
             self.shop, backoff=webhook_backoff, concurrency=webhook_concurrency, timeout=webhook_timeout
         )
-        """What is sent of the events that happen, and to hold it, repeat it and wait for it."""
+        """Delivers events; can also hold and repeat deliveries, and wait for deliveries."""
         self.faults: list[Fault] = list(options.pop("faults", ()))
         """Rules in force; may be changed at any time."""
         self.requests: list[LoggedRequest] = []
-        """Every request so far; `clear()` starts anew."""
+        """Every request so far; `clear()` empties the log."""
         self.permissions = Permissions()
-        """What restricted keys may do; may be changed at any time."""
+        """The permissions of restricted keys; may be changed at any time."""
         self._port = port
         self._options = options
         self._connections = _Connections()
@@ -58,19 +58,19 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where the API is, without a path."""
+        """The base URL of the API, without a path."""
         return f"http://{_HOST}:{self._port}"
 
     def deny(self, resource: str) -> None:
-        """Take the permission to read `resource`, such as `charges`, from restricted keys."""
+        """Deny restricted keys the permission to read `resource`, such as `charges`."""
         self.permissions.deny(resource)
 
     def allow(self, resource: str) -> None:
-        """Give the permission to read `resource` back to restricted keys."""
+        """Restore the permission to read `resource` to restricted keys."""
         self.permissions.allow(resource)
 
     def trade_every(self, seconds: float, *, livemode: bool | None = None) -> None:
-        """Let something happen in the shop every few seconds until the server stops."""
+        """Perform a random action in the shop every `seconds` until the server stops."""
         self._start(lambda: self._trade(seconds, livemode))
 
     def __enter__(self) -> Self:
@@ -119,7 +119,7 @@ class Server:
         self._stopping.set()
         self.webhooks.stop()
         self._server.should_exit = True
-        # Requests that a fault still delays are not waited for.
+        # Do not wait for requests that a fault still delays.
         self._connections.abort_all()
         while self._threads:
             self._threads.pop().join()
@@ -146,7 +146,7 @@ class Server:
 
 
 class _Connections:
-    """Open connections by the client's address."""
+    """Open connections, by client address."""
 
     def __init__(self) -> None:
         self.open: dict[tuple[str, int], asyncio.Transport] = {}
@@ -157,7 +157,7 @@ class _Connections:
         self.open[peer] = transport
 
     def abort_all(self) -> None:
-        """Called from another thread while the loop runs."""
+        """Abort all connections; called from another thread while the loop runs."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._abort_all)
 
@@ -167,7 +167,7 @@ class _Connections:
 
 
 def _protocol(connections: _Connections) -> type[asyncio.Protocol]:
-    """uvicorn's HTTP protocol, noting its connections."""
+    """Returns uvicorn's HTTP protocol, extended to record its connections."""
 
     class Protocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
         def connection_made(self, transport: asyncio.Transport) -> None:

@@ -1,6 +1,6 @@
-"""Objects of one type and mode in list order: adding anywhere in time, paging by cursor, cached JSON.
+"""Objects of one type and mode in list order: insertion at any time, paging by cursor, cached JSON.
 
-What an object means, and how it is rendered, belongs to `shop`.
+The meaning and rendering of objects belong to `shop`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ Json = dict[str, Any]
 
 
 def reference(value: Any) -> Any:
-    """The id in a field that holds an id or an expanded object."""
+    """Returns the id from a field that holds an id or an expanded object."""
     return value.get("id") if isinstance(value, dict) else value
 
 
 @dataclass(frozen=True)
 class Window:
-    """The part of a list that is asked for: `since <= created < until`, and the place of a cursor in it."""
+    """The requested part of a list: `since <= created < until`, and the position of a cursor."""
 
     since: int | None = None
     until: int | None = None
@@ -30,19 +30,19 @@ class Window:
 
 
 class Collection:
-    """Objects by id, ordered by `created` and then by when they were added."""
+    """Objects by id, ordered by `created`, then by time of insertion."""
 
     INDEXED = ("charge", "customer", "email", "invoice", "payment_intent", "source")
-    """Fields by whose value objects are found without looking at all of them."""
+    """Indexed fields: finding objects by their values needs no full scan."""
 
     def __init__(self) -> None:
         self.objects: dict[str, Json] = {}
         self.rendered: dict[str, bytes] = {}
-        """JSON of objects that have been read since they last changed."""
+        """Cached JSON of objects read since their last change."""
         self._places: dict[str, tuple[int, int, str]] = {}
         self._order: list[tuple[int, int, str]] = []
         self._late: list[tuple[int, int, str]] = []
-        """Places that are yet to be sorted in, so that adding many objects anywhere in time costs one sort."""
+        """Positions not yet sorted in, so that adding many objects at any times costs one sort."""
         self._index: dict[tuple[str, object], set[str]] = {}
         self._added = 0
 
@@ -53,11 +53,11 @@ class Collection:
         return object_id in self.objects
 
     def __iter__(self) -> Iterator[str]:
-        """Ids, newest first."""
+        """Iterates over ids, newest first."""
         return (place[2] for place in reversed(self._sorted()))
 
     def put(self, object_id: str, obj: Json, created: int) -> None:
-        """Add an object, or replace it; a replaced one keeps its place unless `created` differs."""
+        """Add or replace an object; a replaced object keeps its position unless `created` differs."""
         place = self._places.get(object_id)
         if place is not None:
             self._unindex(object_id)
@@ -75,22 +75,22 @@ class Collection:
                 self._index.setdefault((name, reference(obj[name])), set()).add(object_id)
 
     def change(self, object_id: str, obj: Json) -> None:
-        """Replace an object where it is."""
+        """Replace an object in its position."""
         self.put(object_id, obj, self._places[object_id][0])
 
     def remove(self, object_id: str) -> Json:
-        """Take an object out and return it."""
+        """Remove and return an object."""
         self._unindex(object_id)
         self._leave(self._places.pop(object_id))
         self.rendered.pop(object_id, None)
         return self.objects.pop(object_id)
 
     def created(self, object_id: str) -> int:
-        """The second under which the object is listed."""
+        """Returns the object's list time, in Unix seconds."""
         return self._places[object_id][0]
 
     def with_value(self, name: str, value: object) -> Iterable[str]:
-        """Ids of the objects whose field `name`, one of `INDEXED`, is `value` or an object with that id."""
+        """Returns ids of objects whose field `name` (one of `INDEXED`) is `value` or an object with that id."""
         return self._index.get((name, value), ())
 
     def page(
@@ -99,10 +99,10 @@ class Collection:
         wanted: Callable[[str, Json], bool] | None = None,
         among: Iterable[str] | None = None,
     ) -> tuple[list[str], bool]:
-        """The ids of one page, newest first, and whether more follow in the direction of paging.
+        """Returns the ids of one page, newest first, and whether more ids follow in the paging direction.
 
-        `among` narrows the list down before `wanted` is asked. A cursor outside the window gives an empty page, the
-        harshest thing Stripe's documentation allows for one that is used with another window.
+        `among` narrows the list before `wanted` is called. A cursor outside the window gives an empty page, the
+        strictest behaviour that Stripe's documentation allows for a cursor from another window.
         """
         order = self._sorted() if among is None else sorted(self._places[object_id] for object_id in among)
         low = 0 if window.since is None else bisect_left(order, (window.since,))

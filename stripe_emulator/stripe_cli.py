@@ -1,6 +1,6 @@
-"""What `stripe listen` talks to: sessions of the Stripe CLI, and the websocket over which it is sent events.
+"""The server side of `stripe listen`: sessions of the Stripe CLI, and the websocket that sends events.
 
-How events are chosen, held and sent belongs to `webhooks`. Field names are those of the CLI's public source
+Selecting, holding and sending events belongs to `webhooks`. Field names are those of the CLI's public source
 (stripe/stripe-cli: pkg/stripeauth, pkg/websocket, pkg/proxy).
 """
 
@@ -25,9 +25,9 @@ from stripe_emulator.webhooks import Attempt, Listener, Webhooks, headers
 PATH = "/subscribe"
 _SUBPROTOCOL = "stripecli-devproxy-v1"
 _RECONNECT_SECONDS = 86400
-"""The CLI hears nothing for about a second while it connects anew, and what happens then is lost."""
+"""While the CLI reconnects, for about a second, all events are lost."""
 _API_VERSIONS = (None, templates.API_VERSION)
-"""Every event is sent twice, for those who listen to the account's default version and for `--latest`."""
+"""Every event is sent twice: for listeners to the account's default version and for `--latest`."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class _Session:
 
 
 class StripeCli:
-    """Sessions by their id, for as long as the emulator runs."""
+    """Sessions by id, kept while the emulator runs."""
 
     def __init__(self, webhooks: Webhooks) -> None:
         self._webhooks = webhooks
         self._sessions: dict[str, _Session] = {}
 
     def open_session(self, *, key: str, livemode: bool, host: str) -> Json:
-        """Answer `POST /v1/stripecli/sessions`; the same key gets the same signing secret every time."""
+        """Answer `POST /v1/stripecli/sessions`; the same key always gets the same signing secret."""
         session_id = f"cliws_{token_hex(12)}"
         secret = "whsec_" + hashlib.sha256(key.encode()).hexdigest()
         self._sessions[session_id] = _Session(livemode, secret)
@@ -60,7 +60,7 @@ class StripeCli:
         }
 
     async def listen(self, websocket: WebSocket) -> None:
-        """Send the events of a session's mode over its websocket and note what the CLI reports back."""
+        """Send the events of a session's mode over its websocket and record the CLI's responses."""
         session_id = websocket.headers.get("websocket-id", "")
         session = self._sessions.get(session_id)
         if session is None:
@@ -94,7 +94,7 @@ class StripeCli:
             passing_on.cancel()
 
     def _note(self, session_id: str, message: Any, sent: dict[str, tuple[str, float]]) -> None:
-        # Besides the answers of who it forwards to, the CLI acknowledges whatever it understands: `event_ack`.
+        # Besides its targets' responses, the CLI acknowledges every message it understands: `event_ack`.
         if message.get("type") == "webhook_response" and message.get("webhook_id") in sent:
             event_id, at = sent.pop(message["webhook_id"])
             self._webhooks.log(Attempt(event_id, session_id, message["status"], at, time.time() - at))

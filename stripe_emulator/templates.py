@@ -1,6 +1,6 @@
-"""What new Stripe objects look like: every field that is always present, at API version `API_VERSION`.
+"""Templates of new Stripe objects: every field that is always present, at API version `API_VERSION`.
 
-Pure functions from a few values to JSON. What happens to objects, and in which order, belongs to `shop`.
+Pure functions from a few values to JSON. Actions on objects, and their order, belong to `shop`.
 Nested values are shared between objects: change an object by replacing its fields, never in place.
 """
 
@@ -20,7 +20,7 @@ THREE_DECIMAL = frozenset(("bhd", "jod", "kwd", "omr", "tnd"))
 
 _USD_RATES = {"usd": "1", "eur": "1.08", "gbp": "1.27", "jpy": "0.0067", "kwd": "3.25", "idr": "0.000062"}
 PER_DOLLAR = {"usd": 1.0, "eur": 0.9, "gbp": 0.8, "jpy": 150.0, "kwd": 0.31, "idr": 16_000.0}
-"""What a price of a dollar is elsewhere."""
+"""The price of a dollar in other currencies."""
 _FIXED_FEES = {"usd": 30, "eur": 25, "gbp": 20, "jpy": 40, "kwd": 100}
 _DISPUTE_FEES = {"usd": 1500, "eur": 2000, "gbp": 2000, "jpy": 1300, "kwd": 5000}
 
@@ -30,29 +30,29 @@ DECLINES = {
     "expired_card": ("expired_card", "Your card has expired."),
     "incorrect_cvc": ("incorrect_cvc", "Your card's security code is incorrect."),
 }
-"""Decline codes with the error code and message Stripe sends for them."""
+"""Decline codes with Stripe's error code and message."""
 
 _NO_ADDRESS: Json = dict.fromkeys(("city", "country", "line1", "line2", "postal_code", "state"))
 
 
 def minor_units(currency: str) -> int:
-    """How many minor units make one of `currency`."""
+    """Returns the number of minor units per unit of `currency`."""
     return 1 if currency in ZERO_DECIMAL else 1000 if currency in THREE_DECIMAL else 100
 
 
 def processing_fee(amount: int, currency: str) -> int:
-    """Stripe's fee for a card payment, in minor units."""
+    """Returns Stripe's fee for a card payment, in minor units."""
     share = (Decimal(amount) * Decimal("0.029")).quantize(Decimal(1), ROUND_HALF_UP)
     return min(amount, int(share) + _FIXED_FEES.get(currency, 30))
 
 
 def dispute_fee(currency: str) -> int:
-    """Stripe's fee for a dispute, in minor units."""
+    """Returns Stripe's fee for a dispute, in minor units."""
     return _DISPUTE_FEES.get(currency, 1500)
 
 
 def to_usd(amount: int, currency: str) -> tuple[int, float]:
-    """`amount` in US cents, and the rate between whole units."""
+    """Returns `amount` in US cents, and the exchange rate between whole units."""
     rate = Decimal(_USD_RATES.get(currency, "1"))
     cents = Decimal(amount) / minor_units(currency) * rate * 100
     return int(cents.quantize(Decimal(1), ROUND_HALF_UP)), float(rate)
@@ -103,7 +103,7 @@ def account(account_id: str) -> Json:
 
 
 def customer(object_id: str, created: int, livemode: bool) -> Json:
-    """A customer nothing is known of."""
+    """A customer without any details."""
     return {
         "id": object_id,
         "object": "customer",
@@ -137,12 +137,12 @@ def customer(object_id: str, created: int, livemode: bool) -> Json:
 
 
 def deleted_customer(object_id: str) -> Json:
-    """All that is left of a customer."""
+    """The stub of a deleted customer."""
     return {"id": object_id, "object": "customer", "deleted": True}
 
 
 def payment_intent(object_id: str, created: int, livemode: bool, amount: int, currency: str) -> Json:
-    """A payment intent that was just created and waits for a payment method."""
+    """A new payment intent that requires a payment method."""
     return {
         "id": object_id,
         "object": "payment_intent",
@@ -200,7 +200,7 @@ def payment_intent(object_id: str, created: int, livemode: bool, amount: int, cu
 
 
 def card(brand: str, last4: str, country: str, amount: int) -> Json:
-    """`payment_method_details` of a card payment."""
+    """The `payment_method_details` of a card payment."""
     return {
         "card": {
             "amount_authorized": amount,
@@ -299,7 +299,7 @@ def charge(object_id: str, created: int, livemode: bool, intent: Json, details: 
 
 
 def declined(decline_code: str) -> tuple[Json, Json]:
-    """What a declined charge carries, and the `last_payment_error` of its payment intent."""
+    """The fields of a declined charge, and the `last_payment_error` of its payment intent."""
     code, message = DECLINES[decline_code]
     outcome = _AUTHORIZED | {
         "advice_code": "try_again_later",
@@ -377,7 +377,7 @@ def balance_transaction(
 
 
 def refund(object_id: str, created: int, charge: Json, amount: int, balance_transaction: str | None) -> Json:
-    """A refund that went through."""
+    """A successful refund."""
     return {
         "id": object_id,
         "object": "refund",
@@ -425,7 +425,7 @@ _NO_EVIDENCE: Json = {
 
 
 def dispute(object_id: str, created: int, charge: Json, amount: int, reason: str, withdrawal: Json) -> Json:
-    """A dispute that waits for evidence; its money is withdrawn."""
+    """A dispute that awaits evidence, with its funds withdrawn."""
     brand = (charge["payment_method_details"] or {}).get("card", {}).get("brand", "visa")
     return {
         "id": object_id,
@@ -459,7 +459,7 @@ def dispute(object_id: str, created: int, charge: Json, amount: int, reason: str
 
 
 def invoice_payment(object_id: str, created: int, invoice: Json, intent: str, amount: int, *, is_default: bool) -> Json:
-    """What links an invoice and a payment intent that is yet to succeed."""
+    """The link between an invoice and a payment intent that has not yet succeeded."""
     return {
         "id": object_id,
         "object": "invoice_payment",
@@ -520,7 +520,7 @@ def invoice_line(
 def invoice(
     object_id: str, created: int, livemode: bool, currency: str, person: Json, subscription: str | None
 ) -> Json:
-    """An empty draft; its lines and amounts are the shop's to fill in."""
+    """An empty draft; the shop fills in its lines and amounts."""
     parent = subscription and {
         "quote_details": None,
         "subscription_details": {"metadata": {}, "subscription": subscription},

@@ -1,8 +1,8 @@
 """The emulated object types: one declaration each.
 
-Here belongs what the API does differently for one type: names, ids, filters, permissions. How an object looks belongs
-to `templates`, what happens to objects to `shop`, and their fields to `stripe_pipeline.objects`. Another type is one
-more entry of `TYPES` and its template.
+This module declares how the API's types differ: names, ids, filters, permissions. The content of objects belongs to
+`templates`, actions on objects to `shop`, and their fields to `stripe_pipeline.objects`. Adding a type requires a new
+entry in `TYPES` and a template.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from stripe_pipeline.objects import BY_STRIPE_OBJECT
 
 @dataclass(frozen=True, kw_only=True)
 class IncludedList:
-    """A list of other objects that Stripe adds to an object only where it is expanded."""
+    """A list of other objects that Stripe includes in an object only on expansion."""
 
     type_name: str
     """The type of the listed objects, for example `refunds`."""
     reference: str
     """The field of the listed objects that holds the object's id, for example `charge`; one of `Collection.INDEXED`."""
     url: str
-    """Where the whole list is; `{id}` stands for the object's id."""
+    """The URL of the whole list; `{id}` stands for the object's id."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,29 +30,29 @@ class EmulatedType:
     """One type that the emulated API lists and retrieves."""
 
     name: str
-    """As in paths, for example `balance_transactions`."""
+    """The name in paths, for example `balance_transactions`."""
     object: str
     """Stripe's `object` value, for example `balance_transaction`."""
     label: str
-    """What Stripe's messages call an object, for example `balance transaction`."""
+    """The name of an object in Stripe's messages, for example `balance transaction`."""
     id_parameter: str = "id"
-    """What Stripe's messages call the parameter that holds the object's id."""
+    """The name of the object's id parameter in Stripe's messages."""
     id_prefixes: tuple[str, ...] = ()
-    """Prefixes of the ids by which other objects name objects of this type, for example `ch` and `py`."""
+    """Id prefixes by which other objects refer to objects of this type, for example `ch` and `py`."""
     filters: tuple[str, ...] = ()
-    """Filters of the list besides the time filters; all test for equality, apart from those of events."""
+    """Filters of the list besides the time filters; all test for equality, except those of events."""
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """The values that a filter accepts, where Stripe refuses all others."""
+    """Accepted values by filter, where Stripe refuses other values."""
     time_filters: tuple[str, ...] = ("created",)
-    """Filters of the list that take a time or a range of times."""
+    """Filters of the list that take a time or a time range."""
     included: Mapping[str, IncludedList] = field(default_factory=dict)
-    """Lists that can be expanded, by the field that then holds them."""
+    """Expandable lists, by the field that holds the expanded list."""
     update_events: tuple[str, ...] = ()
-    """The events that announce changed fields; none for types of which Stripe announces no such changes."""
+    """The events that announce changed fields; empty if Stripe announces no such changes for the type."""
     permission: str
-    """The beginning of the names of its permissions, for example `charge` of `charge_read`."""
+    """The prefix of the type's permission names, for example `charge` of `charge_read`."""
     permission_label: str
-    """What the Dashboard's form for restricted keys calls the permission, for example `Charges and Refunds`."""
+    """The permission's name in the Dashboard's form for restricted keys, for example `Charges and Refunds`."""
 
 
 TYPES: Mapping[str, EmulatedType] = {
@@ -64,8 +64,8 @@ TYPES: Mapping[str, EmulatedType] = {
             label="balance transaction",
             id_prefixes=("txn",),
             filters=("currency", "payout", "source", "type"),
-            # Documented as what expanding `source` needs. Connectors that list balance transactions ask for this one
-            # alone.
+            # Documented as the permission for expanding `source`. Connectors that list balance transactions request
+            # only this permission.
             permission="balance_transaction_source",
             permission_label="Balance Transaction Sources",
         ),
@@ -181,6 +181,6 @@ _BY_PREFIX = {prefix: emulated_type for emulated_type in TYPES.values() for pref
 
 
 def type_of(object_id: str) -> str | None:
-    """The name of the type that an id belongs to by its prefix; none if the shop keeps no such objects."""
+    """Returns the name of an id's type, by its prefix; None if the shop has no such objects."""
     emulated_type = _BY_PREFIX.get(object_id.partition("_")[0])
     return emulated_type.name if emulated_type else None

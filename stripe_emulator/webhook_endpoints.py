@@ -1,6 +1,6 @@
 """The API of webhook endpoints: the only objects that requests can create, update and delete.
 
-Which events are sent to an endpoint belongs to `shop`, sending them to `webhooks`.
+`shop` selects the events for an endpoint, `webhooks` sends the events.
 """
 
 from __future__ import annotations

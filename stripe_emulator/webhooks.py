@@ -1,10 +1,10 @@
-"""Webhooks: who is told of an event, how it is signed, when it is tried again, and what became of it.
+"""Webhooks: the recipients, signatures, retries and results of event deliveries.
 
-What an event says, and which endpoints there are, belongs to `shop`; the Stripe CLI's sessions to `stripe_cli`.
+The content of events and the webhook endpoints belong to `shop`, the Stripe CLI's sessions to `stripe_cli`.
 
-A webhook is sent at once, as Stripe does: it does not wait for the event to become visible in the list. Its body is the
-event as the list has it; events of another API version are those that were put there. Signatures and waits run on the
-machine's clock, since the receiver's does too: moving the shop's clock must not make it refuse everything.
+Webhooks are sent immediately, as by Stripe, even before the event becomes visible in the list. The body is the event as
+listed; only events added by `put` can have another API version. Signatures and waits use the machine's clock, as
+receivers do: moving the shop's clock must not make receivers refuse all webhooks.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ import httpx
 from stripe_emulator.shop import Shop
 
 DISABLED_AFTER = 9 * 86400
-"""Seconds of nothing but failures after which an endpoint is disabled, as Stripe's warning mails announce it."""
+"""Seconds of continuous failure after which an endpoint is disabled, as announced in Stripe's warning emails."""
 RETRIES: dict[bool, tuple[int, ...]] = {
     True: (300, 600, 1200, 2400, 4800, 9600, 19200, 38400, 76800, 86400),
     False: (300, 3600, 10800),
 }
-"""Seconds before each further try, live and test.
+"""Seconds before each retry, live and test.
 
 Stripe's page "Receive Stripe events in your webhook endpoint" says: live for up to three days with exponential
-back-off, sandboxes three times over a few hours. It does not say when.
+back-off, sandboxes three times over a few hours. The page gives no exact times.
 """
 
 _LOGGED = 200_000
@@ -42,22 +42,22 @@ _STOP_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try to deliver an event."""
+    """One attempt to deliver an event."""
 
     event: str
     endpoint: str
-    """Id of the webhook endpoint, or of the Stripe CLI's session."""
+    """Id of the webhook endpoint or of the Stripe CLI session."""
     status: int
-    """The HTTP status that came back; 0 if none did."""
+    """The HTTP status of the response; 0 if none."""
     at: float
-    """When it was sent: Unix seconds on the machine's clock."""
+    """Time of sending: Unix seconds on the machine's clock."""
     seconds: float
-    """How long the answer took."""
+    """Duration until the response."""
 
 
 @dataclass(frozen=True)
 class Listener:
-    """Somebody who is told of all events of a mode until they go, and of each only once: a `stripe listen`."""
+    """A receiver of all events of a mode until it disconnects, each event sent only once: a `stripe listen`."""
 
     livemode: bool
     send: Callable[[str, bytes], object]
@@ -70,15 +70,15 @@ class _Delivery:
     livemode: bool
     target: str
     counted: bool = True
-    """Whether the event's `pending_webhooks` waits for it."""
+    """Whether `pending_webhooks` counts this delivery."""
     failures: int = 0
 
 
 def sign(body: bytes, secret: str, at: int) -> str:
-    """The `Stripe-Signature` of a body sent `at` (Unix seconds); several comma-separated secrets give several `v1`.
+    """Returns the `Stripe-Signature` of a body sent `at` (Unix seconds); comma-separated secrets give several `v1`.
 
-    Written out rather than taken from stripe-python, so that receivers that verify with it are checked against
-    something else. Source: Stripe's page "Verify webhook signatures manually".
+    Does not use stripe-python, so that receivers that verify with stripe-python are checked against an independent
+    implementation. Source: Stripe's page "Verify webhook signatures manually".
     """
     signed = b"%d.%b" % (at, body)
     secrets = [one.strip() for one in secret.split(",") if one.strip()]
@@ -87,7 +87,7 @@ def sign(body: bytes, secret: str, at: int) -> str:
 
 
 def headers(body: bytes, secret: str) -> dict[str, str]:
-    """What Stripe sends with a body, signed now."""
+    """Returns Stripe's headers for a body, signed now."""
     return {
         "User-Agent": "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
         "Accept": "*/*; q=0.5, application/xml",
@@ -98,25 +98,25 @@ def headers(body: bytes, secret: str) -> dict[str, str]:
 
 
 class Webhooks:
-    """Delivers the events of a shop while it runs; safe to use from several threads."""
+    """Delivers the events of a shop while running; safe to use from several threads."""
 
     def __init__(self, shop: Shop, *, backoff: float = 1.0, concurrency: int = 20, timeout: float = 30.0) -> None:
-        """`backoff` scales Stripe's waits, such as 0.001 for seconds instead of hours.
+        """`backoff` scales Stripe's waits; 0.001 gives seconds instead of hours.
 
-        `concurrency` is how many connections are used at once; with 1, events arrive in the order in which they were
-        made. `timeout` is the seconds after which a receiver that says nothing has failed.
+        `concurrency` is the number of simultaneous connections; with 1, events arrive in order of creation. `timeout`
+        is the number of seconds after which an unresponsive receiver has failed.
         """
         if backoff <= 0:
             raise ValueError(f"backoff must be more than 0, not {backoff}")
         self.attempts: list[Attempt] = []
-        """Every try so far, in the order in which they ended; `clear()` starts anew."""
+        """Every attempt so far, in order of completion; `clear()` empties the log."""
         self.listeners: dict[str, Listener] = {}
-        """Who listens besides the webhook endpoints, by the id of their session."""
+        """Listeners besides the webhook endpoints, by session id."""
         self._shop = shop
         self._backoff = backoff
         self._concurrency = concurrency
         self._timeout = timeout
-        # Never held while the shop's lock is taken: events arrive under the shop's.
+        # Never held while acquiring the shop's lock: events arrive under the shop's lock.
         self._lock = threading.Lock()
         self._due = threading.Condition(self._lock)
         self._done = threading.Condition(self._lock)
@@ -131,13 +131,13 @@ class Webhooks:
     # Running
 
     def start(self) -> None:
-        """Deliver what happens from now on."""
+        """Deliver all events from now on."""
         with self._lock:
             self._run = object()
         self._shop.event_listeners.append(self._tell)
 
     def stop(self) -> None:
-        """Forget what was not delivered; a receiver that does not answer is not waited for."""
+        """Drop undelivered events, without waiting for receivers that do not answer."""
         self._shop.event_listeners.remove(self._tell)
         with self._lock:
             self._run, self._held = None, None
@@ -153,20 +153,20 @@ class Webhooks:
     # What tests can do
 
     def hold(self) -> None:
-        """Keep back every event from now on, until `release`; what is being tried again is not held."""
+        """Hold every event from now on, until `release`; retries are not held."""
         with self._lock:
             self._held = self._held or []
 
     @property
     def held(self) -> list[str]:
-        """Ids of the events that are kept back, in the order in which they were made."""
+        """Returns the ids of held events, in order of creation."""
         with self._lock:
             return list(dict.fromkeys(delivery.event for delivery in self._held or ()))
 
     def release(self, *events: str) -> None:
-        """Send what is kept back and hold no more; or only `events`, in this order, one named twice twice.
+        """Send all held events and stop holding; or send only `events`, in this order, with repetitions.
 
-        A KeyError if one of `events` is not held.
+        Raises KeyError if any event is not held.
         """
         with self._lock:
             held = self._held or []
@@ -185,16 +185,16 @@ class Webhooks:
             self._put(released)
 
     def deliver(self, event_id: str) -> None:
-        """Send an event now to all who listen for its type: once more, or one that was put. A KeyError if unknown."""
+        """Send an event now, again or after `put`, to all receivers of its type; raises KeyError if unknown."""
         livemode = self._shop.mode_of_event(event_id)
         deliveries = self._deliveries(event_id, livemode, counted=False)
         with self._lock:
             self._put(deliveries)
 
     def settled(self, timeout: float = 10.0) -> None:
-        """Wait until nothing is to be sent or tried again, held events aside; a TimeoutError after `timeout` seconds.
+        """Wait until no sends or retries remain, except held events; raises TimeoutError after `timeout` seconds.
 
-        What a Stripe CLI does with an event that it was sent is not waited for.
+        Does not wait for a Stripe CLI to process the events it received.
         """
         with self._lock:
             if not self._done.wait_for(lambda: not (self._queue or self._busy), timeout):
@@ -223,7 +223,7 @@ class Webhooks:
 
     def _deliveries(self, event_id: str, livemode: bool, *, counted: bool = True) -> list[_Delivery]:
         endpoints = self._shop.endpoints_for(event_id, livemode)
-        # Copied at once: sessions come and go in another thread.
+        # Copied atomically: another thread adds and removes sessions.
         listeners = [name for name, listener in self.listeners.copy().items() if listener.livemode is livemode]
         return [
             *(_Delivery(event_id, livemode, endpoint, counted) for endpoint in endpoints),
@@ -231,7 +231,7 @@ class Webhooks:
         ]
 
     def _put(self, deliveries: list[_Delivery], wait: float = 0.0) -> None:
-        """Queue, with the lock held."""
+        """Queue deliveries; the caller holds the lock."""
         if self._run is None:
             return
         at = time.monotonic() + wait
@@ -239,7 +239,7 @@ class Webhooks:
             self._queued += 1
             heapq.heappush(self._queue, (at, self._queued, delivery))
             self._due.notify()
-        # Daemons, so that a receiver that hangs cannot keep the process alive.
+        # Daemon threads, so that a hanging receiver cannot keep the process alive.
         while len(self._workers) < min(self._concurrency, len(self._queue) + self._busy):
             arguments = (self._run, self._tls)
             worker = threading.Thread(target=self._work, args=arguments, name="stripe-webhooks", daemon=True)
@@ -251,7 +251,7 @@ class Webhooks:
         return httpx.create_ssl_context()
 
     def _work(self, run: object, tls: SSLContext) -> None:
-        # One client a worker: a pool that all share is slower, and could not be closed while one hangs.
+        # One client per worker: a shared pool is slower, and could not be closed while a request hangs.
         with httpx.Client(verify=tls, timeout=self._timeout, trust_env=False) as client:
             while (delivery := self._next(run)) is not None:
                 again = None
@@ -285,13 +285,13 @@ class Webhooks:
             return None
         found = self._shop.endpoint_to_call(delivery.target, delivery.livemode)
         if found is None:
-            # Stripe tries no more once the endpoint is disabled or deleted.
+            # Stripe stops retrying once the endpoint is disabled or deleted.
             return None
         url, secret = found
         at, started = time.time(), time.monotonic()
         try:
             status = client.post(url, content=body, headers=headers(body, secret)).status_code
-        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError):  # the last for a name that DNS cannot have
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError):  # UnicodeError: the host name is not valid in DNS
             status = 0
         self.log(Attempt(delivery.event, delivery.target, status, at, time.monotonic() - started))
         if 200 <= status < 300:
@@ -301,7 +301,7 @@ class Webhooks:
             return None
         if at - self._failing.setdefault(delivery.target, at) >= DISABLED_AFTER * self._backoff:
             self._failing.pop(delivery.target, None)
-            with suppress(KeyError):  # deleted meanwhile
+            with suppress(KeyError):  # the endpoint was deleted meanwhile
                 self._shop.update("webhook_endpoints", delivery.target, livemode=delivery.livemode, status="disabled")
             return None
         waits = RETRIES[delivery.livemode]

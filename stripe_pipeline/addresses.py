@@ -1,4 +1,4 @@
-"""Addresses that a key may be sent to."""
+"""Addresses to which a key may be sent."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def checked_base(base: str, environment: Mapping[str, str] = os.environ) -> str:
         url = None
     instead = f"Unset it to use {BASE_URL}, or give one like http://127.0.0.1:12111"
     if url is not None and (url.auth is not None or "@" in base):
-        # It would be shown wherever the address is.
+        # The password would be shown wherever the address is.
         raise SettingsError("STRIPE_API_BASE holds a user name or password, which Stripe does not take", instead)
     if url is None or not url.host or url.query is not None or url.fragment is not None:
         raise SettingsError(f"STRIPE_API_BASE is {base!r}, which is not the address of a server", instead)

@@ -1,9 +1,9 @@
-"""What runs by itself: the job `sync` with its schedule and sensor, and the nightly job.
+"""The automation: the job `sync` with its schedule and sensor, and the nightly job.
 
-Both jobs name their assets and checks one by one and bring their own executor: merged with the definitions of another
-project, they neither run that project's assets nor change how they run.
+Both jobs list their assets and checks explicitly and bring their own executor: merged into another project's
+definitions, they neither run that project's assets nor change how those run.
 
-What a run or a drain does belongs to `assets` and `sync`.
+`assets` and `sync` define what a run or a drain does.
 """
 
 from __future__ import annotations
@@ -33,25 +33,26 @@ from stripe_pipeline.sync.report import Report
 
 TICK_SECONDS = 10.0
 """Seconds that the sensor waits for notifications inside its tick. Dagster stores a row per tick, starts the next tick
-at once after one of 5 seconds or more, ends one that takes 60, and waits for a running tick before it shuts down."""
+at once after a tick of 5 seconds or more, ends a tick that takes 60, and waits for a running tick before it shuts
+down."""
 REPORT_WITHIN = 4.0
-"""Seconds after its first notification within which a tick ends, so that Dagster is told."""
+"""Seconds after its first notification within which a tick ends and reports to Dagster."""
 MAX_OBJECTS = 200
-"""Objects of each mode that a tick reads again: 8 seconds at 25 requests a second. A run reads a larger backlog."""
+"""Most objects per mode that a tick reads again: 8 seconds at 25 requests a second. A run reads a larger backlog."""
 READ_WITHIN = 30.0
-"""Seconds for which a tick may read Stripe: it must also load and publish before Dagster ends it at 60."""
-# A process per step costs seconds and gains nothing: what runs in parallel are the requests.
+"""Seconds for which a tick may read Stripe: the tick must also load and publish before Dagster ends it at 60."""
+# A process per step costs seconds and gains nothing: the requests already run in parallel.
 _EXECUTOR = dg.in_process_executor
 _POLL = 0.1  # seconds
 _REST = 2.0  # pause after a drain, as a multiple of its duration, so that repeated events of an object are read once
 _LONGEST_REST = 6.0  # seconds
 _REST_AFTER_TROUBLE = 30.0  # seconds
 _UNPUBLISHED = "unpublished"  # in the cursor
-_FURTHEST_REST = 60.0  # seconds; a pause that ends later was set by a clock that has been set back since
+_FURTHEST_REST = 60.0  # seconds; a pause that ends later was set before the clock was set back
 
 
 def _sync_under_way(instance: dg.DagsterInstance) -> str | None:
-    """The id of a run of our job `sync` that has not ended, if there is one; a run that was killed has ended."""
+    """The id of an unfinished run of our job `sync`, or None; a killed run counts as finished."""
     fail_killed_runs(instance, DataFolder.from_environment())
     # By tag, too: another code location may have a job of this name.
     runs = instance.get_runs(dg.RunsFilter(job_name=SYNC_JOB, tags=RUN_TAGS, statuses=UNFINISHED), limit=1)
@@ -66,7 +67,7 @@ def _sync_under_way(instance: dg.DagsterInstance) -> str | None:
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
 def sync_every_15_minutes(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """Ticks every 15 minutes, unless a run is still at it."""
+    """Requests a sync every 15 minutes, unless one is running."""
     if run_id := _sync_under_way(context.instance):
         return dg.SkipReason(f"The run {run_id} is still reading Stripe")
     now = context.scheduled_execution_time
@@ -82,7 +83,7 @@ def sync_every_15_minutes(context: dg.ScheduleEvaluationContext) -> dg.RunReques
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
 def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-    """Runs once a day; a night that was missed is made up for by the next one."""
+    """Requests the nightly job once a day; the next night makes up for a missed one."""
     return dg.RunRequest(run_key=f"{context.scheduled_execution_time:%Y-%m-%d}")
 
 
@@ -98,7 +99,7 @@ def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
 def webhook_refresh(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Waits for notifications and drains them.
 
-    The cursor is the UTC time until which nothing is read, and whether something stored waits to be published.
+    The cursor holds the UTC time until which nothing is read, and whether stored rows are still unpublished.
     """
     opens: OpensPipeline = getattr(context.resources, RESOURCE)
     report = Report()
@@ -133,24 +134,24 @@ def webhook_refresh(context: dg.SensorEvaluationContext) -> dg.SensorResult:
 
 @dataclass
 class _State:
-    """What one tick leaves to the next."""
+    """The state that one tick passes to the next."""
 
     rest: Deadline
-    """Until when nothing is read."""
+    """The pause before the next read."""
     published: bool = True
-    """Whether all that drains stored is in the published file, as far as the ticks know."""
+    """Whether the published file has all rows that drains stored, as far as the ticks know."""
     backlog: bool = False
     """Whether there is work for a run."""
 
     @classmethod
     def from_cursor(cls, cursor: str | None) -> _State:
-        """What the tick before left; nothing where the text is odd."""
+        """The previous tick's state; a fresh one if the text is invalid."""
         until, _, more = (cursor or "").partition(" ")
         return cls(_rest_left(until), published=more != _UNPUBLISHED)
 
     @property
     def cursor(self) -> str:
-        """For the next tick."""
+        """The cursor for the next tick."""
         until = (datetime.now(UTC) + timedelta(seconds=self.rest.left())).isoformat(timespec="seconds")
         return until if self.published else f"{until} {_UNPUBLISHED}"
 
@@ -158,12 +159,12 @@ class _State:
 def events_without_a_run(
     report: Report, pipeline: Pipeline, instance: dg.DagsterInstance
 ) -> list[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-    """What Dagster is told of drains, which are not runs."""
+    """The events that tell Dagster of drains, which are not runs."""
     settings = pipeline.settings
     changed = [it for it in settings.enabled if (changes := report.changes.get(it.name)) and changes.days]
     names = {object_type.name for object_type in changed}
     touched = report.failures.keys() | names
-    # After its table's materialization, or Dagster takes a check for older than the rows.
+    # After the table's materialization, or Dagster considers the check older than the rows.
     return [
         *materializations(report, settings.enabled),
         *(changed_views(instance, pipeline.warehouse, settings, names) if names else ()),
@@ -173,7 +174,7 @@ def events_without_a_run(
 
 
 def _rest_left(until: str) -> Deadline:
-    """The rest that the tick before ordered; none where the local clock was set back meanwhile or the text is odd."""
+    """The pause that the previous tick set; none if the local clock was set back meanwhile or the text is invalid."""
     left = 0.0
     with suppress(ValueError):
         left = datetime.fromisoformat(until).timestamp() - time.time() if until else 0.0
@@ -181,9 +182,10 @@ def _rest_left(until: str) -> Deadline:
 
 
 def _refresh(pipeline: Pipeline, report: Report, state: _State, instance: dg.DagsterInstance) -> None:
-    """Apply what comes in while the tick lasts.
+    """Apply incoming notifications while the tick lasts.
 
-    What publishing's share of the time leaves unpublished a later tick publishes, unless Dagster is about to end.
+    A later tick publishes the rows that did not fit into publishing's share of the time, unless Dagster is shutting
+    down.
     """
     reading = Deadline(READ_WITHIN)
     ends = Deadline(TICK_SECONDS)
@@ -193,12 +195,12 @@ def _refresh(pipeline: Pipeline, report: Report, state: _State, instance: dg.Dag
                 state.published = pipeline.publish(force=False)
             if not state.rest.passed or not pipeline.has_due_notifications():
                 if pipeline.folder.stopping.exists():
-                    break  # Dagster waits for a tick before it ends
+                    break  # Dagster waits for the tick before it shuts down
                 time.sleep(_POLL)
                 continue
             ends = Deadline(min(ends.left(), REPORT_WITHIN))
             if pipeline.objects_to_read() > MAX_OBJECTS and _sync_under_way(instance):
-                state.rest = Deadline(_LONGEST_REST)  # that run reads all of it
+                state.rest = Deadline(_LONGEST_REST)  # that run reads the whole backlog
                 continue
             applied, began = report.applied, time.monotonic()
             pipeline.drain(most=MAX_OBJECTS, report=report, within=min(DRAIN_TIME, reading.left()))

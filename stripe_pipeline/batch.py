@@ -1,7 +1,7 @@
-"""What is read from Stripe to be loaded together, and what a load did.
+"""The objects read from Stripe to be loaded together, and the result of a load.
 
-Here belong types that pass between reading and loading. How a row is written as JSON belongs to `rows`, writing it into
-the file to `warehouse.load`.
+This module holds the types that reading passes to loading. `rows` writes a row as JSON, `warehouse.load` loads rows
+into the file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from stripe_pipeline.days import day_start
 from stripe_pipeline.objects import ObjectType
 
-_LISTED_AHEAD = 5  # seconds; a list's bound is a little ahead of when it is asked for
+_LISTED_AHEAD = 5  # seconds; a list's bound is a little ahead of the request
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Mode:
     """One side of one account: rows of two modes never mix."""
 
     account: str
-    """Empty (`account.UNNAMED`) as long as nothing names it."""
+    """Empty (`account.UNNAMED`) as long as the account is unknown."""
     livemode: bool
 
 
@@ -33,11 +33,11 @@ class ListedDay:
 
     day: date
     listed_at: float
-    """When the earliest of its requests was sent: seconds on Stripe's clock. Whatever was requested before is older."""
+    """When the first request for the list was sent: seconds on Stripe's clock. Rows requested before are older."""
     until: float
-    """The list's exclusive upper bound of `created`: the day's end, or for today when it was read."""
+    """The list's exclusive upper bound of `created`: the day's end, or for today the time of reading."""
     how: str = ""
-    """Why it was listed, for `pipeline.coverage`."""
+    """Why the day was listed, for `pipeline.coverage`."""
     objects: Mapping[str, int] = field(default_factory=dict)
     """How many objects of the type and of each child the list held, by table name, including those too old to keep."""
 
@@ -48,16 +48,16 @@ class Tombstone:
 
     id: str
     found_at: float
-    """When the request that found it gone was sent: seconds on Stripe's clock."""
+    """When the request that found the object gone was sent: seconds on Stripe's clock."""
 
 
 @dataclass
 class Batch:
-    """What was read of one listed type and its children, to be loaded as one."""
+    """The objects read of one listed type and its children, loaded together."""
 
     object_type: ObjectType
     children: tuple[ObjectType, ...]
-    """Those that were read with it: one that is switched off is not."""
+    """The child types that were read, without disabled ones."""
     mode: Mode
     files: dict[str, list[Path]] = field(default_factory=dict)
     """NDJSON files of `rows.shape`'s lines by table name: the type's own and its children's."""
@@ -67,19 +67,19 @@ class Batch:
     days: list[ListedDay] = field(default_factory=list)
     tombstones: list[Tombstone] = field(default_factory=list)
     kept_out: frozenset[str] = frozenset()
-    """Ids that the days' lists held and that are not in the files: they are not gone."""
+    """Ids that the days' lists held but the files do not: these objects are not gone."""
     skip_missing_check: bool = False
-    """The days hold more than what was read: do not look for objects that these days' lists left out."""
+    """The days hold more objects than were read: do not look for objects missing from these days' lists."""
     read_again: bool = False
-    """The rows were asked for one by one: even where nothing changed they are now known as of this request."""
+    """The objects were requested one by one: even unchanged rows are now known as of this request."""
     latest: float = 2.0**40
-    """Unix seconds: nothing of it was requested later than that."""
+    """Unix seconds: no part of the batch was requested later."""
 
     def limit(self, latest: float) -> None:
-        """Let nothing of it be taken for requested later than `latest`, Stripe's time.
+        """Cap all request times of the batch at `latest`, Stripe's time.
 
-        A time beyond that came from a wrong idea of Stripe's clock. A day whose list has one counts as listed at its
-        beginning, so that it is listed again.
+        A later time came from a wrong estimate of Stripe's clock. A day whose list has such a time counts as listed at
+        the day's beginning, so that it is listed again.
         """
         self.latest = latest
         self.days = [
@@ -100,7 +100,7 @@ class Batch:
 
 @dataclass
 class Changes:
-    """What a load did to one table, by UTC day of `created`."""
+    """The changes of a load to one table, by UTC day of `created`."""
 
     inserted: Counter[date] = field(default_factory=Counter)
     updated: Counter[date] = field(default_factory=Counter)
@@ -128,9 +128,10 @@ class Loaded:
     changes: dict[str, Changes] = field(default_factory=dict)
     """By table name."""
     missing: list[tuple[Batch, dict[date, list[str]]]] = field(default_factory=list)
-    """Ids by day that the table holds and a complete list of their day did not name. Those days were loaded but not
-    recorded as listed: whether the objects are gone must be asked first."""
+    """Ids by day that the table holds but a complete list of the day lacked. Those days were loaded but not recorded as
+    listed: the pipeline must first ask Stripe whether the objects are gone."""
     revision: int = 0
-    """The warehouse's, after it."""
+    """The warehouse's after the load."""
     refused: dict[str, set[str]] = field(default_factory=dict)
-    """Ids by table name of what was not stored because something newer is known, or nothing of it any more."""
+    """Ids by table name of objects not stored because the warehouse has a newer state, or must not keep them any
+    more."""

@@ -1,8 +1,8 @@
-"""Where everything the pipeline stores lies: one folder, `data/` unless `STRIPE_PIPELINE_DATA` names another.
+"""The folder of everything that the pipeline stores: `data/` unless `STRIPE_PIPELINE_DATA` names another.
 
-Paths, who may read them, and removing all of it belong here; what is in the files belongs to their modules.
+This module holds the paths, their permissions and the removal of all files; other modules define the files' contents.
 
-All files are their owner's only (folders 0700, files 0600), except the published file and its versions, which the
+Only the owner may access the files (folders 0700, files 0600), except the published file and its versions, which the
 setting `published.readable_by` opens to the group of the data folder or to everyone.
 """
 
@@ -36,12 +36,12 @@ class Readers(StrEnum):
 
     @property
     def folder_mode(self) -> int:
-        """The mode of the data folder, of `versions` and of each version, as these users need it to reach the file."""
+        """The mode of the data folder, of `versions` and of each version, which these users need to reach the file."""
         return {Readers.OWNER: 0o700, Readers.GROUP: 0o750, Readers.EVERYONE: 0o755}[self]
 
     @property
     def file_mode(self) -> int:
-        """The mode of a published file, which nobody writes."""
+        """The mode of a published file, which is read-only."""
         return {Readers.OWNER: 0o400, Readers.GROUP: 0o440, Readers.EVERYONE: 0o444}[self]
 
 
@@ -58,7 +58,7 @@ class DataFolder:
 
     @property
     def published(self) -> Path:
-        """What analysts open: a symlink to the newest version."""
+        """The file that analysts open: a symlink to the newest version."""
         return self.root / f"{CATALOG}.duckdb"
 
     @property
@@ -68,26 +68,26 @@ class DataFolder:
 
     @property
     def private(self) -> Path:
-        """The warehouse that the pipeline writes. Nobody else opens it: whoever does blocks the pipeline."""
+        """The warehouse that the pipeline writes. Any other process that opens the file blocks the pipeline."""
         return self.root / "private" / f"{CATALOG}.duckdb"
 
     @property
     def damaged(self) -> Path:
-        """What a damaged private file is renamed to, for whoever wants to look into it; one is kept."""
+        """The new name of a damaged private file, kept for inspection; only the latest is kept."""
         return self.private.with_name("damaged.duckdb")
 
     @property
     def spill(self) -> Path:
-        """What DuckDB puts on the disk while it works; empty when it does not."""
+        """DuckDB's temporary files; empty while DuckDB does not work."""
         return self.root / "private" / "temp"
 
     @property
     def lock(self) -> Path:
-        """Held by the one process that has the private file open."""
+        """The lock of the one process that has the private file open."""
         return self.root / "private" / "writer.lock"
 
     def rates(self, *, livemode: bool) -> Path:
-        """How much of Stripe's limits was used in the last seconds, by all processes that use this folder."""
+        """The recent use of Stripe's rate limits by all processes that use this folder."""
         return self.root / "private" / f"rates-{'live' if livemode else 'test'}.json"
 
     @property
@@ -107,7 +107,7 @@ class DataFolder:
 
     @property
     def hash_key(self) -> Path:
-        """What fields are hashed with, unless the environment gives another."""
+        """The key for hashing fields, unless the environment sets another."""
         return self.root / "hash.key"
 
     @property
@@ -122,17 +122,17 @@ class DataFolder:
 
     @property
     def runs(self) -> Path:
-        """A lock for each run that is at work, by its id."""
+        """A lock file for each active run, by its id."""
         return self.root / "runs"
 
     @property
     def logs(self) -> Path:
-        """What the processes that `demo` and `dev` start print."""
+        """The output of the processes that `demo` and `dev` start."""
         return self.root / "logs"
 
     def prepare(self) -> None:
-        """Make the folders, each for its owner only. Raises `WarehouseError` if they cannot be made or written, or if
-        files in them belong to another user."""
+        """Create the folders, each for its owner only. Raises `WarehouseError` if they cannot be created or written, or
+        if files in them belong to another user."""
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             for folder in (self.versions, *self._private_folders):
@@ -150,7 +150,7 @@ class DataFolder:
         self.check_access()
 
     def check_access(self) -> None:
-        """Raise `WarehouseError` if a file or folder of the pipeline is here that this user may not use."""
+        """Raise `WarehouseError` if this user may not use a file or folder of the pipeline here."""
         for path in (self.root, *self._private_folders, *self._private_files):
             try:
                 # A folder must be searched to tell whether a file is in it.
@@ -162,10 +162,10 @@ class DataFolder:
                 raise WarehouseError(f"{path} cannot be read and written by this user", access_remedy(path))
 
     def restrict(self, readers: Readers) -> bool:
-        """Give everything here the mode it should have; True if others could use more than `readers` allows.
+        """Give all files and folders here their proper modes; True if others had more access than `readers` allows.
 
-        What belongs to another user is left as it is, and so is the data folder itself where other things lie in it:
-        it may be somebody's home.
+        Files of other users stay as they are, and so does the data folder itself if it holds other files: it may be a
+        home folder.
         """
         opened = _set_mode(self.versions, readers.folder_mode)
         if not self._others():
@@ -179,15 +179,15 @@ class DataFolder:
         return opened
 
     def open_version(self, version: Path, readers: Readers) -> bool:
-        """Let `readers` read this version of the published file; True if others could."""
+        """Let `readers` read this version of the published file; True if others could read it before."""
         if readers is Readers.GROUP:
             self._give_to_group(self.versions, version, *version.glob("*.duckdb"))
         opened = [_set_mode(file, readers.file_mode) for file in version.glob("*.duckdb")]
         return _set_mode(version, readers.folder_mode) or any(opened)
 
     def _give_to_group(self, *paths: Path) -> None:
-        """Give these to the data folder's group: what is made in a folder without a set-group-ID bit gets the process's
-        own."""
+        """Give these to the data folder's group: new files in a folder without the set-group-ID bit get the process's
+        group."""
         group = self.root.stat().st_gid
         for path in paths:
             with contextlib.suppress(OSError):  # another user's, or this one is not in that group
@@ -195,11 +195,11 @@ class DataFolder:
                     os.chown(path, -1, group)
 
     def contents(self) -> list[Path]:
-        """What of the pipeline is here: files and folders directly below the data folder.
+        """The pipeline's files and folders directly below the data folder.
 
-        Where it never ran, only its empty folders are: others may use such names, too.
+        Where the pipeline never ran, only its empty folders count: others may use such names, too.
         """
-        # The versions before the private file: where this is interrupted nothing may be left to restore that from.
+        # The versions before the private file: after an interruption no version may be left to restore it from.
         known = [self.published, self.published.with_suffix(".next"), self.versions, self.private.parent, self.spool]
         known += [self.logs, self.runs, self.running, self.stopping, self.hash_key, self.root / "demo.yaml"]
         known += sorted(self.root.glob(f"{self.inbox.name}*"))
@@ -209,7 +209,7 @@ class DataFolder:
         return [path for path in there if ran_here or (path.is_dir() and not any(path.iterdir()))]
 
     def clear(self, *, keep: Collection[Path] = ()) -> list[Path]:
-        """Remove what the pipeline made here, and the folder if nothing else is in it; what else there is.
+        """Remove the pipeline's files, and the folder if no other files are in it; returns the other files.
 
         Raises `WarehouseError`.
         """
@@ -233,7 +233,7 @@ class DataFolder:
         return others
 
     def _others(self) -> list[Path]:
-        """What else is in the data folder."""
+        """The other files and folders in the data folder."""
         ours = set(self.contents())
         return sorted(path for path in self.root.iterdir() if path not in ours) if self.root.is_dir() else []
 
@@ -250,11 +250,10 @@ class DataFolder:
 
 
 def _set_mode(path: Path, mode: int) -> bool:
-    """Set the mode of `path` if it is there; True if others than its owner could do more with it than `mode` lets
-    them."""
-    with contextlib.suppress(OSError):  # not there, or another user's
+    """Set the mode of `path` if it exists; True if its old mode gave other users more access than `mode`."""
+    with contextlib.suppress(OSError):  # missing, or another user's
         before = stat.S_IMODE(path.stat().st_mode)
         if before & 0o777 != mode:
-            path.chmod(mode | before & ~0o777)  # a set-group-ID bit stays
+            path.chmod(mode | before & ~0o777)  # keeps the set-group-ID bit
             return bool(before & ~mode & _OTHERS)
     return False

@@ -1,6 +1,6 @@
 """UTC days, by which everything is partitioned, and their bounds in Unix seconds.
 
-The one place that turns a time into a day and back; which days are to be read belongs to `sync`.
+The only module that converts between times and days; `sync` decides which days to read.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ def day_of(seconds: float) -> date:
 
 
 def utc_day(moment: str) -> str:
-    """SQL of the UTC day, a DATE, of `moment`, a TIMESTAMPTZ, whatever the time zone of the session is."""
-    # A cast to DATE asks that zone's calendar, 16 times as slow.
+    """SQL for the UTC day (a DATE) of `moment` (a TIMESTAMPTZ), whatever the session's time zone."""
+    # A cast to DATE uses the calendar of that time zone and is 16 times as slow.
     return f"make_timestamp(epoch_us({moment}))::DATE"
 
 
 def days_between(first: date, last: date) -> list[date]:
-    """All days from `first` to `last`, both included."""
+    """All days from `first` to `last`, inclusive."""
     return [first + timedelta(days=n) for n in range((last - first).days + 1)]
 
 

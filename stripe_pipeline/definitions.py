@@ -1,4 +1,4 @@
-"""The Dagster code location: an inventory of what there is.
+"""The Dagster code location: an inventory of all definitions.
 
 `build_defs()` can be merged into another project's location: `dg.Definitions.merge(build_defs(), dg.Definitions(...))`.
 """
@@ -19,7 +19,7 @@ from stripe_pipeline.settings.loading import load_settings
 
 
 def build_defs(*, resource_overrides: Mapping[str, OpensPipeline] | None = None) -> dg.Definitions:
-    """All definitions; tests and the command line put their own resources in."""
+    """All definitions; tests and the command line pass their own resources."""
     settings = load_settings()
     checks = build_checks(settings)
     inventory = dg.Definitions(
@@ -31,6 +31,6 @@ def build_defs(*, resource_overrides: Mapping[str, OpensPipeline] | None = None)
     return dg.Definitions.merge(inventory, build_automation(settings, at_night))
 
 
-# A process for each step costs seconds and gains nothing: what runs in parallel are the requests. Not in `build_defs`,
+# A process for each step costs seconds and gains nothing: the requests already run in parallel. Not in `build_defs`,
 # for it would hold for the jobs of those who merge it, too.
 defs = dg.Definitions.merge(build_defs(), dg.Definitions(executor=dg.in_process_executor))

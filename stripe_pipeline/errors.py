@@ -1,7 +1,7 @@
-"""The errors a user of the pipeline may see: what happened, and what to do about it.
+"""The errors that users of the pipeline may see: what happened, and what to do about it.
 
-Every error the package raises on purpose is defined here. Raising, retrying and logging belong to the modules that
-meet the trouble; no message ever holds a key or a signing secret.
+Every error the package raises on purpose is defined here. The modules that encounter an error raise, retry and log it;
+no message ever holds a key or a signing secret.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SECRET = re.compile(r"((?:sk|rk)_(?:live|test)_|whsec_)(?:[\w*]|\.(?=[\w.*]))+"
 _CLIENT_SECRET = re.compile(
     r"(?:\b|(?<=%[0-9A-Fa-f]{2}))((?:accs|cs|cuss|fcsess|pi|seti|src|vs)_(?:\w+_)?secret_)\w+", re.ASCII
 )
-# In a path an `@` is percent-encoded. What stands before one in the address of a server is a user of that server.
+# In a path an `@` is percent-encoded. The part before one in a server's address is a user of that server.
 _LOCAL_PART = r"[\w.!#$%+^|~-]"
 _LOGIN_OR_EMAIL = re.compile(
     r"(?P<user>://[^\s/?#@:]*:)(?P<password>[^\s/?#@]+)@|"
@@ -31,14 +31,14 @@ def scrub(text: str) -> str:
     """`text` without secrets and people's data: everything that looks like a Stripe key, signing secret or client
     secret is cut to its prefix, and every e-mail address and every password in a URL is replaced.
 
-    Stripe's messages repeat what they complain about (`Invalid email address: …`), and a customer's id may be an
-    e-mail address. Every error of this package is scrubbed, and so is what is logged of others' errors.
+    Stripe's messages repeat what they complain about (`Invalid email address: …`), and a customer's id may be an e-mail
+    address. Every error of this package is scrubbed, and so are logged errors of other packages.
     """
     return _LOGIN_OR_EMAIL.sub(_replaced, scrub_client_secrets(_SECRET.sub(r"\1…", text)))
 
 
 def _replaced(match: re.Match[str]) -> str:
-    """What stands in place of an e-mail address, or of the login of a URL."""
+    """The replacement of an e-mail address, or of a URL's login."""
     if match["user"] is None:
         return "<e-mail address>"
     return match[0] if match["password"] == _PLACEHOLDER else f"{match['user']}***@"
@@ -47,15 +47,15 @@ def _replaced(match: re.Match[str]) -> str:
 def scrub_client_secrets(text: str) -> str:
     """`text` with the client secrets of payment intents, setup intents, sources and sessions cut to their prefix.
 
-    They also stand in addresses that Stripe sends, for example `next_action.redirect_to_url.url`.
+    Such secrets also occur in URLs that Stripe sends, for example `next_action.redirect_to_url.url`.
     """
     return _CLIENT_SECRET.sub(r"\1…", text)
 
 
 def shown(value: object) -> str:
-    """`value`, of JSON, as an error may show it: numbers as they are, of anything else only what it is.
+    """A JSON `value` as an error may show it: numbers as they are, other values only by their type.
 
-    A value of the wrong type may be any part of an object, and so hold what the settings leave out.
+    A value of the wrong type may be any part of an object, and so hold fields that the settings leave out.
     """
     if value is None or isinstance(value, bool | int | float):
         return repr(value)
@@ -80,19 +80,19 @@ class StripePipelineError(Exception):
 
 
 class SettingsError(StripePipelineError):
-    """The settings file or the environment says something that cannot work."""
+    """The settings file or the environment holds an invalid value."""
 
 
 class PortTaken(SettingsError):
-    """Another program listens where one of ours should."""
+    """Another program listens on a port that the pipeline needs."""
 
 
 class WarehouseError(StripePipelineError):
-    """The database, or the folder it is kept in, cannot be used as asked."""
+    """The database, or its folder, cannot be used as requested."""
 
 
 class BadObject(StripePipelineError):
-    """An object of Stripe's that cannot become a row, or cannot be asked for."""
+    """A Stripe object that cannot become a row, or cannot be requested."""
 
 
 class Cancelled(StripePipelineError):
@@ -107,10 +107,10 @@ class Cancelled(StripePipelineError):
 
 
 class ApiError(StripePipelineError):
-    """Stripe did not give what was asked for.
+    """Stripe did not return the requested data.
 
-    `path` is what was read, `status` the HTTP status (none if there was no answer), `code` Stripe's error code and
-    `request_id` the id by which the Stripe Dashboard and Stripe's support find the request.
+    `path` is the path of the request, `status` the HTTP status (none if there was no answer), `code` Stripe's error
+    code and `request_id` the id by which the Stripe Dashboard and Stripe's support find the request.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class PermissionMissing(ApiError):
     account: str | None = None
 
     def learn(self, message: str) -> None:
-        """Take the permission and the account from Stripe's `message`, which has one of two forms:
+        """Extract the permission and the account from Stripe's `message`, which has one of two forms:
 
         `… on account 'acct_1'. Having the 'rak_charge_read' permission would allow this request to continue.`
         `… on account 'acct_1'. Enabling "Charges and Refunds Read" ('charge_read') permissions on this key would …`
@@ -158,7 +158,7 @@ class PermissionMissing(ApiError):
 
 
 class RequestRefused(ApiError):
-    """Stripe refused the request as it stands (400 and others); asking again will not help."""
+    """Stripe refused the request as it stands (400 and others); a retry will not help."""
 
 
 class NotFound(ApiError):
@@ -166,15 +166,15 @@ class NotFound(ApiError):
 
 
 class CursorLost(NotFound):
-    """The object that `starting_after` names is gone: read that window again from its start."""
+    """The object that `starting_after` names is gone: the window must be read again from its start."""
 
 
 class Unavailable(ApiError):
-    """Still failing after every retry: 429, 5xx, no connection, a cut body, or something that is not Stripe's JSON."""
+    """Still failing after every retry: 429, 5xx, no connection, a cut body, or a body that is not Stripe's JSON."""
 
 
 class ObjectsUnread(StripePipelineError):
-    """Single objects of a type, or days of it, could not be read; everything else of it was."""
+    """Single objects or days of a type could not be read; the rest of the type was."""
 
     def __init__(self, problems: Mapping[str, StripePipelineError]) -> None:
         """`problems` are the errors by id or day."""
@@ -188,9 +188,9 @@ class ObjectsUnread(StripePipelineError):
 
 
 class OutOfTime(Unavailable):
-    """The run's time was up before this was read; nothing is wrong with what was asked for.
+    """The run's time was up before this request was answered; the request itself is not at fault.
 
-    `last_seen` is what the last attempt met, if there was one.
+    `last_seen` is the error of the last attempt, if any.
     """
 
     def __init__(self, path: str, *, last_seen: str = "") -> None:
@@ -203,10 +203,10 @@ class OutOfTime(Unavailable):
 
 
 def by_cause(failures: Mapping[str, StripePipelineError]) -> list[tuple[list[str], StripePipelineError]]:
-    """What failed, by name, put together where the cause is one and the same, with the first one's error."""
+    """The names of failures grouped by cause, each group with its first error."""
     causes: dict[object, tuple[list[str], StripePipelineError]] = {}
     for name, error in failures.items():
-        # Requests to different addresses that met the same trouble differ in nothing but their address.
+        # The same error at different addresses differs only in the address.
         cause = (error.status, error.code) if isinstance(error, Unavailable) else str(error)
         causes.setdefault(cause, ([], error))[0].append(name)
     return list(causes.values())

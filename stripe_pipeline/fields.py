@@ -1,7 +1,7 @@
-"""Which of an object's fields are kept, left out or hashed, before anything of it is written anywhere.
+"""Which of an object's fields are kept, left out or hashed, before any part of the object is written.
 
-What the settings may say belongs to `settings`, which columns a table has follows from it; into which column a value
-goes belongs to `rows`.
+`settings` defines the possible settings, from which a table's columns follow; `rows` decides which column a value goes
+into.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ UNKNOWN = "_extra"
 """Stands for all fields that this version does not know: they are kept in the column of that name."""
 
 STEP = re.compile(r'"[^"]+"|[^."]+')
-"""One name of a path; in double quotes where it has dots."""
+"""One name of a path; in double quotes if it has dots."""
 PATH = re.compile(rf"(?:{STEP.pattern})(?:\.(?:{STEP.pattern}))*")
-"""A name, and names below it behind dots."""
+"""A name, then nested names after dots."""
 
 SECRET = "secret"
-"""Part of the name of every secret field, and of every client secret: text without it holds none."""
+"""Part of the name of every secret field, and of every client secret: text without this word holds none."""
 
 _CLIENT_SECRET = "client_secret"
 _BY_OBJECT = {object_type.object: object_type.name for object_type in OBJECT_TYPES.values()}
 _DIGITS = 32  # of a hash: 128 bits
-_WORDS = {("currency",), ("status",)}  # of a few known words each, and what is made of a row needs to tell them apart
+_WORDS = {("currency",), ("status",)}  # each one of a few known words, which users of a row need to tell apart
 
 
 @dataclass(frozen=True)
 class FieldRules:
-    """What is left out and hashed of one object type: names of fields, or paths into nested ones."""
+    """The left-out and hashed fields of one object type: names, or paths into nested fields."""
 
     exclude: frozenset[tuple[str, ...]] = frozenset()
     hash: frozenset[tuple[str, ...]] = frozenset()
@@ -59,7 +59,7 @@ class FieldRules:
         return frozenset(path[0] for path in self.exclude if len(path) == 1)
 
     def leaves_out(self, steps: Sequence[str | int]) -> bool:
-        """Whether what lies at these steps, names and places in lists, is left out."""
+        """Whether the value at these steps, names and list indexes, is left out."""
         names = tuple(step for step in steps if isinstance(step, str))
         return any(names[: len(path)] == path for path in self.exclude) or (
             names[0] == UNKNOWN and not self.keep_unknown
@@ -72,12 +72,12 @@ class FieldRules:
 
 @dataclass
 class _Branch:
-    """What the rules say below one field."""
+    """The rules that apply below one field."""
 
     drop: bool = False
     hash: bool = False
     hashed: bool = False
-    """What is stored is the hash already."""
+    """The stored value is already a hash."""
     below: dict[str, _Branch] = field(default_factory=dict)
 
 
@@ -85,7 +85,7 @@ _NOTHING = _Branch()
 
 
 class FieldFilter:
-    """Takes out of Stripe's objects what the settings do not want, wherever one object holds another."""
+    """Removes unwanted fields from Stripe's objects, also where one object holds another."""
 
     def __init__(
         self,
@@ -93,9 +93,9 @@ class FieldFilter:
         hash_key: bytes | None = None,
         hashed: Mapping[str, frozenset[tuple[str, ...]]] = MappingProxyType({}),
     ) -> None:
-        """`rules` by table name; `hash_key` is needed where one of them hashes. `hashed`: the paths, by table name, of
-        what comes hashed already."""
-        # Nearly every account has no other rule than those about secrets, which need no walk through each object.
+        """`rules` by table name; `hash_key` is needed if one of them hashes. `hashed`: the paths, by table name, of
+        values that arrive already hashed."""
+        # Nearly every account has only the rules about secrets, which need no walk through each object.
         walked = {
             table: replace(them, exclude=them.exclude - _secrets_of(OBJECT_TYPES[table]))
             for table, them in rules.items()
@@ -129,7 +129,7 @@ class FieldFilter:
         return self._object(object_type.name, obj) if self._trees else obj
 
     def without_secrets(self, object_type: ObjectType, line: bytes) -> bytes:
-        """`line`, a row of `object_type` as a line of JSON, without the secrets in anything that it holds."""
+        """`line`, a row of `object_type` as a line of JSON, without the secrets in any of its values."""
         if SECRET.encode() not in line:
             return line
         row = without_secrets(orjson.loads(line), self._kept_secrets, of=object_type.object)
@@ -138,7 +138,7 @@ class FieldFilter:
         return orjson.dumps(row) + b"\n"
 
     def column(self, table: str, name: str, value: Any) -> Any:
-        """What a column holds, as it may be stored: a field's value, or the unknown fields of `_extra`."""
+        """The value of a column as it may be stored: a field's value, or the unknown fields of `_extra`."""
         if name == UNKNOWN:
             unknown = {it: of for it, of in value.items() if of is self._unexpanded(table, it, of)}
             return self._object(table, unknown)
@@ -146,7 +146,7 @@ class FieldFilter:
         return None if branch.drop else self._value(value, branch, name, inside=self._embedded[table].get(name))
 
     def _object(self, table: str, obj: Mapping[str, Any], above: _Branch = _NOTHING) -> dict[str, Any]:
-        """`above` is what the rules of the object that holds this one say of it."""
+        """`above` holds the enclosing object's rules for this object."""
         tree = self._trees.get(table, _NOTHING)
         kept = {}
         for name, value in obj.items():
@@ -159,7 +159,7 @@ class FieldFilter:
         return kept
 
     def _unexpanded(self, table: str, name: str, value: Any) -> Any:
-        """`value`; of an expanded reference the id alone where what is not known is not kept."""
+        """`value`, or only the id of an expanded reference if unknown fields are not kept."""
         if table in self._keep_unknown or name not in self._references[table] or not isinstance(value, dict):
             return value
         return value["id"] if isinstance(value.get("id"), str) else value
@@ -172,13 +172,13 @@ class FieldFilter:
             return [self._value(it, branch, name, inside=inside) for it in value]
         if not isinstance(value, dict):
             return value
-        # In metadata it is a word of the shop's own.
+        # In metadata `object` is a key of the shop's own.
         says = value.get("object") if name != "metadata" else None
         held = _BY_OBJECT.get(says) if isinstance(says, str) else None
         if held is None and inside is not None and says != "list":
             held = inside
         if held is not None:
-            # What it is stays, whatever is kept of it: rules that come later find it by that.
+            # The object's type always stays: later rules find the object by its type.
             return self._object(held, value, branch) | ({"object": says} if "object" in value else {})
         return {
             below: self._value(it, branch.below.get(below, _NOTHING), below, inside=inside if below == "data" else None)
@@ -187,7 +187,7 @@ class FieldFilter:
         }
 
     def _hashed(self, value: Any) -> Any:
-        """A text that is the same for the same value, and tells nothing of it without the key."""
+        """A text that is equal for equal values, and reveals nothing about them without the key."""
         if isinstance(value, dict):
             value = value.get("id")  # an expanded reference
         if value is None:
@@ -197,19 +197,19 @@ class FieldFilter:
 
 
 def hashed(text: str, key: bytes) -> str:
-    """What stands for `text` where it is hashed: 32 hexadecimal digits of its HMAC-SHA-256 with `key`."""
+    """The hash of `text`: 32 hexadecimal digits of its HMAC-SHA-256 with `key`."""
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:_DIGITS]
 
 
 def without_secrets(
     value: Any, kept: Mapping[str, frozenset[str]] = MappingProxyType({}), *, name: str = "", of: str = ""
 ) -> Any:
-    """`value` without what Stripe says must not be stored: each `client_secret`, each `secret` of an object such as an
-    ephemeral key, and client secrets within text.
+    """`value` without the secrets that Stripe says must not be stored: each `client_secret`, each `secret` of an object
+    such as an ephemeral key, and client secrets within text.
 
     `kept`: the fields that stay as they are, by Stripe's name for the object they belong to. `name` is the field that
-    holds `value`; `of` is the object that `value` is if it does not name itself. Metadata stays as it is: its keys are
-    the shop's own.
+    holds `value`; `of` is the type of `value` if `value` does not name it. Metadata stays as it is: its keys are the
+    shop's own.
     """
     if name == "metadata":
         return value
@@ -235,7 +235,7 @@ def kept_secrets(rules: Mapping[str, FieldRules]) -> Mapping[str, frozenset[str]
 
 
 def _kept_secrets(rules: Mapping[str, FieldRules], object_type: ObjectType) -> frozenset[str]:
-    """The secrets of this type that the rules keep, of types that they say nothing about none."""
+    """The secrets of this type that the rules keep; none for a type without rules."""
     if object_type.name not in rules:
         return frozenset()
     return frozenset(object_type.secrets) - rules[object_type.name].left_out
@@ -246,7 +246,7 @@ def _secrets_of(object_type: ObjectType) -> frozenset[tuple[str, ...]]:
 
 
 def _both(one: _Branch, other: _Branch) -> _Branch:
-    """What two rules say together."""
+    """The combination of two rules."""
     if one is _NOTHING or other is _NOTHING:
         return other if one is _NOTHING else one
     below = {
@@ -268,7 +268,7 @@ def _tree(rules: FieldRules, hashed: frozenset[tuple[str, ...]]) -> _Branch:
 
 
 def path_from(text: str) -> tuple[str, ...]:
-    """The names of a path as the settings write it."""
+    """The names in a path as written in the settings."""
     return tuple(step.strip('"') for step in STEP.findall(text))
 
 
@@ -279,9 +279,9 @@ def _written(path: Iterable[str]) -> str:
 def rules_of(
     object_type: ObjectType, *, include: Iterable[str] | None, exclude: Iterable[str], hashed: Iterable[str]
 ) -> FieldRules:
-    """The rules that lists of names and dotted paths mean. A secret is left out unless `include` or `hash` names it.
+    """The rules given by lists of names and dotted paths. A secret is left out unless `include` or `hash` names it.
 
-    Raises `ValueError` with a sentence for a person if a name is not a field, is a key, or cannot be hashed.
+    Raises `ValueError` with a user-facing sentence if a name is not a field, is a key, or cannot be hashed.
     """
     left_out = {_path_of(name, object_type, of_list="exclude") for name in exclude}
     hashes = {_path_of(name, object_type, of_list="hash") for name in hashed}
@@ -298,7 +298,7 @@ def rules_of(
 
 
 def _path_of(name: str, object_type: ObjectType, *, of_list: str) -> tuple[str, ...]:
-    """The path that `name` means in one of the lists; raises `ValueError` as `rules_of`."""
+    """The path that `name` means in one of the lists; raises `ValueError` like `rules_of`."""
     columns = {column.name: column for column in object_type.columns}
     keys = object_type.key_columns
     if not PATH.fullmatch(name):
@@ -321,7 +321,7 @@ def _path_of(name: str, object_type: ObjectType, *, of_list: str) -> tuple[str, 
 
 
 def _named(included: Collection[tuple[str, ...]], hashes: Iterable[tuple[str, ...]]) -> set[str]:
-    """The fields that `include` and `hash` keep between them; raises `ValueError` as `rules_of`."""
+    """The fields that `include` and `hash` keep together; raises `ValueError` like `rules_of`."""
     if below := sorted(".".join(path) for path in included if len(path) > 1):
         raise ValueError(f"names {below[0]!r} under `include`: include the field, and exclude what is below it")
     named = {path[0] for path in included}
@@ -338,7 +338,7 @@ def _named(included: Collection[tuple[str, ...]], hashes: Iterable[tuple[str, ..
 def _check_hashes(
     hashes: Iterable[tuple[str, ...]], left_out: Collection[tuple[str, ...]], object_type: ObjectType
 ) -> None:
-    """Raise `ValueError`, as `rules_of`, for what cannot be hashed."""
+    """Raise `ValueError`, like `rules_of`, for unhashable fields."""
     kinds = {column.name: column.kind for column in object_type.columns}
     for path in sorted(hashes):
         if path[0] == UNKNOWN or (len(path) == 1 and kinds[path[0]] not in (Kind.TEXT, Kind.REFERENCE)):
@@ -352,9 +352,9 @@ def _check_hashes(
 
 
 def unseen(rules: FieldRules, objects: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The nested fields that the rules name and none of `objects` has, each with the name that was probably meant.
+    """The nested fields that the rules name but none of `objects` has, each with the name that was probably meant.
 
-    Where none of them has anything that it could be below, nothing can be said.
+    A field is skipped if no object has a value that could contain the field.
     """
     found = []
     for path in sorted(rules.exclude | rules.hash):
@@ -368,7 +368,7 @@ def unseen(rules: FieldRules, objects: Sequence[Mapping[str, Any]]) -> list[str]
 
 
 def _each(values: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
-    """The objects among the values, and those in the lists among them."""
+    """The objects among the values, and the objects in their lists."""
     for value in values:
         if isinstance(value, Mapping):
             yield value
@@ -377,10 +377,9 @@ def _each(values: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def load_hash_key(folder: DataFolder, environment: Mapping[str, str] = os.environ, *, keep: bool = True) -> bytes:
-    """The key that fields are hashed with: STRIPE_PIPELINE_HASH_KEY, else one made for this data folder and kept there.
+    """The key for hashing fields: STRIPE_PIPELINE_HASH_KEY, else a key generated for this data folder and stored there.
 
-    Without `keep`, for whoever only looks, a key that has to be made is not stored. Raises `WarehouseError` if it
-    cannot be kept.
+    Without `keep`, for read-only callers, a new key is not stored. Raises `WarehouseError` if a key cannot be stored.
     """
     if given := environment.get("STRIPE_PIPELINE_HASH_KEY", "").strip():
         return given.encode()
@@ -393,7 +392,7 @@ def load_hash_key(folder: DataFolder, environment: Mapping[str, str] = os.enviro
                 made.write(secrets.token_hex(32))
                 made.flush()
                 with contextlib.suppress(FileExistsError):
-                    # Whole or not at all: another process may look for it at the same moment.
+                    # Atomic: another process may look for the key at the same moment.
                     folder.hash_key.hardlink_to(made.name)
         key = folder.hash_key.read_bytes()
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Which warehouse a data folder holds: what the warehouse tells of itself, and what an inbox is claimed with.
+"""The identity of a data folder's warehouse, which the warehouse reports and claims an inbox with.
 
-Here belongs only what both must know. How a file is restored belongs to `warehouse.recovery`.
+This module holds only the types that both share. `warehouse.recovery` restores files.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Restored:
-    """That the private file was restored."""
+    """A restoration of the private file."""
 
     since: float
-    """When the copy was made that is now the private file: Unix seconds, by the local clock."""
+    """When the copy that is now the private file was made: Unix seconds, by the local clock."""
     said: str
-    """What happened, for people: a sentence without its full stop."""
+    """The event in words: a sentence without its full stop."""
 
     def __str__(self) -> str:
         return self.said
@@ -26,10 +26,10 @@ class Identity:
     """Which warehouse this is, and in which state."""
 
     id: str
-    """Its file's own; copies of the file have it too."""
+    """The id of the file, which its copies share."""
     revision: int
     """Increases with every load."""
     followed: frozenset[bool]
     """The `livemode` of the modes that have a cursor of events."""
     restored: Restored | None = None
-    """What is still to be done after the file was restored: reading again what was read since."""
+    """The restoration after which rows read since the copy must still be read again, if any."""

@@ -1,7 +1,7 @@
 """The nine Stripe object types: one declaration each.
 
-Tables, assets, views, event routing, listing, relations and the documentation table are derived from `OBJECT_TYPES`;
-a tenth type is one more entry here. What a row looks like in JSON belongs to `rows`, SQL to `warehouse`.
+Tables, assets, views, event routing, listing, relations and the documentation table are derived from `OBJECT_TYPES`; a
+tenth type is one more entry here. `rows` defines a row's JSON, `warehouse` the SQL.
 
 Fields and types are those of Stripe's API version `2026-10-28.endive`, as in stripe-python 16.1.0. More facts about the
 types: docs/stripe.md#object-types.
@@ -15,7 +15,7 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What a column holds; decides its DuckDB type and how a value is checked."""
+    """The kind of a column's values; decides their DuckDB type and their checks."""
 
     TEXT = "text"
     REFERENCE = "reference"  # the id; Stripe may also send the expanded object
@@ -63,50 +63,49 @@ class Reference:
 
     column: str
     target: str
-    """Table name of what is named, for example `customers`."""
+    """Table name of the named objects, for example `customers`."""
     path: str = ""
-    """Where in a nested column the ids are, as a JSON path, with a wildcard in a list; empty where the column is the
-    id."""
+    """The JSON path of the ids in a nested column, with a wildcard for a list; empty if the column is the id."""
     prefixes: tuple[str, ...] = ()
-    """What ids of the target begin with, for example `ch_`, where the column names objects of several types."""
+    """Prefixes of the target's ids, for example `ch_`, if the column names objects of several types."""
     may_be_older: bool
-    """Whether what is named may be made long before the row is, and so before the history that is kept.
-    What may not is made with the row, seconds before it, or later."""
+    """Whether the named object may be created long before the row, and so before the history that is kept. Otherwise
+    the object is created with the row, seconds before it, or later."""
     may_be_gone: bool = False
-    """Whether Stripe's lists may leave out what is named: deleted customers, and those on a test clock
+    """Whether Stripe's lists may omit the named object: deleted customers, and those on a test clock
     (docs/stripe.md#deletions)."""
 
     @property
     def of_list(self) -> bool:
-        """Whether one row may name several."""
+        """Whether one row may name several objects."""
         return "*" in self.path
 
     @property
     def name(self) -> str:
-        """What people call it: the column, with the field of a nested one, for example `payments.payment_intent`."""
+        """The display name: the column, with the field of a nested one, for example `payments.payment_intent`."""
         field = self.path.rpartition(".")[2]
         return f"{self.column}.{field}" if field not in ("", "id") else self.column
 
     @property
     def label(self) -> str:
-        """With what it names, for example `source → charges`."""
+        """The name and the target, for example `source → charges`."""
         return f"{self.name} → {self.target}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Included:
-    """A list of an object that Stripe leaves out unless it is asked for, and then cuts at ten."""
+    """A list in an object that Stripe omits unless requested, and then truncates to ten."""
 
     column: str
     endpoint: str
-    """Where the whole list is, for example `/v1/invoice_payments`."""
+    """Endpoint of the whole list, for example `/v1/invoice_payments`."""
     parameter: str
     """The filter of that list that takes the object's id, for example `invoice`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectType:
-    """One Stripe object type: where it is read, what announces it, what its table looks like."""
+    """One Stripe object type: its endpoint, its events and its table."""
 
     name: str
     """Table and asset name, for example `charges`."""
@@ -115,13 +114,13 @@ class ObjectType:
     description: str
     columns: tuple[Column, ...]
     key: tuple[str, ...] = ("id",)
-    """Columns that tell one row of a mode from all others of that mode (docs/stripe.md#ids-and-secrets)."""
+    """Columns that identify a row within its mode (docs/stripe.md#ids-and-secrets)."""
     endpoint: str | None = None
     """List endpoint, for example `/v1/charges`; none for children, which come with their parent."""
     events: tuple[str, ...] = ()
     """Event types that announce a change of this type."""
     announced_by: tuple[str, ...] = ()
-    """Tables whose objects' events announce that there are new ones of this type, which has no events of its own."""
+    """Tables whose events announce new objects of this type, which has no events of its own."""
     parent: str | None = None
     """Table name of the parent whose objects carry these; their `created` is the parent's."""
     parent_key: str | None = None
@@ -129,18 +128,18 @@ class ObjectType:
     embedded_in: str | None = None
     """Field of the parent that carries these objects."""
     date_field: str = "created"
-    """The timestamp that says when a row counts: `default_date` in the views, and what retention goes by."""
+    """The timestamp that dates a row: `default_date` in the views, and the basis of retention."""
     include: tuple[Included, ...] = ()
-    """What Stripe is asked to send with each object."""
+    """The lists that Stripe is asked to send with each object."""
     references: tuple[Reference, ...] = ()
     """The columns that name objects of these nine types."""
     secrets: tuple[str, ...] = ()
     """Fields that Stripe says must not be stored: kept only where the settings name them."""
     personal: tuple[str, ...] = ()
-    """Fields that say who a person is or how to reach one. They lose a value only where somebody wants it gone."""
+    """Fields that identify a person or say how to reach one. They lose a value only if somebody wants it removed."""
     about_person: tuple[str, ...] = ()
-    """Fields, or dotted paths below one, that may hold something about a person besides: text of the shop's own,
-    payment methods, links to documents. They change in the normal course of a payment."""
+    """Fields, or dotted paths below one, that may also hold data about a person: the shop's own text, payment methods,
+    links to documents. They change in the normal course of a payment."""
 
     @property
     def column_names(self) -> tuple[str, ...]:
@@ -158,7 +157,7 @@ class ObjectType:
 
     @property
     def key_columns(self) -> frozenset[str]:
-        """Columns that no row can do without."""
+        """Columns that every row must have."""
         return frozenset({*self.key, "created", "livemode"} | ({self.parent_key} if self.parent_key else set()))
 
 
@@ -433,7 +432,7 @@ INVOICES = ObjectType(
             column="payments", path="$.data[*].payment.payment_intent", target="payment_intents", may_be_older=True
         ),
         Reference(column="payments", path="$.data[*].payment.charge", target="charges", may_be_older=True),
-        # A draft can be deleted, also one of a revision.
+        # A draft can be deleted, including the draft of a revision.
         Reference(column="latest_revision", target="invoices", may_be_older=False, may_be_gone=True),
         Reference(column="from_invoice", path="$.invoice", target="invoices", may_be_older=True),
     ),
@@ -539,8 +538,8 @@ BY_STRIPE_OBJECT: Mapping[str, ObjectType] = {
 }
 """Object types with an endpoint, by `data.object.object` of an event.
 
-An event's name does not say what it carries (`charge.refund.updated` carries a refund), so nothing routes by name.
-Lines and fees are missing here on purpose: they are read with their parent."""
+An event's name does not say which object it carries (`charge.refund.updated` carries a refund), so nothing routes by
+name. Lines and fees are missing here on purpose: they are read with their parent."""
 
 
 def children_of(object_type: ObjectType) -> tuple[ObjectType, ...]:
@@ -549,5 +548,5 @@ def children_of(object_type: ObjectType) -> tuple[ObjectType, ...]:
 
 
 def family_of(object_type: ObjectType) -> ObjectType:
-    """The type that is listed to get `object_type`: itself, or its parent."""
+    """The listed type that yields `object_type`: the type itself, or its parent."""
     return OBJECT_TYPES[object_type.parent] if object_type.parent else object_type

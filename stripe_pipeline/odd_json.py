@@ -1,4 +1,4 @@
-"""Parsing JSON that is slightly off: one bad string or number must not hide everything else in an answer.
+"""Parsing JSON that is slightly off: one bad string or number must not hide the rest of a response.
 
 `orjson` refuses a whole document for half a surrogate pair (`"\\ud83d"`), bytes that are not UTF-8, a number beyond a
 double and nesting beyond 1,024 levels. The standard library, ten times slower, reads such a document.
@@ -15,14 +15,14 @@ import orjson
 
 REPLACEMENT = "\ufffd"
 """Stands for text that is not valid Unicode."""
-_DEEPEST = 100  # levels that are kept as JSON; what lies deeper becomes text
+_DEEPEST = 100  # levels that are kept as JSON; deeper values become text
 _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
 
 
 def loads(content: bytes) -> tuple[Any, bool]:
-    """The JSON in `content`, and whether something in it had to be replaced. Raises `ValueError` if it is not JSON.
+    """The JSON in `content`, and whether any value had to be replaced. Raises `ValueError` if it is not JSON.
 
-    Invalid Unicode becomes U+FFFD, a number beyond a double and what is nested too deeply become text.
+    Invalid Unicode becomes U+FFFD, numbers beyond a double and values nested too deeply become text.
     """
     try:
         return orjson.loads(content), False

@@ -1,7 +1,7 @@
 """Between a Stripe object and its row: shaping for the load, restoring for a reader.
 
-Here is decided which value goes into which column and what is kept in `_extra`. SQL belongs to `warehouse`,
-reading objects to `stripe_api.reader`.
+This module decides which value goes into which column and which values `_extra` keeps. `warehouse` holds the SQL,
+`stripe_api.reader` reads objects.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType
 _BIGINT = 2**63
 _EXACT_IN_DOUBLE = 2**53
 _OBJECT = re.compile(r"[a-z_.]{1,60}")
-_LAST_TIMESTAMP = 253_402_300_800  # the year 10000: what DuckDB and Python both can show ends before it
+_LAST_TIMESTAMP = 253_402_300_800  # the year 10000: the range of both DuckDB and Python ends before
 
 LONGEST_ROW = 16_000_000
 """Bytes; DuckDB reads at most 16 MiB of JSON as one object."""
@@ -55,7 +55,7 @@ class Surprises:
         self.seen[f"{table}.{name}"] = (count + 1, example)
 
     def update(self, other: Surprises) -> None:
-        """Add what `other` counted."""
+        """Add the counts of `other`."""
         for where, (count, example) in other.seen.items():
             mine, first = self.seen.get(where, (0, example))
             self.seen[where] = (mine + count, first)
@@ -86,12 +86,13 @@ def shape(
 ) -> bytes:
     """One line of NDJSON for the load: `obj` as a row of `object_type`'s table.
 
-    `livemode` is the key's mode, used where the object does not tell. `fetched_at`: when the request was sent, seconds
-    on Stripe's clock. `given`: columns that come from the parent instead of the object. Null fields are left out; an
-    expanded reference becomes its id; unknown fields, expanded references and values of an unexpected type are kept
-    in `_extra` as received. Timestamps stay Unix seconds, `_fetched_at` is in microseconds: the load converts both.
+    `livemode` is the key's mode, used if the object has none. `fetched_at`: when the request was sent, seconds on
+    Stripe's clock. `given`: columns that come from the parent instead of the object. Null fields are left out; an
+    expanded reference becomes its id; unknown fields, expanded references and values of an unexpected type are kept in
+    `_extra` as received. Timestamps stay Unix seconds, `_fetched_at` is in microseconds: the load converts both.
 
-    Raises `BadObject` if a key column or `created` is missing or of the wrong type, and for what DuckDB would not read.
+    Raises `BadObject` if a key column or `created` is missing or of the wrong type, and for values that DuckDB would
+    not read.
     """
     fields, added = _fields(object_type.name), _added(object_type.name)
     row: dict[str, Any] = {"livemode": livemode}
@@ -105,7 +106,7 @@ def shape(
             extra[name] = value
             continue
         if name in added:
-            # Stripe did not send it when this was written: the column is the pipeline's, what came is kept besides.
+            # Stripe once did not send this field: the column is the pipeline's, and Stripe's value goes to `_extra`.
             extra[name] = value
         if name in given:
             if value != given[name]:
@@ -138,7 +139,7 @@ def shape(
 
 
 def _line(row: Mapping[str, Any], obj: Mapping[str, Any]) -> bytes:
-    """The row of `obj` as a line of JSON; raises `BadObject` for what DuckDB would not read."""
+    """The row of `obj` as a line of JSON; raises `BadObject` for values that DuckDB would not read."""
     try:
         line = orjson.dumps(row) + b"\n"
     except TypeError as error:  # nested deeper than 254 levels, most likely
@@ -156,7 +157,7 @@ def is_id(value: object) -> bool:
 
 
 def id_of(obj: Mapping[str, Any]) -> str:
-    """The id of `obj`; raises `BadObject` if it does not tell."""
+    """The id of `obj`; raises `BadObject` if it has none."""
     object_id = obj.get("id")
     if not is_id(object_id):
         raise _bad(obj, "id")
@@ -164,7 +165,7 @@ def id_of(obj: Mapping[str, Any]) -> str:
 
 
 def created_of(obj: Mapping[str, Any]) -> int:
-    """When `obj` was made, Unix seconds; raises `BadObject` if it does not tell."""
+    """When `obj` was created, Unix seconds; raises `BadObject` if it does not say."""
     created = obj.get("created")
     if created.__class__ is not int or not _fits(Kind.TIMESTAMP, created):
         raise _bad(obj, "created")
@@ -172,7 +173,7 @@ def created_of(obj: Mapping[str, Any]) -> int:
 
 
 def check(obj: Mapping[str, Any], object_type: ObjectType, *, livemode: bool) -> None:
-    """Raise `BadObject` unless `obj` is one of `object_type` in this mode, with an id and the time it was made."""
+    """Raise `BadObject` unless `obj` is one of `object_type` in this mode, with an id and a creation time."""
     id_of(obj)
     created_of(obj)
     if obj.get("object", object_type.object) != object_type.object:
@@ -183,12 +184,12 @@ def check(obj: Mapping[str, Any], object_type: ObjectType, *, livemode: bool) ->
 
 
 def _bad(obj: Mapping[str, Any], name: str) -> BadObject:
-    # Whatever stands where the value should be may hold what the settings leave out.
+    # The value may hold fields that the settings leave out.
     return BadObject(f"Stripe sent {_name(obj)} whose {name} is {shown(obj.get(name))}", _KEPT_OUT)
 
 
 def _name(obj: Mapping[str, Any]) -> str:
-    """What messages call an object."""
+    """The name of an object in messages."""
     kind, object_id = obj.get("object"), obj.get("id")
     kind = kind if isinstance(kind, str) and _OBJECT.fullmatch(kind) else "object"
     return f"a {kind} ({object_id[:_SHOWN] if isinstance(object_id, str) else shown(object_id)})"
@@ -200,7 +201,7 @@ def _fits(kind: Kind, value: Any) -> bool:
 
 
 def microseconds(seconds: float) -> int:
-    """Unix seconds as whole microseconds, which is what DuckDB's timestamps hold."""
+    """Unix seconds as whole microseconds, the unit of DuckDB's timestamps."""
     return round(seconds * 1_000_000)
 
 

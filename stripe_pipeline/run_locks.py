@@ -1,4 +1,4 @@
-"""Locks that tell whether their holder is still at work: the system opens those of a process that has ended."""
+"""Locks that show whether their holder is still active: the system releases the locks of an ended process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _JUST_MADE = 5  # seconds in which a lock file may exist and not be held yet
 
 @contextlib.contextmanager
 def holding(file: Path) -> Iterator[None]:
-    """Hold the lock `file`, which is made and removed again. It stays where the process is killed."""
+    """Hold the lock `file`, which is created and removed again. The file remains if the process is killed."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(file, mode=0o600):
         try:
@@ -38,6 +38,6 @@ def abandoned(folder: Path) -> Iterator[Path]:
 
 def _just_made(file: Path) -> bool:
     with contextlib.suppress(FileNotFoundError):
-        # A time in the future is of a clock that has been set back since.
+        # A time in the future was set before the clock was set back.
         return abs(time.time() - file.stat().st_mtime) < _JUST_MADE
     return True  # its holder has just ended

@@ -25,7 +25,7 @@ _BY_CODE = {
 def sqlite_cause_of(error: BaseException | None) -> Cause:
     """The cause of an error of `sqlite3`; `OTHER` for any other error."""
     code = getattr(error, "sqlite_errorcode", None)
-    # The low byte is the primary code, the others say more of the cause.
+    # The low byte is the primary code, the other bytes give details.
     return _BY_CODE.get(code & 0xFF, Cause.OTHER) if isinstance(code, int) else Cause.OTHER
 
 

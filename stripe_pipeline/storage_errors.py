@@ -1,7 +1,7 @@
-"""What went wrong with a file, told from the error of the operating system or DuckDB, and what to do about it.
+"""The causes of file errors, told from the error of the operating system or DuckDB, and their remedies.
 
 DuckDB raises one class for a full disk, a damaged file and a file that another process has open; only its messages tell
-these apart. `sqlite_files` tells SQLite's errors apart, by their codes.
+these apart. `sqlite_files` tells SQLite's errors apart by their codes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Cause(Enum):
     FULL = auto()
     """No space is left on the disk, or in the user's quota."""
     DAMAGED = auto()
-    """The content of the file is not what its writer wrote."""
+    """The file's content is not the content that was written."""
     SUSPECT = auto()
     """An internal error of DuckDB, which a damaged file or a bug may have caused."""
     TOO_LARGE = auto()
@@ -31,7 +31,7 @@ class Cause(Enum):
     DENIED = auto()
     """The file's mode or owner, or a read-only file system, forbids it."""
     IO = auto()
-    """The system could not read or write the file, and does not say why. Only SQLite reports this."""
+    """The system could not read or write the file for an unknown reason. Only SQLite reports this."""
     MEMORY = auto()
     """The memory limit was reached."""
     OTHER = auto()
@@ -83,7 +83,7 @@ def cause_of(error: BaseException) -> Cause:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of the message, without the name that DuckDB gives to the kind of error."""
+    """The first line of the message, without DuckDB's name for the kind of error."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = str(error).strip().splitlines()
@@ -91,7 +91,7 @@ def reason(error: BaseException) -> str:
 
 
 def remedy(error: BaseException, path: Path) -> str:
-    """What to do about `error`, met at `path`: an imperative sentence without its full stop."""
+    """The remedy for `error` at `path`: an imperative sentence without its full stop."""
     match cause_of(error):
         case Cause.FULL:
             return f"Free disk space on the file system that holds {path}, then run again"
@@ -108,12 +108,12 @@ def remedy(error: BaseException, path: Path) -> str:
 
 
 def data_root() -> Path:
-    """The data folder: what `STRIPE_PIPELINE_DATA` names, else `data` in the working directory."""
+    """The data folder: the one that `STRIPE_PIPELINE_DATA` names, else `data` in the working directory."""
     return Path(os.environ.get("STRIPE_PIPELINE_DATA") or "data").expanduser().absolute()
 
 
 def access_remedy(path: Path) -> str:
-    """What to do where this user may not use `path`."""
+    """The remedy if this user may not use `path`."""
     owner, me = _owner(path), _me()
     if owner is None or owner == me:
         return f"Give {me} read and write access to {path}, then run again"
@@ -121,7 +121,7 @@ def access_remedy(path: Path) -> str:
 
 
 def _handing_over(path: Path, me: str) -> str:
-    """How `path` becomes this user's: all of the data folder if it is in there."""
+    """How to make this user the owner of `path`, or of the whole data folder if `path` is in it."""
     account = str(os.geteuid()) if me.startswith("user ") else me
     folder = data_root()
     if path.is_relative_to(folder):
@@ -138,7 +138,7 @@ def _handing_over(path: Path, me: str) -> str:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # in a folder that this user may not search
+    except OSError:  # `path` is in a folder that this user may not search
         return False
 
 
@@ -148,7 +148,7 @@ def _named(error: BaseException) -> Path | None:
 
 
 def _owner(path: Path) -> str | None:
-    """Whom `path` belongs to, or the nearest folder above it that this user can see."""
+    """The owner of `path`, or of the nearest parent folder that this user can see."""
     for place in (path, *path.parents):
         try:
             return place.owner()

@@ -1,11 +1,11 @@
-"""The shop behind the emulator: its objects in live and test mode, and what can happen to them.
+"""The shop behind the emulator: its objects in live and test mode, and the actions on these objects.
 
-Every action changes objects the way Stripe does and announces the change as Stripe does, with events that hold the
-object as it was then. How new objects look belongs to `templates`, HTTP to `app` and `api`.
+Every action changes objects as Stripe does and announces the change as Stripe does, with events that hold a snapshot
+of the object. The content of new objects belongs to `templates`, HTTP to `app` and `api`.
 
-Differences from Stripe, on purpose: where Stripe changes a second object silently (a charge that becomes disputed),
-the shop announces it, so that the only silent changes are a balance transaction that becomes available and an edited
-payment intent. Nothing is refused for business reasons except deleting a finalised invoice.
+Deliberate differences from Stripe: where Stripe changes a second object silently (a charge that becomes disputed),
+the shop announces the change, so that the only silent changes are a balance transaction that becomes available and an
+edited payment intent. The shop refuses no action for business reasons except deleting a finalised invoice.
 
 `Shop` is assembled from one class per kind of action: `State` (what is stored) ← `Events` ← `Changes` ← `Customers`,
 `Balance`, `InvoiceLines`, `WebhookEndpoints`, … ← `Actions` (all of them) ← `Shop`, which adds made-up trade.

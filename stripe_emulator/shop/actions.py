@@ -1,4 +1,4 @@
-"""Everything that can happen in a shop, in one class."""
+"""All actions of a shop, in one class."""
 
 from __future__ import annotations
 
@@ -9,4 +9,4 @@ from stripe_emulator.shop.webhook_endpoints import WebhookEndpoints
 
 
 class Actions(InvoicePayments, Refunds, Disputes, WebhookEndpoints):
-    """All actions; what made-up trade is made of."""
+    """All actions; the basis of simulated trade."""

@@ -1,4 +1,4 @@
-"""The balance: what moves it, when money becomes available, and payouts."""
+"""The balance: its transactions, when money becomes available, and payouts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stripe_emulator.store import Json, reference
 
 
 class Balance(Changes):
-    """What can happen to the balance."""
+    """Actions on the balance."""
 
     @locked
     def payout(
@@ -24,7 +24,7 @@ class Balance(Changes):
         livemode: bool = False,
         created: int | None = None,
     ) -> Json:
-        """Send what is available of a currency, or `amount`, to the bank; returns the balance transaction."""
+        """Pay out `amount`, or the available balance of a currency; returns the balance transaction."""
         moment = self._moment(livemode=livemode, created=created)
         side = self._sides[livemode]
         paid = self._unpaid(currency, livemode, moment.at)
@@ -48,7 +48,7 @@ class Balance(Changes):
 
     @locked
     def balance(self, currency: str, livemode: bool, at: int | None = None) -> int:
-        """What is available of a currency and was not paid out, in minor units."""
+        """Returns a currency's available balance not yet paid out, in minor units."""
         return sum(obj["net"] for obj in self._unpaid(currency, livemode, self._at(at)))
 
     def _book_capture(
@@ -59,7 +59,7 @@ class Balance(Changes):
         fees: Sequence[Json] | None = None,
         settlement_currency: str | None = None,
     ) -> Json:
-        """Make the balance transaction of a charge whose money is taken; returns the fields of the charge to change.
+        """Create the balance transaction of a captured charge; returns the fields of the charge to change.
 
         `fees` and `settlement_currency` are those of `Payments.create_payment`.
         """
@@ -94,9 +94,9 @@ class Balance(Changes):
         return captured
 
     def _capture_fees(self, charge: Json, settled: int, currency: str) -> list[Json]:
-        """The fees of a captured charge, in the `currency` of the balance."""
+        """Returns the fees of a captured charge, in the `currency` of the balance."""
         fees = [templates.fee(templates.processing_fee(settled, currency), currency)]
-        # The application fee of a destination charge is a movement of its own: see `_book_transfer`.
+        # The application fee of a destination charge is a separate transaction: see `_book_transfer`.
         if charge["application_fee_amount"] and not charge["transfer_data"]:
             amount = charge["application_fee_amount"]
             if currency != charge["currency"]:
@@ -133,10 +133,10 @@ class Balance(Changes):
         fees: Sequence[Json] = (),
         kind: str | None = None,
     ) -> Json:
-        """A balance transaction that takes or returns money of a charge; available at once.
+        """Book a balance transaction that takes or returns money of a charge; available at once.
 
-        `amount` is in the currency of the charge. `category` is the `reporting_category`; `kind`, the type, follows
-        from it unless it is given.
+        `amount` is in the currency of the charge. `category` is the `reporting_category`; `kind`, the type,
+        defaults to the type for the category.
         """
         kind = kind or ("adjustment" if category.startswith("dispute") else category)
         currency, rate = charge["currency"], None
@@ -175,7 +175,7 @@ class Balance(Changes):
             self._release_pending(livemode)
 
     def _complete_captures(self, livemode: bool) -> None:
-        """Give the charges that are due their balance transactions."""
+        """Create the balance transactions of charges that are due."""
         side, now = self._sides[livemode], self.clock.now()
         while side.capturing and side.capturing[0][0] <= now:
             due, charge_id, announce = heapq.heappop(side.capturing)
@@ -185,7 +185,7 @@ class Balance(Changes):
                 self._change("charges", charge_id, Moment(due, livemode, announce), ("charge.updated",), **captured)
 
     def _release_pending(self, livemode: bool) -> None:
-        """Make balance transactions available that are due."""
+        """Make due balance transactions available."""
         side, now = self._sides[livemode], self.clock.now()
         transactions = side.objects["balance_transactions"]
         while side.pending and side.pending[0][0] <= now:
@@ -194,7 +194,7 @@ class Balance(Changes):
                 transactions.change(object_id, transactions.objects[object_id] | {"status": "available"})
 
     def _unpaid(self, currency: str, livemode: bool, at: int) -> list[Json]:
-        """The balance transactions that are available and were not paid out."""
+        """Returns the balance transactions that are available and not yet paid out."""
         side = self._sides[livemode]
         return [
             obj

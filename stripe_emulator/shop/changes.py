@@ -1,4 +1,4 @@
-"""Adding, changing and removing objects of any type, with the events that announce it."""
+"""Adding, changing and removing objects of any type, with the corresponding events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stripe_emulator.types import BY_OBJECT, TYPES
 
 
 class Changes(Events):
-    """Changes that any object can undergo."""
+    """Actions on objects of any type."""
 
     @locked
     def update(
@@ -25,13 +25,13 @@ class Changes(Events):
         created: int | None = None,
         **fields: Any,
     ) -> Json:
-        """Replace fields of any object, with the events Stripe has for that; there are none for some types."""
+        """Replace fields of any object, with Stripe's events for the change; some types have no such events."""
         moment = self._moment_of(type_name, object_id, {"livemode": livemode, "created": created, "announce": announce})
         return self._change(type_name, object_id, moment, TYPES[type_name].update_events, **fields)
 
     @locked
     def vanish(self, type_name: str, object_id: str, *, livemode: bool | None = None) -> None:
-        """Remove an object, and an invoice's lines, without a trace."""
+        """Remove an object, and the lines of an invoice, without any event."""
         side = self._sides[self._mode(type_name, object_id, livemode)]
         side.objects[type_name].remove(object_id)
         if type_name == "invoices":
@@ -39,11 +39,11 @@ class Changes(Events):
 
     @locked
     def put(self, obj: Json, *, livemode: bool | None = None, created: int | None = None) -> Json:
-        """Add or replace an object exactly as given, with no event and no settlement; returns the object.
+        """Add or replace an object exactly as given, without events or settlement; returns the object.
 
-        `created` places it in its list (default: the object's own, or now). Lines embedded in an invoice become the
-        invoice's lines, all of them unless `has_more` is set; a line is added to its `invoice`; a deleted customer
-        becomes one.
+        `created` sets the position in the list (default: the object's own, or now). Lines embedded in an invoice
+        replace the invoice's lines unless `has_more` is set; a line is added to its `invoice`; the stub of a deleted
+        customer deletes the customer.
         """
         obj = deep_copy(obj)
         mode = bool(obj.get("livemode", False)) if livemode is None else livemode
@@ -72,7 +72,7 @@ class Changes(Events):
         return obj
 
     def _add(self, type_name: str, obj: Json, moment: Moment, events: Iterable[str] = ()) -> Json:
-        """Add an object that is made at this moment."""
+        """Add an object created at this moment."""
         self._sides[moment.livemode].objects[type_name].put(obj["id"], obj, moment.at)
         self._announce(events, type_name, obj["id"], moment)
         return self._shown(type_name, obj["id"], moment.livemode)
@@ -89,7 +89,7 @@ class Changes(Events):
 
 
 def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> Json:
-    """The `previous_attributes` of a change: the old values of what differs, down into objects."""
+    """Returns the `previous_attributes` of a change: the old values of changed fields, recursively."""
     changed: Json = {}
     for name in before.keys() | after.keys():
         old, new = before.get(name), after.get(name)

@@ -11,13 +11,13 @@ from stripe_emulator.store import Json
 
 
 class Customers(Changes):
-    """What can happen to customers."""
+    """Actions on customers."""
 
     @locked
     def create_customer(
         self, *, livemode: bool = False, created: int | None = None, announce: bool = True, **fields: Any
     ) -> Json:
-        """Add a customer; `fields` overwrite the template's."""
+        """Add a customer; `fields` override those of the template."""
         moment = self._moment(livemode=livemode, created=created, announce=announce)
         obj = templates.customer(fields.get("id") or self._id("cus"), moment.at, livemode) | fields
         return self._add("customers", obj, moment, ("customer.created",))
@@ -37,7 +37,7 @@ class Customers(Changes):
 
     @locked
     def delete_customer(self, customer_id: str, **when: Unpack[When]) -> Json:
-        """Delete a customer; the event carries the last whole object."""
+        """Delete a customer; the event carries the last complete object."""
         moment = self._moment_of("customers", customer_id, when)
         self._announce(("customer.deleted",), "customers", customer_id, moment)
         side = self._sides[moment.livemode]

@@ -1,6 +1,6 @@
-"""Made-up people, prices and goods of the demo shop.
+"""Fictional people, prices and goods of the demo shop.
 
-Drawing them belongs here, what happens to them to `history` and `trading`.
+This module draws the data; `history` and `trading` use the data.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from stripe_emulator import templates
 from stripe_emulator.store import Json
 
 CURRENCIES = (("usd", "US", 50), ("eur", "DE", 25), ("gbp", "GB", 12), ("jpy", "JP", 8), ("kwd", "KW", 5))
-"""Currency, country, and weight among the customers."""
+"""Currency, country, and weight in the customer base."""
 PLANS = (("Starter", 19), ("Team", 79), ("Business", 249))
-"""Plans and what they cost a month, in dollars."""
+"""Plans and their monthly prices, in dollars."""
 GOODS = ("Desk lamp", "Mug", "Notebook", "Poster", "T-shirt", "Water bottle", "Sticker set")
 DISPUTE_REASONS = (
     "fraudulent",
@@ -35,19 +35,19 @@ _CITIES = {
 
 
 def price(dollars: float, currency: str) -> int:
-    """An amount in minor units for a price in dollars."""
+    """Returns a price in dollars as an amount in minor units."""
     amount = dollars * templates.PER_DOLLAR[currency] * templates.minor_units(currency)
     # Three-decimal currencies are charged in steps of ten.
     return round(amount / 10) * 10 if currency in templates.THREE_DECIMAL else max(1, round(amount))
 
 
 def order_price(random: Random, currency: str) -> int:
-    """The amount of an order, in minor units."""
+    """Returns a random order amount, in minor units."""
     return price(random.uniform(6, 190), currency)
 
 
 def person(random: Random) -> Json:
-    """The fields of a new customer."""
+    """Returns the fields of a new customer."""
     name = _name(random)
     currency, country, _ = random.choices(CURRENCIES, [weight for *_, weight in CURRENCIES])[0]
     city, postal_code, state = _CITIES[country]
@@ -73,7 +73,7 @@ def person(random: Random) -> Json:
 
 
 def edit(random: Random, metadata: Json) -> Json:
-    """Fields of a customer with this `metadata`, changed."""
+    """Returns changed fields for a customer with this `metadata`."""
     return random.choice(
         (
             {"email": f"new.{random.randint(1, 999_999)}@example.com"},

@@ -11,7 +11,7 @@ from stripe_emulator.store import Json, reference
 
 
 class Disputes(Balance):
-    """What can happen to disputes."""
+    """Actions on disputes."""
 
     @locked
     def dispute(
@@ -25,7 +25,7 @@ class Disputes(Balance):
         announce: bool = True,
         **fields: Any,
     ) -> Json:
-        """The customer's bank takes the money of a charge back."""
+        """Open a dispute: the customer's bank takes back the money of a charge."""
         moment = self._moment_of("charges", charge_id, {"livemode": livemode, "created": created, "announce": announce})
         charge = self._stored("charges", charge_id, moment.livemode)
         amount = charge["amount"] if amount is None else amount
@@ -49,7 +49,7 @@ class Disputes(Balance):
         announce: bool = True,
         **fields: Any,
     ) -> Json:
-        """Replace fields of a dispute; without any, evidence is sent in."""
+        """Replace fields of a dispute; without `fields`, submit evidence."""
         mode = self._mode("disputes", dispute_id, livemode)
         dispute = self._stored("disputes", dispute_id, mode)
         fields = fields or {
@@ -61,7 +61,7 @@ class Disputes(Balance):
 
     @locked
     def close_dispute(self, dispute_id: str, won: bool, **when: Unpack[When]) -> Json:
-        """The bank decides; a dispute that is won brings the money back."""
+        """Close a dispute as won or lost; a won dispute returns the money."""
         moment = self._moment_of("disputes", dispute_id, when)
         if not won:
             return self._change("disputes", dispute_id, moment, ("charge.dispute.closed",), status="lost")

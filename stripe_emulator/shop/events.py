@@ -1,4 +1,4 @@
-"""Events: what announces a change, which of them can be read, and who is told at once.
+"""Events: announcing changes, listing visible events, and notifying listeners at once.
 
 Sending events belongs to `stripe_emulator.webhooks`.
 """
@@ -19,26 +19,26 @@ EVENTS_KEPT = 30 * DAY
 
 
 class Events(State):
-    """Making and reading events."""
+    """Creates and reads events."""
 
     @locked
     def events(self, livemode: bool) -> list[Json]:
-        """The events that can be read now, newest first."""
+        """Returns the events visible now, newest first."""
         events = self.collection("events", livemode)
         return [orjson.loads(events.rendered[event]) for event in events if self.event_is_visible(event, livemode)]
 
     @locked
     def event_body(self, event_id: str, livemode: bool) -> bytes:
-        """JSON of an event, visible or not; a KeyError if there is none."""
+        """Returns an event as JSON, visible or not; raises KeyError if the event does not exist."""
         return self._sides[livemode].objects["events"].rendered[event_id]
 
     @locked
     def mode_of_event(self, event_id: str) -> bool:
-        """Whether an event is a live one; a KeyError if there is none."""
+        """Whether an event is in live mode; raises KeyError if the event does not exist."""
         return self._mode("events", event_id, None)
 
     def event_is_visible(self, event_id: str, livemode: bool) -> bool:
-        """Whether an event is out already and still kept."""
+        """Whether an event is already visible and still retained."""
         events = self._sides[livemode].objects["events"]
         now = self.clock.now()
         return bool(events.objects[event_id]["visible_at"] <= now <= events.created(event_id) + EVENTS_KEPT)
@@ -54,7 +54,7 @@ class Events(State):
         visible_after: float | None = None,
         previous_attributes: Json | None = None,
     ) -> Json:
-        """Add an event that carries `obj` as it is now, readable `visible_after` seconds after its `created`."""
+        """Add an event with the current state of `obj`, visible `visible_after` seconds after its `created`."""
         at = self._at(created)
         data: Json = {"object": obj}
         if previous_attributes is not None:
@@ -72,14 +72,14 @@ class Events(State):
     def _announce(
         self, kinds: Iterable[str], type_name: str, object_id: str, moment: Moment, previous: Json | None = None
     ) -> None:
-        """Add an event of each kind with the object as it is now; `previous` are the old values of changed fields."""
+        """Add an event of each kind with the current object; `previous` holds the old values of changed fields."""
         for kind in kinds if moment.announce else ():
             changed = previous if kind.endswith(("updated", "refunded", "closed", "captured")) else None
             obj = self._shown(type_name, object_id, moment.livemode)
             self.emit_event(kind, obj, livemode=moment.livemode, created=moment.at, previous_attributes=changed)
 
     def _listening(self, kind: str, livemode: bool) -> list[str]:
-        """Ids of the enabled webhook endpoints that want events of this kind."""
+        """Returns the ids of enabled webhook endpoints subscribed to this kind."""
         if self._seeding:
             return []
         return [
@@ -92,5 +92,5 @@ class Events(State):
         row = {"id": event["id"], "type": event["type"], "visible_at": at + visible_after}
         events = self._sides[livemode].objects["events"]
         events.put(event["id"], row, at)
-        # Frozen here: whatever happens to the object later, the event keeps saying what it says now.
+        # Rendered here: later changes to the object must not change the event.
         events.rendered[event["id"]] = orjson.dumps(event)

@@ -1,8 +1,8 @@
-"""Made-up trade of the past: what seeds a shop.
+"""Simulated past trade, to seed a shop.
 
-A software subscription business with an e-commerce shop beside it, in six currencies, growing, quieter at weekends.
-Everything happens through the shop's actions, in the order of time, so that a history that ends later on the same day
-only goes on from one that ends earlier. Trade from now on belongs to `trading`, special cases to `odd_cases`.
+The business sells software subscriptions and e-commerce goods in six currencies; it grows, and is quieter at weekends.
+All trade uses the shop's actions, in chronological order, so that a history that ends later on the same day only
+extends a history that ends earlier. Trade from now on belongs to `trading`, special cases to `odd_cases`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from stripe_emulator.shop.odd_cases import ODD_CASES
 from stripe_emulator.store import Json
 
 _LIVE, _TEST = 1.0, 0.1
-"""How much trade there is in each mode."""
+"""The relative volume of trade in each mode."""
 _SIGNUPS, _ORDERS, _PROJECTS = 6.0, 21.0, 1.2
-"""How many there are on a day, in the middle of the history."""
+"""Average counts per day, in the middle of the history."""
 _WEEKDAYS = (1.15, 1.2, 1.2, 1.15, 1.1, 0.65, 0.55)
-"""How much trade there is on each day of the week, from Monday on."""
+"""The relative volume of trade per weekday, starting on Monday."""
 _ORDER_OUTCOMES = (
     ("succeeded", 0.88),
     ("failed", 0.94),
@@ -32,11 +32,11 @@ _ORDER_OUTCOMES = (
     ("requires_action", 0.985),
     ("processing", 1.0),
 )
-"""Outcomes of orders with the cumulative share of orders."""
+"""Outcomes of orders with their cumulative shares."""
 
 
 def seed_history(shop: Actions, days: int) -> None:
-    """Live and test trade of the last `days` whole days and of today until now."""
+    """Simulate live and test trade of the last `days` full days and of today so far."""
     now = int(shop.clock.now())
     start = (now // DAY - days) * DAY
     timeline = _Timeline()
@@ -46,19 +46,19 @@ def seed_history(shop: Actions, days: int) -> None:
 
 
 class _Timeline:
-    """What is to happen when, in the order of time."""
+    """Scheduled actions, in chronological order."""
 
     def __init__(self) -> None:
         self._entries: list[tuple[int, int, Callable[[int], object]]] = []
         self._added = 0
 
     def add(self, at: float, action: Callable[[int], object]) -> None:
-        """Let an action happen at a second, which it is told."""
+        """Schedule an action for a second; the second is its argument."""
         self._added += 1
         heapq.heappush(self._entries, (int(at), self._added, action))
 
     def run(self, until: int) -> None:
-        """Let everything happen that is due, including what that adds."""
+        """Run all due actions, including those added meanwhile."""
         while self._entries and self._entries[0][0] <= until:
             at, _, action = heapq.heappop(self._entries)
             action(at)
@@ -78,7 +78,7 @@ class _Trade:
         self._customers: list[Json] = []
 
     def begin(self) -> None:
-        """Put the first day and the odd cases on the timeline."""
+        """Schedule the first day and the odd cases."""
         self._timeline.add(self._start, self._trade_for_a_day)
         first = self._start + DAY // 2
         spread = self._days * DAY * 0.8
@@ -88,7 +88,7 @@ class _Trade:
             )
 
     def _later(self, at: float, action: Callable[..., object], *args: object, **kwargs: object) -> None:
-        """Put one of the shop's actions on the timeline."""
+        """Schedule one of the shop's actions."""
         self._timeline.add(at, lambda moment: action(*args, livemode=self._livemode, created=moment, **kwargs))
 
     def _trade_for_a_day(self, at: int) -> None:
@@ -152,7 +152,7 @@ class _Trade:
         self._follow_up(at, intent, outcome)
 
     def _follow_up(self, at: int, intent: Json, outcome: str) -> None:
-        """What becomes of a payment after it was made."""
+        """Schedule the actions that follow a payment."""
         shop, uniform = self._shop, self._random.uniform
         match outcome:
             case "failed" if self._random.random() < 0.6:
@@ -223,7 +223,7 @@ class _Trade:
             self._shop.mark_invoice_uncollectible(invoice, livemode=self._livemode, created=at)
 
     def _project(self, at: int) -> None:
-        """An invoice sent to a company: paid later, voided, written off, or deleted as a draft."""
+        """Invoice a company; the invoice is paid later, voided, written off, or deleted as a draft."""
         if not self._customers:
             return
         customer = self._random.choice(self._customers)
@@ -257,18 +257,18 @@ class _Subscription:
     customer: Json
     plan: str
     dollars: int
-    """What the first seat costs a month."""
+    """Monthly price of the first seat."""
     seats: int
 
     @classmethod
     def draw(cls, random: Random, customer: Json) -> _Subscription:
-        """Some subscription of a customer."""
+        """Returns a random subscription for a customer."""
         plan, dollars = random.choice(PLANS)
         seats = min(40, max(1, int(random.expovariate(0.35))))
         return cls(f"sub_1{customer['id'][5:]}", customer, plan, dollars, seats)
 
     def lines(self) -> list[Json]:
-        """A line for each seat; all but the first are cheaper."""
+        """Returns one line per seat; all seats but the first are cheaper."""
         return [
             {
                 "amount": price(self.dollars * (1 if seat == 0 else 0.2), self.customer["currency"]),

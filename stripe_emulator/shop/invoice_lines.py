@@ -1,4 +1,4 @@
-"""Lines of invoices, and the totals that follow from them."""
+"""Invoice lines, and the totals derived from the lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stripe_emulator.store import Json
 
 
 class InvoiceLines(Changes):
-    """What can happen to the lines of an invoice."""
+    """Actions on the lines of an invoice."""
 
     @locked
     def add_invoice_line(
@@ -25,7 +25,7 @@ class InvoiceLines(Changes):
         announce: bool = True,
         **fields: Any,
     ) -> Json:
-        """Add a line before the others, as Stripe lists invoice items newest first; returns the line."""
+        """Prepend a line, since Stripe lists invoice items newest first; returns the line."""
         moment = self._moment_of(
             "invoices", invoice_id, {"livemode": livemode, "created": created, "announce": announce}
         )
@@ -59,14 +59,14 @@ class InvoiceLines(Changes):
 
     @locked
     def remove_invoice_line(self, invoice_id: str, line_id: str, **when: Unpack[When]) -> Json:
-        """Take a line off an invoice; returns the invoice."""
+        """Remove a line from an invoice; returns the invoice."""
         moment = self._moment_of("invoices", invoice_id, when)
         lines = dict(self._sides[moment.livemode].lines[invoice_id])
         del lines[line_id]
         return self._set_lines(invoice_id, lines, moment)
 
     def _new_line(self, invoice: Json, line: Json) -> Json:
-        """A whole line from the fields that are given of it, at least `amount`."""
+        """Returns a complete line from the given fields, at least `amount`."""
         number = self._random.randint(1, 12)
         return (
             templates.invoice_line(
@@ -88,7 +88,7 @@ class InvoiceLines(Changes):
 
 
 def totals_of(invoice: Json, lines: Iterable[Json]) -> Json:
-    """The amounts of an invoice that follow from its lines."""
+    """Returns the amounts of an invoice derived from its lines."""
     total = sum(line["amount"] for line in lines)
     due = max(total, 0)
     paid = due if invoice["status"] == "paid" else 0

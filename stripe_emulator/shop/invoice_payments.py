@@ -15,7 +15,7 @@ _PAID = ("invoice.paid", "invoice.payment_succeeded", "invoice.updated")
 
 
 class InvoicePayments(Invoices, Payments):
-    """What pays invoices."""
+    """Actions that pay invoices."""
 
     @locked
     def pay_invoice(
@@ -26,7 +26,7 @@ class InvoicePayments(Invoices, Payments):
         settlement_currency: str | None = None,
         **when: Unpack[When],
     ) -> Json:
-        """Try to collect an invoice: `succeeded` or `failed`. A draft is finalised first, nothing to pay is paid."""
+        """Try to collect an invoice: `succeeded` or `failed`. Drafts are finalised first; a zero total is paid."""
         moment = self._moment_of("invoices", invoice_id, when)
         if self._stored("invoices", invoice_id, moment.livemode)["status"] == "draft":
             self.finalize_invoice(invoice_id, **moment.when)
@@ -61,9 +61,9 @@ class InvoicePayments(Invoices, Payments):
     def attach_payment(
         self, invoice_id: str, payment_intent_id: str, amount: int | None = None, **when: Unpack[When]
     ) -> Json:
-        """Pay an open invoice, in whole or in part, with a payment that succeeded; by default with all of it.
+        """Pay an open invoice, fully or partly, with a successful payment (default: the payment's whole amount).
 
-        One payment may pay several invoices, one invoice may have several payments.
+        A payment may pay several invoices; an invoice may have several payments.
         """
         moment = self._moment_of("invoices", invoice_id, when)
         invoice = self._stored("invoices", invoice_id, moment.livemode)
@@ -84,7 +84,7 @@ class InvoicePayments(Invoices, Payments):
         return self._change("invoices", invoice_id, moment, _PAID, **change)
 
     def _collect(self, invoice: Json, outcome: str, settlement_currency: str | None, moment: Moment) -> str:
-        """Attempt what remains to be paid; returns the payment intent, which is made for the first attempt."""
+        """Try to collect the remaining amount; returns the payment intent, created on the first attempt."""
         intents = self._sides[moment.livemode].invoice_intents
         intent = intents.get(invoice["id"])
         if intent is not None:

@@ -1,4 +1,4 @@
-"""Invoices, apart from their lines and from paying them."""
+"""Invoices, except their lines and their payments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stripe_emulator.store import Json, Window
 
 
 class Invoices(InvoiceLines, Customers):
-    """What can happen to invoices."""
+    """Actions on invoices."""
 
     @locked
     def create_invoice(
@@ -30,9 +30,9 @@ class Invoices(InvoiceLines, Customers):
         announce: bool = True,
         **fields: Any,
     ) -> Json:
-        """Add an invoice, open unless `draft`; a customer is made if none is given.
+        """Add an invoice, open unless `draft`; without `customer`, also add a customer.
 
-        Each of `lines` has at least `amount`; without them `n_lines` lines are made up.
+        Each of `lines` has at least `amount`; without `lines`, `n_lines` are generated.
         """
         moment = self._moment(livemode=livemode, created=created, announce=announce)
         if customer is None:
@@ -73,7 +73,7 @@ class Invoices(InvoiceLines, Customers):
 
     @locked
     def void_invoice(self, invoice_id: str, **when: Unpack[When]) -> Json:
-        """Take back an open invoice."""
+        """Void an open invoice."""
         moment = self._moment_of("invoices", invoice_id, when)
         self._close_payments(invoice_id, "canceled", moment)
         return self._close_invoice(invoice_id, "void", "voided_at", "invoice.voided", moment)
@@ -87,7 +87,7 @@ class Invoices(InvoiceLines, Customers):
 
     @locked
     def delete_invoice(self, invoice_id: str, **when: Unpack[When]) -> Json:
-        """Delete a draft; anything else is a ValueError."""
+        """Delete a draft; raises ValueError for other statuses."""
         moment = self._moment_of("invoices", invoice_id, when)
         if self._stored("invoices", invoice_id, moment.livemode)["status"] != "draft":
             raise ValueError(f"only drafts can be deleted, {invoice_id} is not a draft")
@@ -99,13 +99,13 @@ class Invoices(InvoiceLines, Customers):
 
     @locked
     def payments(self, invoice_id: str, livemode: bool) -> list[Json]:
-        """All payments of an invoice, newest first."""
+        """Returns all payments of an invoice, newest first."""
         payments = self.collection("invoice_payments", livemode)
         ids, _ = payments.page(Window(limit=len(payments)), among=payments.with_value("invoice", invoice_id))
         return [self._shown("invoice_payments", payment, livemode) for payment in ids]
 
     def _close_payments(self, invoice_id: str, status: str, moment: Moment, intent: str | None = None) -> None:
-        """Set the open payments of an invoice to `paid` or `canceled`: all, or those with this payment intent."""
+        """Set an invoice's open payments to `paid` or `canceled`: all payments, or those of this payment intent."""
         for payment in self.payments(invoice_id, moment.livemode):
             if payment["status"] == "open" and intent in (None, payment["payment"]["payment_intent"]):
                 self._change(

@@ -1,4 +1,4 @@
-"""Cases that pipelines stumble over; every history has each of them once."""
+"""Edge cases that often break pipelines; every history has each case once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stripe_emulator import templates
 from stripe_emulator.shop.actions import Actions
 from stripe_emulator.shop.demo_data import person
 
-_HUGE = 2_750_000_000  # beyond 32 bits, and yet a believable price: 27.5 million rupiah are some 1,700 dollars
+_HUGE = 2_750_000_000  # exceeds 32 bits, yet is a plausible price: 27.5 million rupiah are about 1,700 dollars
 
 
 def _odd_metadata(shop: Actions, random: Random, livemode: bool, at: int) -> None:
@@ -19,7 +19,7 @@ def _odd_metadata(shop: Actions, random: Random, livemode: bool, at: int) -> Non
 
 
 def _own_ids(shop: Actions, random: Random, livemode: bool, at: int) -> None:
-    """Customers whose ids are the shop's own, one of them changed and one deleted later."""
+    """Customers with ids chosen by the shop; one is changed and one deleted later."""
     ids = [f"{own} {'live' if livemode else 'test'}" for own in ("user", "shop/42?#", "50%+é")]
     for own in ids:
         shop.create_customer(id=own, name="Chosen Id", currency="usd", livemode=livemode, created=at)
@@ -55,7 +55,7 @@ def _many_lines(shop: Actions, random: Random, livemode: bool, at: int) -> None:
 
 
 def _same_line_twice(shop: Actions, random: Random, livemode: bool, at: int) -> None:
-    """Line ids of old invoices repeat from one invoice to the next."""
+    """Invoices that share line ids, as old invoices do."""
     customer = shop.create_customer(livemode=livemode, created=at, **person(random) | {"currency": "usd"})["id"]
     for month in range(2):
         lines = [{"id": f"sli_1{customer[-12:]}", "amount": 1900 + month}]
@@ -64,7 +64,7 @@ def _same_line_twice(shop: Actions, random: Random, livemode: bool, at: int) -> 
 
 
 def _won_and_lost_disputes(shop: Actions, random: Random, livemode: bool, at: int) -> None:
-    """A dispute that is won and one that is lost, whatever chance says of the others."""
+    """One won dispute and one lost dispute, whatever the random outcome of others."""
     for won in (True, False):
         intent = shop.create_payment(amount=8_900, livemode=livemode, created=at, description="Order: Mug")
         dispute = shop.dispute(intent["latest_charge"], livemode=livemode, created=at + 3600)
@@ -89,4 +89,4 @@ ODD_CASES: tuple[Callable[[Actions, Random, bool, int], None], ...] = (
     _won_and_lost_disputes,
     _test_clock,
 )
-"""Each takes a mode and the second at which it begins."""
+"""Each case takes a mode and the second of its start."""

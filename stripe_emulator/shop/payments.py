@@ -15,7 +15,7 @@ _CARDS = (("visa", "4242"), ("mastercard", "4444"), ("amex", "0005"), ("visa", "
 
 
 class Payments(Balance):
-    """What can happen to payments."""
+    """Actions on payments."""
 
     @locked
     def create_payment(
@@ -37,9 +37,9 @@ class Payments(Balance):
     ) -> Json:
         """Add a payment intent and try to collect it; `fields` are the intent's.
 
-        `fees` replaces the processing fee; `settlement_currency` is the currency of the balance, if it is another one
-        (US dollars only). `destination`: the connected account that a destination charge transfers its money to; the
-        application fee then comes back from there. Without it the fee is taken from this account, as of direct charges.
+        `fees` replaces the processing fee; `settlement_currency` is the currency of the balance, if different (US
+        dollars only). `destination`: the connected account that receives the money of a destination charge and returns
+        the application fee. Without `destination`, the shop's account pays the fee, as for direct charges.
         `captured_after`: seconds until the charge gets its balance transaction.
         """
         moment = self._moment(livemode=livemode, created=created, announce=announce)
@@ -120,7 +120,7 @@ class Payments(Balance):
 
     @locked
     def capture(self, payment_intent_id: str, amount: int | None = None, **when: Unpack[When]) -> Json:
-        """Take the money of a payment that waits for capture, or is still processing."""
+        """Capture a payment that requires capture, or is still processing."""
         moment = self._moment_of("payment_intents", payment_intent_id, when)
         intent = self._stored("payment_intents", payment_intent_id, moment.livemode)
         charge = self._stored("charges", reference(intent["latest_charge"]), moment.livemode)
@@ -142,7 +142,7 @@ class Payments(Balance):
     def cancel_payment(
         self, payment_intent_id: str, *, reason: str = "requested_by_customer", **when: Unpack[When]
     ) -> Json:
-        """Give up a payment that was not collected."""
+        """Cancel an uncollected payment."""
         moment = self._moment_of("payment_intents", payment_intent_id, when)
         return self._change(
             "payment_intents",
@@ -168,7 +168,7 @@ class Payments(Balance):
         )
 
     def _new_charge(self, intent: Json, moment: Moment) -> Json:
-        """An authorised charge with some card."""
+        """Returns an authorised charge on a random card."""
         brand, last4 = self._random.choice(_CARDS)
         person = self._customer(reference(intent["customer"]), moment.livemode)
         country = ((person and person.get("address")) or {}).get("country") or "US"
@@ -176,7 +176,7 @@ class Payments(Balance):
         return templates.charge(self._id("ch"), moment.at, moment.livemode, intent, details, person)
 
     def _capture_delay(self) -> int | None:
-        """Seconds until the charge of the next payment gets its balance transaction; None if it has one at once."""
+        """Returns the seconds until the next charge gets its balance transaction; None if immediately."""
         if self.async_capture and self._capture_random.random() < self.async_capture:
             return self._capture_random.randint(2, 60)
         return None

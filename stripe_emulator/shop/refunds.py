@@ -11,7 +11,7 @@ from stripe_emulator.store import Json, reference
 
 
 class Refunds(Balance):
-    """What can happen to refunds."""
+    """Actions on refunds."""
 
     @locked
     def refund(
@@ -26,10 +26,10 @@ class Refunds(Balance):
         announce: bool = True,
         **fields: Any,
     ) -> Json:
-        """Return `amount` of a charge, by default all that is left of it.
+        """Refund `amount` of a charge (default: the unrefunded rest).
 
-        Of a destination charge, `reverse_transfer` brings as much back from the connected account, and
-        `refund_application_fee` returns the same part of the fee.
+        For a destination charge, `reverse_transfer` takes the same amount from the connected account, and
+        `refund_application_fee` returns the same share of the fee.
         """
         moment = self._moment_of("charges", charge_id, {"livemode": livemode, "created": created, "announce": announce})
         charge = self._stored("charges", charge_id, moment.livemode)
@@ -48,7 +48,7 @@ class Refunds(Balance):
 
     @locked
     def fail_refund(self, refund_id: str, *, reason: str = "expired_or_canceled_card", **when: Unpack[When]) -> Json:
-        """The bank sends a refund back."""
+        """Fail a refund returned by the bank."""
         moment = self._moment_of("refunds", refund_id, when)
         refund = self._stored("refunds", refund_id, moment.livemode)
         charge = self._stored("charges", reference(refund["charge"]), moment.livemode)
@@ -71,14 +71,14 @@ class Refunds(Balance):
         self._change("charges", charge["id"], moment, (event,), amount_refunded=amount, refunded=refunded)
 
     def _reverse_transfer(self, charge: Json, amount: int, moment: Moment) -> str:
-        """Bring money back from the connected account; returns the id of the reversal."""
+        """Take money back from the connected account; returns the id of the reversal."""
         reversal = self._id("trr")
         description = f"REFUND FOR TRANSFER ({charge['transfer']})"
         self._book(charge, amount, moment, "transfer_reversal", reversal, description, kind="transfer_refund")
         return reversal
 
     def _refund_application_fee(self, charge: Json, amount: int, moment: Moment) -> None:
-        """Return the same part of the application fee as of the charge."""
+        """Refund the same share of the application fee as of the charge."""
         part = round(charge["application_fee_amount"] * amount / charge["amount"])
         description, kind = f"Refund of {charge['application_fee']}", "application_fee_refund"
         self._book(charge, -part, moment, "platform_earning_refund", self._id("fr"), description, kind=kind)

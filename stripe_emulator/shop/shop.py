@@ -1,4 +1,4 @@
-"""The shop itself: all actions, and trade made of them."""
+"""The shop itself: all actions, and simulated trade."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from stripe_emulator.shop.trading import trade
 class Shop(Actions):
     """All objects of one account; safe to use from several threads.
 
-    Actions take `created`, the second at which they happen (default: now), and `announce=False` to make no event.
-    Actions on an object find its mode from its id unless `livemode` is given, and return the object as the API
+    Actions take `created`, their time in Unix seconds (default: now), and `announce=False` to create no events.
+    Actions on an object derive its mode from its id unless `livemode` is given, and return the object as the API
     shows it. See `When`.
     """
 
     @locked
     def seed_history(self, days: int = 60) -> None:
-        """Fill both modes with the trade of the last `days` days; the same for the same seed and day.
+        """Fill both modes with trade of the last `days` days; the same seed and day give the same trade.
 
-        Its events are history: no webhooks are sent for them.
+        The events of this trade send no webhooks.
         """
         self._seeding = True
         try:
@@ -32,5 +32,5 @@ class Shop(Actions):
 
     @locked
     def trade(self, livemode: bool | None = None) -> str:
-        """Let one believable thing happen now, mostly in live mode unless a mode is given; returns what it was."""
+        """Perform one plausible action now, mostly in live mode unless `livemode` is given; returns its description."""
         return trade(self, self._trade_random, livemode)

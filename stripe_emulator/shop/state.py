@@ -1,7 +1,7 @@
-"""What the shop holds in each mode, and reading it.
+"""The shop's data in each mode, and read access.
 
-Here belongs what every action needs: storage, ids, the clock, the lock. Changing objects belongs to `changes`, events
-to `events`.
+This module provides the basis of every action: storage, ids, the clock, the lock. Changing objects belongs to
+`changes`, events to `events`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stripe_emulator.store import Collection, Json
 from stripe_emulator.types import TYPES
 
 EMBEDDED = 10
-"""How many lines, payments, … Stripe sends inside an object."""
+"""How many lines, payments, … Stripe embeds in an object."""
 ALPHABET = string.ascii_letters + string.digits
 """The characters of ids and secrets."""
 
@@ -29,19 +29,19 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class When(TypedDict, total=False):
-    """Keyword arguments of most actions; an action that also takes fields of the object lists them itself."""
+    """Keyword arguments of most actions; actions that also take object fields list these arguments explicitly."""
 
     livemode: bool | None
-    """The mode of the object; by default the mode that holds its id."""
+    """The mode of the object; by default the mode that contains its id."""
     created: int | None
-    """The second at which the action happens; by default now."""
+    """The time of the action in Unix seconds; by default now."""
     announce: bool
-    """Whether events announce it; by default they do."""
+    """Whether events announce the action; by default true."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """When an action happens, in which mode, and whether events announce it."""
+    """The time and mode of an action, and whether events announce the action."""
 
     at: int
     livemode: bool
@@ -49,32 +49,32 @@ class Moment:
 
     @property
     def when(self) -> When:
-        """The same as arguments of another action."""
+        """Returns the moment as arguments of another action."""
         return {"livemode": self.livemode, "created": self.at, "announce": self.announce}
 
 
 @dataclass
 class Side:
-    """Everything the shop holds in one mode."""
+    """All data of the shop in one mode."""
 
     objects: dict[str, Collection] = field(default_factory=lambda: {name: Collection() for name in TYPES})
     lines: dict[str, dict[str, Json]] = field(default_factory=dict)
     """Lines in list order, by invoice."""
     deleted_customers: set[str] = field(default_factory=set)
     pending: list[tuple[int, str]] = field(default_factory=list)
-    """Heap of balance transactions that are yet to become available."""
+    """Heap of balance transactions that are not yet available."""
     capturing: list[tuple[int, str, bool]] = field(default_factory=list)
-    """Heap of charges that are yet to get their balance transaction: when, which, and whether it is announced."""
+    """Heap of charges without a balance transaction yet: its time, the charge, whether to announce the change."""
     paid_out: dict[str, str] = field(default_factory=dict)
-    """The payout that a balance transaction was part of."""
+    """The payout that contains each balance transaction."""
     invoice_intents: dict[str, str] = field(default_factory=dict)
     """The payment intent that collects an invoice."""
     webhook_secrets: dict[str, str] = field(default_factory=dict)
-    """By webhook endpoint."""
+    """Secrets, by webhook endpoint."""
 
 
 def locked(method: Method) -> Method:
-    """Make a method of the shop safe to be called from several threads."""
+    """Make a method of the shop thread-safe."""
 
     @functools.wraps(method)
     def with_lock(self: State, *args: Any, **kwargs: Any) -> Any:
@@ -85,13 +85,13 @@ def locked(method: Method) -> Method:
 
 
 def deep_copy(obj: Json) -> Json:
-    """A deep copy."""
+    """Returns a deep copy."""
     copied: Json = orjson.loads(orjson.dumps(obj))
     return copied
 
 
 class State:
-    """The objects of one account, to be read."""
+    """Read access to the objects of one account."""
 
     def __init__(self, *, seed: int = 1, clock: Clock | None = None, account: str = "acct_1DemoShop0000000") -> None:
         self.seed = seed
@@ -99,13 +99,13 @@ class State:
         self.account = account
         self.lock = threading.RLock()
         self.event_delay: float = 0.0
-        """Seconds by which new events become visible later than their `created`, unless one says otherwise."""
+        """Default delay in seconds between the `created` of a new event and its visibility."""
         self.async_capture: float = 0.0
         """Share of successful payments that are captured asynchronously: the charge gets its balance transaction up to
-        a minute later, with the charge's `created`, and `charge.updated` announces that
+        a minute later, with the charge's `created`, and `charge.updated` announces the change
         (docs/stripe.md#asynchronous-capture)."""
         self.event_listeners: list[Callable[[str, bool], object]] = []
-        """Called with id and mode of every event that an action makes, at once, while the shop is locked."""
+        """Called immediately with the id and mode of every event of an action, while the shop is locked."""
         self._random = Random(seed)
         self._event_random = Random(f"{seed} events")
         self._trade_random = Random(f"{seed} trade")
@@ -116,7 +116,7 @@ class State:
 
     @locked
     def objects(self, type_name: str, livemode: bool) -> dict[Any, Json]:
-        """What Stripe holds now: by id, or for lines and fees by the key of their row; deleted customers left out."""
+        """Returns the current objects by id, lines and fees by the key of their row; without deleted customers."""
         if type_name == "invoice_lines":
             return {
                 (invoice, line_id): deep_copy(line)
@@ -135,13 +135,13 @@ class State:
 
     @locked
     def collection(self, type_name: str, livemode: bool) -> Collection:
-        """The objects of a type as they are now, without embedded lines; to be read only."""
+        """Returns the current objects of a type, without embedded lines; read-only."""
         self._catch_up(type_name, livemode)
         return self._sides[livemode].objects[type_name]
 
     @locked
     def render(self, type_name: str, object_id: str, livemode: bool) -> bytes:
-        """JSON of one object as the API shows it; a KeyError if there is none."""
+        """Returns the API's JSON of an object; raises KeyError if the object does not exist."""
         collection = self.collection(type_name, livemode)
         rendered = collection.rendered.get(object_id)
         if rendered is None:
@@ -153,32 +153,32 @@ class State:
 
     @locked
     def lines(self, invoice_id: str, livemode: bool) -> list[Json]:
-        """All lines of an invoice in list order; a KeyError if there is no such invoice."""
+        """Returns all lines of an invoice in list order; raises KeyError for an unknown invoice."""
         side = self._sides[livemode]
         if invoice_id not in side.objects["invoices"]:
             raise KeyError(invoice_id)
         return list(side.lines.get(invoice_id, {}).values())
 
     def is_deleted_customer(self, object_id: str, livemode: bool) -> bool:
-        """Whether this customer existed once."""
+        """Whether this customer has been deleted."""
         return object_id in self._sides[livemode].deleted_customers
 
     def payout_of(self, transaction_id: str, livemode: bool) -> str | None:
-        """The payout that a balance transaction was part of."""
+        """Returns the payout that contains a balance transaction."""
         return self._sides[livemode].paid_out.get(transaction_id)
 
     def _catch_up(self, type_name: str, livemode: bool) -> None:
-        """Let happen what is due by the clock, before objects of a type are read."""
+        """Apply due changes before objects of a type are read."""
 
     def _stored(self, type_name: str, object_id: str, livemode: bool) -> Json:
-        """An object without embedded lines; a KeyError if there is none."""
+        """Returns an object without embedded lines; raises KeyError for an unknown id."""
         return self._sides[livemode].objects[type_name].objects[object_id]
 
     def _customer(self, customer_id: str | None, livemode: bool) -> Json | None:
         return self._sides[livemode].objects["customers"].objects.get(customer_id or "")
 
     def _shown(self, type_name: str, object_id: str, livemode: bool) -> Json:
-        """An object as the API shows it."""
+        """Returns an object as the API shows it."""
         shown: Json = orjson.loads(self.render(type_name, object_id, livemode))
         return shown
 
@@ -193,7 +193,7 @@ class State:
         return Moment(self._at(created), livemode, announce)
 
     def _moment_of(self, type_name: str, object_id: str, when: When) -> Moment:
-        """When an action on an object happens, in the mode that holds it; a KeyError if none does."""
+        """Returns the moment of an action, in the mode that contains the object; raises KeyError if none does."""
         mode = self._mode(type_name, object_id, when.get("livemode"))
         return Moment(self._at(when.get("created")), mode, when.get("announce", True))
 

@@ -1,4 +1,4 @@
-"""Made-up trade from now on: one believable thing at a time."""
+"""Simulated trade from now on: one plausible action at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stripe_emulator.store import Json
 
 
 def trade(shop: Actions, random: Random, livemode: bool | None) -> str:
-    """One thing that happens now; says what."""
+    """Perform one action now; returns its description."""
     mode = random.random() < 0.8 if livemode is None else livemode
     choices: list[tuple[Callable[[Actions, Random, bool], str | None], int]] = [
         (_sell, 40),
@@ -114,7 +114,7 @@ def _close_dispute(shop: Actions, random: Random, livemode: bool) -> str | None:
 
 
 def _delete(shop: Actions, random: Random, livemode: bool) -> str | None:
-    """Delete a customer, or a draft."""
+    """Delete a customer or a draft invoice."""
     draft = _pick(shop, random, "invoices", livemode, lambda invoice: _is(invoice, "draft"))
     if draft is not None and random.random() < 0.5:
         shop.delete_invoice(draft["id"], livemode=livemode)
@@ -129,7 +129,7 @@ def _delete(shop: Actions, random: Random, livemode: bool) -> str | None:
 def _pick(
     shop: Actions, random: Random, type_name: str, livemode: bool, suits: Callable[[Json], bool] = lambda _: True
 ) -> Json | None:
-    """One of the newer objects that suit."""
+    """Returns one of the newer suitable objects."""
     collection = shop.collection(type_name, livemode)
     newest = [collection.objects[object_id] for object_id, _ in zip(collection, range(300), strict=False)]
     suitable = [obj for obj in newest if suits(obj)]
@@ -137,7 +137,7 @@ def _pick(
 
 
 def _pick_buyer(shop: Actions, random: Random, livemode: bool) -> tuple[str | None, str]:
-    """A customer, or nobody in particular, and the currency of the payment."""
+    """Returns a customer or None, and the currency of the payment."""
     customer = _pick(shop, random, "customers", livemode)
     return (customer["id"], customer["currency"] or "usd") if customer else (None, "usd")
 

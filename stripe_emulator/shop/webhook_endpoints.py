@@ -1,6 +1,6 @@
-"""Webhook endpoints as objects of the shop: which exist, and which of them want an event.
+"""Webhook endpoints as objects of the shop, and their subscriptions to events.
 
-The API that creates them belongs to `stripe_emulator.webhook_endpoints`, delivery to `stripe_emulator.webhooks`.
+Their API belongs to `stripe_emulator.webhook_endpoints`, delivery to `stripe_emulator.webhooks`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from stripe_emulator.store import Json
 
 
 class WebhookEndpoints(Changes):
-    """What can happen to webhook endpoints."""
+    """Actions on webhook endpoints."""
 
     @locked
     def create_webhook_endpoint(
@@ -28,9 +28,9 @@ class WebhookEndpoints(Changes):
         created: int | None = None,
         **fields: Any,
     ) -> Json:
-        """Register an endpoint; its `secret` (by default a new one) is in this answer and in no other.
+        """Register an endpoint; only this answer contains its `secret` (by default a new secret).
 
-        Several secrets, comma-separated, are those of an endpoint whose secret is being rolled: each signs.
+        Several comma-separated secrets emulate a secret that is being rolled: each secret signs.
         """
         moment = self._moment(livemode=livemode, created=created)
         obj = templates.webhook_endpoint(self._id("we"), moment.at, livemode, url, list(enabled_events)) | fields
@@ -40,12 +40,12 @@ class WebhookEndpoints(Changes):
 
     @locked
     def endpoints_for(self, event_id: str, livemode: bool) -> list[str]:
-        """Ids of the enabled webhook endpoints that want events of this one's type."""
+        """Returns the ids of enabled webhook endpoints subscribed to the event's type."""
         return self._listening(self._stored("events", event_id, livemode)["type"], livemode)
 
     @locked
     def endpoint_to_call(self, endpoint_id: str, livemode: bool) -> tuple[str, str] | None:
-        """URL and secret of a webhook endpoint; none if it is disabled, deleted, or was put without a secret."""
+        """Returns an endpoint's URL and secret; None if disabled, deleted, or added by `put` without a secret."""
         side = self._sides[livemode]
         endpoint = side.objects["webhook_endpoints"].objects.get(endpoint_id)
         secret = side.webhook_secrets.get(endpoint_id)
@@ -57,7 +57,7 @@ class WebhookEndpoints(Changes):
     def webhook_delivered(self, event_id: str, livemode: bool) -> None:
         """Count one of the event's `pending_webhooks` as delivered."""
         rendered = self._sides[livemode].objects["events"].rendered
-        # The last one is the event's own: what follows it is written by Stripe, not by the shop's customers.
+        # The last occurrence is the event's own: Stripe, not the shop's customers, writes the fields after it.
         before, name, after = rendered[event_id].rpartition(b'"pending_webhooks":')
         number, comma, rest = after.partition(b",")
         if name and number.isdigit():

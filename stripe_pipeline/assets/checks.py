@@ -1,7 +1,7 @@
-"""Asset checks: what a user should be told about a table besides its rows.
+"""Asset checks: what users should know about a table besides its rows.
 
-How notifications fare belongs to `inbox`; this shows those that were given up. What references there are belongs to
-`objects`, how they are counted to `views.references`; here is judged what was found.
+`inbox` retries notifications; this module shows those that were given up. `objects` declares the references,
+`views.references` counts the dangling ones, and this module judges the counts.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -25,20 +25,20 @@ CHECK = "announced_changes_read"
 REFERENCES = "references_resolve"
 UNIQUE = "each_object_once"
 NIGHTLY = (REFERENCES, UNIQUE)
-"""They read whole tables, which is too much for every sync."""
+"""The checks that read whole tables, which is too much for every sync."""
 EVALUATED_AT = "evaluated at"
-"""The metadata of a result that is reported again: when the check ran."""
+"""The metadata key of a repeated result: when the check ran."""
 WITHOUT_RUN = ""
-"""The run id that Dagster gives to everything that is reported without a run."""
-_LOOKED_BACK = 30  # results, of which those of runs that failed before they evaluated are none
+"""The run id that Dagster gives to events reported without a run."""
+_LOOKED_BACK = 30  # records; those of runs that failed before they evaluated hold no result
 _SHOWN = 20
 _QUIET_START = timedelta(days=31)
-"""A table whose oldest row is so much younger than its history begins holds all there ever was."""
+"""A table whose oldest row is this long after its history begins holds every object ever made."""
 
 
 @dataclass(frozen=True)
 class _Verdict:
-    """What a check found of one table."""
+    """The result of a check for one table."""
 
     passed: bool
     metadata: Mapping[str, dg.MetadataValue[Any]]
@@ -46,7 +46,7 @@ class _Verdict:
 
 
 def build_checks(settings: Settings) -> dict[str, dg.AssetChecksDefinition]:
-    """The checks of the enabled types by check name; one that no type needs is missing."""
+    """The checks of the enabled types by check name, without checks that no type needs."""
     listed = [object_type for object_type in settings.enabled if object_type.endpoint]
     references = _references(settings)
 
@@ -86,7 +86,7 @@ def _build(
     description: str,
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> dg.AssetChecksDefinition | None:
-    """The check `name` of these tables, each judged by itself; None without tables."""
+    """The check `name` of these tables, each judged separately; None without tables."""
     if not tables:
         return None
 
@@ -119,7 +119,7 @@ def _build(
 
 
 def _references(settings: Settings) -> dict[str, list[Reference]]:
-    """What each enabled type names of other ones and can be looked for; by table name."""
+    """The references of each enabled type that can be followed, by table name."""
     found = {object_type.name: followed(settings, object_type) for object_type in settings.enabled}
     return {table: references for table, references in found.items() if references}
 
@@ -134,13 +134,13 @@ def _unique(pipeline: Pipeline, object_type: ObjectType) -> _Verdict:
 
 @dataclass(frozen=True)
 class _Found:
-    """What the references of one column to one table came to."""
+    """The counts for one column's references to one table."""
 
     reference: Reference
     seen: int
     missing: int
     explained: int
-    """Of those missing: how many may well be, for what is named is older than the history, or never listed."""
+    """How many of the missing objects are expected to be missing: older than the history, or never listed."""
     examples: list[str]
 
 
@@ -179,7 +179,7 @@ def _judged(found: Iterable[_Found]) -> _Verdict:
 
 
 def evaluations(pipeline: Pipeline, tables: Collection[str]) -> list[dg.AssetCheckEvaluation]:
-    """Whether each announced change of these tables was read, for whoever reports it without the check's own step."""
+    """Whether each announced change of these tables was read, for callers that report it outside the check's step."""
     dead = dead_by_table(pipeline.inbox) if tables else {}
     return [
         dg.AssetCheckEvaluation(
@@ -198,8 +198,8 @@ def last_results(
 ) -> list[dg.AssetCheckEvaluation]:
     """The last results of the nightly checks of these tables, to be reported again after their materialization.
 
-    Dagster ties a result to the asset's latest materialization and shows "Not evaluated" after the next one. What is
-    repeated says when it was evaluated. A result that belongs to `run_id` itself still counts.
+    Dagster ties a result to the asset's latest materialization and shows "Not evaluated" after the next one. A repeated
+    result says when it was evaluated. A result of `run_id` itself still counts.
     """
     references = _references(settings)
     repeated = []
@@ -211,11 +211,11 @@ def last_results(
             history = instance.event_log_storage.get_asset_check_execution_history(key, limit=_LOOKED_BACK)
             if not history or history[0].run_id == run_id or _being_evaluated(instance, history[0]):
                 continue
-            # The newest one may repeat a result from before another run evaluated the check.
+            # The newest record may repeat a result older than another run's evaluation.
             evaluated = [
                 (_evaluated_at(record.evaluation, record.create_timestamp), record.evaluation)
                 for record in history
-                if isinstance(record.evaluation, dg.AssetCheckEvaluation)  # and not one that was only planned
+                if isinstance(record.evaluation, dg.AssetCheckEvaluation)  # and not only planned
             ]
             if not evaluated:
                 continue
@@ -234,7 +234,7 @@ def last_results(
 
 
 def _being_evaluated(instance: dg.DagsterInstance, record: Any) -> bool:
-    """Whether a run is under way that will evaluate the check; one that failed before is not."""
+    """Whether an unfinished run will evaluate the check; a run that failed before will not."""
     if isinstance(record.evaluation, dg.AssetCheckEvaluation):
         return False
     run = instance.get_run_by_id(record.run_id)
@@ -242,7 +242,7 @@ def _being_evaluated(instance: dg.DagsterInstance, record: Any) -> bool:
 
 
 def _evaluated_at(evaluation: dg.AssetCheckEvaluation, reported_at: float) -> float:
-    """Unix seconds of when the check ran, which may be before its result was reported (again)."""
+    """When the check ran, in Unix seconds, which may be before its result was reported (again)."""
     found = evaluation.metadata.get(EVALUATED_AT)
     return found.value if isinstance(found, dg.TimestampMetadataValue) else reported_at
 

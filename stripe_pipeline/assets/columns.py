@@ -1,4 +1,4 @@
-"""Columns as asset pages show them. Which columns there are belongs to `views`."""
+"""Columns as asset pages show them. `views` decides which columns there are."""
 
 from collections.abc import Iterable
 

@@ -67,11 +67,11 @@ def build_raw_assets(settings: Settings) -> dg.AssetsDefinition:
                 with opens.open(_Logged(context.log)) as pipeline:
                     working.enter_context(hold_run_lock(pipeline.folder, context.run.run_id))
                     if context.run.job_name == SYNC_JOB:
-                        # For today notifications are enough; other days were asked for from the UI and are listed, too.
+                        # Notifications cover today; other days were requested in the UI and are listed, too.
                         report = pipeline.sync(days - {today()})
                     else:
                         report = pipeline.backfill(days, selected)
-                    # A step of its own for them would cost as much as the sync.
+                    # A separate step for the checks would cost as much as the sync.
                     checked = evaluations(pipeline, selected)
                     views = changed_views(context.instance, pipeline.warehouse, settings)
             except Cancelled:
@@ -85,7 +85,7 @@ def build_raw_assets(settings: Settings) -> dg.AssetsDefinition:
 
 
 class _Logged:
-    """How far a run's lists are, in its log."""
+    """Logs the progress of a run's lists."""
 
     def __init__(self, log: dg.DagsterLogManager) -> None:
         self._log = log
@@ -93,18 +93,18 @@ class _Logged:
         self._now: dict[str, str] = {}
 
     def listed(self, table: str, *, days: int, of: int, rows: int, seconds: float) -> None:
-        """Log how far all tables are, every few seconds."""
+        """Log the progress of all tables every few seconds."""
         self._now[table] = f"{table} {pace(days=days, of=of, rows=rows, seconds=seconds)}"
         if time.monotonic() - self._said_at >= _SECONDS_BETWEEN_LINES:
             self._said_at = time.monotonic()
             self._log.info("\n".join(["Listed so far:", *self._now.values()]))
 
     def finished(self, report: Report) -> None:
-        """The materializations tell what it did."""
+        """Log nothing: the materializations report it."""
 
 
 def pace(*, days: int, of: int, rows: int, seconds: float) -> str:
-    """How far a list is, in words."""
+    """The progress of a list, in words."""
     left = f", about {seconds * (of - days) / days:,.0f} s left" if 0 < days < of else ""
     return f"{days} of {of} days, {rows:,} rows, {rows / max(seconds, 0.001):,.0f} rows/s{left}"
 
@@ -127,7 +127,7 @@ def _report(
     settings: Settings,
     checked: Sequence[dg.AssetCheckEvaluation],
 ) -> Iterator[_Event]:
-    """Tell Dagster what changed where, then fail if anything could not be brought up to date."""
+    """Report the changes to Dagster, then fail if any table could not be brought up to date."""
     for note in report.notes:
         context.log.warning(note)
     if report.surprises.seen:
@@ -144,7 +144,7 @@ def _report(
             context.log.error("%s could not be brought up to date: %s", table, report.failures[table])
         asked = days if table in selected and not failed else set()
         to_record = _days_to_record(context, report, object_type, asked)
-        # One result stands for all partitions of the run. Without it, Dagster takes the step for skipped.
+        # One result covers all partitions of the run. Without a result, Dagster considers the step skipped.
         own = asked if asked <= to_record else set()
         for day in sorted(own):
             context.add_asset_metadata(
@@ -156,7 +156,7 @@ def _report(
             yield dg.MaterializeResult(asset_key=key_of(object_type))
         if to_record:
             materialized.append(object_type)
-    # After the materializations, or Dagster takes a check for older than the rows.
+    # After the materializations, or Dagster considers the check older than the rows.
     yield from checked
     yield from last_results(context.instance, settings, materialized, run_id=context.run.run_id)
     if report.failures:
@@ -170,11 +170,11 @@ def _report(
 def _days_to_record(
     context: dg.AssetExecutionContext, report: Report, object_type: ObjectType, asked: set[date]
 ) -> set[date]:
-    """The days of a table whose partitions are materialized: those in which something changed, and those that are
-    complete for the first time. A materialization that changed nothing would only hide what the checks found.
+    """The days of a table whose partitions are recorded as materialized: days on which rows changed, and days that are
+    complete for the first time. Recording an unchanged day would only hide the check results.
 
-    All days `asked` for count in a backfill, which Dagster would otherwise take for unfinished, and in a run that fails
-    because of another table, which would otherwise turn them red.
+    All `asked` days are recorded in a backfill, which Dagster would otherwise consider unfinished, and in a run that
+    fails because of another table, which would otherwise mark those days as failed.
     """
     changed = report.changes.get(object_type.name, Changes()).days
     expected = asked if report.failures or context.run.job_name != SYNC_JOB else set()
@@ -183,18 +183,18 @@ def _days_to_record(
 
 
 def _never_materialized(instance: dg.DagsterInstance, key: dg.AssetKey, days: set[date]) -> set[date]:
-    """Those of `days` that Dagster does not show as materialized."""
+    """The `days` that Dagster does not show as materialized."""
     if len(days) != 1:
         shown: Iterable[str] = instance.get_materialized_partitions(key) if days else ()
         return days - {date.fromisoformat(partition) for partition in shown}
-    # Nearly every sync: one partition is looked up by index, all of them by a scan.
+    # The case of nearly every sync: looking up one partition uses an index, looking up all of them a scan.
     [day] = days
     found = instance.fetch_materializations(dg.AssetRecordsFilter(key, asset_partitions=[day.isoformat()]), limit=1)
     return set() if found.records else days
 
 
 def materializations(report: Report, enabled: Sequence[ObjectType]) -> list[dg.AssetMaterialization]:
-    """One for each table and day in which something changed, for whoever reports without a run."""
+    """One materialization per table and day with changes, for callers that report without a run."""
     return [
         _materialization(report, object_type, day)
         for object_type in enabled

@@ -1,6 +1,6 @@
-"""The asset that removes what is too old: rows, applied notifications, and Dagster's own history of this project.
+"""The asset that removes old data: rows, applied notifications, and Dagster's own history of this project.
 
-Which rows those are belongs to `warehouse.pruning`.
+`warehouse.pruning` decides which rows are too old.
 """
 
 import contextlib
@@ -29,10 +29,10 @@ PRUNED = "pruned"
 
 SENSOR = "webhook_refresh"
 RUN_TAGS = {"stripe_pipeline": "true"}
-"""The tags that runs of this project's jobs have: their names alone may be others' too."""
+"""The tags of runs of this project's jobs: other projects may have jobs of the same names."""
 
 _OUR_ASSETS = {RETENTION, *(key_of(it, schema) for it in OBJECT_TYPES.values() for schema in ("raw", "live", "test"))}
-_ASSETS_JOB = "__ASSET_JOB"  # what Dagster calls the job of a backfill, and of assets that somebody materializes
+_ASSETS_JOB = "__ASSET_JOB"  # Dagster's name for the job of a backfill, and of assets materialized by hand
 _FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 _AT_ONCE = 500  # runs that are looked up together
 _LOCATION = "dagster/code_location"  # the tag of runs that Dagster launched
@@ -86,7 +86,7 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
 
 
 def records(pruned: Mapping[str, Pruned]) -> list[dict[str, str | int]]:
-    """A line for each table, for people."""
+    """One human-readable line per table."""
     return [
         {
             "table": table,
@@ -100,7 +100,7 @@ def records(pruned: Mapping[str, Pruned]) -> list[dict[str, str | int]]:
 
 
 def _metadata(pruned: Mapping[str, Pruned]) -> dict[str, Any]:
-    """One table of all, and for each its days and their rows."""
+    """A summary of all tables, and the rows per day of each table."""
     metadata: dict[str, Any] = {"rows": sum(them.rows for them in pruned.values())}
     if pruned:
         metadata[PRUNED] = dg.MetadataValue.table([dg.TableRecord(record) for record in records(pruned)])
@@ -111,7 +111,7 @@ def _metadata(pruned: Mapping[str, Pruned]) -> dict[str, Any]:
 
 
 def forget_runs(instance: dg.DagsterInstance, before: datetime) -> int:
-    """Delete finished runs of this project's jobs and assets that began earlier, with what they left on the disk; how
+    """Delete this project's finished runs that were created before `before`, with their files on the disk; returns how
     many."""
     deleted = 0
     for job in (SYNC_JOB, NIGHTLY_JOB, _ASSETS_JOB):
@@ -129,7 +129,7 @@ def forget_runs(instance: dg.DagsterInstance, before: datetime) -> int:
 
 
 def _is_ours(run: dg.DagsterRun) -> bool:
-    """Whether it is of this project: another code location may have jobs of the same names."""
+    """Whether the run is this project's: another code location may have jobs of the same names."""
     if run.job_name != _ASSETS_JOB:
         return RUN_TAGS.items() <= run.tags.items()
     named = {*(run.asset_selection or ()), *(it.asset_key for it in run.asset_check_selection or ())}
@@ -137,7 +137,8 @@ def _is_ours(run: dg.DagsterRun) -> bool:
 
 
 def _remove_files(instance: dg.DagsterInstance, run_id: str) -> None:
-    """What SQLite storage and local logs keep of a deleted run: an empty database of 130 KB and a folder of logs."""
+    """Remove the files that SQLite storage and local logs keep of a deleted run: an empty database of 130 KB and a
+    folder of logs."""
     home = _home(instance)
     for left_over in (*home.glob(f"history/runs/{run_id}.db*"), home / "logs" / run_id, home / "storage" / run_id):
         if left_over.is_dir():
@@ -147,38 +148,39 @@ def _remove_files(instance: dg.DagsterInstance, run_id: str) -> None:
 
 
 def _home(instance: dg.DagsterInstance) -> Path:
-    """Where `dagster.yaml` has everything kept."""
+    """The folder that `dagster.yaml` stores everything in."""
     return Path(instance.storage_directory()).parent
 
 
 def forget_ticks(instance: dg.DagsterInstance, before: datetime, *, location: str) -> None:
-    """Delete older ticks of this project's schedules and sensor in the code location of that name, and what the sensor
-    logged.
+    """Delete older ticks of this project's schedules and sensor in the code location `location`, and the sensor's logs.
 
-    `dagster.yaml` has Dagster delete ticks too, and sooner; an instance with another configuration keeps them forever.
+    `dagster.yaml` makes Dagster delete ticks too, and sooner; an instance with another configuration keeps them
+    forever.
     """
     for state in instance.all_instigator_state():
         there = state.origin.repository_origin.code_location_origin.location_name
         if there == location and state.name in ("sync_every_15_minutes", "nightly", SENSOR):
             instance.purge_ticks(state.instigator_origin_id, state.selector_id, before=before.timestamp())
-    for log in _home(instance).glob(f"logs/*/{SENSOR}/*"):  # a file for each tick, which Dagster leaves
+    for log in _home(instance).glob(f"logs/*/{SENSOR}/*"):  # a file per tick, which Dagster never deletes
         with contextlib.suppress(OSError):
             if log.stat().st_mtime < before.timestamp():
                 log.unlink()
 
 
 def forget_checks(instance: dg.DagsterInstance, before: datetime) -> None:
-    """Delete older results of this project's checks but the last one of each, which Dagster shows; those of drains, and
-    those that only repeat an earlier one, after a day.
+    """Delete older results of this project's checks except the latest of each, which Dagster shows; results of drains,
+    and repeated results, after a day.
 
-    Dagster keeps them even where it forgets their run, and has no call to delete them: this knows SQLite storage only.
+    Dagster keeps results even after deleting their run, and has no API to delete them: only SQLite storage is
+    supported.
     """
     file = _home(instance) / "history" / "runs" / "index.db"
     if not file.exists():
         return
     results = f"asset_check_executions WHERE asset_key IN ({', '.join('?' * len(_OUR_ASSETS))})"
     ours = [key.to_string() for key in _OUR_ASSETS]
-    # Another table there: another version of Dagster.
+    # The table differs: another version of Dagster.
     with (
         contextlib.suppress(sqlite3.OperationalError),
         contextlib.closing(sqlite3.connect(file, timeout=60)) as storage,
@@ -193,7 +195,7 @@ def forget_checks(instance: dg.DagsterInstance, before: datetime) -> None:
 
 
 def forget_events_without_a_run(instance: dg.DagsterInstance, *, over: int = _RUNLESS_BYTES) -> None:
-    """Delete what drains reported where it is over so many bytes and the storage is this project's alone."""
+    """Delete the events that drains reported if they exceed `over` bytes and only this project uses the storage."""
     file = _home(instance) / "history" / "runs" / f"{WITHOUT_RUN}.db"
     if file.exists() and file.stat().st_size > over and not set(instance.get_asset_keys()) - _OUR_ASSETS:
         instance.event_log_storage.delete_events(WITHOUT_RUN)
@@ -202,7 +204,7 @@ def forget_events_without_a_run(instance: dg.DagsterInstance, *, over: int = _RU
 
 
 def report_again(instance: dg.DagsterInstance, settings: Settings, covered: Mapping[str, Mapping[date, int]]) -> None:
-    """Have Dagster show as materialized what is, also where it has forgotten the run that did it."""
+    """Make Dagster show covered days as materialized even after the run that loaded them was deleted."""
     for table, days in covered.items():
         key = key_of(OBJECT_TYPES[table])
         shown: Iterable[str] = instance.get_materialized_partitions(key)

@@ -1,8 +1,8 @@
-"""Which runs are at work, and letting go of those whose process was killed.
+"""Locks of active runs, and the cleanup of runs whose process was killed.
 
-Dagster takes a run for under way until its process says that it ended. Its run monitoring looks neither after runs of
-the default launcher nor after those inside a command, so one that was killed would keep the schedule waiting, and its
-place in the queue, forever. Therefore a run holds a lock while it works; where its process ends, the system opens it.
+Dagster considers a run in progress until its process reports the end. Its run monitoring covers neither runs of the
+default launcher nor runs inside a command, so a killed run would block the schedule, and its place in the queue,
+forever. Therefore a run holds a lock while it works; when its process ends, the system releases the lock.
 """
 
 import contextlib
@@ -24,13 +24,13 @@ UNFINISHED = [
 
 @contextlib.contextmanager
 def hold_run_lock(folder: DataFolder, run_id: str) -> Iterator[None]:
-    """Hold the lock of this run. Its file is there while it is held, and stays where the process is killed."""
+    """Hold the lock of this run. The file exists while the lock is held, and remains if the process is killed."""
     with holding(folder.runs / f"{run_id}{SUFFIX}"):
         yield
 
 
 def fail_killed_runs(instance: dg.DagsterInstance, folder: DataFolder) -> None:
-    """Report as failed what Dagster takes for under way although its process was killed."""
+    """Report as failed the runs that Dagster considers in progress but whose process was killed."""
     for file in abandoned(folder.runs):
         run = instance.get_run_by_id(file.stem)
         if run is not None and run.status in UNFINISHED:

@@ -1,8 +1,8 @@
 """The views as assets, downstream of the base tables.
 
-They are made with the file's layout, so no sync has to run them: whatever brings the tables up to date reports the
-views that show something else. Materializing one by hand makes it again and reads it. What a view shows belongs to
-`views`.
+The views are created with the file's layout, so no sync has to run them: the code that updates the tables reports the
+views whose content changed. Materializing a view by hand recreates and reads the view. `views` defines what a view
+shows.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -22,7 +22,7 @@ from stripe_pipeline.warehouse.warehouse import Warehouse
 
 
 def build_view_assets(settings: Settings) -> dg.AssetsDefinition:
-    """`live/*` and `test/*`: a view on each enabled object type, and those that combine several."""
+    """`live/*` and `test/*`: a view of each enabled object type, and the views that combine several."""
     specs = [_spec(view, schema, settings) for schema in MODES for view in _shown(settings)]
 
     @dg.multi_asset(
@@ -52,9 +52,9 @@ def build_view_assets(settings: Settings) -> dg.AssetsDefinition:
 def changed_views(
     instance: dg.DagsterInstance, warehouse: Warehouse, settings: Settings, tables: Collection[str] | None = None
 ) -> Sequence[dg.AssetMaterialization]:
-    """Materializations of the views that show something else than what Dagster was last told, or was never told of.
+    """Materializations of the views whose content differs from the last report to Dagster, or was never reported.
 
-    `tables`: only views that show one of these; all of them unless given. Raises `WarehouseError`.
+    `tables`: only views that show one of these tables; all views by default. Raises `WarehouseError`.
     """
     keys = [
         view_key(view, schema)
@@ -81,7 +81,7 @@ def _shown(settings: Settings) -> list[View]:
 def _spec(view: View, schema: str, settings: Settings) -> dg.AssetSpec:
     enabled = [object_type.name for object_type in settings.enabled]
     tables = [table for table in view.tables if table in enabled]
-    # A view that combines tables is made of the views of its mode.
+    # A view that combines tables selects from the views of its mode.
     above = (
         [dg.AssetDep(key_of(OBJECT_TYPES[view.name]), partition_mapping=dg.AllPartitionMapping())]
         if tables == [view.name]
@@ -104,7 +104,7 @@ def _spec(view: View, schema: str, settings: Settings) -> dg.AssetSpec:
 def _materializations(
     warehouse: Warehouse, settings: Settings, keys: Collection[dg.AssetKey]
 ) -> list[dg.AssetMaterialization]:
-    """What these views show, without reading those that combine tables: how many rows, and how new the newest is."""
+    """Row counts and newest times of these views, without reading the views that combine tables."""
     enabled = {object_type.name for object_type in settings.enabled}
     wanted = [(view, schema) for schema in MODES for view in _shown(settings) if view_key(view, schema) in keys]
     tables = {f"{schema}.{table}" for view, schema in wanted for table in view.tables if table in enabled}

@@ -1,6 +1,6 @@
-"""The command line's application, and what every command does first: find the project and its environment.
+"""The command line's application, and the first step of every command: finding the project and its environment.
 
-Here belongs what all commands share. Each group of commands is a module beside this one.
+This module holds the code that all commands share. Each group of commands is a module beside this one.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def enter_project(
             "The stripe_pipeline project is not here or above", "Run stripe-pipeline in a clone of the project"
         )
     os.chdir(root)
-    # As Dagster does for whatever it starts here, so that both see the same.
+    # As Dagster does for the processes it starts here, so that both see the same environment.
     try:
         there = dotenv_values(".env")
     except UnicodeDecodeError:
@@ -90,7 +90,7 @@ def _is_project(folder: Path) -> bool:
 
 
 def check_environment() -> None:
-    """Raise `SettingsError` before anything is begun that could not work."""
+    """Raise `SettingsError` before starting work that could not succeed."""
     from stripe_pipeline.inbox.database import parse_url
     from stripe_pipeline.stripe_api.connections import connections
 

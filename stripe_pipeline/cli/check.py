@@ -1,4 +1,4 @@
-"""The command check: what each key may read, how webhooks stand, and what is left to load."""
+"""The command check: the permissions of each key, the state of webhooks, and the data left to load."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def check() -> None:
 
 
 def key_reports() -> list[KeyReport]:
-    """What there is to know about each key."""
+    """A report on each key."""
     from stripe_pipeline.preflight.key_report import check_keys
 
     keys, settings, folder = load_keys(), load_settings(), DataFolder.from_environment()
@@ -100,7 +100,7 @@ def _readable(error: StripePipelineError | None, yes: str) -> Text:
 
 
 def to_load(report: KeyReport) -> str:
-    """What is left to load, and what that takes."""
+    """The data left to load, and the cost of loading it."""
     left, seconds = report.left, report.seconds
     if not left.requests:
         unreadable = any(table.error for table in report.tables)

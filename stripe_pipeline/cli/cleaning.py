@@ -1,6 +1,6 @@
 """Removing everything that the pipeline keeps: the data folder's contents, the inbox, and Dagster's history.
 
-What is asked and shown on the terminal belongs to `cli`.
+`cli` asks and shows on the terminal.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from stripe_pipeline.warehouse.warehouse import Warehouse
 
 
 class Cleaning:
-    """What there is to remove. As long as the `with` block lasts no `demo`, `dev` or run can begin to use it.
+    """The data to remove. During the `with` block no `demo`, `dev` or run can start to use the data.
 
-    `history` is the folder that Dagster keeps its storage in; None to leave it. Raises `SettingsError` where something
-    is using the folder, and other `StripePipelineError`s where it may not be looked at.
+    `history` is the folder that Dagster keeps its storage in; None to leave it. Raises `SettingsError` if a process is
+    using the folder, and other `StripePipelineError`s if it may not be read.
     """
 
     def __init__(self, folder: DataFolder, inbox_url: str | None, *, history: Path | None) -> None:
@@ -36,7 +36,7 @@ class Cleaning:
         self._inbox_url = inbox_url
         self._locks = ExitStack()
         self.found: list[str] = []
-        """What there is, a line each, for people; empty if nothing."""
+        """One human-readable line per item; empty if there are none."""
 
     def __enter__(self) -> Cleaning:
         try:
@@ -64,7 +64,8 @@ class Cleaning:
         self._locks.close()
 
     def remove(self) -> list[Path]:
-        """Remove it; what else there is in the data folder. Raises `WarehouseError`; then cleaning again goes on."""
+        """Remove the data; returns the other files in the data folder. After a `WarehouseError` cleaning can be
+        repeated."""
         if self._inbox_url:
             inbox = Inbox(self.folder, self._inbox_url)
             try:
@@ -82,7 +83,7 @@ class Cleaning:
         return self.folder.clear()
 
     def _claim(self) -> None:
-        """Keep away all that works with the folder for longer than a moment."""
+        """Lock out all long-running users of the folder; raises `SettingsError` if one is active."""
         self._lock(self.folder.running, "`stripe-pipeline demo` or `dev`")
         for lock in (*self.folder.runs.glob(f"*{SUFFIX}"), *self.folder.spool.glob(f"*{SUFFIX}")):
             self._lock(lock, "a run")
@@ -101,7 +102,7 @@ class Cleaning:
             raise SettingsError(f"The data folder {self.folder.root} is in use by {user}", "Stop it first") from None
 
     def _held(self) -> str:
-        """Whose data it is, and how much."""
+        """The accounts of the data, and the number of rows."""
         warehouse = Warehouse(self.folder, read_only=True)
         try:
             accounts = sorted(warehouse.keys.accounts())

@@ -1,4 +1,4 @@
-"""What commands print: progress while a run works, its report, and failures."""
+"""The output of commands: a run's progress, its report, and failures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class ShowsProgress:
-    """The resource of runs in this process: shows how far they are in the terminal, if there is one to show it in."""
+    """The resource of runs in this process: shows their progress in the terminal, if there is one."""
 
     def __init__(self, display: Display | None) -> None:
         self._display = display
@@ -45,7 +45,7 @@ class ShowsProgress:
             yield pipeline
 
     def look(self) -> contextlib.AbstractContextManager[Warehouse]:
-        """The warehouse, only to be looked at; raises `SettingsError`."""
+        """The warehouse, read-only; raises `SettingsError`."""
         from stripe_pipeline.sync.pipeline import look
 
         return look()
@@ -57,7 +57,7 @@ def complain_of_report(report: Report) -> None:
 
 
 def failure_of(result: Any) -> BaseException:
-    """What the failed step says to people, or that it was interrupted, or the first line of its error."""
+    """The failed step's message, or that it was interrupted, or the first line of its error."""
     import dagster as dg
 
     for event in result.all_events:
@@ -121,16 +121,16 @@ def print_line(label: str, text: str) -> None:
 
 
 def approximately(number: int, *, exact: bool) -> str:
-    """A number as people say it, to two digits where it is an estimate."""
+    """A number in words, rounded to two digits if it is an estimate."""
     return f"{number:,}" if exact or number < 10 else f"~{float(f'{number:.2g}'):,.0f}"
 
 
 class Display:
-    """What is going on, on a terminal, and nothing elsewhere; keeps the run's report."""
+    """Shows progress on a terminal only; keeps the run's report."""
 
     def __init__(self) -> None:
         self.report: Report | None = None
-        # Dagster redirects standard error to its logs while a step runs; this stays with the terminal.
+        # Dagster redirects standard error to its logs while a step runs; this console keeps writing to the terminal.
         self._terminal = Console(file=os.fdopen(os.dup(2), "w")) if err.is_terminal else None
         self._bars = Progress(
             TextColumn("{task.description:20}"),
@@ -165,7 +165,7 @@ class Display:
             self._show(self._bars)
 
     def finished(self, report: Report) -> None:
-        """Keep what the run did."""
+        """Keep the run's report."""
         self.report = report
         self._show("Recording the run in Dagster …")
 
@@ -180,5 +180,5 @@ class Display:
 
 
 def short_path(path: Path) -> str:
-    """As it would be typed here."""
+    """The path as a user would type it here."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

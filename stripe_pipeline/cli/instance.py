@@ -1,7 +1,7 @@
-"""Dagster's storage as commands use it: opening the instance, and what its troubles mean to people.
+"""Dagster's storage as commands use it: opening the instance, and explaining its errors.
 
 With the project's `dagster.yaml` the storage is a folder of SQLite files. Damage to one of them shows late, as an
-error of SQLAlchemy from wherever Dagster happens to read or write.
+SQLAlchemy error wherever Dagster happens to read or write.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def dagster_instance() -> Iterator[DagsterInstance]:
     """The Dagster instance that runs are recorded in, in which runs whose process was killed have been reported as
     failed: with cron no schedule does that.
 
-    Raises `StripePipelineError` where its storage cannot be used, also for what the body of the `with` meets of it:
-    no other error of SQLAlchemy gets that far, as the inbox raises its own.
+    Raises `StripePipelineError` if the storage cannot be used, also for SQLAlchemy errors in the body of the `with`:
+    these can only come from the storage, as the inbox raises its own errors.
     """
     import dagster as dg
     from sqlalchemy.exc import DBAPIError
@@ -42,7 +42,7 @@ def dagster_instance() -> Iterator[DagsterInstance]:
 
     home = Path(os.environ["DAGSTER_HOME"])
     try:
-        # Processes that make its databases at the same time break each other.
+        # Processes that create the databases at the same time break each other.
         with filelock.FileLock(home / ".dagster.lock", mode=0o600):
             instance = dg.DagsterInstance.get()
             # Opening the instance does not read the index of events.
@@ -57,7 +57,7 @@ def dagster_instance() -> Iterator[DagsterInstance]:
         ) from error
     with instance:
         for folder in _storage_folders():
-            if folder.name == ".dagster":  # it holds logs of runs; another user's has let this one use it
+            if folder.name == ".dagster":  # it holds logs of runs; another user's folder stays as it is
                 with suppress(OSError):
                     folder.chmod(0o700)
         try:
@@ -68,7 +68,7 @@ def dagster_instance() -> Iterator[DagsterInstance]:
 
 
 def _explained(error: BaseException) -> StripePipelineError:
-    """What an error of Dagster's storage means, with the file that is damaged where one is found."""
+    """The meaning of an error of Dagster's storage, with the damaged file if one is found."""
     origin = getattr(error, "orig", None) or error
     reason = " ".join(str(origin).split())[:_LONGEST_REASON] or type(origin).__name__
     cause = sqlite_cause_of(origin)
@@ -112,5 +112,5 @@ def _storage_folders() -> list[Path]:
 
 
 def _movable(folder: Path) -> str:
-    """What to move away of this storage folder: nothing else is in a `.dagster`."""
+    """The part of this storage folder to move away: a `.dagster` folder holds nothing else."""
     return f"the folder {folder}" if folder.name == ".dagster" else f"{folder / 'history'} and {folder / 'schedules'}"

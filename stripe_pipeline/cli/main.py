@@ -1,8 +1,8 @@
-"""The command line: what people type, what they read, and the exit status.
+"""The command line: commands, output and the exit status.
 
-Exit status: 0 if all of it worked, 1 if something failed, 2 if it could not be started as asked. The work itself
-belongs to `sync` and `assets`; runs are recorded in the same Dagster instance as those of the UI. What takes long to
-import (Dagster, DuckDB) is imported where it is needed: `webhooks serve` does without.
+Exit status: 0 for success, 1 if something failed, 2 if the command could not be started as requested. The work itself
+belongs to `sync` and `assets`; runs are recorded in the same Dagster instance as those of the UI. Slow imports
+(Dagster, DuckDB) happen only where needed: `webhooks serve` does without them.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _INTERRUPTED = 130  # exit status after Ctrl-C, by convention
 
 def main() -> None:
     """Entry point of `stripe-pipeline`."""
-    # An end from outside is the same as Ctrl-C, which a shell has ignored in what it runs in the background.
+    # SIGTERM acts like Ctrl-C, which shells make background processes ignore.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    # What this and the processes below it make, libraries' files included, is nobody else's to read.
+    # No other user may read the files of this process and its children, libraries' files included.
     os.umask(0o077)
-    # Without any handler Python prints the warnings of libraries to the terminal.
+    # Without a handler Python prints the libraries' warnings to the terminal.
     logging.getLogger().addHandler(logging.NullHandler())
     try:
         app(sys.argv[1:] or ["--help"], prog_name="stripe-pipeline")

@@ -1,6 +1,6 @@
 """The processes that `demo` and `dev` start, and how they all end together.
 
-What is started, and what is said about it, belongs to `cli`.
+`cli` decides which processes start, and what users are told.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stripe_pipeline.errors import PortTaken, StripePipelineError
 HOST = "127.0.0.1"
 _GRACE = 15  # seconds; Dagster takes 3 to 8 to end its own processes
 _POLL = 0.2
-_LONGEST_LOG = 20_000_000  # bytes; Dagster writes some 3 MB a day where nothing happens
+_LONGEST_LOG = 20_000_000  # bytes; an idle Dagster writes some 3 MB a day
 
 # What a child does before it becomes the program asked for; a `preexec_fn` could deadlock where the parent has threads.
 # It heeds interrupts even if this process was started to ignore them, as shells start what runs in the background. And
@@ -37,7 +37,7 @@ _BEGIN = (
 
 
 class ProcessEnded(StripePipelineError):
-    """A process ended, or does not answer, that should go on."""
+    """A process that should keep running ended, or does not answer."""
 
 
 def free_port() -> int:
@@ -70,14 +70,14 @@ class Processes:
     """Child processes, each in a group of its own, that are all ended on the way out of the `with` block."""
 
     def __init__(self, logs: Path, *, stopping: Path | None = None) -> None:
-        """`stopping` is a file that is there while they are ended, for those that would wait for something."""
+        """`stopping` is a file that exists during the shutdown, for processes that would otherwise keep waiting."""
         self._logs = logs
         self._stopping = stopping
         self._children: list[_Child] = []
 
     def __enter__(self) -> Processes:
         if self._stopping:
-            self._stopping.unlink(missing_ok=True)  # left by one that was killed
+            self._stopping.unlink(missing_ok=True)  # left by a killed process
         return self
 
     def __exit__(
@@ -86,7 +86,7 @@ class Processes:
         self.end()
 
     def end(self) -> None:
-        """End all of them and whatever they started."""
+        """End all processes and their children."""
         # A second Ctrl-C must not leave half of them running.
         handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -103,7 +103,7 @@ class Processes:
         """Run `python -m command` in the background; what it prints goes to a file in the logs folder."""
         log = self._logs / f"{name.replace(' ', '-').lower()}.log"
         log.write_bytes(b"")
-        with log.open("ab") as output:  # so that it goes on at the beginning where it is emptied
+        with log.open("ab") as output:  # so that writing continues at the start after truncation
             process = subprocess.Popen(
                 [sys.executable, "-c", _BEGIN, *command.split()],
                 stdin=subprocess.DEVNULL,
@@ -134,7 +134,7 @@ class Processes:
             time.sleep(_POLL)
 
     def watch(self) -> None:
-        """Wait for as long as all go on, and keep their logs short; raises `ProcessEnded`."""
+        """Wait while all processes run, and keep their logs short; raises `ProcessEnded`."""
         while True:
             self.check()
             for child in self._children:
@@ -142,7 +142,7 @@ class Processes:
             time.sleep(_POLL)
 
     def _end_all(self) -> None:
-        # The last one first: what it still does, it may do with those before it.
+        # The last one first: it may need the earlier ones for its last work.
         for child in reversed(self._children):
             _signal(child, signal.SIGINT)
             try:
@@ -150,7 +150,7 @@ class Processes:
             except subprocess.TimeoutExpired:
                 child.process.kill()
                 child.process.wait()
-            # Whatever the child itself had started and left behind.
+            # The processes that the child started and left behind.
             _signal(child, signal.SIGKILL)
         self._children.clear()
 

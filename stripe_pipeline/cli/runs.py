@@ -246,7 +246,7 @@ def drain() -> None:
     with Display() as display, dagster_instance() as instance, Pipeline.from_environment(display) as pipeline:
         try:
             applied = -1
-            # Whoever asks for it now does not want to wait for the next attempt.
+            # A user who runs the command does not want to wait for the next attempt.
             while pipeline.has_due_notifications(math.inf) and report.applied > applied:
                 applied = report.applied
                 pipeline.drain(most=MAX_OBJECTS, report=report, due=math.inf, within=SYNC_TIME)
@@ -265,7 +265,7 @@ def drain() -> None:
 def execute(*, job: str | None, first: date, last: date, tables: list[str] | None = None) -> bool:
     """Run the job, or materialize tables, over these days in this process, and show what it did.
 
-    False if some tables failed, which is said; raises `StripePipelineError` if all did.
+    False if some tables failed, which is shown; raises `StripePipelineError` if all failed.
     """
     with Display() as display, dagster_instance() as instance:
         import dagster as dg

@@ -76,7 +76,7 @@ def dev(port: UiPort = 3000, webhook_port: WebhookPort = 4242) -> None:
                 "Remove it with `stripe-pipeline clean`, or name another folder in STRIPE_PIPELINE_DATA",
             )
         for connection in key_reports():
-            # Without one of these nothing could be loaded. Types that may not be read do not keep the others from it.
+            # Without one of these no table could be loaded. Unreadable types do not prevent loading the others.
             if unusable := connection.refused or connection.events:
                 raise unusable
             out.print(key_of(connection), style="bold")
@@ -112,7 +112,7 @@ def demo(
             "Move .env away while the demo runs",
         )
     if os.environ.get("STRIPE_PIPELINE_CONFIG"):
-        load_settings()  # or the processes that are started would each find it wrong
+        load_settings()  # otherwise every started process would report the same error
     emulator_port, webhook_port = emulator_port or free_port(), webhook_port or free_port()
     _claim({"--port": port, "--emulator-port": emulator_port, "--webhook-port": webhook_port})
     folder = DataFolder.from_environment()
@@ -121,7 +121,7 @@ def demo(
         folder.prepare()
         emulator = f"http://{HOST}:{emulator_port}"
         os.environ.update(_DEMO_KEYS, STRIPE_API_BASE=emulator)
-        # The shop's notifications have no place among those of an account.
+        # The shop's notifications must not mix with those of an account.
         os.environ.pop("STRIPE_PIPELINE_INBOX", None)
         _use_demo_settings(folder)
         with Processes(folder.logs, stopping=folder.stopping) as processes:
@@ -139,7 +139,7 @@ def demo(
 
 @contextlib.contextmanager
 def _claimed(folder: DataFolder) -> Iterator[None]:
-    """Make the data folder and keep other `demo`s and `dev`s away: two Dagsters would do everything twice."""
+    """Create the data folder and lock out other `demo`s and `dev`s: two Dagsters would do everything twice."""
     folder.prepare()
     try:
         with filelock.FileLock(folder.running, timeout=0, mode=0o600):
@@ -162,7 +162,7 @@ def _claim(ports: dict[str, int]) -> None:
 
 
 def _start_receiver(processes: Processes, port: int) -> str:
-    """Start the receiver of webhooks and wait until it listens; where they arrive."""
+    """Start the webhook receiver and wait until it listens; returns its address."""
     from stripe_pipeline.webhooks.receiver import HEALTH, PATH
 
     address = f"http://{HOST}:{port}"
@@ -174,17 +174,17 @@ def _start_receiver(processes: Processes, port: int) -> str:
 def _run_until_stopped(
     processes: Processes, folder: DataFolder, port: int, *, webhooks: str | None, emulator: str | None
 ) -> None:
-    """Start Dagster, read Stripe while it starts, and wait for Ctrl-C, which from then on is the good end."""
+    """Start Dagster, read Stripe while it starts, and wait for Ctrl-C, which then counts as success."""
     out.print("Starting Dagster and loading the history from Stripe …")
-    # Makes Dagster's databases: processes that make them at the same time break each other.
+    # Creates Dagster's databases: processes that create them at the same time break each other.
     with dagster_instance():
         pass
     processes.start("Dagster", f"dagster dev -h {HOST} -p {port}")
     try:
-        # Tables that the key may not read do not keep the others from being used.
+        # Tables that the key may not read do not prevent using the others.
         execute(job="sync", first=today(), last=today())
     except StripePipelineError:
-        processes.check()  # One that has ended is the cause, and what the load met the consequence.
+        processes.check()  # An ended process is the cause of the load's error.
         raise
     with err.status("Waiting for Dagster …") if err.is_terminal else contextlib.nullcontext():
         processes.wait_for(lambda: _dagster_is_up(port), what="Dagster", seconds=_UI_WAIT)
@@ -234,7 +234,7 @@ def _say_ready(folder: DataFolder, port: int, webhooks: str | None, emulator: st
 
 
 def _forget_last_demo(folder: DataFolder) -> None:
-    """The emulator keeps nothing between two starts, so neither may what was loaded from it."""
+    """Remove the last demo's data: the emulator keeps nothing between two starts."""
     from stripe_pipeline.warehouse.warehouse import Warehouse
 
     accounts = Warehouse(folder, read_only=True).keys.accounts()
@@ -252,7 +252,7 @@ def _forget_last_demo(folder: DataFolder) -> None:
 
 
 def _use_demo_settings(folder: DataFolder) -> None:
-    """Unless other settings are asked for, those that fit the shop and show what settings can do."""
+    """Use settings that fit the shop and show the possibilities, unless others are requested."""
     if not os.environ.get("STRIPE_PIPELINE_CONFIG"):
         path = folder.root / "demo.yaml"
         shutil.copy(Path(__file__).with_name("demo.yaml"), path)
@@ -263,7 +263,7 @@ def _answers(url: str, status: int) -> bool:
     import httpx
 
     try:
-        return httpx.get(url, timeout=2).status_code == status
+        return httpx.get(url, timeout=2, trust_env=False).status_code == status
     except httpx.HTTPError:
         return False
 
@@ -274,7 +274,7 @@ def _dagster_is_up(port: int) -> bool:
 
     query = "{ workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError { __typename } } } } }"
     try:
-        answer = httpx.post(f"http://{HOST}:{port}/graphql", json={"query": query}, timeout=5).json()
+        answer = httpx.post(f"http://{HOST}:{port}/graphql", json={"query": query}, timeout=5, trust_env=False).json()
         entries = answer["data"]["workspaceOrError"]["locationEntries"]
         return [entry["locationOrLoadError"]["__typename"] for entry in entries] == ["RepositoryLocation"]
     except (httpx.HTTPError, ValueError, LookupError, TypeError):

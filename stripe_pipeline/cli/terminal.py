@@ -1,11 +1,11 @@
-"""What commands print on, and how they say that something went wrong."""
+"""The consoles that commands print on, and how they print errors."""
 
 from __future__ import annotations
 
 from rich.console import Console
 from rich.text import Text
 
-# What is said may hold brackets, colons and paths: nothing of it is markup.
+# Messages may hold brackets, colons and paths, and no markup.
 out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 

@@ -1,6 +1,6 @@
-"""The `webhooks` commands: what people type and read. The work belongs to the other modules of this package.
+"""The `webhooks` commands: their arguments and output. Other modules of the package do the work.
 
-What a command needs is loaded when it runs: the receiver's process holds little and starts fast.
+Commands import their modules when they run: the receiver's process stays small and starts fast.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stripe_pipeline.settings.loading import load_settings
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Receive Stripe's webhooks, and tell Stripe where to send them."
 )
-_PATIENCE = 10.0  # seconds; whoever sends a webhook waits meanwhile
+_PATIENCE = 10.0  # seconds, during which a webhook's sender waits
 
 
 @app.command()
@@ -200,7 +200,7 @@ def adopt() -> None:
 
 @contextlib.contextmanager
 def _complaining() -> Iterator[list[StripePipelineError]]:
-    """Say what went wrong with one key and go on with the other; it is then in the list.
+    """Print an error of one key, add it to the list, and go on with the other key.
 
     Raises `SettingsError`, which concerns both.
     """

@@ -1,7 +1,7 @@
-"""The database of the inbox: its connections, its file where it is SQLite, and what its errors mean.
+"""The database of the inbox: its connections, its SQLite file, and the meaning of its errors.
 
-Here belongs how a transaction is opened, in SQLite and in Postgres. The tables belong to `tables`, what is stored in
-them to `inbox`, whose they are to `owner`.
+This module opens transactions, in SQLite and in Postgres. `tables` defines the tables, `inbox` their content, and
+`owner` the warehouse they belong to.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stripe_pipeline.sqlite_files import sqlite_cause_of
 from stripe_pipeline.storage_errors import Cause
 
 _POSTGRES_TIMES = {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeout": 30_000}  # the last in ms
-_PAUSE = 0.01  # seconds before SQLite is asked again for what it does not wait for
+_PAUSE = 0.01  # seconds before a retry where SQLite itself does not wait
 _POSTGRES_DISK_FULL = "53100"  # of SQLSTATE
 _POSTGRES_LOCK = 0x57121BE  # any number that nothing else in the database locks while it changes its tables
 
@@ -35,7 +35,7 @@ class Database:
     """SQLite in the data folder, or the database that `url` names; thread-safe.
 
     `url` and `patience` as in `Inbox`. Raises `SettingsError` if `url` is not an address of SQLite or Postgres. All
-    methods raise `WarehouseError` if the database does not do what it should.
+    methods raise `WarehouseError` if the database fails.
     """
 
     def __init__(self, folder: DataFolder, url: str | None, *, patience: float) -> None:
@@ -44,10 +44,10 @@ class Database:
         self._patience = patience
         self._path = _path_of(self._url) if self._is_sqlite else None
         self._file: tuple[int, int] | None = None
-        # SQLite's files only: no connection is in use while the file is opened anew.
+        # SQLite's files only: no connection is in use while the file is reopened.
         self._one_at_a_time = threading.RLock()
         try:
-            # Connections stay open, so that asking whether something is due costs no more than the question.
+            # Connections stay open, so that asking whether something is due costs no more than the query.
             self.engine = sa.create_engine(
                 self._url,
                 connect_args={"timeout": patience} if self._is_sqlite else _POSTGRES_TIMES,
@@ -65,16 +65,16 @@ class Database:
 
     @property
     def address(self) -> str:
-        """Its address for people, without the password."""
+        """The address to show, without the password."""
         return self._url.render_as_string()
 
     def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
-        """An insert that can say what happens on a conflict."""
+        """An INSERT that supports ON CONFLICT."""
         return sqlite.insert(table) if self._is_sqlite else postgresql.insert(table)
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        """A connection to read on."""
+        """A connection for reading."""
         with self._errors(), self._one_at_a_time if self._path else nullcontext():
             self._follow_file()
             with self.engine.connect() as connection:
@@ -93,14 +93,14 @@ class Database:
                 )
 
     def lock(self, connection: sa.Connection) -> None:
-        """Keep every other process out of this until the transaction ends."""
+        """Block all other callers of this method until the transaction ends."""
         if self._is_sqlite:
             self.begin_writing(connection)
         else:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_POSTGRES_LOCK)))
 
     def begin_writing(self, connection: sa.Connection) -> None:
-        """Have SQLite let no other process write between what is read next and what is written then.
+        """Make SQLite block other writers between the next read and the write that follows.
 
         Postgres locks the rows that are read instead (`with_for_update`).
         """
@@ -108,11 +108,11 @@ class Database:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self.engine.dispose()
 
     def _make(self) -> None:
-        """Make the tables, or add what they lack if an older version made them."""
+        """Create the tables, or add what tables of an older version lack."""
         if self._path is not None:
             _begin_file(self._path)
         with self.engine.connect() as connection:
@@ -124,12 +124,12 @@ class Database:
             if not lacking(connection):
                 return
         with self.engine.begin() as connection:
-            # Several processes may begin at once: one makes it, the others wait here and look again.
+            # Several processes may start at once: one creates the tables, the others wait here and check again.
             self.lock(connection)
             make_tables(connection)
 
     def _write_ahead(self, connection: sa.Connection) -> None:
-        """Have SQLite write ahead. Where others open the file too, it does not wait for them as it does elsewhere."""
+        """Turn on write-ahead logging, with retries: for this pragma SQLite does not wait for other processes."""
         ends = time.monotonic() + self._patience
         while True:
             try:
@@ -142,14 +142,14 @@ class Database:
                 return
 
     def _follow_file(self) -> None:
-        """Open SQLite's file anew if it was moved away or replaced: nobody reads what is written to the old one."""
+        """Reopen SQLite's file if it was moved away or replaced: nobody reads rows written to the old file."""
         if self._path is not None and _file_id(self._path) != self._file:
             self.engine.dispose()
             self._make()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """The database's errors as ours: without SQL, values and passwords."""
+        """Translate the database's errors to ours, without SQL, values or passwords."""
         try:
             yield
         except OSError as error:
@@ -203,13 +203,13 @@ class Database:
 
 
 def parse_url(url: str) -> sa.URL:
-    """`url` with the driver that the project has. Raises `SettingsError` if it is none of SQLite or Postgres."""
+    """`url` with the driver that the project uses. Raises `SettingsError` if it is neither SQLite nor Postgres."""
     try:
         parsed = sa.make_url(url)
     except (sa.exc.SQLAlchemyError, ValueError):  # their messages show the password
         parsed = None
     backend = parsed.get_backend_name() if parsed else None
-    # With a password that is not encoded a part of it is taken for the host or the database, and would be shown.
+    # Part of a password that is not encoded would be taken for the host or the database, and be shown.
     if not parsed or backend not in ("sqlite", "postgresql", "postgres") or "@" in f"{parsed.host}{parsed.database}":
         raise SettingsError(
             "STRIPE_PIPELINE_INBOX is not the address of a usable database",
@@ -222,7 +222,7 @@ def parse_url(url: str) -> sa.URL:
 def _make_durable(connection: Any, _: object) -> None:
     """SQLite: a commit is on the disk before it returns, even in WAL mode and if the machine loses power."""
     connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA fullfsync = ON")  # macOS keeps it in the drive's cache otherwise
+    connection.execute("PRAGMA fullfsync = ON")  # otherwise macOS leaves the data in the drive's cache
 
 
 def _path_of(url: sa.URL) -> Path | None:
@@ -231,7 +231,7 @@ def _path_of(url: sa.URL) -> Path | None:
 
 
 def _file_id(path: Path) -> tuple[int, int] | None:
-    """What tells this file from another one of the same name; None if it is not there."""
+    """The identity of the file at this path; None if the file does not exist."""
     try:
         found = path.stat()
     except OSError:
@@ -240,9 +240,9 @@ def _file_id(path: Path) -> tuple[int, int] | None:
 
 
 def _begin_file(path: Path) -> None:
-    """Make an empty file if there is none, without what SQLite kept beside one that was moved away.
+    """Create an empty file if none exists, and remove SQLite's side files of a file that was moved away.
 
-    It is its owner's only; SQLite gives the files beside it the same mode.
+    Only the owner may access the file; SQLite gives the side files the same mode.
     """
     if path.exists():
         return

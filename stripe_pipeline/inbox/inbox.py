@@ -1,7 +1,7 @@
-"""The inbox: notifications that say which object to read again, kept until it was.
+"""The inbox: notifications that say which object to read again, kept until the object was read.
 
-Every source of events puts its notifications here; payloads are never kept. Which requests a notification costs belongs
-to `sync`, the database to `database`, whose the inbox is to `owner`, receiving webhooks to `webhooks.receiver`, whose
+Every source of events puts its notifications here; payloads are never kept. `sync` decides which requests a
+notification costs, `database` connects, `owner` knows the inbox's warehouse. `webhooks.receiver` receives webhooks; its
 process loads nothing heavier than this module.
 """
 
@@ -40,16 +40,16 @@ if TYPE_CHECKING:  # its module loads DuckDB, which the receiver's process does 
     from stripe_pipeline.batch import Mode
     from stripe_pipeline.identity import Identity
 
-_CHUNK = 500  # ids a statement, well below SQLite's limit of variables
+_CHUNK = 500  # ids per statement, well below SQLite's limit on variables
 _PROBE = " " * 28  # as long as an event's id, which has no spaces
 
 
 class Inbox:
     """The table of notifications, in SQLite in the data folder or in the database that `url` names; thread-safe.
 
-    `url` is an SQLAlchemy URL of SQLite or Postgres; `patience` how many seconds SQLite waits for another process's
-    write, which takes milliseconds. Raises `SettingsError` if `url` is not one, and `WarehouseError`, as all methods
-    do, if the database does not do what it should. One inbox serves one warehouse, the one that claims it.
+    `url` is an SQLAlchemy URL of SQLite or Postgres; `patience` is how many seconds SQLite waits for another process's
+    write, which takes milliseconds. Raises `SettingsError` if `url` is not such a URL, and `WarehouseError`, as all
+    methods do, if the database fails. One inbox serves one warehouse, the one that claims it.
     """
 
     def __init__(self, folder: DataFolder, url: str | None = None, *, patience: float = 60.0) -> None:
@@ -59,30 +59,30 @@ class Inbox:
     def claim(self, identity: Callable[[], Identity], modes: Collection[bool], *, take_over: bool = False) -> Claim:
         """Make sure that the inbox belongs to this warehouse, for these modes (their `livemode`).
 
-        `identity` is asked after the inbox: what an inbox knows of a warehouse, that warehouse has stored before.
-        Raises `WarehouseError` if the inbox belongs to another warehouse, or to a later state of this one, and is not
-        to be taken over. The inbox in the data folder always follows the warehouse beside it. Where it is taken over,
+        `identity` is called after the inbox is read: a warehouse stores its state before the inbox learns of the state.
+        Raises `WarehouseError` if the inbox belongs to another warehouse, or to a later state of this one, unless
+        `take_over` is set. The inbox in the data folder always follows the warehouse beside it. After a takeover
         applied notifications wait again.
         """
         return self._owner.claim(identity, modes, take_over=take_over)
 
     def is_complete(self, warehouse: Identity, livemode: bool | None = None) -> bool:
-        """Whether the inbox of this warehouse holds all that Stripe told it of a mode, or of each: one that is new
-        lacks what the one before it held."""
+        """Whether this warehouse's inbox holds all notifications of a mode, or of each mode: a new inbox lacks those of
+        its predecessor."""
         return self._owner.is_complete(warehouse, livemode)
 
     def completed(self, livemode: bool) -> None:
-        """Note that what Stripe told of this mode is all here."""
+        """Record that all notifications of this mode are here."""
         self._owner.completed(livemode)
 
     def add(self, notifications: Sequence[Notification], *, again: bool = False) -> int:
-        """Store notifications durably; an event that is known already is not stored again. Returns how many were new.
+        """Store notifications durably; an event that is already known is not stored again. Returns how many were new.
 
-        With `again` one that was applied waits anew; one that waits or is dead stays as it is.
-        What it returned for is on the disk, whatever happens to the machine.
+        With `again` an applied notification waits again; a waiting or dead one stays as it is. After the return the
+        notifications are on the disk, whatever happens to the machine.
         """
         now = time.time()
-        # In one order everywhere: two processes that store the same events would wait for each other.
+        # In the same order everywhere: otherwise two processes that store the same events would deadlock.
         rows = [
             {
                 "event_id": notification.event_id,
@@ -114,17 +114,17 @@ class Inbox:
             return connection.execute(statement, rows).rowcount
 
     def has_due(self, now: float | None = None, *, modes: Collection[bool] = (True, False)) -> bool:
-        """Whether a notification of these modes (their `livemode`) waits that may be tried at `now` (Unix seconds; the
-        present unless given).
+        """Whether a notification of these modes (their `livemode`) may be tried at `now` (Unix seconds; the present
+        unless given).
 
-        Cheap enough to be asked ten times a second: it looks at one entry of an index.
+        Cheap enough to call ten times a second: the query reads one index entry.
         """
         query = sa.select(sa.literal(1)).where(due_at(now, modes)).limit(1)
         with self._database.reading() as connection:
             return connection.execute(query).first() is not None
 
     def objects_due(self, now: float | None = None, *, modes: Collection[bool] = (True, False)) -> int:
-        """How many objects those notifications name."""
+        """How many objects the due notifications name."""
         objects = (
             sa.select(NOTIFICATIONS.c.object, NOTIFICATIONS.c.object_id).where(due_at(now, modes)).distinct().subquery()
         )
@@ -135,7 +135,7 @@ class Inbox:
         """Notifications of `mode` that may be tried at `now` (Unix seconds; the present unless given), oldest event
         first.
 
-        One whose account is not known is of every account: a data folder holds only one.
+        A notification of an unknown account belongs to every account: a data folder holds only one.
         """
         query = (
             sa.select(NOTIFICATIONS)
@@ -146,10 +146,10 @@ class Inbox:
             return [notification_from(row) for row in connection.execute(query)]
 
     def applied(self, notifications: Sequence[Notification], *, revision: int = 0) -> None:
-        """Note that the objects these notifications name were read again and stored: dead notifications of theirs are
+        """Record that the objects of these notifications were read again and stored; their dead notifications are
         applied, too.
 
-        `revision` is the warehouse's that has them.
+        `revision` is that of the warehouse with these objects.
         """
         applied = {"applied_at": time.time(), "applied_revision": revision}
         objects = sorted({notification.object_id for notification in notifications})
@@ -161,7 +161,7 @@ class Inbox:
                 connection.execute(sa.update(NOTIFICATIONS).where(DEAD, named).values(applied))
 
     def defer(self, notifications: Sequence[Notification], error: object, *, now: float | None = None) -> None:
-        """Note why these notifications cannot be tried for now, through no fault of what they name: they wait a
+        """Record why these notifications cannot be tried for now, through no fault of their objects: they wait a
         minute."""
         with self._owner.changing() as connection:
             self._change(
@@ -169,9 +169,9 @@ class Inbox:
             )
 
     def failed(self, notifications: Sequence[Notification], error: object, *, now: float | None = None) -> None:
-        """Note that the objects these notifications name were read again in vain, and why.
+        """Record that reading the objects of these notifications failed, and why.
 
-        They wait 10, 40, 160 and 640 seconds before the next attempts; the fifth time they are dead.
+        They wait 10, 40, 160 and 640 seconds before the next attempts; after the fifth failure they are dead.
         """
         pause = sa.literal(FIRST_PAUSE).bitwise_lshift(2 * NOTIFICATIONS.c.attempts)
         later = {
@@ -183,7 +183,7 @@ class Inbox:
             self._change(connection, notifications, later, which=WAITING)
 
     def wait_again(self, *, applied_since: float, created_since: float) -> int:
-        """Let applied notifications wait again that were applied from `applied_since` on, or whose event Stripe made
+        """Let applied notifications wait again that were applied from `applied_since` on, or whose event Stripe created
         from `created_since` on (Unix seconds, by the local and by Stripe's clock); returns how many.
 
         For a warehouse that is older than the inbox, because it was restored from a copy.
@@ -193,7 +193,7 @@ class Inbox:
             return connection.execute(REOPENED.where(since)).rowcount
 
     def retry(self, event_ids: Collection[str] | None = None) -> int:
-        """Let dead notifications wait anew, those of these events or all; returns how many."""
+        """Let dead notifications wait again, those of these events or all; returns how many."""
         chosen: Sequence[Any] = [sa.true()]
         if event_ids is not None:
             ids = sorted(event_ids)
@@ -204,15 +204,15 @@ class Inbox:
             )
 
     def rows(self, *, failing: bool = False) -> list[Entry]:
-        """All that was not applied, waiting or dead, or only what was tried in vain; in the order it was received."""
+        """All unapplied notifications, waiting or dead, or only those that failed before, in the order received."""
         return self._entries(sa.and_(OPEN, NOTIFICATIONS.c.error.is_not(None)) if failing else OPEN)
 
     def dead(self) -> list[Entry]:
-        """What was tried in vain as often as it may be, in the order it was received."""
+        """The notifications that have used up their attempts, in the order received."""
         return self._entries(DEAD)
 
     def summary(self) -> Summary:
-        """How many wait and how many are dead."""
+        """How many notifications wait and how many are dead."""
         query = sa.select(
             sa.func.count().filter(WAITING),
             sa.func.count().filter(DEAD),
@@ -222,12 +222,11 @@ class Inbox:
             return Summary(*connection.execute(query).one())
 
     def check_writable(self) -> None:
-        """Raise `WarehouseError` if a notification could not be stored now. Writes one, durably, and leaves nothing of
-        it."""
+        """Raise `WarehouseError` if a notification could not be stored now. Writes one durably and removes it again."""
         probe = {"event_id": _PROBE, "account": "", "livemode": False, "object": "charge", "object_id": "x" * 27}
         times = {"object_created": 0, "event_created": 0, "received_at": 0.0, "applied_at": 0.0}
         with self._database.writing() as connection:
-            # The pages or blocks that both change are written, though nothing is left to be seen.
+            # The changed pages or blocks are written, though no row remains.
             connection.execute(sa.insert(NOTIFICATIONS), [probe | times])
             connection.execute(sa.delete(NOTIFICATIONS).where(NOTIFICATIONS.c.event_id == _PROBE))
 
@@ -243,9 +242,9 @@ class Inbox:
                 connection.execute(sa.delete(table))
 
     def drop_modes(self, keep: Collection[bool]) -> int:
-        """Remove what was not applied of a mode whose `livemode` is not in `keep`; returns how much.
+        """Remove unapplied notifications of a mode whose `livemode` is not in `keep`; returns how many.
 
-        Nobody reads it: there is no key of that mode, and one that is set later loads the history anyway.
+        Nobody reads them: that mode has no key, and a key that is set later loads the history anyway.
         """
         with self._owner.changing() as connection:
             return connection.execute(
@@ -253,7 +252,7 @@ class Inbox:
             ).rowcount
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._database.close()
 
     def _entries(self, which: sa.ColumnElement[bool]) -> list[Entry]:
@@ -279,10 +278,10 @@ class Inbox:
         *,
         which: sa.ColumnElement[bool] = OPEN,
     ) -> None:
-        """Set `values` of these notifications, of those that are `which`: by default all that were not applied."""
+        """Set `values` on these notifications where `which` holds: by default on all that were not applied."""
         ids = sorted({notification.event_id for notification in notifications})
         for start in range(0, len(ids), _CHUNK):
-            # Locked in one order everywhere (SQLite has only one writer): two processes would wait for each other.
+            # Locked in the same order everywhere (SQLite has only one writer): otherwise two processes would deadlock.
             chosen = (
                 sa.select(NOTIFICATIONS.c.event_id)
                 .where(which, NOTIFICATIONS.c.event_id.in_(ids[start : start + _CHUNK]))

@@ -20,7 +20,7 @@ _SHOWN = 80  # characters of an invalid id in a message
 
 
 class State(StrEnum):
-    """Where a notification stands that was not applied; derived from what is stored of it."""
+    """The state of an unapplied notification, derived from its stored columns."""
 
     WAITING = "waiting"
     DEAD = "dead"
@@ -32,27 +32,27 @@ class Notification:
 
     event_id: str
     account: str | None
-    """The Stripe account; None where the event did not tell, as webhooks of an account itself do not."""
+    """The Stripe account; None if the event does not name it, as webhooks of an account itself do not."""
     livemode: bool
     object: str
     """Stripe's `data.object.object`, for example `charge`."""
     object_id: str
     object_created: int | None
-    """Unix seconds, where the event told."""
+    """Unix seconds, if the event says."""
     event_created: int
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A notification, and how it fared in the inbox."""
+    """A notification and its state in the inbox."""
 
     notification: Notification
     received_at: float
     """Unix seconds, by the local clock."""
     attempts: int
-    """How often what it names was read again in vain."""
+    """How often reading its object again failed."""
     error: str | None
-    """Why, the last time."""
+    """Why the last attempt failed."""
     not_before: float
     """Unix seconds before which it is not tried again."""
     state: State
@@ -60,28 +60,28 @@ class Entry:
 
 @dataclass(frozen=True)
 class Summary:
-    """How much the inbox holds that was not applied."""
+    """The unapplied notifications in numbers."""
 
     waiting: int
     dead: int
     oldest_waiting: float | None
-    """When the one was received that waits longest: Unix seconds."""
+    """When the longest-waiting one was received: Unix seconds."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """That the inbox belongs to a warehouse."""
+    """A warehouse's claim on the inbox."""
 
     warehouse: Identity
     reopened: int | None = None
-    """How many applied notifications wait again because the warehouse lacks, or may lack, what was read for them; None
+    """How many applied notifications wait again because the warehouse lacks, or may lack, the rows read for them; None
     unless the inbox belonged to another warehouse, or to a later state of this one."""
 
 
 def notification_of(event: object, mode: Mode | None = None) -> Notification | None:
-    """What an event tells to read again; `mode` where it is known whose events these are.
+    """The notification of an event; `mode` is given if the mode of the events is known.
 
-    None for what tells nothing of a table: other objects, the invoice without an id of `invoice.upcoming`, thin events
+    None for events that concern no table: other objects, the invoice without an id of `invoice.upcoming`, thin events
     (`v2.core.event`), events of connected accounts, and values that are not events. Raises `BadObject` if the event
     names an object of one of the tables by an id that is not valid.
     """

@@ -1,6 +1,6 @@
-"""Which warehouse the inbox belongs to: if two shared it, each would mark as applied what the other never read.
+"""The inbox's owner: two warehouses sharing it would mark notifications as applied that the other never read.
 
-Here belongs claiming the inbox, and refusing it to another warehouse. What the owner changes belongs to `inbox`.
+This module claims the inbox and refuses it to another warehouse. `inbox` makes the owner's changes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stripe_pipeline.inbox.tables import LOCKED_OWNERS, NOTIFICATIONS, OWNERS, R
 class Owner:
     """The warehouse that an inbox serves.
 
-    `folder` is the data folder of the one that asks, and `in_folder` says whether the inbox lies in it.
+    `folder` is the data folder of the claiming warehouse; `in_folder` says whether the inbox lies there.
     """
 
     def __init__(self, database: Database, folder: DataFolder, *, in_folder: bool) -> None:
@@ -32,7 +32,7 @@ class Owner:
         self._claimed_by: str | None = None
 
     def claim(self, identity: Callable[[], Identity], modes: Collection[bool], *, take_over: bool = False) -> Claim:
-        """As `Inbox.claim`."""
+        """See `Inbox.claim`."""
         with self._database.reading() as connection:
             before = connection.execute(sa.select(OWNERS)).all()
         warehouse = identity()
@@ -46,7 +46,7 @@ class Owner:
             self._database.lock(connection)
             rows = connection.execute(LOCKED_OWNERS).all()
             other = next((row for row in rows if row.warehouse not in ("", warehouse.id)), None)
-            # Another process of this warehouse may have met the same meanwhile, and set it right.
+            # Another process of this warehouse may have noticed and fixed the same meanwhile.
             behind = known > warehouse.revision and any(row.revision == known for row in rows)
             if (other or behind) and not (take_over or self._in_folder):
                 raise self._belongs_to(other or rows[0], warehouse)
@@ -71,20 +71,20 @@ class Owner:
         return Claim(warehouse, reopened)
 
     def is_complete(self, warehouse: Identity, livemode: bool | None = None) -> bool:
-        """As `Inbox.is_complete`."""
+        """See `Inbox.is_complete`."""
         query = sa.select(OWNERS)
         with self._database.reading() as connection:
             rows = connection.execute(query if livemode is None else query.where(OWNERS.c.livemode == livemode)).all()
         return bool(rows) and all(row.complete and row.warehouse == warehouse.id for row in rows)
 
     def completed(self, livemode: bool) -> None:
-        """As `Inbox.completed`."""
+        """See `Inbox.completed`."""
         with self.changing() as connection:
             connection.execute(sa.update(OWNERS).where(OWNERS.c.livemode == livemode).values(complete=True))
 
     @contextmanager
     def changing(self) -> Iterator[sa.Connection]:
-        """Writing what only the warehouse may that claimed the inbox: another one may have taken it over since."""
+        """A transaction that only the inbox's owner may begin: another warehouse may have taken over since."""
         with self._database.writing() as connection:
             self._database.begin_writing(connection)
             if self._claimed_by is not None:
@@ -99,7 +99,7 @@ class Owner:
             yield connection
 
     def _belongs_to(self, owner: Any, warehouse: Identity) -> WarehouseError:
-        """What keeps this warehouse from using the inbox of another one."""
+        """The error for using the inbox of another warehouse."""
         return WarehouseError(
             f"The inbox at {self._database.address} belongs to the warehouse in {owner.folder}"
             if owner.warehouse != warehouse.id

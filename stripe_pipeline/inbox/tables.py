@@ -1,6 +1,6 @@
-"""The inbox's tables, how they are made, and the conditions and values that statements on them share.
+"""The inbox's tables, their creation, and the conditions and values that statements share.
 
-Here belongs what the tables look like. Statements belong to `inbox` and `owner`, connections to `database`.
+This module defines the tables' layout. Statements belong to `inbox` and `owner`, connections to `database`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ MAX_ATTEMPTS = 5
 FIRST_PAUSE = 10
 """Seconds after the first failed attempt; four times as long after each further one."""
 DEFERRED = 60
-"""Seconds to the next attempt where Stripe or a missing permission is the trouble: those do not count."""
+"""Seconds to the next attempt if Stripe or a missing permission is the cause: such failures do not count."""
 LONGEST_PAUSE = FIRST_PAUSE << 2 * (MAX_ATTEMPTS - 2)
-"""Seconds. A next attempt that is further ahead was set by a clock that has been set back since: it is due."""
+"""Seconds. A next attempt further ahead was set before the clock was set back, and is due."""
 _LONGEST_ERROR = 1000  # characters
 METADATA = sa.MetaData()
 
-# Both tables keep the names they were made with: an inbox may be shared by processes of several versions.
+# Both tables keep their original names: processes of several versions may share an inbox.
 NOTIFICATIONS = sa.Table(
     "pokes",
     METADATA,
     sa.Column("event_id", sa.String, primary_key=True),
-    sa.Column("account", sa.String, nullable=False),  # empty where it is not known
+    sa.Column("account", sa.String, nullable=False),  # empty if unknown
     sa.Column("livemode", sa.Boolean, nullable=False),
     sa.Column("object", sa.String, nullable=False),
     sa.Column("object_id", sa.String, nullable=False),
@@ -41,24 +41,24 @@ NOTIFICATIONS = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     sa.Column("error", sa.String),
     sa.Column("not_before", sa.Double, nullable=False, server_default="0"),
-    sa.Column("applied_revision", sa.BigInteger),  # of the warehouse that has what was read for it
+    sa.Column("applied_revision", sa.BigInteger),  # of the warehouse that has the rows read for it
 )
 
-# Answers from one place whether something is due, which is asked ten times a second, however much is applied or dead.
+# Finds a due notification in one lookup, ten times a second, however many are applied or dead.
 sa.Index("pokes_state", NOTIFICATIONS.c.applied_at, NOTIFICATIONS.c.attempts, NOTIFICATIONS.c.not_before)
 
-# The warehouse that the notifications of a mode are for. One that has no row yet may take the inbox.
+# The warehouse that the notifications of a mode are for. Any warehouse may claim an inbox without rows here.
 OWNERS = sa.Table(
     "poke_owners",
     METADATA,
     sa.Column("livemode", sa.Boolean, primary_key=True),
     sa.Column("warehouse", sa.String, nullable=False),  # its id; empty for an inbox made before there were ids
-    sa.Column("folder", sa.String, nullable=False),  # its data folder, for people
-    sa.Column("revision", sa.BigInteger, nullable=False),  # of the warehouse, the highest that is known
+    sa.Column("folder", sa.String, nullable=False),  # its data folder, to show
+    sa.Column("revision", sa.BigInteger, nullable=False),  # the warehouse's highest known revision
     sa.Column("complete", sa.Boolean, nullable=False),  # false until Stripe's events were read again
 )
 
-# In one order, and before any notification: two processes would wait for each other.
+# In the same order, and before any notification: otherwise two processes would deadlock.
 LOCKED_OWNERS = sa.select(OWNERS).order_by(OWNERS.c.livemode).with_for_update()
 OPEN = NOTIFICATIONS.c.applied_at.is_(None)
 WAITING = sa.and_(OPEN, NOTIFICATIONS.c.attempts < MAX_ATTEMPTS)
@@ -109,7 +109,7 @@ def ownership(livemode: bool, warehouse: str, folder: str, revision: int, *, com
 
 
 def lacking(connection: sa.Connection) -> list[sa.Table | sa.Column[Any] | sa.Index]:
-    """The tables, columns and indexes that the database has not got."""
+    """The tables, columns and indexes that the database lacks."""
     there = sa.inspect(connection)
     if not (there.has_table(NOTIFICATIONS.name) and there.has_table(OWNERS.name)):
         return [NOTIFICATIONS, OWNERS]
@@ -122,7 +122,7 @@ def lacking(connection: sa.Connection) -> list[sa.Table | sa.Column[Any] | sa.In
 
 
 def make_tables(connection: sa.Connection) -> None:
-    """Make the tables, or add what they lack if an older version made them."""
+    """Create the tables, or add what tables of an older version lack."""
     there = sa.inspect(connection)
     older = there.has_table(NOTIFICATIONS.name) and not there.has_table(OWNERS.name)
     METADATA.create_all(connection)
@@ -134,6 +134,6 @@ def make_tables(connection: sa.Connection) -> None:
         assert isinstance(index, sa.Index)
         index.create(connection)
     if older and connection.execute(sa.select(sa.literal(1)).select_from(NOTIFICATIONS).limit(1)).first():
-        # It holds what Stripe told so far, and belongs to the first warehouse that comes.
+        # It holds all notifications so far, and belongs to the first warehouse that claims it.
         rows = [ownership(livemode, "", "", 0, complete=True) for livemode in (True, False)]
         connection.execute(sa.insert(OWNERS), rows)

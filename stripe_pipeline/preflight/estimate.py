@@ -1,8 +1,8 @@
-"""How many objects there are in a stretch of time, and how many requests it takes to list them, judged by a few pages.
+"""Estimates from a few pages how many objects a period has, and how many requests it takes to list them.
 
-Stripe counts nothing for us: a page tells how close together a hundred objects were made, and between pages that is
-interpolated. Bursts, such as invoices that are all made on the first of a month, are easily missed. What is to be read
-belongs to `sync`, how it is listed to `stripe_api.listing`.
+Stripe does not return counts: a page shows the density of a hundred objects, and the density between pages is
+interpolated. Bursts, such as invoices that are all made on the first of a month, are easily missed. Deciding what to
+read belongs to `sync`, listing to `stripe_api.listing`.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from stripe_pipeline.rows import created_of, id_of
 from stripe_pipeline.stripe_api.client import MAX_LIMIT, StripeApi
 
 MOST_PAGES = 5
-"""Pages that are read of a type, at most."""
+"""Maximum number of pages read per type."""
 
 Window = tuple[int, int]
 """Start inclusive, end exclusive, Unix seconds of `created`."""
 
-# Busy hours and days would pass for the whole. Steps of 1.4 days take five pages through five times of day and five
-# days of the week, each as far from the others as can be.
+# Busy hours and days must not stand for the whole. With steps of 1.4 days, five pages fall on five times of day and
+# five days of the week, as far from each other as possible.
 _WEEK = 7 * DAY
 _STEP = int(1.4 * DAY)
-_LONG = 2 * _WEEK  # a gap in which there is room to choose the time of the week
-_BURST = 10  # times as dense as most pages: something that happened once, and says nothing of its surroundings
-_FAR = 1000  # times what a page spans: too far to conclude from it
-# `listing` splits what is long into windows, by what the first page spanned. Each ends in a page that is not full,
-# which makes a tenth more pages (measured), and asks once where nothing is.
+_LONG = 2 * _WEEK  # a gap long enough to choose the time of the week
+_BURST = 10  # times as dense as most pages: a single burst, which says nothing about its surroundings
+_FAR = 1000  # times the span of a page: too far to extrapolate
+# `listing` splits long spans into windows, by the span of the first page. Each window ends with a page that is not
+# full, which adds a tenth of the pages (measured), and an empty window costs one request.
 _NOT_FULL = 1.1
 _PARTS = 8
 _PAGES_A_PART = 4
@@ -41,27 +41,27 @@ _PAGES_A_PART = 4
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is there, and what it takes to read it."""
+    """The number of objects, and the cost of reading."""
 
     objects: int
     requests: int
     exact: bool
-    """Everything was seen: `objects` is a count."""
+    """Whether `objects` is an exact count."""
 
 
 @dataclass(frozen=True)
 class _Span:
-    """What one page covers."""
+    """The span of one page."""
 
     start: int
     end: int
     density: float
-    """Objects a second."""
+    """Objects per second."""
 
 
 @dataclass(frozen=True)
 class _Gap:
-    """What no page covers, with the density at both ends."""
+    """A span that no page covers, with the density at both ends."""
 
     start: int
     end: int
@@ -70,19 +70,19 @@ class _Gap:
 
 
 class Sample:
-    """A few pages of one type's list, over `windows` in the order of time."""
+    """A few pages of one type's list, over `windows` in chronological order."""
 
     def __init__(self, windows: Sequence[Window]) -> None:
         self.windows = windows
         self.objects: dict[str, dict[str, Any]] = {}
-        """What the pages showed, by id."""
+        """The objects of the pages, by id."""
         self._spans: list[_Span] = []
         self._usual: list[float] = []
 
     def add(self, page: Sequence[dict[str, Any]], *, before: int, has_more: bool) -> None:
-        """Take in the page of the newest objects made before then (Unix seconds)."""
+        """Add the page of the newest objects made before `before` (Unix seconds)."""
         self.objects.update((id_of(obj), obj) for obj in page)
-        # Of the last second there may be more.
+        # The last second may have more objects.
         start = min(created_of(page[-1]) + 1, before - 1) if has_more else self.windows[0][0]
         span = _Span(start, before, len(page) / (before - start))
         self._spans = sorted([*self._spans, span], key=lambda span: span.end)
@@ -90,19 +90,19 @@ class Sample:
             self._usual.append(span.density)
 
     def next_page(self) -> int | None:
-        """Before which time (Unix seconds) to read another page: where most is left to be learnt; None for nowhere."""
+        """The time (Unix seconds) before which another page would tell the most; None if no page is needed."""
         if not self._spans:
             return self.windows[-1][1]
         gap = max(self._gaps(), key=self._at_most, default=None)
         if gap is None or not self._at_most(gap):
             return None
         if self._at_most(gap) <= MAX_LIMIT:
-            return gap.end  # One page brings it all.
+            return gap.end  # One page covers it all.
         length = gap.end - gap.start
         middle = gap.end - length // 2
         if not gap.before:
-            # Nothing is older. A history may be many times as long as the account is old, or as a script took to fill
-            # a sandbox.
+            # No page is older. A history may be many times as long as the account's age, or as the time in which a
+            # script filled a sandbox.
             page = MAX_LIMIT / gap.after
             if len(self._usual) == 1 and length > _FAR * page:
                 return gap.end - int(math.sqrt(length * page))
@@ -113,12 +113,12 @@ class Sample:
         return middle + (wanted - middle + _WEEK // 2) % _WEEK - _WEEK // 2
 
     def count(self, windows: Sequence[Window]) -> float:
-        """How many objects there are in `windows`, which lie within the sample's."""
+        """The estimated number of objects in `windows`, which lie within the sample's windows."""
         seen = sum(_lies_in(created_of(obj), windows) for obj in self.objects.values())
         return seen + sum((gap.before + gap.after) / 2 * _common(gap, windows) for gap in self._gaps())
 
     def empty_parts(self) -> int:
-        """How many of the parts that the last window will be split into seem to hold nothing."""
+        """How many of the parts into which the last window will be split seem to be empty."""
         start, newest = self.windows[-1][0], self._spans[-1]
         pages = (newest.start - start) / (newest.end - newest.start)
         number = min(_PARTS, int(pages / _PAGES_A_PART))
@@ -129,7 +129,7 @@ class Sample:
 
     @property
     def exact(self) -> bool:
-        """Whether the pages showed everything."""
+        """Whether the pages cover everything."""
         return not any(_common(gap, self.windows) for gap in self._gaps())
 
     def _at_most(self, gap: _Gap) -> float:
@@ -144,12 +144,12 @@ class Sample:
             if earlier.end < later.start
         ]
         first, start = spans[0], self.windows[0][0]
-        # Further back nothing is known but that there is more.
+        # Further back, only the existence of more objects is known.
         return [_Gap(start, first.start, first.density, first.density), *gaps] if start < first.start else gaps
 
 
 def sample(api: StripeApi, object_type: ObjectType, windows: Sequence[Window]) -> Sample:
-    """Read up to `MOST_PAGES` pages of what was made in `windows`. Raises as `StripeApi.page` does."""
+    """Read up to `MOST_PAGES` pages of objects made in `windows`. Raises as `StripeApi.page` does."""
     taken = Sample(windows)
     for _ in range(MOST_PAGES):
         before = taken.next_page()
@@ -161,7 +161,7 @@ def sample(api: StripeApi, object_type: ObjectType, windows: Sequence[Window]) -
 
 
 def of_type(taken: Sample) -> Estimate:
-    """What there is of the sampled type itself."""
+    """The estimate for the sampled type itself."""
     objects = taken.count(taken.windows)
     pages = objects / MAX_LIMIT
     requests = math.ceil(pages * _NOT_FULL) if pages > 1 else 1
@@ -169,7 +169,7 @@ def of_type(taken: Sample) -> Estimate:
 
 
 def of_children(taken: Sample, child: ObjectType) -> Estimate:
-    """What there is of the children that the sampled objects carry; each list that is cut off takes requests."""
+    """The estimate for the children embedded in the sampled objects; each truncated list costs requests."""
     numbers = [_children(obj.get(f"{child.embedded_in}")) for obj in taken.objects.values()]
     share = taken.count(taken.windows) / len(numbers) if numbers else 0.0
     objects = sum(number for number, _ in numbers) * share
@@ -178,7 +178,7 @@ def of_children(taken: Sample, child: ObjectType) -> Estimate:
 
 
 def _children(embedded: Any) -> tuple[int, bool]:
-    """How many children an object has, and whether it carries only the first of them."""
+    """How many children an object has, and whether it embeds only the first few."""
     if isinstance(embedded, dict):
         found, total = embedded.get("data"), embedded.get("total_count")
         number = len(found) if isinstance(found, list) else 0
@@ -187,7 +187,7 @@ def _children(embedded: Any) -> tuple[int, bool]:
 
 
 def _common(gap: _Gap, windows: Sequence[Window]) -> int:
-    """Seconds of a gap that lie in one of the windows."""
+    """Seconds of a gap that lie within the windows."""
     return sum(max(0, min(gap.end, end) - max(gap.start, start)) for start, end in windows)
 
 

@@ -1,8 +1,8 @@
-"""What can be learnt with each API key before anything is loaded: whose keys they are, what they may read,
-whether webhooks come, how fast Stripe may be asked, and what a first load will take.
+"""Checks of each API key before the first load: the key's account, its permissions, the webhooks, the rate limits,
+and the size of a first load.
 
-It only asks, with few requests, and changes nothing, neither at Stripe nor here. How it is shown belongs to `cli`,
-how a load's size is judged to `estimate`, what a load reads to `sync`.
+The checks only read, with few requests, and change nothing, neither at Stripe nor locally. Displaying the report
+belongs to `cli`, estimating a load's size to `estimate`, deciding what to read to `sync`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from stripe_pipeline.warehouse.warehouse import Warehouse
 from stripe_pipeline.webhooks.endpoints import DESCRIPTION
 from stripe_pipeline.webhooks.receiver import PATH
 
-# Whoever waits at a terminal would rather be told that Stripe does not answer.
+# A user at a terminal should learn soon that Stripe does not answer.
 _ATTEMPTS = 3
 _PATIENCE = 20.0
 _TIMEOUT = 20.0
@@ -50,104 +50,104 @@ _SECRET_NAMES = {True: "STRIPE_WEBHOOK_SECRET", False: "STRIPE_TEST_WEBHOOK_SECR
 
 @dataclass(frozen=True)
 class Table:
-    """One enabled object type: whether it can be read, and what is left to load."""
+    """One enabled object type: whether it can be read, and how much is left to load."""
 
     object_type: ObjectType
     error: StripePipelineError | None = None
-    """Why it cannot be read; a child's is its parent's."""
+    """Why the type cannot be read; a child has its parent's error."""
     left: Estimate | None = None
-    """None where it cannot be read."""
+    """None if the type cannot be read."""
     days: int = 0
-    """How many days are left to list."""
+    """The number of days left to list."""
     unseen: tuple[str, ...] = ()
-    """Nested fields that the settings leave out or hash and none of the objects looked at has: typos, perhaps."""
+    """Nested fields that the settings exclude or hash, but no sampled object has: perhaps typos."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A webhook endpoint at Stripe that sends to this pipeline's receiver, and what is wrong with it."""
+    """A webhook endpoint at Stripe that sends to this pipeline's receiver, and its problems."""
 
     id: str
     url: str
     disabled: bool
     missing: tuple[str, ...]
-    """Event types that are needed and not sent."""
+    """Required event types that the endpoint does not send."""
     other_version: str | None
-    """The API version it was made with, where that is not ours; empty for the account's own."""
+    """The endpoint's API version if it is not `API_VERSION`; empty for the account's default."""
 
     @property
     def sound(self) -> bool:
-        """Whether it sends all that is needed, as it is needed."""
+        """Whether the endpoint is enabled and has no problems."""
         return not self.disabled and not self.missing and self.other_version is None
 
 
 @dataclass(frozen=True)
 class Webhooks:
-    """What brings changes of one mode within seconds; without it the syncs do."""
+    """The webhooks of one mode, which deliver changes within seconds; without them, syncs do."""
 
     endpoints: tuple[Endpoint, ...] = ()
     others: int = 0
-    """Endpoints that send elsewhere."""
+    """The number of endpoints that send elsewhere."""
     error: StripePipelineError | None = None
-    """Why the endpoints could not be looked at."""
+    """Why the endpoints could not be checked."""
     secret_name: str = ""
-    """The environment variable that holds a signing secret for them, or should."""
+    """The environment variable for the signing secret, whether or not it is set."""
     secret_is_set: bool = False
 
 
 @dataclass(frozen=True)
 class Rate:
-    """How fast Stripe may be asked, requests a second."""
+    """The rate limits, in requests per second."""
 
     account: float
     """Stripe's limit for all requests of the mode."""
     endpoint: float
     """Stripe's limit for one endpoint."""
     share: float
-    """How much of them is used, 0 to 1."""
+    """The share of the limits to use, 0 to 1."""
     slowed_down: Mapping[str, int] = field(default_factory=dict)
-    """How many of the probing requests Stripe refused for being too many, by the reason it gave."""
+    """How many of the check's requests Stripe refused because of rate limits, by Stripe's reason."""
 
     def seconds(self, requests: Mapping[str, int]) -> float:
-        """The least time that these requests by endpoint take; endpoints are asked side by side."""
+        """The minimum time for these requests, by endpoint; endpoints are read in parallel."""
         slowest = max(requests.values(), default=0) / self.endpoint
         return max(slowest, sum(requests.values()) / self.account) / self.share
 
 
 @dataclass(frozen=True)
 class KeyReport:
-    """What is known of one key."""
+    """The result for one key."""
 
     livemode: bool
     rate: Rate
     account: str | None = None
-    """None where Stripe did not say."""
+    """None if Stripe did not name one."""
     refused: StripePipelineError | None = None
-    """Why nothing can be done with this key; then nothing else was asked."""
+    """Why the key cannot be used at all; nothing else was checked then."""
     tables: tuple[Table, ...] = ()
     """The enabled object types, in table order."""
     events: StripePipelineError | None = None
-    """Why /v1/events, which every sync scans, cannot be read; None where it can."""
+    """Why /v1/events, which every sync scans, cannot be read; None if it can."""
     webhooks: Webhooks = Webhooks()
     transactions: int = 0
-    """Charges of the last 30 days, about."""
+    """Charges of the last 30 days, estimated."""
     lacking: tuple[MissingFields, ...] = ()
-    """What rows that are here lack, until their days are read again."""
+    """Fields that stored rows lack, until their days are reread."""
 
     @property
     def failures(self) -> dict[str, StripePipelineError]:
-        """Why something that is needed cannot be read, by what is asked for at Stripe."""
+        """The errors of required resources that cannot be read, by Stripe resource."""
         failed = {family_of(it.object_type).name: it.error for it in self.tables if it.error}
         return failed | ({"events": self.events} if self.events else {})
 
     @property
     def complete(self) -> bool:
-        """Whether everything that is needed can be read."""
+        """Whether all required resources can be read."""
         return self.refused is None and not self.failures
 
     @property
     def left(self) -> Estimate:
-        """What is left to load."""
+        """The total left to load."""
         known = [table.left for table in self.tables if table.left]
         return Estimate(
             sum(it.objects for it in known), sum(it.requests for it in known), all(it.exact for it in known)
@@ -155,21 +155,21 @@ class KeyReport:
 
     @property
     def seconds(self) -> float:
-        """How long loading that takes at the rate allowed, until Dagster knows of it too."""
+        """The duration of that load at the allowed rate, including its recording in Dagster."""
         reading = self.rate.seconds({it.object_type.name: it.left.requests for it in self.tables if it.left})
         return reading + _RECORDING * sum(table.days for table in self.tables)
 
     @property
     def allocation(self) -> int:
-        """Read requests that Stripe allows in 30 days: so many for each transaction, and some for every account."""
+        """Read requests that Stripe allows in 30 days: a number per transaction, with a minimum per account."""
         return max(_LEAST_READS, _READS_A_TRANSACTION * self.transactions)
 
 
 def check_keys(keys: Sequence[ApiKey], *, settings: Settings, folder: DataFolder, base_url: str) -> list[KeyReport]:
-    """Ask Stripe what there is to know about each key, which takes some forty requests at most for one.
+    """Check each key at Stripe, with at most about forty requests per key.
 
-    What Stripe refuses is in what is returned. Raises `WarehouseError` if there is a warehouse that cannot be read, and
-    `SettingsError` for a signing secret that is none.
+    The reports contain Stripe's refusals. Raises `WarehouseError` if a warehouse exists but cannot be read, and
+    `SettingsError` if a signing secret is not valid.
     """
     secrets = {key.livemode: _signing_secret(key.livemode, alone=len(keys) == 1) for key in keys}
     warehouse = Warehouse(folder, settings, read_only=True)
@@ -179,7 +179,7 @@ def check_keys(keys: Sequence[ApiKey], *, settings: Settings, folder: DataFolder
         for key in keys:
             report = _check(key, settings, warehouse, accounts, base_url=base_url, secret=secrets[key.livemode])
             if report.account and not report.refused:
-                accounts = {report.account}  # The second key's must be the same, wherever nothing is loaded yet.
+                accounts = {report.account}  # The second key's must be the same, even before the first load.
             found.append(report)
     finally:
         warehouse.close()
@@ -201,12 +201,12 @@ def _check(
     limits = RateLimits.of_stripe(
         livemode=key.livemode,
         share=settings.rate.share,
-        # Where there is no data folder yet, nothing else is at it, and nothing is made.
+        # Without a data folder, no other process uses the limits, and none is created.
         shared=folder.rates(livemode=key.livemode) if folder.private.exists() else None,
         urgent=True,
     )
     with (
-        # Types side by side. The client is closed before the threads are waited for, which ends their waiting.
+        # Types in parallel. The client is closed before the threads are joined, which ends their waiting.
         ThreadPoolExecutor(len(families) + 2, "check") as threads,
         StripeApi(
             key,
@@ -244,11 +244,11 @@ def _check(
 
 @dataclass(frozen=True)
 class _Probed:
-    """What a few pages of a type told of it and its children."""
+    """The result of sampling a type and its children."""
 
     tables: dict[str, Table]
     lately: int = 0
-    """Objects made in the last 30 days, about."""
+    """Objects made in the last 30 days, estimated."""
 
 
 def _probe(
@@ -259,7 +259,7 @@ def _probe(
     history = kept_days(family, settings, coverage, now)
     days = unlisted([it.name for it in kept], history, coverage, now, since=followed_since(coverage))
     month = (int(now) - _ALLOCATION_DAYS * DAY, int(now) + 1)
-    made_up = max(1.0, _ALLOCATION_DAYS / max(1, len(history)))  # a month, where the history is shorter
+    made_up = max(1.0, _ALLOCATION_DAYS / max(1, len(history)))  # scales a shorter history to a month
     lately = float(
         sum(
             covered.rows
@@ -295,7 +295,7 @@ def _probe(
 def _unseen(
     settings: Settings, family: ObjectType, object_type: ObjectType, objects: Sequence[Mapping[str, Any]]
 ) -> tuple[str, ...]:
-    """The nested fields that the settings name of this type, the listed one or its child, and `objects` do not have."""
+    """The nested fields that the settings name for this type (listed or child) and that `objects` do not have."""
     if object_type.name != family.name:
         embedded = [obj.get(f"{object_type.embedded_in}") for obj in objects]
         lists = [it.get("data") if isinstance(it, dict) else it for it in embedded]
@@ -304,7 +304,7 @@ def _unseen(
 
 
 def _windows(days: Collection[date], *, until: int) -> list[Window]:
-    """These days as stretches of time, as they are listed."""
+    """The time windows in which these days are listed."""
     return [(day_start(first), min(day_start(last) + DAY, until)) for first, last in stretches(days)]
 
 
@@ -352,8 +352,8 @@ def _path_of(registered: Mapping[str, Any]) -> str:
 
 
 def _signing_secret(livemode: bool, *, alone: bool) -> tuple[str, bool]:
-    """The variable for this mode's signing secret, and whether there is one in it; the only key's may be in either, as
-    the receiver takes both."""
+    """The variable for this mode's signing secret, and whether it is set; with only one key, either variable may hold
+    the secret, as the receiver accepts both."""
     for mode in (livemode, not livemode) if alone else (livemode,):
         name = _SECRET_NAMES[mode]
         if webhook_secrets({name: os.environ.get(name, "")}, needed=False):

@@ -1,6 +1,6 @@
-"""The Dagster resource that runs, checks and the sensor open the pipeline with.
+"""The Dagster resource with which runs, checks and the sensor open the pipeline.
 
-Here belongs only the connection to Dagster: what a pipeline does belongs to `sync.pipeline`.
+This module only connects to Dagster: `sync.pipeline` is the pipeline itself.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from stripe_pipeline.sync.report import Progress
 from stripe_pipeline.warehouse.warehouse import Warehouse
 
 RESOURCE = "stripe_pipeline"
-"""Not just `pipeline`: definitions with different resources of one key cannot be merged."""
+"""Not just `pipeline`: definitions with different resources of the same key cannot be merged."""
 
 
 class OpensPipeline(Protocol):
-    """The resource that runs get their pipeline from."""
+    """The resource that gives runs their pipeline."""
 
     def open(self, progress: Progress | None = None) -> AbstractContextManager[Pipeline]:
-        """A pipeline for one run, which tells `progress` how it goes unless somebody is told already."""
+        """A pipeline for one run, which reports to `progress` unless another reporter is set."""
 
     def look(self) -> AbstractContextManager[Warehouse]:
-        """The warehouse, only to be looked at: makes nothing and needs no key."""
+        """The warehouse, read-only: creates no files and needs no key."""
 
 
 class PipelineResource(dg.ConfigurableResource[Any]):
@@ -40,5 +40,5 @@ class PipelineResource(dg.ConfigurableResource[Any]):
             yield pipeline
 
     def look(self) -> AbstractContextManager[Warehouse]:
-        """The warehouse, only to be looked at; raises `SettingsError`."""
+        """The warehouse, read-only; raises `SettingsError`."""
         return look()

@@ -1,4 +1,4 @@
-"""Ages such as `24 months`, and the first day that one reaches back to."""
+"""Ages such as `24 months`, and the first day they reach back to."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from datetime import UTC, date, datetime, timedelta
 
 _AGE = re.compile(r"(\d+)\s*(day|week|month|year)s?")
 _STRIPE_BEGAN = date(2010, 1, 1)
-LONGEST = 36_500  # days; more than anyone means, and no more than dates can be counted back
+LONGEST = 36_500  # days; more than anyone needs, and within the range of dates
 _DAYS = {"day": 1, "week": 7}
 _MONTHS = {"month": 1, "year": 12}
 
 
 def age_or_date(value: object) -> Age | date:
-    """When the history begins: a day, or an age counted back from today."""
+    """The beginning of the history: a day, or an age counted back from today."""
     begins: Age | date | None = None
     if isinstance(value, Age) or (isinstance(value, date) and not isinstance(value, datetime)):
         begins = value
@@ -30,7 +30,7 @@ def age_or_date(value: object) -> Age | date:
 
 
 def first_day(begins: Age | date) -> date:
-    """The first UTC day of a history that begins so."""
+    """The first UTC day of a history with this beginning."""
     if not isinstance(begins, Age):
         return begins
     first = begins.before(datetime.now(UTC).date())
@@ -40,24 +40,24 @@ def first_day(begins: Age | date) -> date:
 
 @dataclass(frozen=True)
 class Age:
-    """So many days, weeks, months or years."""
+    """A number of days, weeks, months or years."""
 
     count: int
     unit: str
 
     @classmethod
     def from_text(cls, text: str) -> Age | None:
-        """The age that a text such as `36 months` says; None where it says none."""
+        """The age in a text such as `36 months`; None if the text is not an age."""
         match = _AGE.fullmatch(text.strip())
         return cls(int(match[1]), match[2]) if match else None
 
     @property
     def of_months(self) -> bool:
-        """Whether it is counted in months or years."""
+        """Whether the age is counted in months or years."""
         return self.unit in _MONTHS
 
     def before(self, day: date) -> date:
-        """The day so long before `day`; the month's last one where it has no such day."""
+        """The day this long before `day`; the month's last day if the month is too short."""
         if self.unit in _DAYS:
             return day - timedelta(days=self.count * _DAYS[self.unit])
         months = day.year * 12 + day.month - 1 - self.count * _MONTHS[self.unit]

@@ -1,4 +1,4 @@
-"""What environment variables say: API keys, signing secrets, the inbox's and the API's address."""
+"""The values of environment variables: API keys, signing secrets, addresses of the inbox and the API."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ def webhook_secrets(environment: Mapping[str, str] = os.environ, *, needed: bool
 def inbox_url(environment: Mapping[str, str] = os.environ) -> str | None:
     """The database that holds the inbox, as an SQLAlchemy URL: `STRIPE_PIPELINE_INBOX`; None for the data folder.
 
-    It may hold a password. What it can be is checked where it is used, by `inbox`.
+    The URL may hold a password. `inbox` validates it.
     """
     return environment.get("STRIPE_PIPELINE_INBOX", "").strip() or None
 
 
 def api_base(environment: Mapping[str, str] = os.environ) -> str:
-    """Where the API is: `STRIPE_API_BASE`, else Stripe. Raises `SettingsError` as `checked_base` does."""
+    """The API's address: `STRIPE_API_BASE`, else Stripe's. Raises `SettingsError` like `checked_base`."""
     return checked_base(environment.get("STRIPE_API_BASE", "").strip() or BASE_URL, environment)

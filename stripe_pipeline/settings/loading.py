@@ -1,7 +1,6 @@
 """Reads the settings file, and explains each mistake with its line and what to write instead.
 
-Here belongs the way from YAML to `Settings`. What the settings are belongs to `model`, environment variables to
-`environment`.
+This module turns YAML into `Settings`. `model` defines the settings, `environment` reads environment variables.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
 
 
 class _Loader(yaml.SafeLoader):
-    """Tells also where a value is that cannot be, such as a day that does not exist."""
+    """Also reports the position of an impossible value, such as a day that does not exist."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
@@ -67,8 +66,8 @@ class _Loader(yaml.SafeLoader):
 
 
 def _parse(text: str) -> tuple[Any, Mapping[tuple[str, ...], int]]:
-    """What YAML says, and the line of each key by its path. Raises `yaml.YAMLError`, also for a key that is there twice
-    or is not text."""
+    """The content of the YAML, and the line of each key by its path. Raises `yaml.YAMLError`, also for a key that is
+    repeated or is not text."""
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -78,14 +77,14 @@ def _parse(text: str) -> tuple[Any, Mapping[tuple[str, ...], int]]:
         loader.dispose()
 
 
-# `<<` brings in what an anchor names.
+# `<<` merges in the mapping that an anchor names.
 _NAMES = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 
 
 def _lines(
     node: yaml.Node | None, path: tuple[str, ...], above: tuple[yaml.Node, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], int]]:
-    """`above` are the nodes that this one is in."""
+    """`above` are the nodes that contain this one."""
     if isinstance(node, yaml.MappingNode):
         if node in above:
             raise yaml.MarkedYAMLError(problem="what an anchor names is within itself", problem_mark=node.start_mark)
@@ -103,7 +102,7 @@ def _lines(
 
 
 def _given(content: Any) -> Any:
-    """Without the keys that nothing stands behind: what is commented out below them is not asked for."""
+    """The content without keys that have no value: the settings below them are commented out."""
     if isinstance(content, dict):
         return {key: _given(value) for key, value in content.items() if value is not None}
     return content
@@ -147,7 +146,7 @@ def _at(path: tuple[str, ...], lines: Mapping[tuple[str, ...], int]) -> str:
 
 
 def _known_keys(path: tuple[str, ...]) -> Iterable[str]:
-    """What could stand where an unknown key does."""
+    """The valid keys in place of an unknown one."""
     declared: Any = Settings
     for name in path[:-1]:
         declared = _declared_below(declared, name)

@@ -1,7 +1,7 @@
-"""What an HTTP answer means: the JSON object that was asked for, a failure that may pass, or a refusal by Stripe.
+"""What an HTTP answer means: the requested JSON object, a failure that may pass, or a refusal by Stripe.
 
-Here belongs how status, headers and body are read. When a request is sent again belongs to `client`, the errors that
-callers see to `refusals`, the estimate of Stripe's time to `clock`.
+This module interprets status, headers and body. Retrying requests belongs to `client`, the errors that callers see to
+`refusals`, the estimate of Stripe's time to `clock`.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ MAX_RETRY_AFTER = 60.0
 
 @dataclass(frozen=True)
 class Failure:
-    """An answer, or none, that may be better next time."""
+    """A missing or bad answer; a retry may succeed."""
 
     seen: str
-    """What came, for a message."""
+    """The answer, for a message."""
     status: int | None = None
     code: str | None = None
     request_id: str | None = None
     retry_after: float = 0.0
-    """Seconds that the answer asks to wait."""
+    """Seconds to wait, as the answer asks."""
     final: bool = False
-    """Whether Stripe says that asking again is in vain."""
+    """Whether Stripe says that a retry is futile."""
 
 
 @dataclass(frozen=True)
@@ -40,24 +40,24 @@ class Refusal:
     code: str | None
     """Stripe's error code."""
     message: str
-    """Stripe's, for a person; it may repeat values of the request."""
+    """Stripe's text for people; may repeat values of the request."""
     request_id: str | None
 
 
 @dataclass(frozen=True)
 class HttpAnswer:
-    """One answer as it came."""
+    """One answer as received."""
 
     status: int
     headers: urllib3.HTTPHeaderDict
     size: int
     """Bytes of the body."""
     body: dict[str, Any] | None
-    """The JSON object in the body; None if it is cut, HTML, or JSON of another kind."""
+    """The JSON object in the body; None if it is truncated, HTML, or other JSON."""
     repaired: bool
-    """Whether something in it was replaced (`odd_json`)."""
+    """Whether parts of the body were replaced (`odd_json`)."""
     dates: Bounds | None
-    """The earliest and the latest time of its `Date` header, Unix seconds; None where that does not tell."""
+    """The earliest and latest time of the `Date` header, Unix seconds; None if the header is not usable."""
 
     @classmethod
     def of(cls, response: urllib3.BaseHTTPResponse) -> Self:
@@ -68,13 +68,13 @@ class HttpAnswer:
 
     @property
     def stripe_dates(self) -> Bounds | None:
-        """`dates` where Stripe itself sent this answer: a proxy's is not JSON, and its errors have another form."""
+        """`dates` if Stripe itself sent the answer: a proxy's answer is not JSON, or its errors look different."""
         refused = self.status == 403 and isinstance(self._error, dict)
         return self.dates if self.body is not None and (self.status == 200 or refused) else None
 
     @property
     def rate_limit(self) -> str | None:
-        """The rate limit that Stripe names in a 429; None where another process works on the object."""
+        """The rate limit that Stripe names in a 429; None if another process is using the object."""
         return self.headers.get("Stripe-Rate-Limited-Reason")
 
     @property
@@ -82,7 +82,7 @@ class HttpAnswer:
         return (self.body or {}).get("error")
 
     def trouble(self, now: float) -> Failure | Refusal:
-        """What an answer means that is not a whole object with status 200; `now` is the present in Unix seconds."""
+        """The meaning of an answer that is not a whole object with status 200; `now` is in Unix seconds."""
         request_id = self.headers.get("Request-Id")
         retry_after = _retry_after(self.headers.get("Retry-After"), now if self.dates is None else self.dates[1])
         if self.status == 429:
@@ -95,14 +95,14 @@ class HttpAnswer:
             code, message = error.get("code"), str(error.get("message") or error.get("type"))
             if 400 <= self.status < 500 and (self.status != 409 or hint == "false"):
                 return Refusal(self.status, code, message, request_id)
-        else:  # a proxy's page or a cut body; its status is not Stripe's word on the object
+        else:  # a proxy's page or a truncated body: the status is not from Stripe
             code, message = None, not_whole(self.size, self.headers.get("Content-Type"))
         seen = f"HTTP {self.status}, {message}"
         return Failure(seen, self.status, code, request_id, retry_after, final=hint == "false")
 
 
 def redirected(status: int, location: str | None) -> str:
-    """What to say of an answer that redirects; nothing is asked of another address with a key."""
+    """The message for a redirect; no request with a key goes to another address."""
     try:
         url = urllib3.util.parse_url(location or "")
         where = f" to {url.scheme}://{url.netloc}" if url.host else ""
@@ -112,13 +112,13 @@ def redirected(status: int, location: str | None) -> str:
 
 
 def not_whole(size: int, content_type: str | None) -> str:
-    """What to say of a body of `size` bytes that is not the whole JSON of an answer."""
+    """The message for a body of `size` bytes that is not an answer's whole JSON."""
     kind = (content_type or "unknown type").partition(";")[0]
     return f"{size} bytes of {kind} that are not the whole JSON of an answer"
 
 
 def _json_object(content: bytes) -> tuple[dict[str, Any] | None, bool]:
-    """The JSON object in a body, or none if it is cut, HTML, or JSON of another kind; and whether it was repaired."""
+    """The JSON object in a body, or None if it is truncated, HTML, or other JSON; and whether it was repaired."""
     try:
         data, repaired = odd_json.loads(content)
     except ValueError:
@@ -127,7 +127,7 @@ def _json_object(content: bytes) -> tuple[dict[str, Any] | None, bool]:
 
 
 def _retry_after(text: str | None, now: float) -> float:
-    """Seconds to wait by a `Retry-After` header, which has seconds or an HTTP date; at most `MAX_RETRY_AFTER`."""
+    """Seconds to wait by a `Retry-After` header (seconds or an HTTP date); at most `MAX_RETRY_AFTER`."""
     try:
         seconds = float(text or 0)
     except ValueError:

@@ -1,8 +1,8 @@
 """Reading from Stripe's API: one key, any thread, every answer whole or an error that says what to do.
 
-Here belongs what one request needs: the key, the pinned version, retries, Stripe's clock, pages. How fast requests go
-out belongs to `rate_limits`, what an answer means to `answers`, the errors to `refusals`; which windows or ids to read,
-and what becomes of the objects, to the callers. Objects are plain dicts: building the SDK's objects takes forty times
+This module has the parts of one request: the key, the pinned version, retries, Stripe's clock, pages. Pacing requests
+belongs to `rate_limits`, interpreting answers to `answers`, the errors to `refusals`; which windows or ids to read, and
+what to do with the objects, to the callers. Objects are plain dicts: building the SDK's objects takes forty times
 the CPU (docs/stripe.md#stripe-python).
 """
 
@@ -35,25 +35,25 @@ from stripe_pipeline.stripe_api.refusals import Read, cursor_lost, given_up, odd
 from stripe_pipeline.stripe_api.version import API_VERSION
 
 logger = logging.getLogger(__name__)
-MAX_LIMIT = 100  # objects a page, docs/stripe.md#lists
+MAX_LIMIT = 100  # objects per page, docs/stripe.md#lists
 TIMEOUT = 60.0  # seconds of silence
-REQUEST_TIMEOUT = 120.0  # seconds for a whole request, however steadily its answer trickles in
+REQUEST_TIMEOUT = 120.0  # seconds for a whole request, even if bytes keep arriving
 FIRST_BACKOFF = 0.5
 MAX_BACKOFF = 8.0
 
-_TIME = "time"  # what requests that confirm Stripe's time are spent on: they read no object
+_TIME = "time"  # counts requests that confirm Stripe's time: they read no object
 Params = Mapping[str, str | int | Sequence[str]]
 _Query = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One object of Stripe's JSON, and when it was asked for: Unix seconds on Stripe's clock."""
+    """A JSON object from Stripe, and when it was requested: Unix seconds on Stripe's clock."""
 
     data: dict[str, Any]
     sent_at: float
     repaired: bool = False
-    """Whether something in it was replaced (`odd_json`)."""
+    """Whether parts of it were replaced (`odd_json`)."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Page:
         objects, has_more = reply.data.get("data"), reply.data.get("has_more")
         if not isinstance(objects, list) or not isinstance(has_more, bool):
             raise odd_answer(path, "is not a list of objects")
-        # What is not an object is left to the reader, as one without an id.
+        # A non-object is passed to the reader as an object without an id.
         page = cls([it if type(it) is dict else {} for it in objects], has_more, reply.sent_at, reply.repaired)
         if has_more and page.last in (None, starting_after):
             raise odd_answer(path, "says that there is more but not after which object")
@@ -80,14 +80,14 @@ class Page:
 
     @property
     def last(self) -> str | None:
-        """The id after which the next page starts: that of the last object which has one."""
+        """The id after which the next page starts: the last id on this page."""
         ids = (it.get("id") for it in reversed(self.objects))
         return next((object_id for object_id in ids if isinstance(object_id, str) and object_id), None)
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """One object of Stripe's JSON, the local time at which it was asked for, and whether it was repaired."""
+    """A JSON object from Stripe, the local time at which it was requested, and whether it was repaired."""
 
     data: dict[str, Any]
     sent: float
@@ -95,12 +95,12 @@ class _Answer:
 
 
 class StripeApi:
-    """Reads with one key; thread-safe; a context manager that closes it.
+    """Reads with one key; thread-safe; as a context manager, closes itself.
 
-    `limits` says when a request may be sent: by Stripe's own limits unless it is given. A request is sent at most
-    `max_attempts` times; one that is answered 429 goes on for `patience` seconds instead. `timeout` is how many seconds
-    Stripe may be silent before the connection counts as dropped, `request_timeout` how many seconds a request may take
-    from the connection to the last byte of its answer. Nothing is sent or waited for once `deadline` has passed.
+    `limits` says when a request may be sent: by default, Stripe's own limits. A request is sent at most `max_attempts`
+    times; after a 429 it is retried for `patience` seconds instead. `timeout` is how many seconds Stripe may be silent
+    before the connection counts as dropped, `request_timeout` how many seconds a request may take from the connection
+    to the last byte of its answer. The client stops sending and waiting once `deadline` has passed.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class StripeApi:
         self.close()
 
     def close(self) -> None:
-        """Ends all waiting with `Cancelled`, and the connections once the last request under way is answered."""
+        """Ends all waiting with `Cancelled`, and closes the connections after the last request in flight."""
         with self._lock:
             self._closed.set()
             idle = self._in_flight == 0
@@ -168,15 +168,15 @@ class StripeApi:
             return self._spent[endpoint_of(endpoint)]
 
     def slowed_down(self) -> Counter[str]:
-        """How many requests Stripe answered with 429 for the sake of its rate limits, by the reason it gave."""
+        """How many requests Stripe answered with 429 because of its rate limits, by Stripe's reason."""
         with self._lock:
             return self._slowed_down.copy()
 
     def account(self) -> str | None:
         """The id of the account that the key belongs to, for example `acct_1`.
 
-        A restricted key may lack the permission to read the account; Stripe's refusal then names the account. None
-        where it does not. Raises as `get` does otherwise.
+        A restricted key may lack the permission to read the account; Stripe's refusal then names the account, or the
+        result is None. Otherwise raises as `get` does.
         """
         try:
             account = self.get("/v1/account").data.get("id")
@@ -190,14 +190,14 @@ class StripeApi:
 
     @property
     def named_account(self) -> str | None:
-        """The account that Stripe has named so far, when it was asked or refused a request; None if it has not."""
+        """The account that Stripe has named so far, in an answer or a refusal; None if it has named none."""
         with self._lock:
             return self._account
 
     def get(self, path: str, params: Params | None = None) -> Reply:
         """Reads `path`, for example `/v1/charges/ch_1`; a list in `params` is sent as `name[]=…&name[]=…`.
 
-        Retries what may get better: 409, 429, 5xx, cut or foreign bodies, broken connections. Raises
+        Retries failures that may pass: 409, 429, 5xx, cut or foreign bodies, broken connections. Raises
         `AuthenticationFailed`, `PermissionMissing`, `NotFound` or `RequestRefused` at once, `Unavailable` when the
         retries are used up, `OutOfTime` when the deadline passes first, and `Cancelled` after `close`.
         """
@@ -252,7 +252,7 @@ class StripeApi:
     def pages(self, path: str, params: Params | None = None) -> Iterator[Page]:
         """All pages of the list at `path` under one fixed filter, newest first. Raises as `page` does.
 
-        Freeze the upper bound with `created[lt]`: what is made while paging shows up before the first page.
+        Fix the upper bound with `created[lt]`: objects created while paging appear before the first page.
         """
         page = self.page(path, params)
         yield page
@@ -262,7 +262,7 @@ class StripeApi:
 
     @contextmanager
     def _sending(self, endpoint: str) -> Iterator[None]:
-        """Counts a request; the last one out closes the connections, which nobody may close under a request."""
+        """Counts a request in flight; the last one closes the connections, which must stay open until then."""
         with self._lock:
             if self._closed.is_set():
                 raise Cancelled
@@ -278,7 +278,7 @@ class StripeApi:
                 self._connections.clear()
 
     def _ask(self, endpoint: str, path: str, query: _Query, *, spent_on: str | None = None) -> _Answer | Failure:
-        """Send the request once and read the whole answer. It counts as spent on `endpoint` unless told otherwise."""
+        """Send the request once and read the whole answer. The request counts for `spent_on` or else `endpoint`."""
         turn = self._limits.acquire(endpoint, self._deadline)
         seconds = min(self._request_timeout, self._deadline.left())
         if not seconds:
@@ -303,7 +303,7 @@ class StripeApi:
             received = self.clock.local()
 
         answer = HttpAnswer.of(response)
-        if answer.body is None and limit.exceeded:  # without a length its end looks like any other
+        if answer.body is None and limit.exceeded:  # without a length, a cut body looks complete
             return Failure(f"an answer that was not complete after {seconds:.0f} s")
         if answer.repaired:
             logger.warning("GET %s: the answer holds text that is not valid Unicode or too much of something", path)
@@ -326,7 +326,7 @@ class StripeApi:
         self._ask(endpoint, endpoint, [("limit", "1")], spent_on=_TIME)
 
     def _refused(self, request: Read, refusal: Refusal) -> ApiError:
-        """The error for a refusal, from which the account of the key may be learnt."""
+        """The error for a refusal; remembers the account that the refusal names."""
         error = refused(refusal, request, livemode=self.livemode)
         if isinstance(error, PermissionMissing) and error.account:
             with self._lock:

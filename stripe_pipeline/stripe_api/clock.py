@@ -1,7 +1,7 @@
-"""What time it is at Stripe, judged by the `Date` headers of its answers.
+"""Stripe's time, estimated from the `Date` headers of Stripe's answers.
 
-Rows, cursors and coverage carry Stripe's time, so a wrong idea of it hides changes. No single answer is believed
-against what is known: a proxy or one server of many may be wrong.
+Rows, cursors and coverage carry Stripe's time, so a wrong estimate hides changes. A single answer never overrides the
+estimate: a proxy or one server of many may be wrong.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from stripe_pipeline.errors import ApiError
 from stripe_pipeline.stripe_api.deadline import Deadline
 
 STALE_DATE = 1.0
-"""A `Date` header may have been made up to so many seconds before it was sent: servers renew it once a second."""
+"""The maximum age of a `Date` header when it is sent, in seconds: servers renew it once a second."""
 LOCAL_ERROR = 60.0
-"""Seconds by which the local clock may be wrong without further proof, where nothing else is known."""
+"""Seconds by which the local clock is assumed to be off at most, until Stripe's answers say more."""
 SAME_DATE = 2.0
-"""Seconds by which the two values of a `Date` header that was sent twice may differ, by a proxy and by Stripe."""
+"""Seconds by which two `Date` values in one answer, from a proxy and from Stripe, may differ."""
 CONFIRMATIONS = 3
-"""Answers that must agree before they are believed against what is known, and that make what is known certain."""
+"""Answers that must agree before they override the estimate, or before the estimate counts as certain."""
 
 _MOST_CONFIRMATIONS = 10
-_MOST_REQUESTS = 8  # of a client, to find out which of two contradicting answers told the time correctly
+_MOST_REQUESTS = 8  # per client, to find out which of two contradictory answers had the correct time
 _WITNESSES = ("/v1/events", "/v1/balance_transactions")  # endpoints that tell Stripe's time
-_STEP = 1.0  # seconds; where the wall clock moves by more against the monotonic one, it was not the passing of time
+_STEP = 1.0  # seconds; if wall and monotonic clock drift apart by more, the wall clock was set or the machine slept
 
 Bounds = tuple[float, float]
 """The least and the most seconds that Stripe's clock is ahead of the local one."""
@@ -38,24 +38,24 @@ Bounds = tuple[float, float]
 
 @dataclass(frozen=True)
 class Reading:
-    """What a run knows of Stripe's clock at some moment."""
+    """A run's knowledge of Stripe's clock at one moment."""
 
     bounds: Bounds | None
-    """Relative to the machine's wall clock; None where no answer has told."""
+    """Relative to the machine's wall clock; None before the first answer."""
     latest: float
-    """Unix seconds: it is not later than that at Stripe."""
+    """The latest time possible at Stripe, Unix seconds."""
 
 
 class ServerClock:
     """Stripe's clock as the local one plus an offset; thread-safe.
 
-    `Date` has whole seconds, so Stripe's clock stood between D and D + 1 (and `STALE_DATE`) at some moment between
-    sending and receiving. Every answer narrows the bounds of the offset. One that contradicts them, or where nothing
-    is known the local clock, changes nothing until as many others in a row agree with it as have confirmed the bounds,
-    at least `CONFIRMATIONS`.
+    `Date` has whole seconds, so Stripe's clock was between D and D + 1 (plus `STALE_DATE`) at some moment between
+    sending and receiving. Every answer narrows the bounds of the offset. An answer that contradicts the bounds (or,
+    without bounds, the local clock) changes nothing until as many others in a row agree with it as have confirmed the
+    bounds, at least `CONFIRMATIONS`.
 
-    Within a run the local time is the wall clock of its beginning, continued by the monotonic clock, so that setting
-    the wall clock changes nothing.
+    Within a run, the local time is the wall clock at the start, continued by the monotonic clock, so that setting
+    the wall clock has no effect.
     """
 
     def __init__(self) -> None:
@@ -71,15 +71,15 @@ class ServerClock:
         return self._base + time.monotonic()
 
     def now(self) -> float:
-        """Stripe's time, Unix seconds; the local time as long as nothing is known."""
+        """Stripe's time, Unix seconds; the local time until an answer has arrived."""
         return self.local() + self.offset
 
     @property
     def offset(self) -> float:
         """Seconds to add to the local time; exactly 0 as long as the clocks may agree.
 
-        So all processes of a well-kept machine count alike, to the microsecond. Otherwise it is the lower bound,
-        which only rises: what is sent later never gets an earlier time.
+        All processes of a machine with a correct clock thus agree, to the microsecond. Otherwise the lower bound,
+        which only rises: a later request never gets an earlier time.
         """
         with self._lock:
             return self._offset()
@@ -91,12 +91,12 @@ class ServerClock:
 
     @property
     def doubtful(self) -> bool:
-        """Whether the last answer contradicted what too few answers have confirmed: another one would tell."""
+        """Whether the last answer contradicted bounds with too few confirmations: another answer would help."""
         with self._lock:
             return self._rivals > 0 and self._support < CONFIRMATIONS
 
     def read(self) -> Reading:
-        """What is known at this moment."""
+        """The knowledge at this moment."""
         with self._lock:
             local = self.local()
             shift = local - time.time()
@@ -116,17 +116,17 @@ class ServerClock:
             self._support = 0
 
     def learn(self, dates: Bounds, sent: float, received: float) -> None:
-        """Take in an answer.
+        """Learn from an answer.
 
-        `dates`: the earliest and the latest time that its `Date` header names, Unix seconds; `sent` and `received`:
+        `dates`: the earliest and latest time of its `Date` header, Unix seconds; `sent` and `received`:
         the local times of the request and of the answer.
         """
         found = dates[0] - received, dates[1] + 1.0 + STALE_DATE - sent
         with self._lock:
             between = time.time() - time.monotonic()
             if abs(between - self._between) > _STEP:
-                # The wall clock was set, which tells nothing new; or the machine slept, and its monotonic clock may
-                # have stood still.
+                # Either the wall clock was set, which is irrelevant, or the machine slept and its monotonic clock
+                # may have stopped.
                 self._between, self._support = between, 0
             known = self._bounds or (-LOCAL_ERROR, LOCAL_ERROR)
             if both := _common(known, found):
@@ -143,10 +143,10 @@ class ServerClock:
 
 
 class Witnesses:
-    """Asks again, as cheaply as possible, while the last answer contradicts what is known; thread-safe.
+    """Repeats cheap requests while the last answer contradicts the clock; thread-safe.
 
-    Two endpoints are asked in turn, for the dates of one alone may be wrong, as by a cache in front of it. Only the
-    answer's date counts, a refusal's too; where nothing is answered, what is known stays.
+    Two endpoints are asked in turn, because the dates of one may be wrong, for example behind a cache. Only the
+    answer's date counts, even a refusal's; without an answer, the clock stays as it is.
     """
 
     def __init__(self, clock: ServerClock, deadline: Deadline) -> None:
@@ -158,7 +158,7 @@ class Witnesses:
     def confirm(self, endpoint: str, ask: Callable[[str], object]) -> None:
         """Ask as long as the clock is doubtful.
 
-        The last answer came from `endpoint`: the other one is asked first. `ask` sends one request to an endpoint and
+        The last answer came from `endpoint`, so the other is asked first. `ask` sends one request to an endpoint and
         lets the clock learn from the answer.
         """
         if not self._clock.doubtful:
@@ -177,7 +177,7 @@ def _common(one: Bounds, other: Bounds) -> Bounds | None:
 
 
 def http_date(text: str) -> float | None:
-    """Unix seconds of an HTTP date, which is UTC whether or not it says so; None if it is not one."""
+    """Unix seconds of an HTTP date, which is UTC even if unmarked; None if `text` is not a date."""
     try:
         parsed = parsedate_to_datetime(text)
         return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
@@ -186,14 +186,14 @@ def http_date(text: str) -> float | None:
 
 
 def http_dates(headers: Sequence[str]) -> Bounds | None:
-    """The earliest and the latest time in the values of a `Date` header; None where they are not dates or disagree.
+    """The earliest and latest time in the values of a `Date` header; None if they are not dates or disagree.
 
-    Where a proxy adds its own date, there are several headers, or one with both values and a comma between them.
+    A proxy that adds its own date causes several headers, or one header with both values, separated by a comma.
     """
     texts: list[str] = []
     for header in headers:
         parts = header.split(",")
-        # A date has a comma of its own, behind the day of the week.
+        # A date itself has a comma, after the day of the week.
         pairs = len(parts) > 2 and len(parts) % 2 == 0
         texts += [",".join(parts[n : n + 2]) for n in range(0, len(parts), 2)] if pairs else [header]
     dates = [http_date(text) for text in texts]

@@ -1,6 +1,6 @@
 """HTTP connections to Stripe: pools, TLS, proxies, and the time limit of one request.
 
-Here belongs how bytes travel. Which requests are sent and when one is sent again belongs to `client`.
+This module transports bytes. Choosing and retrying requests belongs to `client`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CERT_DIR = "SSL_CERT_DIR"
 class TimeLimit:
     """Shuts the connection of the request that this thread sends once `seconds` have passed.
 
-    Timeouts of sockets only end silence: a peer that sends a byte now and then is never silent.
+    Socket timeouts only detect silence: a peer that sends a byte now and then never triggers one.
     """
 
     _of_thread = threading.local()
@@ -62,7 +62,7 @@ class TimeLimit:
         limit: TimeLimit | None = getattr(cls._of_thread, "limit", None)
         if limit is not None:
             limit._connection = connection
-            # The connection forgets it once it has handed it to an answer that ends with it.
+            # The connection drops its socket when it hands the socket to its last answer.
             limit._socket = connection.sock or limit._socket
             if limit.exceeded:
                 raise urllib3.exceptions.TimeoutError("The request took too long")
@@ -76,12 +76,12 @@ class TimeLimit:
             plain = getattr(outer, "socket", outer)  # below TLS within TLS
             if isinstance(plain, socket.socket):
                 with suppress(OSError):
-                    # Not the method of an SSL socket, which another thread is reading from.
+                    # Not the method of an SSL socket, because another thread is reading.
                     socket.socket.shutdown(plain, socket.SHUT_RDWR)
 
 
 class _Connection(urllib3.connection.HTTPConnection):
-    """Tells the time limit of the request under way about itself."""
+    """Registers itself with the current request's time limit."""
 
     def connect(self) -> None:
         TimeLimit.use(self)
@@ -111,11 +111,11 @@ class _TLSPool(urllib3.HTTPSConnectionPool):
 def connections(base_url: str, timeout: float) -> urllib3.PoolManager:
     """Connections to the server at `base_url`, through the proxy that the environment names for it.
 
-    Whoever sends a key on them does so without following redirects. Raises `SettingsError` if the environment names a
-    proxy or certificates that cannot be used.
+    Callers that send a key must not follow redirects. Raises `SettingsError` if the environment names an unusable
+    proxy or unusable certificates.
     """
     url = urllib3.util.parse_url(base_url)
-    # What is meant for this machine may be unencrypted, and must not leave it.
+    # Requests to this machine may be unencrypted, and must not leave it.
     direct = is_local(url.host) or proxy_bypass(url.host or "")
     proxy = None if direct else _proxy_for(url.scheme or "")
     options: dict[str, Any] = {
@@ -137,8 +137,8 @@ def connections(base_url: str, timeout: float) -> urllib3.PoolManager:
 
 
 def _proxy_for(scheme: str) -> str | None:
-    """The address of the proxy for URLs of this scheme; None without one. Raises `SettingsError` for one that cannot be
-    used."""
+    """The address of the proxy for URLs of this scheme, or None. Raises `SettingsError` if the proxy is not
+    usable."""
     proxies = getproxies()
     name = f"{scheme}_proxy" if scheme in proxies else "all_proxy"
     proxy = proxies.get(scheme, proxies.get("all"))
@@ -149,7 +149,7 @@ def _proxy_for(scheme: str) -> str | None:
     except urllib3.exceptions.LocationParseError:
         parts = urllib3.util.Url()
     if parts.scheme not in ("http", "https") or not parts.host:
-        # Its value may hold a password in any place.
+        # The value may contain a password anywhere.
         source = next((it for it in (name, name.upper()) if os.environ.get(it)), "The system's proxy")
         raise SettingsError(
             f"{source} is not the address of an http or https proxy",
@@ -160,9 +160,9 @@ def _proxy_for(scheme: str) -> str | None:
 
 @cache
 def _tls(file: str | None, folder: str | None) -> ssl.SSLContext:
-    """The certificates that connections are verified with; loading them takes longer than many a request.
+    """The certificates that verify connections; loading the certificates takes longer than many requests.
 
-    `file` holds them instead of the certifi package; `folder` holds further ones. Raises `SettingsError`.
+    `file` replaces those of the certifi package; `folder` has additional ones. Raises `SettingsError`.
     """
     remedy = "Correct it, or unset it to use the certificates of the certifi package"
     if folder and not any(Path(it).is_dir() for it in folder.split(os.pathsep)):

@@ -1,6 +1,6 @@
-"""The days that are being listed, and the files that their lines are collected in.
+"""The days that are being listed, and the files that collect their lines.
 
-Here belongs when a day is complete, and what is known of it then. Which lines an object has belongs to `lines`.
+This module decides when a day is complete, and describes it. Which lines an object has belongs to `lines`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class DayRead:
     rows: int
     """Objects in the type's own file."""
     span: tuple[int, int]
-    """The smallest and largest `created` in it, Unix seconds."""
+    """The day's smallest and largest `created`, Unix seconds."""
 
 
 @dataclass
@@ -35,7 +35,7 @@ class _Day:
     """A day that is being listed."""
 
     left: int
-    """Seconds of it that no list has covered yet."""
+    """Seconds of the day not yet listed."""
     until: int
     listed_at: float = float("inf")
     files: dict[str, Path] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class DayFiles:
             self._days[day] = _Day(left=end - day_start(day), until=end)
 
     def append(self, day: date, objects: Sequence[tuple[int, LinesByTable]], sent_at: float) -> None:
-        """Write objects of one day, each with its `created`; `sent_at`: when they were asked for."""
+        """Write objects of one day, each with its `created`; `sent_at`: when the request was sent."""
         entry = self._days[day]
         entry.listed_at = min(entry.listed_at, sent_at)
         for created, _ in objects:
@@ -78,7 +78,7 @@ class DayFiles:
         self._days[day].objects[self._table] += 1
 
     def cover(self, start: int, end: int, sent_at: float) -> list[DayRead]:
-        """Note that this span (end exclusive, Unix seconds) is listed; the days that are complete with it."""
+        """Mark this span (end exclusive, Unix seconds) as listed; returns the days completed by it."""
         complete = []
         for day in days_between(day_of(start), day_of(end - 1)) if end > start else []:
             entry = self._days[day]
@@ -95,7 +95,7 @@ class DayFiles:
 
 
 def append(folder: Path, name: str, lines: Iterable[bytes]) -> Path:
-    """Append lines to the NDJSON file of this name; its path."""
+    """Append lines to the NDJSON file `name`; returns its path."""
     path = folder / f"{name}.ndjson"
     with path.open("ab") as file:
         file.writelines(lines)

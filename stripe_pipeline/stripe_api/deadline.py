@@ -1,4 +1,4 @@
-"""Until when something may take, on a clock that nobody sets."""
+"""Deadlines on the monotonic clock, which cannot be set."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import time
 
 
 class Deadline:
-    """A moment on the monotonic clock, `seconds` from the one at which this is made; never, unless they are given."""
+    """A moment on the monotonic clock, `seconds` after its creation; by default the deadline never passes."""
 
     def __init__(self, seconds: float = math.inf) -> None:
         self._at = time.monotonic() + seconds
 
     def left(self) -> float:
-        """Seconds until then; 0 once it has passed, infinity if it never does."""
+        """Seconds left; 0 once the deadline has passed, infinity if it never does."""
         return max(0.0, self._at - time.monotonic())
 
     @property

@@ -1,4 +1,4 @@
-"""API keys: which mode they read, and how they are told apart without being shown."""
+"""API keys: which mode they read, and how to tell them apart without showing them."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class ApiKey:
 
     @property
     def livemode(self) -> bool:
-        """True if the key reads live data, false for test data (docs/stripe.md#object-types)."""
+        """Whether the key reads live data, not test data (docs/stripe.md#object-types)."""
         return self.secret[3:8] == "live_"
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal characters that tell keys apart and give nothing away."""
+        """16 hexadecimal characters that identify the key without revealing it."""
         return hashlib.sha256(self.secret.encode()).hexdigest()[:16]
 
     def __repr__(self) -> str:

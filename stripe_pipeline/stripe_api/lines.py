@@ -1,7 +1,7 @@
-"""One object with its children as lines of NDJSON: what Stripe cut off is read, what is left out is removed.
+"""One object with its children as lines of NDJSON: truncated lists are completed, excluded fields are removed.
 
-Here belongs what an object consists of. Which columns a line has belongs to `rows`, which fields are kept to `fields`,
-which objects are read to `reader`.
+This module decides which parts make up an object. The columns of a line belong to `rows`, the choice of fields to
+`fields`, the choice of objects to `reader`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _KEPT_OUT = "It is kept out and the others of its type go on; report it with thi
 
 
 class Lines:
-    """Completes objects of one type with their `children` and shapes their lines; thread-safe.
+    """Completes objects of one type with their `children` and builds their lines; thread-safe.
 
-    `probe` is told which requests were answered.
+    `probe` learns which requests were answered.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class Lines:
         self._probe = probe
 
     def of(self, obj: dict[str, Any], sent_at: float, surprises: Surprises, *, repaired: bool) -> LinesByTable | None:
-        """The lines of an object and its children by table; None if it was deleted since it was read.
+        """The lines of an object and its children by table; None if the object has since been deleted.
 
-        Raises `BadObject`, and what `StripeApi.get` raises.
+        Raises `BadObject`, and as `StripeApi.get` does.
         """
         try:
             children = {child.name: self._children_in(child, obj) for child in self._children}
@@ -67,9 +67,9 @@ class Lines:
             raise BadObject(f"The object {id_of(obj)!r} is nested too deeply", _KEPT_OUT) from None
 
     def _children_in(self, child: ObjectType, obj: dict[str, Any]) -> list[dict[str, Any]]:
-        """All of an object's children: what it embeds, or, where Stripe cut that off, the whole list."""
+        """All children of an object: the embedded ones or, if Stripe truncated them, the whole list."""
         embedded = obj.get(child.embedded_in or "")
-        if "position" in child.key:  # without a list of their own: all are embedded
+        if "position" in child.key:  # no list endpoint: all children are embedded
             found = embedded or []
         elif isinstance(embedded, dict) and embedded.get("has_more") is False:
             found = embedded.get("data")
@@ -86,7 +86,7 @@ class Lines:
         return found
 
     def _complete_included(self, obj: dict[str, Any]) -> None:
-        """Put the whole list where Stripe cut off one that it was asked to include."""
+        """Complete the included lists that Stripe truncated."""
         for included in self._object_type.include:
             found = obj.get(included.column)
             if isinstance(found, dict) and found.get("has_more") is True:
@@ -124,7 +124,7 @@ class Lines:
 
 
 def _note_replaced(object_type: ObjectType, obj: dict[str, Any], surprises: Surprises) -> None:
-    """Count the fields of an object that hold replaced text."""
+    """Count the object's fields with replaced text."""
     for name, value in obj.items():
         if odd_json.REPLACEMENT in str(value):
             surprises.add(object_type.name, f"{name} (invalid Unicode, replaced)", id_of(obj))

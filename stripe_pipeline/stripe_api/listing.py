@@ -1,6 +1,6 @@
-"""Walking windows of `created` through a list endpoint, in parallel, each object once.
+"""Reading windows of `created` from a list endpoint, in parallel, each object once.
 
-What becomes of the objects belongs to `reader`; how a single page is read belongs to `client`.
+Storing the objects belongs to `reader`; reading a single page belongs to `client`.
 """
 
 from __future__ import annotations
@@ -18,24 +18,22 @@ from stripe_pipeline.rows import created_of, id_of, is_id
 from stripe_pipeline.stripe_api.client import Page, Params, StripeApi
 from stripe_pipeline.stripe_api.refusals import odd_answer
 
-_WORTH_SPLITTING = 8  # pages that must be left for another window to be worth its first, perhaps half-empty, page
+_WORTH_SPLITTING = 8  # pages that must remain to justify another window, with its perhaps half-empty last page
 _MAX_PARTS = 8
-_ENOUGH = (
-    12  # windows at once, twice as many as there are threads: each one more ends with a half-empty page of its own
-)
-_SPLITS = 40  # of windows that Stripe does not list; where there are more, it is not about single days
-_RESTARTS = 4  # of a list that changes faster than it can be read, each without getting any further
+_ENOUGH = 12  # windows at once, twice the number of threads: each additional window ends with a half-empty page
+_SPLITS = 40  # of windows that Stripe does not list; if there are more, the cause is not single days
+_RESTARTS = 4  # without progress, of a list that changes faster than it can be read
 
 
 @dataclass(frozen=True)
 class Listed:
-    """One page's objects, and the span of `created` that is completely listed with it."""
+    """One page's objects, and the span of `created` that the page lists completely."""
 
     objects: list[dict[str, Any]]
     odd: list[tuple[dict[str, Any], BadObject]]
-    """Objects that do not belong into the list, and why."""
+    """Objects that do not belong in the list, and why."""
     start: int
-    """Inclusive, Unix seconds; `end` is exclusive. Equal where the page ends within one second."""
+    """Inclusive, Unix seconds; `end` is exclusive. Equal if the page lies within one second."""
     end: int
     sent_at: float
     repaired: bool = False
@@ -43,13 +41,13 @@ class Listed:
 
 
 class Listing:
-    """One type's lists over some windows. `emit` is called from several threads, once a page.
+    """One type's lists over some windows. `emit` is called from several threads, once per page.
 
-    A window is walked from its newest object on. Where a page shows that many more are left while few windows are
-    open, the rest is split into smaller windows walked side by side; a window always ends on a whole second, and what
-    a page has already shown of its last second is not shown again. `include`: fields that Stripe sends only where
-    asked. `check` raises `BadObject` for an object that does not belong into the list. `give_up` is told of a span
-    (start, end) of at most a day that Stripe does not list, and why; it says whether the others can go on.
+    A window is read from its newest object on. If a page shows that many objects are left while few windows are open,
+    the rest is split into smaller windows that are read in parallel; a window always ends on a whole second, and
+    objects of a page's last second are not emitted twice. `include`: fields that Stripe sends only on request.
+    `check` raises `BadObject` for an object that does not belong in the list. `give_up` gets a span (start, end) of
+    at most a day that Stripe does not list, and the error; it says whether the others can go on.
     """
 
     def __init__(
@@ -79,9 +77,9 @@ class Listing:
         self._shown: dict[int, set[str]] = {}
 
     def start(self, windows: Iterable[tuple[int, int]], executor: Executor) -> None:
-        """Walk `windows` (start inclusive, end exclusive, Unix seconds); `done` is called once, at the end.
+        """Read `windows` (start inclusive, end exclusive, Unix seconds); `done` is called once, at the end.
 
-        After an error nothing more is asked for, and `done` gets the first error.
+        After an error no more requests are sent, and `done` gets the first error.
         """
         windows = list(windows)
         with self._lock:
@@ -105,16 +103,16 @@ class Listing:
     def _walk(self, start: int, end: int, executor: Executor) -> None:
         window = (start, end)
         cursor: str | None = None
-        left = end  # exclusive upper bound of what is not listed yet
-        tail: set[str] = set()  # ids on the second that the last page ended in
+        left = end  # exclusive upper bound of the unlisted rest
+        tail: set[str] = set()  # ids of the last page's final second
         before: set[str] = set()  # ids on the last page
-        futile = 0  # restarts since the last object that was not shown before
+        futile = 0  # restarts since the last object that was new
         while self._error is None:
             try:
                 bounds = {"created[gte]": window[0], "created[lt]": window[1]}
                 page = self._api.page(self._endpoint, self._asked | bounds, starting_after=cursor)
             except CursorLost:
-                # The object the page should start after is gone. Read on from its second, as a new window.
+                # The object before the page is gone. Continue from its second, as a new window.
                 if futile == _RESTARTS:
                     raise
                 futile += 1
@@ -139,7 +137,7 @@ class Listing:
                 nothing = odd_answer(self._endpoint, "says that there is more and holds nothing of what was asked for")
                 self._isolate(start, left, nothing, executor)
                 return
-            # Not an odd one: after an object that is not in the window a page may come back empty
+            # Not an odd object: after an object outside the window, a page may be empty
             # (docs/stripe.md#lists).
             cursor = good[-1]["id"]
             here = {it["id"] for it in good if created_of(it) == oldest}
@@ -147,7 +145,7 @@ class Listing:
             listed_span = left - oldest
             left = oldest + 1
             if 2 * len(tail) > len(page.objects):
-                continue  # A crowded second: a split would show it again, and tells nothing of the rest.
+                continue  # A crowded second: a split would read it again, and it says nothing about the rest.
             parts = self._parts(start, left, listed_span)
             if len(parts) > 1:
                 self._remember(oldest, tail)
@@ -157,7 +155,7 @@ class Listing:
     def _sorted_out(
         self, objects: Iterable[dict[str, Any]], start: int, end: int
     ) -> tuple[list[dict[str, Any]], list[tuple[dict[str, Any], BadObject]]]:
-        """What belongs into a window, and what does not."""
+        """The objects in a window, and the odd ones."""
         good, odd = [], []
         for it in objects:
             try:
@@ -172,7 +170,7 @@ class Listing:
         return good, odd
 
     def _isolate(self, start: int, end: int, error: Unavailable, executor: Executor) -> None:
-        """Read a window that Stripe does not list in halves, down to a day, if other requests are answered."""
+        """Halve a window that Stripe does not list, down to a day, if Stripe answers other requests."""
         if self._give_up is None or self._splits >= _SPLITS or not self._works(error):
             raise error
         middle = day_start(day_of((start + end) // 2))
@@ -185,10 +183,10 @@ class Listing:
         self.start([(start, middle), (middle, end)], executor)
 
     def _parts(self, start: int, left: int, listed_span: int) -> Sequence[tuple[int, int]]:
-        """The rest of a window in parts that are worth walking side by side, judged by how much one page spanned."""
+        """Splits the rest of a window into parts worth reading in parallel, judged by the span of one page."""
         pages_left = (left - start) / max(1, listed_span)
         with self._lock:
-            room = _ENOUGH - self._open + 1  # this one makes room
+            room = _ENOUGH - self._open + 1  # this one closes
         number = min(_MAX_PARTS, room, int(pages_left // (_WORTH_SPLITTING / 2)), left - start)
         if pages_left < _WORTH_SPLITTING or number < 2:
             return [(start, left)]
@@ -207,11 +205,11 @@ class Listing:
 
 
 def newest_first(api: StripeApi, endpoint: str, *, since: int, include: Sequence[str] = ()) -> Iterator[Page]:
-    """The pages of what was made since `since` (Unix seconds, inclusive), each object once.
+    """The pages of objects made since `since` (Unix seconds, inclusive), each object once.
 
-    `include`: fields that Stripe sends only where asked.
-    Goes on from where it was if the object that a page should start after vanishes; raises `CursorLost` if that goes
-    on without getting any further, else as `StripeApi.page` does.
+    `include`: fields that Stripe sends only on request.
+    Continues at the same point if the object that a page should start after vanishes; raises `CursorLost` if this
+    repeats without progress, otherwise as `StripeApi.page` does.
     """
     window = left = _expand(include) | {"created[gte]": since}
     shown: set[str] = set()
@@ -242,7 +240,7 @@ def newest_first(api: StripeApi, endpoint: str, *, since: int, include: Sequence
 
 
 def _made(obj: dict[str, Any]) -> int | None:
-    """When an object was made, if it tells."""
+    """An object's `created`, if valid."""
     try:
         return created_of(obj)
     except BadObject:
@@ -250,7 +248,7 @@ def _made(obj: dict[str, Any]) -> int | None:
 
 
 def outside(obj: dict[str, Any], start: int, end: float) -> BadObject:
-    """The error for an object that was not made in the window that was asked for."""
+    """The error for an object that was not made in the requested window."""
     return BadObject(
         f"Stripe listed {obj['id']!r}, made at {obj['created']}, for the time from {start} until {end} (Unix seconds)",
         "It is read by its id instead",
@@ -258,10 +256,10 @@ def outside(obj: dict[str, Any], start: int, end: float) -> BadObject:
 
 
 def everything(api: StripeApi, path: str, params: Params | None = None) -> list[dict[str, Any]]:
-    """All objects of a list that has no window, newest first.
+    """All objects of a list without a window, newest first.
 
-    Read again from its start where the object that a page should start after vanishes; raises `CursorLost` if that
-    goes on, else as `StripeApi.page` does.
+    Starts over if the object that a page should start after vanishes; raises `CursorLost` if this keeps happening,
+    otherwise as `StripeApi.page` does.
     """
     for attempt in range(_RESTARTS + 1):
         try:
@@ -273,5 +271,5 @@ def everything(api: StripeApi, path: str, params: Params | None = None) -> list[
 
 
 def _expand(include: Sequence[str]) -> dict[str, str | int | Sequence[str]]:
-    """The parameter of a list that asks for fields of its objects."""
+    """The list parameter that requests fields of the objects."""
     return {"expand": [f"data.{field}" for field in include]} if include else {}

@@ -1,6 +1,6 @@
-"""The paths of single objects, and which ids can be in one.
+"""The paths of single objects, and which ids a path can hold.
 
-Here belongs what an id means in a URL. What an id may look like at all belongs to `rows`.
+This module handles ids in URLs. Which ids are valid at all belongs to `rows`.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from urllib.parse import quote
 from stripe_pipeline.errors import BadObject
 
 NAMELESS = "(no id) "
-"""What stands for the id of an object that Stripe listed without one begins with this; the day follows."""
+"""The prefix of the substitute id of an object that Stripe listed without an id; the day follows."""
 
 
 def is_addressable(object_id: str) -> bool:
     """Whether an object can be read by this id.
 
-    Servers resolve `.` and `..` to another path, even percent-encoded; what begins with `NAMELESS` stands for an object
-    without an id. These are read with the day that they were made on.
+    Servers resolve `.` and `..` to another path, even percent-encoded; ids that begin with `NAMELESS` stand for objects
+    without an id. Such objects are read with the day on which they were made.
     """
     return object_id not in (".", "..") and not object_id.startswith(NAMELESS)
 
@@ -26,7 +26,7 @@ def object_path(endpoint: str, object_id: str, *below: str) -> str:
     """The path of one object, for example `/v1/invoices/in_1/lines` with `below` = `lines`.
 
     A shop may choose its customers' ids, such as `a/b` or `x+y@example.com`: the id is percent-encoded. Raises
-    `BadObject` for one that is not addressable.
+    `BadObject` for an id that is not addressable.
     """
     if not is_addressable(object_id):
         raise BadObject(

@@ -1,7 +1,7 @@
 """Whether an error is about one object or one span of time, or about every request of its kind.
 
-Here belongs how that is found out: by sending requests of the same kind for other objects. What becomes of an object
-that cannot be read belongs to `reader`.
+This module finds out by sending requests of the same kind for other objects. Handling an object that cannot be read
+belongs to `reader`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from stripe_pipeline.stripe_api.paths import is_addressable, object_path
 from stripe_pipeline.stripe_api.rate_limits import endpoint_of
 from stripe_pipeline.stripe_api.refusals import RESOURCE_MISSING
 
-_OTHERS = 3  # objects that are tried before a request is taken to fail for all
+_OTHERS = 3  # objects to try before a request is assumed to fail for all
 
 
 class Probe:
-    """Tells errors about single objects of `endpoint` from errors about all of them; thread-safe.
+    """Distinguishes errors about single objects of `endpoint` from errors about all; thread-safe.
 
     Stripe is asked at most once for each kind of request, and only if no other request of that kind was answered.
     """
@@ -39,17 +39,17 @@ class Probe:
         self._lock = threading.Lock()
 
     def answered(self, path: str) -> None:
-        """Note that a request for `path` was answered as it should be."""
+        """Record that a request for `path` was answered correctly."""
         self._works[self._kind(path)] = True
 
     def blame(self, error: StripePipelineError, object_id: str) -> StripePipelineError:
-        """`error`, if it is about this object alone; raises it if it is about the type, the key or all of Stripe."""
+        """Returns `error` if it concerns only this object; raises it if it concerns the type, key or all of Stripe."""
         if isinstance(error, BadObject) or self.is_special(error, object_id):
             return error
         raise error
 
     def is_special(self, error: StripePipelineError, object_id: str | None) -> bool:
-        """Whether what was refused works for other objects, or for a list of other days where there is no `object_id`.
+        """Whether the refused request works for other objects or, without `object_id`, for a list of other days.
 
         Raises `AuthenticationFailed` and `Cancelled`.
         """
@@ -64,7 +64,7 @@ class Probe:
             return self._works[kind]
 
     def _kind(self, path: str) -> str:
-        """What requests to `path` are alike to: those for single objects are not like those for their list."""
+        """The kind of requests to `path`: requests for single objects and for their list differ in kind."""
         return f"{self._endpoint}/{{id}}" if path.rpartition("/")[0] == self._endpoint else endpoint_of(path)
 
     def _ask(self, kind: str, object_id: str | None) -> bool:

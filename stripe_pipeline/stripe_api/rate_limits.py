@@ -1,11 +1,11 @@
-"""Stripe's request limits, kept together by all threads of all processes that use one data folder.
+"""Stripe's request limits, shared by all threads of all processes that use one data folder.
 
-Here belongs when a request may be sent. Sending it, and what to do with a refused one, belongs to `stripe_api`.
+This module decides when a request may be sent. Sending it, and handling refusals, belongs to `stripe_api`.
 
 Each endpoint has a token bucket and the account has one; a request takes a token from both at the same moment, so
-that an endpoint that has to wait holds no token of the account. A 429 lowers the bucket's rate to what got through in
-the second before, at most by half; quiet raises it again step by step. Urgent callers may borrow the next token; the
-others wait until it is repaid. All times are seconds.
+that a waiting endpoint holds no token of the account. A 429 lowers the bucket's rate to the throughput of the second
+before, at most by half; a period without 429s raises the rate again step by step. Urgent callers may borrow the next
+token; the others wait until it is repaid. All times are seconds.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ from stripe_pipeline.errors import Cancelled, OutOfTime, WarehouseError
 from stripe_pipeline.storage_errors import reason, remedy
 from stripe_pipeline.stripe_api.deadline import Deadline
 
-if sys.platform != "win32":  # there each process keeps the limits by itself
+if sys.platform != "win32":  # on Windows each process has its own limits
     import fcntl
 
-# Requests a second, docs/stripe.md#limits.
+# Requests per second, docs/stripe.md#limits.
 ENDPOINT_RATE = 25.0
 LIVE_ACCOUNT_RATE = 100.0
 TEST_ACCOUNT_RATE = 25.0
 
 SPARE = 1.5
-"""Requests a second that are only used to make up for being late: what is sent evenly arrives unevenly, so that a
-second may hold one more."""
+"""Requests per second reserved for catching up: requests sent evenly arrive unevenly, so that one second may
+contain one more."""
 SLOWEST_RATE = 1.0
 CAREFUL = 0.97
 """After a 429, the rate becomes this share of the throughput just before it."""
 QUIET = 5.0
-"""Seconds without a 429 after which a slowed-down bucket gets one step faster."""
+"""Seconds without a 429 after which a slowed bucket speeds up by one step."""
 STEP = 0.03
-"""How much faster, as a share of its rate, and twice as much with each further step: near what was refused the limit
-is found with one 429 in a hundred, and from half to full speed takes 25 s."""
+"""The first increase, as a share of the rate; each further step doubles it: the limit is found near the refused rate
+with one 429 in a hundred requests, and from half to full speed takes 25 s."""
 LONGEST = frozenset({"/v1/balance_transactions", "/v1/charges", "/v1/payment_intents"})
-"""The lists that are the longest on nearly every account. Where the account's limit is what holds them up, the others
-take what these leave: all are read sooner than if each had the same, and the three leave a quarter."""
+"""The longest lists on nearly every account. If the account's limit is the bottleneck, the other lists use the
+remaining tokens, a quarter: all lists are then read sooner than with equal shares."""
 LEFT = 0.4
-"""Tokens of the account's that the other lists leave to them."""
+"""Account tokens that the other lists leave to `LONGEST`."""
 SAME_TROUBLE = 1.0
-"""Further 429s within so many seconds answer requests sent before the slow-down, and lower nothing."""
+"""Further 429s within so many seconds answer requests sent before the slow-down, and have no effect."""
 
-_REMEMBERED = 10.0  # seconds for which it is known what was sent; an answer that takes longer lowers by half
-_LONGEST_PAUSE = 120.0  # seconds; times further ahead are of a clock that has begun anew since
+_REMEMBERED = 10.0  # seconds for which sent requests are remembered; a 429 that takes longer halves the rate
+_LONGEST_PAUSE = 120.0  # seconds; times further ahead are from before the clock restarted
 _LARGEST = 1_000_000  # bytes; a bucket makes 200
 _ACCOUNT = "account"
 
@@ -63,10 +63,10 @@ Wait = Callable[[threading.Event, float | None], bool]
 
 
 def endpoint_of(path: str) -> str:
-    """The endpoint that Stripe counts a path under: `/v1/charges/ch_1` belongs to `/v1/charges`.
+    """The endpoint that Stripe counts a path for: `/v1/charges/ch_1` belongs to `/v1/charges`.
 
     A list below an object is an endpoint of its own: `/v1/invoices/in_1/lines` gives `/v1/invoices/{id}/lines`.
-    Ids in `path` are percent-encoded (`paths.object_path`), so a slash in one does not begin a new part.
+    Ids in `path` are percent-encoded (`paths.object_path`), so a slash in an id does not start a segment.
     """
     parts = path.strip("/").split("/")
     return "/" + "/".join("{id}" if place == 2 else part for place, part in enumerate(parts[:4])).removesuffix("/{id}")
@@ -78,17 +78,17 @@ class Bucket:
     def __init__(self, limit: float, share: float) -> None:
         self.full_rate = min(limit * share, max(limit - SPARE, limit / 2))
         self.rate = self.full_rate
-        # What is saved up and the steady rate stay below Stripe's limit together, in any second.
+        # Saved tokens and the steady rate together stay below Stripe's limit, in any second.
         self._burst = max(1.0, min(limit - self.full_rate, self.full_rate / 4))
         self._tokens = self._burst
         self._filled_at: float | None = None
         self._slowed_at: float | None = None
         self._quiet_since = 0.0
         self._step = STEP
-        self._sent: deque[float] = deque()  # when, in the last seconds, without what was refused
+        self._sent: deque[float] = deque()  # recent send times, without refused requests
 
     def wait(self, now: float, left: float = 0.0) -> float:
-        """Seconds until a token is there, and some `left` besides; 0 if there are. Times must not go backwards."""
+        """Seconds until a token is available with `left` more remaining; 0 if now. `now` must never decrease."""
         self._fill(now)
         assert self._filled_at is not None
         wanted = min(1.0 + left, self._burst)
@@ -97,14 +97,14 @@ class Bucket:
         return self._filled_at - now + (wanted - self._tokens) / self.rate
 
     def take(self, now: float) -> None:
-        """Takes a token; `wait` said that one is there."""
+        """Takes a token, after `wait` returned 0."""
         self._tokens -= 1.0
         self._sent.append(now)
         while self._sent[0] < now - _REMEMBERED:
             self._sent.popleft()
 
     def state(self) -> dict[str, Any]:
-        """What other processes must know of the bucket. Recent throughput is not shared: it is needed rarely, and this
+        """The bucket's state for other processes. Recent throughput is not shared: it is rarely needed, and this method
         runs a hundred times a second."""
         return {
             "rate": self.rate,
@@ -116,7 +116,7 @@ class Bucket:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what another process left; raises `LookupError` or `TypeError` where it is not that."""
+        """Continue from another process's `state`; raises `LookupError` or `TypeError` if it is not valid."""
         rate, tokens = min(state["rate"], self.full_rate), min(state["tokens"], self._burst)
         filled_at, slowed_at, quiet_since, step = (
             state[name] for name in ("filled_at", "slowed_at", "quiet_since", "step")
@@ -125,8 +125,8 @@ class Bucket:
         self._slowed_at, self._quiet_since, self._step = slowed_at, quiet_since, step
 
     def slow_down(self, now: float, pause: float, sent: float | None = None) -> None:
-        """Stripe answered 429 to what was sent at `sent`: go as fast as others got through in the second before, and
-        not slower than half as fast; send nothing for `pause` seconds, nor before any second holds less than that."""
+        """Handle a 429 to a request sent at `sent`: lower the rate to the throughput of the second before, at most by
+        half; send nothing for `pause` seconds, nor until the last second holds fewer requests than that."""
         self._fill(now)
         assert self._filled_at is not None
         sent = now if sent is None else sent
@@ -159,9 +159,9 @@ class Bucket:
 class RateLimits:
     """One bucket for the account and one for each endpoint; thread-safe.
 
-    `account` and `endpoint` are requests a second, `share` (0 to 1) how much of them is used. The processes that name
-    the same file in `shared` use them up together, `urgent` ones first. `clock` (monotonic seconds, the same for all
-    processes) and `wait` (waits for an event, or so many seconds) are there for tests.
+    `account` and `endpoint` are requests per second, `share` (0 to 1) the share of them to use. Processes with the same
+    file in `shared` share the limits, `urgent` ones first. `clock` (monotonic seconds, the same for all processes)
+    and `wait` (waits for an event, or so many seconds) exist for tests.
     """
 
     def __init__(
@@ -217,7 +217,7 @@ class RateLimits:
                         raise Cancelled
                     turn.clear()
                     delay = None
-                    if queue[0] is turn:  # only the first in the queue waits for a time, the others for their turn
+                    if queue[0] is turn:  # only the first in the queue waits for a time, the rest for their turn
                         if at is None:
                             at, delay = self._take(endpoint)
                         else:
@@ -236,8 +236,8 @@ class RateLimits:
                     queue[0].set()
 
     def _take(self, endpoint: str) -> tuple[float | None, float]:
-        """When the request may be sent if a token was taken for it, and for how long to wait before that or before
-        trying again."""
+        """Returns when the request may be sent, or None if no token was taken, and how long to wait before sending or
+        retrying."""
         with self._together():
             bucket, now = self._bucket(endpoint), self._clock()
             left = 0.0 if self._urgent or endpoint in LONGEST else LEFT
@@ -250,12 +250,12 @@ class RateLimits:
 
     @contextmanager
     def _together(self) -> Iterator[None]:
-        """The buckets as all processes know them, which nobody else changes meanwhile."""
+        """Locks the buckets' shared state, loads it, and saves it at the end."""
         if self._shared is None or sys.platform == "win32":
             yield
             return
-        # The lock is the file's, and gone when it is closed: `filelock` takes as long as all the rest.
-        # Written over, not cut off first, for which file systems wait for the disk.
+        # The file's own lock, released on close: `filelock` takes as long as all the rest.
+        # Overwritten without truncation, for which file systems wait for the disk.
         try:
             file = os.open(self._shared, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
@@ -270,13 +270,13 @@ class RateLimits:
             yield
             state = {name: bucket.state() for name, bucket in self._endpoints.items()}
             text = orjson.dumps(state | {_ACCOUNT: self._account.state()}).ljust(len(found))
-            with suppress(OSError):  # a disk that is full is told of where rows are lost
+            with suppress(OSError):  # a full disk is reported where rows are lost
                 os.pwrite(file, text, 0)
         finally:
             os.close(file)
 
     def _restore(self, found: bytes) -> None:
-        # There may be none yet, or one that was cut off or is of another version: as if nothing had been sent.
+        # A missing or truncated state, or one of another version, counts as if nothing had been sent.
         with suppress(ValueError, LookupError, TypeError, AttributeError):
             state = orjson.loads(found)
             if max(it["filled_at"] or 0.0 for it in state.values()) > self._clock() + _LONGEST_PAUSE:
@@ -285,7 +285,7 @@ class RateLimits:
                 (self._account if name == _ACCOUNT else self._bucket(name)).restore(it)
 
     def slow_down(self, endpoint: str, reason: str | None, pause: float = 0.0, sent: float | None = None) -> None:
-        """A request to `endpoint`, sent at `sent`, got 429 with `reason`, the value of `Stripe-Rate-Limited-Reason`.
+        """Handle a 429 for a request to `endpoint` at `sent`; `reason` is from `Stripe-Rate-Limited-Reason`.
 
         `global-…` slows down the account and any other reason the endpoint, for at least `pause` seconds. Without
         a reason the object was locked, which says nothing about the rate (docs/stripe.md#limits).
@@ -297,7 +297,7 @@ class RateLimits:
             bucket.slow_down(self._clock(), pause, sent)
 
     def close(self) -> None:
-        """Ends all waiting: everything that waits, now or later, gets `Cancelled`."""
+        """Ends all waiting: every `acquire`, now or later, raises `Cancelled`."""
         with self._lock:
             self._closed = True
             for queue in self._queues.values():

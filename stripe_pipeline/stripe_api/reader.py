@@ -1,8 +1,8 @@
 """Reading objects with their children from Stripe into files that the warehouse loads.
 
-One reader serves a first load, a backfill, a seal and a notification: all give the same `Batch`. How windows are walked
-belongs to `listing`, what an object consists of to `lines`, when a day is complete to `day_files`, whether an error is
-about one object to `probe`, what to read to `sync`.
+One reader serves a first load, a backfill, a seal and a notification: all yield the same `Batch`. Reading windows
+belongs to `listing`, the parts of an object to `lines`, the completeness of days to `day_files`, whether an error is
+about one object to `probe`, deciding what to read to `sync`.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from stripe_pipeline.stripe_api.refusals import RESOURCE_MISSING, odd_answer
 
 @dataclass(frozen=True)
 class Unread:
-    """An object that was met in a list, or looked for, and could not be read."""
+    """A listed or requested object that could not be read."""
 
     id: str
-    """Its id; `NAMELESS` and the day where Stripe sent none."""
+    """The id, or `NAMELESS` and the day if Stripe sent none."""
     created: int | None
-    """Unix seconds, where that is known and right."""
+    """Unix seconds, if known and valid."""
     error: StripePipelineError
 
 
 class Reader:
-    """Reads one type and `children` with one key, in the threads of `executor`; its files lie in `folder`."""
+    """Reads one type and `children` with one key, in the threads of `executor`; writes files to `folder`."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Reader:
         self.surprises = Surprises()
         self._unread: dict[str, Unread] = {}
         self.unlisted: dict[date, StripePipelineError] = {}
-        """Days that Stripe does not list, while it lists others."""
+        """Days that Stripe does not list, although it lists others."""
         self._api = api
         self._folder = folder
         self._executor = executor
@@ -78,20 +78,20 @@ class Reader:
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """The names of the tables that what is read goes to."""
+        """The names of the tables for the objects read."""
         return (self.object_type.name, *(child.name for child in self.children))
 
     @property
     def unread(self) -> dict[str, Unread]:
-        """What could not be read of lists so far, by id.
+        """The listed objects that could not be read so far, by id.
 
-        Its day counts as listed all the same: whoever loads that day must see to it that the object is not forgotten.
+        Their days count as listed all the same: callers that load such a day must make sure to retry the object.
         """
         with self._lock:
             return dict(self._unread)
 
     def batch(self) -> Batch:
-        """An empty batch for what this reader reads."""
+        """An empty batch for this reader's objects."""
         return Batch(self.object_type, self.children, self.mode)
 
     def list_days(
@@ -104,8 +104,8 @@ class Reader:
     ) -> None:
         """List `days` completely, up to `until` (exclusive, Unix seconds), in the background.
 
-        `read` is called once for each day as it is complete, from several threads; `done` once at the end, with the
-        first error if there was one.
+        `read` is called once for each day when it is complete, from several threads; `done` once at the end, with the
+        first error, if any.
         """
         begun = {day for day in days if day_start(day) < until}
         self._days.begin(begun, until=until)
@@ -141,7 +141,7 @@ class Reader:
                 self.unlisted.setdefault(day, error)
 
     def _store(self, listed: Listed) -> list[DayRead]:
-        """Write a page's objects to their days' files; the days that are complete with it."""
+        """Write a page's objects to their days' files; returns the days completed by the page."""
         whole = self._with_children(listed.objects, listed.sent_at, repaired=listed.repaired)
         by_day: dict[date, list[tuple[int, LinesByTable]]] = {}
         for obj, lines in whole:
@@ -153,7 +153,7 @@ class Reader:
             for day, objects in by_day.items():
                 if day in self._days:
                     self._days.append(day, objects, listed.sent_at)
-                else:  # out of order: its day was complete
+                else:  # out of order: the day was complete
                     for obj, _ in whole:
                         if day_of(created_of(obj)) == day:
                             self._unread[id_of(obj)] = Unread(id_of(obj), None, outside(obj, listed.start, listed.end))
@@ -162,8 +162,8 @@ class Reader:
     def _with_children(
         self, objects: Sequence[dict[str, Any]], sent_at: float, *, repaired: bool
     ) -> list[tuple[dict[str, Any], LinesByTable]]:
-        """Each object with its own and its children's lines by table; one that vanished meanwhile is left out, and one
-        that cannot be read is kept out."""
+        """Each object with its own and its children's lines by table; objects that were deleted since are omitted, and
+        unreadable objects are kept out (`_keep_out`)."""
         whole = []
         surprises = Surprises()
         for obj in objects:
@@ -172,14 +172,14 @@ class Reader:
             except StripePipelineError as error:
                 self._keep_out(obj, self._probe.blame(error, id_of(obj)), (0, 0))
             else:
-                if lines is not None:  # else a complete list of its day will find it missing
+                if lines is not None:  # else a complete list of the day detects the deletion
                     whole.append((obj, lines))
         with self._lock:
             self.surprises.update(surprises)
         return whole
 
     def _keep_out(self, obj: dict[str, Any], error: StripePipelineError, span: tuple[int, int]) -> None:
-        """Note an object of a list that cannot be stored; `span` is the part of the list that it was met in."""
+        """Record a listed object that cannot be stored; `span` is the part of the list that contained it."""
         try:
             created: int | None = created_of(obj)
         except BadObject:
@@ -191,7 +191,7 @@ class Reader:
             if is_id(object_id):
                 self._unread[str(object_id)] = Unread(str(object_id), created, error)
             else:
-                # Without an id only the list of its day can bring it in.
+                # Without an id, only a list of the day can read the object.
                 near = max(span[0], span[1] - 1) if created is None else created
                 name = f"{NAMELESS}{day_of(near)}"
                 self._unread[name] = Unread(name, near, error)
@@ -199,11 +199,11 @@ class Reader:
                 self._days.count(day_of(created))
 
     def read_again(self, ids: Iterable[str], *, since: int = 0) -> tuple[Batch, dict[str, StripePipelineError]]:
-        """Retrieve each id, with its children; and why, for those that are refused or bad while the others are not, or
-        that there was no time for.
+        """Retrieve each id, with its children; also returns the errors of single objects that are refused or bad while
+        others are not, or for which time ran out.
 
-        What Stripe says is gone comes back as a tombstone; what turns out to be made before `since` (Unix seconds) is
-        left out. Raises what `StripeApi.get` raises where that is not about single objects, and `OSError`.
+        Objects that Stripe reports as deleted become tombstones; objects made before `since` (Unix seconds) are left
+        out. Raises the errors of `StripeApi.get` that do not concern single objects, and `OSError`.
         """
         batch = self.batch()
         batch.read_again = True
@@ -224,7 +224,7 @@ class Reader:
         return batch, bad
 
     def list_since(self, since: int) -> tuple[Batch, set[str]]:
-        """List what was made since `since` (Unix seconds, inclusive), with children; and the ids that were listed.
+        """List the objects made since `since` (Unix seconds, inclusive), with children; also returns the listed ids.
 
         Raises as `StripeApi.page` does, and `OSError`.
         """

@@ -1,7 +1,7 @@
-"""The errors for what Stripe answers instead of what was asked for, each with its remedy, for both Stripe clients.
+"""The errors for refusals and bad answers from Stripe, each with its remedy, for both Stripe clients.
 
-Here belongs what a refusal means to the user: of reading (`client`) and of webhook endpoints (`webhooks.endpoints`).
-How an answer is told from a refusal belongs to `answers`, the classes of the errors to `errors`.
+This module explains refusals to the user: of reads (`client`) and of webhook endpoints (`webhooks.endpoints`).
+Telling an answer from a refusal belongs to `answers`, the error classes to `errors`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from stripe_pipeline.errors import (
 from stripe_pipeline.stripe_api.answers import Failure, Refusal
 
 RESOURCE_MISSING = "resource_missing"
-"""Stripe's error code for an object that is not there; a 404 without it is about the address."""
+"""Stripe's error code for a missing object; a 404 without this code is about the address."""
 
-# Read whatever the settings say, so no object can be disabled to do without the permission.
+# Always read, so disabling an object type does not make the permission unnecessary.
 _ALWAYS_READ = {"/v1/account", "/v1/events"}
 _CHECK_NETWORK = "Check the network, STRIPE_API_BASE and status.stripe.com"
 _GOES_ON = "the next run goes on from where this one stopped"
@@ -32,21 +32,21 @@ _CHECK_KEY = {
     False: "Check STRIPE_TEST_API_KEY, or STRIPE_API_KEY if that is where the test key is",
 }
 _Words = tuple[str, str]
-"""What happened, to which Stripe's message is added; and the remedy."""
+"""The problem, to which Stripe's message is added, and the remedy."""
 
 
 class Request(Protocol):
-    """What Stripe refused, and the words for it where they depend on that."""
+    """A request that Stripe refused, and the wording of its errors."""
 
     @property
     def path(self) -> str:
-        """The path that was read; empty where nothing was."""
+        """The path that was read; empty if none was."""
 
     def forbidden(self, refusal: Refusal, *, mode: str) -> _Words:
         """For a key that lacks the permission; `mode` is `live` or `test`."""
 
     def missing(self, refusal: Refusal) -> _Words:
-        """For an object that is not there."""
+        """For an object that is missing."""
 
     def refused(self, refusal: Refusal) -> _Words:
         """For any other refusal."""
@@ -83,7 +83,7 @@ class Read:
 
 
 class WebhookEndpointRequest:
-    """Listing, making, changing or removing a webhook endpoint."""
+    """Listing, creating, changing or deleting a webhook endpoint."""
 
     path = ""
 
@@ -127,7 +127,7 @@ def refused(refusal: Refusal, request: Request, *, livemode: bool) -> ApiError:
 
 
 def cursor_lost(missing: NotFound) -> CursorLost:
-    """The error for a page of a list, where `missing` says that the object it should start after is not there."""
+    """The error for a page of a list; `missing` says that the object to start after does not exist."""
     return CursorLost(
         missing.what,
         "The object this page starts after is gone: read the window again",
@@ -157,7 +157,7 @@ def given_up(path: str, server: str, last: Failure, attempts: int) -> Unavailabl
 
 
 def unanswered(last: Failure) -> Unavailable:
-    """The error for a request about webhook endpoints that was not answered as it should be, retries included."""
+    """The error for a request about webhook endpoints without a proper answer, retries included."""
     return Unavailable(
         _with_request_id(f"Stripe did not answer as it should: {last.seen}", last.request_id),
         f"{_CHECK_NETWORK}, then try again",
@@ -168,7 +168,7 @@ def unanswered(last: Failure) -> Unavailable:
 
 
 def odd_answer(path: str, how: str) -> Unavailable:
-    """The error for an answer that is JSON but not what `path` stands for."""
+    """The error for an answer that is JSON but does not fit `path`."""
     return Unavailable(f"The answer to GET {path} {how}", f"Check STRIPE_API_BASE; {_GOES_ON}", path=path, status=200)
 
 

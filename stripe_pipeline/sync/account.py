@@ -1,8 +1,8 @@
-"""Whose account a key belongs to, so that one data folder never holds two accounts.
+"""Which account a key belongs to, so that one data folder never holds two accounts.
 
-A restricted key may not be allowed to read the account. Then Stripe's refusals usually name it, or the settings do;
-else the account stays unnamed, and what the folder holds of it tells whether a new key belongs to it. What is stored
-of a key, and naming what was stored without a name, belongs to `warehouse`.
+A restricted key may lack the permission to read the account. Stripe's refusals or the settings then usually name the
+account; otherwise it stays unnamed, and the stored objects tell whether a new key belongs to it. Storing keys, and
+naming an account that was stored without a name, belong to `warehouse`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from stripe_pipeline.warehouse.warehouse import Warehouse
 
 
 def mode_of(api: StripeApi, key: ApiKey, warehouse: Warehouse, *, configured: str | None) -> Mode:
-    """Whose key this is: asked once, then known by the key's fingerprint. The client takes over what the warehouse
-    knows of Stripe's clock.
+    """Returns the key's account and mode: asked once, then looked up by fingerprint. The client's clock starts with
+    the bounds that the warehouse stores.
 
-    `configured`: the account that the settings name, or nothing. Raises as `identify` does.
+    `configured`: the account that the settings name, or None. Raises as `identify` does.
     """
     with warehouse.session():
         account = warehouse.keys.account_of(key.fingerprint)
@@ -38,17 +38,17 @@ def mode_of(api: StripeApi, key: ApiKey, warehouse: Warehouse, *, configured: st
 
 
 def remember_name(api: StripeApi, key: ApiKey, warehouse: Warehouse, mode: Mode) -> None:
-    """Name the account if Stripe did so during the run; raises `WarehouseError` if it is not the one held."""
+    """Name the account if Stripe did so during the run; raises `WarehouseError` if another is stored."""
     if api.named_account not in (None, mode.account):
         warehouse.keys.remember_key(key.fingerprint, Mode(api.named_account, key.livemode))
 
 
 def identify(api: StripeApi, key: ApiKey, warehouse: Warehouse, *, configured: str | None) -> str:
-    """The account that `key` belongs to, or `UNNAMED`; `configured` is the one that the settings name.
+    """The account that `key` belongs to, or `UNNAMED`; `configured` is the account that the settings name.
 
-    Raises `WarehouseError` if the warehouse holds another account: by its name, or because this key cannot see any of
-    several objects that are stored; and if that cannot be told. Raises `SettingsError` if Stripe names another account
-    than the settings, and what `StripeApi.get` raises.
+    Raises `WarehouseError` if the warehouse holds another account (by name, or because this key cannot see any of
+    several stored objects) or if this cannot be determined, `SettingsError` if Stripe and the settings name different
+    accounts, and the errors of `StripeApi.get`.
     """
     known = warehouse.keys.account_of(key.fingerprint)
     told = api.account() or UNNAMED
@@ -59,7 +59,7 @@ def identify(api: StripeApi, key: ApiKey, warehouse: Warehouse, *, configured: s
     if known is None and unproven and not configured:
         examples = warehouse.keys.examples(livemode=key.livemode)
         seen, missing = _look_for(api, examples)
-        account = account or api.named_account or UNNAMED  # a refusal may have named it meanwhile
+        account = account or api.named_account or UNNAMED  # a refusal may have named the account
         _compare(account, configured, warehouse)
         if examples and not seen:
             raise other_account(warehouse.folder, examples[0].account, account, missing=missing)
@@ -80,7 +80,7 @@ def _compare(told: str, configured: str | None, warehouse: Warehouse) -> None:
 
 
 def _look_for(api: StripeApi, examples: Iterable[Example]) -> tuple[list[Example], int]:
-    """The first of these objects that the key can see, if any; and how many it cannot, by Stripe's word."""
+    """The first of these objects that the key can see, if any; and how many Stripe reports as missing."""
     missing = 0
     for example in examples:
         try:
@@ -88,7 +88,7 @@ def _look_for(api: StripeApi, examples: Iterable[Example]) -> tuple[list[Example
         except NotFound as error:
             missing += error.code == "resource_missing"
         except (BadObject, PermissionMissing, RequestRefused):
-            continue  # says nothing of the object
+            continue  # not about the object
         else:
             return [example], missing
     return [], missing

@@ -1,4 +1,4 @@
-"""What a backfill needs besides a sync: where a stopped one continues, and what time it is at Stripe."""
+"""What a backfill needs beyond a sync: the point to resume a stopped backfill at, and Stripe's time."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from stripe_pipeline.sync.plan import (
     covered_since,
 )
 
-RESUMED_WITHIN = 3600  # seconds since its last list in which a backfill that was stopped is gone on with
+RESUMED_WITHIN = 3600  # seconds after its last list within which a stopped backfill is resumed
 
 
 def stopped_backfill(
     context: Context, request: str, kept: Mapping[str, Set[date]], now: float
 ) -> tuple[float, dict[str, set[date]]] | None:
-    """When this backfill began that was stopped, and the days by table name that it listed; None where it begins
-    anew: it was not begun, has ended, listed nothing for a while, or has nothing left."""
+    """When the stopped backfill began, and the days that it listed, by table name; None if it must start over: it
+    never began, has ended, listed nothing for a while, or has nothing left to list."""
     stopped = context.warehouse.state.stopped_backfill(context.mode, request)
     if stopped is None or now - stopped.last_listed > RESUMED_WITHIN:
         return None
@@ -41,9 +41,8 @@ def stopped_backfill(
 
 
 def ask_the_time(context: Context, days: Mapping[str, Collection[date]]) -> None:
-    """Ask for something of these `days`, by table name, which are listed next: any answer tells what time it is at
-    Stripe, which bounds the lists of today and all times that are stored. One type that cannot be read does not
-    stop the others."""
+    """Request one object from these `days` (by table name), which are listed next: any answer tells Stripe's time,
+    which bounds today's lists and all stored times. A type that cannot be read does not stop the others."""
     first = next((name for name, wanted in days.items() if wanted), None)
     if first is None:
         return
@@ -54,4 +53,4 @@ def ask_the_time(context: Context, days: Mapping[str, Collection[date]]) -> None
         raise
     except ApiError as error:
         if error.status is None:
-            raise  # No answer at all: the other requests would wait as long.
+            raise  # No answer at all: other requests would wait as long.

@@ -1,4 +1,4 @@
-"""What all parts of one run with one API key share."""
+"""What all parts of a run with one API key share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CLOCK_ERROR = 2  # largest error of the estimate of Stripe's clock (`ServerClock
 
 @dataclass(frozen=True)
 class Context:
-    """One run with one key: the stores, the settings, and the readers of the types that it reads."""
+    """One run with one key: the stores, the settings, and the readers of the types to read."""
 
     api: StripeApi
     mode: Mode
@@ -37,14 +37,14 @@ class Context:
     report: Report
     progress: Progress | None
     identity: Identity
-    """The warehouse's, when the run began."""
+    """The warehouse's at the start."""
     asked_for: Collection[str]
-    """Names of the listed types that were asked for; others may be read because rows name their objects."""
+    """Names of the requested listed types; others may be read because rows refer to their objects."""
     readers: Mapping[str, Reader]
     """By name of the listed type."""
 
     def fail(self, reader: Reader, error: Exception) -> StripePipelineError:
-        """Note that this type failed, if the others can go on; else raise."""
+        """Record that this type failed if others can go on; else raise."""
         if isinstance(error, OSError):
             raise rows_lost(error, self.warehouse.folder.spool) from error
         if isinstance(error, (AuthenticationFailed, Cancelled, WarehouseError)) or not isinstance(
@@ -56,7 +56,7 @@ class Context:
         return error
 
     def count_requests(self) -> None:
-        """Put what was spent and what was odd into the report."""
+        """Add the requests and the surprises to the report."""
         before = self.report.requests.total()
         for name, reader in self.readers.items():
             endpoint = reader.object_type.endpoint

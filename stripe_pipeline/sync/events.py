@@ -1,4 +1,4 @@
-"""The scan of Stripe's events: where it begins, and what it puts into the inbox."""
+"""The scan of Stripe's events: where it starts, and what it adds to the inbox."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class EventScan:
         self._identity = context.identity
 
     def take_first_cursor(self) -> float:
-        """Start the event cursor before anything is listed, so that what changes meanwhile is told at the next sync."""
+        """Set the event cursor before any list starts, so that the next sync sees all changes made in between."""
         started = self._api.get("/v1/events", {"limit": 1}).sent_at
         self._warehouse.load([], cursors={(self._mode, EVENTS): started}, clock=self._api.clock.read())
         return started
 
     def follow(self, cursor: float) -> float | None:
-        """Put what happened since `cursor` into the inbox, or all that Stripe still tells where the inbox is new; when
+        """Add the events since `cursor` to the inbox, or all that Stripe still keeps if the inbox is new; returns when
         the scan began, or None if it failed."""
         if self._inbox.is_complete(self._identity, self._mode.livemode):
             return self.scan(cursor)
@@ -54,7 +54,7 @@ class EventScan:
                 if name in BY_STRIPE_OBJECT
             ]
             put_back = self._inbox.add(failing)
-            # Behind both: a run that is killed in between leaves it to the next one.
+            # Last of all: if this run is killed earlier, the next one starts over.
             self._inbox.completed(self._mode.livemode)
             self._report.note(
                 "The inbox was new: Stripe's events of the last 30 days were read again"
@@ -63,7 +63,7 @@ class EventScan:
         return started
 
     def scan(self, cursor: float) -> float | None:
-        """Put what happened since `cursor` into the inbox; when the scan began, or None if it failed."""
+        """Add the events since `cursor` to the inbox; returns when the scan began, None on failure."""
         started: float | None = None
         enabled = {object_type.name for object_type in self._settings.enabled}
         try:
@@ -81,7 +81,7 @@ class EventScan:
             raise
         except StripePipelineError as error:
             if isinstance(error, Unavailable) and error.status is None:
-                raise  # No answer at all: the other requests would wait as long and find the same.
+                raise  # No answer at all: the other requests would wait as long and fail as well.
             self._report.failures[EVENTS] = error
             return None
         return started

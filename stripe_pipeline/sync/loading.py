@@ -1,7 +1,7 @@
-"""Lists days side by side and loads them as they come; reads single objects again.
+"""Lists days in parallel and loads them as they arrive; rereads single objects.
 
-Here belongs the way from readers to the warehouse. Which days and objects are wanted belongs to `plan`, how rows are
-written to `warehouse.load`.
+This module connects the readers to the warehouse. `plan` decides which days and objects to read, and `warehouse.load`
+writes the rows.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from stripe_pipeline.sync.plan import (
 )
 from stripe_pipeline.sync.unread import UnreadObjects
 
-THREADS = 6  # of each listed type: 25 requests a second an endpoint, at 100 to 240 ms each
+THREADS = 6  # per listed type: 25 requests a second per endpoint, at 100 to 240 ms each
 _ROWS_A_LOAD = 10_000
 _SECONDS_A_LOAD = 3.0
-_OBJECTS_A_COLLECTION = 5000  # of Python's, between two looks for cycles
+_OBJECTS_A_COLLECTION = 5000  # Python objects between two runs of the GC
 
 
 @contextmanager
 def _few_collections() -> Iterator[None]:
-    """Let Python look for cycles less often: Stripe's objects have none, and parsing takes twice as long with it."""
+    """Run Python's garbage collector less often: Stripe's objects have no cycles, and the GC doubles parsing time."""
     threshold, *others = gc.get_threshold()
     gc.set_threshold(max(threshold, _OBJECTS_A_COLLECTION), *others)
     try:
@@ -58,13 +58,13 @@ class Loading:
         self._progress = context.progress
         self._readers = context.readers
         self.revision = context.identity.revision
-        """Of the warehouse after the last load."""
+        """The warehouse's after the last load."""
         self.refused: dict[str, set[str]] = {}
-        """Ids by table name of what was read and not stored, because something newer is known."""
+        """Ids, by table name, of objects not stored because a newer version is known."""
 
     @_few_collections()
     def list_days(self, days: Mapping[str, Mapping[date, str]]) -> dict[str, StripePipelineError]:
-        """List these days of these types side by side and load them as they come; the types that failed.
+        """List these days of these types in parallel and load them as they arrive; returns the failed types.
 
         `days`: why each day is listed, by table name and day.
         """
@@ -113,7 +113,7 @@ class Loading:
                         if item is not None:
                             failed[name] = self._context.fail(self._readers[name], item)
                             if not isinstance(item, Unavailable):
-                                # Refused half-way: its rows stay as they were. What is only late is kept.
+                                # Refused half-way: its rows stay as they were. A late batch is kept.
                                 batches.pop(name, None)
             if batches and (not open_lists or held >= _ROWS_A_LOAD or time.monotonic() - loaded_at >= _SECONDS_A_LOAD):
                 self.load(list(batches.values()))
@@ -122,7 +122,7 @@ class Loading:
         return failed
 
     def load(self, batches: Sequence[Batch], cursors: dict[tuple[Mode, str], float] | None = None) -> None:
-        """Load; then ask for each object that a complete list did not name whether it is gone, and load that."""
+        """Load; then check whether each object missing from a complete list is deleted, and load the result."""
         if not batches and not cursors:
             return
         for batch in batches:
@@ -148,7 +148,7 @@ class Loading:
             except Exception as error:
                 self._context.fail(reader, error)
                 continue
-            # Whether these are gone cannot be told: their rows stay, and the inbox keeps asking.
+            # Whether these objects are gone is unknown: their rows stay, and the inbox retries.
             created = {object_id: day_start(day) for day, them in missing.items() for object_id in them}
             self._unread.note(
                 batch.object_type.name,
@@ -161,7 +161,7 @@ class Loading:
     def read(
         self, reader: Reader, plan: Plan, made_since: float | None, oldest: int, *, notified: bool
     ) -> tuple[list[Batch], dict[str, StripePipelineError]]:
-        """What a list of everything made since then, or since the plan's start, and single reads bring."""
+        """Lists all objects made since `made_since` or the plan's start, and reads the rest one by one."""
         batches = []
         bad: dict[str, StripePipelineError] = {}
         ids = plan.ids
@@ -170,7 +170,7 @@ class Loading:
             batch, listed = reader.list_since(min(starts))
             batch.read_again = notified
             batches.append(batch)
-            # Wanted but not listed: deleted meanwhile, or older than it said.
+            # Wanted but not listed: since deleted, or older than announced.
             ids = ids - listed
         if ids:
             batch, bad = reader.read_again(ids, since=oldest)

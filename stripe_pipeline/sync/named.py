@@ -1,4 +1,4 @@
-"""Balance transactions that stored rows name and the table lacks, read by their ids."""
+"""Balance transactions that stored rows refer to and the table lacks, read by id."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stripe_pipeline.sync.unread import UnreadObjects
 
 
 class NamedTransactions:
-    """What rows name, in one run with one key."""
+    """The referenced transactions of one run."""
 
     def __init__(self, context: Context, unread: UnreadObjects, loading: Loading) -> None:
         self._context = context
@@ -32,8 +32,8 @@ class NamedTransactions:
     def lacking(self, *, since: float, days: Mapping[str, Collection[date]]) -> Callable[[], dict[str, int]]:
         """Finds the balance transactions that stored rows name and the table lacks, with `created` in Unix seconds.
 
-        The rows looked at are those requested `since` then and those made on `days`, by table name. A transaction may
-        appear long after its charge with the charge's `created`, where no list of what is new finds it
+        The rows examined are those requested since `since` and those made on `days` (by table name). A transaction may
+        appear long after its charge with the charge's `created`, so that no list of new transactions contains it
         (docs/stripe.md#asynchronous-capture).
         """
         reader = self._readers.get(BALANCE_TRANSACTIONS)
@@ -42,7 +42,7 @@ class NamedTransactions:
         return lambda: self._warehouse.rows.lacking_targets(self._mode, reader.object_type, since=since, days=days)
 
     def read(self, named: Callable[[], dict[str, int]], wanted: Mapping[str, int], *, how: str) -> bool:
-        """Read what `named` has just found, if anything; whether that worked."""
+        """Read the transactions `wanted` from `named`; whether that succeeded."""
         if not wanted:
             return True
         reader = self._readers[BALANCE_TRANSACTIONS]
@@ -52,13 +52,13 @@ class NamedTransactions:
         if plan.days:
             if self._loading.list_days({BALANCE_TRANSACTIONS: dict.fromkeys(plan.days, how)}):
                 return False
-            ids = set(named())  # made on another day than what names it
+            ids = set(named())  # made on a day other than the naming row's
         try:
             batch, bad = reader.read_again(ids, since=oldest_kept(reader.object_type, self._settings, coverage))
         except Exception as error:
             self._context.fail(reader, error)
             return False
-        # The rows that name them are not looked at again: the inbox keeps asking.
+        # The rows that name them are not examined again: the inbox retries.
         self._unread.note(
             BALANCE_TRANSACTIONS, {object_id: Unread(object_id, None, error) for object_id, error in bad.items()}
         )

@@ -1,4 +1,4 @@
-"""Notifications that wait in the inbox: which objects they want to be read, and how each fared."""
+"""Notifications waiting in the inbox: which objects they ask to read, and the outcome of each."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Notifications:
         self._readers = context.readers
 
     def waiting(self, *, due: float = math.inf, most: int | None = None) -> dict[str, list[Notification]]:
-        """Notifications by table name: all that wait, or those that may be tried at `due` (Unix seconds), of `most`
-        objects."""
+        """The waiting notifications by table name: all, or those that may be tried at `due` (Unix seconds), for at
+        most `most` objects."""
         waiting: dict[str, list[Notification]] = {}
         objects: set[tuple[str, str]] = set()
         for notification in self._inbox.waiting(self._mode, now=due):
@@ -49,9 +49,9 @@ class Notifications:
         due: Iterable[tuple[str, int]],
         oldest: Mapping[str, int],
     ) -> dict[str, dict[str, int | None]]:
-        """The objects to read again, with their `created` where it is known: those that notifications name, and balance
-        transactions that are `due`. What was made before the `oldest` of its type, Unix seconds, is left out: a change
-        does not bring it in."""
+        """The objects to reread, with their `created` where known: those that notifications name, and balance
+        transactions that are `due`. Objects made before their type's `oldest` (Unix seconds) are left out: a change
+        does not add them."""
         wanted: dict[str, dict[str, int | None]] = {
             name: {
                 notification.object_id: notification.object_created
@@ -70,16 +70,16 @@ class Notifications:
         failed: Mapping[str, StripePipelineError],
         bad: Mapping[str, Mapping[str, StripePipelineError]],
     ) -> None:
-        """Tell the inbox how its notifications fared.
+        """Tell the inbox the outcome of its notifications.
 
-        What was read for a notification and then taken for older than what is known goes on waiting: another run may
-        have read the object before it changed and yet a moment later by its idea of Stripe's clock.
+        If the object read for a notification seems older than the stored one, the notification keeps waiting: another
+        run may have read the object before the change, yet later by its estimate of Stripe's clock.
         """
         done: list[Notification] = []
         for name in {**self._readers, **notifications}:
             them = notifications.get(name, ())
             if name in failed:
-                # Nothing is wrong with what they name: they wait for as long as it takes.
+                # Their objects are not at fault: they wait for as long as it takes.
                 self._inbox.defer(them, failed[name])
             problems = {} if name in failed else dict(bad.get(name, {}))
             problems |= {object_id: it.error for object_id, it in self._unread.of(name).items()}

@@ -1,6 +1,6 @@
-"""Deciding what to read from Stripe and bringing it into the warehouse: the sync, the drain and the backfill.
+"""The sync, the drain and the backfill: decide what to read from Stripe, and load it into the warehouse.
 
-All end in the same two steps, reading (`stripe_api.reader`) and loading (`warehouse`). Nothing here knows of
+All end in the same two steps, reading (`stripe_api.reader`) and loading (`warehouse`). This module does not depend on
 Dagster; `assets` reports what a run did.
 """
 
@@ -47,12 +47,12 @@ from stripe_pipeline.warehouse.publisher import PAUSE
 from stripe_pipeline.warehouse.warehouse import Warehouse
 
 logger = logging.getLogger(__name__)
-SYNC_TIME = 3600.0  # seconds that a sync may read; the next one goes on
+SYNC_TIME = 3600.0  # seconds that a sync may read; the next one continues
 DRAIN_TIME = 25.0  # seconds that a drain may read: a tick of the sensor must have loaded and published within a minute
 
 
 class _RetryBudget(TypedDict, total=False):
-    """How early a run gives up on Stripe, where that is sooner than `StripeApi` does by itself."""
+    """How soon a run gives up on Stripe, where sooner than the defaults of `StripeApi`."""
 
     max_attempts: int
     patience: float
@@ -65,7 +65,7 @@ _DRAIN_BUDGET = _RetryBudget(max_attempts=2, patience=10.0, timeout=10.0, reques
 
 
 class Pipeline:
-    """The settings, keys and stores that runs work with. Use as a context manager."""
+    """The settings, keys and stores that runs use. Use as a context manager."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Pipeline:
         progress: Progress | None = None,
         current_settings: Callable[[], Settings] | None = None,
     ) -> None:
-        """`current_settings` reads the settings again, for a file that may change during the run."""
+        """`current_settings` rereads the settings, for a file that may change during the run."""
         self.settings = settings
         self.folder = folder
         self._keys = keys
@@ -115,19 +115,19 @@ class Pipeline:
         self.warehouse.close()
 
     def sync(self, days: Iterable[date] = (), *, within: float = SYNC_TIME) -> Report:
-        """Bring every enabled table up to date with Stripe; list `days` completely besides.
+        """Bring every enabled table up to date with Stripe, and list `days` completely.
 
-        After `within` seconds nothing more is read: what was read is stored, the report names the tables that are not
-        up to date, and the next sync goes on from there.
-        Raises `StripePipelineError` where nothing could be done at all; what concerns single tables is in the report.
+        Reading stops after `within` seconds: the objects read are stored, the report names the tables that are not
+        up to date, and the next sync continues from there.
+        Raises `StripePipelineError` if nothing could be done at all; the report has the errors of single tables.
         """
         return self._run(lambda run: run.sync(set(days)), self.settings.enabled, within=within)
 
     def backfill(self, days: Iterable[date], tables: Iterable[str] | None = None) -> Report:
-        """List `days` (UTC, of `created`) of these tables completely, whatever is known of them.
+        """List `days` (UTC, of `created`) of these tables completely, even if they were listed before.
 
-        The same backfill, where it was stopped or failed and listed something within the last hour, goes on from there.
-        A table's parent and children come with it. Raises as `sync` does.
+        If the same backfill was stopped or failed and listed something within the last hour, it is resumed.
+        A table's parent and children are included. Raises as `sync` does.
         """
         asked = self.settings.enabled if tables is None else tuple(self.settings.types[name] for name in tables)
         return self._run(lambda run: run.backfill(set(days)), asked, urgent=False)
@@ -135,12 +135,11 @@ class Pipeline:
     def drain(
         self, *, most: int, report: Report | None = None, due: float | None = None, within: float = DRAIN_TIME
     ) -> Report:
-        """Read again what the inbox's notifications name that may be tried at `due`, at most `most` objects of each
-        mode.
+        """Reread the objects of the notifications that may be tried at `due`, at most `most` objects per mode.
 
-        `due`: Unix seconds, the present unless given; infinity for all of them. What could not be read `within` so many
-        seconds waits in the inbox. Adds to `report` if one is given. Publishing what was stored is left to the caller.
-        Raises as `sync` does.
+        `due`: Unix seconds, by default the present; infinity for all notifications. Those whose objects could not be
+        read `within` so many seconds wait in the inbox. Adds to `report` if one is given. Publishing is left to the
+        caller. Raises as `sync` does.
         """
         until = time.time() if due is None else due
         return self._run(
@@ -153,7 +152,7 @@ class Pipeline:
         )
 
     def prune(self) -> dict[str, Pruned]:
-        """Remove what is older than its retention, and notifications that were applied long ago; by table name.
+        """Remove rows past their retention, and notifications applied long ago; by table name.
 
         Raises `WarehouseError`.
         """
@@ -164,31 +163,31 @@ class Pipeline:
         return pruned
 
     def has_due_notifications(self, due: float | None = None) -> bool:
-        """Whether notifications wait that `drain` would read; may be asked ten times a second. `due`: as for
+        """Whether `drain` would have notifications to process; may be called ten times a second. `due`: as for
         `drain`."""
         return self.inbox.has_due(due, modes=self._modes)
 
     def objects_to_read(self, due: float | None = None) -> int:
-        """How many objects those notifications name."""
+        """The number of objects to `drain`."""
         return self.inbox.objects_due(due, modes=self._modes)
 
     def publish(self, *, force: bool = True, pause: float = PAUSE) -> bool:
-        """Make what was stored visible, with what the inbox could not apply.
+        """Make the stored rows visible, with the notifications that the inbox could not apply.
 
-        Without `force` only if publishing is due (`Warehouse.publish`, also for `pause`); False where it has to wait.
-        May then be asked ten times a second.
+        Without `force`, only if publishing is due (`Warehouse.publish`, also for `pause`), else returns False; may
+        then be called ten times a second.
         """
         if not force and not self.warehouse.publisher.due(pause=pause):
             return False
         identity = self._identity or self.warehouse.state.identity()
-        # An inbox that is new does not know what failed; the sync takes that from the file.
+        # A new inbox does not know the failures; the sync restores them from the file.
         failing = self.inbox.rows(failing=True) if self.inbox.is_complete(identity) else None
         return self.warehouse.publish(force=force, pause=pause, failing=failing)
 
     def adopt_inbox(self) -> int:
-        """Take the inbox over from another warehouse; how many notifications wait again.
+        """Take the inbox over from another warehouse; returns how many notifications wait again.
 
-        The next sync reads again what Stripe told in the last 30 days. Raises `WarehouseError`.
+        The next sync rereads Stripe's events of the last 30 days. Raises `WarehouseError`.
         """
         return self._claim_inbox(take_over=True).reopened or 0
 
@@ -226,14 +225,14 @@ class Pipeline:
         if claim.warehouse.restored:
             self._catch_up(claim.warehouse.restored, report)
         if unread := {True, False} - self._modes:
-            # Without a key of a mode, and never loaded, nobody will ever want its notifications.
+            # Nobody needs the notifications of a mode that has no key and was never loaded.
             self.inbox.drop_modes(self._modes | (unread & self.warehouse.keys.modes()))
         asked_for = list({family_of(it).name: None for it in asked})
-        # Balance transactions are also read because other rows name them.
+        # Balance transactions are also read because other rows refer to them.
         named = [BALANCE_TRANSACTIONS] if self.settings.types[BALANCE_TRANSACTIONS] in self.settings.enabled else []
         families = {name: self.settings.types[name] for name in [*asked_for, *named]}
         with working_folder(self.folder) as working, ExitStack() as threads:
-            # Threads of its own for each type: those that wait for one endpoint's turn do not hold up another's.
+            # Each type has its own threads: those that wait for one endpoint do not hold up the others.
             executors = {name: threads.enter_context(ThreadPoolExecutor(THREADS, name)) for name in families}
             for n, key in enumerate(self._keys):
                 limits = RateLimits.of_stripe(
@@ -280,9 +279,9 @@ class Pipeline:
                     except Cancelled:
                         raise
                     except StripePipelineError as error:
-                        # The other key's mode has nothing to do with it.
+                        # The other key's mode is not affected.
                         stopped = stopped or error
-        # What was stored before an error is right and may be seen.
+        # The rows stored before an error are correct and may be published.
         if publish:
             try:
                 self.publish()
@@ -295,9 +294,9 @@ class Pipeline:
         return report
 
     def _catch_up(self, restored: Restored, report: Report) -> None:
-        """After the warehouse was restored from a copy, have read again what it lacks.
+        """After the warehouse was restored from a copy, reread the objects that it lacks.
 
-        The sync scans the events from the copy's cursor; those that the inbox knows it would not store again.
+        The sync scans the events from the copy's cursor; the inbox would skip the events that it knows.
         """
         report.note(f"{restored}.")
         [(cursor,)] = self.warehouse.ask(
@@ -311,7 +310,7 @@ class Pipeline:
 
 @contextmanager
 def look() -> Iterator[Warehouse]:
-    """The warehouse that the environment and the settings file describe, only to be looked at: needs no key, and makes
+    """The warehouse that the environment and the settings file describe, read-only: needs no key and creates
     nothing. Raises `SettingsError`."""
     settings, folder = load_settings(), DataFolder.from_environment()
     hash_key = load_hash_key(folder, keep=False) if settings.hashes else None

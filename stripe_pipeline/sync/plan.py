@@ -1,6 +1,6 @@
 """Which days a run lists and which objects it reads one by one; pure functions of coverage, cursors and the settings.
 
-Here belongs what to read. Reading belongs to `stripe_api.reader`, the order of work to `run`.
+This module decides what to read. Reading belongs to `stripe_api.reader`, the order of work to `run`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SWEEP = "sweep"
 OVERLAP = 300  # seconds; events and balance transactions become visible up to a minute late (docs/stripe.md#events)
 SETTLED = 300  # a day's list counts as complete this long after the day ends, seconds
 FRESH = 30  # a drain lists objects younger than this, in seconds, instead of retrieving them one by one
-JUST_BEFORE = 10  # seconds before the event that announces it in which a balance transaction may have been made
+JUST_BEFORE = 10  # seconds by which a balance transaction may precede the event that announces it
 BALANCE_TRANSACTIONS = "balance_transactions"
 _PAGE = 100
 
@@ -46,9 +46,9 @@ def plan_type(
     *,
     young_since: float | None,
 ) -> Plan:
-    """The cheapest requests that bring each wanted object once: nothing for what is listed anyway, one list for the
-    young ones, a day's list where its pages are fewer than its wanted objects or one cannot be read by its id, else one
-    retrieve each."""
+    """The cheapest requests that read each wanted object once: none for objects that are listed anyway, one list for
+    young objects, a day's list if it has fewer pages than wanted objects or one of them cannot be read by its id,
+    otherwise one retrieve per object."""
     ids: set[str] = set()
     days: set[date] = set()
     by_day: dict[date, set[str]] = {}
@@ -83,11 +83,11 @@ def covered_since(began: float, covered: Covered | None) -> bool:
 
 
 def transactions_since(notifications: Mapping[str, Sequence[Notification]], *, looked: float) -> float | None:
-    """From when on to list the balance transactions that notifications announce; None for none that a sync has not
-    listed.
+    """The time from which to list the balance transactions that notifications announce; None if the last sync has
+    listed them all.
 
-    A charge that was captured asynchronously has one with its own `created`. Where that was long ago, the charge's row
-    names it (`Run._read_named`).
+    The transaction of an asynchronously captured charge has the charge's `created`. If that was long ago, the charge's
+    row names the transaction (`Run._read_named`).
     """
     announced = [
         notification.event_created
@@ -103,7 +103,7 @@ def transactions_since(notifications: Mapping[str, Sequence[Notification]], *, l
 def kept_days(
     object_type: ObjectType, settings: Settings, coverage: Mapping[tuple[str, date], Covered], now: float
 ) -> list[date]:
-    """The days of a listed type that are kept equal to Stripe, the oldest first: those loaded before its history, and
+    """The days of a listed type that are kept in sync with Stripe, oldest first: days loaded before its history, then
     the history."""
     history = days_between(settings.first_listed(object_type), day_of(now))
     return [*loaded_before(object_type, settings, coverage), *history]
@@ -112,20 +112,20 @@ def kept_days(
 def loaded_before(
     object_type: ObjectType, settings: Settings, coverage: Mapping[tuple[str, date], Covered]
 ) -> list[date]:
-    """The days before its history that were loaded of a listed type when that began earlier, the oldest first.
+    """The days before a listed type's history that were loaded when the history began earlier, oldest first.
 
-    A history that is an age moves on. What is too old stays until it is pruned.
+    A history given as an age moves on. Days that are too old stay until they are pruned.
     """
     first = settings.first_listed(object_type)
     return sorted(day for name, day in coverage if name == object_type.name and day < first)
 
 
 def followed_since(coverage: Mapping[tuple[str, date], Covered]) -> dict[str, float]:
-    """From when on events tell what changes, by table name, in seconds on Stripe's clock: the cursor of events is older
-    than every list."""
+    """The time from which events report changes, by table name, in seconds on Stripe's clock: the event cursor is
+    older than every list."""
     since: dict[str, float] = {}
     for (name, day), covered in coverage.items():
-        # A day that counts as listed when it began is to be listed again: events may have been missed since.
+        # A day that counts as listed at its own start must be listed again: events may have been missed since.
         if covered.listed_at > day_start(day):
             since[name] = min(since.get(name, covered.listed_at), covered.listed_at)
     return since
@@ -139,10 +139,10 @@ def unlisted(
     *,
     since: Mapping[str, float],
 ) -> set[date]:
-    """Days of `history` that must be listed: those that ended without a full list since; and recent ones that events
-    alone cannot fill, because the day before is not covered or events were not followed yet when they began.
+    """Days of `history` that must be listed: days with no full list since they ended; and recent days that events
+    alone cannot fill, because the day before is not covered or events were not yet followed when the day began.
 
-    `since`: as `followed_since` gives it.
+    `since`: as returned by `followed_since`.
     """
     days = set()
     followed = False
@@ -168,9 +168,9 @@ def days_to_sweep(
     *,
     budget: float,
 ) -> None:
-    """Add the days that were listed longest ago, as many as `budget` requests bring: they may hold what no event told.
+    """Add the days that were listed longest ago, as `budget` requests allow: they may hold changes without events.
 
-    A day costs its share of pages, and one request besides where no neighbour is listed with it.
+    A day costs its share of pages, plus one request if no neighbouring day is listed with it.
     """
     oldest = sorted(
         (covered.listed_at, name, day, covered.listed)
@@ -194,6 +194,6 @@ def add_day(batch: Batch, day: DayRead, *, how: str) -> None:
 
 
 def oldest_kept(object_type: ObjectType, settings: Settings, coverage: Mapping[tuple[str, date], Covered]) -> int:
-    """Unix seconds from when on objects are kept."""
+    """The earliest `created` kept, Unix seconds."""
     loaded = loaded_before(object_type, settings, coverage)
     return day_start(min([settings.first_listed(object_type), *loaded]))

@@ -1,4 +1,4 @@
-"""What a sync, drain or backfill did, and how it tells while it works."""
+"""Reports on a sync, drain or backfill, afterwards and in progress."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from stripe_pipeline.rows import Surprises
 
 
 class Progress(Protocol):
-    """Shown to whoever waits for a run."""
+    """Receives a run's progress."""
 
     def listed(self, table: str, *, days: int, of: int, rows: int, seconds: float) -> None:
-        """`days` of the `of` days asked for are in, with `rows` rows so far, `seconds` after the lists began."""
+        """`days` of the `of` requested days are read, with `rows` rows so far, `seconds` after the start."""
 
     def finished(self, report: Report) -> None:
         """The run has ended; `report` says what it did."""
@@ -34,15 +34,15 @@ class Report:
     requests: Counter[str] = field(default_factory=Counter)
     """Requests sent, retries included, by table; those for events and the account under `events`."""
     failures: dict[str, StripePipelineError] = field(default_factory=dict)
-    """Why a table (or the scan of `events`) could not be brought up to date; it holds what it held."""
+    """Why a table (or the scan of `events`) could not be brought up to date; its rows are unchanged."""
     surprises: Surprises = field(default_factory=Surprises)
     notes: list[str] = field(default_factory=list)
-    """What whoever watches the run should know, one sentence each."""
+    """What the user should know of the run, one sentence each."""
     applied: int = 0
-    """Notifications whose objects were read again and stored."""
+    """Notifications whose objects were reread and stored."""
 
     def note(self, sentence: str) -> None:
-        """Add it to the notes; once, also where it holds for both modes."""
+        """Add `sentence` to the notes, once even if both modes add it."""
         if sentence not in self.notes:
             self.notes.append(sentence)
 

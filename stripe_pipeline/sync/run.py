@@ -1,7 +1,7 @@
-"""One run with one API key: scan events, read what changed and what is missing, load it.
+"""One run with one API key: scan events, read changed and missing objects, load them.
 
-Here belongs the order of work for one key. Opening the stores and going through the keys belongs to `pipeline`, what to
-read to `plan`, and the parts of the work to the modules that this one joins.
+This module has the order of work for one key. Opening the stores and iterating over the keys belong to `pipeline`,
+deciding what to read to `plan`, and the single steps to the modules that this one combines.
 """
 
 from __future__ import annotations
@@ -86,11 +86,11 @@ class Run:
         swept = cursors.get(SWEEP, -math.inf) <= now - DAY
         if swept:
             if not self._mode.account:
-                # Once a day: the key may have been given the permission meanwhile.
+                # Once a day: the key may have been given the permission since.
                 with suppress(Unavailable, RequestRefused):
                     self._api.account()
             days_to_sweep(to_list, coverage, now, budget=self._settings.sweep.requests_a_month / 30)
-        # No event announces balance transactions: those made since the last look are listed at every sync.
+        # No event announces balance transactions: every sync lists those made since the last one.
         looked = cursors.get(BALANCE_TRANSACTIONS, cursors.get(EVENTS))
         followed = cursors.get(EVENTS)
         notifications = self._notifications.waiting()
@@ -110,7 +110,7 @@ class Run:
         if swept:
             moved[self._mode, SWEEP] = now
         if BALANCE_TRANSACTIONS in self._readers and BALANCE_TRANSACTIONS not in failed:
-            # Of rows that were read since the last sync looked: a drain, or a run that was killed, may not have.
+            # Of rows read since the last sync checked: a drain, or a run that was killed, may not have checked.
             named = self._named.lacking(since=(looked or now) - CLOCK_ERROR, days=to_list)
             looked_at = {(self._mode, BALANCE_TRANSACTIONS): scanned_at or now}
         else:
@@ -130,7 +130,7 @@ class Run:
             return
         cursors = self._warehouse.state.cursors(self._mode)
         if EVENTS not in cursors:
-            # Nothing was listed yet: the first load finds what these tell.
+            # Nothing was listed yet: the first load includes their changes.
             self._notifications.acknowledge(notifications, {}, {})
             return
         now = self._api.now()
@@ -162,10 +162,10 @@ class Run:
         money_since: float | None,
         due: Iterable[tuple[str, int]] = (),
     ) -> tuple[list[Batch], dict[str, StripePipelineError], dict[str, dict[str, StripePipelineError]]]:
-        """Read what is to be listed, what `notifications` name, the balance transactions made since `money_since` and
-        those that are `due`. Lists are loaded as they come.
+        """Read the days `to_list`, the objects of `notifications`, the balance transactions made since `money_since`
+        and those that are `due`. Lists are loaded as they arrive.
 
-        Returns what is left to load, the types that failed, and the single objects that did, by table name.
+        Returns the batches left to load, the failed types, and the failed single objects, by table name.
         """
         oldest = {
             name: oldest_kept(reader.object_type, self._settings, coverage) for name, reader in self._readers.items()
@@ -207,13 +207,13 @@ class Run:
             self._report.note(str(lacking))
 
     def _put_times_right(self) -> bool:
-        """Bring stored times that lie in the future back, and say so; whether there were any."""
+        """Correct stored times in the future, and add a note; whether there were any."""
         now = self._api.now()
         ahead = self._warehouse.state.put_times_right(
             self._mode,
             now=now,
             clock=self._api.clock.read(),
-            # A little later than the oldest events that Stripe keeps, or everything would be listed again.
+            # A little later than the oldest events that Stripe keeps; otherwise all days would be listed again.
             events_since=int(now) - EVENTS_KEPT + OVERLAP + 3600,
         )
         if ahead is None:
@@ -238,7 +238,7 @@ class Run:
         return listed
 
     def _kept(self, name: str, days: set[date]) -> set[date]:
-        """Those of `days` that the settings keep; a note tells of the others."""
+        """The `days` that the settings keep; a note reports the others."""
         first = self._settings.first_listed(self._settings.types[name])
         kept = {day for day in days if day >= first}
         if left_out := len(days) - len(kept):
@@ -246,7 +246,7 @@ class Run:
         return kept
 
     def _forget_everything(self, gap: float) -> None:
-        """Take nothing for complete any more: what changed before Stripe's events begin cannot be told by them."""
+        """Mark all days incomplete: Stripe's events do not cover the changes made before the oldest event."""
         self._report.note(
             f"The last sync was {gap / DAY:.0f} days ago and Stripe keeps events for 30 days:"
             " the whole history is listed again"
@@ -254,7 +254,7 @@ class Run:
         self._warehouse.state.forget_coverage(self._mode, OBJECT_TYPES)
 
     def _forget_disabled(self, coverage: dict[tuple[str, date], Covered]) -> None:
-        """A table that is switched off misses changes: switched on again, it is listed again."""
+        """Forget the coverage of disabled tables: they miss changes, so enabling one relists it."""
         enabled = {object_type.name for object_type in self._settings.enabled}
         complete = {table for (table, day), covered in coverage.items() if covered.listed_at > day_start(day)}
         if disabled := complete - enabled:

@@ -1,4 +1,4 @@
-"""Objects of lists that could not be read: the inbox keeps asking for them, and the report names them."""
+"""Listed objects that could not be read: the inbox retries them, and the report names them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN = 5  # ids in a sentence
 
 
 class UnreadObjects:
-    """What could not be read in this run although a list named it."""
+    """The listed objects that could not be read in this run."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -29,14 +29,14 @@ class UnreadObjects:
         self._unread: dict[str, dict[str, Unread]] = {}
         """By table name and id."""
         self._given_up: set[str] = set()
-        """Ids of events that were dead before this run met what they name."""
+        """Ids of events given up before this run met their objects."""
 
     def of(self, name: str) -> Mapping[str, Unread]:
-        """What could not be read of a listed type, by id."""
+        """The unread objects of a listed type, by id."""
         return self._unread.get(name, {})
 
     def notifications(self, name: str) -> list[Notification]:
-        """What the inbox is told of objects that no event named and that could not be read; the same one each time."""
+        """The notifications for unread objects that no event named; the same notification for an object each time."""
         kind = OBJECT_TYPES[name].object
         return [
             Notification(
@@ -52,7 +52,7 @@ class UnreadObjects:
         ]
 
     def note(self, name: str, more: Mapping[str, Unread] | None = None) -> None:
-        """Put what could not be read of this type's lists into the inbox, before they count as complete without it."""
+        """Add the unread objects of this type's lists to the inbox, before the lists count as complete without them."""
         known = self._unread.setdefault(name, {})
         found = {**self._readers[name].unread, **(more or {})}
         if new := {object_id: it for object_id, it in found.items() if object_id not in known}:
@@ -62,7 +62,7 @@ class UnreadObjects:
             self._inbox.add(self.notifications(name), again=True)
 
     def report(self, name: str, problems: Mapping[str, StripePipelineError]) -> None:
-        """Fail the type for what could not be read, but for what was given up before: a note and a check tell of it."""
+        """Fail the type for its unread objects, except those given up earlier: a note and a check report them."""
         reader = self._readers[name]
         given_up = {
             notification.object_id

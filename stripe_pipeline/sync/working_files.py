@@ -1,6 +1,6 @@
-"""The files that hold rows on their way from Stripe to the warehouse, one folder a run.
+"""The files that hold rows on their way from Stripe to the warehouse, one folder per run.
 
-Here belongs making and removing the folders. What is written to them belongs to `stripe_api.day_files`.
+This module creates and removes the folders. Writing the files belongs to `stripe_api.day_files`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def working_folder(folder: DataFolder) -> Iterator[Path]:
     """
     for lock in abandoned(folder.spool):
         shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-    for unlocked in folder.spool.glob("tmp*"):  # versions without these locks made them
+    for unlocked in folder.spool.glob("tmp*"):  # made by versions without locks
         with suppress(FileNotFoundError):
             if time.time() - unlocked.stat().st_mtime > DAY:
                 shutil.rmtree(unlocked, ignore_errors=True)
@@ -43,7 +43,7 @@ def working_folder(folder: DataFolder) -> Iterator[Path]:
 
 
 def rows_lost(error: OSError, spool: Path) -> WarehouseError:
-    """What a run ends with that cannot write its working files."""
+    """The error for a run that cannot write its working files."""
     to_do = (
         "Something removed the run's working files from the data folder: run again"
         if isinstance(error, FileNotFoundError)

@@ -1,4 +1,4 @@
-"""All views, in an order in which each stands after the views that it is made of.
+"""All views, in an order in which each view follows the views that it uses.
 
 To add one that combines tables, write its module beside `payments` and name it in `COMBINED`: the file, its comments,
 the assets and docs/tables.md follow.
@@ -18,7 +18,7 @@ COMBINED: tuple[Callable[[Settings], View], ...] = (payments,)
 
 
 def views(settings: Settings) -> tuple[View, ...]:
-    """The views that the file has with these settings."""
+    """The views of the file with these settings."""
     return (
         *(view_of(object_type, settings) for object_type in settings.types.values()),
         *(combined(settings) for combined in COMBINED),

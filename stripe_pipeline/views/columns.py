@@ -1,4 +1,4 @@
-"""The columns of base tables and of the views on them, described: unit, what they name, what the settings do to them.
+"""Descriptions of the columns of base tables and their views: unit, referenced object, effect of the settings.
 
 Columns of a view that combines tables are declared in its own module.
 """
@@ -36,7 +36,7 @@ def of_table(object_type: ObjectType, settings: Settings) -> tuple[DescribedColu
 
 
 def of_view(object_type: ObjectType, settings: Settings) -> tuple[DescribedColumn, ...]:
-    """The columns of the view on one base table: the table's, and what the view adds."""
+    """The columns of the view on one base table: the table's, and those that the view adds."""
     columns = [column for column in of_table(object_type, settings) if column.name != "_deleted_at"]
     columns += [
         DescribedColumn("default_date", "TIMESTAMPTZ", f"`{object_type.date_field}`"),

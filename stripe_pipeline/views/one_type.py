@@ -1,6 +1,6 @@
-"""The views on one base table each: rows of one mode that exist in Stripe, with what the settings add.
+"""The views on one base table each: rows of one mode that exist in Stripe, with columns that the settings add.
 
-Only their text is made here; `warehouse.schema` puts it into the file.
+Only their text is created here; `warehouse.schema` stores it in the file.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _select(object_type: ObjectType, settings: Settings, *, livemode: bool) -> s
 
 
 def _at_path(column: Column, custom: CustomField) -> str:
-    """The value at the path, as the type that is asked for; null where it is something else."""
+    """The value at the path, in the requested type; null if it has another type."""
     root, below = _quoted(column.name), custom.steps[1:]
     if below:
         path = "$" + "".join(f"[{step}]" if isinstance(step, int) else f'."{step}"' for step in below)
@@ -67,15 +67,15 @@ def _at_path(column: Column, custom: CustomField) -> str:
         case CustomType.JSON:
             return f"to_json({text})"
         case CustomType.TIMESTAMP:
-            # Stripe's are Unix seconds; what people put into metadata may be written out.
+            # Stripe's times are Unix seconds; those in metadata may be written as text.
             written = f"{text}::VARCHAR"
             number = f"TRY_CAST({written} AS BIGINT)"
-            # A number that is not a time must not end every query in an overflow.
+            # A number that is not a time must not make every query fail with an overflow.
             seconds = f"CASE WHEN {number} {_SECONDS} THEN make_timestamptz({number} * 1000000) END"
-            # A day, or a time without a zone, is UTC: else it would be of whatever zone the session has.
+            # A day, or a time without a zone, is UTC: otherwise DuckDB would use the session's zone.
             moments = [f"TRY_CAST({written} || '{rest}' AS TIMESTAMPTZ)" for rest in ("Z", ":00Z", "T00:00:00Z", "")]
             moment = f"coalesce({seconds}, {', '.join(moments)})"
-            return f"CASE WHEN isfinite({moment}) THEN {moment} END"  # `infinity` is a time to DuckDB
+            return f"CASE WHEN isfinite({moment}) THEN {moment} END"  # DuckDB accepts `infinity` as a time
         case CustomType.INTEGER:
             # The cast alone would round.
             whole = f"TRY_CAST({text} AS BIGINT)"

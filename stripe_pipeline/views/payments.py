@@ -1,4 +1,4 @@
-"""The view `payments`: one row a charge, with its customer, invoice, refunds, latest dispute and balance effect."""
+"""The view `payments`: one row per charge, with its customer, invoice, refunds, latest dispute and balance effect."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.views.money import MAJOR_UNITS, major_units
 from stripe_pipeline.views.view import MODES, DescribedColumn, View
 
-_AT_ONCE = "INTERVAL 10 SECOND"  # between what one request to Stripe makes
+_AT_ONCE = "INTERVAL 10 SECOND"  # between objects created by one request to Stripe
 
 _PAYMENTS_OF_INVOICE = (
     '{"data": [{"status": "VARCHAR", "payment": {"payment_intent": "VARCHAR", "charge": "VARCHAR"}}]}'
 )
 
 
-# Each has a column in major units behind it.
+# Each is followed by a column in major units.
 _AMOUNTS = ("amount", "amount_captured", "amount_refunded", "dispute_amount", "gross", "fee", "net", "net_total")
 _COLUMNS = (
     DescribedColumn("charge", "VARCHAR", "ID of the charge"),
@@ -58,7 +58,7 @@ _COLUMNS = (
 
 
 def payments(settings: Settings) -> View:
-    """The view with what the settings keep."""
+    """The view with the columns that the settings keep."""
     kept = {object_type.name: _naming(object_type, settings) for object_type in settings.enabled}
     return View(
         name="payments",
@@ -89,7 +89,7 @@ def _naming(object_type: ObjectType, settings: Settings) -> list[str]:
 
 
 def payments_view(schema: str, columns: Mapping[str, Collection[str]], *, livemode: bool) -> str:
-    """The SELECT of `payments` on the views of `schema`: one row a charge, with what became of it.
+    """The SELECT of `payments` on the views of `schema`: one row per charge, with its outcome.
 
     `columns`: the names of the columns that the views have, by table name; a table that is not kept is missing.
     `livemode`: which mode the views of `schema` show.
@@ -102,7 +102,7 @@ def payments_view(schema: str, columns: Mapping[str, Collection[str]], *, livemo
         return set(names) <= set(columns.get(table, ()))
 
     def rows(table: str, names: str) -> str:
-        """These columns of a table, null where they are missing; no rows without the first of them, its key here."""
+        """These columns of a table, null if missing; no rows if the first column, its key here, is missing."""
         wanted = names.split()
         kinds = {column.name: column.kind for column in OBJECT_TYPES[table].columns}
         there = {name for name in wanted if has(table, wanted[0], name)}
@@ -112,7 +112,7 @@ def payments_view(schema: str, columns: Mapping[str, Collection[str]], *, livemo
     day = utc_day("c.created")
 
     def known(sql: str, *needed: str, also: str = "true") -> str:
-        """`sql` for charges from whose day on these tables are complete; each table with the columns that tell it."""
+        """`sql` for charges from whose day on these tables are complete; each table with the columns needed."""
         if not all(has(*it.split()) for it in needed):
             return f"CASE WHEN false THEN {sql} END"
         tables = {it.split()[0] for it in needed} - {"charges"}
@@ -122,12 +122,12 @@ def payments_view(schema: str, columns: Mapping[str, Collection[str]], *, livemo
     def of_dispute(name: str) -> str:
         return known(f"d.latest.{name}", "disputes charge id")
 
-    # Money of several currencies has no sum, nor has what was given back without what was taken.
+    # Amounts in several currencies have no sum, nor do refunds without the original payment.
     net_total = (
         "CASE WHEN n.currency IS NULL THEN b.net WHEN b.id IS NULL AND c.balance_transaction IS NULL THEN n.net"
         " WHEN n.currency = b.currency THEN b.net + n.net END"
     )
-    # Nothing here names the charge of a transfer that was reversed without a refund, nor of a refunded application fee.
+    # No table names the charge of a transfer reversed without a refund, or of a refunded application fee.
     told = (
         "n.lacking IS NOT TRUE AND (c.transfer IS NULL OR ("
         "(o.reversed IS NULL OR c.created > o.reversed) AND (c.application_fee IS NULL OR"
@@ -168,7 +168,7 @@ def payments_view(schema: str, columns: Mapping[str, Collection[str]], *, livemo
         f" SEMI JOIN (FROM {transfers} AND application_fee IS NOT NULL) f ON f.id = r.charge)"
     )
     movements = rows("balance_transactions", "source id net currency created")
-    # What is not joined by its id, of which there is one, is grouped by what it is joined on: a charge stays one row.
+    # Tables not joined on their unique id are grouped by the join column, so that a charge stays one row.
     return f"""
 SELECT
     c.id AS charge, c.created, {day} AS default_day, c.currency,

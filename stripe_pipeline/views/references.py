@@ -1,4 +1,4 @@
-"""What follows from the references that object types declare: which rows name something that is missing."""
+"""Queries on the references that object types declare: which rows name a missing object."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from stripe_pipeline.objects import OBJECT_TYPES, ObjectType, Reference
 from stripe_pipeline.settings.model import Settings
 
 EXAMPLES = 20
-"""Ids that are shown of references that point to nothing."""
-JUST_BEFORE = "INTERVAL 1 HOUR"  # more than what may be made before a row that it cannot be older than
+"""Maximum number of ids shown for dangling references."""
+JUST_BEFORE = "INTERVAL 1 HOUR"  # exceeds the time by which an object may precede a row that should be older
 
 
 def dangling(object_type: ObjectType, reference: Reference, since: date) -> str:
     """The SELECT that counts, in `raw`, the references of a type that point to nothing; one row of
 
-    - how many references were looked at: those of rows that were read before the last sync began, so that a sync has
-      looked since for what they name;
-    - how many point to nothing; a deleted target counts as there;
-    - how many of these are in rows made before or as the targets begin, `since` (UTC);
-    - ids they name, at most `EXAMPLES`, those of rows made later first;
-    - when the oldest target was made.
+    - how many references were checked: those of rows that were read before the last sync began, so that a sync has
+      looked for their targets since;
+    - how many point to nothing; a deleted target counts as existing;
+    - how many of these are in rows created before or as the targets begin, `since` (UTC);
+    - the missing ids, at most `EXAMPLES`, those of later rows first;
+    - when the oldest target was created.
     """
     early = f"created < TIMESTAMPTZ '{since} 00:00:00+00' + {JUST_BEFORE}"
     return f"""
@@ -49,7 +49,7 @@ def followed(settings: Settings, object_type: ObjectType) -> list[Reference]:
 
 
 def named_by(object_type: ObjectType, reference: Reference, rows: str) -> str:
-    """The SELECT of what `raw` rows of a type name by this reference: `id`, and `created` and `_fetched_at` of the row.
+    """The SELECT of ids that `raw` rows of a type name by this reference: `id`, and the row's `created`, `_fetched_at`.
 
     `rows` is the condition for the rows, on their columns.
     """
@@ -60,14 +60,14 @@ def named_by(object_type: ObjectType, reference: Reference, rows: str) -> str:
 
 
 def _named(reference: Reference) -> str:
-    """The ids that a row names, as SQL: one, or a row each."""
+    """SQL for the ids that a row names: one id, or one row per id."""
     column = f'"{reference.column}"'
     below = f"{column}->>'{reference.path}'" if reference.path else column
     return f"unnest({below})" if reference.of_list else below
 
 
 def _names_target(reference: Reference) -> str:
-    """The condition for ids, `named`, of the reference's target."""
+    """The condition that `named` is an id of the reference's target."""
     begins = " OR ".join(f"starts_with(named, '{prefix}')" for prefix in reference.prefixes) or "true"
     return f"named IS NOT NULL AND ({begins})"
 
@@ -77,7 +77,7 @@ def picture() -> str:
     lines: dict[tuple[str, str, str], list[str]] = {}
     for object_type in OBJECT_TYPES.values():
         for reference in object_type.references:
-            # Of a list there are many, a parent is always there, anything else may be null.
+            # A list names many objects, a parent always exists, anything else may be null.
             many = "}o" if reference.of_list else "||" if reference.column == object_type.parent_key else "|o"
             lines.setdefault((reference.target, many, object_type.name), []).append(reference.name)
     drawn = [

@@ -1,7 +1,7 @@
-"""What a view of the file is: its name, its SELECT in each mode, its columns and what it shows.
+"""The definition of a view: its name, its SELECT in each mode, its columns and its content.
 
-Here belongs what all views have in common. Each view's own SELECT stands in a module of its own, and `catalog` lists
-them.
+This module holds the parts that all views share. Each view's SELECT is in its own module, and `catalog` lists the
+views.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 MODES = {"live": True, "test": False}
-"""The schemas of the views, and the `livemode` of what they show."""
+"""The schemas of the views, and the `livemode` of their rows."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class DescribedColumn:
 
     name: str
     sql_type: str
-    """As DuckDB writes it, but TIMESTAMPTZ."""
+    """As DuckDB writes the type, except TIMESTAMPTZ."""
     description: str = ""
     """Plain text or Markdown, without a full stop."""
     nullable: bool = True
@@ -31,12 +31,12 @@ class View:
 
     name: str
     title: str
-    """What people call it."""
+    """The name shown to people."""
     description: str
-    """What one row is, in sentences."""
+    """The meaning of one row, in sentences."""
     columns: tuple[DescribedColumn, ...]
     """In the order of the SELECT."""
     tables: tuple[str, ...]
-    """Names of the object types that it shows. It has a row for each row of the first one that exists in Stripe."""
+    """Names of the object types shown. The view has a row for each row of the first type that exists in Stripe."""
     select: Callable[[str], str]
     """The SELECT in a schema of `MODES`."""

@@ -1,4 +1,4 @@
-"""How accounts are named, and what to say where a data folder holds another one."""
+"""The names of accounts, and the error for a data folder that holds another account."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import WarehouseError
 
 UNNAMED = ""
-"""The account of a key as long as nothing names it."""
+"""The account of a key as long as its name is unknown."""
 
 
 def called(account: str) -> str:
-    """The account as a sentence names it."""
+    """The account as named in a sentence."""
     return f"account {account}" if account else "an account whose name is not known"
 
 
 def other_account(folder: DataFolder, held: str, account: str, *, missing: int | None = None) -> WarehouseError:
-    """What to say where the folder holds account `held` and a key is of `account`; each may be `UNNAMED`.
+    """The error for a folder that holds account `held` and a key of `account`; each may be `UNNAMED`.
 
-    `missing`: how many of the stored objects Stripe says the key does not have, where that is what tells the accounts
-    apart; 0 where the key may not even read them.
+    `missing`: how many of the stored objects do not exist for the key, according to Stripe, if this distinguishes the
+    accounts; 0 if the key may not read any of them.
     """
     if not folder.private.exists():
         return WarehouseError(

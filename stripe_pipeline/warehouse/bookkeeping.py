@@ -1,6 +1,6 @@
-"""The `pipeline` tables beside the rows: cursors, coverage, keys, notifications that failed.
+"""The `pipeline` tables beside the rows: cursors, coverage, keys, failed notifications.
 
-Here belongs what is remembered of the loading itself. Rows belong to `load`, the layout of these tables to `schema`.
+This module records the loading itself. Rows belong to `load`, the layout of these tables to `schema`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from stripe_pipeline.warehouse.accounts import UNNAMED
 from stripe_pipeline.warehouse.sql import literal
 
 BOOKKEEPING = ("cursors", "coverage", "backfills")  # tables of `pipeline` with an account and a mode
-_NAMED = 5  # fields in a sentence
+_NAMED = 5  # fields named in a message
 
 
 @dataclass(frozen=True)
 class Example:
-    """An object that is stored, by its table and id, and the account of its row."""
+    """A stored object, by its table and id, and the account of its row."""
 
     table: str
     id: str
@@ -34,28 +34,28 @@ class Example:
 
 @dataclass(frozen=True)
 class Covered:
-    """What `pipeline.coverage` knows of one type and day."""
+    """The entry in `pipeline.coverage` of one type and day."""
 
     listed_at: float
     until: float
     rows: int
-    """How many are kept."""
+    """How many rows are kept."""
     listed: int
-    """How many the list held, including those too old to keep."""
+    """How many objects the list held, including those too old to keep."""
 
 
 @dataclass(frozen=True)
 class StoppedBackfill:
-    """A backfill that was begun and has not ended; seconds on Stripe's clock."""
+    """A backfill that has begun and not ended; times in seconds on Stripe's clock."""
 
     began: float
     last_listed: float
-    """When it listed a day for the last time; when it began if it did not."""
+    """When the backfill last listed a day; when it began if it did not."""
 
 
 @dataclass(frozen=True)
 class MissingFields:
-    """Fields that rows of some days lack, because the settings did not want them when these were read."""
+    """Fields that rows of some days lack, because the settings left them out when the rows were read."""
 
     table: str
     fields: tuple[str, ...]
@@ -64,7 +64,7 @@ class MissingFields:
     last: date
 
     def __str__(self) -> str:
-        """For people, with what to do."""
+        """A message with the remedy."""
         named = ", ".join(self.fields[:_NAMED])
         more = f" and {len(self.fields) - _NAMED} more" if len(self.fields) > _NAMED else ""
         return (
@@ -74,7 +74,7 @@ class MissingFields:
 
 
 def stage_days(connection: duckdb.DuckDBPyConnection, days: Sequence[ListedDay]) -> None:
-    """Put the completely listed days into `temp.listed`."""
+    """Stores the completely listed days in `temp.listed`."""
     connection.execute(
         "CREATE OR REPLACE TEMP TABLE listed (day DATE, listed_at TIMESTAMPTZ, until TIMESTAMPTZ, how VARCHAR)"
     )
@@ -114,7 +114,7 @@ def rows_left(connection: duckdb.DuckDBPyConnection) -> int:
 
 
 def name_version(connection: duckdb.DuckDBPyConnection, revision: int) -> None:
-    """Let the copy that is about to be published tell which version it is. This alone does not call for publishing."""
+    """Records in the copy about to be published which version it is. This alone does not require publishing."""
     connection.execute("BEGIN")
     connection.execute("DELETE FROM pipeline.published")
     connection.execute(
@@ -125,7 +125,7 @@ def name_version(connection: duckdb.DuckDBPyConnection, revision: int) -> None:
 
 
 def show_failing(connection: duckdb.DuckDBPyConnection, failing: Sequence[Entry]) -> None:
-    """Renew `pipeline.inbox` where it differs."""
+    """Updates `pipeline.inbox` if its content differs."""
     columns = "event_id, livemode, object, object_id, epoch_us(received_at), attempts, state, error"
     rows = [
         (
@@ -155,13 +155,13 @@ def show_failing(connection: duckdb.DuckDBPyConnection, failing: Sequence[Entry]
 
 
 def mode_condition(mode: Mode) -> str:
-    """The condition for what the bookkeeping holds of `mode`."""
+    """The condition for bookkeeping rows of `mode`."""
     return f"account = {literal(mode.account)} AND livemode = {mode.livemode}"
 
 
 def proves_nothing(connection: duckdb.DuckDBPyConnection, fingerprint: str, mode: Mode) -> bool:
-    """Whether the key is new and no row of its mode is stored that it could be asked for: what was listed without
-    naming the account may have been another one's, which was empty."""
+    """Whether the key is new and no stored row of its mode could be requested with the key: a list read without an
+    account name may have come from another account, which was empty."""
     known = connection.execute("SELECT 1 FROM pipeline.keys WHERE fingerprint = ?", [fingerprint]).fetchall()
     rows = " OR ".join(f"EXISTS (FROM raw.{table} WHERE livemode = {mode.livemode})" for table in OBJECT_TYPES)
     [(stored,)] = connection.execute(f"SELECT {rows}").fetchall()
@@ -169,10 +169,10 @@ def proves_nothing(connection: duckdb.DuckDBPyConnection, fingerprint: str, mode
 
 
 def name_account(connection: duckdb.DuckDBPyConnection, mode: Mode) -> None:
-    """Give the account's name to everything that was stored of `mode` without one."""
+    """Assigns the account's name to everything stored for `mode` without a name."""
     unnamed = f"{{}} = '{UNNAMED}' AND livemode = {mode.livemode}"
     for table in BOOKKEEPING:
-        # Where the account has been read under its name, too, that is complete by itself.
+        # If the account has been read under its name, too, the named entries are complete.
         connection.execute(
             f"DELETE FROM pipeline.{table} WHERE {unnamed.format('account')}"
             f" AND EXISTS (FROM pipeline.{table} WHERE {mode_condition(mode)})"
@@ -191,7 +191,7 @@ def name_account(connection: duckdb.DuckDBPyConnection, mode: Mode) -> None:
 
 
 def name_rows(connection: duckdb.DuckDBPyConnection, mode: Mode) -> None:
-    """Name what a run has just stored without a name, if another run has learned the name meanwhile."""
+    """Names rows that a run has just stored without a name, if another run has learned the name meanwhile."""
     accounts = connection.execute(f"SELECT account FROM pipeline.keys WHERE livemode = {mode.livemode}").fetchall()
     names = {account for (account,) in accounts}
     if names and UNNAMED not in names:
@@ -199,7 +199,7 @@ def name_rows(connection: duckdb.DuckDBPyConnection, mode: Mode) -> None:
 
 
 def set_cursor(connection: duckdb.DuckDBPyConnection, mode: Mode, name: str, at: float) -> None:
-    """Move a cursor forward; a run that ends late never moves it back."""
+    """Moves a cursor forward; a run that ends late never moves it back."""
     where = f"{mode_condition(mode)} AND name = {literal(name)}"
     found = connection.execute(f"SELECT epoch_us(read_until) FROM pipeline.cursors WHERE {where}").fetchall()
     if found and found[0][0] >= microseconds(at):
@@ -212,7 +212,7 @@ def set_cursor(connection: duckdb.DuckDBPyConnection, mode: Mode, name: str, at:
 
 
 def set_clock(connection: duckdb.DuckDBPyConnection, lowest: float, highest: float) -> None:
-    """Narrow the bounds of the clock's offset, or replace them where these contradict them: a clock was set."""
+    """Narrows the bounds of the clock's offset, or replaces contradictory bounds: a clock was set."""
     for known_lowest, known_highest in connection.execute("SELECT lowest, highest FROM pipeline.clock").fetchall():
         if max(lowest, known_lowest) <= min(highest, known_highest):
             lowest, highest = max(lowest, known_lowest), min(highest, known_highest)

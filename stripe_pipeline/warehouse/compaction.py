@@ -1,4 +1,4 @@
-"""Rewriting the private file, so that nothing is left of what was erased and free space is given back."""
+"""Rewriting the private file, so that no erased data is left in it and free space is returned."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _SMALL = 64  # blocks of 256 KB that are not worth compacting
 
 
 def rewrite(folder: DataFolder, connection: duckdb.DuckDBPyConnection) -> None:
-    """Put everything into a new file in the private one's place, so that nothing is left of what was erased.
+    """Copies everything into a new file that replaces the private one, so that no erased data is left.
 
-    Afterwards no file is attached. What a failure leaves is to be removed with `discard` once DuckDB has ended.
+    No file is attached afterwards. After a failure, `discard` removes the remains once DuckDB has ended.
     """
     if get_state(connection, "compact"):
         remove(folder.damaged)
     if get_state(connection, "compact") == NOW:
-        # Of runs that were killed, or that began before the settings changed and cannot be stored any more.
+        # Files of runs that were killed, or that began before the settings changed and can no longer be stored.
         for on_its_way in folder.spool.rglob("*.ndjson"):
             on_its_way.unlink(missing_ok=True)
     for left_over in folder.spill.glob("*"):
@@ -35,12 +35,12 @@ def rewrite(folder: DataFolder, connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def discard(folder: DataFolder) -> None:
-    """Remove an unfinished copy, which would keep a full disk full."""
+    """Removes an unfinished copy, which would keep a full disk full."""
     remove(_compacted(folder))
 
 
 def is_due(connection: duckdb.DuckDBPyConnection) -> bool:
-    """Whether the file is to be rewritten: something was erased, or half of it is free."""
+    """Whether the file is to be rewritten: data was erased, or half of the file is free."""
     return bool(get_state(connection, "compact")) or _mostly_free(connection)
 
 
@@ -49,15 +49,15 @@ def _compacted(folder: DataFolder) -> Path:
 
 
 def _copy_to(compacted: Path, connection: duckdb.DuckDBPyConnection) -> None:
-    """Copy everything into a new file, and detach both."""
+    """Copies everything into a new file, and detaches both."""
     attach(connection, compacted, "compacted")
-    connection.execute("SET preserve_insertion_order = true")  # rows lie by day, which is how they are looked for
+    connection.execute("SET preserve_insertion_order = true")  # rows are ordered by day, as queries need them
     connection.execute(f"COPY FROM DATABASE {CATALOG} TO compacted")
     connection.execute("SET preserve_insertion_order = false")
     connection.execute("USE compacted")
     set_state(connection, "compact", None)
     [(revision,)] = connection.execute("UPDATE pipeline.meta SET revision = revision + 1 RETURNING revision").fetchall()
-    # Versions published before hold what this one no longer does.
+    # Earlier published versions hold data that this file no longer does.
     set_state(connection, "erased", str(revision))
     connection.execute("USE memory")
     connection.execute("CHECKPOINT compacted")
@@ -66,7 +66,7 @@ def _copy_to(compacted: Path, connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _mostly_free(connection: duckdb.DuckDBPyConnection) -> bool:
-    """Whether half of the file's blocks are free, and enough to be worth it."""
+    """Whether at least half of the file's blocks are free and rewriting the file is worthwhile."""
     [(total, free)] = connection.execute(
         "SELECT total_blocks, free_blocks FROM pragma_database_size() WHERE database_name = ?", [CATALOG]
     ).fetchall()

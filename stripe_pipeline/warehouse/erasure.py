@@ -1,7 +1,7 @@
-"""Erasing customers from the warehouse's tables, and keeping out what was erased; noticing what Stripe redacted.
+"""Erasing customers from the warehouse's tables, and keeping erased data out; detecting redactions by Stripe.
 
-Which fields may hold something about a person is declared in `objects`. Compacting the file, so that nothing is left of
-them in its bytes, and publishing it belong to `warehouse`.
+The fields that may hold personal data are declared in `objects`. Compacting the file, so that no erased data is left in
+its bytes, and publishing the file belong to `warehouse`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from stripe_pipeline.warehouse.file_state import AT_ONCE, DAILY, request_compact
 from stripe_pipeline.warehouse.sql import literal
 
 _STRIPES_OWN = r"cus_[A-Za-z0-9]+"
-"""Customer ids that Stripe makes. Others are chosen by the shop and may be e-mail addresses."""
+"""Customer ids that Stripe generates. Others are chosen by the shop and may be e-mail addresses."""
 
 _FIRST = ("customers", "payment_intents", "invoices", "charges", "refunds", "disputes")
-"""Tables in an order in which what names a customer comes before what names only that."""
+"""Tables ordered so that those naming a customer precede those naming only such rows."""
 
 _BARE = FieldFilter(
     {
@@ -37,23 +37,23 @@ _BARE = FieldFilter(
         for it in OBJECT_TYPES.values()
     }
 )
-"""Leaves of each object what bookkeeping needs: ids, amounts, dates, states. Unknown fields may hold anything."""
+"""Keeps only the fields that bookkeeping needs: ids, amounts, dates, states. Unknown fields may hold anything."""
 
 _LIST = "temp.erased"
 
 
 @dataclass
 class Erased:
-    """What concerns one customer."""
+    """The rows that concern one customer."""
 
     rows: dict[str, int] = field(default_factory=dict)
-    """How many rows lose their personal data, by table name; of `customers`, how many are removed."""
+    """How many rows lose their personal data, by table name; for `customers`, how many are removed."""
     known: bool = False
-    """Whether the tables hold anything of this customer, or did before an earlier erasure."""
+    """Whether the tables hold rows of this customer, or did before an earlier erasure."""
 
 
 class Erasure:
-    """What was erased from the file that `connection` has attached, within the transaction under way."""
+    """The erasures from the file that `connection` has attached, within the current transaction."""
 
     def __init__(
         self,
@@ -63,8 +63,8 @@ class Erasure:
         hash_key: bytes | None,
         own_key: Callable[[], bytes],
     ) -> None:
-        """`types` have the columns that the settings keep. `hash_key` is what the settings hash with, if they do.
-        `own_key` gives the data folder's own key, by which customers whose id the shop chose are recognized."""
+        """`types` have the columns that the settings keep. `hash_key` is the key of the settings if they hash fields.
+        `own_key` returns the data folder's own key, which identifies customers whose id the shop chose."""
         self._connection = connection
         self._types = types
         self._hash_key = hash_key
@@ -72,24 +72,24 @@ class Erasure:
         self._fresh = False
 
     def has_any(self) -> bool:
-        """Whether anybody was erased."""
+        """Whether any customer was erased."""
         [(found,)] = self._connection.execute("SELECT EXISTS (FROM pipeline.erased)").fetchall()
         return bool(found)
 
     def begin(self) -> None:
-        """Make the list of what was erased; the other methods need it."""
+        """Creates the list of erased objects, which the other methods need."""
         self._connection.execute(
             "CREATE OR REPLACE TEMP TABLE erased AS SELECT *, id AS written, false AS fresh FROM pipeline.erased"
         )
         if self._hash_key is not None:
-            # Where the settings hash a reference, rows hold this in place of the id.
+            # Where the settings hash a reference, rows hold this value instead of the id.
             entries = self._connection.execute(f"SELECT customer, object_type, id, created FROM {_LIST}").fetchall()
             for customer, table, object_id, created in entries:
                 name = hashed(object_id, self._hash_key)
                 self._add(customer, table, name, written=name, created=created, fresh=False)
 
     def add(self, customer: str) -> Erased:
-        """Put a customer on the list, with everything in the tables that belongs to this customer."""
+        """Adds a customer to the list, with all objects in the tables that belong to this customer."""
         known = Erased()
         name = self._pseudonym(customer)
         [(listed,)] = self._connection.execute(
@@ -98,13 +98,13 @@ class Erasure:
         created = self._connection.execute(
             f"SELECT created FROM raw.customers WHERE id = {literal(customer)}"
         ).fetchall()
-        for (at,) in created or [(None,)]:  # in both modes, if the shop chose the same id there
+        for (at,) in created or [(None,)]:  # in both modes, if the shop chose the same id in both
             if not listed:
                 self._add(name, "customers", name, written=name, fresh=True, created=at)
         if name != customer:
             self._add(name, "customers", customer, written=name, fresh=False)
         if self._hash_key is not None and (in_rows := hashed(customer, self._hash_key)) != name:
-            # Of an id that the shop chose this has to be kept too: later the id itself is not known any more.
+            # If the shop chose the id, its hash must be kept, too: later the id itself is no longer known.
             self._add(name, "customers", in_rows, written=in_rows, fresh=name != customer and not listed)
         self._spread()
         for object_type in self._types.values():
@@ -117,7 +117,7 @@ class Erasure:
         return known
 
     def apply(self) -> None:
-        """Remove the listed customers from the tables, and what others copied of them; keep them out from now on."""
+        """Removes the listed customers and their data in other rows from the tables; keeps both out from now on."""
         with self._functions():
             for object_type in self._types.values():
                 self._strip(f"raw.{object_type.name}", object_type)
@@ -125,7 +125,7 @@ class Erasure:
         request_compaction(self._connection, AT_ONCE)
 
     def strip_incoming(self, object_type: ObjectType) -> None:
-        """Take out of `temp.incoming`, rows of `object_type` on their way in, what was erased."""
+        """Removes erased data from `temp.incoming`, rows of `object_type` about to be stored."""
         if object_type.parent is None:
             self._recognize(object_type)
             self._find(object_type, "temp.incoming")
@@ -135,7 +135,7 @@ class Erasure:
                 self._strip("temp.incoming", object_type)
 
     def finish(self) -> None:
-        """Strip what lies in the tables and only now turns out to belong to an erased customer; end the list."""
+        """Strips stored rows that only now prove to belong to an erased customer; ends the list."""
         if self._fresh and self._spread():
             with self._functions():
                 for object_type in self._types.values():
@@ -144,8 +144,8 @@ class Erasure:
         self._keep()
 
     def forget(self, customer: str) -> dict[str, set[date]] | None:
-        """Keep a customer out no longer. The UTC days of `created` of what was erased, by table name; None if this
-        customer was not."""
+        """Stops keeping a customer out. Returns the UTC days of `created` of erased objects, by table name; None if
+        this customer was not erased."""
         name = self._pseudonym(customer)
         removed = self._connection.execute(
             f"DELETE FROM pipeline.erased WHERE customer = {literal(name)} RETURNING object_type, {utc_day('created')}"
@@ -157,7 +157,7 @@ class Erasure:
         return days if removed else None
 
     def _pseudonym(self, customer: str) -> str:
-        """How the file names an erased customer: by the id if Stripe made it, else by a keyed hash of it."""
+        """The file's name for an erased customer: the id if Stripe generated it, else a keyed hash of it."""
         return customer if re.fullmatch(_STRIPES_OWN, customer) else hashed(customer, self._own_key())
 
     def _add(
@@ -169,7 +169,7 @@ class Erasure:
         )
 
     def _recognize(self, object_type: ObjectType) -> None:
-        """List the ids, chosen by the shop, of erased customers among the incoming rows."""
+        """Lists the shop-chosen ids of erased customers among the incoming rows."""
         names = self._connection.execute(
             f"SELECT id FROM {_LIST} WHERE object_type = 'customers' AND NOT regexp_full_match(id, '{_STRIPES_OWN}')"
         ).fetchall()
@@ -187,12 +187,12 @@ class Erasure:
                     self._add(name, "customers", chosen, written=name, fresh=False)
 
     def _references(self, object_type: ObjectType) -> list[Reference]:
-        """The references whose column is the id of what is named, of those that the settings keep."""
+        """The references that the settings keep and whose column holds the target's id."""
         names = self._types[object_type.name].column_names
         return [it for it in object_type.references if not it.path and it.column in names]
 
     def _find(self, object_type: ObjectType, rows: str) -> bool:
-        """List what in `rows` names something listed; whether there was any that was not listed yet."""
+        """Lists the objects in `rows` that name a listed object; returns whether any was new."""
         if "id" not in object_type.key or object_type.name == CUSTOMERS.name or object_type.parent:
             return False
         naming = " UNION ALL ".join(
@@ -211,20 +211,20 @@ class Erasure:
         return bool(found)
 
     def _spread(self) -> bool:
-        """List what in the tables belongs to what is listed; whether there was any that was not listed yet."""
+        """Lists the objects in the tables that belong to listed objects; returns whether any was new."""
         found = False
         while sum(self._find(object_type, f"raw.{object_type.name}") for object_type in self._types.values()):
             found = True
         return found
 
     def _of(self, object_type: ObjectType, customer: str | None = None) -> str:
-        """The condition for rows of what is listed; of one customer (SQL) if that is given."""
+        """The condition for rows of listed objects; only of one customer (SQL) if given."""
         those = f" AND customer = {customer}" if customer else ""
         key, owner = (object_type.parent_key, object_type.parent) if object_type.parent else ("id", object_type.name)
         return f"{key} IN (SELECT id FROM {_LIST} WHERE object_type = '{owner}'{those})"
 
     def _strip(self, rows: str, object_type: ObjectType) -> None:
-        """Leave in `rows` what bookkeeping needs of those that are listed; of customers nothing."""
+        """Strips listed objects in `rows` to the fields that bookkeeping needs; deletes customers."""
         if object_type.name == CUSTOMERS.name:
             self._connection.execute(f"DELETE FROM {rows} WHERE {self._of(object_type)}")
             return
@@ -247,7 +247,7 @@ class Erasure:
         self._connection.execute(f"UPDATE {rows} SET {', '.join(changes)} WHERE {self._of(object_type)}")
 
     def _keep(self) -> None:
-        """Keep out from now on what was listed in this transaction."""
+        """Stores the list, so that its objects are kept out from now on."""
         self._connection.execute(
             f"INSERT INTO pipeline.erased SELECT customer, object_type, id, created FROM {_LIST} WHERE fresh"
         )
@@ -268,9 +268,9 @@ class Erasure:
 
 
 def own_key(folder: DataFolder) -> bytes:
-    """The data folder's own key, by which erased customers whose ids the shop chose are recognized.
+    """The data folder's own key, which identifies erased customers whose ids the shop chose.
 
-    The environment's key does not take its place: it may change. Raises `WarehouseError` if the key cannot be kept.
+    The environment's key cannot replace this key: it may change. Raises `WarehouseError` if the key cannot be stored.
     """
     try:
         return load_hash_key(folder, environment={})
@@ -286,13 +286,13 @@ def own_key(folder: DataFolder) -> bytes:
 
 
 def load_order(object_type: ObjectType) -> int:
-    """The place of a type among those that are loaded together: whose an object is should be known before its own."""
+    """The rank of a type among types loaded together: an object's owner should be known before the object."""
     return _FIRST.index(object_type.name) if object_type.name in _FIRST else len(_FIRST)
 
 
 def redacted(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, accepted: str, known: str) -> bool:
-    """Whether the rows in `temp.incoming` whose keys are in `accepted` as updated lack personal data that the rows in
-    `known` hold, or have a placeholder in its place (`[redacted]`, docs.stripe.com/privacy/redaction)."""
+    """Whether updated rows in `temp.incoming`, with keys in `accepted`, lack personal data that the rows in `known`
+    hold, or have a placeholder instead (`[redacted]`, docs.stripe.com/privacy/redaction)."""
     names = object_type.column_names
     lasting = [name for name in object_type.personal if name in names]
     others = {path_from(path)[0] for path in object_type.about_person} & set(names)
@@ -323,7 +323,7 @@ def redacted(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, acc
 
 
 def _lost(before: Any, after: Any) -> bool:
-    """Whether anything that was there is empty or missing."""
+    """Whether any value of `before` is empty or missing in `after`."""
     if before in (None, "", [], {}):
         return False
     if after in (None, "", [], {}):

@@ -1,7 +1,7 @@
-"""Times in a file that lie ahead of Stripe's clock, which a wrong idea of it left there, and putting them right.
+"""Correcting times in a file that lie ahead of Stripe's clock, which a wrong estimate of this clock left there.
 
-A cursor in the future skips what happens until then, coverage in the future passes for a complete list, and a row that
-was read in the future refuses every newer one.
+A cursor in the future skips everything until then, coverage in the future counts as a complete list, and a row read in
+the future rejects every newer one.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from stripe_pipeline.rows import microseconds
 from stripe_pipeline.warehouse.sql import literal
 
 TOLERANCE = 60.0
-"""Seconds ahead of Stripe's clock that are left alone: runs differ a little in what they take it for, and such a time
-is past before anything is missed."""
+"""Seconds ahead of Stripe's clock that are tolerated: estimates of the clock differ slightly between runs, and such a
+time is past before anything is missed."""
 
 _CHECKED = {"cursors": "read_until", "coverage": "listed_at", "backfills": "began"}
 
@@ -23,11 +23,11 @@ _CHECKED = {"cursors": "read_until", "coverage": "listed_at", "backfills": "bega
 def put_right(
     connection: duckdb.DuckDBPyConnection, account: str, *, livemode: bool, now: float, latest: float, events_since: int
 ) -> float | None:
-    """Bring times of one mode that lie in the future back to what may be relied on, in one transaction; how many
-    seconds the furthest one lay ahead, or None where there is none, which takes some milliseconds.
+    """Moves times of one mode that lie in the future back to reliable ones, in one transaction. Returns how many
+    seconds the furthest one lay ahead, or None if there is none; this check takes some milliseconds.
 
-    `now`: Stripe's time; `latest`: the latest that it can be. `events_since`: where a cursor of events whose true
-    place is not known begins anew. All Unix seconds.
+    `now`: Stripe's time; `latest`: its latest possible value. `events_since`: where a cursor of events restarts if its
+    true position is unknown. All in Unix seconds.
     """
     of_mode = f"account = {literal(account)} AND livemode = {livemode}"
     of_rows = f"_account = {literal(account)} AND livemode = {livemode}"
@@ -46,16 +46,16 @@ def put_right(
     furthest = " UNION ALL ".join(f"SELECT max({places[table][0]}) AS moment FROM {table}" for table in wrong)
     [(at,)] = connection.execute(f"SELECT epoch_us(max(moment)) / 1e6 FROM ({furthest})").fetchall()
 
-    known = _moment(now - TOLERANCE)  # what is read from now on is newer
+    known = _moment(now - TOLERANCE)  # rows read from now on are newer
     yesterday = _moment(day_start(day_of(now)) - DAY)  # every day before is listed as a whole once it has ended
     connection.execute("BEGIN")
     connection.execute(
         f"UPDATE pipeline.cursors SET read_until = CASE name WHEN 'events' THEN {_moment(events_since)}"
         f" ELSE {yesterday} END WHERE read_until > {future} AND {of_mode}"
     )
-    # Days that have not begun were listed by that clock alone.
+    # Days that have not begun were listed by the wrong clock alone.
     connection.execute(f"DELETE FROM pipeline.coverage WHERE day > DATE '{day_of(latest)}' AND {of_mode}")
-    # Days that are over are listed again. What was made since the list of the present one is told by events.
+    # Past days are listed again. Events report the objects created since the list of the present day.
     connection.execute(
         "UPDATE pipeline.coverage SET listed_at = make_timestamptz(epoch_us(day::TIMESTAMP)),"
         f" listed_until = least(listed_until, {known}) WHERE listed_at > {future} AND {of_mode}"

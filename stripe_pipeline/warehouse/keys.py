@@ -1,6 +1,6 @@
 """Which accounts the warehouse holds, and which keys have written to it.
 
-Here belongs what is stored of a key. Asking Stripe whose it is belongs to `sync.account`.
+This module holds stored data on keys. Asking Stripe for a key's account belongs to `sync.account`.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class Keys:
         self.file = file
 
     def account_of(self, fingerprint: str) -> str | None:
-        """The account that a key with this fingerprint was found to belong to, which may be `UNNAMED`; None for a key
-        that was never used here."""
+        """The account of the key with this fingerprint, which may be `UNNAMED`; None for a key that was never used
+        here."""
         if not self.file.folder.private.exists():
             return None
         rows = self.file.ask(f"SELECT account FROM pipeline.keys WHERE fingerprint = {literal(fingerprint)}")
         return str(rows[0][0]) if rows else None
 
     def accounts(self) -> set[str]:
-        """The accounts whose keys have written here, `UNNAMED` among them; empty where there is no warehouse yet."""
+        """The accounts whose keys have written here, `UNNAMED` among them; empty if no warehouse exists yet."""
         return self.accounts_of(livemode=True) | self.accounts_of(livemode=False)
 
     def accounts_of(self, *, livemode: bool) -> set[str]:
@@ -47,11 +47,11 @@ class Keys:
         }
 
     def modes(self) -> set[bool]:
-        """The `livemode` of keys that have written here."""
+        """The `livemode` values of keys that have written here."""
         return {livemode for (livemode,) in self.file.ask("SELECT livemode FROM pipeline.keys")}
 
     def examples(self, *, livemode: bool) -> list[Example]:
-        """The newest object of each listed type that exists in Stripe, those first that cannot be deleted there."""
+        """The newest object of each listed type that exists in Stripe, types that cannot be deleted there first."""
         newest = (
             f"(SELECT '{table}', id, _account FROM raw.{table} WHERE livemode = {livemode} AND _deleted_at IS NULL"
             " ORDER BY created DESC LIMIT 1)"
@@ -62,7 +62,7 @@ class Keys:
         return [Example(*row) for row in found]
 
     def remember_key(self, fingerprint: str, mode: Mode) -> None:
-        """Note whose key this is; what was stored of its mode without a name gets the account's, in one transaction.
+        """Records the key's account, and assigns the account to unnamed data of its mode, in one transaction.
 
         Raises `WarehouseError` if the warehouse belongs to another account.
         """

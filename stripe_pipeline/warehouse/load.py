@@ -1,6 +1,6 @@
 """Loading: batches, their coverage and the cursors are written in one transaction.
 
-Here belongs what one load consists of. The SQL that merges a batch into its tables belongs to `merge`, the `pipeline`
+This module holds the steps of one load. The SQL that merges a batch into its tables belongs to `merge`, the `pipeline`
 tables to `bookkeeping`.
 """
 
@@ -45,7 +45,7 @@ from stripe_pipeline.warehouse.schema import settings_changed
 
 
 class Loader:
-    """Writes what was read into the private file; the only path that writes rows."""
+    """Writes batches into the private file; the only code that writes rows."""
 
     def __init__(self, file: PrivateFile, settings: Settings, hash_key: bytes | None) -> None:
         self.file = file
@@ -60,17 +60,17 @@ class Loader:
         cursors: dict[tuple[Mode, str], float] | None = None,
         clock: Reading | None = None,
     ) -> Loaded:
-        """Write what was read, with its coverage and cursors, in one transaction.
+        """Writes the batches, with their coverage and cursors, in one transaction.
 
-        A row is replaced by what was requested at the same time or later on Stripe's clock, never by anything older.
-        `cursors`: seconds on Stripe's clock by mode and name. `clock`: what is known of that clock; nothing is stored
-        as read later than it can be. Raises `WarehouseError`; then nothing was written.
+        A row is replaced by one requested at the same time or later on Stripe's clock, never by an older one.
+        `cursors`: seconds on Stripe's clock by mode and name. `clock`: the estimate of that clock; read times are
+        capped at its latest possible value. Raises `WarehouseError`; then nothing was written.
         """
         loaded = Loaded()
         if clock:
             for batch in batches:
                 batch.limit(clock.latest)
-            # Where a cursor truly stands is not known then: it stays, and the same is read again.
+            # A later cursor's true position is unknown: it stays, and the same period is read again.
             cursors = {which: at for which, at in (cursors or {}).items() if at <= clock.latest}
         with self.file.open("Loading into {} failed") as connection:
             # While lists are read, one DuckDB thread suffices: two take twice the CPU for little gain. Updates probe
@@ -127,14 +127,14 @@ class Loader:
             stage(connection, parent, batch, erasure)
             if kept[parent.name] and parent.name in batch.files:
                 expired = expire(connection, parent, kept[parent.name], bounds)
-                if not batch.days:  # else their days' coverage refuses what was requested earlier
+                if not batch.days:  # else the days' coverage refuses rows requested earlier
                     remember_gone(connection, batch, expired)
             if batch.days and not batch.skip_missing_check:
                 missing = missing_ids(connection, parent, batch, bounds, kept[parent.name] or "true")
                 if missing:
                     loaded.missing.append((batch, missing))
                     connection.execute("DELETE FROM temp.listed WHERE day IN (SELECT unnest(?))", [list(missing)])
-            if parent.name in batch.files:  # else many a statement would find nothing to do
+            if parent.name in batch.files:  # else many statements would have no effect
                 merge_batch(connection, batch, bounds, loaded, kept, erasure)
         if batch.tombstones:
             apply_tombstones(connection, batch, loaded, remove=self._settings.on_delete_of(parent) is OnDelete.REMOVE)
@@ -150,12 +150,12 @@ class Loader:
             connection.execute(f"DROP TABLE IF EXISTS temp.{table}")
 
     def _kept(self, object_type: ObjectType) -> str:
-        """The condition for rows young enough to be kept; empty where all are."""
+        """The condition for rows young enough to be kept; empty if all are."""
         cutoff = self._settings.cutoff(object_type)
         return young_enough(object_type, cutoff) if cutoff else ""
 
     def erasure(self, connection: duckdb.DuckDBPyConnection, *, even_none: bool = False) -> Erasure | None:
-        """What keeps out those who were erased; None where nobody was, unless `even_none`."""
+        """The erasure that keeps erased customers out; None if nobody was erased, unless `even_none`."""
         erasure = Erasure(
             connection,
             self._settings.types,

@@ -1,7 +1,7 @@
-"""The one path that writes rows: a batch becomes inserts, updates and tombstones in one transaction.
+"""The only code that writes rows: a batch becomes inserts, updates and tombstones in one transaction.
 
-Here belongs the SQL that merges a batch into its tables. Who may open the file and when belongs to `warehouse`, the
-`pipeline` tables to `bookkeeping`.
+This module holds the SQL that merges a batch into its tables. Opening the file belongs to `warehouse`, the `pipeline`
+tables to `bookkeeping`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def merge_batch(
     kept: Mapping[str, str],
     erasure: Erasure | None,
 ) -> None:
-    """Store what was read, where nothing newer is known; of a child only what is `kept`."""
+    """Stores the rows read, unless newer ones are known; of children, only rows that are `kept`."""
     parent = batch.object_type
     known = _stored_rows(connection, parent, "id", "SELECT id FROM temp.incoming", bounds)
     _classify(connection, parent, batch, known)
@@ -60,7 +60,7 @@ def merge_batch(
 
 
 def nothing_stored(connection: duckdb.DuckDBPyConnection, batch: Batch, of_days: str) -> bool:
-    """Whether the batch's days are listed for the first time, and nothing was stored of what was made in them."""
+    """Whether the batch's days are listed for the first time, and no row created on these days is stored."""
     name = batch.object_type.name
     [(known,)] = connection.execute(
         f"SELECT EXISTS (FROM raw.{name} WHERE {of_days})"
@@ -79,7 +79,7 @@ def insert_new_days(
     kept: Mapping[str, str],
     erasure: Erasure | None,
 ) -> None:
-    """Store what was read of days of which nothing is known that it could be compared with; only what is `kept`."""
+    """Stores the rows of days without any stored state to compare them with; only rows that are `kept`."""
     parents_gone = False
     for object_type in batch.tables:
         files = batch.files.get(object_type.name)
@@ -88,13 +88,13 @@ def insert_new_days(
         table = f"raw.{object_type.name}"
         names = ", ".join(_quoted(column) for column in object_type.table_columns)
         if erasure:
-            # What was erased must not reach the file, not even for the length of a transaction.
+            # Erased data must not reach the file, not even within a transaction.
             stage(connection, object_type, batch, erasure)
         lines = f"SELECT {names} FROM temp.incoming" if erasure else _lines_of(object_type, files, batch.latest)
         connection.execute(f"INSERT INTO {table} ({names}) {lines}")
         _keep_latest(connection, object_type, table, of_days)
         if kept[object_type.name]:
-            # Behind it: of two versions the earlier one may be young enough and wrong.
+            # After `_keep_latest`: of two versions, the earlier one may be young enough and wrong.
             removed = connection.execute(f"DELETE FROM {table} WHERE {of_days} AND NOT ({kept[object_type.name]})")
             [(too_old,)] = removed.fetchall()
             parents_gone |= bool(too_old) and object_type is batch.object_type
@@ -110,7 +110,7 @@ def insert_new_days(
 
 
 def _keep_latest(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, table: str, where: str) -> None:
-    """Leave one row a key of those rows: the one requested last."""
+    """Keeps one row per key among these rows: the one requested last."""
     keys = ", ".join(object_type.key)
     those = f"FROM {table} WHERE {where}"
     [(rows, distinct)] = connection.execute(f"SELECT count(*), count(DISTINCT ({keys})) {those}").fetchall()
@@ -150,25 +150,25 @@ def _stored_rows(
 
 
 def touched_rows(batch: Batch) -> str:
-    """The condition for rows of the batch's mode made on the days that it touches, on which every statement on a base
-    table goes: ids are unique within a mode only, and a table may be large."""
+    """The condition for rows of the batch's mode created on the days that it touches. Every statement on a base table
+    uses this condition: ids are unique within a mode only, and a table may be large."""
     starts = [day_start(listed.day) for listed in batch.days]
     first = min([batch.first, *starts])
     last = max([batch.last + 1, *(start + DAY for start in starts)])
     if first >= last:
-        return "false"  # nothing but tombstones
+        return "false"  # only tombstones
     return f"{rows_of(batch.mode)} AND {created_between(first, last)}"
 
 
 def created_between(first: int, end: int) -> str:
-    """The condition for rows made from `first` until before `end`, Unix seconds."""
+    """The condition for rows created from `first` until before `end`, Unix seconds."""
     return f"created >= make_timestamptz({first * 1_000_000}) AND created < make_timestamptz({end * 1_000_000})"
 
 
 def stage(
     connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, erasure: Erasure | None
 ) -> None:
-    """Read the NDJSON files into `temp.incoming`, one row a key: the one requested last; without what was erased."""
+    """Reads the NDJSON files into `temp.incoming`, one row per key, the one requested last; without erased data."""
     columns = object_type.table_columns
     connection.execute("DROP TABLE IF EXISTS temp.incoming")
     files = batch.files.get(object_type.name, [])
@@ -183,7 +183,7 @@ def stage(
 
 
 def _lines_of(object_type: ObjectType, files: Sequence[Path], latest: float) -> str:
-    """A SELECT of the table's columns from NDJSON files; nothing was requested after `latest`, Unix seconds."""
+    """A SELECT of the table's columns from NDJSON files; request times are capped at `latest`, Unix seconds."""
     columns = object_type.table_columns
     spec = ", ".join(
         f"'{column.name}': '{'BIGINT' if column.kind is Kind.TIMESTAMP else column.kind.sql_type}'"
@@ -206,7 +206,7 @@ def _read(column: Column, latest: float) -> str:
 
 
 def _classify(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, known: str) -> None:
-    """Put into `temp.accepted` the ids of what is not older than what is known, with what it changes."""
+    """Stores in `temp.accepted` the ids of objects not older than the stored state, with the change."""
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE accepted AS"
         f" SELECT i.id, i.created, {_change_kind(object_type)} AS _change"
@@ -215,7 +215,7 @@ def _classify(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, ba
         f" AND {mode_condition(batch.mode)}) v"
         f" ON v.day = {utc_day('i.created')}"
         f" WHERE (c._fetched_at IS NULL OR i._fetched_at >= c._fetched_at)"
-        # A list knows nothing of what was made after its bound, however late it was requested.
+        # A list does not include objects created after its bound, however late it was requested.
         f" AND (v.listed_at IS NULL OR i._fetched_at >= v.listed_at OR i.created >= v.listed_until)"
         f" AND NOT EXISTS (SELECT 1 FROM pipeline.gone g WHERE {gone_condition(object_type, batch.mode)}"
         f" AND g.id = i.id AND g.found_at > i._fetched_at)"
@@ -223,8 +223,8 @@ def _classify(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, ba
 
 
 def _classify_children(connection: duckdb.DuckDBPyConnection, child: ObjectType, known: str) -> None:
-    """Put into `temp.accepted_children` the keys of the children of accepted parents, and of those they no longer
-    have."""
+    """Stores in `temp.accepted_children` the keys of the children of accepted parents, and of children that these
+    parents no longer have."""
     of_accepted = f"{child.parent_key} IN (SELECT id FROM temp.accepted)"
     keys = ", ".join(child.key)
     connection.execute(
@@ -240,7 +240,7 @@ def _classify_children(connection: duckdb.DuckDBPyConnection, child: ObjectType,
 
 def _change_kind(object_type: ObjectType) -> str:
     compared = [column for column in object_type.table_columns if column.name != "_fetched_at"]
-    # The tombstone is never in what was read, so a row that is back counts as updated.
+    # Incoming rows never have the tombstone, so a row that is back counts as updated.
     same = " AND ".join(f"i.{_quoted(column)} IS NOT DISTINCT FROM c.{_quoted(column)}" for column in compared)
     key = object_type.key[0]
     return f"CASE WHEN c.{key} IS NULL THEN 'inserted' WHEN {same} THEN 'unchanged' ELSE 'updated' END"
@@ -259,7 +259,7 @@ def _replace(
     *,
     rewrite_unchanged: bool,
 ) -> None:
-    """Write the incoming rows whose keys are in `temp.{table}`, and count what that changes."""
+    """Writes the incoming rows whose keys are in `temp.{table}`, and counts the changes."""
     counted = connection.execute(
         f"SELECT _change, {utc_day('created')}, count(*) FROM temp.{table} GROUP BY ALL"
     ).fetchall()
@@ -289,14 +289,14 @@ def rows_of(mode: Mode) -> str:
 
 
 def gone_condition(object_type: ObjectType, mode: Mode) -> str:
-    """The condition for what `pipeline.gone` holds of a type and mode; earlier versions did not note the mode."""
+    """The condition for entries of a type and mode in `pipeline.gone`; earlier versions did not store the mode."""
     return f"object_type = '{object_type.name}' AND coalesce(livemode, {mode.livemode}) = {mode.livemode}"
 
 
 def missing_ids(
     connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, bounds: str, kept: str
 ) -> dict[date, list[str]]:
-    """Ids that the table holds for a completely listed day and the list did not name, of those that are `kept`."""
+    """Ids that the table holds for a completely listed day and the list did not name, of rows that are `kept`."""
     kept_out = ", ".join(literal(object_id) for object_id in sorted(batch.kept_out))
     there = f" AND o.id NOT IN ({kept_out})" if kept_out else ""
     rows = connection.execute(
@@ -311,9 +311,9 @@ def missing_ids(
 
 
 def apply_tombstones(connection: duckdb.DuckDBPyConnection, batch: Batch, loaded: Loaded, *, remove: bool) -> None:
-    """Mark what Stripe says is gone, with its children, also those switched off, or `remove` it.
+    """Marks objects that Stripe reports as gone and their children, also of disabled types; `remove` deletes them.
 
-    What is only marked keeps its last columns.
+    Rows that are only marked keep their last values.
     """
     for object_type in (batch.object_type, *children_of(batch.object_type)):
         key = object_type.parent_key or "id"
@@ -343,9 +343,9 @@ def apply_tombstones(connection: duckdb.DuckDBPyConnection, batch: Batch, loaded
 
 
 def remember_gone(connection: duckdb.DuckDBPyConnection, batch: Batch, gone: Iterable[tuple[str, int]]) -> None:
-    """Remember what is not kept any more and has no row that tells, for as long as a run may take.
+    """Records deleted or expired objects that have no row, for as long as a run may take.
 
-    `gone`: ids, and when they were asked for, in microseconds on Stripe's clock.
+    `gone`: ids, and when they were requested, in microseconds on Stripe's clock.
     """
     table, livemode = batch.object_type.name, batch.mode.livemode
     for object_id, at in gone:
@@ -362,7 +362,7 @@ def remember_gone(connection: duckdb.DuckDBPyConnection, batch: Batch, gone: Ite
 def row_counts(
     connection: duckdb.DuckDBPyConnection, object_type: ObjectType, days: set[date]
 ) -> Counter[tuple[date, bool]]:
-    """How many rows that exist in Stripe the table holds, by day and livemode."""
+    """The number of rows in the table that exist in Stripe, by day and livemode."""
     counts = Counter[tuple[date, bool]]()
     for first, last in stretches(days):
         counted = connection.execute(
@@ -383,12 +383,12 @@ _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 
 
 def first_line(error: BaseException) -> str:
-    """What DuckDB or the system says, without values of rows, which may be people's data: errors about values quote
-    them."""
+    """DuckDB's or the system's message, without row values, which may be personal data: errors about values quote
+    the values."""
     if not isinstance(error, duckdb.Error):
         return reason(error)
     lines = [line.strip() for line in str(error).splitlines()]
-    # Of a checkpoint that fails while the file is detached the second line says why.
+    # If a checkpoint fails while the file is detached, the second line says why.
     said = " ".join(lines[: 2 if isinstance(error, duckdb.IOException) else 1]) or type(error).__name__
     kind, _, details = said.partition(": ")
     if isinstance(error, _ABOUT_VALUES):

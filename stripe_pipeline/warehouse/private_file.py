@@ -1,6 +1,6 @@
-"""The private file: who may open it and when, restoring it where it is damaged.
+"""The private file: which process may open it and when, and restoring a damaged file.
 
-Here belongs everything about holding the file. What is written into it belongs to `load`, its layout to `schema`.
+This module opens and closes the file. Writing to the file belongs to `load`, its layout to `schema`.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from stripe_pipeline.warehouse.recovery import (
 from stripe_pipeline.warehouse.schema import Layout
 from stripe_pipeline.warehouse.sql import attach, start_duckdb
 
-_LOCK_TIMEOUT = 600  # seconds; loads hold the lock for seconds at most, so a longer wait is a process that hangs
+_LOCK_TIMEOUT = 600  # seconds; loads hold the lock for seconds at most, so a longer wait means a hung process
 _EMPTY_FILE = 12_288  # bytes of a database without tables
 
 
 class PrivateFile:
-    """The private DuckDB file. Opened only for a load or a look, by one process at a time; safe to share between
+    """The private DuckDB file, opened only for loads and reads, by one process at a time; safe to share between
     threads."""
 
     def __init__(self, folder: DataFolder, layout: Layout, *, read_only: bool) -> None:
-        """`read_only`: the file is only looked at: it is not brought to the layout, and none is made."""
+        """`read_only`: the file is only read: it is neither migrated to the layout nor created."""
         self.folder = folder
         self.layout = layout
         self.read_only = read_only
         self.lineage: str | None = None
-        """Of the file that this process reads and writes; restoring it changes that."""
+        """Lineage of the file that this process reads and writes; a restore changes the lineage."""
         self.unwritten = False
-        """Whether what was loaded is in the write-ahead log alone."""
+        """Whether loaded data is only in the write-ahead log."""
         self._thread_lock = threading.Lock()
         self._process_lock = filelock.FileLock(folder.lock, timeout=_LOCK_TIMEOUT, thread_local=False, mode=0o600)
         self._prepared = False
@@ -58,15 +58,15 @@ class PrivateFile:
         """The thread that keeps the file open, and its connection."""
 
     def close(self) -> None:
-        """Give the memory back; the warehouse may be used again."""
+        """Releases the memory; the warehouse may be used again."""
         with self._thread_lock:
             self.end_duckdb()
 
     @contextmanager
     def open(self, what: str = "{} cannot be read") -> Iterator[duckdb.DuckDBPyConnection]:
-        """The file's only connection, with the schema in place; closed, and the lock freed, on the way out.
+        """Yields the file's only connection, with the schema in place; closes it and releases the lock on exit.
 
-        `what` is what a `WarehouseError` says of the file (`{}`) where DuckDB fails.
+        `what` is the text of a `WarehouseError` about the file (`{}`) if DuckDB fails.
         """
         if self._session and self._session[0] == threading.get_ident():
             with self.explained(what):
@@ -77,9 +77,9 @@ class PrivateFile:
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """Keep the file open between several looks and loads of this thread, each of which opens it otherwise.
+        """Keeps the file open between several reads and loads of this thread, which would each open it otherwise.
 
-        Every other process waits meanwhile: nothing may be asked of Stripe in it, and nothing published.
+        Every other process waits meanwhile, so a session must neither call Stripe nor publish.
         """
         with self.open() as connection:
             outer, self._session = self._session, (threading.get_ident(), connection)
@@ -92,7 +92,7 @@ class PrivateFile:
 
     @contextmanager
     def locked(self, *, look: bool = False) -> Iterator[None]:
-        """Keep all others away from the file. One that is to be looked at and is not there needs no lock."""
+        """Keeps everyone else away from the file. A missing file that is only to be read needs no lock."""
         look = look or self.read_only
         with self._thread_lock:
             if look:
@@ -120,9 +120,9 @@ class PrivateFile:
 
     @contextmanager
     def attached(self, what: str = "{} cannot be read", *, look: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-        """The connection to the file, brought to the settings unless it is only to be looked at.
+        """Yields the connection to the file, migrated to the settings unless it is only to be read.
 
-        A damaged file is restored: at once where it cannot be opened, else for the next run, and this one fails.
+        A damaged file is restored: at once if it cannot be opened, else for the next run, and this run fails.
         """
         look = look or self.read_only
         try:
@@ -136,7 +136,7 @@ class PrivateFile:
                 connection.execute("USE memory")
                 connection.execute(f"DETACH {CATALOG}")
         except BaseException as error:
-            # Whatever state it is in, nothing of it is kept.
+            # DuckDB's state is unknown, so it is discarded.
             self.end_duckdb()
             if not look and self._is_damaged(error):
                 restored = restore(self.folder, first_line(_origin(error)))
@@ -147,8 +147,8 @@ class PrivateFile:
 
     @contextmanager
     def explained(self, what: str, then: str = "") -> Iterator[None]:
-        """Turn DuckDB's errors into a `WarehouseError`: `what` failed, with the file for its `{}`, why, what is the
-        state of things `then`, and what to do."""
+        """Turns DuckDB's errors into a `WarehouseError`: `what` failed, with the file for its `{}`, the reason, the
+        resulting state (`then`), and the remedy."""
         try:
             yield
         except (duckdb.Error, OSError) as error:
@@ -163,18 +163,18 @@ class PrivateFile:
                 "Another program has it open: close that program, then run again. To query, open"
                 f" {self.folder.published} instead"
             )
-        if cause_of(error) is Cause.DAMAGED:  # and only looked at
+        if cause_of(error) is Cause.DAMAGED:  # and opened only to be read
             if versions := stand_ins(self.folder):
                 return _restoring(versions[0])
             return cannot_be_restored(self.folder).remedy
         return remedy(error, self.folder.private)
 
     def _is_damaged(self, error: BaseException) -> bool:
-        """Whether it was damage to the file that led to `error`."""
+        """Whether damage to the file led to `error`."""
         return cause_of(error) in (Cause.DAMAGED, Cause.SUSPECT) and not is_whole(self.folder.private)
 
     def _prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Bring the file to the settings, unless that was done."""
+        """Migrates the file to the settings, unless this was done."""
         if self._prepared:
             return
         consequence = "Until this works, fields that the settings leave out may still be in it"
@@ -186,7 +186,7 @@ class PrivateFile:
         self._prepared = True
 
     def compact(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Rewrite the file, so that nothing is left of what was erased and free space is given back."""
+        """Rewrites the file, so that no erased data is left in it and free space is returned."""
         try:
             rewrite(self.folder, connection)
         except BaseException:
@@ -201,8 +201,8 @@ class PrivateFile:
         return self._duckdb
 
     def attach(self) -> duckdb.DuckDBPyConnection:
-        """Attach the private file. One that is missing or cannot be opened any more is restored from the published
-        file; where nothing was ever published it is made."""
+        """Attaches the private file. A file that is missing or cannot be opened is restored from the published file; if
+        nothing was ever published, a new file is created."""
         private = self.folder.private
         if not private.exists():
             if stand_ins(self.folder):
@@ -229,7 +229,7 @@ class PrivateFile:
         return connection
 
     def _make(self) -> None:
-        """Make the private file: whole, or not at all."""
+        """Creates the private file completely or not at all."""
         made = self.folder.private.with_name("new.duckdb")
         remove(made)
         connection = self._duckdb_of_ours()
@@ -247,7 +247,7 @@ class PrivateFile:
             raise
 
     def _attach_to_look(self) -> duckdb.DuckDBPyConnection:
-        """Attach the private file, or an empty one in memory where there is none."""
+        """Attaches the private file, or an empty one in memory if the file is missing."""
         private, connection = self.folder.private, self._duckdb_of_ours()
         if private.exists():
             attach(connection, private)
@@ -281,7 +281,7 @@ class PrivateFile:
         return self._session is not None
 
     def ask(self, sql: str) -> list[tuple[Any, ...]]:
-        """The rows that a SELECT on the private file gives."""
+        """The rows that a SELECT on the private file returns."""
         with self.open() as connection:
             return connection.execute(sql).fetchall()
 

@@ -1,7 +1,7 @@
 """Removing rows that are older than their retention, and keeping them out.
 
-How long what is kept is said by `settings`; when it is pruned, and what of Dagster's storage goes with it, belongs to
-`assets.retention`.
+The retention periods belong to `settings`; the schedule of pruning, which includes parts of Dagster's storage, belongs
+to `assets.retention`.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from stripe_pipeline.settings.model import Settings
 
 @dataclass
 class Pruned:
-    """What was too old in one table."""
+    """The rows of one table that were too old."""
 
     cutoff: date | None = None
     """The first UTC day that is kept; None where the table follows its parent."""
     days: Counter[date] = field(default_factory=Counter)
-    """Rows by UTC day of the date field; a child's by day of its parent's `created`."""
+    """Rows by UTC day of the date field; a child's rows by day of its parent's `created`."""
 
     @property
     def rows(self) -> int:
-        """How many rows."""
+        """The number of rows."""
         return self.days.total()
 
 
 def young_enough(object_type: ObjectType, cutoff: date) -> str:
-    """The condition for rows that are kept; what has no such date goes by `created`."""
+    """The condition for rows that are kept; rows without the date use `created`."""
     return f"{_date_of(object_type)} >= make_timestamptz({day_start(cutoff) * 1_000_000})"
 
 
@@ -43,10 +43,10 @@ def _date_of(object_type: ObjectType) -> str:
 
 
 def expire(connection: duckdb.DuckDBPyConnection, parent: ObjectType, kept: str, bounds: str) -> list[tuple[str, int]]:
-    """Take out of `temp.incoming` what is too old, and out of the table what has become so, with its children, also
-    those switched off.
+    """Removes rows that are too old from `temp.incoming`, and rows that have become so from the table, with their
+    children, also of disabled types.
 
-    Returns the ids, and when they were asked for, in microseconds on Stripe's clock.
+    Returns the ids, and when they were requested, in microseconds on Stripe's clock.
     """
     expired = connection.execute(
         f"DELETE FROM temp.incoming WHERE NOT ({kept}) RETURNING id, epoch_us(_fetched_at)"
@@ -54,7 +54,7 @@ def expire(connection: duckdb.DuckDBPyConnection, parent: ObjectType, kept: str,
     if not expired:
         return []
     ids, fetched = (list(values) for values in zip(*expired, strict=True))
-    # What was requested later may be young enough again.
+    # A state requested later may be young enough again.
     older = connection.execute(
         f"SELECT id FROM (SELECT id, _fetched_at FROM raw.{parent.name} WHERE {bounds})"
         " JOIN (SELECT unnest(?::VARCHAR[]) AS id, make_timestamptz(unnest(?::BIGINT[])) AS sent) USING (id)"
@@ -68,7 +68,7 @@ def expire(connection: duckdb.DuckDBPyConnection, parent: ObjectType, kept: str,
 
 
 def prune(connection: duckdb.DuckDBPyConnection, settings: Settings) -> dict[str, Pruned]:
-    """Delete what is too old, with its coverage, in the transaction under way; by table name, for tables with a
+    """Deletes rows that are too old, with their coverage, in the current transaction; by table name, for tables with a
     retention and their children."""
     pruned: dict[str, Pruned] = {}
     for object_type in settings.types.values():
@@ -106,7 +106,7 @@ def _delete(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, cond
 
 
 def _uncover(connection: duckdb.DuckDBPyConnection, tables: Sequence[ObjectType], cutoff: date) -> None:
-    """Take the days for unknown again, so that a longer retention finds them missing."""
+    """Marks the days as unknown again, so that a longer retention finds them missing."""
     connection.execute(
         "DELETE FROM pipeline.coverage WHERE object_type IN (SELECT unnest(?)) AND day < ?",
         [[table.name for table in tables], cutoff],

@@ -1,6 +1,6 @@
-"""The published file: immutable versions of the warehouse and the symlink that names the newest.
+"""The published file: immutable versions of the warehouse, and the symlink to the newest version.
 
-What is in the file, and the lock that keeps it still while it is copied, belong to `warehouse`.
+The file's content, and the lock that prevents changes during a copy, belong to `warehouse`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from stripe_pipeline.data_folder import DataFolder, Readers
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.storage_errors import reason, remedy
 
-_KEEP = 30  # seconds a replaced version stays, for readers that have resolved the link and are about to open it
+_KEEP = 30  # seconds that a replaced version is kept, for readers that have resolved the link but not yet opened it
 PAUSE = 2.0
-"""Seconds between two publishes, at least."""
-_SHARE = 10  # publishing may take one part in this many of the time
-_LONGEST = 3600.0  # seconds; a publish that is said to have taken more did not
+"""Minimum seconds between two publishes."""
+_SHARE = 10  # publishing may take at most 1/_SHARE of the time
+_LONGEST = 3600.0  # seconds; a recorded publish that took longer is invalid
 _CHUNK = 1 << 30
-_NAME = "%Y%m%dT%H%M%S.%fZ"  # of a version, before its revision
+_NAME = "%Y%m%dT%H%M%S.%fZ"  # start of a version's name; its revision follows
 
 
 @dataclass(frozen=True)
@@ -37,36 +37,36 @@ class _Publish:
 
 
 class Publisher:
-    """Publishes copies of the private file; one at a time, by whoever holds the warehouse's lock."""
+    """Publishes copies of the private file, one at a time; the caller holds the warehouse's lock."""
 
     def __init__(self, folder: DataFolder, readers: Readers = Readers.OWNER) -> None:
         self.folder = folder
         self._readers = readers
-        self._last = _Publish()  # by this process: its note for the others may not have been stored
+        self._last = _Publish()  # by this process, whose note for other processes may not have been stored
 
     def due(self, *, pause: float = PAUSE) -> bool:
-        """Whether publishing again now keeps within its share of the time, and `pause` seconds have passed.
+        """Whether publishing now stays within its share of the time, and `pause` seconds have passed.
 
-        What other processes published counts, too: a sensor opens the warehouse anew in every one of its ticks.
+        Publishes by other processes count, too: a sensor reopens the warehouse in each of its ticks.
         """
         last = max(self._last, self._noted(), key=lambda publish: publish.ended)
         passed = time.time() - last.ended
-        return passed < 0 or passed >= max(pause, _SHARE * last.seconds)  # < 0: the clock was set back since
+        return passed < 0 or passed >= max(pause, _SHARE * last.seconds)  # < 0: the clock has been set back since
 
     def published_revision(self) -> int | None:
-        """The warehouse revision that is published; None where there is none, or no telling."""
+        """The published warehouse revision; None if it is missing or cannot be determined."""
         try:
             return _revision(self.folder.published.readlink().parent)
         except OSError:
             return None
 
     def publish(self, revision: int, *, remove_before: int = 0) -> None:
-        """Copy the private file into a new version and swap the link to it. The private file must be still and whole.
+        """Copies the private file, which must be complete and must not change, to a new version and switches the link.
 
-        Replaced versions are removed a while later; those whose revision is before `remove_before` at once: they hold
-        what was erased since.
+        Replaced versions are removed later; those with a revision before `remove_before` are removed at once, because
+        they hold data erased since.
 
-        Raises `WarehouseError`; then the published file is as it was.
+        Raises `WarehouseError`; the published file is then unchanged.
         """
         started = time.monotonic()
         published = self.folder.published
@@ -83,7 +83,7 @@ class Publisher:
                     shutil.rmtree(other, ignore_errors=True)
         except OSError as error:
             if not _is_target(published, version):
-                shutil.rmtree(version, ignore_errors=True)  # or what was copied keeps the disk full
+                shutil.rmtree(version, ignore_errors=True)  # otherwise the copied data would keep the disk full
             raise WarehouseError(
                 f"The published file {published} could not be renewed ({reason(error)}); it holds the previous version",
                 remedy(error, published.parent),
@@ -91,7 +91,7 @@ class Publisher:
         self._note(_Publish(time.time(), time.monotonic() - started))
 
     def _note(self, publish: _Publish) -> None:
-        """Note this for all processes; where it cannot be stored, others publish too early at worst."""
+        """Records this publish for all processes; if this fails, others at worst publish too early."""
         self._last = publish
         new = self.folder.publishing.with_suffix(".new")
         with contextlib.suppress(OSError):
@@ -100,7 +100,7 @@ class Publisher:
             new.replace(self.folder.publishing)
 
     def _noted(self) -> _Publish:
-        """The last publish that any process noted; one long ago where there is no note or it cannot be read."""
+        """The last publish that any process recorded; one long ago if no readable record exists."""
         try:
             noted = orjson.loads(self.folder.publishing.read_bytes())
             publish = _Publish(noted["ended"], noted["seconds"])
@@ -109,13 +109,13 @@ class Publisher:
             return _Publish()
 
     def _retire(self, keep: Path) -> None:
-        """Remove versions replaced a while ago, and note when the present one is replaced: now."""
+        """Removes versions replaced a while ago, and marks the current version as replaced now."""
         current = self.folder.published.resolve().parent
         for version in self.folder.versions.iterdir():
             if version.resolve() == current:
                 try:
                     os.utime(version)
-                except OSError as error:  # which does not say of what
+                except OSError as error:  # whose message does not name the file
                     raise type(error)(error.errno, error.strerror, str(version)) from None
             elif version != keep and time.time() - version.stat().st_mtime > _KEEP:
                 shutil.rmtree(version, ignore_errors=True)
@@ -127,7 +127,7 @@ def _revision(version: Path) -> int | None:
 
 
 def versions_of(folder: DataFolder) -> list[tuple[Path, datetime, int]]:
-    """The published copies that are there, the newest first: file, when it was copied, and warehouse revision."""
+    """The existing published copies, newest first: file, time of the copy, and warehouse revision."""
     found = []
     for version in folder.versions.iterdir() if folder.versions.is_dir() else ():
         copy, revision = version / folder.published.name, _revision(version)
@@ -135,7 +135,7 @@ def versions_of(folder: DataFolder) -> list[tuple[Path, datetime, int]]:
             with contextlib.suppress(ValueError):
                 copied_at = datetime.strptime(version.name.partition("-r")[0], _NAME).replace(tzinfo=UTC)
                 found.append((copy, copied_at, revision))
-    # The link tells better than the times of a clock that may have been set back.
+    # The link is more reliable than times from a clock that may have been set back.
     return sorted(found, key=lambda it: (_is_target(folder.published, it[0].parent), it[1]), reverse=True)
 
 
@@ -144,13 +144,13 @@ def _is_target(published: Path, version: Path) -> bool:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy, letting the kernel clone where the file system can, and make sure it is on the disk."""
+    """Copies a file, as a clone if the file system supports clones, and flushes the copy to disk."""
     with source.open("rb") as read, target.open("xb") as write:
         try:
             while os.copy_file_range(read.fileno(), write.fileno(), _CHUNK):
                 pass
         except (AttributeError, OSError):
-            # Not on Linux, or a file system that cannot.
+            # Not on Linux, or the file system cannot clone.
             read.seek(0)
             write.seek(0)
             write.truncate()
@@ -160,7 +160,7 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def _swap(copy: Path, published: Path) -> None:
-    """Let `published` name `copy`, at once for whoever opens it."""
+    """Points `published` to `copy` atomically."""
     temporary = published.with_suffix(".next")
     temporary.unlink(missing_ok=True)
     try:

@@ -1,6 +1,6 @@
-"""Questions about stored rows that runs, checks and reports ask.
+"""Queries on stored rows for runs, checks and reports.
 
-Here belong SELECTs on base tables and views. Those on the `pipeline` tables belong to `state`.
+This module holds SELECTs on base tables and views. Those on the `pipeline` tables belong to `state`.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class RowQueries:
     def pending_balance_transactions(self, mode: Mode, now: float) -> list[tuple[str, int]]:
         """Ids and `created` of balance transactions that should have become available by `now`.
 
-        No event announces it (docs/stripe.md#object-types).
+        No event announces this (docs/stripe.md#object-types).
         """
         columns = self._settings.types["balance_transactions"].column_names
         if "status" not in columns:
             return []
         available_on = "available_on" if "available_on" in columns else "created"
-        an_hour_ago = microseconds(now - 3600)  # one that stays pending past its date is asked about once an hour
+        an_hour_ago = microseconds(now - 3600)  # an overdue pending transaction is requested once an hour
         rows = self.file.ask(
             "SELECT id, epoch_us(created) // 1000000 FROM raw.balance_transactions"
             f" WHERE _account = {literal(mode.account)} AND livemode = {mode.livemode}"
@@ -58,11 +58,11 @@ class RowQueries:
         self, mode: Mode, target: ObjectType, *, since: float, days: Mapping[str, Collection[date]]
     ) -> dict[str, int]:
         """Ids of `target`, a listed type, that rows name and its table lacks, each with `created` (Unix seconds) of the
-        first row that names it.
+        first row that names the id.
 
-        The rows are those requested `since` then (seconds on Stripe's clock), and those made on `days`, by table name.
-        Left out: what was asked for after the row was read and is gone; and what is named by rows of days that no list
-        of `target` has covered yet, which the next list brings, or whose rows are too old to be kept.
+        The rows are those requested since `since` (seconds on Stripe's clock), and those created on `days`, by table
+        name. Left out: ids requested after the row was read and found gone; ids named by rows of days that no list of
+        `target` covers yet, which the next list brings; and ids named by rows too old for `target`.
         """
         cutoff = self._settings.cutoff(target)
         fetched = f"_fetched_at >= make_timestamptz({microseconds(since)})"
@@ -105,10 +105,10 @@ class RowQueries:
         return {str(object_id): int(created) for object_id, created in found}
 
     def repeated(self, object_type: ObjectType, *, most: int) -> list[str]:
-        """Keys of this type that several rows have, of which there should be none, at most so many."""
+        """At most `most` keys of this type that several rows share, which should not happen."""
         keys = ", ".join(("livemode", *object_type.key))
         table = f"raw.{object_type.name}"
-        # Of ten million keys the hashes fit into memory.
+        # For ten million keys, the hashes fit into memory.
         [(rows, distinct)] = self.file.ask(f"SELECT count(*), count(DISTINCT hash({keys})) FROM {table}")
         if rows == distinct:
             return []
@@ -119,7 +119,7 @@ class RowQueries:
         return [str(key) for (key,) in found]
 
     def shown(self, tables: Iterable[str]) -> dict[str, tuple[int, float | None]]:
-        """What these tables or views hold, by qualified name, for example `live.charges`: how many rows, and when the
-        one that was read last was asked for, in seconds on Stripe's clock; None where there is none."""
+        """The content of these tables or views, by qualified name, for example `live.charges`: how many rows, and the
+        latest request time of a row, in seconds on Stripe's clock; None without rows."""
         each = (f"SELECT '{it}', count(*), epoch_us(max(_fetched_at)) / 1e6 FROM {it}" for it in tables)
         return {str(table): (int(rows), at) for table, rows, at in self.file.ask(" UNION ALL ".join(each))}

@@ -1,8 +1,7 @@
-"""Restoring a private file that is damaged or missing: a version of the published file, which is a complete copy of it,
-takes its place.
+"""Restoring a damaged or missing private file from a version of the published file, which is a complete copy of it.
 
-The restored file has the cursors and the coverage of its version, so the next sync reads on from there. What the inbox
-took for applied since then has to be read again, which the restored file says until it is done.
+The restored file has the cursors and the coverage of its version, so the next sync continues from there. Changes that
+the inbox has considered applied since then must be read again, which the restored file records until this is done.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ from stripe_pipeline.warehouse.sql import attach, literal
 logger = logging.getLogger(__name__)
 
 LINEAGE = "restored"
-"""What `pipeline.applied` calls the time of the last restoration. A run that began before must not write any more: it
-read its cursors from another file."""
+"""The name in `pipeline.applied` of the time of the last restoration. A run that began earlier must not write any more:
+it read its cursors from another file."""
 
 _SQLITE = b"SQLite format 3\0"
-_MORE_LOADS = 1_000_000  # than were ever made between two publishings
+_MORE_LOADS = 1_000_000  # more than ever happen between two publishes
 _TO_DO = "catch up after restoring"
 
 
@@ -50,10 +49,10 @@ class StandIn:
 
 
 def stand_ins(folder: DataFolder) -> list[StandIn]:
-    """What may take the private file's place, the best first.
+    """The copies that may take the private file's place, best first.
 
-    That is the private file itself where its write-ahead log may be what is damaged: all that was reported as stored
-    is in the file. Then come the published versions, the newest first.
+    The private file itself comes first if its write-ahead log may be the damaged part: all data reported as stored is
+    in the file. The published versions follow, newest first.
     """
     found = [StandIn(path, copied_at, True) for path, copied_at, _ in versions_of(folder)]
     if _log_of(folder.private).exists() and folder.private.is_file():
@@ -65,7 +64,7 @@ def stand_ins(folder: DataFolder) -> list[StandIn]:
 def is_whole(path: Path) -> bool:
     """Whether everything in this database can be read: DuckDB has a checksum for each block.
 
-    An SQLite file counts as whole: it is another program's, not a damaged one.
+    An SQLite file counts as whole: it belongs to another program and is not damaged.
     """
     with contextlib.suppress(OSError), path.open("rb") as file:
         if file.read(len(_SQLITE)) == _SQLITE:
@@ -80,8 +79,8 @@ def is_whole(path: Path) -> bool:
 
 
 def read_through(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
-    """Read every table of the attached file completely, which raises `duckdb.Error` for a damaged block; the tables, by
-    schema and name."""
+    """Reads every table of the attached file completely, which raises `duckdb.Error` for a damaged block; returns the
+    tables, by schema and name."""
     tables = connection.execute(
         "SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = ? ORDER BY ALL", [CATALOG]
     ).fetchall()
@@ -91,10 +90,10 @@ def read_through(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]
 
 
 def restore(folder: DataFolder, why: str) -> Restored:
-    """Replace the private file with the best copy and keep the damaged file beside it; the caller holds its lock.
+    """Replaces the private file with the best copy and keeps the damaged file beside it; the caller holds its lock.
 
-    If this is interrupted, the next opening of the file starts the restoration again. Raises `WarehouseError` if
-    no whole copy exists or space for another one is lacking; then everything stays as it was.
+    If interrupted, the restoration starts again when the file is next opened. Raises `WarehouseError` if no complete
+    copy exists or space for another one is lacking; then everything stays as it was.
     """
     private, fresh = folder.private, folder.private.with_name("restored.duckdb")
     try:
@@ -116,7 +115,7 @@ def restore(folder: DataFolder, why: str) -> Restored:
                 if path.exists():
                     path.rename(path.with_name(path.name.replace(private.name, folder.damaged.name)))
         else:
-            remove(private)  # a write-ahead log alone
+            remove(private)  # only a write-ahead log
         fresh.replace(private)
     except (OSError, duckdb.Error) as error:
         raise WarehouseError(
@@ -131,7 +130,7 @@ def restore(folder: DataFolder, why: str) -> Restored:
 
 
 def restored_since(connection: duckdb.DuckDBPyConnection, *, forget: bool = False) -> Restored | None:
-    """What the attached file says is to be done since it was restored; with `forget` it no longer does."""
+    """The work due since the attached file was restored; `forget` marks the work as done."""
     found = get_state(connection, _TO_DO)
     if found is None:
         return None
@@ -142,7 +141,7 @@ def restored_since(connection: duckdb.DuckDBPyConnection, *, forget: bool = Fals
 
 
 def cannot_be_restored(folder: DataFolder, why: str = "") -> WarehouseError:
-    """What to say where no copy is left."""
+    """The error if no copy is left."""
     return WarehouseError(
         f"The warehouse {folder.private} is damaged ({why}), and no undamaged published version of it is left",
         "Put a backup of it there, if there is one. Else load everything from Stripe again: `stripe-pipeline clean`,"
@@ -152,7 +151,7 @@ def cannot_be_restored(folder: DataFolder, why: str = "") -> WarehouseError:
 
 
 def remove(database: Path) -> None:
-    """Remove a database file and its write-ahead log."""
+    """Removes a database file and its write-ahead log."""
     for path in (database, _log_of(database)):
         path.unlink(missing_ok=True)
 
@@ -172,15 +171,15 @@ def _sentence(folder: DataFolder, why: str, stand_in: StandIn, *, aside: bool) -
 
 
 def _note(file: Path, restored: Restored, *, revision: int) -> None:
-    """Write into the restored file what is to be done since its copy was made."""
+    """Records in the restored file the work due since its copy was made."""
     with duckdb.connect(":memory:") as connection, _attached(connection, file):
         connection.execute("CREATE TABLE IF NOT EXISTS pipeline.applied (name VARCHAR, value VARCHAR)")
         earlier = restored_since(connection)
         since = min(restored.since, earlier.since) if earlier else restored.since
         set_state(connection, _TO_DO, orjson.dumps([since, restored.said]).decode())
         set_state(connection, LINEAGE, repr(time.time()))
-        # Beyond every version, or the next publishing would take it for published; and beyond what the damaged file can
-        # have reached, or an inbox that knows a later state of this warehouse would refuse it.
+        # Beyond every version, or the next publish would count as already published; and beyond any revision of the
+        # damaged file, or an inbox that knows a later state of this warehouse would refuse it.
         connection.execute(f"UPDATE pipeline.meta SET revision = greatest(revision, {revision}) + {_MORE_LOADS}")
 
 

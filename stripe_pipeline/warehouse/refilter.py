@@ -1,6 +1,6 @@
-"""Brings stored values to changed settings: fields left out or hashed, secrets, retention.
+"""Applies changed settings to stored values: fields left out or hashed, secrets, retention.
 
-Here belongs what happens to rows that are already stored. Tables, columns and views belong to `schema`.
+This module changes rows that are already stored. Tables, columns and views belong to `schema`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stripe_pipeline.warehouse.sql import exists
 
 
 class Refilter:
-    """Brings a file from the settings that it was last brought to, which it remembers, to these."""
+    """Migrates a file to these settings from the settings last applied, which the file records."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Refilter:
         secrets: str,
         hash_key_name: str,
     ) -> None:
-        """`secrets` and `hash_key_name` are what the file remembers of them: see `Layout`."""
+        """`secrets` and `hash_key_name` are the values that the file stores: see `Layout`."""
         self._settings = settings
         self._hash_key = hash_key
         self._kept_secrets = kept_secrets
@@ -38,7 +38,7 @@ class Refilter:
         self._hash_key_name = hash_key_name
 
     def apply(self, connection: duckdb.DuckDBPyConnection, columns: Mapping[str, set[str]]) -> None:
-        """Make what is stored what the settings now want of it, and note what only reading again can bring."""
+        """Makes stored data match the settings, and records the fields that only reading again can provide."""
         known_key = get_state(connection, "hash key")
         other_key = known_key is not None and known_key != self._hash_key_name
         erased = False
@@ -49,12 +49,12 @@ class Refilter:
             rules = self._settings.rules(object_type)
             before = set((get_state(connection, f"fields of {table}") or "").splitlines())
             now = set(str(rules).splitlines())
-            # What was hashed cannot be told any more, nor be hashed with another key.
+            # A hashed value's original is unknown and cannot be hashed with another key.
             blank = {it for it in before if it[0] == "#" and (it not in now or other_key)}
             left_out = {it for it in now - before if it[0] == "-"}
             hashed = {it for it in now - before if it[0] == "#" and f"-{it[1:]}" not in before}
             hashed_before[table] = frozenset(path_from(it[1:]) for it in (before & now) - blank if it[0] == "#")
-            # Secrets that others hold are looked for everywhere, below.
+            # Secrets in other types' rows are searched for below.
             secrets = {f"-{name}" for name in object_type.secrets}
             again[table] = FieldRules(
                 frozenset(path_from(it[1:]) for it in (left_out - secrets) | blank if it[1:] != UNKNOWN),
@@ -87,29 +87,29 @@ class Refilter:
             request_compaction(connection, NOW)
 
     def _note_lacking(self, connection: duckdb.DuckDBPyConnection, object_type: ObjectType, fields: set[str]) -> None:
-        """Note that rows of the type, and of others that hold its objects, were read without these fields."""
+        """Records that rows of the type, and of others that hold its objects, were read without these fields."""
         lacking = {object_type.name: fields}
         listed = family_of(object_type)
         for other in self._settings.types.values():
             if family_of(other) is listed:
-                continue  # they are read together
+                continue  # both are read together
             for column in other.table_columns:
                 if column.kind is Kind.NESTED and exists(connection, other, column, f'"object":"{listed.object}"'):
                     of_column = lacking.setdefault(other.name, set())
                     of_column |= {f"{column.name} ({object_type.name}.{it})" for it in fields}
         for table, names in lacking.items():
-            # By Stripe's clock, as lists are: behind the last of them.
+            # On Stripe's clock, like the lists: just after the last list.
             connection.execute(
                 "INSERT INTO pipeline.lacking SELECT ?, unnest(?), last + INTERVAL 1 MICROSECOND"
                 " FROM (SELECT max(listed_at) AS last FROM pipeline.coverage WHERE object_type = ?)"
                 " WHERE last IS NOT NULL",
                 [table, sorted(names), table],
             )
-        # What one that was stopped has read lacks them too.
+        # Rows read by a stopped backfill lack the fields, too.
         connection.execute("DELETE FROM pipeline.backfills")
 
     def _forget_days(self, connection: duckdb.DuckDBPyConnection, object_type: ObjectType) -> None:
-        """Take days for unknown that lack what was too old until now, so that the next sync lists them."""
+        """Marks days that lack rows too old until now as unknown, so that the next sync lists them."""
         before, _, date_field = (get_state(connection, f"retention of {object_type.name}") or "").partition("\n")
         if (age := Age.from_text(before)) is None:
             return
@@ -122,7 +122,7 @@ class Refilter:
     def _filter_again(
         self, connection: duckdb.DuckDBPyConnection, fields: FieldFilter, rules: Mapping[str, FieldRules]
     ) -> None:
-        """Put every stored value that the new rules concern through them."""
+        """Applies the new rules to every stored value that they concern."""
 
         def filtered(table: str, column: str, value: str) -> str:
             nested = OBJECT_TYPES[table].kind_of(column) is Kind.NESTED
@@ -146,7 +146,7 @@ class Refilter:
             connection.remove_function("filtered")
 
     def _take_out_secrets(self, connection: duckdb.DuckDBPyConnection) -> bool:
-        """Take secrets out of every stored value; whether there were any."""
+        """Removes secrets from every stored value; returns whether any existed."""
 
         def secretless(table: str, column: str, value: str) -> str:
             nested = OBJECT_TYPES[table].kind_of(column) is Kind.NESTED
@@ -176,7 +176,7 @@ class Refilter:
 
 
 def retention_note(settings: Settings, object_type: ObjectType) -> str:
-    """How long rows are kept and by which date, as the file remembers it."""
+    """How long rows are kept and by which date, as the file stores it."""
     return f"{settings.retention_of(object_type) or FOREVER}\n{object_type.date_field}"
 
 
@@ -195,7 +195,7 @@ def _concerned(object_type: ObjectType, column: Column, rules: Mapping[str, Fiel
         if them and held.parent == object_type.name and held.embedded_in == column.name:
             return "true"
         if them:
-            # A child may be without a name of its own in its parent.
+            # A child may lack an `object` of its own in its parent.
             names = {held.object, family_of(held).object}
             holding += [f'contains("{column.name}"::VARCHAR, \'"{name}"\')' for name in sorted(names)]
     return f"({' OR '.join(holding)})" if holding else ""

@@ -1,7 +1,7 @@
-"""The layout of the warehouse's file: schemas, tables, columns, views and comments, and bringing a file to it.
+"""The layout of the warehouse's file: schemas, tables, columns, views and comments, and migrating a file to it.
 
-What was stored and is no longer wanted, because the settings leave it out now, is erased here. Rows are written by
-`warehouse`, the views' text comes from `views`.
+Stored data that the settings now leave out is erased here. Rows are written by `warehouse`, the views' text comes from
+`views`.
 """
 
 from __future__ import annotations
@@ -26,45 +26,45 @@ from stripe_pipeline.warehouse.refilter import Refilter, retention_note
 from stripe_pipeline.warehouse.sql import literal
 
 FORMAT = 5
-"""The layout of the file; to be raised when older releases could no longer write the file correctly."""
+"""The version of the layout; to be raised when older releases could no longer write the file correctly."""
 _CHILDREN_COUNTED = "coverage counts children"
-"""Noted where `pipeline.coverage.listed` of a child counts the children."""
+"""Stored if `pipeline.coverage.listed` of a child counts the children."""
 _SECRETS_TAKEN_OUT = 2
-"""Raised when `fields.without_secrets` finds more than it did, so that existing files are brought to that."""
+"""Incremented when `fields.without_secrets` detects more secrets than before, so that existing files follow."""
 
 _PIPELINE_TABLES = {
     "meta": "format INTEGER, revision BIGINT, id VARCHAR",
     "keys": "fingerprint VARCHAR, account VARCHAR, livemode BOOLEAN",
     "clock": "lowest DOUBLE, highest DOUBLE",
     "cursors": "account VARCHAR, livemode BOOLEAN, name VARCHAR, read_until TIMESTAMPTZ",
-    # Found gone, or too old to be kept, where no row tells it: a list on its way may still hold them.
+    # Found gone, or too old to be kept, and without a row: a list on its way may still hold them.
     "gone": "object_type VARCHAR, id VARCHAR, found_at TIMESTAMPTZ, livemode BOOLEAN",
     "coverage": "object_type VARCHAR, account VARCHAR, livemode BOOLEAN, day DATE, listed_at TIMESTAMPTZ,"
     ' listed_until TIMESTAMPTZ, "rows" BIGINT, how VARCHAR, listed BIGINT',
-    # What the inbox holds and was tried in vain, as of the last publish.
+    # Inbox entries that were tried without success, as of the last publish.
     "inbox": "event_id VARCHAR, livemode BOOLEAN, object VARCHAR, object_id VARCHAR, received_at TIMESTAMPTZ,"
     " attempts INTEGER, state VARCHAR, error VARCHAR",
-    # Backfills that were begun and have not ended.
+    # Backfills that have begun and not ended.
     "backfills": "request VARCHAR, account VARCHAR, livemode BOOLEAN, began TIMESTAMPTZ",
-    # The settings that the file was brought to, and what is still to be done for them.
+    # The settings that the file was migrated to, and the work still due for them.
     "applied": "name VARCHAR, value VARCHAR",
-    # Customers that were erased, and the objects that belong to them: none of it is to come back. `customer` is an id
-    # that Stripe made, or a keyed hash of one that the shop chose.
+    # Erased customers, and the objects that belong to them, which must not return. `customer` is an id that Stripe
+    # generated, or a keyed hash of an id that the shop chose.
     "erased": "customer VARCHAR, object_type VARCHAR, id VARCHAR, created TIMESTAMPTZ",
-    # One row: which version of the published file this is, and up to when events were read for it.
+    # One row: which version of the published file this is, and up to when its events were read.
     "published": "version BIGINT, published_at TIMESTAMPTZ, live_read_until TIMESTAMPTZ, test_read_until TIMESTAMPTZ",
-    # Fields, a row each, that rows listed before `since` lack, because the settings did not want them then.
+    # Fields, one per row, that rows listed before `since` lack, because the settings left them out then.
     "lacking": "object_type VARCHAR, fields VARCHAR, since TIMESTAMPTZ",
 }
 
 
 class Layout:
-    """What the settings make of the file; `hash_key` is there where they hash."""
+    """The file's layout under the settings; `hash_key` is set if they hash."""
 
     def __init__(
         self, settings: Settings, hash_key: bytes | None, current_settings: Callable[[], Settings] | None = None
     ) -> None:
-        """`current_settings` tells what the settings are by now; without it they stay as they are."""
+        """`current_settings` returns the present settings; without it, they are assumed unchanged."""
         self._settings = settings
         self._current_settings = current_settings
         self._hash_key = hash_key
@@ -72,7 +72,7 @@ class Layout:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The same for settings that ask for the same tables, fields and views."""
+        """A hash, equal for settings that require the same tables, fields and views."""
         rules = [
             f"{t.name} {self._settings.rules(t)} {self._settings.on_delete_of(t)} {retention_note(self._settings, t)}"
             for t in self._settings.types.values()
@@ -86,20 +86,20 @@ class Layout:
 
     @property
     def _secrets(self) -> str:
-        """Which secrets of Stripe's are taken out of what is stored."""
+        """Which of Stripe's secrets are removed from stored data."""
         kept = sorted(f"{it}.{name}" for it, names in self._kept_secrets.items() for name in names)
         return f"{_SECRETS_TAKEN_OUT} {' '.join(kept)}".strip()
 
     @property
     def _hash_key_name(self) -> str:
-        """Tells one key from another and not what it is."""
+        """Identifies the key without revealing it."""
         return hashlib.sha256(b"stripe_pipeline " + self._hash_key).hexdigest()[:16] if self._hash_key else ""
 
     def ensure(self, connection: duckdb.DuckDBPyConnection, path: Path, *, commit: bool = True) -> None:
-        """Bring the attached file to this layout: make what is missing, take out what is no longer wanted.
+        """Migrates the attached file to this layout: creates missing parts and removes unwanted ones.
 
         Without `commit` the transaction stays open. Raises `WarehouseError` for a file of another program or of a newer
-        version, and where the settings are others by now: then another run has brought the file to those, or will.
+        version, and if the settings have changed meanwhile: another run has migrated the file to the new ones, or will.
         """
         columns = _columns(connection)
         if columns and "pipeline.meta" not in columns:
@@ -150,7 +150,7 @@ class Layout:
             connection.execute("COMMIT")
 
     def make_views(self, connection: duckdb.DuckDBPyConnection, names: Collection[str]) -> None:
-        """Make all views again, because some are made of others, and read those in `names`, in one transaction."""
+        """Recreates all views, because some depend on others, and reads those in `names`, in one transaction."""
         connection.execute("BEGIN")
         for name, select in self._views.items():
             connection.execute(f"CREATE OR REPLACE VIEW {name} AS {select}")
@@ -175,7 +175,7 @@ class Layout:
             yield "ALTER TABLE pipeline.gone ADD COLUMN livemode BOOLEAN"  # since format 5
             yield "UPDATE pipeline.coverage SET how = 'sync' WHERE how = 'tick'"
             if "raw.customers" in columns:
-                # Until then, of two customers with the same id in both modes, the one read last took the other's place.
+                # Before, of two customers with the same id in both modes, the one read last replaced the other.
                 yield (
                     "UPDATE pipeline.coverage SET listed_at = make_timestamptz(epoch_us(day::TIMESTAMP))"
                     " WHERE object_type = 'customers' AND (SELECT count(DISTINCT livemode) FROM pipeline.keys) = 2"
@@ -209,12 +209,12 @@ class Layout:
 
 
 def settings_changed() -> WarehouseError:
-    """What a run that began before a change of the settings ends with."""
+    """The error of a run that began before the settings changed."""
     return WarehouseError("The settings were changed while this run was under way", "Run again; nothing was stored")
 
 
 def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, set[str]]:
-    """The columns of every table and view that is there, by qualified name."""
+    """The columns of every existing table and view, by qualified name."""
     known = connection.execute(
         f"SELECT schema_name, table_name, column_name FROM duckdb_columns() WHERE database_name = '{CATALOG}'"
     ).fetchall()

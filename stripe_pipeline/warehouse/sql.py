@@ -1,4 +1,4 @@
-"""SQL that every module of the warehouse needs: starting DuckDB, attaching files and writing values."""
+"""SQL for all modules of the warehouse: starting DuckDB, attaching files and writing values."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from stripe_pipeline.data_folder import CATALOG
 from stripe_pipeline.objects import Column, ObjectType
 
 ROW_GROUP = 10_240
-"""Rows that are compressed and written together: about what a backfill loads at once. DuckDB's own 122,880 are kept in
-memory until they are full, and compressed anew at each load till then."""
+"""Rows compressed and written together: about as many as a backfill loads at once. DuckDB's own 122,880 stay in memory
+until all are loaded, and are compressed anew at each load until then."""
 
 
 def exists(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, column: Column, text: str) -> bool:
@@ -24,20 +24,20 @@ def exists(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, colum
 
 
 def start_duckdb(spill: Path) -> duckdb.DuckDBPyConnection:
-    """DuckDB with nothing attached, which puts what memory cannot hold into the folder `spill`.
+    """Starts DuckDB with nothing attached; data that exceeds memory goes into the folder `spill`.
 
-    One serves all looks and loads of a process: to start it takes 16 ms, to attach a file 1.
+    One instance serves all reads and loads of a process: starting it takes 16 ms, attaching a file 1 ms.
     """
     connection = duckdb.connect(":memory:")
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET preserve_insertion_order = false")
-    connection.execute("SET enable_progress_bar = false")  # it goes into logs
+    connection.execute("SET enable_progress_bar = false")  # it would go into logs
     connection.execute(f"SET temp_directory = {literal(str(spill))}")
     return connection
 
 
 def attach(connection: duckdb.DuckDBPyConnection, path: Path, catalog: str = CATALOG) -> None:
-    """Attach the file, which is made if it is not there, so that DuckDB 1.4 to 2.0 can read it."""
+    """Attaches the file, created if missing, in a format that DuckDB 1.4 to 2.0 can read."""
     made = "" if path.exists() else ", STORAGE_VERSION 'v1.4.0'"
     connection.execute(f"ATTACH {literal(str(path))} AS {catalog} (TYPE duckdb, ROW_GROUP_SIZE {ROW_GROUP}{made})")
 
@@ -49,7 +49,7 @@ def literal(text: str) -> str:
 
 
 def start_of_day(day: str) -> str:
-    """SQL of the first moment of a UTC day, a DATE."""
+    """SQL for the first moment of a UTC day, a DATE."""
     return f"make_timestamptz(epoch_us({day}::TIMESTAMP))"
 
 

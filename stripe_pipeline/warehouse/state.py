@@ -1,6 +1,6 @@
-"""What the warehouse knows of its own state: cursors, coverage, Stripe's clock, backfills that were stopped.
+"""The warehouse's own state: cursors, coverage, Stripe's clock, stopped backfills.
 
-Here belong the questions and notes that a run asks and makes between loads. What a load itself records belongs to
+This module holds the queries and notes that a run makes between loads. Records of a load itself belong to
 `bookkeeping`, keys and accounts to `keys`.
 """
 
@@ -39,10 +39,10 @@ class State:
         self._settings = settings
 
     def identity(self) -> Identity:
-        """Which warehouse this is, and in which state.
+        """Which warehouse this is, and its state.
 
-        From here on loads belong to the file as it is now: if it is restored meanwhile, `load` refuses what was read
-        before.
+        From here on, loads belong to the file as it is now: if the file is restored meanwhile, `load` refuses data
+        read before.
         """
         with self.file.open() as connection:
             self.file.lineage = get_state(connection, LINEAGE)
@@ -53,32 +53,32 @@ class State:
             return Identity(name, revision, frozenset(followed or ()), restored_since(connection))
 
     def caught_up(self) -> None:
-        """Note that what had to be done after the file was restored was done."""
+        """Records that the work due after a restoration is done."""
         with self.file.open() as connection:
             restored_since(connection, forget=True)
 
     def failing(self) -> list[tuple[str, bool, str, str, int]]:
-        """What `pipeline.inbox` shows: id of the event, `livemode`, object, id of the object, and when it was received,
+        """The rows of `pipeline.inbox`: event id, `livemode`, object, object id, and when the event was received, in
         Unix seconds."""
         return self.file.ask(
             "SELECT event_id, livemode, object, object_id, epoch(received_at)::BIGINT FROM pipeline.inbox"
         )
 
     def cursors(self, mode: Mode) -> dict[str, float]:
-        """The cursors of `mode` by name, seconds on Stripe's clock."""
+        """The cursors of `mode` by name, in seconds on Stripe's clock."""
         rows = self.file.ask(
             f"SELECT name, epoch_us(read_until) / 1e6 FROM pipeline.cursors WHERE {mode_condition(mode)}"
         )
         return {str(name): float(at) for name, at in rows}
 
     def clock(self) -> tuple[float, float] | None:
-        """The bounds, in seconds, between which Stripe's clock was last found to be ahead of the local one."""
+        """The bounds, in seconds, of the last known lead of Stripe's clock over the local clock."""
         found = self.file.ask("SELECT lowest, highest FROM pipeline.clock")
         return (float(found[0][0]), float(found[0][1])) if found else None
 
     def coverage(self, mode: Mode) -> dict[tuple[str, date], Covered]:
-        """What is known to be listed completely, by table name and day."""
-        # A file that an earlier version made has no such column until it is brought to the layout.
+        """The coverage of completely listed days, by table name and day."""
+        # A file of an earlier version lacks this column until it is migrated.
         listed = '"rows"' if self.file.read_only else 'coalesce(listed, "rows")'
         found = self.file.ask(
             'SELECT object_type, day, epoch_us(listed_at) / 1e6, epoch_us(listed_until) / 1e6, "rows",'
@@ -87,7 +87,7 @@ class State:
         return {(table, day): Covered(*known) for table, day, *known in found}
 
     def covered_days(self) -> dict[str, dict[date, int]]:
-        """How many rows every day that is known to be listed has, of all modes, by table name."""
+        """The number of rows of every listed day, in all modes, by table name."""
         found = self.file.ask('SELECT object_type, day, sum("rows")::BIGINT FROM pipeline.coverage GROUP BY ALL')
         covered: dict[str, dict[date, int]] = {}
         for table, day, rows in found:
@@ -95,20 +95,20 @@ class State:
         return covered
 
     def forget_coverage(self, mode: Mode, tables: Iterable[str]) -> None:
-        """Take these tables' days for not complete any more."""
+        """Marks these tables' days as no longer complete."""
         with self.file.open() as connection:
             for table in sorted(tables):
                 of_table = f"object_type = '{table}' AND {mode_condition(mode)}"
                 first = self._settings.first_listed(self._settings.types[table])
                 connection.execute(f"DELETE FROM pipeline.coverage WHERE {of_table} AND day >= DATE '{first}'")
-                # Nothing else tells that older ones were ever loaded.
+                # Only these entries show that older days were ever loaded.
                 connection.execute(f"UPDATE pipeline.coverage SET listed_at = {start_of_day('day')} WHERE {of_table}")
 
     def put_times_right(self, mode: Mode, *, now: float, clock: Reading, events_since: int) -> float | None:
-        """Bring times of `mode` that lie ahead of Stripe's clock back; see `future_times.put_right`.
+        """Corrects times of `mode` that lie ahead of Stripe's clock; see `future_times.put_right`.
 
-        Where the local clock is wrong, what is known of Stripe's is stored for runs that begin meanwhile: of two runs
-        with estimates of their own, the one that reads an object later could take it for older.
+        If the local clock is wrong, the estimate of Stripe's clock is stored for runs that begin meanwhile: of two runs
+        with estimates of their own, the one that reads an object later could treat it as older.
         """
         with self.file.open() as connection:
             if clock.bounds and not clock.bounds[0] <= 0.0 <= clock.bounds[1]:
@@ -125,7 +125,7 @@ class State:
             )
 
     def stopped_backfill(self, mode: Mode, request: str) -> StoppedBackfill | None:
-        """The backfill that was begun and has not ended; `request` is the same for the same tables and days."""
+        """The backfill that has begun and not ended; `request` is the same for the same tables and days."""
         found = self.file.ask(
             "SELECT epoch_us(began) / 1e6, epoch_us(coalesce((SELECT max(listed_at) FROM pipeline.coverage"
             f" WHERE how = 'backfill' AND {mode_condition(mode)} AND listed_at >= began), began)) / 1e6"
@@ -134,7 +134,7 @@ class State:
         return StoppedBackfill(*map(float, found[0])) if found else None
 
     def begin_backfill(self, mode: Mode, request: str, now: float) -> None:
-        """Note that this backfill begins, in place of an earlier one for the same tables and days."""
+        """Records the start of this backfill, replacing an earlier one for the same tables and days."""
         of_it = f"request = {literal(request)} AND {mode_condition(mode)}"
         with self.file.open() as connection:
             connection.execute("BEGIN")
@@ -146,15 +146,15 @@ class State:
             connection.execute("COMMIT")
 
     def end_backfill(self, mode: Mode, request: str) -> None:
-        """Note that this backfill has ended: the same one reads everything again."""
+        """Records that this backfill has ended: the same one reads everything again."""
         with self.file.open() as connection:
             connection.execute(
                 f"DELETE FROM pipeline.backfills WHERE request = {literal(request)} AND {mode_condition(mode)}"
             )
 
     def lacking(self, mode: Mode) -> list[MissingFields]:
-        """Fields that rows of `mode` do not have because the settings left them out when the rows were read, by table;
-        only of days that are still kept."""
+        """Fields that rows of `mode` lack because the settings left them out when the rows were read, by table; only of
+        days that are still kept."""
         kept = " OR ".join(
             f"object_type = '{it.name}' AND day >= DATE '{self._settings.first_listed(it)}'"
             for it in self._settings.enabled

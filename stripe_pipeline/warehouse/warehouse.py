@@ -1,7 +1,7 @@
-"""The warehouse: what other modules load into and ask, over the parts that do the work.
+"""The warehouse: the interface through which other modules load and query data.
 
-The private file belongs to `private_file`, the one path that writes rows to `load`, the `pipeline` tables to `state`,
-`keys` and `bookkeeping`, making the file visible to analysts to `publisher`, deciding what to read to `sync`.
+The private file belongs to `private_file`, the only code that writes rows to `load`, the `pipeline` tables to `state`,
+`keys` and `bookkeeping`, publishing the file for analysts to `publisher`, deciding what to read to `sync`.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ class Warehouse:
         current_settings: Callable[[], Settings] | None = None,
     ) -> None:
         """The file is migrated to `settings` when it is first opened, unless it is `read_only`: then a missing file
-        counts as an empty one, and nothing is made.
+        counts as an empty one, and no file is created.
 
-        `hash_key` is needed if the settings hash fields. `current_settings` reads the settings again, which may change
-        during a run: if they differ from `settings` by then, opening the file fails.
+        `hash_key` is needed if the settings hash fields. `current_settings` reads the settings again, because they may
+        change during a run: if they then differ from `settings`, opening the file fails.
         """
         self.folder = folder
         self.publisher = Publisher(folder, settings.published.readable_by)
@@ -75,15 +75,15 @@ class Warehouse:
         self._loader = Loader(self.file, settings, hash_key)
 
     def close(self) -> None:
-        """Give the memory back; the warehouse may be used again."""
+        """Releases the memory; the warehouse may be used again."""
         self.file.close()
 
     def session(self) -> AbstractContextManager[None]:
-        """Keep the file open between several looks and loads; see `PrivateFile.session`."""
+        """Keeps the file open between several reads and loads; see `PrivateFile.session`."""
         return self.file.session()
 
     def ask(self, sql: str) -> list[tuple[Any, ...]]:
-        """The rows that a SELECT on the private file gives."""
+        """The rows that a SELECT on the private file returns."""
         return self.file.ask(sql)
 
     def load(
@@ -93,15 +93,15 @@ class Warehouse:
         cursors: dict[tuple[Mode, str], float] | None = None,
         clock: Reading | None = None,
     ) -> Loaded:
-        """Write what was read, with its coverage and cursors, in one transaction; see `Loader.load`."""
+        """Writes the batches, with their coverage and cursors, in one transaction; see `Loader.load`."""
         return self._loader.load(batches, cursors=cursors, clock=clock)
 
     def publish(self, *, force: bool = True, pause: float = PAUSE, failing: Sequence[Entry] | None = None) -> bool:
-        """Make what is committed visible in the published file, if it is not yet; False where it has to wait.
+        """Publishes committed changes that are not published yet; returns False if publishing has to wait.
 
-        `failing` is what `pipeline.inbox` is to show; without it that stays as it is. Without `force` only where it is
-        due: `pause` seconds after the last time, and publishing takes at most about a tenth of the time, that of all
-        processes together.
+        `failing` is the new content of `pipeline.inbox`; without it, the table stays as it is. Without `force`,
+        publishes only when due: `pause` seconds after the last publish, and if publishing takes at most about a tenth
+        of the time, for all processes together.
         """
         if not force and not self.publisher.due(pause=pause):
             return False
@@ -111,7 +111,7 @@ class Warehouse:
                     show_failing(connection, failing)
                 [(revision,)] = connection.execute("SELECT revision FROM pipeline.meta").fetchall()
                 if revision in (0, self.publisher.published_revision()):
-                    return True  # nothing was ever loaded, or nothing since
+                    return True  # nothing was ever loaded, or nothing since the last publish
                 erased = int(get_state(connection, "erased") or 0)
                 name_version(connection, revision)
                 connection.execute(f"CHECKPOINT {CATALOG}")
@@ -120,17 +120,17 @@ class Warehouse:
         return True
 
     def prune(self, *, dry_run: bool = False) -> dict[str, Pruned]:
-        """Remove what is older than its retention, or with `dry_run` only count it, by table name.
+        """Removes rows older than their retention, or with `dry_run` only counts them, by table name.
 
-        Space that becomes free is used for new rows; the file is compacted where that at least halves it, and where
-        something was deleted that must not stay in it. Raises `WarehouseError`, which says what was done.
+        Freed space is used for new rows; the file is compacted if compacting at least halves it, or if deleted data
+        must not remain in it. Raises `WarehouseError`, which says what was done.
         """
         if not dry_run and _is_old(self.folder.damaged):
             remove(self.folder.damaged)
         what = "{} cannot be read" if dry_run else "Pruning {} failed"
         with self.file.locked(look=dry_run), self.file.attached(what, look=dry_run) as connection:
             if not dry_run:
-                # A damaged block is found while an undamaged published version may still be there.
+                # A damaged block is found while an undamaged published version may still exist.
                 read_through(connection)
             with self.file.explained("Pruning {} failed", "Nothing was removed"):
                 if dry_run:
@@ -142,7 +142,7 @@ class Warehouse:
                 if gone and not dry_run:
                     connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
                     if gone >= rows_left(connection):
-                        request_compaction(connection, DAILY)  # noted with the deletion: this may not come so far
+                        request_compaction(connection, DAILY)  # in this transaction: the run may end early
                 connection.execute("ROLLBACK" if dry_run else "COMMIT")
             if not dry_run:
                 with self.file.explained("What is too old was removed, but {} could not be made smaller"):
@@ -152,16 +152,16 @@ class Warehouse:
         return pruned
 
     def make_views(self, names: Collection[str]) -> None:
-        """Make all views again, and read those in `names`, for example `live.charges`. Raises `WarehouseError`."""
+        """Recreates all views, and reads those in `names`, for example `live.charges`. Raises `WarehouseError`."""
         failing = "The views in {} could not be made"
         with self.file.open(failing) as connection, self.file.explained(failing, "They are as they were"):
             self.file.layout.make_views(connection, names)
 
     def erase(self, customers: Sequence[str], *, dry_run: bool = False) -> dict[str, Erased]:
-        """Remove these customers (their ids) and what other rows copied of them from the private file and every
-        published version, and keep them out from now on; what concerned each of them, by id.
+        """Removes these customers (their ids) and their data in other rows from the private file and every published
+        version, and keeps them out from now on; returns the rows concerned, by id.
 
-        With `dry_run` it is only counted. Raises `WarehouseError`, which says what was done.
+        With `dry_run`, the rows are only counted. Raises `WarehouseError`, which says what was done.
         """
         with self.file.open("Erasing from {} failed") as connection:
             with self.file.explained("Erasing from {} failed", "Nothing was erased"):
@@ -188,9 +188,9 @@ class Warehouse:
         return found
 
     def keep_out_no_longer(self, customer: str) -> list[date] | None:
-        """Let an erased customer (an id) come back with the next list or event. The UTC days of `created` that hold
-        what was erased and that a backfill reads with these settings, in ascending order; None if this customer was not
-        erased."""
+        """Lets an erased customer (an id) return with the next list or event. Returns the UTC days of `created` that
+        hold erased objects and that a backfill reads with these settings, in ascending order; None if this customer
+        was not erased."""
         with self.file.open() as connection:
             erasure = self._loader.erasure(connection, even_none=True)
             assert erasure
@@ -203,8 +203,8 @@ class Warehouse:
         )
 
     def unidentified_references(self) -> list[str]:
-        """Columns that name customers and that the settings leave out, for example `charges.customer`: by them nobody's
-        rows can be found."""
+        """Columns that name customers and that the settings leave out, for example `charges.customer`: these
+        columns cannot identify customers' rows."""
         return [
             f"{name}.{reference.column}"
             for name, object_type in OBJECT_TYPES.items()
@@ -214,5 +214,5 @@ class Warehouse:
 
 
 def _is_old(path: Path) -> bool:
-    """Whether the file is there and has been for longer than anyone will still look into it."""
+    """Whether the file exists and is older than the period for which a damaged file is kept."""
     return path.exists() and time.time() - path.stat().st_mtime > _LOOKED_INTO

@@ -1,7 +1,6 @@
-"""Webhook endpoints at Stripe: what sends events to the receiver, made and kept right through Stripe's API.
+"""Webhook endpoints at Stripe: they send events to the receiver, and are created and corrected through Stripe's API.
 
-Unlike everything else that asks Stripe, this writes there, through the SDK. What is said about it belongs to
-`commands`.
+Unlike all other modules that call Stripe, this one writes to Stripe, through the SDK. `commands` prints the results.
 """
 
 from __future__ import annotations
@@ -25,24 +24,24 @@ from stripe_pipeline.stripe_api.refusals import WebhookEndpointRequest, refused,
 from stripe_pipeline.stripe_api.version import API_VERSION
 
 _TIMEOUT = 60.0  # seconds that Stripe may be silent
-# What the SDK makes of Stripe's own refusals; its other errors are about the network, rate limits or the server.
+# The SDK's errors for Stripe's refusals; its other errors are about the network, rate limits or the server.
 _REFUSALS = (stripe.AuthenticationError, stripe.PermissionError, stripe.InvalidRequestError)
 DESCRIPTION = "stripe_pipeline"
 
 
 @dataclass
 class Registered:
-    """What `Endpoints.register` did."""
+    """The result of `Endpoints.register`."""
 
     id: str
     secret: str | None = None
     """The signing secret of a new endpoint; Stripe never shows it again."""
     changes: list[str] = field(default_factory=list)
-    """What was changed of one that was there, a few words each."""
+    """The changes to an existing endpoint, a few words each."""
     removed: list[str] = field(default_factory=list)
     """Ids of endpoints with the same URL and another API version that were removed."""
     outdated: list[str] = field(default_factory=list)
-    """Ids of such endpoints that are still there, and send each event a second time."""
+    """Ids of such endpoints that still exist, and send each event a second time."""
 
 
 def checked_url(url: str) -> str:
@@ -65,9 +64,9 @@ _URL_REMEDY = "Give the receiver's public address, such as https://stripe.exampl
 
 
 class _Http(stripe.HTTPClient):
-    """How the SDK asks: on the connections that everything else is asked on, and without following redirects.
+    """The SDK's HTTP client: uses the pipeline's connections, and does not follow redirects.
 
-    The SDK's own clients follow them, and what is not a JSON object ends in an `AttributeError` in the SDK.
+    The SDK's own clients follow redirects, and a body that is not a JSON object causes an `AttributeError` in the SDK.
     """
 
     name = "urllib3"
@@ -85,7 +84,7 @@ class _Http(stripe.HTTPClient):
         *,
         _usage: list[str] | None = None,
     ) -> tuple[str, int, Mapping[str, str]]:
-        """The whole answer: its body, status and headers. Raises `stripe.APIConnectionError` for any that is not
+        """The whole response: its body, status and headers. Raises `stripe.APIConnectionError` if it is not
         Stripe's."""
         try:
             answer = self._connections.request(method, url, body=post_data, headers=headers, redirect=False)
@@ -101,12 +100,12 @@ class _Http(stripe.HTTPClient):
         return answer.data.decode(), answer.status, answer.headers
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._connections.clear()
 
 
 def _is_stripes(status: int, body: bytes) -> bool:
-    """Whether the SDK can make an endpoint, a list of endpoints or an error of this body."""
+    """Whether the SDK can parse this body as an endpoint, a list of endpoints or an error."""
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -154,10 +153,10 @@ class Endpoints:
         )
 
     def register(self, url: str, *, event_types: Collection[str], replace: bool = False) -> Registered:
-        """Make the endpoint for `url`, or give the one there exactly these event types.
+        """Create the endpoint for `url`, or give the existing one exactly these event types.
 
-        An endpoint keeps the API version that it was made with (docs/stripe.md#webhooks): beside one with another
-        version a new one is made, and with `replace` the old one is removed then.
+        An endpoint keeps its original API version (docs/stripe.md#webhooks): beside an endpoint with another version a
+        new one is created, and with `replace` the old one is then removed.
         """
         same_url = [endpoint for endpoint in self.all() if endpoint.url == url]
         current = [endpoint for endpoint in same_url if endpoint.api_version == API_VERSION]
@@ -184,7 +183,7 @@ class Endpoints:
         return done
 
     def _correct(self, endpoint: stripe.WebhookEndpoint, event_types: Collection[str]) -> Registered:
-        """Change what is not as it should be."""
+        """Correct the endpoint where it differs."""
         done = Registered(endpoint.id)
         there = set(endpoint.enabled_events)
         if missing := sorted(set(event_types) - there):
@@ -203,7 +202,7 @@ class Endpoints:
         return done
 
     def _removed(self, endpoint_id: str) -> bool:
-        """Whether it could be removed; an error must not keep the new one's secret from being shown."""
+        """Whether the endpoint could be removed; an error must not prevent showing the new one's secret."""
         try:
             self.remove(endpoint_id)
         except ApiError:
@@ -216,13 +215,13 @@ class Endpoints:
             return list(self._client.v1.webhook_endpoints.list({"limit": 100}).auto_paging_iter())
 
     def remove(self, endpoint_id: str) -> None:
-        """Remove an endpoint; Stripe sends nothing there any more. Raises `NotFound` if it is not there."""
+        """Remove an endpoint, to which Stripe then sends no more events. Raises `NotFound` if it does not exist."""
         with self._errors():
             self._client.v1.webhook_endpoints.delete(endpoint_id)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Stripe's errors as ours."""
+        """Translate Stripe's errors to ours."""
         try:
             yield
         except stripe.StripeError as error:
@@ -237,5 +236,5 @@ class Endpoints:
 
 
 def _listed(event_types: Collection[str]) -> Any:
-    """As the SDK wants them, whose types list every event there is."""
+    """The event types, typed for the SDK, which enumerates all events."""
     return sorted(event_types)

@@ -1,7 +1,7 @@
 """Receiving webhooks: signature checked, notification stored durably, then answered 200.
 
-This may be exposed to the internet, so it does nothing else: it never opens the warehouse, never asks Stripe, and keeps
-nothing of an event but its notification. Listening on a port belongs to `server`, what a notification is to `inbox`.
+The receiver may be exposed to the internet, so it never opens the warehouse, never calls Stripe, and keeps nothing of
+an event but its notification. `server` listens on a port, `inbox` defines notifications.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ MAX_BODY = 1_000_000
 _BODY_SECONDS = 10.0  # for a whole body to arrive
 _STORE_SECONDS = 10.0  # for the inbox; Stripe does not wait much longer and sends the event again
 _TELL_EVERY = 60.0  # seconds between two lines in the log
-_LOOK_EVERY = 1.0  # seconds for which an answer about the inbox is good: everyone may ask
-_BATCH = 1000  # notifications a transaction
+_LOOK_EVERY = 1.0  # seconds for which a health answer is cached: anyone may ask
+_BATCH = 1000  # notifications per transaction
 _TYPES = 100  # event types that a line in the log counts one by one
 _TIME = re.compile(r"(?:^|,)t=(\d{1,12})(?:,|$)", re.ASCII)
 
@@ -47,8 +47,8 @@ _TIME = re.compile(r"(?:^|,)t=(\d{1,12})(?:,|$)", re.ASCII)
 def create_app(inbox: Inbox, secrets: Sequence[str], wanted_objects: Collection[str]) -> Starlette:
     """The receiver: POST `PATH` and GET `HEALTH`.
 
-    `secrets` are the signing secrets of which any one is enough; `wanted_objects` are the values of
-    `data.object.object` whose notifications are kept, for example `charge`.
+    `secrets` are the signing secrets, of which one must match; `wanted_objects` are the values of `data.object.object`
+    whose notifications are kept, for example `charge`.
     """
     receiver = _Receiver(inbox, tuple(secrets), frozenset(wanted_objects))
     return Starlette(
@@ -61,7 +61,7 @@ def create_app(inbox: Inbox, secrets: Sequence[str], wanted_objects: Collection[
 
 
 class _Refused(Exception):
-    """The request is not a webhook of ours: the status it is answered with, and why."""
+    """The request is not a valid webhook: the status of the answer, and the reason."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
@@ -84,7 +84,7 @@ class _Receiver:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        """Write what comes while the server runs."""
+        """Store incoming notifications while the server runs."""
         tasks = [asyncio.create_task(self._writer.run()), asyncio.create_task(self._tell())]
         try:
             yield
@@ -95,7 +95,7 @@ class _Receiver:
             self._tell_now()
 
     async def receive(self, request: Request) -> JSONResponse:
-        """Store what an event tells; 200 once it is on the disk, or where it tells nothing of ours."""
+        """Store an event's notification; 200 once it is on the disk, or if the event concerns no table."""
         try:
             event = _event(await _body(request), request.headers.get("stripe-signature", ""), self._secrets)
         except _Refused as refused:
@@ -103,7 +103,7 @@ class _Receiver:
         try:
             notification = notification_of(event)
         except BadObject as error:
-            # Sending it again would not help; the log tells.
+            # Sending the event again would not help; the log says so.
             logger.warning("Ignored: %s", error)
             return self._answer(200, "ignored", f"{_name(event.get('type'))} of an object without a valid id")
         if notification is None or notification.object not in self._wanted:
@@ -111,12 +111,12 @@ class _Receiver:
         try:
             async with asyncio.timeout(_STORE_SECONDS):
                 await self._writer.store(notification)
-        except Exception:  # the writer logged why, or it takes too long
+        except Exception:  # the writer logged the reason, or takes too long
             return self._answer(503, "failed", "The event could not be stored; send it again later")
         return self._answer(200, "stored")
 
     async def health(self, _: Request) -> JSONResponse:
-        """Whether the inbox can be written, how much waits in it, and what was received since the start."""
+        """Whether the inbox can be written, how many notifications wait, and the events received since the start."""
         async with self._looking:
             if time.monotonic() - self._looked_at > _LOOK_EVERY:
                 self._summary = await self._look()
@@ -151,11 +151,11 @@ class _Receiver:
         self._counts[outcome] += 1
         if detail and (detail in self._details or len(self._details) < _TYPES):
             self._details[detail] += 1
-        headers = {"Connection": "close"} if status == 408 else None  # the rest of its body is not waited for
+        headers = {"Connection": "close"} if status == 408 else None  # do not wait for the rest of the body
         return JSONResponse({"received": True} if status == 200 else {"error": detail}, status, headers)
 
     async def _tell(self) -> None:
-        """Log what came, but no line for each: everyone may send what is refused."""
+        """Log received events in summary, not one by one: anyone may send requests."""
         while True:
             await asyncio.sleep(_TELL_EVERY)
             self._tell_now()
@@ -169,21 +169,21 @@ class _Receiver:
 
 
 class _Writer:
-    """Stores notifications in one transaction for all that came while the one before was written."""
+    """Stores all notifications that arrived during one transaction in the next one."""
 
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
         self._queue: asyncio.Queue[tuple[Notification, asyncio.Future[None]]] = asyncio.Queue()
 
     async def store(self, notification: Notification) -> None:
-        """Returns once the notification is on the disk; raises what kept it from being stored, mostly a
+        """Returns once the notification is on the disk; raises the error that prevented storing it, mostly a
         `WarehouseError`."""
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait((notification, stored))
         await stored
 
     async def run(self) -> None:
-        """Store what comes, for as long as it is not cancelled."""
+        """Store incoming notifications until cancelled."""
         while True:
             batch = [await self._queue.get()]
             while len(batch) < _BATCH and not self._queue.empty():
@@ -191,13 +191,13 @@ class _Writer:
             problem: Exception | None = None
             try:
                 await asyncio.to_thread(self._inbox.add, [notification for notification, _ in batch])
-            except Exception as error:  # whatever it is, those who wait are told, and the next ones may fare better
+            except Exception as error:  # whatever the error, callers are told, and the next batch may succeed
                 problem = error
                 reason = error if isinstance(error, StripePipelineError) else type(error).__name__
                 logger.error("%d events could not be stored: %s", len(batch), reason)
             for _, stored in batch:
                 if stored.done():
-                    continue  # its sender was told that it took too long
+                    continue  # the sender was told that storing took too long
                 if problem:
                     stored.set_exception(problem)
                 else:
@@ -244,10 +244,10 @@ def _event(body: bytes, header: str, secrets: Sequence[str]) -> dict[str, Any]:
 def _signed(body: bytes, header: str, secret: str) -> bool:
     try:
         return bool(WebhookSignature.verify_header(body, header, secret, TOLERANCE))
-    except (SignatureVerificationError, ValueError, TypeError):  # the latter two: text that is not UTF-8 or not ASCII
+    except (SignatureVerificationError, ValueError, TypeError):  # the last two: text that is not UTF-8 or not ASCII
         return False
 
 
 def _name(event_type: object) -> str:
-    """What the log calls events of this type."""
+    """The name of this event type in the log."""
     return event_type[:60] if isinstance(event_type, str) and event_type.isprintable() else "no type"

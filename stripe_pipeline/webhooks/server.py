@@ -1,6 +1,6 @@
-"""Listening for webhooks: the socket, uvicorn's limits, and connections that only take up room.
+"""Listening for webhooks: the socket, uvicorn's limits, and idle connections.
 
-What is answered belongs to `receiver`.
+`receiver` answers the requests.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from stripe_pipeline.errors import PortTaken
 
 _HEADERS_SECONDS = 10.0  # for the headers of a connection's first request to arrive
-_IDLE_SECONDS = 75.0  # between two requests; longer than reverse proxies keep a connection that they do not use
+_IDLE_SECONDS = 75.0  # between two requests; longer than reverse proxies keep an idle connection
 _MOST_CONNECTIONS = 500  # open at once, well below the usual limit of 1,024 open files
 _LONGEST_HEADERS = 16_384  # bytes
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; any free port if `port` is 0. Raises `PortTaken`."""
+    """A listening socket; on any free port if `port` is 0. Raises `PortTaken`."""
     try:
         return socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024
@@ -46,7 +46,7 @@ def serve(app: ASGIApp, listener: socket.socket) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # connections are told apart by who is really there
+        proxy_headers=False,  # connections are identified by the actual peer address
         limit_concurrency=_MOST_CONNECTIONS,
         h11_max_incomplete_event_size=_LONGEST_HEADERS,
         timeout_keep_alive=int(_IDLE_SECONDS),
@@ -57,16 +57,16 @@ def serve(app: ASGIApp, listener: socket.socket) -> None:
 
 
 class _Connections:
-    """Closes connections on which no request comes: uvicorn itself waits forever for one to be complete.
+    """Closes connections without a request: uvicorn itself waits forever for a complete one.
 
-    An ASGI application around another one, and the protocol that uvicorn needs besides.
+    Wraps an ASGI application, and provides the protocol that uvicorn needs.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._open: dict[Any, asyncio.Transport] = {}
         self._ends: dict[Any, float] = {}
-        """When connections end that have no request under way."""
+        """When connections without an active request end."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -94,7 +94,7 @@ class _Connections:
 
     @property
     def protocol(self) -> type[asyncio.Protocol]:
-        """uvicorn's HTTP protocol, noting its connections."""
+        """uvicorn's HTTP protocol, recording its connections."""
         connections = self
 
         class Protocol(H11Protocol):
@@ -113,6 +113,6 @@ class _Connections:
 
 
 def address_of(listener: socket.socket) -> str:
-    """Where it listens, as a URL without a path."""
+    """The listener's address, as a URL without a path."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

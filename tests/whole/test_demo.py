@@ -79,7 +79,8 @@ def start(clone: Path) -> Iterator[Start]:
             process = subprocess.Popen(
                 command,
                 cwd=clone,
-                env=environment | variables,
+                # A proxy is for the outside: everything that the demo starts is on this machine.
+                env=environment | {"HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"} | variables,
                 stdout=out,
                 stderr=err,
                 text=True,

@@ -403,7 +403,7 @@ def load_hash_key(folder: DataFolder, environment: Mapping[str, str] = os.enviro
     if not key.strip():
         raise WarehouseError(
             f"{folder.hash_key}, which should hold the key that fields are hashed with, is empty",
-            "Put back what it held. If that is lost, remove it: the next run makes another key and says what to read"
-            " again",
+            "Restore the file from a backup. Without a backup, remove it: the next run makes a new key and prints the"
+            " backfill that fills the hashed columns",
         )
     return key

@@ -3,7 +3,7 @@
 Tables, assets, views, event routing, listing, relations and the documentation table are derived from `OBJECT_TYPES`; a
 tenth type is one more entry here. `rows` defines a row's JSON, `warehouse` the SQL.
 
-Fields and types are those of Stripe's API version `2026-10-28.endive`, as in stripe-python 16.1.0. More facts about the
+Fields and types are those of the API version that every request asks for (`stripe_api.version`). More facts about the
 types: docs/stripe.md#object-types.
 """
 

@@ -409,7 +409,7 @@ def test_what_is_left_out_and_could_not_be_erased_for_want_of_space_is_erased_at
 def test_a_hash_key_that_is_empty_is_refused(make_pipeline: MakePipeline, folder: DataFolder) -> None:
     folder.root.mkdir()
     folder.hash_key.write_text("\n")
-    with pytest.raises(WarehouseError, match=r"hash.key, which should hold the key .* is empty. Put back what it held"):
+    with pytest.raises(WarehouseError, match=r"hash.key, which should hold the key .* is empty. Restore the file"):
         make_pipeline(**fields(customers={"hash": ["email"]}))
 
 

@@ -63,7 +63,7 @@ class Read:
         remedy = f"{'Add the permission to' if 'permission' in refusal.message else 'Correct'} the key in the Stripe"
         remedy += " Dashboard (Developers, API keys)"
         if self.endpoint not in _ALWAYS_READ:
-            remedy += ", or disable the object in stripe_pipeline.yaml"
+            remedy += ", or disable the object in the settings file"
         return f"The key may not read {self.endpoint.rpartition('/')[2]}", remedy
 
     def missing(self, refusal: Refusal) -> _Words:

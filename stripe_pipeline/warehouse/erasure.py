@@ -279,8 +279,8 @@ def own_key(folder: DataFolder) -> bytes:
             advice = remedy(error.__cause__, folder.hash_key)
         else:
             advice = (
-                "Put back what it held. If that is lost, remove it: the next run makes another key; erased customers"
-                " whose ids your shop chose are no longer recognized then, so erase them again"
+                "Restore the file from a backup. Without a backup, remove it: the next run makes a new key; erased"
+                " customers whose ids your shop chose are no longer recognized then, so erase them again"
             )
         raise WarehouseError(error.what, advice) from error.__cause__
 

@@ -42,6 +42,7 @@ from stripe_pipeline.inbox.inbox import Inbox
 from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.stripe_api import client as stripe_api
+from stripe_pipeline.warehouse.schema import FORMAT
 from tests.conftest import KEYS
 from tests.stripe_state import assert_equal_to_stripe
 
@@ -566,7 +567,7 @@ def test_a_private_file_of_an_earlier_version(loaded: Project, run: Run) -> None
     assert run("sync").status == 0
     brought_along = "SELECT bool_or(listed IS NULL), max(format) FROM pipeline.coverage, pipeline.meta"
     with duckdb.connect(str(loaded.folder.private)) as connection:
-        assert connection.execute(brought_along).fetchall() == [(True, 4)]
+        assert connection.execute(brought_along).fetchall() == [(True, FORMAT)]
 
 
 def test_a_data_folder_of_another_account(loaded: Project, run: Run) -> None:

@@ -148,7 +148,7 @@ def test_an_upgrade_reads_no_events_again(opens: Opens, folder: DataFolder, shop
     old.__exit__()
     with sqlite3.connect(folder.inbox) as inbox:
         inbox.execute("DROP TABLE poke_owners")
-        inbox.execute("ALTER TABLE notifications DROP COLUMN applied_revision")
+        inbox.execute("ALTER TABLE pokes DROP COLUMN applied_revision")
     inbox.close()
     with duckdb.connect(str(folder.private)) as warehouse:
         warehouse.execute("ALTER TABLE pipeline.meta DROP COLUMN id")

@@ -227,7 +227,7 @@ def test_keys_of_two_accounts(run: Run, server: Server, folder: DataFolder) -> N
             f": API version 2020-08-27. To correct it: stripe-pipeline webhooks register --url {URL} --replace",
         ),
         ({"api_version": None, "status": "disabled"}, ": disabled, the account's API version. To correct it:"),
-        ({"url": "https://example.com/other"}, "none registered, 1 elsewhere: changes come with the next tick."),
+        ({"url": "https://example.com/other"}, "none registered, 1 elsewhere: changes come with the next sync."),
         ({"url": "https://example.com/other", "description": "stripe_pipeline"}, "is as it should be"),
     ],
 )
@@ -366,15 +366,15 @@ def test_a_field_that_no_object_has_is_told(run: Run, shop: Shop, project: Path,
     shop.create_invoice(customer, livemode=True, created=back(shop, 2))
     told = [
         "customers: address.lin1 (did you mean line1?) is in the settings, but no recent object has it.",
-        "charges: the settings name billing_details.emial (did you mean email?), which",
-        "invoice_lines: the settings name period.begin, which",
-        "invoices: the settings name lines.data.period.finish, which",
+        "charges: billing_details.emial (did you mean email?) is in the settings, but",
+        "invoice_lines: period.begin is in the settings, but",
+        "invoices: lines.data.period.finish is in the settings, but",
     ]
     before = run("check").text
     make_pipeline(**settings).sync()
     for said in (before, run("check").text):
         assert [line for line in told if line in said] == told
-        assert said.count("the settings name") == len(told)
+        assert said.count("is in the settings, but") == len(told)
 
 
 def test_what_is_complete_is_not_counted(run: Run, server: Server, make_pipeline: MakePipeline) -> None:

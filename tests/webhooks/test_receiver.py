@@ -328,7 +328,7 @@ def test_trap_25_unknown_types_and_upcoming_invoices_get_2xx_a_bad_signature_400
         assert answer.result().status_code == 200
     assert receiver.stored() == [sent["id"]]
 
-    other.execute("ALTER TABLE notifications RENAME TO elsewhere")
+    other.execute("ALTER TABLE pokes RENAME TO elsewhere")
     assert receiver.post(event()).status_code == 503
     assert receiver.health()["http"] == 503
     assert receiver.post(UPCOMING).status_code == 200

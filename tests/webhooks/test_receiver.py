@@ -332,7 +332,7 @@ def test_trap_25_unknown_types_and_upcoming_invoices_get_2xx_a_bad_signature_400
     assert receiver.post(event()).status_code == 503
     assert receiver.health()["http"] == 503
     assert receiver.post(UPCOMING).status_code == 200
-    other.execute("ALTER TABLE elsewhere RENAME TO notifications")
+    other.execute("ALTER TABLE elsewhere RENAME TO pokes")
     other.close()
     assert receiver.health()["http"] == 200
     assert receiver.post(sent | {"id": "evt_again"}).status_code == 200

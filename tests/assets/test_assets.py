@@ -37,8 +37,10 @@ RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_e
 
 
 @pytest.fixture
-def defs(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, make_pipeline: MakePipeline) -> dg.Definitions:
-    """The definitions, with ten days of history, reading the emulator."""
+def defs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, make_pipeline: MakePipeline, instance: dg.DagsterInstance
+) -> dg.Definitions:
+    """The definitions, with ten days of history, reading the emulator. Dagster resolves them with a live instance."""
     history = (datetime.now(UTC) - timedelta(days=10)).date()
     settings = tmp_path / "settings.yaml"
     settings.write_text(
@@ -448,6 +450,7 @@ def test_the_schedule_asks_for_today_unless_a_run_is_under_way(
     assert run.run_id in str(skip.skip_message)
 
 
+@pytest.mark.usefixtures("instance")
 def test_a_disabled_object_has_no_assets(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     settings = tmp_path / "settings.yaml"
     settings.write_text("objects:\n  invoices: {enabled: false}\n")

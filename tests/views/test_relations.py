@@ -727,6 +727,7 @@ def test_what_is_hashed_is_not_looked_for_and_what_is_pruned_by_another_date_is_
     assert refunds["charge → charges: examples"] == pruned  # what is hardest to explain comes first
 
 
+@pytest.mark.usefixtures("instance")
 def test_references_are_looked_at_every_night_and_not_in_a_sync(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

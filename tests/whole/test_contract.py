@@ -48,6 +48,7 @@ def test_tables_views_and_their_columns(make_pipeline: MakePipeline, folder: Dat
     assert columns["charges"]["customer"] == "VARCHAR"
 
 
+@pytest.mark.usefixtures("instance")
 def test_assets_jobs_schedule_and_sensor() -> None:
     definitions = build_defs()
     keys = {key.to_user_string() for key in definitions.resolve_all_asset_keys()}

@@ -23,8 +23,10 @@ RAN: list[str] = []
 
 
 @pytest.fixture
-def merged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_pipeline: MakePipeline) -> dg.Definitions:
-    """Our definitions, which read the emulator, and another project's."""
+def merged(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_pipeline: MakePipeline, instance: dg.DagsterInstance
+) -> dg.Definitions:
+    """Our definitions, which read the emulator, and another project's. Dagster resolves them with a live instance."""
     RAN.clear()
     history = (datetime.now(UTC) - timedelta(days=3)).date()
     settings = tmp_path / "settings.yaml"

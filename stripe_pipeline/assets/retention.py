@@ -14,13 +14,15 @@ from typing import Any
 import dagster as dg
 
 from stripe_pipeline.assets.checks import EVALUATED_AT, WITHOUT_RUN, last_results
-from stripe_pipeline.assets.keys import key_of
+from stripe_pipeline.assets.keys import key_of, view_key
 from stripe_pipeline.assets.raw import SYNC_JOB
 from stripe_pipeline.assets.run_locks import hold_run_lock
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.resources.pipeline import RESOURCE, OpensPipeline
 from stripe_pipeline.settings.model import Settings
+from stripe_pipeline.views.catalog import views
+from stripe_pipeline.views.view import MODES
 from stripe_pipeline.warehouse.pruning import Pruned
 
 RETENTION = dg.AssetKey("retention")
@@ -31,7 +33,11 @@ SENSOR = "webhook_refresh"
 RUN_TAGS = {"stripe_pipeline": "true"}
 """The tags of runs of this project's jobs: other projects may have jobs of the same names."""
 
-_OUR_ASSETS = {RETENTION, *(key_of(it, schema) for it in OBJECT_TYPES.values() for schema in ("raw", "live", "test"))}
+_OUR_ASSETS = {
+    RETENTION,
+    *(key_of(object_type) for object_type in OBJECT_TYPES.values()),
+    *(view_key(view, schema) for view in views(Settings()) for schema in MODES),
+}
 _ASSETS_JOB = "__ASSET_JOB"  # Dagster's name for the job of a backfill, and of assets materialized by hand
 _FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 _AT_ONCE = 500  # runs that are looked up together

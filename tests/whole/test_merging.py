@@ -69,6 +69,7 @@ def _other_project() -> dg.Definitions:
     )
 
 
+@pytest.mark.usefixtures("instance")
 def test_a_backfill_from_the_ui_runs_in_one_process() -> None:
     by_hand = definitions.defs.resolve_implicit_global_asset_job_def()
     assert by_hand.executor_def.name == "in_process"
@@ -86,7 +87,8 @@ def test_sync_materializes_our_tables_only(merged: dg.Definitions, instance: dg.
     )
     assert result.success
     keys = {it.asset_key.to_user_string() for it in result.get_asset_materialization_events() if it.asset_key}
-    assert keys == {f"{schema}/{table}" for schema in ("raw", "live", "test") for table in OBJECT_TYPES}
+    views = {f"{schema}/{view}" for schema in ("live", "test") for view in (*OBJECT_TYPES, "payments")}
+    assert keys == views | {f"raw/{table}" for table in OBJECT_TYPES}
     assert steps(result) == {"stripe"}
     assert RAN == []
 

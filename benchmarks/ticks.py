@@ -17,7 +17,10 @@ from benchmarks.backfill import backfill, finished_days, pipeline_of
 from benchmarks.bulk import KEY, Serving, object_id, serving
 from benchmarks.measuring import Options, Row, Spent, apart, new_folder
 from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.warehouse.keys import Keys
 from stripe_pipeline.warehouse.publisher import copy_file as copy
+from stripe_pipeline.warehouse.queries import RowQueries
+from stripe_pipeline.warehouse.state import State
 from stripe_pipeline.warehouse.warehouse import Warehouse
 
 CHANGES = 100
@@ -157,9 +160,15 @@ def tick(url: str, folder: Path) -> Tick:
         return measured
 
     with ExitStack() as patches:
-        for name in ("account_of", "clock", "coverage", "cursors", "load", "pending_balance_transactions", "publish"):
+        for owner, name in (
+            (Keys, "account_of"),
+            *((State, name) for name in ("clock", "coverage", "cursors")),
+            (RowQueries, "pending_balance_transactions"),
+            (Warehouse, "load"),
+            (Warehouse, "publish"),
+        ):
             what = "publishing" if name == "publish" else "loading"
-            patches.enter_context(mock.patch.object(Warehouse, name, timed(what, getattr(Warehouse, name))))
+            patches.enter_context(mock.patch.object(owner, name, timed(what, getattr(owner, name))))
         with pipeline_of(url, folder, finished_days(large.DAYS)[0]) as pipeline, Spent() as whole:
             report = pipeline.sync()
     if report.failures:

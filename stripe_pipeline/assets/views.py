@@ -23,7 +23,7 @@ from stripe_pipeline.warehouse.warehouse import Warehouse
 
 def build_view_assets(settings: Settings) -> dg.AssetsDefinition:
     """`live/*` and `test/*`: a view of each enabled object type, and the views that combine several."""
-    specs = [_spec(view, schema, settings) for schema in MODES for view in _shown(settings)]
+    specs = [_spec(view, schema, settings) for view, schema in _shown(settings)]
 
     @dg.multi_asset(
         name="views",
@@ -35,10 +35,10 @@ def build_view_assets(settings: Settings) -> dg.AssetsDefinition:
     )
     def make_views(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
         opens: OpensPipeline = getattr(context.resources, RESOURCE)
-        selected = [spec.key for spec in specs if spec.key in context.selected_asset_keys]
+        selected = [it for it in _shown(settings) if view_key(*it) in context.selected_asset_keys]
         try:
             with opens.open() as pipeline:
-                pipeline.warehouse.make_views([".".join(key.path) for key in selected])
+                pipeline.warehouse.make_views([f"{schema}.{view.name}" for view, schema in selected])
                 pipeline.publish()
                 results = _materializations(pipeline.warehouse, settings, selected)
         except StripePipelineError as error:
@@ -56,15 +56,11 @@ def changed_views(
 
     `tables`: only views that show one of these tables; all views by default. Raises `WarehouseError`.
     """
-    keys = [
-        view_key(view, schema)
-        for schema in MODES
-        for view in _shown(settings)
-        if tables is None or set(tables) & set(view.tables)
-    ]
+    reported = [it for it in _shown(settings) if tables is None or set(tables) & set(it[0].tables)]
+    keys = [view_key(view, schema) for view, schema in reported]
     records = {record.asset_entry.asset_key: record.asset_entry for record in instance.get_asset_records(keys)}
     changed = []
-    for materialization in _materializations(warehouse, settings, keys):
+    for materialization in _materializations(warehouse, settings, reported):
         entry = records.get(materialization.asset_key)
         last = entry and entry.last_materialization and entry.last_materialization.asset_materialization
         if not last or last.metadata != materialization.metadata:
@@ -72,10 +68,11 @@ def changed_views(
     return changed
 
 
-def _shown(settings: Settings) -> list[View]:
-    """The views that have rows with these settings."""
+def _shown(settings: Settings) -> list[tuple[View, str]]:
+    """The views that have rows with these settings, each in the schema of each mode."""
     enabled = {object_type.name for object_type in settings.enabled}
-    return [view for view in views(settings) if view.tables[0] in enabled]
+    shown = [view for view in views(settings) if view.tables[0] in enabled]
+    return [(view, schema) for schema in MODES for view in shown]
 
 
 def _spec(view: View, schema: str, settings: Settings) -> dg.AssetSpec:
@@ -102,11 +99,10 @@ def _spec(view: View, schema: str, settings: Settings) -> dg.AssetSpec:
 
 
 def _materializations(
-    warehouse: Warehouse, settings: Settings, keys: Collection[dg.AssetKey]
+    warehouse: Warehouse, settings: Settings, wanted: Collection[tuple[View, str]]
 ) -> list[dg.AssetMaterialization]:
     """Row counts and newest times of these views, without reading the views that combine tables."""
     enabled = {object_type.name for object_type in settings.enabled}
-    wanted = [(view, schema) for schema in MODES for view in _shown(settings) if view_key(view, schema) in keys]
     tables = {f"{schema}.{table}" for view, schema in wanted for table in view.tables if table in enabled}
     shown = warehouse.rows.shown(sorted(tables))
     materializations = []

@@ -27,4 +27,5 @@ def views(settings: Settings) -> tuple[View, ...]:
 
 def selects(settings: Settings) -> dict[str, str]:
     """The SELECT of every view by its qualified name, for example `live.charges`, in the order of `views`."""
-    return {f"{schema}.{view.name}": view.select(schema) for schema in MODES for view in views(settings)}
+    every = views(settings)
+    return {f"{schema}.{view.name}": view.select(schema) for schema in MODES for view in every}

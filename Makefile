@@ -46,7 +46,7 @@ bench: $(VENV)/.dev
 smoke:
 	$(MAKE) lock format docs
 	git diff --exit-code
-	SOAK_HISTORIES=6 SOAK_KILLS=9 SOAK_SECONDS=15 $(MAKE) soak
+	SOAK_HISTORIES=24 SOAK_KILLS=9 SOAK_SECONDS=15 $(MAKE) soak
 	$(MAKE) bench ARGS=--smoke
 	STRIPE_PIPELINE_DATA=$$(mktemp -d) $(BIN)/stripe-pipeline clean --keep-history --yes
 

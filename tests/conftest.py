@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -28,6 +29,8 @@ from tests.stripe_cli import StripeCli, install
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 KEYS = {"STRIPE_API_KEY": "sk_live_of_the_tests", "STRIPE_TEST_API_KEY": "sk_test_of_the_tests"}
+
+TEST_KEY = {"STRIPE_TEST_API_KEY": KEYS["STRIPE_TEST_API_KEY"]}
 
 MakePipeline = Callable[..., Pipeline]
 
@@ -86,11 +89,15 @@ def stripe_cli(server: Server, tmp_path: Path) -> StripeCli:
 
 
 @pytest.fixture
-def make_pipeline(server: Server, folder: DataFolder) -> Iterator[MakePipeline]:
-    """Make pipelines from the emulator into the data folder; keyword arguments are settings."""
+def make_pipeline(server: Server, folder: DataFolder, request: pytest.FixtureRequest) -> Iterator[MakePipeline]:
+    """Make pipelines from the emulator into the data folder; keyword arguments are settings.
+
+    They have the test mode's key, with the mark `both_modes` the live mode's, too.
+    """
+    keys = TEST_KEY if request.node.get_closest_marker("both_modes") is None else KEYS
     opened: list[Pipeline] = []
 
-    def make(environment: dict[str, str] = KEYS, *, url: str = server.url, **settings: object) -> Pipeline:
+    def make(environment: dict[str, str] = keys, *, url: str = server.url, **settings: object) -> Pipeline:
         start = (datetime.now(UTC) - timedelta(days=60)).date()
         pipeline = Pipeline(
             settings=Settings.model_validate({"history": start} | settings),
@@ -108,7 +115,7 @@ def make_pipeline(server: Server, folder: DataFolder) -> Iterator[MakePipeline]:
 
 @pytest.fixture
 def pipeline(make_pipeline: MakePipeline) -> Pipeline:
-    """A pipeline with both modes' keys and 60 days of history."""
+    """A pipeline with 60 days of history."""
     return make_pipeline()
 
 
@@ -129,8 +136,22 @@ class Opens:
         return nullcontext(self._pipeline.warehouse)
 
 
+@pytest.fixture(scope="session")
+def dagster_storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with Dagster's empty databases, to be copied: Dagster takes two seconds to create them."""
+    folder = tmp_path_factory.mktemp("dagster")
+    with dg.instance_for_test(temp_dir=str(folder)) as instance:
+        instance.get_asset_keys(limit=1)
+    return folder
+
+
 @pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    """A Dagster instance of the test's own."""
-    with dg.instance_for_test() as instance:
+def instance(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance of the test's own: in memory, or in SQLite files with the mark `dagster_files`."""
+    if request.node.get_closest_marker("dagster_files") is None:
+        with dg.DagsterInstance.ephemeral() as instance:
+            yield instance
+        return
+    home = shutil.copytree(request.getfixturevalue("dagster_storage"), tmp_path / "dagster")
+    with dg.instance_for_test(temp_dir=str(home)) as instance:
         yield instance

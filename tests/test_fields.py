@@ -159,6 +159,7 @@ def assert_equal_to_stripe_but_for_extra(shop: Shop, folder: DataFolder) -> None
     assert ask(folder.published, "SELECT _extra->>'$.customer.email' FROM test.charges") == [(ADDRESS,)]
 
 
+@pytest.mark.both_modes
 def test_only_what_is_included_is_kept_besides_the_keys(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
@@ -413,6 +414,7 @@ def test_a_hash_key_that_is_empty_is_refused(make_pipeline: MakePipeline, folder
         make_pipeline(**fields(customers={"hash": ["email"]}))
 
 
+@pytest.mark.both_modes
 def test_balance_transactions_without_their_status_are_kept_all_the_same(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder
 ) -> None:
@@ -425,6 +427,7 @@ def test_balance_transactions_without_their_status_are_kept_all_the_same(
     assert ask(folder.published, "SELECT count(*) > 0 FROM live.balance_transactions") == [(True,)]
 
 
+@pytest.mark.both_modes
 def test_rows_are_equal_to_stripe_where_fields_were_left_out_for_a_while(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:

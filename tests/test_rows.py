@@ -270,6 +270,7 @@ def test_decimals_are_exact_text(loader: Loader) -> None:
     assert [decimal for (decimal,) in found] == decimals
 
 
+@pytest.mark.both_modes
 def test_columns_exist_though_nothing_is_in_them(loader: Loader) -> None:
     loader.load(loader.object("customer", "cus_1", phone=None))
     for schema in ("raw", "live", "test"):

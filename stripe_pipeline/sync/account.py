@@ -52,9 +52,10 @@ def identify(api: StripeApi, key: ApiKey, warehouse: Warehouse, *, configured: s
     """
     known = warehouse.keys.account_of(key.fingerprint)
     told = api.account() or UNNAMED
-    _compare(told, configured, warehouse)
+    with warehouse.session():
+        _compare(told, configured, warehouse)
+        held = warehouse.keys.accounts_of(livemode=key.livemode)
     account = told or known or UNNAMED
-    held = warehouse.keys.accounts_of(livemode=key.livemode)
     unproven = held and (not account or UNNAMED in held)
     if known is None and unproven and not configured:
         examples = warehouse.keys.examples(livemode=key.livemode)

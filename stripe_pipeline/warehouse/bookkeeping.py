@@ -162,7 +162,7 @@ def mode_condition(mode: Mode) -> str:
 def proves_nothing(connection: duckdb.DuckDBPyConnection, fingerprint: str, mode: Mode) -> bool:
     """Whether the key is new and no stored row of its mode could be requested with the key: a list read without an
     account name may have come from another account, which was empty."""
-    known = connection.execute("SELECT 1 FROM pipeline.keys WHERE fingerprint = ?", [fingerprint]).fetchall()
+    known = connection.execute(f"SELECT 1 FROM pipeline.keys WHERE fingerprint = {literal(fingerprint)}").fetchall()
     rows = " OR ".join(f"EXISTS (FROM raw.{table} WHERE livemode = {mode.livemode})" for table in OBJECT_TYPES)
     [(stored,)] = connection.execute(f"SELECT {rows}").fetchall()
     return not known and not stored

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import duckdb
 
 from stripe_pipeline.warehouse.sql import literal
@@ -19,9 +21,15 @@ def get_state(connection: duckdb.DuckDBPyConnection, name: str) -> str | None:
 
 def set_state(connection: duckdb.DuckDBPyConnection, name: str, value: str | None) -> None:
     """Stores a value in place of the earlier one; None removes it."""
-    connection.execute("DELETE FROM pipeline.applied WHERE name = ?", [name])
-    if value is not None:
-        connection.execute("INSERT INTO pipeline.applied VALUES (?, ?)", [name, value])
+    set_states(connection, {name: value})
+
+
+def set_states(connection: duckdb.DuckDBPyConnection, values: Mapping[str, str | None]) -> None:
+    """Stores several values by name, as `set_state` does."""
+    connection.execute(f"DELETE FROM pipeline.applied WHERE name IN ({', '.join(map(literal, values))})")
+    rows = [f"({literal(name)}, {literal(value)})" for name, value in values.items() if value is not None]
+    if rows:
+        connection.execute(f"INSERT INTO pipeline.applied VALUES {', '.join(rows)}")
 
 
 def request_compaction(connection: duckdb.DuckDBPyConnection, when: str) -> None:

@@ -68,7 +68,7 @@ class Keys:
         """
         with self.file.open() as connection:
             others = connection.execute(
-                "SELECT account FROM pipeline.keys WHERE account NOT IN (?, ?)", [mode.account, UNNAMED]
+                f"SELECT account FROM pipeline.keys WHERE account NOT IN ({literal(mode.account)}, '{UNNAMED}')"
             ).fetchall()
             if others and mode.account:
                 raise other_account(self.file.folder, others[0][0], mode.account)
@@ -79,8 +79,8 @@ class Keys:
                         f"DELETE FROM pipeline.{table} WHERE {mode_condition(Mode(UNNAMED, mode.livemode))}"
                     )
             connection.execute(
-                "INSERT INTO pipeline.keys SELECT ?, ?, ? WHERE ? NOT IN (SELECT fingerprint FROM pipeline.keys)",
-                [fingerprint, mode.account, mode.livemode, fingerprint],
+                f"INSERT INTO pipeline.keys SELECT {literal(fingerprint)}, {literal(mode.account)}, {mode.livemode}"
+                f" WHERE {literal(fingerprint)} NOT IN (SELECT fingerprint FROM pipeline.keys)"
             )
             if mode.account:
                 name_account(connection, mode)

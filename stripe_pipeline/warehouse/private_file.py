@@ -241,6 +241,7 @@ class PrivateFile:
             connection.execute(f"DETACH {CATALOG}")
             made.chmod(0o600)
             made.replace(self.folder.private)
+            self._prepared = True
         except BaseException:
             self.end_duckdb()
             remove(made)

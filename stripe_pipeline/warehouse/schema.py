@@ -21,7 +21,7 @@ from stripe_pipeline.objects import OBJECT_TYPES, Column, Kind
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.views.catalog import selects, views
 from stripe_pipeline.views.view import MODES
-from stripe_pipeline.warehouse.file_state import get_state, set_state
+from stripe_pipeline.warehouse.file_state import get_state, set_state, set_states
 from stripe_pipeline.warehouse.refilter import Refilter, retention_note
 from stripe_pipeline.warehouse.sql import literal
 
@@ -138,12 +138,11 @@ class Layout:
                 connection.execute(f"CREATE OR REPLACE VIEW {name} AS {select}")
             for statement in self._comments():
                 connection.execute(statement)
-            for object_type in self._settings.types.values():
-                set_state(connection, f"fields of {object_type.name}", str(self._settings.rules(object_type)))
-                set_state(connection, f"retention of {object_type.name}", retention_note(self._settings, object_type))
-            set_state(connection, "hash key", self._hash_key_name)
-            set_state(connection, "secrets", self._secrets)
-            set_state(connection, "layout", self.fingerprint)
+            types = self._settings.types.values()
+            applied = {"hash key": self._hash_key_name, "secrets": self._secrets, "layout": self.fingerprint}
+            applied |= {f"fields of {it.name}": str(self._settings.rules(it)) for it in types}
+            applied |= {f"retention of {it.name}": retention_note(self._settings, it) for it in types}
+            set_states(connection, applied)
             if columns:
                 connection.execute("UPDATE pipeline.meta SET revision = revision + 1 WHERE revision > 0")
         if commit:
@@ -194,9 +193,10 @@ class Layout:
             else:
                 yield from (f"ALTER TABLE {table} ADD COLUMN {definition}" for definition in missing)
 
-        for name, select in self._views.items():
-            if name not in columns:
-                yield f"CREATE OR REPLACE VIEW {name} AS {select}"
+        if columns:  # `ensure` creates all views of a new file
+            for name, select in self._views.items():
+                if name not in columns:
+                    yield f"CREATE OR REPLACE VIEW {name} AS {select}"
 
     def _comments(self) -> Iterator[str]:
         for view in views(self._settings):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,6 +29,7 @@ from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.sync.report import Report
 from tests.conftest import MakePipeline, Opens
 from tests.stripe_state import ask, assert_equal_to_stripe
+from tests.webserver import Webserver, webserver
 
 RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
@@ -72,6 +70,7 @@ def days_ago(shop: Shop, days: float) -> int:
     return int(shop.clock.now() - days * DAY)
 
 
+@pytest.mark.both_modes
 def test_the_location_holds_what_the_contract_names(defs: dg.Definitions) -> None:
     dg.Definitions.validate_loadable(defs)
     graph = defs.resolve_asset_graph()
@@ -90,6 +89,7 @@ def test_the_location_holds_what_the_contract_names(defs: dg.Definitions) -> Non
     assert schedule.job_name == "sync"
 
 
+@pytest.mark.both_modes
 def test_assets_tell_what_they_are(defs: dg.Definitions) -> None:
     specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
     charges = specs["raw/charges"]
@@ -118,6 +118,7 @@ def test_assets_tell_what_they_are(defs: dg.Definitions) -> None:
     assert "net_total_decimal" in [column.name for column in payments.metadata[SCHEMA].columns]
 
 
+@pytest.mark.both_modes
 def test_the_job_records_every_day_it_loaded(
     defs: dg.Definitions, instance: dg.DagsterInstance, shop: Shop, folder: DataFolder
 ) -> None:
@@ -145,6 +146,7 @@ def test_the_job_records_every_day_it_loaded(
     assert view.asset_materialization.metadata["dagster/row_count"].value == len(shop.objects("charges", True))
 
 
+@pytest.mark.both_modes
 def test_a_run_logs_how_far_its_lists_are(
     defs: dg.Definitions, instance: dg.DagsterInstance, shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,29 +211,26 @@ CHECKS = """
 """
 
 
-def shown(instance: dg.DagsterInstance) -> dict[tuple[str, str], str]:
+def shown(page: Webserver) -> dict[tuple[str, str], str]:
     """What the UI shows of each check: SUCCEEDED, FAILED, or `Not evaluated`; by table and name of the check."""
-    answer = Path(instance.root_directory) / "answer.json"
-    command = [
-        f"{Path(sys.executable).parent / 'dagster-graphql'}",
-        "-m",
-        "stripe_pipeline.definitions",
-        "-o",
-        f"{answer}",
-        "-t",
-        CHECKS,
-    ]
-    home = {"DAGSTER_HOME": instance.root_directory}
-    subprocess.run(command, capture_output=True, check=True, env={**os.environ, **home})
     return {
         (node["assetKey"]["path"][-1], check["name"]): (check["executionForLatestMaterialization"] or {}).get(
             "status", "Not evaluated"
         )
-        for node in json.loads(answer.read_text())["data"]["assetNodes"]
+        for node in page.query(CHECKS)["assetNodes"]
         for check in node["assetChecksOrError"].get("checks", ())
     }
 
 
+@pytest.fixture
+def page(defs: dg.Definitions, instance: dg.DagsterInstance) -> Iterator[Webserver]:
+    """The UI's server, with the settings of `defs`."""
+    with webserver(instance) as page:
+        yield page
+
+
+@pytest.mark.both_modes
+@pytest.mark.dagster_files
 def test_checks_that_are_planned_do_not_stop_what_comes_in(
     defs: dg.Definitions,
     instance: dg.DagsterInstance,
@@ -239,13 +238,14 @@ def test_checks_that_are_planned_do_not_stop_what_comes_in(
     server: Server,
     make_pipeline: MakePipeline,
     monkeypatch: pytest.MonkeyPatch,
+    page: Webserver,
 ) -> None:
     sync, night = defs.resolve_job_def("sync"), defs.resolve_job_def("nightly")
     shop.seed_history(3)
     customer = shop.create_customer()["id"]
     assert sync.execute_in_process(instance=instance, partition_key=today().isoformat()).success
     assert night.execute_in_process(instance=instance).success
-    first = shown(instance)
+    first = shown(page)
     charges = dg.AssetKey(["raw", "charges"])
     with_checks = {dg.AssetCheckKey(charges, name) for name in (UNIQUE, REFERENCES, CHECK)}
     by_hand = defs.resolve_implicit_global_asset_job_def().get_subset(
@@ -272,11 +272,13 @@ def test_checks_that_are_planned_do_not_stop_what_comes_in(
         server.faults.clear()
         shop.create_payment(customer=customer)
         assert sync.execute_in_process(instance=instance, partition_key=today().isoformat()).success
-        assert shown(instance) == first
+        assert shown(page) == first
 
 
+@pytest.mark.both_modes
+@pytest.mark.dagster_files
 def test_what_the_nightly_checks_found_stays_shown_while_rows_come_in(
-    defs: dg.Definitions, instance: dg.DagsterInstance, shop: Shop, make_pipeline: MakePipeline
+    defs: dg.Definitions, instance: dg.DagsterInstance, shop: Shop, make_pipeline: MakePipeline, page: Webserver
 ) -> None:
     sync, night = defs.resolve_job_def("sync"), defs.resolve_job_def("nightly")
     history = (datetime.now(UTC) - timedelta(days=10)).date()
@@ -299,16 +301,16 @@ def test_what_the_nightly_checks_found_stays_shown_while_rows_come_in(
     found = {(it.asset_key.path[-1], it.check_name): it.passed for it in evaluated}
     assert not found["customers", UNIQUE]
     assert found["charges", UNIQUE]
-    first = shown(instance)
+    first = shown(page)
     assert {key: status == "SUCCEEDED" for key, status in first.items() if key[1] != CHECK} == found
     assert "Not evaluated" not in first.values()
 
     shop.create_payment(customer=customer)
     sync.execute_in_process(instance=instance, partition_key=today().isoformat())
-    assert shown(instance) == first, "after a sync"
+    assert shown(page) == first, "after a sync"
     drain()
     drain()
-    assert shown(instance) == first, "after drains"
+    assert shown(page) == first, "after drains"
     key = dg.AssetCheckKey(dg.AssetKey(["raw", "customers"]), UNIQUE)
     record = instance.get_latest_asset_check_evaluation_record(key)
     assert record
@@ -344,6 +346,7 @@ def test_a_tick_records_also_what_changed_before_the_partitions_begin(
     assert_equal_to_stripe(shop, folder.published)
 
 
+@pytest.mark.both_modes
 def test_a_view_is_materialized_when_it_shows_something_else(
     defs: dg.Definitions, instance: dg.DagsterInstance, shop: Shop, make_pipeline: MakePipeline
 ) -> None:
@@ -369,6 +372,7 @@ def test_a_view_is_materialized_when_it_shows_something_else(
     assert seen() == set()
 
 
+@pytest.mark.both_modes
 def test_views_can_be_made_again_by_hand(
     instance: dg.DagsterInstance, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
 ) -> None:
@@ -436,6 +440,7 @@ def test_a_type_that_fails_is_named_and_the_others_are_green(
         assert today().isoformat() in materialized(instance, "raw", table)
 
 
+@pytest.mark.dagster_files
 def test_the_schedule_asks_for_today_unless_a_run_is_under_way(
     defs: dg.Definitions, instance: dg.DagsterInstance
 ) -> None:

@@ -179,6 +179,7 @@ def test_news_that_come_in_quick_succession_are_read_once(
     assert len(server.requests) <= 20 * 5
 
 
+@pytest.mark.both_modes
 def test_publishing_keeps_to_its_share_of_the_time_over_many_ticks(
     make_pipeline: MakePipeline,
     shop: Shop,
@@ -208,6 +209,7 @@ def test_publishing_keeps_to_its_share_of_the_time_over_many_ticks(
     assert_equal_to_stripe(shop, folder.published)
 
 
+@pytest.mark.both_modes
 def test_what_waits_to_be_published_is_when_dagster_is_being_ended(
     make_pipeline: MakePipeline,
     shop: Shop,

@@ -77,6 +77,10 @@ class Project:
         """Replace the settings file."""
         (self.root / "stripe_pipeline.yaml").write_text(text, encoding="utf-8")
 
+    def remove_dagster_storage(self) -> None:
+        """Make Dagster create its databases again."""
+        shutil.rmtree(self.root / ".dagster")
+
     def stored(self) -> tuple[object, ...]:
         """The published version, and the private file's rows and cursors."""
         with duckdb.connect(str(self.folder.private), read_only=True) as connection:
@@ -131,9 +135,11 @@ def environment(api: Server) -> Iterator[None]:
 
 
 @pytest.fixture
-def project(environment: None, tmp_path: Path) -> Iterator[Project]:
-    """A fresh clone; after the test no file of it may hold a key."""
-    yield make_project(tmp_path / "clone")
+def project(environment: None, tmp_path: Path, dagster_storage: Path) -> Iterator[Project]:
+    """A clone in which Dagster has run, but no command; after the test no file of it may hold a key."""
+    project = make_project(tmp_path / "clone")
+    shutil.copytree(dagster_storage, project.root / ".dagster")
+    yield project
     for path in tmp_path.rglob("*"):
         if path.is_file():
             assert SECRET.encode() not in path.read_bytes(), f"{path} holds a key"
@@ -173,7 +179,8 @@ def loaded_once(api: Server, tmp_path_factory: pytest.TempPathFactory) -> Projec
 @pytest.fixture
 def loaded(project: Project, loaded_once: Project) -> Project:
     """The project after its first load."""
-    shutil.copytree(loaded_once.root, project.root, symlinks=True, dirs_exist_ok=True)
+    shutil.rmtree(project.root)
+    shutil.copytree(loaded_once.root, project.root, symlinks=True)
     return project
 
 
@@ -223,6 +230,7 @@ def test_progress_is_shown_on_a_terminal(project: Project) -> None:
 
 
 def test_a_relative_data_folder_is_where_it_was_typed(project: Project) -> None:
+    project.remove_dagster_storage()
     below = project.root / "notes"
     below.mkdir()
     os.environ["STRIPE_PIPELINE_DATA"] = "here"
@@ -587,6 +595,7 @@ def test_a_data_folder_that_cannot_be_written(project: Project, run: Run) -> Non
 
 
 def test_a_dagster_that_cannot_keep_its_history(project: Project, run: Run) -> None:
+    project.remove_dagster_storage()
     (project.root / ".dagster").write_text("not a folder")
     assert_refused(run("sync"), "Dagster cannot use its storage", f"Correct dagster.yaml in {project.root}")
 
@@ -663,6 +672,7 @@ def test_a_dagster_yaml_that_cannot_be_used(project: Project, run: Run, written:
 
 
 def test_first_runs_at_once_make_dagsters_storage_once(project: Project) -> None:
+    project.remove_dagster_storage()
     running = [process("sync", cwd=project.root) for _ in range(2)]
     ended = [(it.communicate()[1], it.returncode) for it in running]
     assert ended == [("", 0)] * 2

@@ -161,6 +161,7 @@ def test_duckdbs_own_command_line_reads_the_file(published: Path) -> None:
     assert int(done.stdout.split()[1]) > 0
 
 
+@pytest.mark.both_modes
 def test_the_file_tells_its_version_and_how_far_events_were_read(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:

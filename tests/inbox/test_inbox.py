@@ -413,6 +413,7 @@ def test_an_event_whose_object_has_no_valid_id_is_an_error_that_names_the_event(
         notification_of(_with(id=object_id))
 
 
+@pytest.mark.both_modes
 def test_a_sync_applies_what_a_webhook_told_of_an_unknown_account(pipeline: Pipeline, folder: DataFolder) -> None:
     inbox = Inbox(folder)
     pipeline.sync()

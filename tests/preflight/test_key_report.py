@@ -264,6 +264,7 @@ def test_it_says_that_stripe_slowed_it_down(run: Run, server: Server) -> None:
     assert "slowed down" not in run("check", **LIVE_ONLY).out
 
 
+@pytest.mark.both_modes
 def test_the_estimate_is_what_a_first_load_takes(
     run: Run, server: Server, project: Path, make_pipeline: MakePipeline
 ) -> None:
@@ -308,6 +309,7 @@ def test_lines_that_an_invoice_does_not_carry_take_requests_of_their_own(run: Ru
     assert said_of("invoice_lines", ended) == ["147 3 with invoices"]
 
 
+@pytest.mark.both_modes
 def test_what_stripe_allows_grows_with_the_charges_of_a_month(
     run: Run, shop: Shop, project: Path, make_pipeline: MakePipeline
 ) -> None:
@@ -347,6 +349,7 @@ def test_what_is_not_kept_is_not_counted(run: Run, server: Server, project: Path
     assert said_of("customers", run("check", **LIVE_ONLY)) == ["1 1 yes"]
 
 
+@pytest.mark.both_modes
 def test_a_field_that_no_object_has_is_told(run: Run, shop: Shop, project: Path, make_pipeline: MakePipeline) -> None:
     excluded = ["address.lin1", "address.line2", "metadata.hidden", "shipping.phone", "sources"]
     settings: dict[str, Any] = {
@@ -377,6 +380,7 @@ def test_a_field_that_no_object_has_is_told(run: Run, shop: Shop, project: Path,
         assert said.count("is in the settings, but") == len(told)
 
 
+@pytest.mark.both_modes
 def test_what_is_complete_is_not_counted(run: Run, server: Server, make_pipeline: MakePipeline) -> None:
     random, today = Random(3), int(server.shop.clock.now()) // DAY
     ages = [random.uniform(1, 30) for _ in range(1500)]

@@ -36,6 +36,7 @@ def settle(pipeline: Pipeline, server: Server) -> None:
     server.requests.clear()
 
 
+@pytest.mark.both_modes
 def test_a_second_sync_and_a_backfill_of_everything_change_nothing(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
@@ -60,6 +61,7 @@ def test_a_second_sync_and_a_backfill_of_everything_change_nothing(
         ]
 
 
+@pytest.mark.both_modes
 def test_syncs_follow_a_shop_that_goes_on_trading(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
     shop.seed_history(10)
     pipeline.sync()
@@ -165,6 +167,7 @@ def test_a_backfill_of_one_table_brings_its_family_and_nothing_else(
     assert_equal_to_stripe(shop, folder.published)
 
 
+@pytest.mark.both_modes
 def test_a_sync_after_one_refund_of_an_old_charge_spends_at_most_six_requests(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
@@ -193,6 +196,7 @@ def test_without_permission_for_events_tables_are_still_listed(
     assert_equal_to_stripe(shop, folder.published)
 
 
+@pytest.mark.both_modes
 def test_a_key_that_is_refused_does_not_stop_the_other_mode(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
@@ -205,6 +209,7 @@ def test_a_key_that_is_refused_does_not_stop_the_other_mode(
     assert len(rows(folder.published, "live.customers")) == 1
 
 
+@pytest.mark.both_modes
 def test_after_an_outage_the_next_sync_goes_on(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
@@ -221,6 +226,7 @@ def test_after_an_outage_the_next_sync_goes_on(
     assert_equal_to_stripe(shop, folder.published)
 
 
+@pytest.mark.both_modes
 def test_a_finished_day_is_sealed_once_by_a_complete_list(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
@@ -242,6 +248,7 @@ def test_a_finished_day_is_sealed_once_by_a_complete_list(
     assert len(server.requests) == 4  # two keys: events and balance transactions, no list
 
 
+@pytest.mark.both_modes
 def test_the_sweep_finds_within_a_day_what_no_event_told_and_keeps_to_its_budget(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
@@ -298,6 +305,7 @@ def test_coverage_and_cursors_can_be_asked_in_sql(make_pipeline: MakePipeline, s
     assert names == [("balance_transactions",), (EVENTS,), (SWEEP,)]
 
 
+@pytest.mark.both_modes
 @pytest.mark.parametrize("retention", [None, "10 days"])
 def test_coverage_counts_what_was_listed_of_each_table_and_what_of_it_is_kept(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, retention: str | None
@@ -331,6 +339,7 @@ def read_the_captured_charge(how: str, pipeline: Pipeline, shop: Shop) -> Report
     return report
 
 
+@pytest.mark.both_modes
 @pytest.mark.parametrize("how", ["drain", "sync", "backfill"])
 def test_a_transaction_that_a_charge_names_late_is_read_in_the_same_run(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, how: str
@@ -356,6 +365,7 @@ def test_a_transaction_that_a_charge_names_late_is_read_in_the_same_run(
     assert not [it for it in server.requests if it.path == path]
 
 
+@pytest.mark.both_modes
 @pytest.mark.parametrize("how", ["drain", "sync", "backfill"])
 def test_a_named_transaction_that_cannot_be_read_waits_and_is_read_later(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, how: str
@@ -379,6 +389,7 @@ def test_a_named_transaction_that_cannot_be_read_waits_and_is_read_later(
     assert pipeline.inbox.summary().waiting == 0
 
 
+@pytest.mark.both_modes
 def test_a_transaction_that_does_not_exist_is_asked_for_once(
     make_pipeline: MakePipeline, shop: Shop, server: Server
 ) -> None:
@@ -452,6 +463,7 @@ def test_a_child_that_is_switched_off_is_not_kept_and_comes_once_it_is_switched_
     assert_equal_to_stripe(shop, folder.published)
 
 
+@pytest.mark.both_modes
 def test_a_backfill_that_was_stopped_asks_only_for_what_is_left(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -482,6 +494,7 @@ def test_a_backfill_that_was_stopped_asks_only_for_what_is_left(
     assert_equal_to_stripe(shop, folder.published)
 
 
+@pytest.mark.both_modes
 def test_a_failed_backfill_of_which_nothing_is_left_reads_everything_again(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder
 ) -> None:
@@ -501,6 +514,7 @@ def test_a_failed_backfill_of_which_nothing_is_left_reads_everything_again(
     assert_equal_to_stripe(shop, folder.published)
 
 
+@pytest.mark.both_modes
 def test_a_failed_backfill_is_gone_on_with_for_an_hour(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder
 ) -> None:
@@ -529,6 +543,7 @@ def test_a_failed_backfill_is_gone_on_with_for_an_hour(
     assert_equal_to_stripe(shop, folder.published)
 
 
+@pytest.mark.both_modes
 def test_who_waits_is_told_how_far_the_lists_are(make_pipeline: MakePipeline, shop: Shop) -> None:
     told: list[tuple[str, int, int, int]] = []
 
@@ -548,6 +563,7 @@ def test_who_waits_is_told_how_far_the_lists_are(make_pipeline: MakePipeline, sh
     assert [days for _, days, _, _ in told[:-1]] == [1, 2, 3, 4]
 
 
+@pytest.mark.both_modes
 def test_a_stopped_backfill_begins_anew_where_the_settings_want_more_since(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -565,6 +581,7 @@ def test_a_stopped_backfill_begins_anew_where_the_settings_want_more_since(
     assert ask(folder.published, "SELECT count(email) FROM live.customers") == [(300,)]
 
 
+@pytest.mark.both_modes
 def test_a_few_changes_spread_over_a_long_time_replace_their_rows_and_no_others(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:

@@ -319,6 +319,7 @@ def test_what_is_not_kept_is_null_and_nothing_else(pipeline: Pipeline, shop: Sho
     assert differing(invoices=[], payment_intents=[], customers=[]) == {"customer_name", "customer_email"}
 
 
+@pytest.mark.both_modes
 @pytest.mark.parametrize(
     ("objects", "told"),
     [
@@ -442,6 +443,7 @@ def test_the_total_waits_for_the_transactions_of_the_transfer_and_the_fee(
     assert payments(folder, "net, net_total") == [{"net": 9_680, "net_total": 1_180}]
 
 
+@pytest.mark.both_modes
 @pytest.mark.parametrize("table", ["disputes", "refunds", "balance_transactions"])
 def test_what_a_type_that_may_not_be_read_would_tell_is_null(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, table: str
@@ -475,6 +477,7 @@ def test_what_a_type_that_may_not_be_read_would_tell_is_null(
     assert row["net_total"] is None
 
 
+@pytest.mark.both_modes
 def test_what_was_pruned_by_another_date_is_missed_by_the_totals(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
@@ -544,6 +547,7 @@ def said(evaluation: dg.AssetCheckEvaluation) -> dict[str, Any]:
     return {name: it.value for name, it in evaluation.metadata.items() if it.value}
 
 
+@pytest.mark.both_modes
 def test_references_of_a_whole_shop_resolve(pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]) -> None:
     shop.seed_history(8)
     deleted = shop.create_customer(created=back(shop, 10))["id"]
@@ -657,6 +661,7 @@ def test_what_is_older_than_the_history_is_counted_and_passes(
     assert refund["id"] not in str(said(checked["refunds"]))
 
 
+@pytest.mark.both_modes
 def test_what_is_switched_off_is_not_looked_for(
     make_pipeline: MakePipeline, pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]
 ) -> None:
@@ -673,6 +678,7 @@ def test_what_is_switched_off_is_not_looked_for(
     assert not any(target in name for it in checked.values() for name in it.metadata for target in off)
 
 
+@pytest.mark.both_modes
 def test_an_object_in_two_rows_is_told(
     pipeline: Pipeline, shop: Shop, check: Callable[..., Checked], instance: dg.DagsterInstance
 ) -> None:
@@ -697,6 +703,7 @@ def test_an_object_in_two_rows_is_told(
     assert [it.asset_check_key for it in result.get_asset_check_evaluations()] == [key]
 
 
+@pytest.mark.both_modes
 def test_what_is_hashed_is_not_looked_for_and_what_is_pruned_by_another_date_is_not_missed(
     make_pipeline: MakePipeline,
     shop: Shop,
@@ -751,6 +758,7 @@ def test_the_tables_page_shows_the_declared_relations() -> None:
     assert 'charges |o--o{ refunds : "charge"' in picture()
 
 
+@pytest.mark.both_modes
 def test_the_query_shown_with_the_view_can_be_asked(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
     """The query of the tables page, on the view as it is made for test data."""
     page = TABLES.read_text(encoding="utf-8")

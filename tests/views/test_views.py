@@ -32,6 +32,7 @@ def types(folder: DataFolder, view: str) -> dict[str, str]:
     return {name: kind for name, kind, *_ in described}
 
 
+@pytest.mark.both_modes
 def test_amounts_in_major_units_are_exact_in_every_currency(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
@@ -68,6 +69,7 @@ def test_amounts_in_major_units_are_exact_in_every_currency(
         assert types(folder, f"live.{table}")[f"{name}_decimal"] == "DECIMAL(23,3)"
 
 
+@pytest.mark.both_modes
 def test_custom_fields_are_typed_columns_from_any_path(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
@@ -180,6 +182,7 @@ def test_custom_fields_are_typed_columns_from_any_path(
     assert "spaced" not in types(folder, "live.charges")
 
 
+@pytest.mark.both_modes
 def test_the_default_date_is_created_or_what_the_settings_say(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
@@ -191,6 +194,7 @@ def test_the_default_date_is_created_or_what_the_settings_say(
         assert same, table
 
 
+@pytest.mark.both_modes
 def test_the_default_day_is_the_utc_day_of_the_default_date_in_every_time_zone(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
@@ -217,6 +221,7 @@ def test_the_default_day_is_the_utc_day_of_the_default_date_in_every_time_zone(
     assert types(folder, "live.charges")["default_day"] == "DATE"
 
 
+@pytest.mark.both_modes
 def test_titles_are_the_comments_of_tables_and_views(make_pipeline: MakePipeline, folder: DataFolder) -> None:
     def comments() -> dict[str, str]:
         found = ask(
@@ -234,6 +239,7 @@ def test_titles_are_the_comments_of_tables_and_views(make_pipeline: MakePipeline
     assert comments()["raw.charges"].startswith("Payments. ")
 
 
+@pytest.mark.both_modes
 def test_both_modes_lie_side_by_side_and_each_view_shows_one(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
@@ -252,6 +258,7 @@ def test_both_modes_lie_side_by_side_and_each_view_shows_one(
     assert ask(folder.published, f"SELECT count(*) FROM raw.customers WHERE id = '{gone}'") == [(1,)]
 
 
+@pytest.mark.both_modes
 def test_a_key_of_another_account_is_refused_with_the_way_out(
     make_pipeline: MakePipeline, folder: DataFolder, shop: Shop
 ) -> None:
@@ -263,6 +270,7 @@ def test_a_key_of_another_account_is_refused_with_the_way_out(
         make_pipeline({"STRIPE_API_KEY": "sk_live_somebody_else"}, url=other.url).sync()
 
 
+@pytest.mark.both_modes
 def test_a_type_that_is_switched_off_is_not_read(make_pipeline: MakePipeline, shop: Shop, server: Server) -> None:
     shop.seed_history(3)
     report = make_pipeline(objects={"disputes": {"enabled": False}, "invoices": {"enabled": False}}).sync()

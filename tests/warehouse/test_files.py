@@ -162,6 +162,7 @@ def test_a_private_file_that_cannot_be_opened_is_restored_and_catches_up(
     )
 
 
+@pytest.mark.both_modes
 def test_damage_that_a_run_meets_ends_it_and_the_next_one_goes_on(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
@@ -366,6 +367,7 @@ def files_up_to(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.both_modes
 @pytest.mark.parametrize("size", [0, 4_096, 12_288, 40_000, 280_000, 550_000, 1_000_000, 1_300_000, 2_000_000])
 def test_a_full_disk_is_named_at_every_step_and_leaves_nothing_half_written(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, size: int
@@ -382,6 +384,7 @@ def test_a_full_disk_is_named_at_every_step_and_leaves_nothing_half_written(
     assert_equal_to_stripe(shop, folder.published)
 
 
+@pytest.mark.both_modes
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.95, 1.02])
 def test_a_disk_that_fills_up_keeps_what_was_there(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, share: float

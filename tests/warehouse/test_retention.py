@@ -49,6 +49,7 @@ def counts(folder: DataFolder) -> dict[str, int]:
     return {table: ask(folder.published, f"SELECT count(*) FROM raw.{table}")[0][0] for table in tables}
 
 
+@pytest.mark.both_modes
 def test_trap_29_pruned_rows_stay_away_until_a_longer_retention_and_a_backfill_bring_them_back(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder
 ) -> None:
@@ -96,6 +97,7 @@ def test_trap_29_pruned_rows_stay_away_until_a_longer_retention_and_a_backfill_b
     assert_equal_to_stripe(shop, folder.published)
 
 
+@pytest.mark.both_modes
 def test_retention_goes_by_the_date_field_and_by_created_where_that_is_null(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder
 ) -> None:
@@ -138,6 +140,7 @@ def test_retention_goes_by_the_date_field_and_by_created_where_that_is_null(
     assert ask(folder.published, "SELECT DISTINCT invoice FROM raw.invoice_lines") == [(ids["due"],)]
 
 
+@pytest.mark.both_modes
 def test_a_child_may_go_before_its_parent_and_never_stays_behind_it(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
@@ -164,6 +167,7 @@ def test_a_child_may_go_before_its_parent_and_never_stays_behind_it(
     assert oldest(folder, "fee_details") < 6
 
 
+@pytest.mark.both_modes
 @pytest.mark.parametrize(
     ("was_there", "date_field", "retention"), [(True, "available_on", "20 days"), (False, "created", "3 days")]
 )
@@ -193,6 +197,7 @@ def test_the_next_tick_brings_back_what_is_kept_longer(
     assert_equal_to_stripe(shop, folder.published)
 
 
+@pytest.mark.both_modes
 def test_the_tables_own_history_is_what_is_listed(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder
 ) -> None:
@@ -213,6 +218,7 @@ def test_the_tables_own_history_is_what_is_listed(
     assert 28 < oldest(folder, "charges") < 31
 
 
+@pytest.mark.both_modes
 @pytest.mark.parametrize("what", ["changed", "deleted", "changed in a gap", "switched off meanwhile"])
 def test_what_was_loaded_stays_equal_to_stripe_where_the_history_begins_later(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, what: str
@@ -254,6 +260,7 @@ def test_what_was_loaded_stays_equal_to_stripe_where_the_history_begins_later(
     assert ask(folder.published, "SELECT name FROM live.customers") == []
 
 
+@pytest.mark.both_modes
 def test_a_sweep_costs_what_is_listed_though_little_of_it_is_kept(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder
 ) -> None:
@@ -283,6 +290,7 @@ def load_many_customers(make_pipeline: MakePipeline, shop: Shop) -> None:
     make_pipeline(LIVE).sync()
 
 
+@pytest.mark.both_modes
 def test_space_is_given_back_later_where_a_pruning_was_stopped_before(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,6 +313,7 @@ def test_space_is_given_back_later_where_a_pruning_was_stopped_before(
     assert folder.private.stat().st_size < before / 2
 
 
+@pytest.mark.both_modes
 def test_a_dry_run_changes_nothing_whatever_the_settings_say_now(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
@@ -322,6 +331,7 @@ def test_a_dry_run_changes_nothing_whatever_the_settings_say_now(
     assert ask(folder.private, "SELECT name FROM raw.customers") == []
 
 
+@pytest.mark.both_modes
 def test_children_that_are_switched_off_go_with_their_parents_too(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
@@ -334,6 +344,7 @@ def test_children_that_are_switched_off_go_with_their_parents_too(
     assert counts(folder)["invoices"] == counts(folder)["invoice_lines"] == 0
 
 
+@pytest.mark.both_modes
 def test_space_is_used_again_and_given_back_where_that_halves_the_file(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
@@ -351,6 +362,7 @@ def test_space_is_used_again_and_given_back_where_that_halves_the_file(
     )
 
 
+@pytest.mark.both_modes
 @pytest.mark.parametrize("on_delete", ["hide", "remove"])
 def test_what_is_deleted_in_stripe_is_hidden_or_removed(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, on_delete: str
@@ -376,6 +388,7 @@ def test_what_is_deleted_in_stripe_is_hidden_or_removed(
     assert bool(holding(folder.root, "Gone for good")) == (on_delete == "hide")
 
 
+@pytest.mark.both_modes
 def test_rows_that_were_only_hidden_are_removed_once_the_settings_say_so(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
@@ -393,6 +406,8 @@ def test_rows_that_were_only_hidden_are_removed_once_the_settings_say_so(
     assert counts(folder)["invoices"] == counts(folder)["invoice_lines"] == 0
 
 
+@pytest.mark.both_modes
+@pytest.mark.dagster_files
 def test_the_asset_prunes_and_tells_rows_by_day_and_a_dry_run_only_tells(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, instance: dg.DagsterInstance
 ) -> None:
@@ -427,6 +442,8 @@ def files(instance: dg.DagsterInstance) -> set[str]:
     return {path.name for path in Path(instance.storage_directory()).parent.rglob("*") if path.is_file()}
 
 
+@pytest.mark.both_modes
+@pytest.mark.dagster_files
 def test_old_runs_are_forgotten_and_what_they_materialized_is_not(
     make_pipeline: MakePipeline, shop: Shop, instance: dg.DagsterInstance
 ) -> None:
@@ -587,6 +604,8 @@ def ages_of_ticks(instance: dg.DagsterInstance, name: str) -> list[int]:
     return [round((datetime.now(UTC).timestamp() - tick.timestamp) / DAY) for tick in ticks]
 
 
+@pytest.mark.both_modes
+@pytest.mark.dagster_files
 def test_the_asset_forgets_old_runs_that_have_ended_and_shows_what_they_materialized(
     make_pipeline: MakePipeline, shop: Shop, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -645,6 +664,7 @@ def test_the_asset_forgets_old_runs_that_have_ended_and_shows_what_they_material
     assert ages_of_ticks(instance, "theirs") == ages_of_ticks(instance, "nightly") == [80, 100]
 
 
+@pytest.mark.both_modes
 def test_a_page_that_is_written_late_does_not_remove_what_became_young_again_meanwhile(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -667,6 +687,7 @@ def test_a_page_that_is_written_late_does_not_remove_what_became_young_again_mea
     assert counts(folder)["invoices"] == 1
 
 
+@pytest.mark.both_modes
 def test_neither_pruning_nor_removing_meets_a_run_that_has_read_and_not_yet_stored(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,7 @@ def drain(pipeline: Pipeline, server: Server, report: Report | None = None) -> R
     return report
 
 
+@pytest.mark.both_modes
 def test_every_type_follows_its_webhooks_without_a_sync(
     pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
@@ -277,6 +278,7 @@ def test_trap_28_killed_between_any_two_steps_the_next_drain_completes_the_work(
     assert ask(folder.published, "SELECT count(*), count(DISTINCT id) FROM raw.refunds") == [(1, 1)]
 
 
+@pytest.mark.both_modes
 def test_a_type_that_may_not_be_read_waits_and_the_others_are_fresh(
     make_pipeline: MakePipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
@@ -339,6 +341,7 @@ def test_what_was_given_up_is_done_once_the_object_is_read_for_another_event(
     assert pipeline.inbox.rows() == []
 
 
+@pytest.mark.both_modes
 def test_webhooks_of_a_mode_without_a_key_do_not_wait_for_ever(
     make_pipeline: MakePipeline, webhooks: Server, shop: Shop
 ) -> None:
@@ -349,6 +352,7 @@ def test_webhooks_of_a_mode_without_a_key_do_not_wait_for_ever(
     assert pipeline.inbox.rows() == []
 
 
+@pytest.mark.both_modes
 def test_webhooks_of_a_mode_that_is_loaded_wait_for_its_key(
     make_pipeline: MakePipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
@@ -362,6 +366,7 @@ def test_webhooks_of_a_mode_that_is_loaded_wait_for_its_key(
     assert_equal_to_stripe(shop, folder.published)
 
 
+@pytest.mark.both_modes
 def test_a_key_that_stripe_does_not_know_leaves_the_inbox_as_it_is(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:

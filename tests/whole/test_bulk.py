@@ -58,6 +58,7 @@ def test_any_page_is_the_emulators(bulk: Server, name: str) -> None:
             assert (one.status_code, one.json()) == (other.status_code, other.json()), params
 
 
+@pytest.mark.both_modes
 def test_every_object_is_read_once_by_a_backfill_and_by_reading_serially(
     bulk: Server, make_pipeline: MakePipeline, folder: DataFolder
 ) -> None:

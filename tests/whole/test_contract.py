@@ -25,6 +25,7 @@ TABLES = {
 }
 
 
+@pytest.mark.both_modes
 def test_tables_views_and_their_columns(make_pipeline: MakePipeline, folder: DataFolder) -> None:
     make_pipeline().sync()
     tables = ask(folder.published, "SELECT schema_name || '.' || table_name FROM duckdb_tables()")

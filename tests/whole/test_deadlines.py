@@ -147,6 +147,7 @@ def test_what_a_drain_could_read_of_a_slow_api_is_stored(
     assert_equal_to_stripe(shop, folder.published)
 
 
+@pytest.mark.both_modes
 def test_a_key_whose_answers_trickle_leaves_time_to_the_other(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
@@ -167,6 +168,7 @@ def test_a_key_whose_answers_trickle_leaves_time_to_the_other(
     assert ask(folder.published, f"SELECT name FROM test.customers WHERE id = '{person}'") == [("changed",)]
 
 
+@pytest.mark.both_modes
 def test_a_sync_ends_in_time_and_the_next_one_goes_on(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:

@@ -80,6 +80,7 @@ def steps(result: dg.ExecuteInProcessResult) -> set[str]:
     return {event.node_name for event in result.all_events if event.is_step_start}
 
 
+@pytest.mark.both_modes
 def test_sync_materializes_our_tables_only(merged: dg.Definitions, instance: dg.DagsterInstance) -> None:
     dg.Definitions.validate_loadable(merged)
     result = merged.resolve_job_def("sync").execute_in_process(

@@ -73,6 +73,7 @@ def test_webhooks_about_customers_with_ids_of_the_shops_own_are_applied(
     assert names(folder) == dict.fromkeys(OWN_IDS, "after")
 
 
+@pytest.mark.both_modes
 @pytest.mark.parametrize("apart", [0, DAY])
 def test_trap_41_the_same_id_in_both_modes_names_two_customers(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, apart: int
@@ -107,6 +108,7 @@ def test_trap_41_the_same_id_in_both_modes_names_two_customers(
     assert both.warehouse.rows.repeated(CUSTOMERS, most=10) == []
 
 
+@pytest.mark.both_modes
 def test_trap_41_a_customer_of_the_other_mode_is_not_what_a_row_names(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
@@ -124,6 +126,7 @@ def test_trap_41_a_customer_of_the_other_mode_is_not_what_a_row_names(
     assert (looked_at, missing, ids) == (2, 1, ["user 1"])
 
 
+@pytest.mark.both_modes
 def test_trap_41_a_file_in_which_one_took_the_others_place_is_completed(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
@@ -138,6 +141,7 @@ def test_trap_41_a_file_in_which_one_took_the_others_place_is_completed(
     assert_equal_to_stripe(shop, folder.published)
 
 
+@pytest.mark.both_modes
 def test_trap_41_to_erase_a_customer_is_to_erase_the_id_in_both_modes(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:

@@ -61,6 +61,7 @@ def test_the_readme_asks_for_what_is_needed() -> None:
     assert permissions_in_readme() == [*NEEDED]
 
 
+@pytest.mark.both_modes
 def test_these_permissions_load_everything(
     restricted: Server, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
 ) -> None:
@@ -71,6 +72,7 @@ def test_these_permissions_load_everything(
     assert named(folder) == {shop.account}
 
 
+@pytest.mark.both_modes
 @pytest.mark.parametrize("permission", NEEDED)
 def test_none_of_them_can_be_left_out(restricted: Server, make_pipeline: MakePipeline, permission: str) -> None:
     restricted.permissions.restrict(LIVE["STRIPE_API_KEY"], NEEDED.keys() - {permission})
@@ -92,6 +94,7 @@ def nameless(restricted: Server) -> Server:
     return restricted
 
 
+@pytest.mark.both_modes
 @pytest.mark.parametrize("wording", [Wording.NAMES_PERMISSION, Wording.NAMES_DASHBOARD])
 def test_a_refusal_names_the_account(
     restricted: Server, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder, wording: Wording
@@ -102,6 +105,7 @@ def test_a_refusal_names_the_account(
     assert named(folder) == {shop.account}
 
 
+@pytest.mark.both_modes
 def test_the_settings_name_the_account(
     nameless: Server, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
 ) -> None:
@@ -115,6 +119,7 @@ def test_the_settings_name_the_account(
         make_pipeline(ANOTHER, account="acct_1Other").sync()
 
 
+@pytest.mark.both_modes
 def test_an_account_stays_unnamed_until_something_names_it(
     nameless: Server, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
 ) -> None:
@@ -141,6 +146,7 @@ def test_an_account_stays_unnamed_until_something_names_it(
     assert len([request for request in nameless.requests if request.path == "/v1/charges"]) <= 2
 
 
+@pytest.mark.both_modes
 def test_an_unnamed_account_is_asked_for_once_a_day(
     nameless: Server, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
 ) -> None:
@@ -154,6 +160,7 @@ def test_an_unnamed_account_is_asked_for_once_a_day(
     assert named(folder) == {shop.account}
 
 
+@pytest.mark.both_modes
 def test_a_new_key_of_the_same_unnamed_account_is_known_by_what_it_sees(
     nameless: Server, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
 ) -> None:
@@ -178,6 +185,7 @@ def other_shop() -> Iterator[Server]:
         yield running
 
 
+@pytest.mark.both_modes
 @pytest.mark.parametrize("held", ["named", "unnamed"])
 @pytest.mark.parametrize("key", ["named", "unnamed"])
 def test_accounts_do_not_mix(
@@ -203,6 +211,7 @@ def test_accounts_do_not_mix(
     assert not make_pipeline(LIVE).sync().failures
 
 
+@pytest.mark.both_modes
 def test_an_empty_unnamed_account_proves_nothing_for_another_key(
     nameless: Server, other_shop: Server, make_pipeline: MakePipeline, folder: DataFolder
 ) -> None:
@@ -213,6 +222,7 @@ def test_an_empty_unnamed_account_proves_nothing_for_another_key(
     assert_equal_to_stripe(other_shop.shop, folder.published)
 
 
+@pytest.mark.both_modes
 def test_what_cannot_be_told_is_not_assumed(
     nameless: Server, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
 ) -> None:
@@ -225,6 +235,7 @@ def test_what_cannot_be_told_is_not_assumed(
     assert named(folder) == {shop.account}
 
 
+@pytest.mark.both_modes
 def test_deleted_test_data_has_a_way_out(
     nameless: Server, other_shop: Server, shop: Shop, make_pipeline: MakePipeline
 ) -> None:

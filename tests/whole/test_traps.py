@@ -420,6 +420,7 @@ def test_trap_12_the_first_run_loads_the_whole_history_asked_for(
     assert_equal_to_stripe(shop, folder.published)
 
 
+@pytest.mark.both_modes
 def test_trap_13_reading_in_parallel_gives_the_same_as_reading_serially(
     make_pipeline: MakePipeline,
     server: Server,
@@ -715,6 +716,7 @@ def test_trap_20_equal_fees_are_rows_of_their_own_and_a_list_that_shrinks_is_tri
     assert ask(folder.published, "SELECT count(*) FROM raw.fee_details") == [(1,)]
 
 
+@pytest.mark.both_modes
 def test_trap_21_every_row_of_all_nine_types_has_the_right_livemode(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
@@ -731,6 +733,7 @@ def test_trap_21_every_row_of_all_nine_types_has_the_right_livemode(
         assert counts[True] == len(rows(folder.published, f"live.{table}"))
 
 
+@pytest.mark.both_modes
 def test_trap_21_a_key_of_another_account_is_refused(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
@@ -1016,6 +1019,7 @@ def test_trap_29_what_is_older_than_the_history_stays_out_until_a_longer_history
     assert_equal_to_stripe(shop, folder.published)
 
 
+@pytest.mark.both_modes
 def test_trap_30_an_idle_sync_spends_two_requests_and_rewrites_nothing(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:

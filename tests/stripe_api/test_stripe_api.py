@@ -266,7 +266,7 @@ def test_lasting_trouble_is_given_up_and_named(server: Server, api: StripeApi, t
         api.get("/v1/charges/ch_1")
     error = caught.value
     assert error.path == "/v1/charges/ch_1"
-    assert "the next run goes on" in error.remedy
+    assert "the next run continues" in error.remedy
     if trouble.status == 429:
         assert error.status == 429
         assert "rate.share" in error.remedy
@@ -483,7 +483,7 @@ def test_no_key_shows_up_anywhere(server: Server, api: StripeApi, caplog: pytest
         seen += [repr(error), str(error), str(vars(error)), *traceback.format_exception(error)]
         assert error.__cause__ is None
     everything = "\n".join([*seen, caplog.text])
-    assert "asking again" in everything
+    assert "trying again" in everything
     assert "sk_test_…" in everything
     assert SECRET[8:] not in everything
     assert "whsec_a" not in everything

@@ -205,7 +205,7 @@ def test_a_key_without_the_permission_is_told_and_the_other_goes_on(run: Run, se
     server.deny("webhook_endpoints")
     ended = run("register", "--url", URL, STRIPE_API_KEY="rk_live_of_the_tests")
     assert ended.status == 1
-    assert "The live key may not do this with webhook endpoints" in ended.err
+    assert "The live key lacks the permission for webhook endpoints" in ended.err
     assert "'rak_webhook_read'" in ended.err
     assert "Add Webhook Endpoints to the key" in ended.err
     assert "Test: made we_" in ended.out

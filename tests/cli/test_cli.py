@@ -349,7 +349,7 @@ def test_backfill_lists_the_days_and_tables_asked_for(loaded: Project, run: Run,
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["backfill", "--from", "yesterday", "--to", "2026-01-02"], "yesterday is not a day"),
+        (["backfill", "--from", "yesterday", "--to", "2026-01-02"], "yesterday is not a date"),
         (["backfill", "--from", "2026-01-02"], "Missing option '--to'"),
         (["backfill", "--from", f"{today()}", "--to", f"{today() - timedelta(days=1)}"], "--from"),
         (["backfill", "--from", f"{today()}", "--to", f"{today() + timedelta(days=1)}"], "is in the future"),

@@ -401,7 +401,7 @@ def test_a_missing_permission_is_named(server: Server, api: StripeApi) -> None:
     with pytest.raises(errors.PermissionMissing, match=r"may not read charges.*'rak_charge_read'.*req_123") as caught:
         api.get("/v1/charges/ch_1")
     assert caught.value.permission == "rak_charge_read"
-    assert "disable the object in the settings file" in caught.value.remedy
+    assert "disable the object type in the settings file" in caught.value.remedy
     assert api.spent() == 1
 
 

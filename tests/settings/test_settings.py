@@ -262,7 +262,10 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
             "objects: {charges: {custom_fields: {a: metadata.item.sku}}}",
             "takes 'metadata.item.sku', but metadata holds",
         ),
-        ("objects: {charges: {custom_fields: {a: metadata.2024}}}", "a name with dots, or a number, goes in double"),
+        (
+            "objects: {charges: {custom_fields: {a: metadata.2024}}}",
+            "put a name that contains dots, or is a number, in double",
+        ),
         (
             "objects: {charges: {fields: {exclude: [_extra]}, custom_fields: {a: _extra.new}}}",
             "takes '_extra.new', which `fields` leaves out",

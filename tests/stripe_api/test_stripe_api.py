@@ -461,7 +461,7 @@ def test_what_is_not_there_is_not_found(server: Server, api: StripeApi, status: 
 @pytest.mark.parametrize("status", [400, 402, 405])
 def test_other_refusals_are_not_repeated(server: Server, api: StripeApi, status: int) -> None:
     server.answers = [refused(status, "Invalid integer: x", "parameter_invalid_integer")]
-    with pytest.raises(errors.RequestRefused, match=r"Invalid integer: x \(request req_123\)\. Asking") as caught:
+    with pytest.raises(errors.RequestRefused, match=r"Invalid integer: x \(request req_123\)\. A retry") as caught:
         api.get("/v1/charges", {"limit": "x"})
     assert (caught.value.status, caught.value.code) == (status, "parameter_invalid_integer")
     assert api.spent() == 1

@@ -68,7 +68,7 @@ def register(
         bool, typer.Option("--replace", help="Remove endpoints of this URL that have another API version.")
     ] = False,
 ) -> None:
-    """Let Stripe send the events that the tables need to a URL.
+    """Let Stripe send events to a URL: those that the tables need.
 
     For each key, creates the webhook endpoint or corrects its event types. Repeating the command changes nothing.
     """
@@ -84,7 +84,9 @@ def register(
                 name = "STRIPE_WEBHOOK_SECRET" if key.livemode else "STRIPE_TEST_WEBHOOK_SECRET"
                 out.print(f"{mode}: created {done.id} for {address}, {len(event_types)} event types.")
                 out.print(f"  Its signing secret is shown only now. Put it where the receiver runs, into {name}")
-                out.print("  (after a comma if it already holds the secret of another endpoint that still sends):")
+                out.print(
+                    "  (after a comma if the variable already holds the secret of another endpoint that still sends):"
+                )
                 out.print(f"  {done.secret}", style="cyan")
             elif done.changes:
                 out.print(f"{mode}: changed {done.id}: {'; '.join(done.changes)}.")

@@ -28,7 +28,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Notification:
-    """A notification that an object was created, changed or deleted; it does not say what the object looks like now."""
+    """A notification that an object was created, changed or deleted; it does not contain the object."""
 
     event_id: str
     account: str | None

@@ -157,7 +157,7 @@ def _known_keys(path: tuple[str, ...]) -> Iterable[str]:
 
 
 def _declared_below(declared: Any, name: str) -> Any:
-    """The type of the value of `name` in a section, or in a mapping with any names; None where there is none."""
+    """The type of the value of `name` in a section, or in a mapping with any names; None if it has none."""
     below: Any = None
     if get_origin(declared) is dict:
         below = get_args(declared)[1]

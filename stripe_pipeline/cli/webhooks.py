@@ -84,9 +84,7 @@ def register(
                 name = "STRIPE_WEBHOOK_SECRET" if key.livemode else "STRIPE_TEST_WEBHOOK_SECRET"
                 out.print(f"{mode}: created {done.id} for {address}, {len(event_types)} event types.")
                 out.print(f"  Its signing secret is shown only now. Put it where the receiver runs, into {name}")
-                out.print(
-                    "  (after a comma if the variable already holds the secret of another endpoint that still sends):"
-                )
+                out.print("  (after a comma if that already holds the secret of another endpoint that still sends):")
                 out.print(f"  {done.secret}", style="cyan")
             elif done.changes:
                 out.print(f"{mode}: changed {done.id}: {'; '.join(done.changes)}.")

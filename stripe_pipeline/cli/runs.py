@@ -185,7 +185,7 @@ def _undo_erasure(warehouse: Warehouse, customer: str) -> None:
             f"`stripe-pipeline backfill --from {days[0]} --to {days[-1]}` loads the data that Stripe still holds."
         )
     else:
-        out.print("Nothing was erased from the days that the settings load, so no backfill is needed.")
+        out.print("Nothing was erased from the days that the settings load, so there is nothing to read again.")
 
 
 @app.command()

@@ -198,7 +198,7 @@ class Database:
                 damaged = cause is Cause.DAMAGED
                 problem = f"The inbox {file} {'is damaged' if damaged else 'cannot be used'}"
                 remedy = (
-                    f"Stop the processes that use the inbox (`dev`, `webhooks serve`), move the file away together with"
+                    f"Stop the processes that use the inbox (`dev`, `webhooks serve`), move it away together with"
                     f" {name}-wal and {name}-shm, and start the processes again: the next sync creates a new inbox and"
                     " reads Stripe's events of the last 30 days again"
                 )

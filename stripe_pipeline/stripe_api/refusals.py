@@ -90,7 +90,7 @@ class WebhookEndpointRequest:
     def forbidden(self, refusal: Refusal, *, mode: str) -> _Words:
         return (
             f"The {mode} key lacks the permission for webhook endpoints",
-            "Add the permission Webhook Endpoints to the key in the Stripe Dashboard (Developers, API keys): read to"
+            "Add Webhook Endpoints to the key's permissions in the Stripe Dashboard (Developers, API keys): read to"
             " list endpoints, write for everything else. Or manage the endpoints there (Developers, Webhooks)",
         )
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: one table of what is to be reached and what was measured, ours and others'."""
+"""`python -m benchmarks`: measures the pipeline and other tools, and prints one table of goals and results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from benchmarks import backfill, dashboards, ticks, webhooks
+from benchmarks import backfill, dashboards, syncs, webhooks
 from benchmarks.measuring import Measurement, Options, Row
 from benchmarks.peers import peers
 
@@ -19,20 +19,20 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "memory": backfill.memory,
     "crowded": backfill.crowded,
     "slower": backfill.slower,
-    "idle": ticks.idle,
-    "changes": ticks.changes,
+    "idle": syncs.idle,
+    "changes": syncs.changes,
     "dashboards": dashboards.questions,
     "peers": peers,
     "webhooks": webhooks.webhooks,
 }
-_ONLY_ASKED_FOR = {"webhooks"}  # a quarter of an hour, in which Dagster runs
+_ON_REQUEST = {"webhooks"}  # takes a quarter of an hour, with Dagster running
 _MARKS = {True: "✓", False: "✗", None: ""}
-_HEADER = ("what", "goal", "measured", "", "load")
+_HEADER = ("measurement", "goal", "measured", "", "load")
 
 
 def main() -> int:
-    """Take the figures asked for and print the table. A measurement that fails is a row of its own, and makes the exit
-    status 1; a goal that is missed does not."""
+    """Run the requested measurements and print the table. A measurement that fails is a row of its own, and makes the
+    exit status 1; a goal that is missed does not."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", metavar="NAMES", help=f"some of {','.join(MEASUREMENTS)}")
     size = parser.add_mutually_exclusive_group()
@@ -40,36 +40,36 @@ def main() -> int:
     size.add_argument(
         "--smoke",
         action="store_true",
-        help="about 4 minutes: every measurement, webhooks too, so small that its figures tell only that it works",
+        help="about 4 minutes: every measurement, webhooks too, so small that the figures only show that it works",
     )
     parser.add_argument("--rows", type=int, default=10_000_000, help="charges in the large table (default: 10 million)")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
-    parser.add_argument("--folder", type=Path, help="where files of the measurements lie meanwhile")
-    options = parser.parse_args()
-    usual = [name for name in MEASUREMENTS if options.smoke or name not in _ONLY_ASKED_FOR]
-    names = options.only.split(",") if options.only else usual
+    parser.add_argument("--folder", type=Path, help="folder for temporary files")
+    arguments = parser.parse_args()
+    usual = [name for name in MEASUREMENTS if arguments.smoke or name not in _ON_REQUEST]
+    names = arguments.only.split(",") if arguments.only else usual
     if unknown := set(names) - MEASUREMENTS.keys():
-        parser.error(f"there is no {', '.join(sorted(unknown))}")
+        parser.error(f"unknown measurements: {', '.join(sorted(unknown))}")
     rows = []
-    with tempfile.TemporaryDirectory(dir=options.folder, prefix="benchmarks-") as folder:
-        share = 500 if options.smoke else 20 if options.quick else 1
-        how = Options(Path(folder), quick=options.quick, smoke=options.smoke, rows=options.rows // share)
+    with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="benchmarks-") as folder:
+        share = 500 if arguments.smoke else 20 if arguments.quick else 1
+        options = Options(Path(folder), quick=arguments.quick, smoke=arguments.smoke, rows=arguments.rows // share)
         for name in names:
             began = time.monotonic()
             try:
-                found = list(MEASUREMENTS[name](how))
+                measured = list(MEASUREMENTS[name](options))
             except Exception as error:
-                found = [Row.failure(name, f"{type(error).__name__}: {error}")]
-            rows += found
+                measured = [Row.failure(name, f"{type(error).__name__}: {error}")]
+            rows += measured
             print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-            for row in found:
+            for row in measured:
                 print("  " + " | ".join(_cells(row)), file=sys.stderr, flush=True)
-    print(_markdown(rows) if options.markdown else _plain(rows))
+    print(_markdown(rows) if arguments.markdown else _plain(rows))
     return int(any(row.failed for row in rows))
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    return (row.what, row.goal, row.measured, _MARKS[row.met], f"{row.load:.1f}")
+    return (row.title, row.goal, row.measured, _MARKS[row.met], f"{row.load:.1f}")
 
 
 def _plain(rows: Iterable[Row]) -> str:

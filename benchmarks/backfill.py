@@ -33,7 +33,7 @@ WORKED_IN = 10.0
 
 @dataclass(frozen=True)
 class Backfilled:
-    """What a backfill took."""
+    """The cost of a backfill."""
 
     rows: int
     """In the published file."""
@@ -87,14 +87,14 @@ def charges(options: Options) -> list[Row]:
     count = days * 2000
     with serving(Serving({"charges": [evenly(count, days)]})) as stripe, new_folder(options) as folder:
         took = apart(backfill, stripe.url, folder, *finished_days(days), ["charges"], limits=True)
-        asked = stripe.requests()
+        log = stripe.requests()
     assert took.rows == count
     share = took.rows / took.seconds / LIMIT
-    refused = _refused(asked)
-    what = f"backfill of charges, {days} days × 2,000, 100 ms ± 20 % a request"
+    refused = _refused(log)
+    title = f"backfill of charges, {days} days × 2,000, 100 ms ± 20 % a request"
     return [
         Row(
-            what,
+            title,
             "≥ 90 % of 2,500 objects/s, 0 × 429",
             f"{share:.0%} ({took.rows / took.seconds:,.0f}/s, {took.seconds:.1f} s), {refused} × 429,"
             f" {took.peak:,.0f} MB",
@@ -104,9 +104,9 @@ def charges(options: Options) -> list[Row]:
     ]
 
 
-def _cpu_row(what: str, took: Backfilled) -> Row:
-    each = took.cpu / took.rows * 1e6
-    return Row(f"{what}: CPU an object, API to table", "≤ 100 µs", f"{each:.0f} µs", each <= 100)
+def _cpu_row(title: str, took: Backfilled) -> Row:
+    per_object = took.cpu / took.rows * 1e6
+    return Row(f"{title}: CPU an object, API to table", "≤ 100 µs", f"{per_object:.0f} µs", per_object <= 100)
 
 
 def all_types(options: Options) -> list[Row]:
@@ -127,14 +127,14 @@ def all_types(options: Options) -> list[Row]:
     spans = {name: [evenly(count)] for name, count in counts.items()}
     with serving(Serving(spans)) as stripe, new_folder(options) as folder:
         took = apart(backfill, stripe.url, folder, *finished_days(DAYS), list(counts), limits=True)
-        asked = stripe.requests()
+        log = stripe.requests()
     assert took.rows == sum(counts.values())
     times = took.seconds / allowed
     return [
         Row(
             f"all types together ({took.rows:,} objects)",
             "≤ 1.2 × what the limits allow",
-            f"{times:.2f} × ({took.seconds:.1f} s of {allowed:.1f} s), {_refused(asked)} × 429, {took.peak:,.0f} MB",
+            f"{times:.2f} × ({took.seconds:.1f} s of {allowed:.1f} s), {_refused(log)} × 429, {took.peak:,.0f} MB",
             times <= 1.2,
         ),
         _cpu_row("the same", took),
@@ -148,9 +148,9 @@ def memory(options: Options) -> list[Row]:
     with serving(held) as stripe, new_folder(options) as folder:
         took = apart(backfill, stripe.url, folder, *finished_days(DAYS), ["charges"], limits=False)
     assert took.rows == count
-    what = f"peak memory of a backfill of {count:,} charges (no latency, no limits: reading is ahead of loading)"
+    title = f"peak memory of a backfill of {count:,} charges (no latency, no limits: reading is ahead of loading)"
     return [
-        Row(what, "≤ 500 MB", f"{took.peak:,.0f} MB", took.peak <= 500),
+        Row(title, "≤ 500 MB", f"{took.peak:,.0f} MB", took.peak <= 500),
         _cpu_row(f"the same, {took.rows / took.seconds:,.0f} objects/s", took),
     ]
 
@@ -168,28 +168,28 @@ def crowded(options: Options) -> list[Row]:
     ]
 
 
-def _crowd(what: str, options: Options, day: date, spans: Sequence[Span]) -> Row:
+def _crowd(title: str, options: Options, day: date, spans: Sequence[Span]) -> Row:
     count = sum(span.count for span in spans)
     with serving(Serving({"charges": spans})) as stripe, new_folder(options) as folder:
         apart(backfill, stripe.url, folder, day, day, ["charges"], limits=True)
-        asked = [path for _, path, _ in stripe.requests() if path == "/v1/charges"]
-        found = apart(_ids, folder)
+        lists = [path for _, path, _ in stripe.requests() if path == "/v1/charges"]
+        stored = apart(_ids, folder)
     with serving(Serving({"charges": spans}, latency_ms=0, limits=False)) as stripe:
         serially = apart(_serially, stripe.url, day)
     pages = math.ceil(count / PAGE)
-    same = found == sorted(serially) and len(serially) == count
-    ratio = len(asked) / pages
+    same = stored == sorted(serially) and len(serially) == count
+    ratio = len(lists) / pages
     return Row(
-        what,
+        title,
         "same ids as serially, requests ≤ 1.15 × pages",
-        f"{'same ids' if same else 'OTHER IDS'}, {ratio:.2f} × ({len(asked)} requests, {pages} pages)",
+        f"{'same ids' if same else 'OTHER IDS'}, {ratio:.2f} × ({len(lists)} requests, {pages} pages)",
         same and ratio <= 1.15,
     )
 
 
 def _ids(folder: Path) -> list[str]:
     with duckdb.connect(str(DataFolder(folder).published), read_only=True) as connection:
-        return [found for (found,) in connection.execute("SELECT id FROM live.charges ORDER BY id").fetchall()]
+        return [charge for (charge,) in connection.execute("SELECT id FROM live.charges ORDER BY id").fetchall()]
 
 
 def _serially(url: str, day: date) -> list[str]:
@@ -207,27 +207,27 @@ def slower(options: Options) -> list[Row]:
     ]
 
 
-def _settles(what: str, options: Options, how: Serving, left: float, seconds: int) -> Row:
-    """How much of what is `left` (requests a second) a backfill of about so many seconds uses."""
+def _settles(title: str, options: Options, limits: Serving, left: float, seconds: int) -> Row:
+    """How much of the rate that is `left` (requests a second) a backfill of about so many seconds uses."""
     spans = {"charges": [evenly(int(left * seconds * PAGE))]}
-    held = Serving(spans, per_endpoint=how.per_endpoint, others=how.others)
+    held = Serving(spans, per_endpoint=limits.per_endpoint, others=limits.others)
     with serving(held) as stripe, new_folder(options) as folder:
         apart(backfill, stripe.url, folder, *finished_days(DAYS), ["charges"], limits=True)
-        asked = [(at, status) for at, path, status in stripe.requests() if path == "/v1/charges"]
-    first, last = asked[0][0], asked[-1][0]
-    good = [at - first for at, status in asked if status == 200]
-    # The last second is left out: in it there is less left to ask for than may be asked.
+        lists = [(at, status) for at, path, status in stripe.requests() if path == "/v1/charges"]
+    first, last = lists[0][0], lists[-1][0]
+    good = [at - first for at, status in lists if status == 200]
+    # Without the last second, in which fewer requests are left to send than the limit allows.
     length = last - first - 1
     settled = len([at for at in good if WORKED_IN <= at < length]) / (length - WORKED_IN) / left
     before = len([at for at in good if at < WORKED_IN]) / WORKED_IN / left
-    refused = len([status for _, status in asked if status == 429]) / len(asked)
+    refused = len([status for _, status in lists if status == 429]) / len(lists)
     return Row(
-        what,
+        title,
         "≥ 85 % of what is left after 10 s, ≤ 2 % × 429",
         f"{settled:.0%} (first 10 s: {before:.0%}), {refused:.1%} × 429",
         settled >= 0.85 and refused <= 0.02,
     )
 
 
-def _refused(asked: Sequence[tuple[float, str, int]]) -> int:
-    return len([status for _, _, status in asked if status == 429])
+def _refused(log: Sequence[tuple[float, str, int]]) -> int:
+    return len([status for _, _, status in log if status == 429])

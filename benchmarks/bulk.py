@@ -1,7 +1,7 @@
-"""The emulator with more objects than memory could hold: each is rendered from its number when it is asked for.
+"""The emulator with more objects than memory could hold: each is rendered from its number on request.
 
-What a list, an error or a limit is stays the emulator's (`stripe_emulator`); here belongs only what the
-objects are and when they were made. What is measured with it belongs to the other modules.
+This module defines the objects and their times. Lists, errors and limits are those of `stripe_emulator`; the
+measurements belong to the other modules.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class _Spread:
     def __init__(self, spans: Sequence[Span]) -> None:
         self._spans = sorted(spans, key=lambda span: span.start)
         self._before = [0, *accumulate(span.count for span in self._spans)]
-        if any(one.end > other.start for one, other in zip(self._spans, self._spans[1:], strict=False)):
+        if any(earlier.end > later.start for earlier, later in zip(self._spans, self._spans[1:], strict=False)):
             raise ValueError("spans must not overlap")
 
     def __len__(self) -> int:
@@ -151,7 +151,7 @@ class BulkCollection(Collection):
         return (object_id(self._type, number) for number in reversed(range(len(self))))
 
     def number(self, key: str) -> int:
-        """Which object an id belongs to; a KeyError if to none."""
+        """The number of the object with this id; raises KeyError if no object has it."""
         try:
             number = _number(key)
         except ValueError:
@@ -210,36 +210,36 @@ class BulkCollection(Collection):
             if not low <= place < high:
                 return [], False
             low, high = (place + 1, high) if backwards else (low, place)
-        found: list[str] = []
+        ids: list[str] = []
         for number in range(low, high) if backwards else reversed(range(low, high)):
             key = object_id(self._type, number)
             if wanted is None or wanted(key, self.objects[key]):
-                found.append(key)
-                if len(found) > window.limit:
+                ids.append(key)
+                if len(ids) > window.limit:
                     break
-        more = len(found) > window.limit
-        found = found[: window.limit]
-        return (found[::-1] if backwards else found), more
+        more = len(ids) > window.limit
+        ids = ids[: window.limit]
+        return (ids[::-1] if backwards else ids), more
 
 
 class BulkShop(Shop):
-    """A shop whose live objects are these, by type; nothing happens in it but what is changed with `update`."""
+    """A shop whose live objects are these, by type; they change only through `update`."""
 
     def __init__(self, spans: Mapping[str, Sequence[Span]]) -> None:
-        super().__init__(seed=time.time_ns())  # two of them never make an event of the same id
+        super().__init__(seed=time.time_ns())  # so that two shops never create an event with the same id
         customers = sum(span.count for span in spans.get("customers", ()))
-        self._bulk = {name: BulkCollection(name, them, customers) for name, them in spans.items()}
+        self._bulk = {name: BulkCollection(name, of_type, customers) for name, of_type in spans.items()}
         self._sides[True].objects.update(self._bulk)
 
     def render(self, type_name: str, object_id: str, livemode: bool) -> bytes:
-        """JSON of one object as the API shows it; a KeyError if there is none."""
+        """JSON of one object as the API shows it; raises KeyError if the object does not exist."""
         bulk = self._bulk.get(type_name) if livemode else None
         if bulk is None:
             return super().render(type_name, object_id, livemode)
         return bulk.rendered.get(object_id) or bulk.render(bulk.number(object_id))
 
     def lines(self, invoice_id: str, livemode: bool) -> list[Json]:
-        """All lines of an invoice in list order; a KeyError if there is no such invoice."""
+        """All lines of an invoice in list order; raises KeyError if the invoice does not exist."""
         if not livemode or "invoices" not in self._bulk:
             return super().lines(invoice_id, livemode)
         bulk = self._bulk["invoices"]
@@ -251,7 +251,7 @@ class BulkShop(Shop):
 
 
 def _templates(type_name: str) -> Sequence[_Template]:
-    """What the type's objects look like; of invoices also those with more lines than are embedded."""
+    """The templates of a type's objects; for invoices a second one, with more lines than are embedded."""
     if type_name != "invoices":
         return (_Template(_OBJECTS[type_name]()),)
     return (_Template(_invoice(LINES)), _Template(_invoice(LONG_LINES)))
@@ -334,14 +334,14 @@ def _of_charge() -> Json:
 
 
 def _refund() -> Json:
-    made = templates.refund("<id>", 0, _of_charge(), 0, "<balance_transactions>")
-    return made | {"amount": "<amount:n>", "created": "<created:n>"}
+    refund = templates.refund("<id>", 0, _of_charge(), 0, "<balance_transactions>")
+    return refund | {"amount": "<amount:n>", "created": "<created:n>"}
 
 
 def _dispute() -> Json:
-    made = templates.dispute("<id>", 0, _of_charge(), 0, "fraudulent", {})
-    evidence = made["evidence_details"] | {"due_by": "<later:n>"}
-    return made | {
+    dispute = templates.dispute("<id>", 0, _of_charge(), 0, "fraudulent", {})
+    evidence = dispute["evidence_details"] | {"due_by": "<later:n>"}
+    return dispute | {
         "amount": "<amount:n>",
         "balance_transactions": [_transaction() | {"id": "<balance_transactions>", "source": "<id>"}],
         "created": "<created:n>",
@@ -350,7 +350,7 @@ def _dispute() -> Json:
 
 
 def _invoice(lines: int) -> Json:
-    made = templates.invoice("<id>", 0, True, "usd", _PERSON, "sub_1<word>") | {
+    invoice = templates.invoice("<id>", 0, True, "usd", _PERSON, "sub_1<word>") | {
         "automatically_finalizes_at": None,
         "next_payment_attempt": None,
         "status": "paid",
@@ -363,16 +363,22 @@ def _invoice(lines: int) -> Json:
     }
     times = ("created", "effective_at", "period_end", "period_start", "webhooks_delivered_at")
     amounts = ("amount_due", "amount_paid", "subtotal", "subtotal_excluding_tax", "total", "total_excluding_tax")
-    made |= dict.fromkeys(times, "<created:n>") | dict.fromkeys(amounts, "<amount:n>")
+    invoice |= dict.fromkeys(times, "<created:n>") | dict.fromkeys(amounts, "<amount:n>")
     data = [
         templates.invoice_line(
-            f"il_1<word>{n:02d}", made, 0, description=f"Plan {n}", quantity=1, item=f"<word>{n}", price=f"1<word>{n}"
+            f"il_1<word>{n:02d}",
+            invoice,
+            0,
+            description=f"Plan {n}",
+            quantity=1,
+            item=f"<word>{n}",
+            price=f"1<word>{n}",
         )
         | {"amount": "<amount:n>", "subtotal": "<amount:n>"}
         for n in range(min(lines, EMBEDDED))
     ]
-    shell = made["lines"] | {"data": data, "has_more": lines > EMBEDDED, "total_count": lines}
-    return made | {"lines": shell}
+    listed = invoice["lines"] | {"data": data, "has_more": lines > EMBEDDED, "total_count": lines}
+    return invoice | {"lines": listed}
 
 
 _OBJECTS: Mapping[str, Callable[[], Json]] = {
@@ -387,7 +393,7 @@ _OBJECTS: Mapping[str, Callable[[], Json]] = {
 
 @dataclass(frozen=True)
 class Serving:
-    """What a benchmark's Stripe holds and how it answers."""
+    """The objects of a benchmark's Stripe, and how it answers."""
 
     spans: Mapping[str, Sequence[Span]]
     latency_ms: float = LATENCY_MS
@@ -408,9 +414,9 @@ class Stripe:
     _pipe: Connection = field(repr=False)
 
     def requests(self) -> list[tuple[float, str, int]]:
-        """Time (Unix seconds), path and status of every request since this was last asked, oldest first."""
-        asked: list[tuple[float, str, int]] = self._ask("requests")
-        return asked
+        """Time (Unix seconds), path and status of every request since the last call, oldest first."""
+        log: list[tuple[float, str, int]] = self._ask("requests")
+        return log
 
     def change(self, type_name: str, ids: Sequence[str], **fields: Any) -> None:
         """Change objects, each with its event."""
@@ -421,8 +427,8 @@ class Stripe:
         seconds: float = self._ask("cpu_seconds")
         return seconds
 
-    def _ask(self, what: str, *arguments: object) -> Any:
-        self._pipe.send((what, *arguments))
+    def _ask(self, command: str, *arguments: object) -> Any:
+        self._pipe.send((command, *arguments))
         return self._pipe.recv()
 
 
@@ -438,7 +444,7 @@ def serving(serving: Serving) -> Iterator[Stripe]:
             raise TimeoutError(f"the server did not start within {_START_SECONDS:.0f} seconds")
         yield Stripe(ours.recv(), ours)
     finally:
-        ours.close()  # which the process takes for its end
+        ours.close()  # at which the process ends
         process.join(10)
         if process.is_alive():
             process.kill()
@@ -457,14 +463,14 @@ def _serve(pipe: Connection, serving: Serving) -> None:
         pipe.send(server.url)
         while True:
             try:
-                what, *arguments = pipe.recv()
+                command, *arguments = pipe.recv()
             except EOFError:
                 break
-            if what == "requests":
+            if command == "requests":
                 log: list[LoggedRequest] = server.requests[:]
                 del server.requests[: len(log)]
                 pipe.send([(entry.time, entry.path, entry.status) for entry in log])
-            elif what == "cpu_seconds":
+            elif command == "cpu_seconds":
                 pipe.send(time.process_time())
             else:
                 type_name, ids, fields = arguments

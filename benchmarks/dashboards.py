@@ -1,4 +1,4 @@
-"""What people ask most, of the published file with many rows."""
+"""Typical queries of dashboards, on a published file with many rows."""
 
 from __future__ import annotations
 
@@ -66,15 +66,15 @@ def questions(options: Options) -> list[Row]:
         for name, seconds in took.items()
     ]
     size = DataFolder(folder).published.stat().st_size / 1e6
-    charges, whole = apart(_share_of_charges, folder)
-    each = size * charges / whole / options.rows * 1e6
+    blocks, every_block = apart(_share_of_charges, folder)
+    charges = size * blocks / every_block / options.rows * 1e6
     others = size / options.rows * 1e6
     return [
         *rows,
         Row(
             "file size of 1M charges",
             "",
-            f"{each:,.0f} MB, {others:,.0f} MB with their balance transactions, fees, refunds, disputes, customers,"
+            f"{charges:,.0f} MB, {others:,.0f} MB with their balance transactions, fees, refunds, disputes, customers,"
             " invoices and lines",
         ),
     ]
@@ -93,7 +93,7 @@ def _ask(folder: Path) -> dict[str, float]:
 
 
 def _share_of_charges(folder: Path) -> tuple[int, int]:
-    """Blocks of the charges and of all tables."""
+    """How many blocks the charges use, and how many all tables."""
     blocks = []
     with duckdb.connect(str(DataFolder(folder).published), read_only=True) as connection:
         tables = connection.execute(

@@ -1,7 +1,7 @@
 """A warehouse with many rows, made by SQL from one object of each type as the API gave it.
 
 Its rows are those that `benchmarks.bulk` serves for the same spans: same ids, same times. It is complete as far as
-the pipeline knows, so that a tick reads only changes.
+the pipeline knows, so that a sync reads only changes.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from stripe_pipeline.warehouse.sql import attach
 
 DAYS = 730
 _CHUNK = 500_000
-_WORD = object_id("charges", 0)[-16:]  # what the first object's ids and texts have in common
+_WORD = object_id("charges", 0)[-16:]  # in all ids and texts of the first object
 
-# Of so many charges one has, or belongs to, one of these.
+# One object of the type for so many charges.
 SHARES: Mapping[str, int] = {
     "balance_transactions": 1,
     "charges": 1,
@@ -84,13 +84,13 @@ def counts(charges: int) -> dict[str, int]:
 
 
 def spans(charges: int) -> dict[str, list[Span]]:
-    """When they were made."""
+    """When the objects that go with so many charges were created."""
     first, last = finished_days(DAYS)
     return {name: [Span(day_start(first), day_start(last) + DAY, count)] for name, count in counts(charges).items()}
 
 
 def folder(options: Options, charges: int) -> Path:
-    """A data folder with so many charges and what goes with them; made once for all measurements of a run."""
+    """A data folder with so many charges and the objects that go with them; made once for all measurements of a run."""
     folder = options.folder / f"large-{charges}"
     if not folder.exists():
         with Spent() as spent:
@@ -102,8 +102,8 @@ def folder(options: Options, charges: int) -> Path:
 def _make(folder: Path, charges: int) -> None:
     first, last = finished_days(DAYS)
     start = day_start(first)
-    one = {name: [Span(start, start + 1, 1)] for name in SHARES}
-    with serving(Serving(one, latency_ms=0, limits=False)) as stripe:
+    single = {name: [Span(start, start + 1, 1)] for name in SHARES}
+    with serving(Serving(single, latency_ms=0, limits=False)) as stripe:
         apart(_fill, stripe.url, folder, charges, first, last)
 
 
@@ -144,9 +144,9 @@ def _fill(url: str, folder: Path, charges: int, first: date, last: date) -> None
 
 
 def _multiply(connection: duckdb.DuckDBPyConnection, table: str, count: int, customers: int, start: int) -> None:
-    """Make `count` objects' rows of the first object's."""
+    """Replace the first object's row by the rows of `count` objects."""
     object_type = OBJECT_TYPES[table]
-    there = [
+    names = [
         name
         for (name,) in connection.execute(
             "SELECT column_name FROM information_schema.columns WHERE table_schema = 'raw' AND table_name = ?"
@@ -155,7 +155,7 @@ def _multiply(connection: duckdb.DuckDBPyConnection, table: str, count: int, cus
         ).fetchall()
     ]
     kinds = {column.name: column.kind for column in object_type.columns}
-    texts = [name for name in there if kinds.get(name) in (Kind.TEXT, Kind.REFERENCE, Kind.NESTED)]
+    texts = [name for name in names if kinds.get(name) in (Kind.TEXT, Kind.REFERENCE, Kind.NESTED)]
     [own] = connection.execute(
         "SELECT " + ", ".join(f"contains(any_value({name}), '{_WORD}')" for name in texts) + f" FROM raw.{table}"
     ).fetchall()
@@ -166,7 +166,7 @@ def _multiply(connection: duckdb.DuckDBPyConnection, table: str, count: int, cus
     if "customer" in replaced:
         replaced["customer"] = f"'{PREFIXES['customers']}_3Bulk' || {_word(f'scattered % {customers}')}"
     replaced |= _SCALARS.get(table, {})
-    columns = ", ".join(f"{sql} AS {name}" if (sql := replaced.get(name)) else f"t.{name}" for name in there)
+    columns = ", ".join(f"{sql} AS {name}" if (sql := replaced.get(name)) else f"t.{name}" for name in names)
     connection.execute(f"CREATE TEMP TABLE template AS SELECT * FROM raw.{table}")
     connection.execute(f"DELETE FROM raw.{table}")
     for low in range(0, count, _CHUNK):

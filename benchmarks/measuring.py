@@ -1,6 +1,6 @@
-"""What all measurements share: rows of the table, processes of their own, CPU and memory.
+"""The parts that all measurements share: rows of the table, separate processes, CPU and memory.
 
-What is measured belongs to the other modules, printing to `__main__`.
+The measurements belong to the other modules, printing to `__main__`.
 """
 
 from __future__ import annotations
@@ -28,37 +28,37 @@ LIMIT = 2500.0
 class Row:
     """One line of the table."""
 
-    what: str
+    title: str
     goal: str
     measured: str
     met: bool | None = None
-    """Whether the goal was met; None where there is none."""
+    """Whether the goal was met; None without a goal."""
     failed: bool = False
     """Whether nothing could be measured."""
     load: float = field(default_factory=lambda: os.getloadavg()[0])
     """How busy the machine was in the last minute: how far to trust the row."""
 
     @classmethod
-    def failure(cls, what: str, why: str) -> Row:
+    def failure(cls, title: str, reason: str) -> Row:
         """The row of a measurement that failed."""
-        return cls(what, "", f"FAILED: {why}", False, failed=True)
+        return cls(title, "", f"FAILED: {reason}", False, failed=True)
 
 
 @dataclass(frozen=True)
 class Options:
-    """How large the measurements are, and where their files lie."""
+    """How large the measurements are, and the folder of their files."""
 
     folder: Path
     quick: bool = False
     smoke: bool = False
-    """Whether everything is so small that its figures tell nothing but that the measurement works."""
+    """Whether everything is so small that the figures only show that the measurements work."""
     rows: int = 10_000_000
     """Charges in the large table."""
     memory: int = 1_000_000
     """Charges in the backfill whose memory is measured."""
 
     def scaled(self, full: int, quick: int, smoke: int) -> int:
-        """How many of something."""
+        """The count for the size of this run."""
         return smoke if self.smoke else quick if self.quick else full
 
 
@@ -66,7 +66,7 @@ Measurement = Callable[[Options], Sequence[Row]]
 
 
 def apart(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What `work` returns in a process of its own, so that its CPU and memory are its own."""
+    """The result of `work` in a process of its own, so that CPU and memory are those of `work` alone."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work, *args, **kwargs).result()
 
@@ -95,11 +95,11 @@ class Spent:
 
 
 def peak_memory(pid: int | str = "self") -> float:
-    """The most memory a process had so far, in MB; 0 for one that has ended."""
+    """The peak memory of a process so far, in MB; 0 if the process has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         own = pid == "self"  # not Linux
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000 if own else 0.0
-    # Not getrusage, which begins with what the parent had.
+    # Not getrusage, which begins with the parent's peak.
     return next((int(line.split()[1]) / 1000 for line in status.splitlines() if line.startswith("VmHWM")), 0.0)

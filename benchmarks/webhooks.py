@@ -1,7 +1,7 @@
 """Webhooks against a running Dagster: seconds until a change is in the published file, a burst, and a steady flow.
 
 The emulator answers in 50 ms and posts to a receiver in a process of its own; `stripe-pipeline dev` runs the sensor.
-Everything lies in a temporary folder. Takes about a quarter of an hour, so it is only measured when asked for.
+Everything lies in a temporary folder. Takes about a quarter of an hour, so it only runs on request.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DAYS = 30
 
 @dataclass
 class Setup:
-    """What runs while the figures are taken."""
+    """The processes of the measurement."""
 
     server: Server
     folder: DataFolder
@@ -63,7 +63,7 @@ class Setup:
         return value
 
     def wait_until_visible(self, sql: str, value: object, *, seconds: float = 60) -> None:
-        """Wait until `sql` gives `value`; looks whenever there is a new version."""
+        """Wait until `sql` gives `value`; queries each new version once."""
         end, seen = time.monotonic() + seconds, None
         while time.monotonic() < end:
             version = self.folder.published.readlink()
@@ -81,7 +81,7 @@ class Setup:
 
 
 def command(root: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    """A command of ours in the background, in the folder of the benchmark."""
+    """A `stripe-pipeline` command in the background, in the folder of the benchmark."""
     with (root / f"{arguments[0]}.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "stripe_pipeline", *arguments],
@@ -93,7 +93,7 @@ def command(root: Path, *arguments: str) -> subprocess.Popen[bytes]:
 
 
 @contextmanager
-def setup() -> Iterator[Setup]:
+def running() -> Iterator[Setup]:
     """The emulator, the receiver and Dagster, until the history is loaded."""
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -113,15 +113,15 @@ def setup() -> Iterator[Setup]:
         os.environ.pop("DAGSTER_HOME", None)
         port = free_port()
         receiver = command(root, "webhooks", "serve", "--port", f"{port}")
-        made = Setup(server, DataFolder(root / "data"), root, receiver, port)
-        stack.callback(lambda: end(made.receiver))
+        setup = Setup(server, DataFolder(root / "data"), root, receiver, port)
+        stack.callback(lambda: end(setup.receiver))
         secret = os.environ.pop("STRIPE_WEBHOOK_SECRET")  # the receiver is ours: it is killed in between
         dagster = command(root, "dev", "--port", f"{free_port()}")
         os.environ["STRIPE_WEBHOOK_SECRET"] = secret
         stack.callback(lambda: end(dagster))
         wait_for(lambda: "Ready." in (root / "dev.log").read_text(), 180)
         shop.create_webhook_endpoint(f"http://{HOST}:{port}/webhooks/stripe", livemode=True, secret=SECRET)
-        yield made
+        yield setup
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -136,28 +136,28 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def wait_for(true: Callable[[], bool], seconds: float) -> None:
-    """Wait for a condition; a TimeoutError after so many seconds."""
+    """Wait for a condition; raises TimeoutError after so many seconds."""
     stop = time.monotonic() + seconds
     while not true():
         if time.monotonic() > stop:
-            raise TimeoutError(f"it did not come true within {seconds:.0f} seconds")
+            raise TimeoutError(f"the condition did not become true within {seconds:.0f} seconds")
         time.sleep(0.1)
 
 
-def singles(made: Setup, tries: int, what: str) -> Row:
+def singles(setup: Setup, tries: int, label: str) -> Row:
     """One webhook at a time: how long until its change can be read."""
-    charges = [charge for charge, _ in zip(made.shop.collection("charges", True), range(400), strict=False)]
+    charges = [charge for charge, _ in zip(setup.shop.collection("charges", True), range(400), strict=False)]
     took = []
     for n in range(tries):
         time.sleep(random.uniform(0.5, 5))
-        charge, text = random.choice(charges), f"{what} {n}"
+        charge, text = random.choice(charges), f"{label} {n}"
         started = time.monotonic()
-        made.shop.update("charges", charge, livemode=True, description=text)
-        made.wait_until_visible(f"SELECT description FROM live.charges WHERE id = '{charge}'", text)
+        setup.shop.update("charges", charge, livemode=True, description=text)
+        setup.wait_until_visible(f"SELECT description FROM live.charges WHERE id = '{charge}'", text)
         took.append(time.monotonic() - started)
     took.sort()
-    size = made.folder.published.stat().st_size / 1e6
-    rows = made.visible("SELECT count(*) FROM raw.charges")
+    size = setup.folder.published.stat().st_size / 1e6
+    rows = setup.visible("SELECT count(*) FROM raw.charges")
     return Row(
         f"webhook to published file, {rows:,} charges, file of {size:.0f} MB",
         "about 1 s",
@@ -166,9 +166,9 @@ def singles(made: Setup, tries: int, what: str) -> Row:
     )
 
 
-def fill(made: Setup, rows: int) -> None:
-    """Charges of years before the history, which nothing reads again, so that the table is large."""
-    with filelock.FileLock(made.folder.lock), duckdb.connect(str(made.folder.private)) as connection:
+def fill(setup: Setup, rows: int) -> None:
+    """Add charges of years before the history, which nothing reads again, so that the table is large."""
+    with filelock.FileLock(setup.folder.lock), duckdb.connect(str(setup.folder.private)) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute(
             "INSERT INTO raw.charges SELECT c.* REPLACE ("
@@ -181,39 +181,39 @@ def fill(made: Setup, rows: int) -> None:
         connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
 
 
-def burst(made: Setup, webhooks: int, objects: int) -> Row:
+def burst(setup: Setup, webhooks: int, objects: int) -> Row:
     """Many webhooks over few objects, with the receiver killed in the middle."""
-    charges = random.sample(list(made.shop.collection("charges", True)), objects)
-    before, asked = len(made.server.webhooks.attempts), len(made.server.requests)
+    charges = random.sample(list(setup.shop.collection("charges", True)), objects)
+    before, sent = len(setup.server.webhooks.attempts), len(setup.server.requests)
     started = time.monotonic()
     for n in range(webhooks):
-        made.shop.update("charges", charges[n % objects], livemode=True, description=f"burst {n}")
-    wait_for(lambda: len(made.server.webhooks.attempts) - before > webhooks / 3, 60)
-    made.receiver.kill()
-    made.receiver.wait()
-    answered = {attempt.event for attempt in made.server.webhooks.attempts[before:] if attempt.status == 200}
-    lost = len(answered - known(made.folder))
-    made.start_receiver()
-    stored = Inbox(made.folder)
-    made.server.webhooks.settled(300)
+        setup.shop.update("charges", charges[n % objects], livemode=True, description=f"burst {n}")
+    wait_for(lambda: len(setup.server.webhooks.attempts) - before > webhooks / 3, 60)
+    setup.receiver.kill()
+    setup.receiver.wait()
+    answered = {attempt.event for attempt in setup.server.webhooks.attempts[before:] if attempt.status == 200}
+    lost = len(answered - known(setup.folder))
+    setup.start_receiver()
+    stored = Inbox(setup.folder)
+    setup.server.webhooks.settled(300)
     delivered = time.monotonic() - started
-    attempts = made.server.webhooks.attempts[before:]
+    attempts = setup.server.webhooks.attempts[before:]
     wait_for(lambda: not stored.has_due(), 120)
     stored.close()
     last = {charges[n % objects]: f"burst {n}" for n in range(webhooks)}
     sql = "SELECT list({id: id, description: description}) FROM live.charges WHERE description LIKE 'burst %'"
-    wait_for(lambda: {it["id"]: it["description"] for it in made.visible(sql) or []} == last, 60)  # type: ignore[attr-defined]
+    wait_for(lambda: {row["id"]: row["description"] for row in setup.visible(sql) or []} == last, 60)  # type: ignore[attr-defined]
     right = time.monotonic() - started
     good = sorted(attempt.seconds for attempt in attempts if attempt.status == 200)
     failed = len(attempts) - len(good)
-    reads = len(made.server.requests) - asked
+    reads = len(setup.server.requests) - sent
     return Row(
         f"{webhooks:,} webhooks at once over {objects} objects, the receiver killed meanwhile",
         "none lost",
         f"{len(good):,} answered 200 (p50"
-        f" {good[len(good) // 2] * 1e3:.0f} ms, p99 {good[int(len(good) * 0.99)] * 1e3:.0f} ms), {failed} tries failed"
-        f" while the receiver was dead, {lost} of those answered until then not in the inbox, all delivered after"
-        f" {delivered:.0f} s, all rows right after {right:.0f} s, {reads} API requests",
+        f" {good[len(good) // 2] * 1e3:.0f} ms, p99 {good[int(len(good) * 0.99)] * 1e3:.0f} ms), {failed} attempts"
+        f" failed while the receiver was dead, {lost} of the answered ones are not in the inbox, all delivered after"
+        f" {delivered:.0f} s, all rows correct after {right:.0f} s, {reads} API requests",
         not lost,
     )
 
@@ -224,46 +224,46 @@ def known(folder: DataFolder) -> set[str]:
         return {event for (event,) in connection.execute("SELECT event_id FROM pokes")}
 
 
-def steady(made: Setup, seconds: float, rate: float) -> Row:
+def steady(setup: Setup, seconds: float, rate: float) -> Row:
     """A flow of webhooks for minutes: does the inbox keep up, and how does Dagster's storage grow?"""
-    charges = list(made.shop.collection("charges", True))[:2000]
-    storage, asked = made.storage(), len(made.server.requests)
-    inbox = Inbox(made.folder)
+    charges = list(setup.shop.collection("charges", True))[:2000]
+    storage, requests = setup.storage(), len(setup.server.requests)
+    inbox = Inbox(setup.folder)
     waiting = []
     started = time.monotonic()
     sent = 0
     while time.monotonic() - started < seconds:
-        made.shop.update("charges", random.choice(charges), livemode=True, description=f"steady {sent}")
+        setup.shop.update("charges", random.choice(charges), livemode=True, description=f"steady {sent}")
         sent += 1
         if sent % int(rate * 10) == 0:
             waiting.append(inbox.summary().waiting)
         time.sleep(max(0.0, started + sent / rate - time.monotonic()))
-    made.server.webhooks.settled(60)
+    setup.server.webhooks.settled(60)
     wait_for(lambda: not inbox.has_due(), 60)
     time.sleep(10)  # the sensor's tick ends and is stored
     inbox.close()
     return Row(
         f"{sent:,} webhooks in {seconds:.0f} s",
         "the inbox keeps up",
-        f"waiting in it, every 10 s: {waiting};"
-        f" Dagster's storage grew by {(made.storage() - storage) / 1e6:.1f} MB;"
-        f" {len(made.server.requests) - asked:,} API requests",
+        f"waiting in the inbox, every 10 s: {waiting};"
+        f" Dagster's storage grew by {(setup.storage() - storage) / 1e6:.1f} MB;"
+        f" {len(setup.server.requests) - requests:,} API requests",
     )
 
 
 def webhooks(options: Options) -> list[Row]:
-    """How long until a webhook's change can be read, and whether many are kept up with."""
+    """How long until a webhook's change can be read, and whether the inbox keeps up with many."""
     return apart(_measured, options)
 
 
 def _measured(options: Options) -> list[Row]:
     tries = options.scaled(50, 10, 2)
-    with setup() as made:
-        time.sleep(20)  # what starts with Dagster is done
+    with running() as setup:
+        time.sleep(20)  # Dagster's start is over
         rows = [
-            singles(made, tries, "few rows"),
-            burst(made, options.scaled(5000, 500, 100), 100),
-            steady(made, options.scaled(300, 30, 10), 20),
+            singles(setup, tries, "few rows"),
+            burst(setup, options.scaled(5000, 500, 100), 100),
+            steady(setup, options.scaled(300, 30, 10), 20),
         ]
-        fill(made, options.scaled(1_000_000, 100_000, 5000))
-        return [*rows, singles(made, tries, "many rows")]
+        fill(setup, options.scaled(1_000_000, 100_000, 5000))
+        return [*rows, singles(setup, tries, "many rows")]

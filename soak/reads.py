@@ -1,6 +1,6 @@
 """A process that reads the published file as analysts do, until it is told to stop: `python -m soak.reads FILE HOLD`.
 
-A process of its own, for DuckDB shares one open file among all connections of a process.
+Runs as a separate process, because DuckDB shares one open file among all connections of a process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ COUNT = "SELECT count(*), max(_fetched_at)::VARCHAR FROM raw.charges"
 
 
 def main() -> None:
-    """Open, count, hold the connection, count again; how long opening and counting took is printed at the end."""
+    """Open, count, hold the connection, count again; prints how long opening and counting took at the end."""
     published, hold = Path(sys.argv[1]), float(sys.argv[2])
     reads = []
     while not _told_to_stop(0.05):

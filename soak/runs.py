@@ -1,6 +1,6 @@
-"""A process that runs the pipeline over and over, for others to kill or to run beside: `python -m soak.runs`.
+"""A process that runs the pipeline over and over, for tests to kill or to run beside others: `python -m soak.runs`.
 
-It imports no Dagster, so that it is at work within a second.
+The module does not import Dagster, so that the process works within a second.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stripe_pipeline.warehouse.warehouse import Warehouse
 
 
 class Timed(Warehouse):
-    """A warehouse that notes how long its loads and publishing took, waiting for its turn included."""
+    """A warehouse that records how long its loads and publishes took, including the wait for its turn."""
 
     def __init__(self, folder: DataFolder) -> None:
         super().__init__(folder)
@@ -32,7 +32,7 @@ class Timed(Warehouse):
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """As `Warehouse.session`; a load in it does not wait any more."""
+        """As `Warehouse.session`; a load in it no longer waits."""
         started = time.monotonic()
         with super().session():
             self.loads.append(time.monotonic() - started)
@@ -56,7 +56,7 @@ class Timed(Warehouse):
 
 
 def main() -> None:
-    """Run until the time is up, and print what was done as JSON."""
+    """Run until the time is up, and print the counts and times as JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("work", choices=("sync", "drain", "backfill"))
     parser.add_argument("--data", type=Path, required=True)
@@ -88,7 +88,7 @@ def main() -> None:
             else:
                 report = pipeline.drain(most=200)
                 pipeline.publish(force=False)
-            # On a busy machine a drain may run out of time: what it did not read waits for the next one.
+            # On a busy machine a drain may run out of time: unread objects wait for the next drain.
             failures = {
                 name: error
                 for name, error in report.failures.items()

@@ -45,12 +45,12 @@ def test_writers_and_readers(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ]
         writers = [start(server, folder, *options, "--seconds", str(SECONDS)) for options in WRITERS]
         for process in (*readers, *writers):
-            ends.callback(process.kill)  # where one of them fails, the others go on
+            ends.callback(process.kill)  # if one of them fails, the others are still running
         results = [json.loads(output_of(writer)) for writer in writers]
         seconds = time.monotonic() - started
         reads = [took for reader in readers for took in json.loads(output_of(reader))]
         assert_equal_in_the_end(server, closed, folder)
-    loads, publishes = ([took for result in results for took in result[what]] for what in ("loads", "publishes"))
+    loads, publishes = ([took for result in results for took in result[part]] for part in ("loads", "publishes"))
     with capsys.disabled():
         print(
             f"\nconcurrency: {seconds:.0f} s, {'+'.join(str(result['runs']) for result in results)} runs,"

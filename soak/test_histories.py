@@ -1,4 +1,4 @@
-"""A thousand histories and more, other ones each time; what fails is printed with the seed that repeats it."""
+"""A thousand histories and more, different ones each time; a failure is printed with the seed that repeats it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.whole.test_histories import Histories
 
 HISTORIES = int(os.environ.get("SOAK_HISTORIES", "1000"))
 SECONDS = float(os.environ.get("SOAK_HISTORIES_SECONDS", "7200"))
-"""What was not begun by then is left out; the figures tell."""
+"""Histories that have not begun by then are left out; the printed figures show how many ran."""
 SEED = int(os.environ.get("SOAK_SEED", "0")) or random.SystemRandom().randrange(10**9)
 _AT_ONCE = 20
 
 
 def histories(number: int) -> Counter[str]:
-    """Some histories, in a process of their own; what they did."""
+    """Run some histories in a process of their own; returns the counts of what they did."""
     test_histories.FIGURES.clear()
     run_state_machine_as_test(
         seed(number)(Histories),

@@ -15,8 +15,8 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.warehouse.publisher import Publisher
 
 KILLS = int(os.environ.get("SOAK_KILLS", "200"))
-TICKS = 2.0
-"""How many undisturbed ticks long a process is at work before it is killed, at most: time to load and to publish."""
+SYNCS = 2.0
+"""The longest time before a process is killed, in durations of an undisturbed sync: time to load and to publish."""
 
 
 @pytest.mark.timeout(3600)
@@ -29,7 +29,7 @@ def test_killed_at_any_moment(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         run_once(server, folder)
         began = time.monotonic()
         run_once(server, folder)
-        longest = TICKS * (time.monotonic() - began)
+        longest = SYNCS * (time.monotonic() - began)
         for n in range(KILLS):
             process = start(server, folder, ("sync", "drain", "backfill")[n % 3])
             assert process.stdout

@@ -1,4 +1,4 @@
-"""A shop that never rests, processes of the pipeline beside it, and the comparison at the end."""
+"""A shop that keeps trading, processes of the pipeline beside it, and the comparison at the end."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ DAYS = 12
 
 @contextmanager
 def trading(every: float, folder: DataFolder) -> Iterator[tuple[Server, threading.Event]]:
-    """An emulator in whose shop something happens every so many seconds, until the event is set; webhooks tell the
-    inbox of the data folder."""
+    """An emulator whose shop trades every so many seconds until the event is set; its webhooks go to the inbox of the
+    data folder."""
     shop = Shop()
     shop.seed_history(DAYS - 2)
     closed = threading.Event()
@@ -53,19 +53,19 @@ def start(server: Server, folder: DataFolder, work: str, *options: str) -> subpr
 
 
 def output_of(process: subprocess.Popen[bytes]) -> bytes:
-    """What a process that ends well printed last."""
+    """The last line of a process that ended successfully."""
     output, errors = process.communicate(b"stop\n" if process.stdin else None)
     assert process.returncode == 0, errors.decode()
     return output.splitlines()[-1]
 
 
 def run_once(server: Server, folder: DataFolder) -> None:
-    """One tick that nothing disturbs."""
+    """One sync that nothing disturbs."""
     output_of(start(server, folder, "sync", "--seconds", "0.001"))
 
 
 def assert_whole(published: Path) -> None:
-    """See that the published file opens and is one state: no row twice, children with their parents."""
+    """Check that the published file opens and is consistent: no row twice, children with their parents."""
     with duckdb.connect(str(published), read_only=True) as connection:
         for object_type in OBJECT_TYPES.values():
             key = ", ".join(object_type.key)
@@ -80,7 +80,7 @@ def assert_whole(published: Path) -> None:
 
 
 def assert_equal_in_the_end(server: Server, closed: threading.Event, folder: DataFolder) -> None:
-    """Close the shop, tick once, and compare everything."""
+    """Close the shop, sync once, and compare everything."""
     closed.set()
     run_once(server, folder)
     assert_whole(folder.published)

@@ -22,21 +22,23 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=12111, help="0 takes any free one (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="which made-up shop (default: %(default)s)")
     parser.add_argument("--days", type=int, default=60, help="days of history (default: %(default)s)")
-    parser.add_argument("--trade-every", type=float, default=3.0, help="seconds; 0 for never (default: %(default)s)")
+    parser.add_argument(
+        "--trade-every", type=float, default=3.0, help="seconds between two actions; 0 for none (default: %(default)s)"
+    )
     parser.add_argument("--latency-ms", type=float, default=0.0, help="added to every request (default: %(default)s)")
     parser.add_argument("--rate-limits", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument(
         "--webhook-url",
         metavar="URL",
-        help="deliver every event from now on there, signed with STRIPE_WEBHOOK_SECRET (live) and"
-        " STRIPE_TEST_WEBHOOK_SECRET (test) of the environment; a mode without a secret is left out",
+        help="deliver all events from now on to this URL, signed with STRIPE_WEBHOOK_SECRET (live) and"
+        " STRIPE_TEST_WEBHOOK_SECRET (test) from the environment; a mode without a secret sends none",
     )
     parser.add_argument(
         "--webhook-backoff",
         type=float,
         default=1.0,
         metavar="FACTOR",
-        help="of Stripe's waits before it delivers again, such as 0.001 for seconds instead of hours",
+        help="for Stripe's waits before it delivers again, such as 0.001 for seconds instead of hours",
     )
     options = parser.parse_args()
     if options.webhook_backoff <= 0:

@@ -107,7 +107,7 @@ def time_range(params: Json, name: str) -> tuple[int | None, int | None]:
     unknown = [f"{name}[{bound}]" for bound in value if bound not in _BOUNDS]
     if unknown:
         raise _unknown(unknown)
-    bounds = {bound: _integer(given, f"{name}[{bound}]") for bound, given in value.items()}
+    bounds = {bound: _integer(limit, f"{name}[{bound}]") for bound, limit in value.items()}
     lower = [bounds[bound] + (bound == "gt") for bound in ("gt", "gte") if bound in bounds]
     upper = [bounds[bound] + (bound == "lte") for bound in ("lt", "lte") if bound in bounds]
     return max(lower, default=None), min(upper, default=None)

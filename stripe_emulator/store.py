@@ -116,16 +116,16 @@ class Collection:
             ):
                 return [], False
             low, high = (bisect_right(order, place), high) if backwards else (low, bisect_left(order, place))
-        found: list[str] = []
+        ids: list[str] = []
         for at in range(low, high) if backwards else range(high - 1, low - 1, -1):
             object_id = order[at][2]
             if wanted is None or wanted(object_id, self.objects[object_id]):
-                found.append(object_id)
-                if len(found) > window.limit:
+                ids.append(object_id)
+                if len(ids) > window.limit:
                     break
-        more = len(found) > window.limit
-        found = found[: window.limit]
-        return (found[::-1] if backwards else found), more
+        more = len(ids) > window.limit
+        ids = ids[: window.limit]
+        return (ids[::-1] if backwards else ids), more
 
     def _sorted(self) -> list[tuple[int, int, str]]:
         if len(self._late) > 50:

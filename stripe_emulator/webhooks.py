@@ -81,9 +81,9 @@ def sign(body: bytes, secret: str, at: int) -> str:
     implementation. Source: Stripe's page "Verify webhook signatures manually".
     """
     signed = b"%d.%b" % (at, body)
-    secrets = [one.strip() for one in secret.split(",") if one.strip()]
-    made = [hmac.new(one.encode(), signed, hashlib.sha256).hexdigest() for one in secrets]
-    return ",".join([f"t={at}", *(f"v1={signature}" for signature in made)])
+    keys = [key.strip().encode() for key in secret.split(",") if key.strip()]
+    signatures = [hmac.new(key, signed, hashlib.sha256).hexdigest() for key in keys]
+    return ",".join([f"t={at}", *(f"v1={signature}" for signature in signatures)])
 
 
 def headers(body: bytes, secret: str) -> dict[str, str]:
@@ -283,11 +283,11 @@ class Webhooks:
         if listener is not None:
             listener.send(delivery.event, body)
             return None
-        found = self._shop.endpoint_to_call(delivery.target, delivery.livemode)
-        if found is None:
+        endpoint = self._shop.endpoint_to_call(delivery.target, delivery.livemode)
+        if endpoint is None:
             # Stripe stops retrying once the endpoint is disabled or deleted.
             return None
-        url, secret = found
+        url, secret = endpoint
         at, started = time.time(), time.monotonic()
         try:
             status = client.post(url, content=body, headers=headers(body, secret)).status_code

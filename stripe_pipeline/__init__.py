@@ -26,6 +26,6 @@ def query(sql: str) -> pd.DataFrame:
 
     published = DataFolder.from_environment().published
     if not published.exists():
-        raise WarehouseError(f"{published} is not there yet", "Run `stripe-pipeline sync` first")
+        raise WarehouseError(f"{published} does not exist yet", "Run `stripe-pipeline sync` first")
     with duckdb.connect(str(published), read_only=True) as connection:
         return connection.execute(sql).df()

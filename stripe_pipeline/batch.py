@@ -33,7 +33,7 @@ class ListedDay:
 
     day: date
     listed_at: float
-    """When the first request for the list was sent: seconds on Stripe's clock. Rows requested before are older."""
+    """When the first request for the list was sent: seconds on Stripe's clock. A row requested earlier is older."""
     until: float
     """The list's exclusive upper bound of `created`: the day's end, or for today the time of reading."""
     how: str = ""
@@ -53,7 +53,7 @@ class Tombstone:
 
 @dataclass
 class Batch:
-    """The objects read of one listed type and its children, loaded together."""
+    """The objects of one listed type and its children that were read and are loaded together."""
 
     object_type: ObjectType
     children: tuple[ObjectType, ...]
@@ -84,13 +84,15 @@ class Batch:
         self.latest = latest
         self.days = [
             replace(
-                it,
-                listed_at=it.listed_at if it.listed_at <= latest else day_start(it.day),
-                until=min(it.until, latest + _LISTED_AHEAD),
+                listed,
+                listed_at=listed.listed_at if listed.listed_at <= latest else day_start(listed.day),
+                until=min(listed.until, latest + _LISTED_AHEAD),
             )
-            for it in self.days
+            for listed in self.days
         ]
-        self.tombstones = [replace(it, found_at=min(it.found_at, latest)) for it in self.tombstones]
+        self.tombstones = [
+            replace(tombstone, found_at=min(tombstone.found_at, latest)) for tombstone in self.tombstones
+        ]
 
     @property
     def tables(self) -> tuple[ObjectType, ...]:
@@ -100,13 +102,13 @@ class Batch:
 
 @dataclass
 class Changes:
-    """The changes of a load to one table, by UTC day of `created`."""
+    """The changes that a load made to one table, by UTC day of `created`."""
 
     inserted: Counter[date] = field(default_factory=Counter)
     updated: Counter[date] = field(default_factory=Counter)
     deleted: Counter[date] = field(default_factory=Counter)
     rows: dict[date, int] = field(default_factory=dict)
-    """Rows that exist in Stripe (not deleted) after the load, of both modes, of every day touched."""
+    """How many rows of both modes exist in Stripe (not deleted) after the load, for each day that it touched."""
 
     def update(self, other: Changes) -> None:
         """Add a later load's changes."""
@@ -133,5 +135,5 @@ class Loaded:
     revision: int = 0
     """The warehouse's after the load."""
     refused: dict[str, set[str]] = field(default_factory=dict)
-    """Ids by table name of objects not stored because the warehouse has a newer state, or must not keep them any
-    more."""
+    """Ids, by table name, of objects that were not stored because the warehouse has a newer state or must no longer
+    keep them."""

@@ -73,12 +73,12 @@ class DataFolder:
 
     @property
     def damaged(self) -> Path:
-        """The new name of a damaged private file, kept for inspection; only the latest is kept."""
+        """Where a damaged private file is moved for inspection; only the latest one is kept."""
         return self.private.with_name("damaged.duckdb")
 
     @property
     def spill(self) -> Path:
-        """DuckDB's temporary files; empty while DuckDB does not work."""
+        """DuckDB's temporary files; empty while DuckDB is idle."""
         return self.root / "private" / "temp"
 
     @property
@@ -186,27 +186,27 @@ class DataFolder:
         return _set_mode(version, readers.folder_mode) or any(opened)
 
     def _give_to_group(self, *paths: Path) -> None:
-        """Give these to the data folder's group: new files in a folder without the set-group-ID bit get the process's
-        group."""
+        """Give these paths to the data folder's group: new files in a folder without the set-group-ID bit get the
+        process's group."""
         group = self.root.stat().st_gid
         for path in paths:
-            with contextlib.suppress(OSError):  # another user's, or this one is not in that group
+            with contextlib.suppress(OSError):  # another user's file, or this user is not in that group
                 if path.stat().st_gid != group:
                     os.chown(path, -1, group)
 
     def contents(self) -> list[Path]:
         """The pipeline's files and folders directly below the data folder.
 
-        Where the pipeline never ran, only its empty folders count: others may use such names, too.
+        Where the pipeline never ran, only empty folders count: other programs may use these names, too.
         """
-        # The versions before the private file: after an interruption no version may be left to restore it from.
+        # Versions are removed before the private file: if this is interrupted, no version must be left to restore from.
         known = [self.published, self.published.with_suffix(".next"), self.versions, self.private.parent, self.spool]
         known += [self.logs, self.runs, self.running, self.stopping, self.hash_key, self.root / "demo.yaml"]
         known += sorted(self.root.glob(f"{self.inbox.name}*"))
         marks = (self.lock, self.private, self.damaged, self.inbox, self.running, self.published)
         ran_here = any(mark.is_symlink() or mark.exists() for mark in marks)
-        there = [path for path in known if path.is_symlink() or path.exists()]
-        return [path for path in there if ran_here or (path.is_dir() and not any(path.iterdir()))]
+        existing = [path for path in known if path.is_symlink() or path.exists()]
+        return [path for path in existing if ran_here or (path.is_dir() and not any(path.iterdir()))]
 
     def clear(self, *, keep: Collection[Path] = ()) -> list[Path]:
         """Remove the pipeline's files, and the folder if no other files are in it; returns the other files.
@@ -251,7 +251,7 @@ class DataFolder:
 
 def _set_mode(path: Path, mode: int) -> bool:
     """Set the mode of `path` if it exists; True if its old mode gave other users more access than `mode`."""
-    with contextlib.suppress(OSError):  # missing, or another user's
+    with contextlib.suppress(OSError):  # missing, or another user's file
         before = stat.S_IMODE(path.stat().st_mode)
         if before & 0o777 != mode:
             path.chmod(mode | before & ~0o777)  # keeps the set-group-ID bit

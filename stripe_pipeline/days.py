@@ -33,14 +33,14 @@ def days_between(first: date, last: date) -> list[date]:
 
 
 def stretches(days: Iterable[date]) -> list[tuple[date, date]]:
-    """The first and last day of each run of days without a gap, oldest first."""
-    found: list[tuple[date, date]] = []
+    """The first and last day of each stretch of days without a gap, oldest first."""
+    spans: list[tuple[date, date]] = []
     for day in sorted(set(days)):
-        if found and day - found[-1][1] == timedelta(days=1):
-            found[-1] = (found[-1][0], day)
+        if spans and day - spans[-1][1] == timedelta(days=1):
+            spans[-1] = (spans[-1][0], day)
         else:
-            found.append((day, day))
-    return found
+            spans.append((day, day))
+    return spans
 
 
 def today() -> date:

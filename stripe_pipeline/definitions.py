@@ -31,6 +31,6 @@ def build_defs(*, resource_overrides: Mapping[str, OpensPipeline] | None = None)
     return dg.Definitions.merge(inventory, build_automation(settings, at_night))
 
 
-# A process for each step costs seconds and gains nothing: the requests already run in parallel. Not in `build_defs`,
-# for it would hold for the jobs of those who merge it, too.
+# A process for each step costs seconds and gains nothing: the requests already run in parallel. Not part of
+# `build_defs`, where it would also apply to the jobs of a project that merges these definitions.
 defs = dg.Definitions.merge(build_defs(), dg.Definitions(executor=dg.in_process_executor))

@@ -1,7 +1,7 @@
 """The errors that users of the pipeline may see: what happened, and what to do about it.
 
-Every error the package raises on purpose is defined here. The modules that encounter an error raise, retry and log it;
-no message ever holds a key or a signing secret.
+Every error that the package raises on purpose is defined here. Other modules raise, retry and log errors. No message
+ever contains a key or a signing secret.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import re
 from collections.abc import Iterable, Mapping
 
 _NAMED = 5  # objects in a sentence
-# A key may be shown whole, or masked as Stripe's messages do: `rk_live_****1234` or `rk_live_...1234`.
+# A key may appear in full, or masked as in Stripe's messages: `rk_live_****1234` or `rk_live_...1234`.
 _SECRET = re.compile(r"((?:sk|rk)_(?:live|test)_|whsec_)(?:[\w*]|\.(?=[\w.*]))+", re.ASCII)
 _CLIENT_SECRET = re.compile(
     r"(?:\b|(?<=%[0-9A-Fa-f]{2}))((?:accs|cs|cuss|fcsess|pi|seti|src|vs)_(?:\w+_)?secret_)\w+", re.ASCII
 )
-# In a path an `@` is percent-encoded. The part before one in a server's address is a user of that server.
+# In a path an `@` is percent-encoded. In a server's address, the part before it is a user of that server.
 _LOCAL_PART = r"[\w.!#$%+^|~-]"
 _LOGIN_OR_EMAIL = re.compile(
     r"(?P<user>://[^\s/?#@:]*:)(?P<password>[^\s/?#@]+)@|"
-    rf"(?<!//)(?<!{_LOCAL_PART})(?<!{_LOCAL_PART}')"  # from where it begins, so that a long text takes linear time
+    rf"(?<!//)(?<!{_LOCAL_PART})(?<!{_LOCAL_PART}')"  # matched from its start: a long text takes linear time
     rf"{_LOCAL_PART}+(?:'{_LOCAL_PART}+)*(?:@|%40)(?:[\w-]+\.)*[\w-]+",
     re.IGNORECASE,
 )
@@ -101,7 +101,7 @@ class Cancelled(StripePipelineError):
     def __init__(
         self,
         what: str = "The Stripe client was closed before the request was answered",
-        remedy: str = "Start again; the next run goes on from where this one stopped",
+        remedy: str = "Start again; the next run continues where this one stopped",
     ) -> None:
         super().__init__(what, remedy)
 
@@ -166,7 +166,7 @@ class NotFound(ApiError):
 
 
 class CursorLost(NotFound):
-    """The object that `starting_after` names is gone: the window must be read again from its start."""
+    """The object that `starting_after` names no longer exists: the window must be read again from its start."""
 
 
 class Unavailable(ApiError):
@@ -179,11 +179,12 @@ class ObjectsUnread(StripePipelineError):
     def __init__(self, problems: Mapping[str, StripePipelineError]) -> None:
         """`problems` are the errors by id or day."""
         named = [f"{name}: {error.what}" for name, error in list(problems.items())[:_NAMED]]
+        counted = "1 object or day" if len(problems) == 1 else f"{len(problems)} objects or days"
         more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
         super().__init__(
-            f"{len(problems)} could not be read ({'; '.join(named)}{more})",
-            "Everything else of this type was stored. Objects are tried again after growing pauses, five times in all;"
-            " the table pipeline.inbox shows them, and `stripe-pipeline webhooks retry` tries again those given up",
+            f"{counted} could not be read ({'; '.join(named)}{more})",
+            "Everything else of this type was stored. Each object is tried up to five times, after growing pauses. The"
+            " table pipeline.inbox shows them; `stripe-pipeline webhooks retry` retries those that were given up",
         )
 
 
@@ -194,10 +195,10 @@ class OutOfTime(Unavailable):
     """
 
     def __init__(self, path: str, *, last_seen: str = "") -> None:
-        seen = f"; the last attempt met {last_seen}" if last_seen else ""
+        seen = f"; the last attempt ended with {last_seen}" if last_seen else ""
         super().__init__(
             f"The time for this run was up before GET {path} was answered{seen}",
-            "The next run goes on from where this one stopped",
+            "The next run continues where this one stopped",
             path=path,
         )
 

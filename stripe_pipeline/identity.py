@@ -15,7 +15,7 @@ class Restored:
     since: float
     """When the copy that is now the private file was made: Unix seconds, by the local clock."""
     said: str
-    """The event in words: a sentence without its full stop."""
+    """What happened: a sentence without its full stop."""
 
     def __str__(self) -> str:
         return self.said

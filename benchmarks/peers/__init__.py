@@ -1,6 +1,6 @@
-"""The same 10,000 charges read by us and by two others, each as its users would, in processes of their own.
+"""The same 10,000 charges, read by this project and two other tools, each as its users would, in separate processes.
 
-Each script here takes the server's address and a folder and leaves what it read there.
+Each script here takes the server's address and a folder, and leaves its output there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PINNED: Mapping[str, Sequence[str]] = {
     "dlt": ("dlt[duckdb]==1.31.0", "duckdb==1.5.6"),
     "tap_stripe": ("tap-stripe==3.3.0", "setuptools<81"),
 }
-"""What is installed for each; setuptools because older packages ask it for versions."""
+"""The packages installed for each tool; setuptools because older packages read versions with it."""
 
 _TITLES = {
     "ours": "stripe_pipeline, into the published DuckDB file",
@@ -37,25 +37,25 @@ _RUN_SECONDS = 300.0
 
 
 def peers(options: Options) -> list[Row]:
-    """One row each, beside each other."""
+    """One row for each tool."""
     rows = []
     for name, title in _TITLES.items():
-        what = f"{CHARGES:,} charges, 100 ms ± 20 % a request: {title}"
+        label = f"{CHARGES:,} charges, 100 ms ± 20 % a request: {title}"
         try:
             python = Path(sys.executable) if name == "ours" else _environment(name)
         except (OSError, subprocess.SubprocessError) as error:
-            rows.append(Row.failure(what, f"could not be installed ({type(error).__name__})"))
+            rows.append(Row.failure(label, f"could not be installed ({type(error).__name__})"))
             continue
         with serving(Serving({"charges": [evenly(CHARGES)]})) as stripe, new_folder(options) as folder:
             took = _run(python, Path(__file__).parent / f"{name}_charges.py", stripe.url, folder)
             read = len([path for _, path, status in stripe.requests() if path == "/v1/charges" and status == 200])
         if took.exit_status or read < CHARGES / 100:
-            rows.append(Row.failure(what, f"exit status {took.exit_status} after {read} pages: {took.last}"))
+            rows.append(Row.failure(label, f"exit status {took.exit_status} after {read} pages: {took.last}"))
             continue
         speed = CHARGES / took.seconds
         rows.append(
             Row(
-                what,
+                label,
                 "for comparison",
                 f"{speed:,.0f} objects/s, {speed / LIMIT:.0%} of the endpoint's limit,"
                 f" {took.cpu / CHARGES * 1e6:,.0f} µs CPU an object, {took.peak:.0f} MB",
@@ -65,22 +65,22 @@ def peers(options: Options) -> list[Row]:
 
 
 def _environment(name: str) -> Path:
-    """The Python of an environment with what is pinned; made once."""
+    """The Python of an environment with the pinned packages; created once."""
     folder = ENVIRONMENTS / name
     python = folder / "bin" / "python"
-    made = folder / "installed"
+    installed = folder / "installed"
     pinned = "\n".join(PINNED[name])
-    if not made.exists() or made.read_text() != pinned:
+    if not installed.exists() or installed.read_text() != pinned:
         venv.create(folder, clear=True, with_pip=True)
         install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PINNED[name]]
         subprocess.run(install, check=True, timeout=_INSTALL_SECONDS, capture_output=True)
-        made.write_text(pinned)
+        installed.write_text(pinned)
     return python
 
 
 @dataclass(frozen=True)
 class _Took:
-    """What a process took from its start to its end."""
+    """The cost of a process from its start to its end."""
 
     seconds: float
     cpu: float

@@ -10,7 +10,7 @@ KEY = "sk_live_of_the_benchmark"
 
 
 def main(url: str, folder: Path) -> None:
-    """As dlt's documentation tells to read Stripe: the id of the last object is the next page's cursor."""
+    """Reads Stripe as dlt's documentation shows: the id of the last object is the next page's cursor."""
     source = rest_api_source(
         {
             "client": {

@@ -14,9 +14,9 @@ ACCOUNT = "acct_1DemoShop0000000"
 
 
 def main(url: str, folder: Path) -> None:
-    """The tap, with the stream `charges` selected, writing Singer's JSON lines into a file."""
+    """Runs the tap with the stream `charges` selected, and writes Singer's JSON lines to a file."""
     stripe.api_base = url
-    # It looks for Stripe's own address in what it sends, only to take the time.
+    # The tap looks for Stripe's own address in each request, only to measure its time.
     tap_stripe.apply_request_timer_to_client = lambda _: None
     start = datetime.now(UTC) - timedelta(days=101)
     config = {"account_id": ACCOUNT, "client_secret": KEY, "start_date": f"{start:%Y-%m-%dT00:00:00Z}"}

@@ -64,9 +64,9 @@ class Changes(Events):
             side.deleted_customers.add(obj["id"])
             return obj
         if kind == "invoice" and isinstance(obj.get("lines"), dict):
-            given = {line["id"]: line for line in obj["lines"].get("data", [])}
+            embedded = {line["id"]: line for line in obj["lines"].get("data", [])}
             earlier = side.lines.get(obj["id"], {}) if obj["lines"].get("has_more") else {}
-            side.lines[obj["id"]] = earlier | given
+            side.lines[obj["id"]] = earlier | embedded
         side.deleted_customers.discard(obj["id"])
         side.objects[BY_OBJECT[kind].name].put(obj["id"], obj, at)
         return obj

@@ -91,7 +91,7 @@ class InvoicePayments(Invoices, Payments):
             self.attempt_payment(intent, outcome=outcome, settlement_currency=settlement_currency, **moment.when)
             return intent
         amount = invoice["amount_remaining"]
-        made = self.create_payment(
+        created = self.create_payment(
             reference(invoice["customer"]),
             amount=amount,
             currency=invoice["currency"],
@@ -102,7 +102,7 @@ class InvoicePayments(Invoices, Payments):
             created=moment.at,
             announce=moment.announce,
         )
-        intent = intents[invoice["id"]] = str(made["id"])
+        intent = intents[invoice["id"]] = str(created["id"])
         self._link(invoice, intent, amount, moment, is_default=True)
         return intent
 

@@ -36,17 +36,17 @@ class Invoices(InvoiceLines, Customers):
         """
         moment = self._moment(livemode=livemode, created=created, announce=announce)
         if customer is None:
-            made = self.create_customer(livemode=livemode, created=moment.at, announce=announce)
-            customer = str(made["id"])
+            new_customer = self.create_customer(livemode=livemode, created=moment.at, announce=announce)
+            customer = str(new_customer["id"])
         person = self._customer(customer, livemode) or templates.customer(customer, moment.at, livemode)
         invoice_id = fields.get("id") or self._id("in")
         obj = templates.invoice(invoice_id, moment.at, livemode, currency, person, subscription) | fields
         if lines is None:
             unit = templates.minor_units(currency) * templates.PER_DOLLAR.get(currency, 1.0)
             lines = [{"amount": round(unit * self._random.randint(5, 90))} for _ in range(n_lines)]
-        made_lines = [self._new_line(obj, line) for line in lines]
-        self._sides[livemode].lines[obj["id"]] = {line["id"]: line for line in made_lines}
-        obj |= totals_of(obj, made_lines)
+        new_lines = [self._new_line(obj, line) for line in lines]
+        self._sides[livemode].lines[obj["id"]] = {line["id"]: line for line in new_lines}
+        obj |= totals_of(obj, new_lines)
         shown = self._add("invoices", obj, moment, ("invoice.created",))
         return shown if draft else self.finalize_invoice(obj["id"], **moment.when)
 

@@ -59,6 +59,6 @@ class WebhookEndpoints(Changes):
         rendered = self._sides[livemode].objects["events"].rendered
         # The last occurrence is the event's own: Stripe, not the shop's customers, writes the fields after it.
         before, name, after = rendered[event_id].rpartition(b'"pending_webhooks":')
-        number, comma, rest = after.partition(b",")
+        number, comma, ending = after.partition(b",")
         if name and number.isdigit():
-            rendered[event_id] = b"%b%b%d%b%b" % (before, name, max(int(number) - 1, 0), comma, rest)
+            rendered[event_id] = b"%b%b%d%b%b" % (before, name, max(int(number) - 1, 0), comma, ending)

@@ -1,4 +1,4 @@
-"""Asset checks: what users should know about a table besides its rows.
+"""Asset checks: whether announced changes were read, each object is stored once, and references point to rows.
 
 `inbox` retries notifications; this module shows those that were given up. `objects` declares the references,
 `views.references` counts the dangling ones, and this module judges the counts.
@@ -55,25 +55,27 @@ def build_checks(settings: Settings) -> dict[str, dg.AssetChecksDefinition]:
         return _Verdict(not problems, _metadata(problems))
 
     def resolve(pipeline: Pipeline, object_type: ObjectType) -> _Verdict:
-        return _judged([_resolve(pipeline, settings, object_type, it) for it in references[object_type.name]])
+        return _judge(
+            [_resolve(pipeline, settings, object_type, reference) for reference in references[object_type.name]]
+        )
 
     checks = {
         CHECK: _build(
             CHECK,
             listed,
             announced,
-            "Fails where reading an object that events or webhooks named has failed five times: `pipeline.inbox` tells"
-            " which and why, `stripe-pipeline webhooks retry` tries again.",
+            "Fails if an object that events or webhooks named could not be read in five attempts: `pipeline.inbox`"
+            " shows which objects and why, `stripe-pipeline webhooks retry` tries again.",
         ),
         REFERENCES: _build(
             REFERENCES,
             [object_type for object_type in settings.enabled if object_type.name in references],
             resolve,
-            "Warns where a row names an object that is not here and should be; checked once a day.",
+            "Warns if rows name objects that should be in the warehouse and are not; checked once a day.",
             dg.AssetCheckSeverity.WARN,
         ),
         UNIQUE: _build(
-            UNIQUE, settings.enabled, _unique, "Fails where an object is here in more than one row; checked once a day."
+            UNIQUE, settings.enabled, _unique, "Fails if an object is stored in more than one row; checked once a day."
         ),
     }
     return {name: check for name, check in checks.items() if check}
@@ -103,14 +105,14 @@ def _build(
             with opens.open() as pipeline, hold_run_lock(pipeline.folder, context.run.run_id):
                 for object_type in tables:
                     if key_of(object_type) in selected:
-                        found = judge(pipeline, object_type)
+                        verdict = judge(pipeline, object_type)
                         yield dg.AssetCheckResult(
                             asset_key=key_of(object_type),
                             check_name=name,
-                            passed=found.passed,
+                            passed=verdict.passed,
                             severity=severity,
-                            description=found.description,
-                            metadata=found.metadata,
+                            description=verdict.description,
+                            metadata=verdict.metadata,
                         )
         except StripePipelineError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from None
@@ -120,20 +122,20 @@ def _build(
 
 def _references(settings: Settings) -> dict[str, list[Reference]]:
     """The references of each enabled type that can be followed, by table name."""
-    found = {object_type.name: followed(settings, object_type) for object_type in settings.enabled}
-    return {table: references for table, references in found.items() if references}
+    every = {object_type.name: followed(settings, object_type) for object_type in settings.enabled}
+    return {table: references for table, references in every.items() if references}
 
 
 def _unique(pipeline: Pipeline, object_type: ObjectType) -> _Verdict:
     repeated = pipeline.warehouse.rows.repeated(object_type, most=_SHOWN)
     if not repeated:
         return _Verdict(True, {})
-    way_out = "Please report this; a new data folder (STRIPE_PIPELINE_DATA) has every object once."
+    way_out = "Please report this; a new data folder (STRIPE_PIPELINE_DATA) will hold every object once."
     return _Verdict(False, {"examples": dg.MetadataValue.text(", ".join(repeated))}, way_out)
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Counts:
     """The counts for one column's references to one table."""
 
     reference: Reference
@@ -144,7 +146,7 @@ class _Found:
     examples: list[str]
 
 
-def _resolve(pipeline: Pipeline, settings: Settings, object_type: ObjectType, reference: Reference) -> _Found:
+def _resolve(pipeline: Pipeline, settings: Settings, object_type: ObjectType, reference: Reference) -> _Counts:
     target = settings.types[reference.target]
     since = settings.first_listed(target)
     [(seen, missing, early, examples, oldest)] = pipeline.warehouse.ask(dangling(object_type, reference, since))
@@ -157,25 +159,26 @@ def _resolve(pipeline: Pipeline, settings: Settings, object_type: ObjectType, re
         or (reference.may_be_older and oldest is not None and oldest <= begins + _QUIET_START)
     ):
         explained = missing
-    return _Found(reference, seen, missing, explained, examples or [])
+    return _Counts(reference, seen, missing, explained, examples or [])
 
 
-def _judged(found: Iterable[_Found]) -> _Verdict:
+def _judge(counts: Iterable[_Counts]) -> _Verdict:
     metadata: dict[str, dg.MetadataValue[Any]] = {}
     wrong = []
-    for one in found:
-        label = one.reference.label
-        metadata[f"{label}: not here"] = dg.MetadataValue.int(one.missing)
-        if one.explained:
-            metadata[f"{label}: before the history or never listed"] = dg.MetadataValue.int(one.explained)
-        if one.missing > one.explained:
-            wrong.append(f"{one.missing - one.explained} of {label}")
-        if one.examples:
-            metadata[f"{label}: examples"] = dg.MetadataValue.text(", ".join(one.examples))
+    for count in counts:
+        label = count.reference.label
+        metadata[f"{label}: not here"] = dg.MetadataValue.int(count.missing)
+        if count.explained:
+            metadata[f"{label}: before the history or never listed"] = dg.MetadataValue.int(count.explained)
+        if count.missing > count.explained:
+            wrong.append(f"{count.missing - count.explained} of {label}")
+        if count.examples:
+            metadata[f"{label}: examples"] = dg.MetadataValue.text(", ".join(count.examples))
     if not wrong:
         return _Verdict(True, metadata)
-    nothing = f"Point to nothing: {', '.join(wrong)}. A backfill of the days of what they name brings it in."
-    return _Verdict(False, metadata, nothing)
+    missing = ", ".join(wrong)
+    remedy = "A backfill of the days on which these objects were created loads them."
+    return _Verdict(False, metadata, f"References to missing objects: {missing}. {remedy}")
 
 
 def evaluations(pipeline: Pipeline, tables: Collection[str]) -> list[dg.AssetCheckEvaluation]:
@@ -219,7 +222,7 @@ def last_results(
             ]
             if not evaluated:
                 continue
-            at, last = max(evaluated, key=lambda one: one[0])
+            at, last = max(evaluated, key=lambda result: result[0])
             repeated.append(
                 dg.AssetCheckEvaluation(
                     asset_key=last.asset_key,
@@ -243,8 +246,8 @@ def _being_evaluated(instance: dg.DagsterInstance, record: Any) -> bool:
 
 def _evaluated_at(evaluation: dg.AssetCheckEvaluation, reported_at: float) -> float:
     """When the check ran, in Unix seconds, which may be before its result was reported (again)."""
-    found = evaluation.metadata.get(EVALUATED_AT)
-    return found.value if isinstance(found, dg.TimestampMetadataValue) else reported_at
+    evaluated_at = evaluation.metadata.get(EVALUATED_AT)
+    return evaluated_at.value if isinstance(evaluated_at, dg.TimestampMetadataValue) else reported_at
 
 
 def dead_by_table(inbox: Inbox) -> dict[str, dict[str, str]]:

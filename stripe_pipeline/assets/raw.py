@@ -56,7 +56,7 @@ def build_raw_assets(settings: Settings) -> dg.AssetsDefinition:
         can_subset=True,
         backfill_policy=dg.BackfillPolicy.single_run(),
         required_resource_keys={RESOURCE},
-        description="Reads Stripe and brings the tables up to date, each on its own: one that fails keeps its rows.",
+        description="Reads Stripe and brings the tables up to date, each by itself: a table that fails keeps its rows.",
     )
     def stripe(context: dg.AssetExecutionContext) -> Iterator[_Event]:
         opens: OpensPipeline = getattr(context.resources, RESOURCE)
@@ -89,14 +89,14 @@ class _Logged:
 
     def __init__(self, log: dg.DagsterLogManager) -> None:
         self._log = log
-        self._said_at = time.monotonic()
+        self._logged_at = time.monotonic()
         self._now: dict[str, str] = {}
 
     def listed(self, table: str, *, days: int, of: int, rows: int, seconds: float) -> None:
         """Log the progress of all tables every few seconds."""
         self._now[table] = f"{table} {pace(days=days, of=of, rows=rows, seconds=seconds)}"
-        if time.monotonic() - self._said_at >= _SECONDS_BETWEEN_LINES:
-            self._said_at = time.monotonic()
+        if time.monotonic() - self._logged_at >= _SECONDS_BETWEEN_LINES:
+            self._logged_at = time.monotonic()
             self._log.info("\n".join(["Listed so far:", *self._now.values()]))
 
     def finished(self, report: Report) -> None:
@@ -115,8 +115,8 @@ def _describe(object_type: ObjectType, settings: Settings) -> str:
     heading = "" if title == object_type.name.replace("_", " ") else f"{title}. "
     family = OBJECT_TYPES[object_type.parent] if object_type.parent else object_type
     age = settings.retention_of(object_type) or settings.retention_of(family)
-    kept = f"kept for {age}" if age else "kept forever"
-    return f"{heading}{object_type.description}\n\nLoaded from {settings.first_listed(object_type)} on, {kept}."
+    retention = f"kept for {age}" if age else "kept forever"
+    return f"{heading}{object_type.description}\n\nLoaded from {settings.first_listed(object_type)} on, {retention}."
 
 
 def _report(
@@ -137,15 +137,15 @@ def _report(
         )
     materialized = []
     # Dagster wants parents before children.
-    for object_type in sorted(settings.enabled, key=lambda it: it.parent is not None):
+    for object_type in sorted(settings.enabled, key=lambda child: child.parent is not None):
         table = object_type.name
         failed = table in report.failures
         if failed:
             context.log.error("%s could not be brought up to date: %s", table, report.failures[table])
-        asked = days if table in selected and not failed else set()
-        to_record = _days_to_record(context, report, object_type, asked)
+        requested = days if table in selected and not failed else set()
+        to_record = _days_to_record(context, report, object_type, requested)
         # One result covers all partitions of the run. Without a result, Dagster considers the step skipped.
-        own = asked if asked <= to_record else set()
+        own = requested if requested <= to_record else set()
         for day in sorted(own):
             context.add_asset_metadata(
                 _metadata(report, table, day), asset_key=key_of(object_type), partition_key=day.isoformat()
@@ -168,17 +168,17 @@ def _report(
 
 
 def _days_to_record(
-    context: dg.AssetExecutionContext, report: Report, object_type: ObjectType, asked: set[date]
+    context: dg.AssetExecutionContext, report: Report, object_type: ObjectType, requested: set[date]
 ) -> set[date]:
     """The days of a table whose partitions are recorded as materialized: days on which rows changed, and days that are
     complete for the first time. Recording an unchanged day would only hide the check results.
 
-    All `asked` days are recorded in a backfill, which Dagster would otherwise consider unfinished, and in a run that
-    fails because of another table, which would otherwise mark those days as failed.
+    All `requested` days are recorded in a backfill, which Dagster would otherwise consider unfinished, and in a run
+    that fails because of another table, which would otherwise mark those days as failed.
     """
     changed = report.changes.get(object_type.name, Changes()).days
-    expected = asked if report.failures or context.run.job_name != SYNC_JOB else set()
-    unchanged = (asked | report.listed.get(object_type.name, set())) - changed - expected
+    expected = requested if report.failures or context.run.job_name != SYNC_JOB else set()
+    unchanged = (requested | report.listed.get(object_type.name, set())) - changed - expected
     return changed | expected | _never_materialized(context.instance, key_of(object_type), unchanged)
 
 
@@ -189,8 +189,8 @@ def _never_materialized(instance: dg.DagsterInstance, key: dg.AssetKey, days: se
         return days - {date.fromisoformat(partition) for partition in shown}
     # The case of nearly every sync: looking up one partition uses an index, looking up all of them a scan.
     [day] = days
-    found = instance.fetch_materializations(dg.AssetRecordsFilter(key, asset_partitions=[day.isoformat()]), limit=1)
-    return set() if found.records else days
+    result = instance.fetch_materializations(dg.AssetRecordsFilter(key, asset_partitions=[day.isoformat()]), limit=1)
+    return set() if result.records else days
 
 
 def materializations(report: Report, enabled: Sequence[ObjectType]) -> list[dg.AssetMaterialization]:

@@ -36,6 +36,6 @@ def fail_killed_runs(instance: dg.DagsterInstance, folder: DataFolder) -> None:
         if run is not None and run.status in UNFINISHED:
             instance.report_run_failed(
                 run,
-                "The process of this run was killed, or the machine stopped. What it had stored is whole; the next"
-                " run goes on from there.",
+                "The process of this run was killed, or the machine stopped. Everything it had stored is complete; the"
+                " next run continues from there.",
             )

@@ -30,12 +30,13 @@ def build_view_assets(settings: Settings) -> dg.AssetsDefinition:
         specs=specs,
         can_subset=True,
         required_resource_keys={RESOURCE},
-        description="Makes all views again, reads those that are selected and publishes. A sync does not need this:"
-        " views are as fresh as their tables.",
+        description="Creates all views again, reads the selected ones and publishes. A sync does not need this: views"
+        " are as fresh as their tables.",
     )
     def make_views(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
         opens: OpensPipeline = getattr(context.resources, RESOURCE)
-        selected = [it for it in _shown(settings) if view_key(*it) in context.selected_asset_keys]
+        keys = context.selected_asset_keys
+        selected = [(view, schema) for view, schema in _shown(settings) if view_key(view, schema) in keys]
         try:
             with opens.open() as pipeline:
                 pipeline.warehouse.make_views([f"{schema}.{view.name}" for view, schema in selected])
@@ -56,7 +57,7 @@ def changed_views(
 
     `tables`: only views that show one of these tables; all views by default. Raises `WarehouseError`.
     """
-    reported = [it for it in _shown(settings) if tables is None or set(tables) & set(it[0].tables)]
+    reported = [(view, schema) for view, schema in _shown(settings) if tables is None or set(tables) & set(view.tables)]
     keys = [view_key(view, schema) for view, schema in reported]
     records = {record.asset_entry.asset_key: record.asset_entry for record in instance.get_asset_records(keys)}
     changed = []

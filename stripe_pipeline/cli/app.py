@@ -39,28 +39,28 @@ def enter_project(
 ) -> None:
     """Keeps nine Stripe object types in DuckDB, equal to Stripe.
 
-    Try it without an account: stripe-pipeline demo. With one: set STRIPE_API_KEY, then stripe-pipeline check and
-    stripe-pipeline dev.
+    Try it without an account: stripe-pipeline demo. With an account: set STRIPE_API_KEY, then run stripe-pipeline check
+    and stripe-pipeline dev.
     """
     # Dagster resolves its storage against the working directory, so all work is done in the project folder.
     _make_paths_absolute()
-    here = Path.cwd()
-    candidates = [here, *here.parents, Path(__file__).resolve().parents[2]]
-    root = next((folder for folder in candidates if _is_project(folder)), None)
+    folder = Path.cwd()
+    candidates = [folder, *folder.parents, Path(__file__).resolve().parents[2]]
+    root = next((candidate for candidate in candidates if _is_project(candidate)), None)
     if root is None:
         raise SettingsError(
-            "The stripe_pipeline project is not here or above", "Run stripe-pipeline in a clone of the project"
+            f"{folder} is not in a clone of the stripe_pipeline project", "Run stripe-pipeline in the project folder"
         )
     os.chdir(root)
     # As Dagster does for the processes it starts here, so that both see the same environment.
     try:
-        there = dotenv_values(".env")
+        variables = dotenv_values(".env")
     except UnicodeDecodeError:
         raise SettingsError(f"The file {root / '.env'} cannot be read (it is not UTF-8)", "Save it as UTF-8") from None
     except OSError as error:
         advice = access_remedy(root / ".env") if cause_of(error) is Cause.DENIED else remedy(error, root / ".env")
         raise SettingsError(f"The file {root / '.env'} cannot be read ({reason(error)})", advice) from None
-    os.environ.update({name: value for name, value in there.items() if value is not None})
+    os.environ.update({name: value for name, value in variables.items() if value is not None})
     _make_paths_absolute()
     home = os.environ.get("DAGSTER_HOME") or str(root)
     if not Path(home).is_absolute() or not Path(home).is_dir():
@@ -78,7 +78,7 @@ def _make_paths_absolute() -> None:
 
 
 def _is_project(folder: Path) -> bool:
-    """Whether `dagster.yaml` and the code location are there; the parent folders may be another Dagster project."""
+    """Whether the folder has `dagster.yaml` and our code location; a parent folder may be another Dagster project."""
     try:
         declared = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
         return (

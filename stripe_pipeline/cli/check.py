@@ -27,10 +27,10 @@ from stripe_pipeline.cli.display import approximately, print_line
 
 @app.command()
 def check() -> None:
-    """Show what each key may read, and what loading will take.
+    """Show what each key may read, and how long loading will take.
 
-    Asks Stripe some forty times for each key and changes nothing. Exit status 1 if something that is needed is missing:
-    a key, a permission, the events; webhooks and what they need are only shown.
+    Sends some forty requests to Stripe for each key, and changes nothing. The exit status is 1 if something is missing
+    that loading needs: a key, a permission or the events. Webhooks are shown, but do not count.
     """
     reports = key_reports()
     for report in reports:
@@ -61,22 +61,19 @@ def _show_report(report: KeyReport) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("table", "to load", "requests", "may read"):
         table.add_column(heading, justify="right" if heading in ("to load", "requests") else "left")
-    for it in report.tables:
-        counts = (
-            [approximately(n, exact=it.left.exact) for n in (it.left.objects, it.left.requests)]
-            if it.left
-            else ("", "")
-        )
-        readable = f"with {it.object_type.parent}" if it.object_type.parent else "yes"
-        table.add_row(it.object_type.name, *counts, _readable(it.error, readable))
+    for checked in report.tables:
+        left = checked.left
+        counts = [approximately(n, exact=left.exact) for n in (left.objects, left.requests)] if left else ("", "")
+        readable = f"with {checked.object_type.parent}" if checked.object_type.parent else "yes"
+        table.add_row(checked.object_type.name, *counts, _readable(checked.error, readable))
     table.add_row("events", "", "", _readable(report.events, "yes"))
     out.print(table)
     print_line("To load", f"{to_load(report)}.")
     for lacking in report.lacking:
         print_line("", f"{lacking}.")
-    for it in report.tables:
-        for path in it.unseen:
-            print_line("Fields", f"{it.object_type.name}: {path} is in the settings, but no recent object has it.")
+    for checked in report.tables:
+        for path in checked.unseen:
+            print_line("Fields", f"{checked.object_type.name}: {path} is in the settings, but no recent object has it.")
     rate = report.rate
     print_line(
         "Rate",
@@ -104,19 +101,19 @@ def to_load(report: KeyReport) -> str:
     left, seconds = report.left, report.seconds
     if not left.requests:
         unreadable = any(table.error for table in report.tables)
-        return "nothing of what may be read" if unreadable else "nothing, what is here is complete"
+        return "nothing that the key may read" if unreadable else "nothing; the stored data is complete"
     if seconds < 60:
         takes = "under a minute"
     else:
         takes = f"about {seconds / 60:.0f} minutes" if seconds < 5400 else f"about {seconds / 3600:.0f} hours"
     part = left.requests / report.allocation
     rows, requests = (approximately(n, exact=left.exact) for n in (left.objects, left.requests))
-    said = (
+    text = (
         f"{rows} rows in {requests} requests, {takes},"
         f" {f'{part:.0%}' if part >= 0.01 else 'under 1%'} of the {approximately(report.allocation, exact=False)}"
         " reads that Stripe allows in 30 days"
     )
-    return said if part <= 1 else f"{said}; set `history` to a later day, or load it in parts"
+    return text if part <= 1 else f"{text}; set `history` to a later day, or load it in parts"
 
 
 def _show_webhooks(report: KeyReport) -> None:
@@ -125,7 +122,7 @@ def _show_webhooks(report: KeyReport) -> None:
         lacking = webhooks.error.permission or "Webhook Endpoints, read"
         print_line(
             "Webhooks",
-            f"the key may not see them (needs {lacking}); the Stripe Dashboard shows them (Developers, Webhooks).",
+            f"the key may not list them (it needs {lacking}); the Stripe Dashboard shows them (Developers, Webhooks).",
         )
     elif webhooks.error:
         print_line("Webhooks", f"{webhooks.error}")
@@ -133,7 +130,7 @@ def _show_webhooks(report: KeyReport) -> None:
         elsewhere = f", {webhooks.others} elsewhere" if webhooks.others else ""
         print_line(
             "Webhooks",
-            f"none registered{elsewhere}: changes come with the next sync. To have them within seconds:"
+            f"none registered{elsewhere}: changes come with the next sync. To get them within seconds:"
             " stripe-pipeline webhooks register --url https://…",
         )
     for endpoint in webhooks.endpoints:
@@ -147,13 +144,13 @@ def _show_webhooks(report: KeyReport) -> None:
         replace = "" if endpoint.other_version is None else " --replace"
         print_line(
             "Webhooks",
-            f"{endpoint.id} is as it should be, to {endpoint.url}"
+            f"{endpoint.id} is as it should be, and sends to {endpoint.url}"
             if endpoint.sound
             else f"{endpoint.id}: {', '.join(wrong)}. To correct it:"
             f" stripe-pipeline webhooks register --url {endpoint.url}{replace}",
         )
-    there = f"in {webhooks.secret_name}" if webhooks.secret_is_set else f"none; {webhooks.secret_name} is not set"
-    print_line("", f"Signing secret: {there}.")
+    secret = f"in {webhooks.secret_name}" if webhooks.secret_is_set else f"none; {webhooks.secret_name} is not set"
+    print_line("", f"Signing secret: {secret}.")
 
 
 def complain_of_missing(report: KeyReport) -> None:

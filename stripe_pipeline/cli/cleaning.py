@@ -1,6 +1,6 @@
 """Removing everything that the pipeline keeps: the data folder's contents, the inbox, and Dagster's history.
 
-`cli` asks and shows on the terminal.
+`runs` asks for confirmation and prints.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ class Cleaning:
         self._history = history if history and history.is_dir() else None
         self._inbox_url = inbox_url
         self._locks = ExitStack()
-        self.found: list[str] = []
-        """One human-readable line per item; empty if there are none."""
+        self.items: list[str] = []
+        """What would be removed, a line each; empty if there is nothing to remove."""
 
     def __enter__(self) -> Cleaning:
         try:
             if self.folder.contents():
                 self.folder.check_access()
                 self._claim()
-                self.found.append(
+                self.items.append(
                     f"the data folder {self.folder.root}: {self._held()}, {_size(self.folder.contents())}"
                 )
                 self._lock(self.folder.lock, "a run")
                 if self.folder.hash_key.exists():
-                    self.found.append(f"the key that fields are hashed with, {self.folder.hash_key}")
+                    self.items.append(f"the key that fields are hashed with, {self.folder.hash_key}")
             if self._inbox_url and (waiting := self._waiting_elsewhere()):
-                self.found.append(waiting)
+                self.items.append(waiting)
             if self._history:
-                self.found.append(f"Dagster's history of runs and partitions in {self._history}")
+                self.items.append(f"Dagster's history of runs and partitions in {self._history}")
         except BaseException:
             self._locks.close()
             raise
@@ -109,7 +109,7 @@ class Cleaning:
             tables = (f"SELECT count(*) FROM raw.{table}" for table in OBJECT_TYPES)
             rows = sum(number for (number,) in warehouse.ask(" UNION ALL ".join(tables)))
         except StripePipelineError:
-            return "an account that cannot be told, because the warehouse cannot be read"
+            return "an unknown account, because the warehouse cannot be read"
         finally:
             warehouse.close()
         return f"{rows:,} rows of {', '.join(accounts)}" if accounts else "no account's data yet"
@@ -117,14 +117,16 @@ class Cleaning:
     def _waiting_elsewhere(self) -> str | None:
         inbox = Inbox(self.folder, self._inbox_url)
         try:
-            found = inbox.summary()
+            summary = inbox.summary()
         finally:
             inbox.close()
-        return f"the inbox that STRIPE_PIPELINE_INBOX names, with {found.waiting + found.dead} unapplied events"
+        return (
+            f"the inbox that STRIPE_PIPELINE_INBOX names, with {summary.waiting + summary.dead} unapplied notifications"
+        )
 
 
 def _is_open(inbox: Path) -> bool:
-    """Whether another process has this SQLite file open: only the last one may turn write-ahead logging off."""
+    """Whether another process has this SQLite file open: only the last process may turn write-ahead logging off."""
     try:
         with closing(sqlite3.connect(inbox, timeout=0)) as connection:
             connection.execute("PRAGMA journal_mode = DELETE")

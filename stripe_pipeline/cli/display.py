@@ -64,8 +64,8 @@ def failure_of(result: Any) -> BaseException:
         if event.is_step_failure:
             data = event.step_failure_data
             if data.user_failure_data and data.user_failure_data.description:
-                what, _, remedy = str(data.user_failure_data.description).partition(". ")
-                return StripePipelineError(what, remedy)
+                problem, _, remedy = str(data.user_failure_data.description).partition(". ")
+                return StripePipelineError(problem, remedy)
             if data.error:
                 cause = data.error.cause or data.error
                 if cause.cls_name == dg.DagsterExecutionInterruptedError.__name__:
@@ -73,7 +73,7 @@ def failure_of(result: Any) -> BaseException:
                 reason = str(cause.message).strip().splitlines()[0]
                 break
     else:
-        reason = "Dagster names no reason"
+        reason = "Dagster gives no reason"
     return StripePipelineError(
         f"The run failed unexpectedly: {reason}", f"`stripe-pipeline dev` shows its log, under Runs, {result.run_id}"
     )
@@ -100,7 +100,9 @@ def show_report(report: Report) -> None:
     if report.surprises.seen:
         err.print(
             Text.assemble(
-                ("warning: ", "yellow"), f"of an unexpected form (of another type: kept in _extra): {report.surprises}"
+                ("warning: ", "yellow"),
+                "Stripe sent values in an unexpected form (those of another type are kept in _extra):"
+                f" {report.surprises}",
             )
         )
 
@@ -169,12 +171,12 @@ class Display:
         self.report = report
         self._show("Recording the run in Dagster …")
 
-    def _show(self, what: Progress | str | None) -> None:
+    def _show(self, activity: Progress | str | None) -> None:
         if self._terminal is None:
             return
         if self._shown:
             self._shown.stop()
-        self._shown = self._terminal.status(what) if isinstance(what, str) else what
+        self._shown = self._terminal.status(activity) if isinstance(activity, str) else activity
         if self._shown:
             self._shown.start()
 

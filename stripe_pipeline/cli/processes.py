@@ -1,6 +1,6 @@
 """The processes that `demo` and `dev` start, and how they all end together.
 
-`cli` decides which processes start, and what users are told.
+`serve` decides which processes start, and prints.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _GRACE = 15  # seconds; Dagster takes 3 to 8 to end its own processes
 _POLL = 0.2
 _LONGEST_LOG = 20_000_000  # bytes; an idle Dagster writes some 3 MB a day
 
-# What a child does before it becomes the program asked for; a `preexec_fn` could deadlock where the parent has threads.
-# It heeds interrupts even if this process was started to ignore them, as shells start what runs in the background. And
-# where the parent is killed and cannot end it, Linux interrupts it instead (PR_SET_PDEATHSIG, which is 1).
+# Runs in a child before it becomes the requested program; a `preexec_fn` could deadlock if the parent has threads.
+# The child heeds interrupts even if the parent ignores them, as background processes of shells do. If the parent is
+# killed and cannot end the child, Linux interrupts the child instead (PR_SET_PDEATHSIG, which is 1).
 _BEGIN = (
     "import ctypes, os, signal, sys;"
     "signal.signal(signal.SIGINT, signal.SIG_DFL);"
@@ -55,7 +55,7 @@ def claim_port(port: int, *, option: str) -> None:
             probe.bind((HOST, port))
         except OSError as error:
             raise PortTaken(
-                f"Port {port} of {HOST} cannot be used ({error.strerror})", f"Name a free one with {option}"
+                f"Port {port} of {HOST} cannot be used ({error.strerror})", f"Name a free port with {option}"
             ) from None
 
 
@@ -100,7 +100,7 @@ class Processes:
                 signal.signal(number, handler)
 
     def start(self, name: str, command: str) -> None:
-        """Run `python -m command` in the background; what it prints goes to a file in the logs folder."""
+        """Run `python -m command` in the background; its output goes to a file in the logs folder."""
         log = self._logs / f"{name.replace(' ', '-').lower()}.log"
         log.write_bytes(b"")
         with log.open("ab") as output:  # so that writing continues at the start after truncation
@@ -118,18 +118,16 @@ class Processes:
         for child in self._children:
             status = child.process.poll()
             if status is not None:
-                raise ProcessEnded(
-                    f"{child.name} ended by itself (exit status {status})", f"Its log {child.log} tells why"
-                )
+                raise ProcessEnded(f"{child.name} ended by itself (exit status {status})", f"See its log, {child.log}")
 
-    def wait_for(self, ready: Callable[[], bool], *, what: str, seconds: float) -> None:
+    def wait_for(self, ready: Callable[[], bool], *, name: str, seconds: float) -> None:
         """Wait until `ready()`; raises `ProcessEnded` if a process ends meanwhile or the time is up."""
         end = time.monotonic() + seconds
         while not ready():
             self.check()
             if time.monotonic() > end:
                 raise ProcessEnded(
-                    f"{what} was not ready within {seconds:.0f} seconds", f"The logs in {self._logs} may tell why"
+                    f"{name} was not ready within {seconds:.0f} seconds", f"See the logs in {self._logs}"
                 )
             time.sleep(_POLL)
 

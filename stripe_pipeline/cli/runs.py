@@ -36,14 +36,14 @@ def _day(text: str) -> date:
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise typer.BadParameter(f"{text} is not a day such as {today()}") from None
+        raise typer.BadParameter(f"{text} is not a date such as {today()}") from None
 
 
 @app.command()
 def sync() -> None:
     """Bring every table up to date with Stripe.
 
-    One sync now, the same as the schedule's every 15 minutes. The first one loads the whole history.
+    Does once what the schedule does every 15 minutes. The first sync loads the whole history.
     """
     check_environment()
     if not execute(job="sync", first=today(), last=today()):
@@ -55,13 +55,13 @@ def backfill(
     first: Annotated[date, typer.Option("--from", parser=_day, metavar="DAY", help="First day, such as 2026-01-31.")],
     last: Annotated[date, typer.Option("--to", parser=_day, metavar="DAY", help="Last day, inclusive.")],
     only: Annotated[
-        list[str] | None, typer.Option(metavar="TABLES", help="Some tables, separated by commas, instead of all.")
+        list[str] | None, typer.Option(metavar="TABLES", help="Only these tables, separated by commas.")
     ] = None,
 ) -> None:
-    """Read whole days again, completely.
+    """List whole days again, and correct what differs.
 
-    The same as a backfill from the UI. Days are UTC days of `created`. What is already there is compared and
-    corrected, never doubled.
+    The same as a backfill in the UI. Days are UTC days of `created`. Rows that are already stored are compared and
+    corrected, never duplicated.
     """
     check_environment()
     settings = load_settings()
@@ -81,7 +81,7 @@ def backfill(
         raise SettingsError(
             f"--only names {', '.join(unknown) if any(unknown) else 'no table'}"
             + (f": the settings switch {', '.join(off)} off" if off else ""),
-            f"Tables here are {', '.join(enabled)}",
+            f"The tables are {', '.join(enabled)}",
         )
     if not execute(job=None, first=first, last=last, tables=tables):
         raise typer.Exit(1)
@@ -91,9 +91,9 @@ def backfill(
 def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be removed.")] = False,
 ) -> None:
-    """Remove what is older than its retention.
+    """Remove rows that are older than their retention.
 
-    The asset `retention` does the same every day, and forgets applied notifications and Dagster's own old runs.
+    The asset `retention` does the same every night, and also removes old notifications and Dagster's old runs.
     """
     from stripe_pipeline.assets.retention import PRUNED, RETENTION, records
     from stripe_pipeline.sync.pipeline import look
@@ -127,13 +127,13 @@ def prune(
 def erase(
     customers: Annotated[list[str], typer.Argument(metavar="CUSTOMER...", help="Ids of customers, such as cus_….")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
-    unknown: Annotated[bool, typer.Option("--unknown", help="Accept ids that the tables do not hold.")] = False,
+    unknown: Annotated[bool, typer.Option("--unknown", help="Accept ids that are not in the tables.")] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Let customers who were erased come back.")] = False,
 ) -> None:
-    """Erase customers and everything that other rows copied of them, and keep them out.
+    """Erase customers and the copies of their data in other rows, and keep them out.
 
-    Removes them from both files and every published version. Amounts, ids and dates stay. Needs no API key and changes
-    nothing at Stripe.
+    Removes them from the private file and every published version. Amounts, ids and dates stay. Needs no API key, and
+    changes nothing at Stripe.
     """
     from stripe_pipeline.fields import load_hash_key
     from stripe_pipeline.warehouse.recovery import stand_ins
@@ -152,10 +152,10 @@ def erase(
             _undo_erasure(warehouse, customer)
         return
     foreseen = warehouse.erase(customers, dry_run=True)
-    strangers = [customer for customer, found in foreseen.items() if not found.known]
+    strangers = [customer for customer, erased in foreseen.items() if not erased.known]
     if strangers and not unknown:
         raise SettingsError(
-            f"{short_path(folder.private)} holds no customer {', '.join(strangers)} and nothing that belongs to one",
+            f"{short_path(folder.private)} holds no customer {', '.join(strangers)}, nor anything that belongs to one",
             "Correct the id. To keep out a customer who was never loaded, add --unknown",
         )
     number = f"{len(customers)} {'customer' if len(customers) == 1 else 'customers'}"
@@ -163,12 +163,12 @@ def erase(
     for heading in ("table", "rows", "what happens"):
         table.add_column(heading, justify="right" if heading == "rows" else "left")
     for name in OBJECT_TYPES:
-        if rows := sum(found.rows.get(name, 0) for found in foreseen.values()):
+        if rows := sum(erased.rows.get(name, 0) for erased in foreseen.values()):
             table.add_row(name, f"{rows:,}", "removed" if name == "customers" else "personal data removed")
     if table.row_count:
         out.print(table)
     for column in warehouse.unidentified_references():
-        out.print(f"Rows that name the customer in {column} alone are not found: the settings leave that column out.")
+        out.print(f"Rows that name the customer only in {column} are not found: the settings leave that column out.")
     if not yes and not typer.confirm(f"Erase {number} from {short_path(folder.root)} for good?"):
         raise typer.Exit(1)
     warehouse.erase(customers)
@@ -179,37 +179,39 @@ def _undo_erasure(warehouse: Warehouse, customer: str) -> None:
     days = warehouse.keep_out_no_longer(customer)
     if days is None:
         raise SettingsError(f"{customer} was not erased here", "Correct the id")
-    out.print(f"{customer} is not kept out any more.")
+    out.print(f"{customer} is no longer kept out.")
     if days:
-        out.print(f"`stripe-pipeline backfill --from {days[0]} --to {days[-1]}` brings back what Stripe still holds.")
+        out.print(
+            f"`stripe-pipeline backfill --from {days[0]} --to {days[-1]}` loads the data that Stripe still holds."
+        )
     else:
-        out.print("Nothing was erased on the days that the settings load, so there is nothing to read again.")
+        out.print("Nothing was erased from the days that the settings load, so there is nothing to read again.")
 
 
 @app.command()
 def clean(
     yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
     keep_history: Annotated[
-        bool, typer.Option("--keep-history", help="Leave what Dagster remembers of runs and partitions.")
+        bool, typer.Option("--keep-history", help="Keep Dagster's history of runs and partitions.")
     ] = False,
 ) -> None:
-    """Remove everything that was loaded, to begin anew.
+    """Remove everything that was loaded, to start over.
 
-    Empties the data folder of what the pipeline made there, and the inbox, and removes Dagster's history of this
-    project. Shows all of it and asks first. Stop `demo`, `dev`, Dagster and `webhooks serve` before.
+    Removes the pipeline's files from the data folder, the content of the inbox, and Dagster's history of this project.
+    Shows what will be removed, and asks first. Stop `demo`, `dev`, Dagster and `webhooks serve` beforehand.
     """
     from stripe_pipeline.cli.cleaning import Cleaning
 
     with Cleaning(DataFolder.from_environment(), inbox_url(), history=_history(keep_history)) as cleaning:
-        if not cleaning.found:
+        if not cleaning.items:
             out.print(
-                f"Nothing to remove: the data folder {short_path(cleaning.folder.root)} holds nothing of the pipeline."
+                f"Nothing to remove: the data folder {short_path(cleaning.folder.root)} holds no files of the pipeline."
             )
             return
         out.print("This removes:")
-        for line in cleaning.found:
+        for line in cleaning.items:
             out.print(f"  {line}")
-        out.print("What Stripe still has can be loaded again; the last state of objects deleted in Stripe cannot.")
+        out.print("What Stripe still holds can be loaded again; the last state of objects deleted in Stripe cannot.")
         if not yes:
             if not sys.stdin.isatty():
                 raise SettingsError(
@@ -233,9 +235,9 @@ def _history(keep: bool = False) -> Path | None:
 
 @webhooks.command()
 def drain() -> None:
-    """Apply what the inbox holds now, once.
+    """Apply the notifications in the inbox, once.
 
-    The sensor of `dev` and `demo` does the same all the time.
+    The sensor of `dev` and `demo` does the same continuously.
     """
     from stripe_pipeline.automation import MAX_OBJECTS, events_without_a_run
     from stripe_pipeline.sync.pipeline import SYNC_TIME, Pipeline
@@ -263,9 +265,9 @@ def drain() -> None:
 
 
 def execute(*, job: str | None, first: date, last: date, tables: list[str] | None = None) -> bool:
-    """Run the job, or materialize tables, over these days in this process, and show what it did.
+    """Run the job, or materialize the tables, for these days in this process, and show what it did.
 
-    False if some tables failed, which is shown; raises `StripePipelineError` if all failed.
+    Returns False if some tables failed, and shows why; raises `StripePipelineError` if all failed.
     """
     with Display() as display, dagster_instance() as instance:
         import dagster as dg
@@ -290,7 +292,7 @@ def execute(*, job: str | None, first: date, last: date, tables: list[str] | Non
 
 
 def _in_process(instance: DagsterInstance, job: str | None, display: Display | None = None, **options: Any) -> Any:
-    """Run the job, or assets without one, in this process and recorded in `instance`; Dagster's result."""
+    """Run the job, or assets if `job` is None, in this process, recorded in `instance`; returns Dagster's result."""
     from stripe_pipeline.definitions import build_defs
     from stripe_pipeline.resources.pipeline import RESOURCE
 

@@ -45,12 +45,10 @@ _DEMO_LATENCY_MS = 20
 _DEMO_BACKOFF = 0.001  # of Stripe's waits before a webhook is sent again: a third of a second at first
 _UI_WAIT = 180  # seconds; starting takes 8 to 30, more where nothing is compiled yet
 
-UiPort = Annotated[
-    int, typer.Option(min=1, max=65535, metavar="PORT", help=f"Where the Dagster UI listens, on {HOST}.")
-]
+UiPort = Annotated[int, typer.Option(min=1, max=65535, metavar="PORT", help=f"Port of the Dagster UI, on {HOST}.")]
 
 WebhookPort = Annotated[
-    int, typer.Option(min=0, max=65535, metavar="PORT", help="Where webhooks arrive; 0 takes any free one.")
+    int, typer.Option(min=0, max=65535, metavar="PORT", help="Port of the webhook receiver; 0 takes any free one.")
 ]
 
 
@@ -75,13 +73,13 @@ def dev(port: UiPort = 3000, webhook_port: WebhookPort = 4242) -> None:
                 f"The data folder {short_path(folder.root)} holds the demo's shop",
                 "Remove it with `stripe-pipeline clean`, or name another folder in STRIPE_PIPELINE_DATA",
             )
-        for connection in key_reports():
+        for report in key_reports():
             # Without one of these no table could be loaded. Unreadable types do not prevent loading the others.
-            if unusable := connection.refused or connection.events:
+            if unusable := report.refused or report.events:
                 raise unusable
-            out.print(key_of(connection), style="bold")
-            print_line("To load", f"{to_load(connection)}.")
-            complain_of_missing(connection)
+            out.print(key_of(report), style="bold")
+            print_line("To load", f"{to_load(report)}.")
+            complain_of_missing(report)
         with Processes(folder.logs, stopping=folder.stopping) as processes:
             webhooks = None
             if "--webhook-port" in ports:
@@ -94,21 +92,22 @@ def demo(
     port: UiPort = 3000,
     emulator_port: Annotated[
         int,
-        typer.Option(min=0, max=65535, metavar="PORT", help="Where the Stripe emulator listens; 0 takes any free one."),
+        typer.Option(min=0, max=65535, metavar="PORT", help="Port of the Stripe emulator; 0 takes any free one."),
     ] = 0,
     webhook_port: WebhookPort = 0,
     trade_every: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="How often something happens in the shop; 0 for never.")
+        float, typer.Option(min=0, metavar="SECONDS", help="Seconds between two actions in the shop; 0 for none.")
     ] = 3.0,
 ) -> None:
     """Run everything against a made-up Stripe shop.
 
-    The shop lives in a Stripe emulator that comes with this project; no account is needed. Every start begins anew.
+    The shop runs in a Stripe emulator that comes with this project; no account is needed. Every start begins with a new
+    shop.
     """
-    set_there = sorted(name for name in dotenv_values(".env") if name.startswith("STRIPE_"))
-    if set_there:
+    in_file = sorted(name for name in dotenv_values(".env") if name.startswith("STRIPE_"))
+    if in_file:
         raise SettingsError(
-            f"The file .env sets {', '.join(set_there)}, and Dagster would use that instead of the demo's shop",
+            f"The file .env sets {', '.join(in_file)}, and Dagster would use that instead of the demo's shop",
             "Move .env away while the demo runs",
         )
     if os.environ.get("STRIPE_PIPELINE_CONFIG"):
@@ -133,7 +132,7 @@ def demo(
                 f" --rate-limits --latency-ms {_DEMO_LATENCY_MS}"
                 f" --webhook-url {webhooks} --webhook-backoff {_DEMO_BACKOFF}",
             )
-            processes.wait_for(lambda: _answers(f"{emulator}/v1/charges", 401), what="The emulator", seconds=60)
+            processes.wait_for(lambda: _answers(f"{emulator}/v1/charges", 401), name="The emulator", seconds=60)
             _run_until_stopped(processes, folder, port, webhooks=webhooks, emulator=emulator)
 
 
@@ -167,7 +166,7 @@ def _start_receiver(processes: Processes, port: int) -> str:
 
     address = f"http://{HOST}:{port}"
     processes.start("Webhook receiver", f"stripe_pipeline webhooks serve --port {port}")
-    processes.wait_for(lambda: _answers(f"{address}{HEALTH}", 200), what="The webhook receiver", seconds=60)
+    processes.wait_for(lambda: _answers(f"{address}{HEALTH}", 200), name="The webhook receiver", seconds=60)
     return f"{address}{PATH}"
 
 
@@ -187,7 +186,7 @@ def _run_until_stopped(
         processes.check()  # An ended process is the cause of the load's error.
         raise
     with err.status("Waiting for Dagster …") if err.is_terminal else contextlib.nullcontext():
-        processes.wait_for(lambda: _dagster_is_up(port), what="Dagster", seconds=_UI_WAIT)
+        processes.wait_for(lambda: _dagster_is_up(port), name="Dagster", seconds=_UI_WAIT)
     try:
         _say_ready(folder, port, webhooks, emulator)
         processes.watch()
@@ -213,7 +212,7 @@ def _say_ready(folder: DataFolder, port: int, webhooks: str | None, emulator: st
         out.print(f"  Stripe emulator  {emulator}")
     out.print(
         "  Webhooks         "
-        + (webhooks or "none; `webhooks register` or `stripe listen` shows a secret for STRIPE_WEBHOOK_SECRET")
+        + (webhooks or "off: set STRIPE_WEBHOOK_SECRET to the secret that `webhooks register` or `stripe listen` shows")
     )
     out.print(f"  Data             {published}")
     out.print(
@@ -221,20 +220,20 @@ def _say_ready(folder: DataFolder, port: int, webhooks: str | None, emulator: st
     )
     out.print(f"  Logs             {short_path(folder.logs)}")
     if emulator:
-        out.print("\nThe shop goes on trading; any key that begins with sk_test_ opens its API.")
+        out.print("\nThe shop keeps trading; its API accepts any key that begins with sk_test_.")
     if webhooks:
-        out.print("Within seconds, webhooks bring in what happens; every 15 minutes, the schedule brings in")
-        out.print(f"what they did not tell. To query: duckdb -readonly {published}\n")
+        out.print("Webhooks bring in changes within seconds, and a sync every 15 minutes brings in the")
+        out.print(f"others. To query: duckdb -readonly {published}\n")
     else:
-        out.print("The schedule brings in what is new every 15 minutes; to have it now, start the")
-        out.print(f"job `sync` in the UI. To query: duckdb -readonly {published}\n")
+        out.print("A sync brings in changes every 15 minutes; to get them now, start the job `sync` in")
+        out.print(f"the UI. To query: duckdb -readonly {published}\n")
     out.print(sql, style="cyan")
     out.print(query(sql).to_string(index=False, float_format="{:,.3f}".format))
     out.print("\nCtrl-C stops everything.")
 
 
 def _forget_last_demo(folder: DataFolder) -> None:
-    """Remove the last demo's data: the emulator keeps nothing between two starts."""
+    """Remove the data of the last demo: the emulator keeps nothing between two starts."""
     from stripe_pipeline.warehouse.warehouse import Warehouse
 
     accounts = Warehouse(folder, read_only=True).keys.accounts()
@@ -252,7 +251,7 @@ def _forget_last_demo(folder: DataFolder) -> None:
 
 
 def _use_demo_settings(folder: DataFolder) -> None:
-    """Use settings that fit the shop and show the possibilities, unless others are requested."""
+    """Use settings that fit the shop and show what is possible, unless the environment names others."""
     if not os.environ.get("STRIPE_PIPELINE_CONFIG"):
         path = folder.root / "demo.yaml"
         shutil.copy(Path(__file__).with_name("demo.yaml"), path)

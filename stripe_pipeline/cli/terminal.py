@@ -10,6 +10,6 @@ out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
-def complain(what: object) -> None:
+def complain(error: object) -> None:
     """Print an error."""
-    err.print(Text.assemble(("error: ", "red"), str(what)))
+    err.print(Text.assemble(("error: ", "red"), str(error)))

@@ -28,12 +28,14 @@ _PATIENCE = 10.0  # seconds, during which a webhook's sender waits
 @app.command()
 def serve(
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address of this machine to listen on.")] = HOST,
-    port: Annotated[int, typer.Option(min=0, max=65535, metavar="PORT", help="0 takes any free one.")] = 4242,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="PORT", help="Port to listen on; 0 takes any free one.")
+    ] = 4242,
 ) -> None:
     """Receive webhooks until Ctrl-C.
 
-    POST /webhooks/stripe takes events that one of the secrets in STRIPE_WEBHOOK_SECRET and STRIPE_TEST_WEBHOOK_SECRET
-    signed; GET /health tells how the inbox is. Put a reverse proxy with https in front of it.
+    POST /webhooks/stripe accepts events signed with one of the secrets in STRIPE_WEBHOOK_SECRET and
+    STRIPE_TEST_WEBHOOK_SECRET; GET /health shows the state of the inbox. Put a reverse proxy with https in front of it.
     """
     from stripe_pipeline.inbox.inbox import Inbox
     from stripe_pipeline.webhooks.receiver import HEALTH, PATH, create_app
@@ -61,14 +63,14 @@ def serve(
 
 @app.command()
 def register(
-    url: Annotated[str, typer.Option(metavar="URL", help="Where Stripe finds POST /webhooks/stripe of the receiver.")],
+    url: Annotated[str, typer.Option(metavar="URL", help="Public address of the receiver's POST /webhooks/stripe.")],
     replace: Annotated[
         bool, typer.Option("--replace", help="Remove endpoints of this URL that have another API version.")
     ] = False,
 ) -> None:
-    """Let Stripe send what the tables need to a URL.
+    """Let Stripe send events to a URL: those that the tables need.
 
-    For each key. Makes the webhook endpoint, or corrects its event types; done twice it changes nothing.
+    For each key, creates the webhook endpoint or corrects its event types. Repeating the command changes nothing.
     """
     from stripe_pipeline.webhooks.endpoints import Endpoints, checked_url
 
@@ -80,9 +82,9 @@ def register(
             done = Endpoints(key, base_url=api_base()).register(address, event_types=event_types, replace=replace)
             if done.secret:
                 name = "STRIPE_WEBHOOK_SECRET" if key.livemode else "STRIPE_TEST_WEBHOOK_SECRET"
-                out.print(f"{mode}: made {done.id} for {address}, {len(event_types)} event types.")
+                out.print(f"{mode}: created {done.id} for {address}, {len(event_types)} event types.")
                 out.print(f"  Its signing secret is shown only now. Put it where the receiver runs, into {name}")
-                out.print("  (behind a comma if another one stands there, of an endpoint that still sends):")
+                out.print("  (after a comma if that already holds the secret of another endpoint that still sends):")
                 out.print(f"  {done.secret}", style="cyan")
             elif done.changes:
                 out.print(f"{mode}: changed {done.id}: {'; '.join(done.changes)}.")
@@ -92,8 +94,8 @@ def register(
                 out.print(f"  Removed {endpoint_id}, which sent to the same URL.")
             for endpoint_id in done.outdated:
                 out.print(
-                    f"  {endpoint_id} sends to the same URL, with another API version or twice. Once the new secret is"
-                    f" in place: stripe-pipeline webhooks unregister {endpoint_id}"
+                    f"  {endpoint_id} sends to the same URL, with another API version or as a duplicate. Once the new"
+                    f" secret is in place: stripe-pipeline webhooks unregister {endpoint_id}"
                 )
         complete = complete and not failed
     if not complete:
@@ -120,7 +122,7 @@ def show() -> None:
                 )
         complete = complete and not failed
     if complete and not shown:
-        out.print("There are none. `stripe-pipeline webhooks register --url https://…` makes one.")
+        out.print("No webhook endpoints exist. `stripe-pipeline webhooks register --url https://…` creates one.")
     if not complete:
         raise typer.Exit(1)
 
@@ -131,7 +133,7 @@ def unregister(
 ) -> None:
     """Remove a webhook endpoint from Stripe.
 
-    Nothing is lost by that: syncs find by themselves what no webhook told.
+    Nothing is lost: syncs also find the changes that no webhook announced.
     """
     from stripe_pipeline.webhooks.endpoints import Endpoints
 
@@ -139,15 +141,16 @@ def unregister(
     for key in load_keys():
         with _complaining() as failed:
             endpoints = Endpoints(key, base_url=api_base())
-            for found in endpoints.all():
-                if endpoint in (found.id, found.url):
-                    endpoints.remove(found.id)
+            for existing in endpoints.all():
+                if endpoint in (existing.id, existing.url):
+                    endpoints.remove(existing.id)
                     removed += 1
-                    out.print(f"{'Live' if key.livemode else 'Test'}: removed {found.id}, which sent to {found.url}.")
+                    mode = "Live" if key.livemode else "Test"
+                    out.print(f"{mode}: removed {existing.id}, which sent to {existing.url}.")
         complete = complete and not failed
     if complete and not removed:
         raise StripePipelineError(
-            f"There is no webhook endpoint {endpoint}", "`stripe-pipeline webhooks list` shows those that exist"
+            f"The webhook endpoint {endpoint} does not exist", "`stripe-pipeline webhooks list` shows those that exist"
         )
     if not complete:
         raise typer.Exit(1)
@@ -159,9 +162,9 @@ def retry(
         list[str] | None, typer.Argument(metavar="[EVENT]...", help="Event ids (evt_…); without any, all of them.")
     ] = None,
 ) -> None:
-    """Try again what failed five times.
+    """Retry objects that were given up after five failed attempts.
 
-    The table pipeline.inbox says what, and why. It is read again by the next run.
+    The table pipeline.inbox shows these objects and the reasons. The next run reads the objects again.
     """
     from stripe_pipeline.inbox.inbox import Inbox
 
@@ -173,12 +176,14 @@ def retry(
         dead = {entry.notification.event_id for entry in inbox.dead()}
         if unknown := sorted(set(event_ids or ()) - dead):
             raise StripePipelineError(
-                f"These have not failed five times: {', '.join(unknown)}", "The table pipeline.inbox says which have"
+                f"These events were not given up: {', '.join(unknown)}",
+                "Use event ids that the table pipeline.inbox shows with the state dead",
             )
         count = inbox.retry(event_ids)
     finally:
         inbox.close()
-    out.print(f"{count} {'waits' if count == 1 else 'wait'} again." if count else "Nothing has failed five times.")
+    waiting = f"{count} {'notification waits' if count == 1 else 'notifications wait'} again."
+    out.print(waiting if count else "Nothing was given up.")
 
 
 @app.command()

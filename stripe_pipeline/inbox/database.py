@@ -55,8 +55,8 @@ class Database:
             )
         except ImportError:
             raise SettingsError(
-                "STRIPE_PIPELINE_INBOX names a Postgres database, and the client for it is not installed",
-                'Install it: pip install "psycopg[binary]"',
+                "STRIPE_PIPELINE_INBOX names a Postgres database, but the client for it is not installed",
+                'Install the client: pip install "psycopg[binary]"',
             ) from None
         if self._is_sqlite:
             sa.event.listen(self.engine, "connect", _make_durable)
@@ -112,7 +112,7 @@ class Database:
         self.engine.dispose()
 
     def _make(self) -> None:
-        """Create the tables, or add what tables of an older version lack."""
+        """Create the tables, or add the columns and indexes that tables of an older version lack."""
         if self._path is not None:
             _begin_file(self._path)
         with self.engine.connect() as connection:
@@ -154,7 +154,7 @@ class Database:
             yield
         except OSError as error:
             raise WarehouseError(
-                f"The inbox {self._path} cannot be made ({error.strerror})",
+                f"The inbox {self._path} cannot be created ({error.strerror})",
                 "Give this user write access to its folder, or free disk space if it ran out",
             ) from None
         except sa.exc.SQLAlchemyError as error:
@@ -171,7 +171,7 @@ class Database:
                 f"The inbox at {self.address} cannot be used ({reason})",
                 "Free disk space on the database's server"
                 if full
-                else "Check STRIPE_PIPELINE_INBOX, and that this user may make and write tables there",
+                else "Check STRIPE_PIPELINE_INBOX, and that this user may create and write tables there",
             ) from None
 
     def _explained(self, cause: Cause, reason: str) -> WarehouseError:
@@ -180,26 +180,29 @@ class Database:
         name = Path(file or "").name
         match cause:
             case Cause.FULL:
-                what = f"The disk has no space left for the inbox {file}"
-                remedy = "Free disk space. Stripe sends again what could not be stored, and the next sync finds it too"
+                problem = f"The disk has no space left for the inbox {file}"
+                remedy = (
+                    "Free disk space. Stripe sends again the events that could not be stored, and the next sync finds"
+                    " them, too"
+                )
             case Cause.IO:
-                what = f"The inbox {file} could not be read or written"
+                problem = f"The inbox {file} could not be read or written"
                 remedy = "Free disk space if it ran out, else check the disk"
             case Cause.DENIED:
-                what = f"The inbox {file} cannot be opened or written"
+                problem = f"The inbox {file} cannot be opened or written"
                 remedy = "Give this user write access to the file and its folder"
             case Cause.IN_USE:
-                what = f"Another process kept the inbox {file} locked for over {self._patience:.0f} seconds"
+                problem = f"Another process kept the inbox {file} locked for over {self._patience:.0f} seconds"
                 remedy = "Stop a stripe-pipeline or Dagster process that hangs, then try again"
             case _:
                 damaged = cause is Cause.DAMAGED
-                what = f"The inbox {file} {'is damaged' if damaged else 'cannot be used'}"
+                problem = f"The inbox {file} {'is damaged' if damaged else 'cannot be used'}"
                 remedy = (
-                    f"Stop the processes that use it (`dev`, `webhooks serve`), move it away together with {name}-wal"
-                    f" and {name}-shm, and start them again: the next sync makes a new one and reads Stripe's events of"
-                    " the last 30 days again"
+                    f"Stop the processes that use the inbox (`dev`, `webhooks serve`), move it away together with"
+                    f" {name}-wal and {name}-shm, and start the processes again: the next sync creates a new inbox and"
+                    " reads Stripe's events of the last 30 days again"
                 )
-        return WarehouseError(f"{what} ({reason})", remedy)
+        return WarehouseError(f"{problem} ({reason})", remedy)
 
 
 def parse_url(url: str) -> sa.URL:
@@ -209,11 +212,11 @@ def parse_url(url: str) -> sa.URL:
     except (sa.exc.SQLAlchemyError, ValueError):  # their messages show the password
         parsed = None
     backend = parsed.get_backend_name() if parsed else None
-    # Part of a password that is not encoded would be taken for the host or the database, and be shown.
+    # If a password is not encoded, a part of it would be taken for the host or the database, and be shown.
     if not parsed or backend not in ("sqlite", "postgresql", "postgres") or "@" in f"{parsed.host}{parsed.database}":
         raise SettingsError(
             "STRIPE_PIPELINE_INBOX is not the address of a usable database",
-            "Give one like postgresql://user:password@host/database (with %40 for an @ in the password),"
+            "Give an address like postgresql://user:password@host/database (with %40 for an @ in the password),"
             " or unset it to keep the inbox in the data folder",
         )
     return parsed if backend == "sqlite" else parsed.set(drivername="postgresql+psycopg")
@@ -233,10 +236,10 @@ def _path_of(url: sa.URL) -> Path | None:
 def _file_id(path: Path) -> tuple[int, int] | None:
     """The identity of the file at this path; None if the file does not exist."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _begin_file(path: Path) -> None:

@@ -28,7 +28,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Notification:
-    """A notification that an object was created, changed or deleted; it does not say what the object looks like now."""
+    """A notification that an object was created, changed or deleted; it does not contain the object."""
 
     event_id: str
     account: str | None
@@ -50,11 +50,11 @@ class Entry:
     received_at: float
     """Unix seconds, by the local clock."""
     attempts: int
-    """How often reading its object again failed."""
+    """How many attempts to read its object again have failed."""
     error: str | None
     """Why the last attempt failed."""
     not_before: float
-    """Unix seconds before which it is not tried again."""
+    """Unix seconds before which the notification is not tried again."""
     state: State
 
 
@@ -102,10 +102,10 @@ def notification_of(event: object, mode: Mode | None = None) -> Notification | N
     if not is_id(object_id):
         if object_id is None and event.get("type") == "invoice.upcoming":
             return None
-        said = repr(object_id[:_SHOWN]) if isinstance(object_id, str) else shown(object_id)
+        invalid = repr(object_id[:_SHOWN]) if isinstance(object_id, str) else shown(object_id)
         raise BadObject(
-            f"The event {event_id} names a {name} whose id is not one: {said}",
-            "Report this with the event; a backfill of the day that the object was created on reads it",
+            f"The event {event_id} names an object of type {name} with an invalid id: {invalid}",
+            "Report this with the event; a backfill of the day on which the object was created reads the object",
         )
     return Notification(
         event_id=str(event_id),

@@ -1,4 +1,5 @@
-"""The inbox's owner: two warehouses sharing it would mark notifications as applied that the other never read.
+"""The owner of the inbox: of two warehouses that share one, each would mark notifications as applied that the other
+never read.
 
 This module claims the inbox and refuses it to another warehouse. `inbox` makes the owner's changes.
 """
@@ -54,7 +55,7 @@ class Owner:
                 newer = sa.func.coalesce(NOTIFICATIONS.c.applied_revision, LARGEST) > warehouse.revision
                 lacking = sa.true() if other else newer
                 reopened = connection.execute(REOPENED.where(lacking)).rowcount
-            kept = {} if other else {row.livemode: row.complete for row in rows}
+            complete = {} if other else {row.livemode: row.complete for row in rows}
             connection.execute(sa.delete(OWNERS))
             claimed = [
                 ownership(
@@ -62,9 +63,9 @@ class Owner:
                     warehouse.id,
                     str(self._folder.root),
                     warehouse.revision,
-                    complete=kept.get(livemode, livemode not in warehouse.followed),
+                    complete=complete.get(livemode, livemode not in warehouse.followed),
                 )
-                for livemode in sorted(set(modes) | kept.keys())
+                for livemode in sorted(set(modes) | complete.keys())
             ]
             connection.execute(sa.insert(OWNERS), claimed)
         self._claimed_by = warehouse.id
@@ -93,8 +94,8 @@ class Owner:
                     raise WarehouseError(
                         f"The inbox at {self._database.address} was taken over by the warehouse in"
                         f" {other.folder} while this run was under way",
-                        "Name another database in STRIPE_PIPELINE_INBOX for this data folder, or take it back with"
-                        " `stripe-pipeline webhooks adopt`",
+                        "Name another database in STRIPE_PIPELINE_INBOX for this data folder, or take the inbox back"
+                        " with `stripe-pipeline webhooks adopt`",
                     )
             yield connection
 
@@ -103,8 +104,8 @@ class Owner:
         return WarehouseError(
             f"The inbox at {self._database.address} belongs to the warehouse in {owner.folder}"
             if owner.warehouse != warehouse.id
-            else f"The inbox at {self._database.address} has had notifications applied that the warehouse in"
-            f" {self._folder.root} lacks: it is a copy, or was restored from one",
+            else f"The inbox at {self._database.address} holds applied notifications whose rows the warehouse"
+            f" in {self._folder.root} lacks: this warehouse is a copy, or was restored from one",
             "Name another database in STRIPE_PIPELINE_INBOX for this data folder; or, if no other data folder uses this"
-            " one any more, run `stripe-pipeline webhooks adopt`",
+            " inbox any longer, run `stripe-pipeline webhooks adopt`",
         )

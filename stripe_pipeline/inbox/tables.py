@@ -17,11 +17,11 @@ from stripe_pipeline.inbox.notification import Notification
 MAX_ATTEMPTS = 5
 """Failed attempts after which a notification is given up."""
 FIRST_PAUSE = 10
-"""Seconds after the first failed attempt; four times as long after each further one."""
+"""Seconds of pause after the first failed attempt; four times as many after each further attempt."""
 DEFERRED = 60
 """Seconds to the next attempt if Stripe or a missing permission is the cause: such failures do not count."""
 LONGEST_PAUSE = FIRST_PAUSE << 2 * (MAX_ATTEMPTS - 2)
-"""Seconds. A next attempt further ahead was set before the clock was set back, and is due."""
+"""Seconds. A next attempt that lies further ahead was scheduled before the clock was set back, and is due."""
 _LONGEST_ERROR = 1000  # characters
 METADATA = sa.MetaData()
 
@@ -41,7 +41,7 @@ NOTIFICATIONS = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     sa.Column("error", sa.String),
     sa.Column("not_before", sa.Double, nullable=False, server_default="0"),
-    sa.Column("applied_revision", sa.BigInteger),  # of the warehouse that has the rows read for it
+    sa.Column("applied_revision", sa.BigInteger),  # of the warehouse that has the rows read for the notification
 )
 
 # Finds a due notification in one lookup, ten times a second, however many are applied or dead.
@@ -58,7 +58,7 @@ OWNERS = sa.Table(
     sa.Column("complete", sa.Boolean, nullable=False),  # false until Stripe's events were read again
 )
 
-# In the same order, and before any notification: otherwise two processes would deadlock.
+# Locked in the same order everywhere, before any notification: otherwise two processes would deadlock.
 LOCKED_OWNERS = sa.select(OWNERS).order_by(OWNERS.c.livemode).with_for_update()
 OPEN = NOTIFICATIONS.c.applied_at.is_(None)
 WAITING = sa.and_(OPEN, NOTIFICATIONS.c.attempts < MAX_ATTEMPTS)
@@ -110,11 +110,11 @@ def ownership(livemode: bool, warehouse: str, folder: str, revision: int, *, com
 
 def lacking(connection: sa.Connection) -> list[sa.Table | sa.Column[Any] | sa.Index]:
     """The tables, columns and indexes that the database lacks."""
-    there = sa.inspect(connection)
-    if not (there.has_table(NOTIFICATIONS.name) and there.has_table(OWNERS.name)):
+    inspector = sa.inspect(connection)
+    if not (inspector.has_table(NOTIFICATIONS.name) and inspector.has_table(OWNERS.name)):
         return [NOTIFICATIONS, OWNERS]
-    columns = {column["name"] for column in there.get_columns(NOTIFICATIONS.name)}
-    indexes = {index["name"] for index in there.get_indexes(NOTIFICATIONS.name)}
+    columns = {column["name"] for column in inspector.get_columns(NOTIFICATIONS.name)}
+    indexes = {index["name"] for index in inspector.get_indexes(NOTIFICATIONS.name)}
     return [
         *(column for column in NOTIFICATIONS.columns if column.name not in columns),
         *(index for index in NOTIFICATIONS.indexes if index.name not in indexes),
@@ -122,9 +122,9 @@ def lacking(connection: sa.Connection) -> list[sa.Table | sa.Column[Any] | sa.In
 
 
 def make_tables(connection: sa.Connection) -> None:
-    """Create the tables, or add what tables of an older version lack."""
-    there = sa.inspect(connection)
-    older = there.has_table(NOTIFICATIONS.name) and not there.has_table(OWNERS.name)
+    """Create the tables, or add the columns and indexes that tables of an older version lack."""
+    inspector = sa.inspect(connection)
+    older = inspector.has_table(NOTIFICATIONS.name) and not inspector.has_table(OWNERS.name)
     METADATA.create_all(connection)
     for column in lacking(connection):
         if isinstance(column, sa.Column):

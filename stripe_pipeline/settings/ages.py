@@ -16,7 +16,10 @@ _MONTHS = {"month": 1, "year": 12}
 
 
 def age_or_date(value: object) -> Age | date:
-    """The beginning of the history: a day, or an age counted back from today."""
+    """The beginning of the history: a day, or an age counted back from today.
+
+    Raises `ValueError`, with words that follow the key in a message.
+    """
     begins: Age | date | None = None
     if isinstance(value, Age) or (isinstance(value, date) and not isinstance(value, datetime)):
         begins = value
@@ -26,7 +29,7 @@ def age_or_date(value: object) -> Age | date:
     with contextlib.suppress(ValueError, OverflowError):
         if begins is not None and _STRIPE_BEGAN <= first_day(begins) <= datetime.now(UTC).date():
             return begins
-    raise ValueError("should be a date from 2010 on such as 2024-01-01, or an age such as 24 months")
+    raise ValueError("should be a date from 2010 on, such as 2024-01-01, or an age such as 24 months")
 
 
 def first_day(begins: Age | date) -> date:
@@ -72,6 +75,7 @@ FOREVER = "forever"
 
 
 def age_or_forever(value: object) -> Age | str:
+    """An age of at least one day, week, month or year, or `FOREVER`. Raises `ValueError` as `age_or_date` does."""
     if isinstance(value, Age) or value == FOREVER:
         return value
     age = Age.from_text(value) if isinstance(value, str) else None

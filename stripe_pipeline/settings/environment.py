@@ -29,7 +29,7 @@ def load_keys(environment: Mapping[str, str] = os.environ) -> tuple[ApiKey, ...]
     if len({key.livemode for key in keys}) < len(keys):
         raise SettingsError(
             "STRIPE_API_KEY and STRIPE_TEST_API_KEY are keys of the same mode",
-            "Use the second one for the other mode, or unset it",
+            "Set the second one to a key of the other mode, or unset it",
         )
     if "STRIPE_TEST_API_KEY" in names and keys[-1].livemode:
         raise SettingsError("STRIPE_TEST_API_KEY holds a live key", "Put the live key into STRIPE_API_KEY")
@@ -54,15 +54,15 @@ def webhook_secrets(environment: Mapping[str, str] = os.environ, *, needed: bool
             if not _SIGNING_SECRET.fullmatch(secret):
                 raise SettingsError(
                     f"{name} does not hold a webhook signing secret",
-                    "One starts with whsec_: `stripe-pipeline webhooks register`, `stripe listen` and the endpoint's"
-                    " page in the Stripe Dashboard show it; several are separated by commas",
+                    "A signing secret starts with whsec_: `stripe-pipeline webhooks register`, `stripe listen` and the"
+                    " endpoint's page in the Stripe Dashboard show it. Separate several secrets with commas",
                 )
             secrets.append(secret)
     if needed and not secrets:
         raise SettingsError(
             "No webhook signing secret is set",
-            "Set STRIPE_WEBHOOK_SECRET to the one (whsec_…) that `stripe-pipeline webhooks register` or `stripe listen`"
-            " shows",
+            "Set STRIPE_WEBHOOK_SECRET to the secret (whsec_…) that `stripe-pipeline webhooks register` or"
+            " `stripe listen` shows",
         )
     return tuple(dict.fromkeys(secrets))
 

@@ -32,11 +32,12 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         if not named:
             return Settings()
         raise SettingsError(
-            f"The settings file {path} is not there", "Correct STRIPE_PIPELINE_CONFIG or unset it"
+            f"The settings file {path} does not exist", "Correct STRIPE_PIPELINE_CONFIG or unset it"
         ) from None
     except OSError as error:
         raise SettingsError(
-            f"The settings file {path} cannot be read ({error.strerror})", "Let this user read it, or name another"
+            f"The settings file {path} cannot be read ({error.strerror})",
+            "Give this user read access, or name another file in STRIPE_PIPELINE_CONFIG",
         ) from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
@@ -44,9 +45,9 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
             f"The settings file {path} is not UTF-8 (line {line})", "Save it as UTF-8, then run again"
         ) from None
     except yaml.YAMLError as error:
-        raise SettingsError(f"The settings file {path} is not YAML: {_where(error)}", "Correct it there") from error
+        raise SettingsError(f"The settings file {path} is not YAML: {_where(error)}", "Correct that line") from error
     try:
-        return Settings.model_validate({} if content is None else _given(content))
+        return Settings.model_validate({} if content is None else _without_empty(content))
     except ValidationError as error:
         raise SettingsError(f"In the settings file {path}, {_explain(error, lines)}", _remedy(error)) from None
 
@@ -61,8 +62,8 @@ class _Loader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from error
         except (AttributeError, LookupError) as error:
             kind = node.tag.rpartition(":")[2]  # for example `timestamp` or `int`
-            said = f"{getattr(node, 'value', '')!r} is not {'an' if kind[:1] in 'aeiou' else 'a'} {kind}"
-            raise yaml.MarkedYAMLError(problem=said, problem_mark=node.start_mark) from error
+            problem = f"{getattr(node, 'value', '')!r} is not {'an' if kind[:1] in 'aeiou' else 'a'} {kind}"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
 
 
 def _parse(text: str) -> tuple[Any, Mapping[tuple[str, ...], int]]:
@@ -87,24 +88,26 @@ def _lines(
     """`above` are the nodes that contain this one."""
     if isinstance(node, yaml.MappingNode):
         if node in above:
-            raise yaml.MarkedYAMLError(problem="what an anchor names is within itself", problem_mark=node.start_mark)
+            raise yaml.MarkedYAMLError(
+                problem="an alias refers to the mapping that contains it", problem_mark=node.start_mark
+            )
         seen = set()
         for key, value in node.value:
             if key.tag not in _NAMES:
                 value = f"`{key.value}` without quotes" if isinstance(key, yaml.ScalarNode) else "a list or mapping"
                 raise yaml.MarkedYAMLError(problem=f"{value} is not a key", problem_mark=key.start_mark)
             if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"`{key.value}` is there twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"`{key.value}` occurs twice", problem_mark=key.start_mark)
             seen.add(key.value)
-            here = (*path, str(key.value))
-            yield here, key.start_mark.line + 1
-            yield from _lines(value, here, (*above, node))
+            below = (*path, str(key.value))
+            yield below, key.start_mark.line + 1
+            yield from _lines(value, below, (*above, node))
 
 
-def _given(content: Any) -> Any:
+def _without_empty(content: Any) -> Any:
     """The content without keys that have no value: the settings below them are commented out."""
     if isinstance(content, dict):
-        return {key: _given(value) for key, value in content.items() if value is not None}
+        return {key: _without_empty(value) for key, value in content.items() if value is not None}
     return content
 
 
@@ -120,22 +123,22 @@ def _explain(error: ValidationError, lines: Mapping[tuple[str, ...], int]) -> st
 
 
 def _sentences(problem: Any, lines: Mapping[tuple[str, ...], int]) -> Iterator[str]:
-    said = str(problem["msg"]).removeprefix("Value error, ").replace("Input should", "should", 1)
+    text = str(problem["msg"]).removeprefix("Value error, ").replace("Input should", "should", 1)
     if not problem["loc"] and problem["type"] == "value_error":
-        for line in said.splitlines():
-            where, _, what = line.partition("\0")
-            yield _at(tuple(where.split(".")), lines) + what
+        for line in text.splitlines():
+            key, _, complaint = line.partition("\0")
+            yield _at(tuple(key.split(".")), lines) + complaint
         return
     path = tuple(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        said = f"is not a known key{did_you_mean(path[-1], _known_keys(path))}"
+        text = f"is not a known key{did_you_mean(path[-1], _known_keys(path))}"
     elif problem["type"] == "missing":
-        said = "is missing"
+        text = "is missing"
     elif problem["type"] in ("model_type", "dict_type"):
-        said = "should be lines of `key: value`"
+        text = "should be lines of `key: value`"
     elif problem["type"] == "tuple_type":
-        said = "should be a list such as [email, phone]"
-    yield _at(path, lines) + said
+        text = "should be a list such as [email, phone]"
+    yield _at(path, lines) + text
 
 
 def _at(path: tuple[str, ...], lines: Mapping[tuple[str, ...], int]) -> str:
@@ -154,7 +157,7 @@ def _known_keys(path: tuple[str, ...]) -> Iterable[str]:
 
 
 def _declared_below(declared: Any, name: str) -> Any:
-    """The type of the value of `name` in a section, or in a mapping with any names; None where there is none."""
+    """The type of the value of `name` in a section, or in a mapping with any names; None if it has none."""
     below: Any = None
     if get_origin(declared) is dict:
         below = get_args(declared)[1]

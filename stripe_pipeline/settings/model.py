@@ -1,7 +1,7 @@
-"""The data source settings: `stripe_pipeline.yaml` and the environment, checked and with defaults.
+"""The settings in `stripe_pipeline.yaml`: their keys, defaults and validation.
 
-Keys and secrets come from the environment only. What an object type is belongs to `objects`, where files lie to
-`data_folder`.
+`loading` reads the file, `environment` has keys, secrets and addresses. The declarations of object types belong to
+`objects`, the locations of files to `data_folder`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType, family_of
 from stripe_pipeline.settings.ages import FOREVER, LONGEST, Age, age_or_date, age_or_forever, first_day
 
 _COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
-_PLACE = re.compile(r"\d+", re.ASCII)
+_POSITION = re.compile(r"\d+", re.ASCII)
 _ACCOUNT = re.compile(r"acct_\w+", re.ASCII)
 
 
@@ -44,29 +44,29 @@ class _Section(BaseModel):
 
 
 class Rate(_Section):
-    """How much of Stripe's rate limits the pipeline may use; the rest is left to the shop."""
+    """How much of Stripe's rate limits the pipeline may use; the rest is headroom for other traffic."""
 
     share: Annotated[float, BeforeValidator(_percent), Field(gt=0, le=1)] = 0.8
 
 
 class Sweep(_Section):
-    """The lists of older days that find what no event told."""
+    """The daily listing of older days, which finds changes that no event announced."""
 
     requests_a_month: Annotated[int, Field(ge=0)] = 3000
-    """For each key. With the syncs of an idle account (5,760) and the seals this stays under the 10,000 reads that
-    every account has (docs/stripe.md#limits)."""
+    """For each key. With the syncs of an idle account (5,760) and the seals, the default stays under the 10,000 reads
+    that Stripe allows every account (docs/stripe.md#limits)."""
 
 
 class Inbox(_Section):
     """How long notifications from Stripe are kept."""
 
     keep_days: Annotated[int, Field(ge=1, le=LONGEST)] = 40
-    """How long what was dealt with is remembered. The default is longer than Stripe keeps events, so that none is ever
-    taken for new twice (docs/stripe.md#events)."""
+    """For how many days applied notifications are remembered. The default is longer than Stripe keeps events, so that
+    no event is applied twice (docs/stripe.md#events)."""
 
 
 class Runs(_Section):
-    """What is kept of Dagster's own history of this project's runs."""
+    """How long Dagster keeps its history of this project's runs."""
 
     keep_days: Annotated[int, Field(ge=1, le=LONGEST)] = 90
 
@@ -78,16 +78,16 @@ class Published(_Section):
 
 
 class OnDelete(StrEnum):
-    """What becomes of the row of an object that was deleted in Stripe."""
+    """What happens to the row of an object that was deleted in Stripe."""
 
     HIDE = "hide"
-    """It keeps its last columns in the base table, with `_deleted_at`, and leaves the views."""
+    """The row keeps its last values in the base table, with `_deleted_at`, and the views leave it out."""
     REMOVE = "remove"
-    """It is removed from the base table too."""
+    """The row is removed from the base table, too."""
 
 
 class Fields(_Section):
-    """Which of Stripe's fields are kept; names of fields, or dotted paths below nested ones."""
+    """Which of Stripe's fields are stored: names of fields, or dotted paths below nested fields."""
 
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
@@ -95,7 +95,7 @@ class Fields(_Section):
 
 
 class CustomType(StrEnum):
-    """What a custom field is read as; what cannot be is null."""
+    """The type of a custom field; a value that cannot be converted to it is null."""
 
     TEXT = "text"
     INTEGER = "integer"
@@ -110,13 +110,16 @@ class CustomField(_Section):
 
     path: str
     type: CustomType | None = None
-    """Unless given, what the field at the beginning of the path is, or text below a nested one."""
+    """By default the type of the field that the path begins with, or text for a value below a nested field."""
 
     @property
     def steps(self) -> tuple[str | int, ...]:
-        """The path's names, and places in lists counted from 0; what is in double quotes is a name, dots and all."""
-        found = STEP.findall(self.path)
-        return tuple(step[1:-1] if step[0] == '"' else int(step) if _PLACE.fullmatch(step) else step for step in found)
+        """The names in the path, and the positions in lists, counted from 0. A part in double quotes is one name, dots
+        included."""
+        return tuple(
+            step[1:-1] if step[0] == '"' else int(step) if _POSITION.fullmatch(step) else step
+            for step in STEP.findall(self.path)
+        )
 
 
 def _path_alone(value: object) -> object:
@@ -124,7 +127,7 @@ def _path_alone(value: object) -> object:
 
 
 class ObjectSettings(_Section):
-    """Settings of one object type; what is not set here is as at the top of the file."""
+    """Settings of one object type. `history`, `retention` and `on_delete` default to those at the top of the file."""
 
     enabled: bool = True
     title: str | None = None
@@ -142,38 +145,38 @@ _STANDARD = ObjectSettings()
 def _problem_of(
     custom: CustomField, column: str, object_type: ObjectType, rules: FieldRules, taken: Collection[str]
 ) -> str | None:
-    """What cannot work in a custom field, in words that follow its key; `taken` are the names of other columns."""
+    """Why a custom field cannot work, in words that follow its key; None if it can. `taken`: names of other columns."""
     if not _COLUMN_NAME.fullmatch(column):
-        return "should be named in small letters, digits and _, beginning with a letter"
+        return "should be named with lower-case letters, digits and _, beginning with a letter"
     if column in taken:
-        return "has the name of a column that is there already"
+        return "has the name of an existing column"
     if not PATH.fullmatch(custom.path):
         return f"has the path {custom.path!r}: names are separated by dots, those with dots in double quotes"
     kinds = {known.name: known.kind for known in object_type.table_columns}
     first, *below = custom.steps
     if first not in kinds:
         like = did_you_mean(str(first), object_type.column_names)
-        what = f"begins with {first!r}, which is not a field of {object_type.name}{like}"
-        return f"{what}; fields that this version does not know are below _extra"
+        problem = f"begins with {first!r}, which is not a field of {object_type.name}{like}"
+        return f"{problem}; fields that this version does not know are below _extra"
     if below and kinds[str(first)] is not Kind.NESTED:
         return f"takes {custom.path!r}, but {first} holds nothing below it"
     if first == "metadata" and (len(below) > 1 or isinstance(custom.steps[-1], int)):
         return (
-            f"takes {custom.path!r}, but metadata holds text by name: a name with dots, or a number, goes in double"
-            " quotes"
+            f"takes {custom.path!r}, but metadata holds only text by name: put a name that contains dots, or is a"
+            " number, in double quotes"
         )
     if not rules.leaves_out(custom.steps):
         return None
     if first in object_type.secrets:
         return (
-            f"takes {custom.path!r}, which Stripe says must not be stored: it is kept only where `include` or `hash`"
+            f"takes {custom.path!r}, which Stripe says must not be stored: it is stored only if `include` or `hash`"
             " under `fields` names it"
         )
     return f"takes {custom.path!r}, which `fields` leaves out"
 
 
 class Settings(_Section):
-    """What `stripe_pipeline.yaml` holds; every key is optional."""
+    """The content of `stripe_pipeline.yaml`; every key is optional."""
 
     account: Annotated[str | None, BeforeValidator(_account)] = None
     """The account that the keys belong to, for a restricted key that may not read it."""
@@ -188,7 +191,7 @@ class Settings(_Section):
     objects: dict[str, ObjectSettings] = {}
 
     @model_validator(mode="after")
-    def _objects_can_be_so(self) -> Self:
+    def _check_objects(self) -> Self:
         problems = [f"{where}\0{problem}" for name in self.objects for where, problem in self._problems(name)]
         if not problems and not self.enabled:
             problems = ["objects\0switches every type off: leave one on"]
@@ -197,47 +200,47 @@ class Settings(_Section):
         return self
 
     def _problems(self, name: str) -> Iterator[tuple[str, str]]:
-        """What cannot work in the settings of this type: the key, and the sentence that follows it."""
-        here = f"objects.{name}"
+        """The problems in the settings of this type: each with its key, and the words that follow the key."""
+        key = f"objects.{name}"
         if name not in OBJECT_TYPES:
-            yield here, f"is not an object type{did_you_mean(name, OBJECT_TYPES)}: there are {', '.join(OBJECT_TYPES)}"
+            yield key, f"is not an object type{did_you_mean(name, OBJECT_TYPES)}: these are {', '.join(OBJECT_TYPES)}"
             return
         object_type, settings = OBJECT_TYPES[name], self.objects[name]
         try:
             rules = self.rules(object_type)
         except ValueError as error:
-            yield f"{here}.fields", str(error)
+            yield f"{key}.fields", str(error)
             return
         dates = [column.name for column in object_type.columns if column.kind is Kind.TIMESTAMP]
         if settings.date_field is not None and settings.date_field not in dates:
-            yield f"{here}.date_field", f"is {settings.date_field!r}: the timestamps of {name} are {', '.join(dates)}"
+            yield f"{key}.date_field", f"is {settings.date_field!r}: the timestamps of {name} are {', '.join(dates)}"
         elif settings.date_field in rules.left_out:
-            yield f"{here}.date_field", f"is {settings.date_field!r}, which `fields` leaves out"
-        for key in ("history", "on_delete"):
-            if getattr(settings, key) is not None and object_type.parent:
+            yield f"{key}.date_field", f"is {settings.date_field!r}, which `fields` leaves out"
+        for of_parent in ("history", "on_delete"):
+            if getattr(settings, of_parent) is not None and object_type.parent:
                 yield (
-                    f"{here}.{key}",
-                    f"cannot be set: {name} come and go with their {object_type.parent}, set it there",
+                    f"{key}.{of_parent}",
+                    f"cannot be set: {name} come and go with their {object_type.parent}; set it there",
                 )
         if "\0" in (settings.title or ""):
-            yield f"{here}.title", "holds a character that no text can have"
+            yield f"{key}.title", "contains a NUL character"
         taken = {column.name for column in object_type.table_columns} - rules.left_out
         taken |= {"default_date", "default_day"}
         taken |= {f"{column.name}_decimal" for column in object_type.columns if column.kind is Kind.AMOUNT}
         for column, custom in settings.custom_fields.items():
             if problem := _problem_of(custom, column, object_type, rules, taken):
-                yield f"{here}.custom_fields.{column}", problem
+                yield f"{key}.custom_fields.{column}", problem
 
     def _of(self, object_type: ObjectType) -> ObjectSettings:
         return self.objects.get(object_type.name, _STANDARD)
 
     @cached_property
     def _rules(self) -> dict[str, FieldRules]:
-        """What `rules` has told, by table name: every run asks for it several times."""
+        """The results of `rules` so far, by table name: every run needs them several times."""
         return {}
 
     def rules(self, object_type: ObjectType) -> FieldRules:
-        """Which of this type's fields are left out and which hashed."""
+        """Which fields of this type are left out, and which are hashed."""
         name = object_type.name
         if name not in self._rules:
             fields = self._of(object_type).fields
@@ -267,7 +270,7 @@ class Settings(_Section):
 
     @property
     def enabled(self) -> tuple[ObjectType, ...]:
-        """The object types that are kept, in table order. A child without its parent is not kept either."""
+        """The object types that are loaded, in table order. A child is loaded only together with its parent."""
 
         def on(object_type: ObjectType) -> bool:
             return self._of(object_type).enabled
@@ -276,11 +279,11 @@ class Settings(_Section):
 
     @property
     def announcing(self) -> tuple[ObjectType, ...]:
-        """The object types whose events matter for what is kept, in table order: those kept, and those that announce
-        one of them and may be switched off themselves."""
-        kept = {object_type.name for object_type in self.enabled}
+        """The object types whose events must be received, in table order: the enabled types, and types whose events
+        announce changes of an enabled type, which may be switched off themselves."""
+        enabled = {object_type.name for object_type in self.enabled}
         announcing = {name for object_type in self.enabled for name in object_type.announced_by}
-        return tuple(t for t in OBJECT_TYPES.values() if t.events and t.name in kept | announcing)
+        return tuple(t for t in OBJECT_TYPES.values() if t.events and t.name in enabled | announcing)
 
     @property
     def event_types(self) -> tuple[str, ...]:
@@ -296,43 +299,43 @@ class Settings(_Section):
         return self._of(object_type).custom_fields
 
     def history_begins(self, object_type: ObjectType) -> Age | date:
-        """What is said of when the history of this type begins; children's is their parent's."""
+        """When the history of this type begins, as the settings say it; for children, as for their parent."""
         begins: Age | date = self._of(family_of(object_type)).history or self.history
         return begins
 
     def history_of(self, object_type: ObjectType) -> date:
-        """The first UTC day of `created` that is asked for of this type.
+        """The first UTC day of `created` that the settings ask for of this type.
 
-        By `created` whatever the date field is: Stripe's lists share no other time filter (docs/stripe.md#lists).
+        By `created`, whatever the date field is: Stripe's lists share no other time filter (docs/stripe.md#lists).
         """
         return first_day(self.history_begins(object_type))
 
     @property
     def first_day(self) -> date:
-        """The first UTC day that any kept type has: where the partitions begin."""
+        """The first UTC day of the history of any enabled type: the first partition."""
         return min((self.history_of(object_type) for object_type in self.enabled), default=first_day(self.history))
 
     def retention_of(self, object_type: ObjectType) -> Age | None:
-        """How long rows of this type are kept, by its date field; None forever.
+        """How long rows of this type are kept, by its date field; None for forever.
 
-        Children go with their parents; one that has a retention of its own may go before.
+        Children are pruned with their parents; a child with a retention of its own may be pruned earlier.
         """
-        found = self._of(object_type).retention
-        if found is None and object_type.parent is None:
-            found = self.retention
-        return found if isinstance(found, Age) else None
+        retention = self._of(object_type).retention
+        if retention is None and object_type.parent is None:
+            retention = self.retention
+        return retention if isinstance(retention, Age) else None
 
     def cutoff(self, object_type: ObjectType) -> date | None:
-        """The first UTC day, by the date field, that rows of this type are kept of today; None where all are."""
+        """The first UTC day, by the date field, whose rows of this type are kept as of today; None if all are kept."""
         age = self.retention_of(object_type)
         return age.before(datetime.now(UTC).date()) if age else None
 
     def first_listed(self, object_type: ObjectType) -> date:
-        """The first UTC day of `created` that is worth listing: what is older is not kept."""
+        """The first UTC day of `created` that is worth listing: older objects are not kept."""
         family = self.types[family_of(object_type).name]
         history, cutoff = self.history_of(family), self.cutoff(family)
         return max(history, cutoff) if cutoff and family.date_field == "created" else history
 
     def on_delete_of(self, object_type: ObjectType) -> OnDelete:
-        """What becomes of rows whose objects were deleted in Stripe; children's is their parent's."""
+        """What happens to rows whose objects were deleted in Stripe; for children, the same as for their parent."""
         return self._of(family_of(object_type)).on_delete or self.on_delete

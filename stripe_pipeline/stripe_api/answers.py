@@ -74,7 +74,7 @@ class HttpAnswer:
 
     @property
     def rate_limit(self) -> str | None:
-        """The rate limit that Stripe names in a 429; None if another process is using the object."""
+        """The rate limit that Stripe names in a 429; None if the object is locked by another request."""
         return self.headers.get("Stripe-Rate-Limited-Reason")
 
     @property
@@ -82,7 +82,7 @@ class HttpAnswer:
         return (self.body or {}).get("error")
 
     def trouble(self, now: float) -> Failure | Refusal:
-        """The meaning of an answer that is not a whole object with status 200; `now` is in Unix seconds."""
+        """The meaning of an answer that is not a complete object with status 200; `now` is in Unix seconds."""
         request_id = self.headers.get("Request-Id")
         retry_after = _retry_after(self.headers.get("Retry-After"), now if self.dates is None else self.dates[1])
         if self.status == 429:
@@ -112,9 +112,9 @@ def redirected(status: int, location: str | None) -> str:
 
 
 def not_whole(size: int, content_type: str | None) -> str:
-    """The message for a body of `size` bytes that is not an answer's whole JSON."""
+    """The message for a body of `size` bytes that is not the complete JSON of an answer."""
     kind = (content_type or "unknown type").partition(";")[0]
-    return f"{size} bytes of {kind} that are not the whole JSON of an answer"
+    return f"{size} bytes of {kind} that are not the complete JSON of an answer"
 
 
 def _json_object(content: bytes) -> tuple[dict[str, Any] | None, bool]:

@@ -1,4 +1,4 @@
-"""Reading from Stripe's API: one key, any thread, every answer whole or an error that says what to do.
+"""Reading from Stripe's API with one key, from any thread: each answer is complete, or an error that says what to do.
 
 This module has the parts of one request: the key, the pinned version, retries, Stripe's clock, pages. Pacing requests
 belongs to `rate_limits`, interpreting answers to `answers`, the errors to `refusals`; which windows or ids to read, and
@@ -53,7 +53,7 @@ class Reply:
     data: dict[str, Any]
     sent_at: float
     repaired: bool = False
-    """Whether parts of it were replaced (`odd_json`)."""
+    """Whether parts of the object were replaced (`odd_json`)."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,15 @@ class Page:
         if not isinstance(objects, list) or not isinstance(has_more, bool):
             raise odd_answer(path, "is not a list of objects")
         # A non-object is passed to the reader as an object without an id.
-        page = cls([it if type(it) is dict else {} for it in objects], has_more, reply.sent_at, reply.repaired)
+        page = cls([obj if type(obj) is dict else {} for obj in objects], has_more, reply.sent_at, reply.repaired)
         if has_more and page.last in (None, starting_after):
-            raise odd_answer(path, "says that there is more but not after which object")
+            raise odd_answer(path, "says that more objects follow, but not after which one")
         return page
 
     @property
     def last(self) -> str | None:
         """The id after which the next page starts: the last id on this page."""
-        ids = (it.get("id") for it in reversed(self.objects))
+        ids = (obj.get("id") for obj in reversed(self.objects))
         return next((object_id for object_id in ids if isinstance(object_id, str) and object_id), None)
 
 
@@ -227,7 +227,7 @@ class StripeApi:
                     raise given_up(path, self._server, answer, attempts)
             if pause >= self._deadline.left():
                 raise OutOfTime(path, last_seen=answer.seen)
-            logger.info("%s", scrub(f"GET {path}: {answer.seen}; asking again in {pause:.1f} s"))
+            logger.info("%s", scrub(f"GET {path}: {answer.seen}; trying again in {pause:.1f} s"))
             if self._closed.wait(pause):
                 raise Cancelled
 
@@ -306,7 +306,10 @@ class StripeApi:
         if answer.body is None and limit.exceeded:  # without a length, a cut body looks complete
             return Failure(f"an answer that was not complete after {seconds:.0f} s")
         if answer.repaired:
-            logger.warning("GET %s: the answer holds text that is not valid Unicode or too much of something", path)
+            logger.warning(
+                "GET %s: invalid Unicode, numbers too large or values nested too deeply were replaced",
+                path,
+            )
         if dates := answer.stripe_dates:
             self.clock.learn(dates, sent, received)
         if answer.status == 200 and answer.body is not None:

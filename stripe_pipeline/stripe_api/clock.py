@@ -38,7 +38,7 @@ Bounds = tuple[float, float]
 
 @dataclass(frozen=True)
 class Reading:
-    """A run's knowledge of Stripe's clock at one moment."""
+    """What a run knows of Stripe's clock at one moment."""
 
     bounds: Bounds | None
     """Relative to the machine's wall clock; None before the first answer."""
@@ -121,7 +121,7 @@ class ServerClock:
         `dates`: the earliest and latest time of its `Date` header, Unix seconds; `sent` and `received`:
         the local times of the request and of the answer.
         """
-        found = dates[0] - received, dates[1] + 1.0 + STALE_DATE - sent
+        observed = dates[0] - received, dates[1] + 1.0 + STALE_DATE - sent
         with self._lock:
             between = time.time() - time.monotonic()
             if abs(between - self._between) > _STEP:
@@ -129,14 +129,14 @@ class ServerClock:
                 # may have stopped.
                 self._between, self._support = between, 0
             known = self._bounds or (-LOCAL_ERROR, LOCAL_ERROR)
-            if both := _common(known, found):
-                self._bounds = both if self._bounds else found
+            if both := _common(known, observed):
+                self._bounds = both if self._bounds else observed
                 self._support += 1
                 self._rival, self._rivals = None, 0
                 return
-            both = _common(self._rival, found) if self._rival else None
+            both = _common(self._rival, observed) if self._rival else None
             self._rivals = self._rivals + 1 if both else 1
-            self._rival = both or found
+            self._rival = both or observed
             if self._rivals >= min(max(self._support + 1, CONFIRMATIONS), _MOST_CONFIRMATIONS):
                 self._bounds, self._support = self._rival, self._rivals
                 self._rival, self._rivals = None, 0
@@ -171,8 +171,8 @@ class Witnesses:
                     ask(next(witnesses))
 
 
-def _common(one: Bounds, other: Bounds) -> Bounds | None:
-    lowest, highest = max(one[0], other[0]), min(one[1], other[1])
+def _common(first: Bounds, second: Bounds) -> Bounds | None:
+    lowest, highest = max(first[0], second[0]), min(first[1], second[1])
     return (lowest, highest) if lowest <= highest else None
 
 

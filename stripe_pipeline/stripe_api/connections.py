@@ -150,10 +150,10 @@ def _proxy_for(scheme: str) -> str | None:
         parts = urllib3.util.Url()
     if parts.scheme not in ("http", "https") or not parts.host:
         # The value may contain a password anywhere.
-        source = next((it for it in (name, name.upper()) if os.environ.get(it)), "The system's proxy")
+        source = next((variable for variable in (name, name.upper()) if os.environ.get(variable)), "The system's proxy")
         raise SettingsError(
             f"{source} is not the address of an http or https proxy",
-            "Give one like http://proxy.example.com:3128, or unset it; hosts that NO_PROXY lists need none",
+            "Give an address like http://proxy.example.com:3128, or unset it; hosts listed in NO_PROXY use no proxy",
         )
     return proxy
 
@@ -165,7 +165,7 @@ def _tls(file: str | None, folder: str | None) -> ssl.SSLContext:
     `file` replaces those of the certifi package; `folder` has additional ones. Raises `SettingsError`.
     """
     remedy = "Correct it, or unset it to use the certificates of the certifi package"
-    if folder and not any(Path(it).is_dir() for it in folder.split(os.pathsep)):
+    if folder and not any(Path(part).is_dir() for part in folder.split(os.pathsep)):
         raise SettingsError(f"{_CERT_DIR} names {folder}, which is not a folder", remedy)
     try:
         return ssl.create_default_context(cafile=file or certifi.where(), capath=folder)

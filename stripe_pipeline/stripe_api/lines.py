@@ -22,7 +22,7 @@ from stripe_pipeline.stripe_api.paths import object_path
 from stripe_pipeline.stripe_api.probe import Probe
 from stripe_pipeline.stripe_api.refusals import RESOURCE_MISSING
 
-_KEPT_OUT = "It is kept out and the others of its type go on; report it with this message if it stays so"
+_KEPT_OUT = "It is left out, and the others of its type are loaded; report it with this message if this persists"
 
 
 class Lines:
@@ -70,29 +70,29 @@ class Lines:
         """All children of an object: the embedded ones or, if Stripe truncated them, the whole list."""
         embedded = obj.get(child.embedded_in or "")
         if "position" in child.key:  # no list endpoint: all children are embedded
-            found = embedded or []
+            children = embedded or []
         elif isinstance(embedded, dict) and embedded.get("has_more") is False:
-            found = embedded.get("data")
+            children = embedded.get("data")
         else:
             path = object_path(f"{self._object_type.endpoint}", id_of(obj), f"{child.embedded_in}")
-            found = everything(self._api, path)
+            children = everything(self._api, path)
             self._probe.answered(path)
-            return found
-        if not isinstance(found, list) or not all(isinstance(it, dict) for it in found):
+            return children
+        if not isinstance(children, list) or not all(isinstance(entry, dict) for entry in children):
             raise BadObject(
-                f"Stripe sent a {self._object_type.object} ({id_of(obj)}) whose {child.embedded_in} are not objects",
+                f"Stripe sent the {self._object_type.object} {id_of(obj)}, whose {child.embedded_in} are not objects",
                 _KEPT_OUT,
             )
-        return found
+        return children
 
     def _complete_included(self, obj: dict[str, Any]) -> None:
         """Complete the included lists that Stripe truncated."""
         for included in self._object_type.include:
-            found = obj.get(included.column)
-            if isinstance(found, dict) and found.get("has_more") is True:
+            truncated = obj.get(included.column)
+            if isinstance(truncated, dict) and truncated.get("has_more") is True:
                 data = everything(self._api, included.endpoint, {included.parameter: id_of(obj)})
                 self._probe.answered(included.endpoint)
-                obj[included.column] = found | {"data": data, "has_more": False}
+                obj[included.column] = truncated | {"data": data, "has_more": False}
 
     def _shaped(
         self,
@@ -105,20 +105,20 @@ class Lines:
             shape, account=self._mode.account, livemode=self._mode.livemode, fetched_at=sent_at, surprises=surprises
         )
 
-        def line(object_type: ObjectType, of: dict[str, Any], given: dict[str, Any] | None = None) -> bytes:
-            kept = self._fields.apply(object_type, of)
-            return self._fields.without_secrets(object_type, row(object_type, kept, given=given))
+        def line(object_type: ObjectType, of: dict[str, Any], inherited: dict[str, Any] | None = None) -> bytes:
+            fields = self._fields.apply(object_type, of)
+            return self._fields.without_secrets(object_type, row(object_type, fields, given=inherited))
 
         lines = {self._object_type.name: [line(self._object_type, obj)]}
         livemode = obj.get("livemode")
         for child in self._children:
             assert child.parent_key is not None
-            given: dict[str, Any] = {child.parent_key: id_of(obj), "created": created_of(obj)}
+            inherited: dict[str, Any] = {child.parent_key: id_of(obj), "created": created_of(obj)}
             if isinstance(livemode, bool):
-                given["livemode"] = livemode
+                inherited["livemode"] = livemode
             lines[child.name] = [
-                line(child, it, given | ({"position": n} if "position" in child.key else {}))
-                for n, it in enumerate(children[child.name])
+                line(child, child_obj, inherited | ({"position": n} if "position" in child.key else {}))
+                for n, child_obj in enumerate(children[child.name])
             ]
         return lines
 

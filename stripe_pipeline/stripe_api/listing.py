@@ -22,6 +22,7 @@ _WORTH_SPLITTING = 8  # pages that must remain to justify another window, with i
 _MAX_PARTS = 8
 _ENOUGH = 12  # windows at once, twice the number of threads: each additional window ends with a half-empty page
 _SPLITS = 40  # of windows that Stripe does not list; if there are more, the cause is not single days
+_NOTHING_REQUESTED = "says that more objects follow, but holds none of the requested ones"
 _RESTARTS = 4  # without progress, of a list that changes faster than it can be read
 
 
@@ -124,8 +125,8 @@ class Listing:
                 self._isolate(start, left, error, executor)
                 return
             good, odd = self._sorted_out(page.objects, start, end)
-            objects = self._unseen([it for it in good if it["id"] not in before])
-            before = {it["id"] for it in good}
+            objects = self._unseen([obj for obj in good if obj["id"] not in before])
+            before = {obj["id"] for obj in good}
             futile = 0 if objects else futile
             if not page.has_more:
                 self._emit(Listed(objects, odd, start, left, page.sent_at, page.repaired))
@@ -134,14 +135,14 @@ class Listing:
             self._emit(Listed(objects, odd, oldest + 1, left, page.sent_at, page.repaired))
             if not good:
                 self._remember(left - 1, tail)
-                nothing = odd_answer(self._endpoint, "says that there is more and holds nothing of what was asked for")
+                nothing = odd_answer(self._endpoint, _NOTHING_REQUESTED)
                 self._isolate(start, left, nothing, executor)
                 return
             # Not an odd object: after an object outside the window, a page may be empty
             # (docs/stripe.md#lists).
             cursor = good[-1]["id"]
-            here = {it["id"] for it in good if created_of(it) == oldest}
-            tail = tail | here if oldest + 1 == left else here
+            at_oldest = {obj["id"] for obj in good if created_of(obj) == oldest}
+            tail = tail | at_oldest if oldest + 1 == left else at_oldest
             listed_span = left - oldest
             left = oldest + 1
             if 2 * len(tail) > len(page.objects):
@@ -157,16 +158,16 @@ class Listing:
     ) -> tuple[list[dict[str, Any]], list[tuple[dict[str, Any], BadObject]]]:
         """The objects in a window, and the odd ones."""
         good, odd = [], []
-        for it in objects:
+        for obj in objects:
             try:
-                self._check(it)
-                id_of(it)
-                if not start <= created_of(it) < end:
-                    raise outside(it, start, end)
+                self._check(obj)
+                id_of(obj)
+                if not start <= created_of(obj) < end:
+                    raise outside(obj, start, end)
             except BadObject as error:
-                odd.append((it, error))
+                odd.append((obj, error))
             else:
-                good.append(it)
+                good.append(obj)
         return good, odd
 
     def _isolate(self, start: int, end: int, error: Unavailable, executor: Executor) -> None:
@@ -201,11 +202,11 @@ class Listing:
         with self._lock:
             if not self._shown:
                 return objects
-            return [it for it in objects if id_of(it) not in self._shown.get(created_of(it), ())]
+            return [obj for obj in objects if id_of(obj) not in self._shown.get(created_of(obj), ())]
 
 
 def newest_first(api: StripeApi, endpoint: str, *, since: int, include: Sequence[str] = ()) -> Iterator[Page]:
-    """The pages of objects made since `since` (Unix seconds, inclusive), each object once.
+    """The pages of objects created since `since` (Unix seconds, inclusive), each object once.
 
     `include`: fields that Stripe sends only on request.
     Continues at the same point if the object that a page should start after vanishes; raises `CursorLost` if this
@@ -224,23 +225,25 @@ def newest_first(api: StripeApi, endpoint: str, *, since: int, include: Sequence
             futile += 1
             window, cursor = left, None
             continue
-        objects = [it for it in page.objects if not is_id(it.get("id")) or it["id"] not in shown]
-        shown.update(it["id"] for it in objects if is_id(it.get("id")))
+        objects = [obj for obj in page.objects if not is_id(obj.get("id")) or obj["id"] not in shown]
+        shown.update(obj["id"] for obj in objects if is_id(obj.get("id")))
         futile = 0 if objects else futile
         yield replace(page, objects=objects)
         if not page.has_more:
             return
         inside = [
-            it for it in page.objects if is_id(it.get("id")) and (made := _made(it)) is not None and made >= since
+            obj
+            for obj in page.objects
+            if is_id(obj.get("id")) and (created := _valid_created(obj)) is not None and created >= since
         ]
         if not inside or inside[-1]["id"] == cursor:
-            raise odd_answer(endpoint, "says that there is more and holds nothing of what was asked for")
+            raise odd_answer(endpoint, _NOTHING_REQUESTED)
         cursor = inside[-1]["id"]
         left = left | {"created[lt]": created_of(inside[-1]) + 1}
 
 
-def _made(obj: dict[str, Any]) -> int | None:
-    """An object's `created`, if valid."""
+def _valid_created(obj: dict[str, Any]) -> int | None:
+    """The `created` of an object; None if it is not valid."""
     try:
         return created_of(obj)
     except BadObject:
@@ -248,10 +251,11 @@ def _made(obj: dict[str, Any]) -> int | None:
 
 
 def outside(obj: dict[str, Any], start: int, end: float) -> BadObject:
-    """The error for an object that was not made in the requested window."""
+    """The error for an object that was not created in the requested window."""
     return BadObject(
-        f"Stripe listed {obj['id']!r}, made at {obj['created']}, for the time from {start} until {end} (Unix seconds)",
-        "It is read by its id instead",
+        f"Stripe listed {obj['id']!r}, created at {obj['created']}, although objects from {start} until {end} were"
+        " requested (Unix seconds)",
+        "The object is read by its id instead",
     )
 
 

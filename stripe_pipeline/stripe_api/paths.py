@@ -31,6 +31,6 @@ def object_path(endpoint: str, object_id: str, *below: str) -> str:
     if not is_addressable(object_id):
         raise BadObject(
             f"The object {object_id!r} of {endpoint} cannot be read by its id, which stands for another path in a URL",
-            "Lists still bring the object in: backfill the day that it was created on",
+            "Lists still contain the object: backfill the day on which it was created",
         )
     return "/".join([endpoint, quote(object_id, safe=""), *below])

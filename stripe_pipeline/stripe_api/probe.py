@@ -69,19 +69,19 @@ class Probe:
 
     def _ask(self, kind: str, object_id: str | None) -> bool:
         """Whether Stripe answers a request of this kind for another object."""
-        one_below = kind.removeprefix(f"{self._endpoint}/{{id}}").strip("/")
+        sublist = kind.removeprefix(f"{self._endpoint}/{{id}}").strip("/")
         try:
             page = self._api.page(kind if "{id}" not in kind else self._endpoint, limit=1 + _OTHERS)
         except (AuthenticationFailed, Cancelled):
             raise
         except StripePipelineError:
             return False
-        others = [it["id"] for it in page.objects if is_id(it.get("id")) and it["id"] != object_id]
-        others = [it for it in others if is_addressable(it)][:_OTHERS]
+        others = [obj["id"] for obj in page.objects if is_id(obj.get("id")) and obj["id"] != object_id]
+        others = [other for other in others if is_addressable(other)][:_OTHERS]
         if "{id}" not in kind or not others:
             return True
         for other in others:
-            below = (one_below,) if one_below else ()
+            below = (sublist,) if sublist else ()
             try:
                 self._api.get(object_path(self._endpoint, other, *below))
             except (AuthenticationFailed, Cancelled):

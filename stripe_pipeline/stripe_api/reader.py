@@ -142,9 +142,9 @@ class Reader:
 
     def _store(self, listed: Listed) -> list[DayRead]:
         """Write a page's objects to their days' files; returns the days completed by the page."""
-        whole = self._with_children(listed.objects, listed.sent_at, repaired=listed.repaired)
+        completed = self._with_children(listed.objects, listed.sent_at, repaired=listed.repaired)
         by_day: dict[date, list[tuple[int, LinesByTable]]] = {}
-        for obj, lines in whole:
+        for obj, lines in completed:
             created = created_of(obj)
             by_day.setdefault(day_of(created), []).append((created, lines))
         for obj, error in listed.odd:
@@ -154,7 +154,7 @@ class Reader:
                 if day in self._days:
                     self._days.append(day, objects, listed.sent_at)
                 else:  # out of order: the day was complete
-                    for obj, _ in whole:
+                    for obj, _ in completed:
                         if day_of(created_of(obj)) == day:
                             self._unread[id_of(obj)] = Unread(id_of(obj), None, outside(obj, listed.start, listed.end))
             return self._days.cover(listed.start, listed.end, listed.sent_at)
@@ -164,7 +164,7 @@ class Reader:
     ) -> list[tuple[dict[str, Any], LinesByTable]]:
         """Each object with its own and its children's lines by table; objects that were deleted since are omitted, and
         unreadable objects are kept out (`_keep_out`)."""
-        whole = []
+        completed = []
         surprises = Surprises()
         for obj in objects:
             try:
@@ -173,10 +173,10 @@ class Reader:
                 self._keep_out(obj, self._probe.blame(error, id_of(obj)), (0, 0))
             else:
                 if lines is not None:  # else a complete list of the day detects the deletion
-                    whole.append((obj, lines))
+                    completed.append((obj, lines))
         with self._lock:
             self.surprises.update(surprises)
-        return whole
+        return completed
 
     def _keep_out(self, obj: dict[str, Any], error: StripePipelineError, span: tuple[int, int]) -> None:
         """Record a listed object that cannot be stored; `span` is the part of the list that contained it."""
@@ -202,29 +202,29 @@ class Reader:
         """Retrieve each id, with its children; also returns the errors of single objects that are refused or bad while
         others are not, or for which time ran out.
 
-        Objects that Stripe reports as deleted become tombstones; objects made before `since` (Unix seconds) are left
-        out. Raises the errors of `StripeApi.get` that do not concern single objects, and `OSError`.
+        Objects that Stripe reports as deleted become tombstones; objects created before `since` (Unix seconds) are
+        left out. Raises the errors of `StripeApi.get` that do not concern single objects, and `OSError`.
         """
         batch = self.batch()
         batch.read_again = True
         bad: dict[str, StripePipelineError] = {}
         self._folder.mkdir(parents=True, exist_ok=True)
         stem = f"again-{next(self._batches)}"
-        asked = sorted(set(ids))
-        for object_id, objects in zip(asked, self._executor.map(self._retrieve, asked), strict=True):
-            if isinstance(objects, StripePipelineError):
-                bad[object_id] = objects
-            elif isinstance(objects, Tombstone):
-                batch.tombstones.append(objects)
+        wanted = sorted(set(ids))
+        for object_id, result in zip(wanted, self._executor.map(self._retrieve, wanted), strict=True):
+            if isinstance(result, StripePipelineError):
+                bad[object_id] = result
+            elif isinstance(result, Tombstone):
+                batch.tombstones.append(result)
             else:
-                created, lines = objects
+                created, lines = result
                 if created >= since:
                     batch.first, batch.last = min(batch.first, created), max(batch.last, created)
                     self._write(batch, stem, lines)
         return batch, bad
 
     def list_since(self, since: int) -> tuple[Batch, set[str]]:
-        """List the objects made since `since` (Unix seconds, inclusive), with children; also returns the listed ids.
+        """List the objects created since `since` (Unix seconds, inclusive), with children; also returns the listed ids.
 
         Raises as `StripeApi.page` does, and `OSError`.
         """
@@ -234,15 +234,15 @@ class Reader:
         stem = f"since-{next(self._batches)}"
         for page in newest_first(self._api, self._endpoint, since=since, include=self._include):
             good = []
-            for it in page.objects:
+            for obj in page.objects:
                 try:
-                    self._check(it)
-                    if created_of(it) < since:
-                        raise outside(it, since, math.inf)
+                    self._check(obj)
+                    if created_of(obj) < since:
+                        raise outside(obj, since, math.inf)
                 except BadObject as error:
-                    self._keep_out(it, error, (since, int(page.sent_at) + 1))
+                    self._keep_out(obj, error, (since, int(page.sent_at) + 1))
                 else:
-                    good.append(it)
+                    good.append(obj)
             for obj, lines in self._with_children(good, page.sent_at, repaired=page.repaired):
                 created = created_of(obj)
                 ids.add(id_of(obj))
@@ -268,7 +268,7 @@ class Reader:
                 return Tombstone(object_id, asked_at)
             obj = reply.data
             if obj.get("id") != object_id or obj.get("object", self.object_type.object) != self.object_type.object:
-                raise odd_answer(path, f"is not the {self.object_type.object} that was asked for")
+                raise odd_answer(path, f"is not the requested {self.object_type.object}")
             self._probe.answered(path)
             if obj.get("deleted"):
                 return Tombstone(object_id, reply.sent_at)

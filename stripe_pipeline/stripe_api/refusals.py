@@ -26,10 +26,10 @@ RESOURCE_MISSING = "resource_missing"
 # Always read, so disabling an object type does not make the permission unnecessary.
 _ALWAYS_READ = {"/v1/account", "/v1/events"}
 _CHECK_NETWORK = "Check the network, STRIPE_API_BASE and status.stripe.com"
-_GOES_ON = "the next run goes on from where this one stopped"
+_CONTINUES = "the next run continues where this one stopped"
 _CHECK_KEY = {
     True: "Check STRIPE_API_KEY",
-    False: "Check STRIPE_TEST_API_KEY, or STRIPE_API_KEY if that is where the test key is",
+    False: "Check STRIPE_TEST_API_KEY, or STRIPE_API_KEY if that holds the test key",
 }
 _Words = tuple[str, str]
 """The problem, to which Stripe's message is added, and the remedy."""
@@ -63,22 +63,22 @@ class Read:
         remedy = f"{'Add the permission to' if 'permission' in refusal.message else 'Correct'} the key in the Stripe"
         remedy += " Dashboard (Developers, API keys)"
         if self.endpoint not in _ALWAYS_READ:
-            remedy += ", or disable the object in the settings file"
+            remedy += ", or disable the object type in the settings file"
         return f"The key may not read {self.endpoint.rpartition('/')[2]}", remedy
 
     def missing(self, refusal: Refusal) -> _Words:
-        gone = refusal.code == RESOURCE_MISSING
+        missing = refusal.code == RESOURCE_MISSING
         return (
             f"Stripe has nothing at {self.path} (HTTP {refusal.status})",
             "It may have been deleted meanwhile"
-            if gone
-            else "Check STRIPE_API_BASE, which is the address without a path",
+            if missing
+            else "Check STRIPE_API_BASE: it must be an address without a path",
         )
 
     def refused(self, refusal: Refusal) -> _Words:
         return (
             f"Stripe refused GET {self.path} (HTTP {refusal.status})",
-            "Asking again will not help; find the request in the Stripe Dashboard (Developers, Logs)",
+            "A retry will not help; look up the request in the Stripe Dashboard (Developers, Logs)",
         )
 
 
@@ -89,16 +89,16 @@ class WebhookEndpointRequest:
 
     def forbidden(self, refusal: Refusal, *, mode: str) -> _Words:
         return (
-            f"The {mode} key may not do this with webhook endpoints",
-            "Add Webhook Endpoints to the key in the Stripe Dashboard (Developers, API keys), read to list them and"
-            " write for all else, or see to them there (Developers, Webhooks)",
+            f"The {mode} key lacks the permission for webhook endpoints",
+            "Add Webhook Endpoints to the key's permissions in the Stripe Dashboard (Developers, API keys): read to"
+            " list endpoints, write for everything else. Or manage the endpoints there (Developers, Webhooks)",
         )
 
     def missing(self, refusal: Refusal) -> _Words:
         return "Stripe has no such webhook endpoint", "`stripe-pipeline webhooks list` shows those that exist"
 
     def refused(self, refusal: Refusal) -> _Words:
-        return "Stripe refused the webhook endpoint", "Correct what Stripe names"
+        return "Stripe refused the webhook endpoint", "Correct the value that Stripe names"
 
 
 def refused(refusal: Refusal, request: Request, *, livemode: bool) -> ApiError:
@@ -106,15 +106,15 @@ def refused(refusal: Refusal, request: Request, *, livemode: bool) -> ApiError:
     mode = "live" if livemode else "test"
     kind: type[ApiError]
     if refusal.status == 401:
-        kind, (what, remedy) = AuthenticationFailed, (f"Stripe does not accept the {mode} key", _CHECK_KEY[livemode])
+        kind, (problem, remedy) = AuthenticationFailed, (f"Stripe does not accept the {mode} key", _CHECK_KEY[livemode])
     elif refusal.status == 403:
-        kind, (what, remedy) = PermissionMissing, request.forbidden(refusal, mode=mode)
+        kind, (problem, remedy) = PermissionMissing, request.forbidden(refusal, mode=mode)
     elif refusal.status == 404 or refusal.code == RESOURCE_MISSING:
-        kind, (what, remedy) = NotFound, request.missing(refusal)
+        kind, (problem, remedy) = NotFound, request.missing(refusal)
     else:
-        kind, (what, remedy) = RequestRefused, request.refused(refusal)
+        kind, (problem, remedy) = RequestRefused, request.refused(refusal)
     error = kind(
-        _with_request_id(f"{what}: {refusal.message}", refusal.request_id),
+        _with_request_id(f"{problem}: {refusal.message}", refusal.request_id),
         remedy,
         path=request.path,
         status=refusal.status,
@@ -130,7 +130,7 @@ def cursor_lost(missing: NotFound) -> CursorLost:
     """The error for a page of a list; `missing` says that the object to start after does not exist."""
     return CursorLost(
         missing.what,
-        "The object this page starts after is gone: read the window again",
+        "The object that this page starts after no longer exists: read the window again",
         path=missing.path,
         status=missing.status,
         code=missing.code,
@@ -141,13 +141,13 @@ def cursor_lost(missing: NotFound) -> CursorLost:
 def given_up(path: str, server: str, last: Failure, attempts: int) -> Unavailable:
     """The error for a GET request that failed `attempts` times, the last time with `last`."""
     times = "once" if attempts == 1 else f"{attempts} times"
-    what = f"GET {path} from {server} failed {times}, the last time with {last.seen}"
+    problem = f"GET {path} from {server} failed {times}, the last time with {last.seen}"
     if last.status == 429:
-        remedy = f"Something else uses up Stripe's rate limits: lower rate.share or try later; {_GOES_ON}"
+        remedy = f"Something else uses up Stripe's rate limits: lower rate.share or try later; {_CONTINUES}"
     else:
-        remedy = f"{_CHECK_NETWORK}; {_GOES_ON}"
+        remedy = f"{_CHECK_NETWORK}; {_CONTINUES}"
     return Unavailable(
-        _with_request_id(what, last.request_id),
+        _with_request_id(problem, last.request_id),
         remedy,
         path=path,
         status=last.status,
@@ -169,9 +169,9 @@ def unanswered(last: Failure) -> Unavailable:
 
 def odd_answer(path: str, how: str) -> Unavailable:
     """The error for an answer that is JSON but does not fit `path`."""
-    return Unavailable(f"The answer to GET {path} {how}", f"Check STRIPE_API_BASE; {_GOES_ON}", path=path, status=200)
+    return Unavailable(f"The answer to GET {path} {how}", f"Check STRIPE_API_BASE; {_CONTINUES}", path=path, status=200)
 
 
-def _with_request_id(what: str, request_id: str | None) -> str:
-    """`what` with Stripe's request id, if there is one."""
-    return f"{what.rstrip('. ')} (request {request_id})" if request_id else what
+def _with_request_id(problem: str, request_id: str | None) -> str:
+    """`problem` with Stripe's request id, if there is one."""
+    return f"{problem.rstrip('. ')} (request {request_id})" if request_id else problem

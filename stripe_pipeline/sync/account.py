@@ -51,11 +51,11 @@ def identify(api: StripeApi, key: ApiKey, warehouse: Warehouse, *, configured: s
     accounts, and the errors of `StripeApi.get`.
     """
     known = warehouse.keys.account_of(key.fingerprint)
-    told = api.account() or UNNAMED
+    reported = api.account() or UNNAMED
     with warehouse.session():
-        _compare(told, configured, warehouse)
+        _compare(reported, configured, warehouse)
         held = warehouse.keys.accounts_of(livemode=key.livemode)
-    account = told or known or UNNAMED
+    account = reported or known or UNNAMED
     unproven = held and (not account or UNNAMED in held)
     if known is None and unproven and not configured:
         examples = warehouse.keys.examples(livemode=key.livemode)
@@ -64,18 +64,18 @@ def identify(api: StripeApi, key: ApiKey, warehouse: Warehouse, *, configured: s
         _compare(account, configured, warehouse)
         if examples and not seen:
             raise other_account(warehouse.folder, examples[0].account, account, missing=missing)
-        account = account or next((it.account for it in seen), UNNAMED)
+        account = account or next((example.account for example in seen), UNNAMED)
     return account or configured or UNNAMED
 
 
-def _compare(told: str, configured: str | None, warehouse: Warehouse) -> None:
+def _compare(reported: str, configured: str | None, warehouse: Warehouse) -> None:
     """Raise if Stripe, the settings and the warehouse name different accounts."""
-    if told and configured and told != configured:
+    if reported and configured and reported != configured:
         raise SettingsError(
-            f"The settings file says `account: {configured}`, and Stripe says that this key is of {told}",
+            f"The settings file says `account: {configured}`, but Stripe says that this key belongs to {reported}",
             "Use a key of the account that the settings name, or correct `account` there",
         )
-    named = told or configured
+    named = reported or configured
     if named and (others := warehouse.keys.accounts() - {named, UNNAMED}):
         raise other_account(warehouse.folder, min(others), named)
 

@@ -20,24 +20,24 @@ RESUMED_WITHIN = 3600  # seconds after its last list within which a stopped back
 
 
 def stopped_backfill(
-    context: Context, request: str, kept: Mapping[str, Set[date]], now: float
+    context: Context, request: str, days: Mapping[str, Set[date]], now: float
 ) -> tuple[float, dict[str, set[date]]] | None:
-    """When the stopped backfill began, and the days that it listed, by table name; None if it must start over: it
-    never began, has ended, listed nothing for a while, or has nothing left to list."""
+    """When the stopped backfill began, and which of its `days` it listed, both by table name; None if it must start
+    over: it never began, has ended, listed nothing for a while, or has nothing left to list."""
     stopped = context.warehouse.state.stopped_backfill(context.mode, request)
     if stopped is None or now - stopped.last_listed > RESUMED_WITHIN:
         return None
     coverage = context.warehouse.state.coverage(context.mode)
-    there = {
+    listed = {
         name: {
             day
-            for day in kept[name]
+            for day in days[name]
             if all(covered_since(stopped.began, coverage.get((table, day))) for table in reader.tables)
         }
         for name, reader in context.readers.items()
-        if name in kept
+        if name in days
     }
-    return (stopped.began, there) if any(kept[name] - there[name] for name in kept) else None
+    return (stopped.began, listed) if any(days[name] - listed[name] for name in days) else None
 
 
 def ask_the_time(context: Context, days: Mapping[str, Collection[date]]) -> None:

@@ -37,9 +37,9 @@ class Notifications:
         waiting: dict[str, list[Notification]] = {}
         objects: set[tuple[str, str]] = set()
         for notification in self._inbox.waiting(self._mode, now=due):
-            it = (notification.object, notification.object_id)
-            if most is None or it in objects or len(objects) < most:
-                objects.add(it)
+            key = (notification.object, notification.object_id)
+            if most is None or key in objects or len(objects) < most:
+                objects.add(key)
                 waiting.setdefault(BY_STRIPE_OBJECT[notification.object].name, []).append(notification)
         return waiting
 
@@ -77,16 +77,16 @@ class Notifications:
         """
         done: list[Notification] = []
         for name in {**self._readers, **notifications}:
-            them = notifications.get(name, ())
+            waiting = notifications.get(name, ())
             if name in failed:
                 # Their objects are not at fault: they wait for as long as it takes.
-                self._inbox.defer(them, failed[name])
+                self._inbox.defer(waiting, failed[name])
             problems = {} if name in failed else dict(bad.get(name, {}))
-            problems |= {object_id: it.error for object_id, it in self._unread.of(name).items()}
+            problems |= {object_id: unread.error for object_id, unread in self._unread.of(name).items()}
             late = {object_id: error for object_id, error in problems.items() if isinstance(error, OutOfTime)}
             problems = {object_id: error for object_id, error in problems.items() if object_id not in late}
             naming: dict[str, list[Notification]] = {}
-            for notification in (*them, *self._unread.notifications(name)):
+            for notification in (*waiting, *self._unread.notifications(name)):
                 naming.setdefault(notification.object_id, []).append(notification)
             for object_id, error in problems.items():
                 self._inbox.failed(naming.get(object_id, ()), error)
@@ -95,7 +95,7 @@ class Notifications:
                 self._context.fail(self._readers[name], error)
             if name not in failed:
                 again = problems.keys() | late.keys() | self._loading.refused.get(name, set())
-                done += [notification for notification in them if notification.object_id not in again]
+                done += [notification for notification in waiting if notification.object_id not in again]
             if name in self._readers:
                 self._unread.report(name, problems)
         self._inbox.applied(done, revision=self._loading.revision)

@@ -129,17 +129,17 @@ class Pipeline:
         If the same backfill was stopped or failed and listed something within the last hour, it is resumed.
         A table's parent and children are included. Raises as `sync` does.
         """
-        asked = self.settings.enabled if tables is None else tuple(self.settings.types[name] for name in tables)
-        return self._run(lambda run: run.backfill(set(days)), asked, urgent=False)
+        object_types = self.settings.enabled if tables is None else tuple(self.settings.types[name] for name in tables)
+        return self._run(lambda run: run.backfill(set(days)), object_types, urgent=False)
 
     def drain(
         self, *, most: int, report: Report | None = None, due: float | None = None, within: float = DRAIN_TIME
     ) -> Report:
         """Reread the objects of the notifications that may be tried at `due`, at most `most` objects per mode.
 
-        `due`: Unix seconds, by default the present; infinity for all notifications. Those whose objects could not be
-        read `within` so many seconds wait in the inbox. Adds to `report` if one is given. Publishing is left to the
-        caller. Raises as `sync` does.
+        `due`: Unix seconds, by default the present; infinity for all notifications. A notification whose object could
+        not be read `within` so many seconds waits in the inbox. Adds to `report` if one is given. Publishing is left to
+        the caller. Raises as `sync` does.
         """
         until = time.time() if due is None else due
         return self._run(
@@ -199,7 +199,7 @@ class Pipeline:
     def _run(
         self,
         work: Callable[[Run], None],
-        asked: Iterable[ObjectType],
+        object_types: Iterable[ObjectType],
         *,
         report: Report | None = None,
         budget: _RetryBudget | None = None,
@@ -213,7 +213,7 @@ class Pipeline:
         claim = self._claim_inbox()
         if claim.reopened is not None:
             report.note(
-                "The inbox knew another warehouse, or a later state of this one:"
+                "The inbox belonged to another warehouse, or to a later state of this one:"
                 f" {claim.reopened} notifications are applied again"
             )
         if self._was_open:
@@ -227,7 +227,7 @@ class Pipeline:
         if unread := {True, False} - self._modes:
             # Nobody needs the notifications of a mode that has no key and was never loaded.
             self.inbox.drop_modes(self._modes | (unread & self.warehouse.keys.modes()))
-        asked_for = list({family_of(it).name: None for it in asked})
+        asked_for = list({family_of(object_type).name: None for object_type in object_types})
         # Balance transactions are also read because other rows refer to them.
         named = [BALANCE_TRANSACTIONS] if self.settings.types[BALANCE_TRANSACTIONS] in self.settings.enabled else []
         families = {name: self.settings.types[name] for name in [*asked_for, *named]}

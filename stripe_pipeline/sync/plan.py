@@ -67,14 +67,14 @@ def plan_type(
     if len(young) > math.ceil(len(young) / _PAGE):
         list_since = min(young.values())
     ids |= young.keys()
-    for day, them in by_day.items():
+    for day, of_day in by_day.items():
         if day in listing:
             continue
         covered = coverage.get((name, day))
-        if covered and day_start(day) + DAY + SETTLED <= now and math.ceil((covered.listed + 1) / _PAGE) < len(them):
+        if covered and day_start(day) + DAY + SETTLED <= now and math.ceil((covered.listed + 1) / _PAGE) < len(of_day):
             days.add(day)
         else:
-            ids |= them
+            ids |= of_day
     return Plan(days, ids, list_since)
 
 
@@ -148,14 +148,14 @@ def unlisted(
     followed = False
     began = max(since.get(name, math.inf) for name in tables)
     for day in history:
-        found = [coverage.get((table, day)) for table in tables]
+        of_tables = [coverage.get((table, day)) for table in tables]
         sealed_from = day_start(day) + DAY + SETTLED
         if now >= sealed_from:
-            followed = all(covered is not None and covered.listed_at >= sealed_from for covered in found)
+            followed = all(covered is not None and covered.listed_at >= sealed_from for covered in of_tables)
             if not followed:
                 days.add(day)
         else:
-            followed = (followed and began <= day_start(day)) or all(found)
+            followed = (followed and began <= day_start(day)) or all(of_tables)
             if not followed:
                 days.add(day)
     return days

@@ -37,7 +37,7 @@ class Report:
     """Why a table (or the scan of `events`) could not be brought up to date; its rows are unchanged."""
     surprises: Surprises = field(default_factory=Surprises)
     notes: list[str] = field(default_factory=list)
-    """What the user should know of the run, one sentence each."""
+    """What the user should know about the run, one sentence each."""
     applied: int = 0
     """Notifications whose objects were reread and stored."""
 

@@ -65,7 +65,8 @@ class Run:
         self._named = NamedTransactions(context, self._unread, self._loading)
         self._notifications = Notifications(context, self._unread, self._loading)
 
-    def sync(self, asked: set[date]) -> None:
+    def sync(self, days: set[date]) -> None:
+        """Bring the tables up to date, and list `days` completely."""
         cursors = self._warehouse.state.cursors(self._mode)
         first = EVENTS not in cursors
         scanned_at = self._events.take_first_cursor() if first else self._events.follow(cursors[EVENTS])
@@ -82,7 +83,7 @@ class Run:
             scanned_at = self._events.scan(known[EVENTS])
         cursors = known
 
-        to_list = self._days_to_list(asked, coverage, now, how="first load" if first else "sync")
+        to_list = self._days_to_list(days, coverage, now, how="first load" if first else "sync")
         swept = cursors.get(SWEEP, -math.inf) <= now - DAY
         if swept:
             if not self._mode.account:
@@ -125,6 +126,7 @@ class Run:
         self._inbox.forget(applied_before=time.time() - self._settings.inbox.keep_days * DAY)
 
     def drain(self, most: int, due: float) -> None:
+        """Reread at most `most` objects of the notifications that may be tried at `due` (Unix seconds)."""
         notifications = self._notifications.waiting(due=due, most=most)
         if not notifications:
             return
@@ -193,11 +195,11 @@ class Run:
                     )
         for name, read in reads.items():
             try:
-                found, bad[name] = read.result()
+                left, bad[name] = read.result()
             except Exception as error:
                 failed[name] = self._context.fail(self._readers[name], error)
             else:
-                batches += found
+                batches += left
             self._unread.note(name)
         return batches, failed, bad
 
@@ -220,30 +222,30 @@ class Run:
             return False
         self._report.note(
             f"The warehouse held times up to {timedelta(seconds=round(ahead))} ahead of Stripe's clock, left by a wrong"
-            " Date header or clock. They were put right: days that may be incomplete are listed again, and the last 30"
-            " days of events are read again where the place up to which they had been read was wrong"
+            " Date header or clock. They were corrected: days that may be incomplete are listed again, and if the event"
+            " cursor was wrong, the last 30 days of events are read again"
         )
         return True
 
     def _days_to_list(
-        self, asked: set[date], coverage: Mapping[tuple[str, date], Covered], now: float, *, how: str
+        self, requested: set[date], coverage: Mapping[tuple[str, date], Covered], now: float, *, how: str
     ) -> dict[str, dict[date, str]]:
-        """The days that each type must list, with the reason."""
+        """The days that each type must list, with the reason; among them those that are `requested`."""
         listed = {}
         since = followed_since(coverage)
         for name, reader in self._readers.items():
             days = kept_days(reader.object_type, self._settings, coverage, now)
             listed[name] = dict.fromkeys(unlisted(reader.tables, days, coverage, now, since=since), how)
-            listed[name] |= dict.fromkeys(self._kept(name, asked), "backfill")
+            listed[name] |= dict.fromkeys(self._kept(name, requested), "backfill")
         return listed
 
     def _kept(self, name: str, days: set[date]) -> set[date]:
         """The `days` that the settings keep; a note reports the others."""
         first = self._settings.first_listed(self._settings.types[name])
-        kept = {day for day in days if day >= first}
-        if left_out := len(days) - len(kept):
-            self._report.note(f"{name}: {left_out} days are older than what the settings keep, from {first} on")
-        return kept
+        within = {day for day in days if day >= first}
+        if left_out := len(days) - len(within):
+            self._report.note(f"{name}: {left_out} days are older than what the settings keep (from {first} on)")
+        return within
 
     def _forget_everything(self, gap: float) -> None:
         """Mark all days incomplete: Stripe's events do not cover the changes made before the oldest event."""
@@ -261,30 +263,31 @@ class Run:
             self._warehouse.state.forget_coverage(self._mode, disabled)
 
     def backfill(self, days: set[date]) -> None:
+        """List `days` completely, or those that the same backfill has not listed yet if it was stopped."""
         cursors = self._warehouse.state.cursors(self._mode)
-        kept = {name: self._kept(name, days) for name in self._asked_for}
+        wanted = {name: self._kept(name, days) for name in self._asked_for}
         request = sha256(f"{sorted(self._asked_for)} {sorted(days)}".encode()).hexdigest()
         if EVENTS not in cursors:
             self._events.take_first_cursor()
         else:
-            _, there = stopped_backfill(self._context, request, kept, self._api.now()) or (None, {})
-            ask_the_time(self._context, {name: them - there.get(name, set()) for name, them in kept.items()})
+            _, listed = stopped_backfill(self._context, request, wanted, self._api.now()) or (None, {})
+            ask_the_time(self._context, {name: wanted[name] - listed.get(name, set()) for name in wanted})
         self._put_times_right()
         now = self._api.now()
-        began, there = stopped_backfill(self._context, request, kept, now) or (now, {})
+        began, listed = stopped_backfill(self._context, request, wanted, now) or (now, {})
         if began == now:
             self._warehouse.state.begin_backfill(self._mode, request, now)
         to_list = {}
         for name in self._asked_for:
-            done = there.get(name, set())
+            done = listed.get(name, set())
             if done:
                 self._report.note(
-                    f"{name}: going on where the same backfill stopped, with {len(done)} of {len(kept[name])} days in;"
-                    " once it has ended, the same backfill reads all of them again"
+                    f"{name}: continuing where the same backfill stopped, with {len(done)} of {len(wanted[name])} days"
+                    " already listed. Once it has ended, the same command lists all of them again"
                 )
-            to_list[name] = dict.fromkeys(kept[name] - done, "backfill")
+            to_list[name] = dict.fromkeys(wanted[name] - done, "backfill")
         failed = self._loading.list_days(to_list)
-        named = self._named.lacking(since=began - CLOCK_ERROR, days=kept)
+        named = self._named.lacking(since=began - CLOCK_ERROR, days=wanted)
         if not failed and self._named.read(named, named(), how="backfill"):
             self._warehouse.state.end_backfill(self._mode, request)
         self._notifications.acknowledge({}, failed, {})

@@ -40,22 +40,22 @@ class UnreadObjects:
         kind = OBJECT_TYPES[name].object
         return [
             Notification(
-                event_id=f"read_{kind}_{it.id}",
+                event_id=f"read_{kind}_{unread.id}",
                 account=self._mode.account,
                 livemode=self._mode.livemode,
                 object=kind,
-                object_id=it.id,
-                object_created=it.created,
-                event_created=int(self._api.now()) if it.created is None else it.created,
+                object_id=unread.id,
+                object_created=unread.created,
+                event_created=int(self._api.now()) if unread.created is None else unread.created,
             )
-            for it in self._unread.get(name, {}).values()
+            for unread in self._unread.get(name, {}).values()
         ]
 
     def note(self, name: str, more: Mapping[str, Unread] | None = None) -> None:
         """Add the unread objects of this type's lists to the inbox, before the lists count as complete without them."""
         known = self._unread.setdefault(name, {})
-        found = {**self._readers[name].unread, **(more or {})}
-        if new := {object_id: it for object_id, it in found.items() if object_id not in known}:
+        current = {**self._readers[name].unread, **(more or {})}
+        if new := {object_id: unread for object_id, unread in current.items() if object_id not in known}:
             if not known:
                 self._given_up |= {entry.notification.event_id for entry in self._inbox.dead()}
             known |= new
@@ -75,6 +75,6 @@ class UnreadObjects:
             self._context.fail(reader, ObjectsUnread(fresh))
         if given_up:
             self._report.note(
-                f"{name}: {len(given_up)} still cannot be read and were given up:"
+                f"{name}: {len(given_up)} objects still cannot be read and were given up:"
                 f" {', '.join(sorted(given_up)[:_SHOWN])}; `stripe-pipeline webhooks retry` tries them again"
             )

@@ -49,4 +49,4 @@ def rows_lost(error: OSError, spool: Path) -> WarehouseError:
         if isinstance(error, FileNotFoundError)
         else remedy(error, spool)
     )
-    return WarehouseError(f"Rows could not be kept on their way to the warehouse ({reason(error)})", to_do)
+    return WarehouseError(f"The working files of this run could not be written ({reason(error)})", to_do)

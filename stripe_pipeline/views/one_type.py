@@ -29,11 +29,11 @@ def view_of(object_type: ObjectType, settings: Settings) -> View:
 
 
 def _select(object_type: ObjectType, settings: Settings, *, livemode: bool) -> str:
-    kept = {column.name for column in object_type.columns}
+    names = {column.name for column in object_type.columns}
     shown = [_quoted(column.name) for column in object_type.table_columns if column.name != "_deleted_at"]
     default_date = _quoted(object_type.date_field)
     shown += [f"{default_date} AS default_date", f"{utc_day(default_date)} AS default_day"]
-    if "currency" in kept:
+    if "currency" in names:
         shown += [
             f'{major_units(_quoted(column.name), "currency")} AS "{column.name}_decimal"'
             for column in object_type.columns
@@ -73,13 +73,14 @@ def _at_path(column: Column, custom: CustomField) -> str:
             # A number that is not a time must not make every query fail with an overflow.
             seconds = f"CASE WHEN {number} {_SECONDS} THEN make_timestamptz({number} * 1000000) END"
             # A day, or a time without a zone, is UTC: otherwise DuckDB would use the session's zone.
-            moments = [f"TRY_CAST({written} || '{rest}' AS TIMESTAMPTZ)" for rest in ("Z", ":00Z", "T00:00:00Z", "")]
+            endings = ("Z", ":00Z", "T00:00:00Z", "")
+            moments = [f"TRY_CAST({written} || '{ending}' AS TIMESTAMPTZ)" for ending in endings]
             moment = f"coalesce({seconds}, {', '.join(moments)})"
             return f"CASE WHEN isfinite({moment}) THEN {moment} END"  # DuckDB accepts `infinity` as a time
         case CustomType.INTEGER:
             # The cast alone would round.
-            whole = f"TRY_CAST({text} AS BIGINT)"
-            return f"CASE WHEN TRY_CAST({text} AS DOUBLE) = {whole} THEN {whole} END"
+            integer = f"TRY_CAST({text} AS BIGINT)"
+            return f"CASE WHEN TRY_CAST({text} AS DOUBLE) = {integer} THEN {integer} END"
         case CustomType.NUMBER:
             number = f"TRY_CAST({text} AS DOUBLE)"
             return f"CASE WHEN isfinite({number}) THEN {number} END"

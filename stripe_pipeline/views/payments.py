@@ -59,7 +59,7 @@ _COLUMNS = (
 
 def payments(settings: Settings) -> View:
     """The view with the columns that the settings keep."""
-    kept = {object_type.name: _naming(object_type, settings) for object_type in settings.enabled}
+    column_names = {object_type.name: _naming(object_type, settings) for object_type in settings.enabled}
     return View(
         name="payments",
         title="Payments",
@@ -67,7 +67,7 @@ def payments(settings: Settings) -> View:
         " on the balance.",
         columns=tuple(_columns()),
         tables=("charges", "customers", "invoices", "refunds", "disputes", "balance_transactions"),
-        select=lambda schema: payments_view(schema, kept, livemode=MODES[schema]),
+        select=lambda schema: payments_view(schema, column_names, livemode=MODES[schema]),
     )
 
 
@@ -79,7 +79,7 @@ def _columns() -> Iterator[DescribedColumn]:
 
 
 def _naming(object_type: ObjectType, settings: Settings) -> list[str]:
-    """The columns without hashed references, which do not name a row."""
+    """The names of the columns, without hashed references, which do not name a row."""
     hashed = settings.rules(object_type).hash
     return [
         column.name
@@ -105,17 +105,18 @@ def payments_view(schema: str, columns: Mapping[str, Collection[str]], *, livemo
         """These columns of a table, null if missing; no rows if the first column, its key here, is missing."""
         wanted = names.split()
         kinds = {column.name: column.kind for column in OBJECT_TYPES[table].columns}
-        there = {name for name in wanted if has(table, wanted[0], name)}
-        listed = ", ".join(name if name in there else f"NULL::{kinds[name].sql_type} AS {name}" for name in wanted)
-        return f"(SELECT {listed}" + (f" FROM {schema}.{table})" if there else " WHERE false)")
+        existing = {name for name in wanted if has(table, wanted[0], name)}
+        listed = ", ".join(name if name in existing else f"NULL::{kinds[name].sql_type} AS {name}" for name in wanted)
+        return f"(SELECT {listed}" + (f" FROM {schema}.{table})" if existing else " WHERE false)")
 
     day = utc_day("c.created")
 
     def known(sql: str, *needed: str, also: str = "true") -> str:
-        """`sql` for charges from whose day on these tables are complete; each table with the columns needed."""
-        if not all(has(*it.split()) for it in needed):
+        """`sql` for charges since whose day the tables are complete, null for others. `needed`: each table, followed by
+        the columns needed."""
+        if not all(has(*names.split()) for names in needed):
             return f"CASE WHEN false THEN {sql} END"
-        tables = {it.split()[0] for it in needed} - {"charges"}
+        tables = {names.split()[0] for names in needed} - {"charges"}
         complete = " AND ".join(f"{day} >= k.{table}" for table in sorted(tables))
         return f"CASE WHEN {complete} AND {also} THEN {sql} END"
 
@@ -128,7 +129,7 @@ def payments_view(schema: str, columns: Mapping[str, Collection[str]], *, livemo
         " WHEN n.currency = b.currency THEN b.net + n.net END"
     )
     # No table names the charge of a transfer reversed without a refund, or of a refunded application fee.
-    told = (
+    attributed = (
         "n.lacking IS NOT TRUE AND (c.transfer IS NULL OR ("
         "(o.reversed IS NULL OR c.created > o.reversed) AND (c.application_fee IS NULL OR"
         " CASE WHEN n.refunded THEN o.fee_refunded IS NULL OR c.created > o.fee_refunded"
@@ -147,7 +148,7 @@ def payments_view(schema: str, columns: Mapping[str, Collection[str]], *, livemo
                 "refunds charge transfer_reversal",
                 "disputes charge",
                 "balance_transactions source net",
-                also=told,
+                also=attributed,
             ),
             "coalesce(b.currency, n.currency)",
         ),
@@ -185,7 +186,7 @@ SELECT
 FROM (SELECT *, COALESCE(payment_intent, id) AS payment FROM {charges}) c
 CROSS JOIN ({_complete_since(livemode=livemode)}) k
 CROSS JOIN (
-    -- When the last transfer was reversed, and the last application fee refunded, that no charge is known of.
+    -- The last reversal of a transfer, and the last refund of an application fee, whose charge is not known.
     SELECT max(created) FILTER (reversal AND NOT named) AS reversed, max(created) FILTER (NOT reversal) AS fee_refunded,
         max(created) FILTER (NOT reversal AND (refund_before IS NULL OR created > refund_before + {_AT_ONCE})
             AND (refund_behind IS NULL OR created < refund_behind - {_AT_ONCE})) AS fee_refunded_alone
@@ -204,7 +205,7 @@ CROSS JOIN (
 ) o
 LEFT JOIN {rows("customers", "id name email")} u ON u.id = c.customer
 LEFT JOIN (
-    -- Of several invoices with one payment the first that it paid.
+    -- Of several invoices with one payment: paid before open ones, then the oldest.
     SELECT payment, arg_min({{'id': id, 'number': number}}, (rank, created, id)) AS paid
     FROM (
         SELECT id, number, created, COALESCE(it.payment.payment_intent, it.payment.charge) AS payment,
@@ -229,7 +230,7 @@ LEFT JOIN (
 LEFT JOIN {rows("balance_transactions", "id currency amount fee net available_on status")} b
     ON b.id = c.balance_transaction
 LEFT JOIN (
-    -- What else moved the balance for it: refunds, disputes, a transfer, its reversals, an application fee.
+    -- Other movements of the balance for a charge: refunds, disputes, a transfer, its reversals, an application fee.
     SELECT charge, CASE WHEN min(currency) = max(currency) THEN sum(net)::BIGINT END AS net, min(currency) AS currency,
         bool_or(lacking) AS lacking, bool_or(refunded) AS refunded
     FROM (

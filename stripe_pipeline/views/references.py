@@ -18,7 +18,7 @@ def dangling(object_type: ObjectType, reference: Reference, since: date) -> str:
     - how many references were checked: those of rows that were read before the last sync began, so that a sync has
       looked for their targets since;
     - how many point to nothing; a deleted target counts as existing;
-    - how many of these are in rows created before or as the targets begin, `since` (UTC);
+    - how many of these are in rows created before the targets' history begins (`since`, UTC), or just after;
     - the missing ids, at most `EXAMPLES`, those of later rows first;
     - when the oldest target was created.
     """
@@ -40,12 +40,16 @@ FROM (
 
 
 def followed(settings: Settings, object_type: ObjectType) -> list[Reference]:
-    """The references of a type that can be looked up: their target is kept, their column neither left out nor hashed,
-    in whole or in part."""
-    kept = {it.name for it in settings.enabled}
+    """The references of a type that can be looked up: their target is loaded, and their column is neither left out nor
+    hashed, in whole or in part."""
+    enabled = {target.name for target in settings.enabled}
     rules = settings.rules(object_type)
     touched = {path[0] for path in rules.exclude | rules.hash}
-    return [it for it in object_type.references if it.target in kept and it.column not in touched]
+    return [
+        reference
+        for reference in object_type.references
+        if reference.target in enabled and reference.column not in touched
+    ]
 
 
 def named_by(object_type: ObjectType, reference: Reference, rows: str) -> str:

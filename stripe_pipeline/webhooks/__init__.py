@@ -1,4 +1,4 @@
-"""Webhooks: the process that receives them, the endpoints at Stripe that send them, and the commands for both.
+"""Webhooks: the process that receives them, and the endpoints at Stripe that send them.
 
-`sync` handles the notifications in the inbox.
+`sync` handles the notifications in the inbox; `cli.webhooks` has the commands.
 """

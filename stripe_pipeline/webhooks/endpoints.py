@@ -1,6 +1,7 @@
 """Webhook endpoints at Stripe: they send events to the receiver, and are created and corrected through Stripe's API.
 
-Unlike all other modules that call Stripe, this one writes to Stripe, through the SDK. `commands` prints the results.
+Unlike all other modules that call Stripe, this one writes to Stripe, through the SDK. `cli.webhooks` prints the
+results.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ class Registered:
     changes: list[str] = field(default_factory=list)
     """The changes to an existing endpoint, a few words each."""
     removed: list[str] = field(default_factory=list)
-    """Ids of endpoints with the same URL and another API version that were removed."""
+    """Ids of endpoints with the same URL that were removed: duplicates, or with another API version."""
     outdated: list[str] = field(default_factory=list)
-    """Ids of such endpoints that still exist, and send each event a second time."""
+    """Ids of such endpoints that still exist and send each event a second time."""
 
 
 def checked_url(url: str) -> str:
@@ -94,9 +95,9 @@ class _Http(stripe.HTTPClient):
         if 300 <= answer.status < 400:
             raise _unlike_stripe(redirected(answer.status, answer.headers.get("Location")), answer.status)
         if not _is_stripes(answer.status, answer.data):
-            said = f"HTTP {answer.status}, {not_whole(len(answer.data), answer.headers.get('Content-Type'))}"
+            seen = f"HTTP {answer.status}, {not_whole(len(answer.data), answer.headers.get('Content-Type'))}"
             # Safe for a POST: the SDK sends the same idempotency key again.
-            raise _unlike_stripe(said, answer.status, should_retry=answer.status >= 500 or answer.status == 200)
+            raise _unlike_stripe(seen, answer.status, should_retry=answer.status >= 500 or answer.status == 200)
         return answer.data.decode(), answer.status, answer.headers
 
     def close(self) -> None:
@@ -128,9 +129,9 @@ def _is_endpoint(data: object) -> bool:
     )
 
 
-def _unlike_stripe(said: str, status: int | None = None, *, should_retry: bool = False) -> stripe.APIConnectionError:
+def _unlike_stripe(seen: str, status: int | None = None, *, should_retry: bool = False) -> stripe.APIConnectionError:
     return stripe.APIConnectionError(  # type: ignore[no-untyped-call]
-        said, http_status=status, should_retry=should_retry
+        seen, http_status=status, should_retry=should_retry
     )
 
 
@@ -153,7 +154,7 @@ class Endpoints:
         )
 
     def register(self, url: str, *, event_types: Collection[str], replace: bool = False) -> Registered:
-        """Create the endpoint for `url`, or give the existing one exactly these event types.
+        """Create the endpoint for `url`, or give the existing endpoint exactly these event types.
 
         An endpoint keeps its original API version (docs/stripe.md#webhooks): beside an endpoint with another version a
         new one is created, and with `replace` the old one is then removed.
@@ -166,7 +167,7 @@ class Endpoints:
         else:
             version: Any = API_VERSION  # of the versions that the SDK lists by name
             with self._errors():
-                made = self._client.v1.webhook_endpoints.create(
+                created = self._client.v1.webhook_endpoints.create(
                     {
                         "url": url,
                         "enabled_events": _listed(event_types),
@@ -174,7 +175,7 @@ class Endpoints:
                         "description": DESCRIPTION,
                     }
                 )
-            done = Registered(made.id, secret=made.secret)
+            done = Registered(created.id, secret=created.secret)
         for endpoint_id in others:
             if replace and self._removed(endpoint_id):
                 done.removed.append(endpoint_id)
@@ -185,11 +186,11 @@ class Endpoints:
     def _correct(self, endpoint: stripe.WebhookEndpoint, event_types: Collection[str]) -> Registered:
         """Correct the endpoint where it differs."""
         done = Registered(endpoint.id)
-        there = set(endpoint.enabled_events)
-        if missing := sorted(set(event_types) - there):
+        enabled = set(endpoint.enabled_events)
+        if missing := sorted(set(event_types) - enabled):
             done.changes.append(f"added {', '.join(missing)}")
-        if needless := sorted(there - set(event_types)):
-            done.changes.append(f"took out {', '.join(needless)}")
+        if needless := sorted(enabled - set(event_types)):
+            done.changes.append(f"removed {', '.join(needless)}")
         disabled = endpoint.status == "disabled"
         if disabled:
             done.changes.append("enabled it again")
@@ -228,11 +229,11 @@ class Endpoints:
             raise self._explained(error) from None
 
     def _explained(self, error: stripe.StripeError) -> ApiError:
-        said = str(error.user_message or error).rstrip(". ")
+        message = str(error.user_message or error).rstrip(". ")
         if isinstance(error, _REFUSALS):
-            refusal = Refusal(error.http_status, error.code, said, error.request_id)
+            refusal = Refusal(error.http_status, error.code, message, error.request_id)
             return refused(refusal, WebhookEndpointRequest(), livemode=self._key.livemode)
-        return unanswered(Failure(said, error.http_status, error.code, error.request_id))
+        return unanswered(Failure(message, error.http_status, error.code, error.request_id))
 
 
 def _listed(event_types: Collection[str]) -> Any:

@@ -1,4 +1,4 @@
-"""Receiving webhooks: signature checked, notification stored durably, then answered 200.
+"""Receiving webhooks: the signature is checked, the notification is stored durably, then the answer is 200.
 
 The receiver may be exposed to the internet, so it never opens the warehouse, never calls Stripe, and keeps nothing of
 an event but its notification. `server` listens on a port, `inbox` defines notifications.
@@ -37,7 +37,7 @@ MAX_BODY = 1_000_000
 
 _BODY_SECONDS = 10.0  # for a whole body to arrive
 _STORE_SECONDS = 10.0  # for the inbox; Stripe does not wait much longer and sends the event again
-_TELL_EVERY = 60.0  # seconds between two lines in the log
+_LOG_EVERY = 60.0  # seconds between two lines in the log
 _LOOK_EVERY = 1.0  # seconds for which a health answer is cached: anyone may ask
 _BATCH = 1000  # notifications per transaction
 _TYPES = 100  # event types that a line in the log counts one by one
@@ -76,7 +76,7 @@ class _Receiver:
         self._wanted = wanted_objects
         self._writer = _Writer(inbox)
         self._counts: Counter[str] = Counter()
-        self._told: Counter[str] = Counter()
+        self._logged: Counter[str] = Counter()
         self._details: Counter[str] = Counter()
         self._looking = asyncio.Lock()
         self._looked_at = float("-inf")
@@ -85,14 +85,14 @@ class _Receiver:
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         """Store incoming notifications while the server runs."""
-        tasks = [asyncio.create_task(self._writer.run()), asyncio.create_task(self._tell())]
+        tasks = [asyncio.create_task(self._writer.run()), asyncio.create_task(self._log())]
         try:
             yield
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._tell_now()
+            self._log_now()
 
     async def receive(self, request: Request) -> JSONResponse:
         """Store an event's notification; 200 once it is on the disk, or if the event concerns no table."""
@@ -111,7 +111,7 @@ class _Receiver:
         try:
             async with asyncio.timeout(_STORE_SECONDS):
                 await self._writer.store(notification)
-        except Exception:  # the writer logged the reason, or takes too long
+        except Exception:  # the writer has logged the reason, or takes too long
             return self._answer(503, "failed", "The event could not be stored; send it again later")
         return self._answer(200, "stored")
 
@@ -154,15 +154,15 @@ class _Receiver:
         headers = {"Connection": "close"} if status == 408 else None  # do not wait for the rest of the body
         return JSONResponse({"received": True} if status == 200 else {"error": detail}, status, headers)
 
-    async def _tell(self) -> None:
+    async def _log(self) -> None:
         """Log received events in summary, not one by one: anyone may send requests."""
         while True:
-            await asyncio.sleep(_TELL_EVERY)
-            self._tell_now()
+            await asyncio.sleep(_LOG_EVERY)
+            self._log_now()
 
-    def _tell_now(self) -> None:
-        told, self._told = self._told, self._counts.copy()
-        if new := self._counts - told:
+    def _log_now(self) -> None:
+        logged, self._logged = self._logged, self._counts.copy()
+        if new := self._counts - logged:
             details = "".join(f"; {detail} ({count})" for detail, count in self._details.most_common())
             logger.info("%s%s", ", ".join(f"{count} {outcome}" for outcome, count in new.items()), details)
         self._details.clear()
@@ -231,7 +231,7 @@ def _event(body: bytes, header: str, secrets: Sequence[str]) -> dict[str, Any]:
     if abs(time.time() - int(signed_at[1])) > TOLERANCE:
         raise _Refused(400, f"The signature's time is more than {TOLERANCE} seconds from the receiver's")
     if not any(_signed(body, header, secret) for secret in secrets):
-        raise _Refused(400, "The signature is of none of the receiver's secrets")
+        raise _Refused(400, "The signature belongs to none of the receiver's secrets")
     try:
         event, _ = odd_json.loads(body)
     except ValueError:

@@ -357,7 +357,7 @@ def test_backfill_lists_the_days_and_tables_asked_for(loaded: Project, run: Run,
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["backfill", "--from", "yesterday", "--to", "2026-01-02"], "yesterday is not a day"),
+        (["backfill", "--from", "yesterday", "--to", "2026-01-02"], "yesterday is not a date"),
         (["backfill", "--from", "2026-01-02"], "Missing option '--to'"),
         (["backfill", "--from", f"{today()}", "--to", f"{today() - timedelta(days=1)}"], "--from"),
         (["backfill", "--from", f"{today()}", "--to", f"{today() + timedelta(days=1)}"], "is in the future"),
@@ -390,7 +390,7 @@ def test_a_command_that_makes_no_sense(project: Project, run: Run, arguments: li
         ({"STRIPE_PIPELINE_INBOX": "localhost/inbox"}, "STRIPE_PIPELINE_INBOX is not the address of a usable database"),
         ({"DAGSTER_HOME": "here"}, "DAGSTER_HOME is here"),
         ({"DAGSTER_HOME": "/nowhere/at/all"}, "DAGSTER_HOME is /nowhere/at/all"),
-        ({"STRIPE_PIPELINE_CONFIG": "/[red]not[/red]/there.yaml"}, "/[red]not[/red]/there.yaml is not there"),
+        ({"STRIPE_PIPELINE_CONFIG": "/[red]not[/red]/there.yaml"}, "/[red]not[/red]/there.yaml does not exist"),
     ],
 )
 def test_an_environment_that_cannot_work(loaded: Project, run: Run, variables: dict[str, str], said: str) -> None:
@@ -699,15 +699,15 @@ def test_an_env_file_that_this_user_may_not_read(project: Project, run: Run, mon
 
 def test_paths_in_the_env_file_may_begin_at_home_or_in_the_project(project: Project, run: Run) -> None:
     (project.root / ".env").write_text("STRIPE_PIPELINE_CONFIG=~/nowhere.yaml\n")
-    assert f"The settings file {Path.home()}/nowhere.yaml is not there" in run("sync").err
+    assert f"The settings file {Path.home()}/nowhere.yaml does not exist" in run("sync").err
     (project.root / ".env").write_text("STRIPE_PIPELINE_CONFIG=nowhere.yaml\n")
-    assert f"The settings file {project.root}/nowhere.yaml is not there" in run("sync").err
+    assert f"The settings file {project.root}/nowhere.yaml does not exist" in run("sync").err
 
 
 def test_demo_looks_at_the_settings_before_anything_is_started(project: Project, run: Run) -> None:
     ended = run("demo", "--port", f"{free_port()}", STRIPE_PIPELINE_CONFIG="nowhere.yaml")
     assert (ended.status, ended.out) == (2, "")
-    assert "nowhere.yaml is not there" in ended.err
+    assert "nowhere.yaml does not exist" in ended.err
     assert not project.folder.root.exists()
 
 

@@ -160,7 +160,7 @@ def wrong_command(shown: str, known: dict[str, set[str]]) -> str:
     depth = 2 if words[:1] == ["webhooks"] else 1
     name = " ".join(words[:depth])
     if name not in known:
-        return f"there is no command {name}"
+        return f"the command {name} does not exist"
     unknown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", found[2])) - known[name]
     return f"{name} has no option {', '.join(sorted(unknown))}" if unknown else ""
 
@@ -211,7 +211,7 @@ def test_make_targets_that_the_pages_show_exist() -> None:
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8").replace("$(VENV)", ".venv")
     targets = set(re.findall(r"^([\w./-]+):(?!=)", makefile, re.MULTILINE))
     found = [
-        (where, shown, "" if target in targets else f"there is no target {target}")
+        (where, shown, "" if target in targets else f"the target {target} does not exist")
         for where, shown in code(REPOSITORY)
         for make in _MAKE.finditer(shown.split("#")[0])
         for target in make[1].split()
@@ -265,8 +265,8 @@ def test_what_does_not_resolve_is_named_with_its_place(tmp_path: Path) -> None:
         (".venv/bin/stripe-pipeline check", ""),
         ("stripe-pipeline prune --dry-run", ""),
         ("stripe-pipeline prune --dry", "prune has no option --dry"),
-        ("stripe-pipeline load", "there is no command load"),
-        ("webhooks send", "there is no command webhooks send"),
+        ("stripe-pipeline load", "the command load does not exist"),
+        ("webhooks send", "the command webhooks send does not exist"),
         ("stripe-pipeline webhooks register --url URL --replace", ""),
         ("stripe-pipeline --version", ""),
     ],

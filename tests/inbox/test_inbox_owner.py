@@ -243,7 +243,7 @@ def test_a_warehouse_that_was_restored_gets_again_what_was_applied_since(
     restore(folder, copy)
     report = opens(folder).sync()
     assert ask(folder.private, "SELECT name FROM raw.customers") == [("after",)]
-    assert any("or a later state of this one" in note for note in report.notes)
+    assert any("or to a later state of this one" in note for note in report.notes)
     assert_equal_to_stripe(shop, folder.published)
     server.requests.clear()
     assert opens(folder).sync().notes == []
@@ -260,7 +260,7 @@ def test_a_copy_of_a_data_folder_is_refused_the_inbox_outside(
     shutil.copyfile(folder.private, copy.private)
     shop.update("customers", customer, name="after")
     opens(folder, shared_url).sync()
-    with pytest.raises(WarehouseError, match="it is a copy, or was restored from one"):
+    with pytest.raises(WarehouseError, match="warehouse is a copy, or was restored from one"):
         opens(copy, shared_url).sync()
     opens(copy, shared_url).adopt_inbox()
     opens(copy, shared_url).sync()

@@ -190,7 +190,7 @@ def test_a_type_that_cannot_be_read_now(run: Run, server: Server) -> None:
     server.faults[:] = [Fault(path="/v1/(?!account|events)", status=400, times=None)]
     nothing = run("check", **LIVE_ONLY)
     assert nothing.status == 1
-    assert "To load: nothing of what may be read." in nothing.text
+    assert "To load: nothing that the key may read." in nothing.text
     assert "Webhooks: Stripe refused GET /v1/webhook_endpoints" in nothing.text
 
 
@@ -218,7 +218,7 @@ def test_keys_of_two_accounts(run: Run, server: Server, folder: DataFolder) -> N
 @pytest.mark.parametrize(
     ("endpoint", "said"),
     [
-        ({}, f"is as it should be, to {URL}"),
+        ({}, f"is as it should be, and sends to {URL}"),
         ({"status": "disabled"}, f": disabled. To correct it: stripe-pipeline webhooks register --url {URL} Signing"),
         ({"enabled_events": list(WANTED[2:])}, ": 2 event types missing. To correct it: stripe-pipeline webhooks"),
         ({"enabled_events": ["*"]}, "is as it should be"),
@@ -244,7 +244,9 @@ def test_webhook_endpoints_that_the_key_may_not_see(run: Run, server: Server) ->
     server.deny("webhook_endpoints")
     ended = run("check", **RESTRICTED | LIVE_ONLY)
     assert (ended.status, ended.err) == (0, "")
-    assert "Webhooks: the key may not see them (needs rak_webhook_read); the Stripe Dashboard shows them" in ended.text
+    assert (
+        "Webhooks: the key may not list them (it needs rak_webhook_read); the Stripe Dashboard shows them" in ended.text
+    )
 
 
 def test_the_only_keys_signing_secret_may_be_in_either_variable(run: Run) -> None:
@@ -297,7 +299,7 @@ def test_the_estimate_is_what_a_first_load_takes(
 
     loaded = run("check")
     assert (loaded.status, loaded.err) == (0, "")
-    assert loaded.text.count("To load: nothing, what is here is complete.") == 2
+    assert loaded.text.count("To load: nothing; the stored data is complete.") == 2
     assert len(server.requests) == 2 * 10
 
 

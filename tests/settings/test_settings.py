@@ -86,7 +86,7 @@ def test_every_example_of_the_pages_can_be_asked_for(load: Load) -> None:
 def test_without_a_file_the_defaults_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_settings({}) == Settings()
-    with pytest.raises(SettingsError, match=r"gone\.yaml is not there"):
+    with pytest.raises(SettingsError, match=r"gone\.yaml does not exist"):
         load_settings({"STRIPE_PIPELINE_CONFIG": "gone.yaml"})
 
 
@@ -197,7 +197,7 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
             "objects: {customers: {fields: {exclude: [metadata.item.sku]}}}",
             "metadata holds text: a key with dots goes in",
         ),
-        ("objects: {fee_details: {on_delete: remove}}", "come and go with their balance_transactions, set it there"),
+        ("objects: {fee_details: {on_delete: remove}}", "come and go with their balance_transactions; set it there"),
         ("objects: {customers: {fields: {exclude: [email], hash: [email]}}}", "under both `hash` and `exclude`"),
         ("objects: {charges: {fields: {exclude: [outcome..type]}}}", "names are separated by dots"),
         ("objects: {charges: {fields: {exclude: [_extra.new]}}}", "'_extra.new' under `exclude`, which is not a field"),
@@ -219,11 +219,11 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
             "include the field, and exclude",
         ),
         ("objects: {invoices: {date_field: due_date, fields: {exclude: [due_date]}}}", "which `fields` leaves out"),
-        ("objects: {charges: {custom_fields: {amount: outcome.x}}}", "has the name of a column that is there already"),
-        ("objects: {charges: {custom_fields: {amount_decimal: outcome.x}}}", "has the name of a column"),
-        ("objects: {charges: {custom_fields: {default_date: outcome.x}}}", "has the name of a column"),
-        ("objects: {charges: {custom_fields: {default_day: outcome.x}}}", "has the name of a column"),
-        ("objects: {charges: {custom_fields: {'a b': outcome.x}}}", "should be named in small letters"),
+        ("objects: {charges: {custom_fields: {amount: outcome.x}}}", "has the name of an existing column"),
+        ("objects: {charges: {custom_fields: {amount_decimal: outcome.x}}}", "has the name of an existing column"),
+        ("objects: {charges: {custom_fields: {default_date: outcome.x}}}", "has the name of an existing column"),
+        ("objects: {charges: {custom_fields: {default_day: outcome.x}}}", "has the name of an existing column"),
+        ("objects: {charges: {custom_fields: {'a b': outcome.x}}}", "should be named with lower-case letters"),
         ("objects: {charges: {custom_fields: {risk: outcome..x}}}", "names are separated by dots"),
         ("objects: {charges: {custom_fields: {risk: outcom.x}}}", "not a field of charges .did you mean outcome"),
         (
@@ -243,26 +243,29 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
             "takes 'outcome.type', which `fields` leaves out",
         ),
         ("objects: {charges: {custom_fields: {a: status.x}}}", "takes 'status.x', but status holds nothing below it"),
-        ("rate: {share: 50%}\nrate: {share: 60%}", "line 2, column 1: `rate` is there twice"),
-        ("objects: {charges: {title: a, title: b}}", "line 1, column 31: `title` is there twice"),
+        ("rate: {share: 50%}\nrate: {share: 60%}", "line 2, column 1: `rate` occurs twice"),
+        ("objects: {charges: {title: a, title: b}}", "line 1, column 31: `title` occurs twice"),
         (
             "objects:\n  charges:\n    fields: {hash: [id]}\n  disputes:\n    date_field: status",
             "line 3: `objects.charges.fields` names 'id' .*; line 5: `objects.disputes.date_field` is 'status'",
         ),
-        ("objects: &a {charges: *a}", "line 1, column 10: what an anchor names is within itself"),
+        ("objects: &a {charges: *a}", "line 1, column 10: an alias refers to the mapping that contains it"),
         ("a: !!timestamp foo", "line 1, column 4: 'foo' is not a timestamp"),
         ("a: !!bool perhaps", "line 1, column 4: 'perhaps' is not a bool"),
         (
             "\n".join(["objects:", *(f"  {name}: {{enabled: false}}" for name in OBJECT_TYPES)]),
             "line 1: `objects` switches every type off",
         ),
-        ('objects: {charges: {title: "a\\0b"}}', "`objects.charges.title` holds a character that no text can have"),
+        ('objects: {charges: {title: "a\\0b"}}', "`objects.charges.title` contains a NUL character"),
         ("objects: {charges: {custom_fields: {'a b': outcome.x}}}", "`objects.charges.custom_fields.a b` should be"),
         (
             "objects: {charges: {custom_fields: {a: metadata.item.sku}}}",
             "takes 'metadata.item.sku', but metadata holds",
         ),
-        ("objects: {charges: {custom_fields: {a: metadata.2024}}}", "a name with dots, or a number, goes in double"),
+        (
+            "objects: {charges: {custom_fields: {a: metadata.2024}}}",
+            "put a name that contains dots, or is a number, in double",
+        ),
         (
             "objects: {charges: {fields: {exclude: [_extra]}, custom_fields: {a: _extra.new}}}",
             "takes '_extra.new', which `fields` leaves out",

@@ -266,7 +266,7 @@ def test_lasting_trouble_is_given_up_and_named(server: Server, api: StripeApi, t
         api.get("/v1/charges/ch_1")
     error = caught.value
     assert error.path == "/v1/charges/ch_1"
-    assert "the next run goes on" in error.remedy
+    assert "the next run continues" in error.remedy
     if trouble.status == 429:
         assert error.status == 429
         assert "rate.share" in error.remedy
@@ -401,7 +401,7 @@ def test_a_missing_permission_is_named(server: Server, api: StripeApi) -> None:
     with pytest.raises(errors.PermissionMissing, match=r"may not read charges.*'rak_charge_read'.*req_123") as caught:
         api.get("/v1/charges/ch_1")
     assert caught.value.permission == "rak_charge_read"
-    assert "disable the object in the settings file" in caught.value.remedy
+    assert "disable the object type in the settings file" in caught.value.remedy
     assert api.spent() == 1
 
 
@@ -461,7 +461,7 @@ def test_what_is_not_there_is_not_found(server: Server, api: StripeApi, status: 
 @pytest.mark.parametrize("status", [400, 402, 405])
 def test_other_refusals_are_not_repeated(server: Server, api: StripeApi, status: int) -> None:
     server.answers = [refused(status, "Invalid integer: x", "parameter_invalid_integer")]
-    with pytest.raises(errors.RequestRefused, match=r"Invalid integer: x \(request req_123\)\. Asking") as caught:
+    with pytest.raises(errors.RequestRefused, match=r"Invalid integer: x \(request req_123\)\. A retry") as caught:
         api.get("/v1/charges", {"limit": "x"})
     assert (caught.value.status, caught.value.code) == (status, "parameter_invalid_integer")
     assert api.spent() == 1
@@ -483,7 +483,7 @@ def test_no_key_shows_up_anywhere(server: Server, api: StripeApi, caplog: pytest
         seen += [repr(error), str(error), str(vars(error)), *traceback.format_exception(error)]
         assert error.__cause__ is None
     everything = "\n".join([*seen, caplog.text])
-    assert "asking again" in everything
+    assert "trying again" in everything
     assert "sk_test_…" in everything
     assert SECRET[8:] not in everything
     assert "whsec_a" not in everything

@@ -489,7 +489,7 @@ def test_a_backfill_that_was_stopped_asks_only_for_what_is_left(
     left, said = requests(["customers"])
     # What was read of days that were not complete yet is read again: of so few pages a good part.
     assert 0 < left < whole * 0.75
-    assert "customers: going on where the same backfill stopped" in said[0]
+    assert "customers: continuing where the same backfill stopped" in said[0]
     assert requests(["customers"])[0] > whole * 0.9  # it has ended: who asks again wants all of it
     assert_equal_to_stripe(shop, folder.published)
 
@@ -533,7 +533,7 @@ def test_a_failed_backfill_is_gone_on_with_for_an_hour(
     assert report.requests["refunds"] >= 1
     assert report.requests["customers"] == 0
     [note] = report.notes
-    assert note.startswith("customers: going on where the same backfill stopped")
+    assert note.startswith("customers: continuing where the same backfill stopped")
     fail()
     shop.update("customers", silent, announce=False, name="changed without a word")
     shop.clock.advance(3660)

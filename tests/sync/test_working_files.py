@@ -101,7 +101,7 @@ def test_a_single_object_that_cannot_be_kept_on_its_way_ends_the_run_with_a_reme
         spoil(folder)
 
     server.faults.append(Fault(path=f"/v1/customers/{customer}$", before=spoiled))
-    with pytest.raises(WarehouseError, match=f"on their way to the warehouse.*{remedy}"):
+    with pytest.raises(WarehouseError, match=f"working files of this run.*{remedy}"):
         pipeline.sync()
     for path in folder.spool.iterdir():
         path.unlink()

@@ -116,7 +116,7 @@ def test_register_again_says_what_it_changed(run: Run, server: Server, tmp_path:
     changed = run("register", "--url", URL, STRIPE_PIPELINE_CONFIG=str(settings))
     assert (changed.status, changed.err) == (0, "")
     live, test = changed.out.splitlines()
-    assert live.startswith(f"Live: changed {endpoint['id']}: took out charge.dispute.closed, charge.dispute.created, ")
+    assert live.startswith(f"Live: changed {endpoint['id']}: removed charge.dispute.closed, charge.dispute.created, ")
     assert live.endswith("; enabled it again.")
     assert test.endswith("charge.dispute.updated.")
     [endpoint] = endpoints(server)
@@ -155,7 +155,7 @@ def test_a_new_secret_is_shown_even_if_the_old_endpoint_cannot_be_removed(run: R
 
 
 def test_list_and_unregister(run: Run, server: Server) -> None:
-    assert run("list").out.startswith("There are none.")
+    assert run("list").out.startswith("No webhook endpoints exist.")
     run("register", "--url", URL)
     server.shop.create_webhook_endpoint("https://example.com/[other]", ["*"], livemode=False)
     live, (other, test) = endpoints(server)[0], endpoints(server, "STRIPE_TEST_API_KEY")
@@ -172,7 +172,7 @@ def test_list_and_unregister(run: Run, server: Server) -> None:
     assert [endpoint["id"] for endpoint in endpoints(server, "STRIPE_TEST_API_KEY")] == [other["id"]]
     gone = run("unregister", URL)
     assert (gone.status, gone.out) == (1, "")
-    assert f"There is no webhook endpoint {URL}" in gone.err
+    assert f"The webhook endpoint {URL} does not exist" in gone.err
 
 
 @pytest.mark.parametrize(
@@ -205,10 +205,10 @@ def test_a_key_without_the_permission_is_told_and_the_other_goes_on(run: Run, se
     server.deny("webhook_endpoints")
     ended = run("register", "--url", URL, STRIPE_API_KEY="rk_live_of_the_tests")
     assert ended.status == 1
-    assert "The live key may not do this with webhook endpoints" in ended.err
+    assert "The live key lacks the permission for webhook endpoints" in ended.err
     assert "'rak_webhook_read'" in ended.err
     assert "Add Webhook Endpoints to the key" in ended.err
-    assert "Test: made we_" in ended.out
+    assert "Test: created we_" in ended.out
     for arguments in (("list",), ("unregister", URL)):
         ended = run(*arguments, STRIPE_API_KEY="rk_live_of_the_tests")
         assert ended.status == 1
@@ -302,12 +302,12 @@ def test_retry_lets_dead_notifications_wait_again(run: Run, folder: DataFolder) 
     inbox.add(notifications)
     for _ in range(5):
         inbox.failed(notifications, "no")
-    assert run("retry", "evt_0", **data).out == "1 waits again.\n"
+    assert run("retry", "evt_0", **data).out == "1 notification waits again.\n"
     unknown = run("retry", "evt_0", "evt_1", **data)
     assert unknown.status == 1
-    assert "These have not failed five times: evt_0." in unknown.err
-    assert run("retry", **data).out == "2 wait again.\n"
-    assert run("retry", **data).out == "Nothing has failed five times.\n"
+    assert "These events were not given up: evt_0." in unknown.err
+    assert run("retry", **data).out == "2 notifications wait again.\n"
+    assert run("retry", **data).out == "Nothing was given up.\n"
     assert inbox.summary().waiting == 3
     inbox.close()
 

@@ -237,10 +237,10 @@ def test_processes_end_with_the_block_and_one_that_ends_alone_is_named(tmp_path:
     log = tmp_path / "sound-sleeper.log"
     with Processes(tmp_path) as processes:
         processes.start("Sound sleeper", "sleeper")
-        processes.wait_for(lambda: log.read_text() != "", what="The sleeper", seconds=20)
+        processes.wait_for(lambda: log.read_text() != "", name="The sleeper", seconds=20)
         processes.check()
         with pytest.raises(ProcessEnded, match=r"was not ready within 0 seconds. The logs in"):
-            processes.wait_for(lambda: False, what="The sleeper", seconds=0)
+            processes.wait_for(lambda: False, name="The sleeper", seconds=0)
         below = started_by(os.getpid())
         processes.start("Nothing there", "not_there")
         with pytest.raises(ProcessEnded, match=r"Nothing there ended by itself \(exit status 1\).*nothing-there\.log"):
@@ -288,6 +288,6 @@ def test_a_port_is_taken_while_somebody_listens() -> None:
         listener.bind((HOST, 0))
         listener.listen()
         port = listener.getsockname()[1]
-        with pytest.raises(PortTaken, match=f"Port {port} of {HOST} cannot be used .* Name a free one with --port"):
+        with pytest.raises(PortTaken, match=f"Port {port} of {HOST} cannot be used .* Name a free port with --port"):
             claim_port(port, option="--port")
     claim_port(port, option="--port")

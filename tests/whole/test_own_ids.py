@@ -228,7 +228,7 @@ def test_an_event_whose_object_has_no_valid_id_is_named_and_the_scan_goes_on(
     shop.update("customers", customer, name="after")
     report = pipeline.sync()
     assert not report.failures
-    assert [note for note in report.notes if "customer whose id is not one" in note]
+    assert [note for note in report.notes if "customer with an invalid id" in note]
     assert names(folder) == {customer: "after"}
     shop.clock.advance(DAY)
     inbox = Inbox(folder)

@@ -1,4 +1,4 @@
-"""Ticks: one without changes, and one with a hundred changes in a small and in a large table; what publishing adds."""
+"""Syncs: one without changes, and one with a hundred changes in a small and in a large table; the cost to publish."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ _FICLONE = 0x40049409
 
 
 def idle(options: Options) -> list[Row]:
-    """A tick that finds nothing new, as Dagster runs it."""
+    """A sync that finds no changes, as Dagster runs it."""
     spans = large.spans(2_000)
     with serving(Serving(spans)) as stripe, new_folder(options) as folder:
         apart(backfill, stripe.url, folder / "data", *finished_days(large.DAYS), list(spans), limits=True)
         apart(_sync, stripe.url, folder)  # today is listed
         stripe.requests()
         _, inside, inside_pipeline = apart(_sync, stripe.url, folder)
-        asked = [path for _, path, _ in stripe.requests()]
+        paths = [path for _, path, _ in stripe.requests()]
     return [
         Row(
-            f"idle tick ({large.DAYS} days of history)",
+            f"idle sync ({large.DAYS} days of history)",
             "≤ 2 requests, ≤ 1 CPU second inside the run",
-            f"{len(asked)} requests, {inside:.2f} CPU s in Dagster's run, {inside_pipeline:.2f} of them in the tick",
-            len(asked) <= 2 and inside <= 1,
+            f"{len(paths)} requests, {inside:.2f} CPU s in Dagster's run, {inside_pipeline:.2f} of them in the sync",
+            len(paths) <= 2 and inside <= 1,
         )
     ]
 
 
 def _sync(url: str, folder: Path) -> tuple[float, float, float]:
-    """Seconds and CPU seconds of Dagster's run of the job `sync`, and the CPU seconds of the tick in it."""
+    """Seconds and CPU seconds of Dagster's run of the job `sync`, and the CPU seconds of `Pipeline.sync` in it."""
     config = folder / "stripe_pipeline.yaml"
     config.write_text(f"history: {finished_days(large.DAYS)[0]}\n")
     os.environ.update(
@@ -64,12 +64,12 @@ def _sync(url: str, folder: Path) -> tuple[float, float, float]:
     from stripe_pipeline.definitions import build_defs
     from stripe_pipeline.sync.pipeline import Pipeline
 
-    tick = Spent()
+    inner_spent = Spent()
     inner = Pipeline.sync
 
     @wraps(inner)
     def timed(self: Pipeline, *args: Any) -> Any:
-        with tick:
+        with inner_spent:
             return inner(self, *args)
 
     (folder / "dagster").mkdir(exist_ok=True)
@@ -84,31 +84,31 @@ def _sync(url: str, folder: Path) -> tuple[float, float, float]:
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             )
     assert result.success
-    return spent.seconds, spent.cpu, tick.cpu
+    return spent.seconds, spent.cpu, inner_spent.cpu
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tick:
-    """Seconds of a tick's parts."""
+class Synced:
+    """Seconds of a sync's parts."""
 
     loading: float
-    """In the warehouse, but for publishing."""
+    """In the warehouse, without publishing."""
     publishing: float
-    whole: float
+    total: float
     applied: int
 
 
 def changes(options: Options) -> list[Row]:
-    """A tick with a hundred changes of charges, in a small table and in a large one; and what publishing them takes."""
+    """A sync with a hundred changes of charges, in a small table and in a large one, and the time to publish them."""
     small, big = options.scaled(SMALL, SMALL // 10, SMALL // 20), options.rows
-    took = {charges: _ticks(options, charges) for charges in (small, big)}
+    took = {charges: _syncs(options, charges) for charges in (small, big)}
     rows = []
     for how in _HOW:
-        few, many = took[small].ticks[how], took[big].ticks[how]
+        few, many = took[small].syncs[how], took[big].syncs[how]
         ratio = many.loading / few.loading
         rows.append(
             Row(
-                f"tick with {CHANGES} changes {how}, loading: {big:,} rows ÷ {small:,} rows",
+                f"sync with {CHANGES} changes {how}, loading: {big:,} rows ÷ {small:,} rows",
                 "≤ 1.5",
                 f"{ratio:.2f} ({many.loading:.2f} s, {few.loading:.2f} s)",
                 ratio <= 1.5,
@@ -120,16 +120,16 @@ def changes(options: Options) -> list[Row]:
 
 
 _HOW = {"of the last days": 7, "spread over two years": None}
-"""Where the changed objects lie, and so how many lie between two of them; None for as many as there are room for."""
+"""Where the changed objects lie: how many objects lie from one of them to the next; None to spread them evenly."""
 
 
 @dataclass
 class _Took:
-    ticks: dict[str, Tick] = field(default_factory=dict)
+    syncs: dict[str, Synced] = field(default_factory=dict)
     publishing: str = ""
 
 
-def _ticks(options: Options, charges: int) -> _Took:
+def _syncs(options: Options, charges: int) -> _Took:
     took = _Took()
     folder = large.folder(options, charges)
     with serving(Serving(large.spans(charges), latency_ms=0, limits=False)) as stripe:
@@ -139,22 +139,22 @@ def _ticks(options: Options, charges: int) -> _Took:
                 apart_by = step or charges // CHANGES
                 ids = [object_id("charges", charges - 1 - n - m * apart_by) for m in range(CHANGES)]
                 stripe.change("charges", ids, description=f"changed {how}, {n}")
-                tries.append(apart(tick, stripe.url, folder))
-            assert all(one.applied == CHANGES for one in tries), tries
-            took.ticks[how] = sorted(tries, key=lambda one: one.loading)[TRIES // 2]
-    took.publishing = apart(_copies, folder, took.ticks["of the last days"].publishing)
+                tries.append(apart(sync, stripe.url, folder))
+            assert all(synced.applied == CHANGES for synced in tries), tries
+            took.syncs[how] = sorted(tries, key=lambda synced: synced.loading)[TRIES // 2]
+    took.publishing = apart(_copies, folder, took.syncs["of the last days"].publishing)
     return took
 
 
-def tick(url: str, folder: Path) -> Tick:
-    """A tick in a process of its own, as the schedule's is."""
+def sync(url: str, folder: Path) -> Synced:
+    """A sync; to be called in a process of its own, like the schedule's."""
     seconds = {"loading": 0.0, "publishing": 0.0}
 
-    def timed(what: str, work: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(part: str, work: Callable[..., Any]) -> Callable[..., Any]:
         def measured(*args: Any, **kwargs: Any) -> Any:
             with Spent() as spent:
                 result = work(*args, **kwargs)
-            seconds[what] += spent.seconds
+            seconds[part] += spent.seconds
             return result
 
         return measured
@@ -167,17 +167,17 @@ def tick(url: str, folder: Path) -> Tick:
             (Warehouse, "load"),
             (Warehouse, "publish"),
         ):
-            what = "publishing" if name == "publish" else "loading"
-            patches.enter_context(mock.patch.object(owner, name, timed(what, getattr(owner, name))))
-        with pipeline_of(url, folder, finished_days(large.DAYS)[0]) as pipeline, Spent() as whole:
+            part = "publishing" if name == "publish" else "loading"
+            patches.enter_context(mock.patch.object(owner, name, timed(part, getattr(owner, name))))
+        with pipeline_of(url, folder, finished_days(large.DAYS)[0]) as pipeline, Spent() as total:
             report = pipeline.sync()
     if report.failures:
-        raise RuntimeError(f"the tick failed: {report.failures}")
-    return Tick(**seconds, whole=whole.seconds, applied=report.applied)
+        raise RuntimeError(f"the sync failed: {report.failures}")
+    return Synced(**seconds, total=total.seconds, applied=report.applied)
 
 
 def _copies(folder: Path, published_in: float) -> str:
-    """How long a version of the file takes, copied plainly and cloned by the kernel."""
+    """How long it takes to copy a version of the file plainly, and to clone it with the kernel."""
     source = DataFolder(folder).published
     size = source.stat().st_size
     target = folder / "copy.duckdb"
@@ -192,4 +192,4 @@ def _copies(folder: Path, published_in: float) -> str:
     target.unlink()
     if cloned == "cloned":
         cloned += f" in {spent.seconds:.2f} s"
-    return f"{size / 1e6:,.0f} MB: {published_in:.2f} s in the tick, a plain copy {plain.seconds:.2f} s, {cloned}"
+    return f"{size / 1e6:,.0f} MB: {published_in:.2f} s in the sync, a plain copy {plain.seconds:.2f} s, {cloned}"

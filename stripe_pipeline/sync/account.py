@@ -20,21 +20,27 @@ from stripe_pipeline.warehouse.bookkeeping import Example
 from stripe_pipeline.warehouse.warehouse import Warehouse
 
 
-def mode_of(api: StripeApi, key: ApiKey, warehouse: Warehouse, *, configured: str | None) -> Mode:
-    """Returns the key's account and mode: asked once, then looked up by fingerprint. The client's clock starts with
-    the bounds that the warehouse stores.
+def mode_of(
+    api: StripeApi, key: ApiKey, warehouse: Warehouse, *, configured: str | None
+) -> tuple[Mode, dict[str, float]]:
+    """Returns the key's account and mode, and the mode's cursors as `State.cursors` does.
 
-    `configured`: the account that the settings name, or None. Raises as `identify` does.
+    Stripe is asked for the account once; later, the key's fingerprint tells. The client's clock starts with the bounds
+    that the warehouse stores. `configured`: the account that the settings name, or None. Raises as `identify` does.
     """
     with warehouse.session():
         account = warehouse.keys.account_of(key.fingerprint)
         bounds = warehouse.state.clock()
+        mode = Mode(account or UNNAMED, key.livemode)
+        cursors = warehouse.state.cursors(mode)
     if bounds:
         api.clock.assume(*bounds)
     if account is None or (configured and account != configured):
-        account = identify(api, key, warehouse, configured=configured)
-        warehouse.keys.remember_key(key.fingerprint, Mode(account, key.livemode))
-    return Mode(account, key.livemode)
+        mode = Mode(identify(api, key, warehouse, configured=configured), key.livemode)
+        with warehouse.session():
+            warehouse.keys.remember_key(key.fingerprint, mode)
+            cursors = warehouse.state.cursors(mode)
+    return mode, cursors
 
 
 def remember_name(api: StripeApi, key: ApiKey, warehouse: Warehouse, mode: Mode) -> None:

@@ -31,6 +31,8 @@ class Context:
 
     api: StripeApi
     mode: Mode
+    cursors: Mapping[str, float]
+    """The mode's at the start, by name, in seconds on Stripe's clock."""
     warehouse: Warehouse
     inbox: Inbox
     settings: Settings

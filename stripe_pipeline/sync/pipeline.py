@@ -246,10 +246,11 @@ class Pipeline:
                     key, base_url=self._base_url, limits=limits, deadline=own, **(budget or _RetryBudget())
                 ) as api:
                     try:
-                        mode = mode_of(api, key, self.warehouse, configured=self.settings.account)
+                        mode, cursors = mode_of(api, key, self.warehouse, configured=self.settings.account)
                         context = Context(
                             api=api,
                             mode=mode,
+                            cursors=cursors,
                             warehouse=self.warehouse,
                             inbox=self.inbox,
                             settings=self.settings,

@@ -67,7 +67,7 @@ class Run:
 
     def sync(self, days: set[date]) -> None:
         """Bring the tables up to date, and list `days` completely."""
-        cursors = self._warehouse.state.cursors(self._mode)
+        cursors = self._context.cursors
         first = EVENTS not in cursors
         scanned_at = self._events.take_first_cursor() if first else self._events.follow(cursors[EVENTS])
         now = self._api.now()

@@ -137,7 +137,7 @@ def _report(
         )
     materialized = []
     # Dagster wants parents before children.
-    for object_type in sorted(settings.enabled, key=lambda child: child.parent is not None):
+    for object_type in sorted(settings.enabled, key=lambda declared: declared.parent is not None):
         table = object_type.name
         failed = table in report.failures
         if failed:

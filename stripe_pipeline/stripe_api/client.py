@@ -306,10 +306,7 @@ class StripeApi:
         if answer.body is None and limit.exceeded:  # without a length, a cut body looks complete
             return Failure(f"an answer that was not complete after {seconds:.0f} s")
         if answer.repaired:
-            logger.warning(
-                "GET %s: invalid Unicode, numbers too large or values nested too deeply were replaced",
-                path,
-            )
+            logger.warning("GET %s: invalid Unicode, too large numbers or too deeply nested values were replaced", path)
         if dates := answer.stripe_dates:
             self.clock.learn(dates, sent, received)
         if answer.status == 200 and answer.body is not None:

@@ -22,8 +22,8 @@ RESUMED_WITHIN = 3600  # seconds after its last list within which a stopped back
 def stopped_backfill(
     context: Context, request: str, days: Mapping[str, Set[date]], now: float
 ) -> tuple[float, dict[str, set[date]]] | None:
-    """When the stopped backfill began, and which of its `days` it listed, both by table name; None if it must start
-    over: it never began, has ended, listed nothing for a while, or has nothing left to list."""
+    """When the stopped backfill began, and which of its `days` (by table name) it listed; None if it must start over:
+    it never began, has ended, listed nothing for a while, or has nothing left to list."""
     stopped = context.warehouse.state.stopped_backfill(context.mode, request)
     if stopped is None or now - stopped.last_listed > RESUMED_WITHIN:
         return None

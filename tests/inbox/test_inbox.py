@@ -409,7 +409,7 @@ def test_an_object_may_have_an_id_of_the_shops_own(object_id: str) -> None:
 
 @pytest.mark.parametrize("object_id", [None, 7, "", "ch\n1", "ch\x00", "\ud800", "x" * 501, {"id": 1}])
 def test_an_event_whose_object_has_no_valid_id_is_an_error_that_names_the_event(object_id: object) -> None:
-    with pytest.raises(BadObject, match="evt_1 names a charge"):
+    with pytest.raises(BadObject, match="evt_1 names an object of type charge"):
         notification_of(_with(id=object_id))
 
 

@@ -22,7 +22,7 @@ import orjson
 
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import WarehouseError, did_you_mean, scrub_client_secrets
-from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType, children_of
+from stripe_pipeline.objects import OBJECT_TYPES, ObjectType, children_of
 from stripe_pipeline.storage_errors import reason, remedy
 
 UNKNOWN = "_extra"
@@ -110,7 +110,7 @@ class FieldFilter:
         self._keep_unknown = {table for table in OBJECT_TYPES if table not in rules or rules[table].keep_unknown}
         self._known = {table: frozenset(OBJECT_TYPES[table].column_names) for table in OBJECT_TYPES}
         self._references = {
-            table: frozenset(column.name for column in object_type.columns if column.kind is Kind.REFERENCE)
+            table: frozenset(column.name for column in object_type.columns if column.kind.names_object)
             for table, object_type in OBJECT_TYPES.items()
         }
         self._embedded = {
@@ -311,7 +311,7 @@ def _path_of(name: str, object_type: ObjectType, *, of_list: str) -> tuple[str, 
         raise ValueError(f"names {name!r} under `{of_list}`, which is not a field of {object_type.name}{like}")
     if of_list != "include" and path[0] in keys:
         raise ValueError(f"names {name!r} under `{of_list}`: rows need {', '.join(sorted(keys))}")
-    if len(path) > 1 and columns[path[0]].kind is not Kind.NESTED:
+    if len(path) > 1 and not columns[path[0]].kind.is_nested:
         raise ValueError(f"names {name!r} under `{of_list}`, but {path[0]} holds nothing below it")
     if path[0] == "metadata" and len(path) > 2:
         raise ValueError(
@@ -341,7 +341,7 @@ def _check_hashes(
     """Raise `ValueError`, like `rules_of`, for unhashable fields."""
     kinds = {column.name: column.kind for column in object_type.columns}
     for path in sorted(hashes):
-        if path[0] == UNKNOWN or (len(path) == 1 and kinds[path[0]] not in (Kind.TEXT, Kind.REFERENCE)):
+        if path[0] == UNKNOWN or (len(path) == 1 and not kinds[path[0]].hashable):
             raise ValueError(f"names {'.'.join(path)!r} under `hash`: only text can be hashed, or a path to it")
         if path in _WORDS:
             raise ValueError(

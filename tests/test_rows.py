@@ -18,7 +18,7 @@ from stripe_emulator import Fault, Shop
 from stripe_emulator.server import Server
 from stripe_pipeline.batch import Batch, Mode
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType
+from stripe_pipeline.objects import KINDS, OBJECT_TYPES, Kind, ObjectType
 from stripe_pipeline.rows import Surprises, restore, shape
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.sync.report import Report
@@ -349,12 +349,13 @@ def test_lines_that_no_row_can_hold_fail_invoices_only(loader: Loader, server: S
 # Any JSON at all
 
 _CHARACTERS = st.characters(codec="utf-8")  # without single surrogates, which are not text
+_TEXT = st.text(_CHARACTERS, max_size=8)
 _leaves = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-(2**63), 2**64 - 1),
     st.floats(allow_nan=False, allow_infinity=False),
-    st.text(_CHARACTERS, max_size=8),
+    _TEXT,
     st.sampled_from([0, 1, 2**31, 2**53 + 1, 2**63 - 1, "null", "1", "2026-01-01", "a\x00b", 253_402_300_799]),
 )
 _values = st.recursive(
@@ -370,19 +371,14 @@ _values = st.recursive(
 )
 
 
-def _fitting(kind: Kind) -> st.SearchStrategy[Any]:
-    """Values such as a column of this kind is made for."""
-    match kind:
-        case Kind.INTEGER:
-            return st.integers(-(2**63), 2**63 - 1)
-        case Kind.TIMESTAMP:
-            return st.integers(0, 253_402_300_799)
-        case Kind.BOOLEAN:
-            return st.booleans()
-        case Kind.NUMBER:
-            return st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.integers(-(2**53), 2**53))
-        case _:
-            return st.text(_CHARACTERS, max_size=8)
+_FITTING: dict[Kind, st.SearchStrategy[Any]] = {
+    KINDS["integer"]: st.integers(-(2**63), 2**63 - 1),
+    KINDS["amount"]: st.integers(-(2**63), 2**63 - 1),
+    KINDS["timestamp"]: st.integers(0, 253_402_300_799),
+    KINDS["boolean"]: st.booleans(),
+    KINDS["number"]: st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.integers(-(2**53), 2**53)),
+}
+"""Values that a column of this kind is made for; of other kinds, text."""
 
 
 @st.composite
@@ -392,12 +388,12 @@ def _objects(draw: st.DrawFn) -> tuple[ObjectType, list[Json]]:
     names = st.one_of(st.sampled_from(sorted(kinds)), st.text(_CHARACTERS, max_size=6))
 
     def value(name: str) -> st.SearchStrategy[Any]:
-        return st.one_of(_fitting(kinds[name]), _values) if name in kinds else _values
+        return st.one_of(_FITTING.get(kinds[name], _TEXT), _values) if name in kinds else _values
 
     objects = []
     for _ in range(draw(st.integers(1, 15))):
         obj = {name: draw(value(name)) for name in draw(st.lists(names, max_size=8, unique=True))}
-        objects.append(obj | {"created": draw(_fitting(Kind.TIMESTAMP))})
+        objects.append(obj | {"created": draw(_FITTING[KINDS["timestamp"]])})
     return object_type, objects
 
 

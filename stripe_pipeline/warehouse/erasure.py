@@ -20,7 +20,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import utc_day
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.fields import UNKNOWN, FieldFilter, FieldRules, hashed, load_hash_key, path_from
-from stripe_pipeline.objects import CUSTOMERS, OBJECT_TYPES, Kind, ObjectType, Reference
+from stripe_pipeline.objects import CUSTOMERS, OBJECT_TYPES, ObjectType, Reference
 from stripe_pipeline.storage_errors import remedy
 from stripe_pipeline.warehouse.file_state import AT_ONCE, DAILY, request_compaction
 from stripe_pipeline.warehouse.sql import literal
@@ -236,7 +236,7 @@ class Erasure:
             name = f'"{column.name}"'
             if column.name in whole:
                 changes.append(f"{name} = NULL")
-            elif column.kind is Kind.NESTED:
+            elif column.kind.is_nested:
                 bare = f"bare('{object_type.name}', '{column.name}', {name}::VARCHAR)"
                 changes.append(f"{name} = CASE WHEN {name} IS NOT NULL THEN nullif({bare}, '') END")
             elif column.name in customers:
@@ -314,7 +314,7 @@ def redacted(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, acc
             if "redacted" in (after or "").lower() and "redacted" not in before.lower():
                 return True
             if name in lasting:
-                nested = object_type.kind_of(name) is Kind.NESTED
+                nested = object_type.kind_of(name).is_nested
                 if _lost(
                     orjson.loads(before) if nested else before, orjson.loads(after or "null") if nested else after
                 ):

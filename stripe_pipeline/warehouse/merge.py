@@ -16,7 +16,7 @@ import duckdb
 
 from stripe_pipeline.batch import Batch, Changes, Loaded, Mode
 from stripe_pipeline.days import DAY, day_start, stretches, utc_day
-from stripe_pipeline.objects import Column, Kind, ObjectType, children_of
+from stripe_pipeline.objects import Column, ObjectType, children_of
 from stripe_pipeline.rows import microseconds
 from stripe_pipeline.storage_errors import reason
 from stripe_pipeline.warehouse.bookkeeping import mode_condition
@@ -185,10 +185,7 @@ def stage(
 def _lines_of(object_type: ObjectType, files: Sequence[Path], latest: float) -> str:
     """A SELECT of the table's columns from NDJSON files; request times are capped at `latest`, Unix seconds."""
     columns = object_type.table_columns
-    spec = ", ".join(
-        f"'{column.name}': '{'BIGINT' if column.kind is Kind.TIMESTAMP else column.kind.sql_type}'"
-        for column in columns
-    )
+    spec = ", ".join(f"'{column.name}': '{column.kind.line_type or column.kind.sql_type}'" for column in columns)
     return (
         f"SELECT {', '.join(_read(column, latest) for column in columns)}"
         f" FROM read_json([{', '.join(literal(str(file)) for file in files)}],"
@@ -198,11 +195,9 @@ def _lines_of(object_type: ObjectType, files: Sequence[Path], latest: float) -> 
 
 def _read(column: Column, latest: float) -> str:
     name = _quoted(column)
-    if column.kind is not Kind.TIMESTAMP:
-        return name
-    if column.name == "_fetched_at":
+    if column.name == "_fetched_at":  # unlike Stripe's timestamps in microseconds
         return f"make_timestamptz(least({name}, {microseconds(latest)})) AS {name}"
-    return f"make_timestamptz({name} * 1000000) AS {name}"
+    return f"{column.kind.read.format(name)} AS {name}"
 
 
 def _classify(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, known: str) -> None:

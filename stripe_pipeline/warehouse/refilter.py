@@ -12,7 +12,7 @@ import duckdb
 import orjson
 
 from stripe_pipeline.fields import SECRET, UNKNOWN, FieldFilter, FieldRules, path_from, without_secrets
-from stripe_pipeline.objects import OBJECT_TYPES, Column, Kind, ObjectType, family_of
+from stripe_pipeline.objects import OBJECT_TYPES, Column, ObjectType, family_of
 from stripe_pipeline.settings.ages import FOREVER, Age
 from stripe_pipeline.settings.model import OnDelete, Settings
 from stripe_pipeline.warehouse.file_state import NOW, get_state, request_compaction
@@ -94,7 +94,7 @@ class Refilter:
             if family_of(other) is listed:
                 continue  # both are read together
             for column in other.table_columns:
-                if column.kind is Kind.NESTED and exists(connection, other, column, f'"object":"{listed.object}"'):
+                if column.kind.is_nested and exists(connection, other, column, f'"object":"{listed.object}"'):
                     of_column = lacking.setdefault(other.name, set())
                     of_column |= {f"{column.name} ({object_type.name}.{it})" for it in fields}
         for table, names in lacking.items():
@@ -125,7 +125,7 @@ class Refilter:
         """Applies the new rules to every stored value that they concern."""
 
         def filtered(table: str, column: str, value: str) -> str:
-            nested = OBJECT_TYPES[table].kind_of(column) is Kind.NESTED
+            nested = OBJECT_TYPES[table].kind_of(column).is_nested
             kept = fields.column(table, column, orjson.loads(value) if nested else value)
             if kept is None or (column == UNKNOWN and not kept):
                 return ""
@@ -149,7 +149,7 @@ class Refilter:
         """Removes secrets from every stored value; returns whether any existed."""
 
         def secretless(table: str, column: str, value: str) -> str:
-            nested = OBJECT_TYPES[table].kind_of(column) is Kind.NESTED
+            nested = OBJECT_TYPES[table].kind_of(column).is_nested
             kept = without_secrets(orjson.loads(value) if nested else value, self._kept_secrets, name=column)
             if column == UNKNOWN and not kept:
                 return ""
@@ -161,7 +161,7 @@ class Refilter:
             for table, object_type in self._settings.types.items():
                 stay = self._kept_secrets.get(object_type.object, frozenset()) | {"metadata"}
                 for column in object_type.table_columns:
-                    if column.kind not in (Kind.TEXT, Kind.NESTED) or column.name in stay:
+                    if not column.kind.may_hold_secret or column.name in stay:
                         continue
                     name = f'"{column.name}"'
                     [(changed,)] = connection.execute(
@@ -185,7 +185,7 @@ def _concerned(object_type: ObjectType, column: Column, rules: Mapping[str, Fiel
     own = rules[object_type.name]
     if any(path[0] == column.name for path in own.exclude | own.hash):
         return "true"
-    if column.kind is not Kind.NESTED:
+    if not column.kind.is_nested:
         return ""
     if column.name == UNKNOWN and own:
         return "true"

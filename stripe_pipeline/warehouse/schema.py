@@ -17,7 +17,7 @@ import orjson
 from stripe_pipeline.data_folder import CATALOG
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.fields import kept_secrets
-from stripe_pipeline.objects import OBJECT_TYPES, Column, Kind
+from stripe_pipeline.objects import OBJECT_TYPES, Column
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.views.catalog import selects, views
 from stripe_pipeline.views.view import MODES
@@ -225,6 +225,4 @@ def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, set[str]]:
 
 
 def _definition(column: Column) -> str:
-    # Nested JSON takes a third of the space with zstd.
-    compression = " USING COMPRESSION zstd" if column.kind is Kind.NESTED else ""
-    return f'"{column.name}" {column.kind.sql_type}{compression}'
+    return f'"{column.name}" {column.kind.sql_type} {column.kind.storage}'.rstrip()

@@ -65,9 +65,16 @@ class FieldRules:
             names[0] == UNKNOWN and not self.keep_unknown
         )
 
-    def __str__(self) -> str:
-        said = [f"-{_written(path)}" for path in self.exclude] + [f"#{_written(path)}" for path in self.hash]
-        return "\n".join(sorted(said) + ([] if self.keep_unknown else [f"-{UNKNOWN}"]))
+    def to_json(self) -> str:
+        """The rules as a text that is equal for equal rules."""
+        rules = {"exclude": sorted(self.exclude), "hash": sorted(self.hash), "keep_unknown": self.keep_unknown}
+        return orjson.dumps(rules).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> FieldRules:
+        """The rules that `to_json` returned `text` for."""
+        rules = orjson.loads(text)
+        return cls(frozenset(map(tuple, rules["exclude"])), frozenset(map(tuple, rules["hash"])), rules["keep_unknown"])
 
 
 @dataclass
@@ -272,7 +279,8 @@ def path_from(text: str) -> tuple[str, ...]:
     return tuple(step.strip('"') for step in STEP.findall(text))
 
 
-def _written(path: Iterable[str]) -> str:
+def path_text(path: Iterable[str]) -> str:
+    """The path as written in the settings."""
     return ".".join(f'"{step}"' if "." in step else step for step in path)
 
 
@@ -328,7 +336,7 @@ def _named(included: Collection[tuple[str, ...]], hashes: Iterable[tuple[str, ..
     for path in sorted(hashes):
         if len(path) > 1 and path[0] not in named:
             raise ValueError(
-                f"names {_written(path)!r} under `hash` and not {path[0]!r} under `include`: include the field, and"
+                f"names {path_text(path)!r} under `hash` and not {path[0]!r} under `include`: include the field, and"
                 " exclude what else is below it"
             )
         named.add(path[0])
@@ -363,7 +371,7 @@ def unseen(rules: FieldRules, objects: Sequence[Mapping[str, Any]]) -> list[str]
             above = [it[step] for it in _each(above) if step in it]
         there = {name for it in _each(above) for name in it}
         if len(path) > 1 and there and path[-1] not in there:
-            found.append(_written(path) + did_you_mean(path[-1], there))
+            found.append(path_text(path) + did_you_mean(path[-1], there))
     return found
 
 

@@ -24,6 +24,7 @@ from stripe_pipeline.days import day_of
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.warehouse import compaction
+from stripe_pipeline.warehouse.schema import FORMAT
 from tests.cli.test_cli import Project, Run, api, environment, project, run  # noqa: F401 - the command line's fixtures
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed, rows
@@ -583,6 +584,65 @@ def test_a_hashed_reference_is_the_same_however_it_is_sent_and_names_no_row(
     assert set(ask(folder.published, "SELECT customer FROM test.charges")) == {(customer,), (None,)}
     unknown = "customer, customer_name, refunds, net_total"
     assert set(ask(folder.published, f"SELECT {unknown} FROM test.payments")) == {(None, None, None, None)}
+
+
+RULES = {"customers": {"exclude": ['metadata."e.mail"', "phone", "_extra"], "hash": ["email", "metadata.nick"]}}
+LINES = '-metadata."e.mail"\n-phone\n#email\n#metadata.nick\n-_extra'
+"""The same rules as a file of format 5 records them."""
+
+
+@pytest.fixture
+def of_format_5(make_pipeline: MakePipeline, shop: Shop, folder: DataFolder) -> tuple[str, str]:
+    """A data folder in format 5 with a customer, loaded with `RULES`; the hashes of its two hashed values."""
+    metadata = {"e.mail": ADDRESS, "nick": "ada"}
+    shop.create_customer(created=back(shop, 3), email=ADDRESS, name="Ada", phone="1", metadata=metadata)
+    make_pipeline(**fields(**RULES)).sync()
+    with duckdb.connect(str(folder.private)) as connection:
+        connection.execute("UPDATE pipeline.applied SET value = '' WHERE starts_with(name, 'fields of ')")
+        for table, lines in (
+            ("customers", LINES),
+            ("invoices", "-confirmation_secret"),
+            ("payment_intents", "-client_secret"),
+        ):
+            connection.execute("UPDATE pipeline.applied SET value = ? WHERE name = ?", [lines, f"fields of {table}"])
+        connection.execute("UPDATE pipeline.applied SET value = 'of format 5' WHERE name = 'layout'")
+        connection.execute("UPDATE pipeline.meta SET format = 5")
+    [hashes] = ask(folder.published, "SELECT email, metadata->>'nick' FROM test.customers")
+    return hashes[0], hashes[1]
+
+
+def test_a_file_of_format_5_stays_as_it_is_with_the_settings_that_it_was_loaded_with(
+    make_pipeline: MakePipeline, folder: DataFolder, of_format_5: tuple[str, str]
+) -> None:
+    before = rows(folder.published, "raw.customers")
+    assert make_pipeline(**fields(**RULES)).sync().notes == []
+    assert rows(folder.published, "raw.customers") == before
+    assert ask(folder.published, "FROM pipeline.lacking") == []
+    assert ask(folder.published, "SELECT format FROM pipeline.meta") == [(FORMAT,)]
+
+
+def test_a_file_of_format_5_is_brought_to_settings_that_keep_more(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, of_format_5: tuple[str, str]
+) -> None:
+    pipeline = make_pipeline()
+    [note] = pipeline.sync().notes
+    assert 'were read without _extra, email, metadata."e.mail", metadata.nick, phone;' in note
+    kept = "SELECT name, email, metadata->>'nick', phone FROM test.customers"
+    assert ask(folder.published, kept) == [("Ada", None, None, None)]
+    pipeline.backfill([day_of(back(shop, 3))])
+    assert pipeline.sync().notes == []
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_a_file_of_format_5_is_brought_to_settings_that_keep_less(
+    make_pipeline: MakePipeline, folder: DataFolder, of_format_5: tuple[str, str]
+) -> None:
+    email, _ = of_format_5
+    exclude = ['metadata."e.mail"', "phone", "_extra", "metadata.nick"]
+    narrower = fields(customers={"exclude": exclude, "hash": ["email", "name"]})
+    assert make_pipeline(**narrower).sync().notes == []
+    [row] = ask(folder.published, "SELECT email, length(name), metadata::VARCHAR FROM test.customers")
+    assert row == (email, 32, "{}")
 
 
 SECRETS = ("pi_1_secret_Aa1", "src_client_secret_Bb2", "seti_1_secret_Cc3", "ek_test_Dd4", "pi_2_secret_Ee5")

@@ -11,12 +11,15 @@ from datetime import UTC, datetime
 import duckdb
 import orjson
 
-from stripe_pipeline.fields import SECRET, UNKNOWN, FieldFilter, FieldRules, path_from, without_secrets
+from stripe_pipeline.fields import SECRET, UNKNOWN, FieldFilter, FieldRules, path_from, path_text, without_secrets
 from stripe_pipeline.objects import OBJECT_TYPES, Column, ObjectType, family_of
 from stripe_pipeline.settings.ages import FOREVER, Age
 from stripe_pipeline.settings.model import OnDelete, Settings
-from stripe_pipeline.warehouse.file_state import NOW, get_state, request_compaction
+from stripe_pipeline.warehouse.file_state import NOW, get_state, request_compaction, set_state
 from stripe_pipeline.warehouse.sql import exists
+
+_FIELDS = "fields of {}"
+"""The name in `pipeline.applied` of the rules that the stored rows of a table follow, as JSON."""
 
 
 class Refilter:
@@ -47,29 +50,23 @@ class Refilter:
         for object_type in OBJECT_TYPES.values():
             table = object_type.name
             rules = self._settings.rules(object_type)
-            before = set((get_state(connection, f"fields of {table}") or "").splitlines())
-            now = set(str(rules).splitlines())
+            before = _recorded_rules(connection, object_type)
             # A hashed value's original is unknown and cannot be hashed with another key.
-            blank = {it for it in before if it[0] == "#" and (it not in now or other_key)}
-            left_out = {it for it in now - before if it[0] == "-"}
-            hashed = {it for it in now - before if it[0] == "#" and f"-{it[1:]}" not in before}
-            hashed_before[table] = frozenset(path_from(it[1:]) for it in (before & now) - blank if it[0] == "#")
+            blank = before.hash if other_key else before.hash - rules.hash
+            hashed_before[table] = (before.hash & rules.hash) - blank
             # Secrets in other types' rows are searched for below.
-            secrets = {f"-{name}" for name in object_type.secrets}
+            secrets = {(name,) for name in object_type.secrets}
             again[table] = FieldRules(
-                frozenset(path_from(it[1:]) for it in (left_out - secrets) | blank if it[1:] != UNKNOWN),
-                frozenset(path_from(it[1:]) for it in hashed),
-                keep_unknown=f"-{UNKNOWN}" not in left_out,
+                exclude=(rules.exclude - before.exclude - secrets) | blank,
+                hash=rules.hash - before.hash - before.exclude,
+                keep_unknown=rules.keep_unknown or not before.keep_unknown,
             )
-            lacking = {it[1:] for it in (before - now) | blank if f"-{it[1:]}" not in now}
+            lacking = {path_text(path) for path in ((before.exclude | blank) - rules.exclude)}
+            if rules.keep_unknown and not before.keep_unknown:
+                lacking.add(UNKNOWN)
             if lacking:
                 self._note_lacking(connection, object_type, lacking)
-            for path in (it[1:] for it in now if it[0] == "-"):
-                connection.execute(
-                    "DELETE FROM pipeline.lacking WHERE object_type = ? AND (fields = ? OR starts_with(fields, ?))"
-                    " OR contains(fields, ?) OR contains(fields, ?)",
-                    [table, path, f"{path}.", f"({table}.{path})", f"({table}.{path}."],
-                )
+            self._forget_lacking(connection, object_type, rules)
             for name in sorted(rules.left_out & columns.get(f"raw.{table}", set())):
                 connection.execute(f'ALTER TABLE raw.{table} DROP COLUMN "{name}"')
                 erased = True
@@ -107,6 +104,18 @@ class Refilter:
             )
         # Rows read by a stopped backfill lack the fields, too.
         connection.execute("DELETE FROM pipeline.backfills")
+
+    def _forget_lacking(
+        self, connection: duckdb.DuckDBPyConnection, object_type: ObjectType, rules: FieldRules
+    ) -> None:
+        """Removes the records of missing fields that the rules leave out now."""
+        table = object_type.name
+        for path in [*map(path_text, rules.exclude), *([] if rules.keep_unknown else [UNKNOWN])]:
+            connection.execute(
+                "DELETE FROM pipeline.lacking WHERE object_type = ? AND (fields = ? OR starts_with(fields, ?))"
+                " OR contains(fields, ?) OR contains(fields, ?)",
+                [table, path, f"{path}.", f"({table}.{path})", f"({table}.{path}."],
+            )
 
     def _forget_days(self, connection: duckdb.DuckDBPyConnection, object_type: ObjectType) -> None:
         """Marks days that lack rows too old until now as unknown, so that the next sync lists them."""
@@ -173,6 +182,29 @@ class Refilter:
         finally:
             connection.remove_function("secretless")
         return found
+
+
+def _recorded_rules(connection: duckdb.DuckDBPyConnection, object_type: ObjectType) -> FieldRules:
+    """The rules that the stored rows of a type follow."""
+    stored = get_state(connection, _FIELDS.format(object_type.name))
+    return FieldRules.from_json(stored) if stored else FieldRules()
+
+
+def record_rules(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, rules: FieldRules) -> None:
+    """Records the rules that the stored rows of a type follow from now on."""
+    set_state(connection, _FIELDS.format(object_type.name), rules.to_json())
+
+
+def convert_rules(connection: duckdb.DuckDBPyConnection) -> None:
+    """Converts the rules that a file of format 5 or earlier records: a line for each path, after `-` if the field is
+    left out, after `#` if it is hashed."""
+    for object_type in OBJECT_TYPES.values():
+        lines = (get_state(connection, _FIELDS.format(object_type.name)) or "").split("\n")
+        left_out = {path_from(line[1:]) for line in lines if line.startswith("-")}
+        hashed = {path_from(line[1:]) for line in lines if line.startswith("#")}
+        unknown = (UNKNOWN,)
+        rules = FieldRules(frozenset(left_out - {unknown}), frozenset(hashed), unknown not in left_out)
+        record_rules(connection, object_type, rules)
 
 
 def retention_note(settings: Settings, object_type: ObjectType) -> str:

@@ -22,10 +22,10 @@ from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.views.catalog import selects, views
 from stripe_pipeline.views.view import MODES
 from stripe_pipeline.warehouse.file_state import get_state, set_state
-from stripe_pipeline.warehouse.refilter import Refilter, retention_note
+from stripe_pipeline.warehouse.refilter import Refilter, convert_rules, record_rules, retention_note
 from stripe_pipeline.warehouse.sql import literal
 
-FORMAT = 5
+FORMAT = 6
 """The version of the layout; to be raised when older releases could no longer write the file correctly."""
 _CHILDREN_COUNTED = "coverage counts children"
 """Stored if `pipeline.coverage.listed` of a child counts the children."""
@@ -74,8 +74,13 @@ class Layout:
     def fingerprint(self) -> str:
         """A hash, equal for settings that require the same tables, fields and views."""
         rules = [
-            f"{t.name} {self._settings.rules(t)} {self._settings.on_delete_of(t)} {retention_note(self._settings, t)}"
-            for t in self._settings.types.values()
+            [
+                it.name,
+                self._settings.rules(it).to_json(),
+                self._settings.on_delete_of(it),
+                retention_note(self._settings, it),
+            ]
+            for it in self._settings.types.values()
         ]
         said = [self._views, list(self._comments()), rules, self._hash_key_name, self._secrets]
         return hashlib.sha256(orjson.dumps(said)).hexdigest()
@@ -107,17 +112,20 @@ class Layout:
                 f"{path} is a DuckDB file of another program",
                 "Move it away, or name another folder in STRIPE_PIPELINE_DATA",
             )
+        format_before = FORMAT
         if columns:
-            [(found,)] = connection.execute("SELECT format FROM pipeline.meta").fetchall()
-            if found > FORMAT:
+            [(format_before,)] = connection.execute("SELECT format FROM pipeline.meta").fetchall()
+            if format_before > FORMAT:
                 raise WarehouseError(
-                    f"{path} was written by a newer stripe_pipeline (format {found}, this one knows {FORMAT})",
+                    f"{path} was written by a newer stripe_pipeline (format {format_before}, this one knows {FORMAT})",
                     "Upgrade stripe_pipeline",
                 )
         statements = list(self._missing(columns))
         connection.execute("BEGIN")
         for statement in statements:
             connection.execute(statement)
+        if format_before < 6:
+            convert_rules(connection)
         if get_state(connection, _CHILDREN_COUNTED) is None:
             # Earlier versions counted the parents here. Null until the day is listed again.
             children = ", ".join(f"'{it.name}'" for it in OBJECT_TYPES.values() if it.parent)
@@ -139,7 +147,7 @@ class Layout:
             for statement in self._comments():
                 connection.execute(statement)
             for object_type in self._settings.types.values():
-                set_state(connection, f"fields of {object_type.name}", str(self._settings.rules(object_type)))
+                record_rules(connection, object_type, self._settings.rules(object_type))
                 set_state(connection, f"retention of {object_type.name}", retention_note(self._settings, object_type))
             set_state(connection, "hash key", self._hash_key_name)
             set_state(connection, "secrets", self._secrets)

@@ -483,7 +483,10 @@ INVOICES = ObjectType(
     ),
     about_person=(
         *("custom_fields", "description", "footer", "hosted_invoice_url", "invoice_pdf", "metadata"),
-        *(f"last_finalization_error.{it}" for it in ("payment_intent", "payment_method", "setup_intent", "source")),
+        *(
+            f"last_finalization_error.{field}"
+            for field in ("payment_intent", "payment_method", "setup_intent", "source")
+        ),
         "parent.subscription_details.metadata",
     ),
     # Since API 2025-03-31 nothing else links an invoice and its payment (docs/stripe.md#api-versions).
@@ -539,7 +542,7 @@ PAYMENT_INTENTS = ObjectType(
     personal=("receipt_email", "shipping"),
     about_person=(
         *("description", "metadata", "next_action", "payment_details"),
-        *(f"last_payment_error.{it}" for it in ("payment_intent", "payment_method", "setup_intent", "source")),
+        *(f"last_payment_error.{field}" for field in ("payment_intent", "payment_method", "setup_intent", "source")),
     ),
     references=(
         Reference(column="customer", target="customers", may_be_older=True, may_be_gone=True),

@@ -23,7 +23,9 @@ _OBJECT = re.compile(r"[a-z_.]{1,60}")
 LONGEST_ROW = 16_000_000
 """Bytes; DuckDB reads at most 16 MiB of JSON as one object."""
 _SHOWN = 80  # characters of an id in a message
-_KEPT_OUT = "The object is kept out and the others of its type go on; report it with this message if it stays so"
+_KEPT_OUT = (
+    "The object is left out; the others of its type are stored. If later runs show this message again, report it"
+)
 # Shops may choose the ids of their customers. Percent-encoded, an id of this length still fits into a URL.
 _ID = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,500}")
 
@@ -35,7 +37,7 @@ class Surprises:
     seen: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def add(self, table: str, name: str, object_id: str) -> None:
-        """Count one value of field `name` of `table`, found on `object_id`."""
+        """Count one value of field `name` of `table`, which `object_id` has."""
         count, example = self.seen.get(f"{table}.{name}", (0, object_id))
         self.seen[f"{table}.{name}"] = (count + 1, example)
 
@@ -72,14 +74,15 @@ def shape(
     livemode: bool,
     fetched_at: float,
     surprises: Surprises,
-    given: Mapping[str, Any] | None = None,
+    from_parent: Mapping[str, Any] | None = None,
 ) -> bytes:
     """One line of NDJSON for the load: `obj` as a row of `object_type`'s table.
 
     `livemode` is the key's mode, used if the object has none. `fetched_at`: when the request was sent, seconds on
-    Stripe's clock. `given`: columns that come from the parent instead of the object. Null fields are left out; an
-    expanded reference becomes its id; unknown fields, expanded references and values of an unexpected type are kept in
-    `_extra` as received. Timestamps stay Unix seconds, `_fetched_at` is in microseconds: the load converts both.
+    Stripe's clock. `from_parent`: values of columns that come from the parent instead of the object. Null fields are
+    left out; an expanded reference becomes its id; unknown fields, expanded references and values of an unexpected type
+    are kept in `_extra` as received. Timestamps stay Unix seconds, `_fetched_at` is in microseconds: the load converts
+    both.
 
     Raises `BadObject` if a key column or `created` is missing or of the wrong type, and for values that DuckDB would
     not read.
@@ -87,7 +90,7 @@ def shape(
     fields, added = _fields(object_type.name), _added(object_type.name)
     row: dict[str, Any] = {"livemode": livemode}
     extra: dict[str, Any] = {}
-    given = given or {}
+    from_parent = from_parent or {}
     for name, value in obj.items():
         if value is None:
             continue
@@ -96,10 +99,10 @@ def shape(
             extra[name] = value
             continue
         if name in added:
-            # Stripe once did not send this field: the column is the pipeline's, and Stripe's value goes to `_extra`.
+            # The pipeline fills this column. If Stripe has begun to send the field, its value goes to `_extra`.
             extra[name] = value
-        if name in given:
-            if value != given[name]:
+        if name in from_parent:
+            if value != from_parent[name]:
                 extra[name] = value
             continue
         python_type, fits, convert = known
@@ -112,7 +115,7 @@ def shape(
         else:
             extra[name] = value
             surprises.add(object_type.name, name, str(obj.get("id")))
-    row.update(given)
+    row.update(from_parent)
     for name in (*object_type.key, "created"):
         if name not in row:
             raise _bad(obj, name)
@@ -150,7 +153,7 @@ def id_of(obj: Mapping[str, Any]) -> str:
 
 
 def created_of(obj: Mapping[str, Any]) -> int:
-    """When `obj` was created, Unix seconds; raises `BadObject` if it does not say."""
+    """When `obj` was created, Unix seconds; raises `BadObject` if `obj` does not have a valid time."""
     created: Any = obj.get("created")
     if not KINDS["timestamp"].accepts(created):
         raise _bad(obj, "created")
@@ -162,10 +165,10 @@ def check(obj: Mapping[str, Any], object_type: ObjectType, *, livemode: bool) ->
     id_of(obj)
     created_of(obj)
     if obj.get("object", object_type.object) != object_type.object:
-        raise BadObject(f"Stripe sent {_name(obj)} where {object_type.name} were asked for", _KEPT_OUT)
+        raise BadObject(f"Stripe sent {_name(obj)} where {object_type.name} were requested", _KEPT_OUT)
     if isinstance(obj.get("livemode"), bool) and obj["livemode"] is not livemode:
-        asked, sent = ("live", "test") if livemode else ("test", "live")
-        raise BadObject(f"Stripe sent {_name(obj)}, which is {sent} data, to a {asked} key", _KEPT_OUT)
+        of_key, of_object = ("live", "test") if livemode else ("test", "live")
+        raise BadObject(f"Stripe sent {_name(obj)}, which is {of_object} data, to a {of_key} key", _KEPT_OUT)
 
 
 def _bad(obj: Mapping[str, Any], name: str) -> BadObject:

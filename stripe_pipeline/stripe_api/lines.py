@@ -107,7 +107,7 @@ class Lines:
 
         def line(object_type: ObjectType, of: dict[str, Any], given: dict[str, Any] | None = None) -> bytes:
             kept = self._fields.apply(object_type, of)
-            return self._fields.without_secrets(object_type, row(object_type, kept, given=given))
+            return self._fields.without_secrets(object_type, row(object_type, kept, from_parent=given))
 
         lines = {self._object_type.name: [line(self._object_type, obj)]}
         livemode = obj.get("livemode")

@@ -93,9 +93,9 @@ class Refilter:
             for column in other.table_columns:
                 if column.kind.is_nested and exists(connection, other, column, f'"object":"{listed.object}"'):
                     of_column = lacking.setdefault(other.name, set())
-                    of_column |= {f"{column.name} ({object_type.name}.{it})" for it in fields}
+                    of_column |= {f"{column.name} ({object_type.name}.{field})" for field in fields}
         for table, names in lacking.items():
-            # On Stripe's clock, like the lists: just after the last list.
+            # Just after the last list, on Stripe's clock like the time of the list.
             connection.execute(
                 "INSERT INTO pipeline.lacking SELECT ?, unnest(?), last + INTERVAL 1 MICROSECOND"
                 " FROM (SELECT max(listed_at) AS last FROM pipeline.coverage WHERE object_type = ?)"
@@ -118,7 +118,8 @@ class Refilter:
             )
 
     def _forget_days(self, connection: duckdb.DuckDBPyConnection, object_type: ObjectType) -> None:
-        """Marks days that lack rows too old until now as unknown, so that the next sync lists them."""
+        """Marks days as unknown if the previous retention removed rows of them that the present one keeps, so that the
+        next sync lists them."""
         before, _, date_field = (get_state(connection, f"retention of {object_type.name}") or "").partition("\n")
         if (age := Age.from_text(before)) is None:
             return
@@ -135,10 +136,10 @@ class Refilter:
 
         def filtered(table: str, column: str, value: str) -> str:
             nested = OBJECT_TYPES[table].kind_of(column).is_nested
-            kept = fields.column(table, column, orjson.loads(value) if nested else value)
-            if kept is None or (column == UNKNOWN and not kept):
+            allowed = fields.column(table, column, orjson.loads(value) if nested else value)
+            if allowed is None or (column == UNKNOWN and not allowed):
                 return ""
-            return orjson.dumps(kept).decode() if nested else str(kept)
+            return orjson.dumps(allowed).decode() if nested else str(allowed)
 
         connection.create_function("filtered", filtered, ["VARCHAR"] * 3, "VARCHAR")
         try:
@@ -159,12 +160,12 @@ class Refilter:
 
         def secretless(table: str, column: str, value: str) -> str:
             nested = OBJECT_TYPES[table].kind_of(column).is_nested
-            kept = without_secrets(orjson.loads(value) if nested else value, self._kept_secrets, name=column)
-            if column == UNKNOWN and not kept:
+            allowed = without_secrets(orjson.loads(value) if nested else value, self._kept_secrets, name=column)
+            if column == UNKNOWN and not allowed:
                 return ""
-            return orjson.dumps(kept).decode() if nested else str(kept)
+            return orjson.dumps(allowed).decode() if nested else str(allowed)
 
-        found = False
+        any_changed = False
         connection.create_function("secretless", secretless, ["VARCHAR"] * 3, "VARCHAR")
         try:
             for table, object_type in self._settings.types.items():
@@ -178,10 +179,10 @@ class Refilter:
                         f" SET {name} = nullif(secretless('{table}', '{column.name}', {name}::VARCHAR), '')"
                         f" WHERE contains({name}::VARCHAR, '{SECRET}')"
                     ).fetchall()
-                    found |= bool(changed)
+                    any_changed |= bool(changed)
         finally:
             connection.remove_function("secretless")
-        return found
+        return any_changed
 
 
 def _recorded_rules(connection: duckdb.DuckDBPyConnection, object_type: ObjectType) -> FieldRules:
@@ -222,11 +223,11 @@ def _concerned(object_type: ObjectType, column: Column, rules: Mapping[str, Fiel
     if column.name == UNKNOWN and own:
         return "true"
     holding = []
-    for table, them in rules.items():
+    for table, of_table in rules.items():
         held = OBJECT_TYPES[table]
-        if them and held.parent == object_type.name and held.embedded_in == column.name:
+        if of_table and held.parent == object_type.name and held.embedded_in == column.name:
             return "true"
-        if them:
+        if of_table:
             # A child may lack an `object` of its own in its parent.
             names = {held.object, family_of(held).object}
             holding += [f'contains("{column.name}"::VARCHAR, \'"{name}"\')' for name in sorted(names)]

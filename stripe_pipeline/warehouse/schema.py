@@ -37,7 +37,7 @@ _PIPELINE_TABLES = {
     "keys": "fingerprint VARCHAR, account VARCHAR, livemode BOOLEAN",
     "clock": "lowest DOUBLE, highest DOUBLE",
     "cursors": "account VARCHAR, livemode BOOLEAN, name VARCHAR, read_until TIMESTAMPTZ",
-    # Found gone, or too old to be kept, and without a row: a list on its way may still hold them.
+    # Objects without a row, because they are deleted or too old to be kept: a list being read may still hold them.
     "gone": "object_type VARCHAR, id VARCHAR, found_at TIMESTAMPTZ, livemode BOOLEAN",
     "coverage": "object_type VARCHAR, account VARCHAR, livemode BOOLEAN, day DATE, listed_at TIMESTAMPTZ,"
     ' listed_until TIMESTAMPTZ, "rows" BIGINT, how VARCHAR, listed BIGINT',
@@ -75,25 +75,27 @@ class Layout:
         """A hash, equal for settings that require the same tables, fields and views."""
         rules = [
             [
-                it.name,
-                self._settings.rules(it).to_json(),
-                self._settings.on_delete_of(it),
-                retention_note(self._settings, it),
+                object_type.name,
+                self._settings.rules(object_type).to_json(),
+                self._settings.on_delete_of(object_type),
+                retention_note(self._settings, object_type),
             ]
-            for it in self._settings.types.values()
+            for object_type in self._settings.types.values()
         ]
-        said = [self._views, list(self._comments()), rules, self._hash_key_name, self._secrets]
-        return hashlib.sha256(orjson.dumps(said)).hexdigest()
+        required = [self._views, list(self._comments()), rules, self._hash_key_name, self._secrets]
+        return hashlib.sha256(orjson.dumps(required)).hexdigest()
 
     @cached_property
     def _kept_secrets(self) -> Mapping[str, frozenset[str]]:
-        return kept_secrets({name: self._settings.rules(it) for name, it in self._settings.types.items()})
+        return kept_secrets(
+            {name: self._settings.rules(object_type) for name, object_type in self._settings.types.items()}
+        )
 
     @property
     def _secrets(self) -> str:
         """Which of Stripe's secrets are removed from stored data."""
-        kept = sorted(f"{it}.{name}" for it, names in self._kept_secrets.items() for name in names)
-        return f"{_SECRETS_TAKEN_OUT} {' '.join(kept)}".strip()
+        fields = sorted(f"{object_name}.{name}" for object_name, names in self._kept_secrets.items() for name in names)
+        return f"{_SECRETS_TAKEN_OUT} {' '.join(fields)}".strip()
 
     @property
     def _hash_key_name(self) -> str:
@@ -128,7 +130,7 @@ class Layout:
             convert_rules(connection)
         if get_state(connection, _CHILDREN_COUNTED) is None:
             # Earlier versions counted the parents here. Null until the day is listed again.
-            children = ", ".join(f"'{it.name}'" for it in OBJECT_TYPES.values() if it.parent)
+            children = ", ".join(f"'{child.name}'" for child in OBJECT_TYPES.values() if child.parent)
             connection.execute(f"UPDATE pipeline.coverage SET listed = NULL WHERE object_type IN ({children})")
             set_state(connection, _CHILDREN_COUNTED, "yes")
         if get_state(connection, "layout") != self.fingerprint:

@@ -295,7 +295,7 @@ def test_space_is_given_back_later_where_a_pruning_was_stopped_before(
     with monkeypatch.context() as patch:
         patch.setattr(compaction, "_copy_to", full)
         with pytest.raises(
-            WarehouseError, match=r"What is too old was removed, but .* could not be made smaller: No sp"
+            WarehouseError, match=r"Rows that were too old were removed, but .* could not be made smaller: No sp"
         ):
             make_pipeline(LIVE, retention="10 days").prune()
     # Whether DuckDB frees blocks depends on how the rows lie.

@@ -117,7 +117,7 @@ def test_an_erased_customer_is_in_no_file_and_amounts_ids_and_days_stay(
         "customers": 1,
         "disputes": 1,
         "fee_details": 4,
-        "invoice_lines": len([it for it in shop.objects("invoice_lines", False) if it]) // 2,
+        "invoice_lines": len(shop.objects("invoice_lines", False)) // 2,
         "invoices": 1,
         "payment_intents": 4,
         "refunds": 1,

@@ -21,7 +21,7 @@ from benchmarks.measuring import Options, Spent, apart
 from stripe_pipeline.batch import Mode
 from stripe_pipeline.data_folder import CATALOG, DataFolder
 from stripe_pipeline.days import DAY, day_start
-from stripe_pipeline.objects import OBJECT_TYPES, Kind
+from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.warehouse.sql import attach
 
 DAYS = 730
@@ -154,8 +154,8 @@ def _multiply(connection: duckdb.DuckDBPyConnection, table: str, count: int, cus
             [table],
         ).fetchall()
     ]
-    kinds = {column.name: column.kind for column in object_type.columns}
-    texts = [name for name in names if kinds.get(name) in (Kind.TEXT, Kind.REFERENCE, Kind.NESTED)]
+    holds_text = {column.name for column in object_type.columns if column.kind.hashable or column.kind.is_nested}
+    texts = [name for name in names if name in holds_text]
     [own] = connection.execute(
         "SELECT " + ", ".join(f"contains(any_value({name}), '{_WORD}')" for name in texts) + f" FROM raw.{table}"
     ).fetchall()

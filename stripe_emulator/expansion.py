@@ -13,13 +13,10 @@ from stripe_emulator.errors import StripeError
 from stripe_emulator.shop import EMBEDDED
 from stripe_emulator.store import Json, Window
 from stripe_emulator.types import BY_OBJECT, IncludedList, type_of
-from stripe_pipeline.objects import OBJECT_TYPES, Kind
+from stripe_pipeline.objects import OBJECT_TYPES
 
 _REFERENCES = frozenset(
-    column.name
-    for object_type in OBJECT_TYPES.values()
-    for column in object_type.columns
-    if column.kind is Kind.REFERENCE
+    column.name for object_type in OBJECT_TYPES.values() for column in object_type.columns if column.kind.names_object
 ) | {"balance_transactions", "discounts"}
 _INCLUDABLE = frozenset(
     (

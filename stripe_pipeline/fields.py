@@ -22,7 +22,7 @@ import orjson
 
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import WarehouseError, did_you_mean, scrub_client_secrets
-from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType, children_of
+from stripe_pipeline.objects import OBJECT_TYPES, ObjectType, children_of
 from stripe_pipeline.storage_errors import reason, remedy
 
 UNKNOWN = "_extra"
@@ -39,7 +39,7 @@ SECRET = "secret"
 _CLIENT_SECRET = "client_secret"
 _BY_OBJECT = {object_type.object: object_type.name for object_type in OBJECT_TYPES.values()}
 _DIGITS = 32  # of a hash: 128 bits
-_WORDS = {("currency",), ("status",)}  # each one of a few known words, which users of a row need to tell apart
+_WORDS = {("currency",), ("status",)}  # fields with a few known values, which readers of a row need to distinguish
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,16 @@ class FieldRules:
             names[0] == UNKNOWN and not self.keep_unknown
         )
 
-    def __str__(self) -> str:
-        said = [f"-{_written(path)}" for path in self.exclude] + [f"#{_written(path)}" for path in self.hash]
-        return "\n".join(sorted(said) + ([] if self.keep_unknown else [f"-{UNKNOWN}"]))
+    def to_json(self) -> str:
+        """The rules as a text that is equal for equal rules."""
+        rules = {"exclude": sorted(self.exclude), "hash": sorted(self.hash), "keep_unknown": self.keep_unknown}
+        return orjson.dumps(rules).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> FieldRules:
+        """The rules that `to_json` returned `text` for."""
+        rules = orjson.loads(text)
+        return cls(frozenset(map(tuple, rules["exclude"])), frozenset(map(tuple, rules["hash"])), rules["keep_unknown"])
 
 
 @dataclass
@@ -97,20 +104,23 @@ class FieldFilter:
         values that arrive already hashed."""
         # Nearly every account has only the rules about secrets, which need no walk through each object.
         walked = {
-            table: replace(them, exclude=them.exclude - _secrets_of(OBJECT_TYPES[table]))
-            for table, them in rules.items()
+            table: replace(of_table, exclude=of_table.exclude - _secrets_of(OBJECT_TYPES[table]))
+            for table, of_table in rules.items()
         }
         self._trees = {
             table: _tree(walked.get(table, FieldRules()), hashed.get(table, frozenset()))
             for table in OBJECT_TYPES
             if walked.get(table) or hashed.get(table)
         }
-        self._secrets = {table: frozenset(it.secrets) - _kept_secrets(rules, it) for table, it in OBJECT_TYPES.items()}
+        self._secrets = {
+            table: frozenset(object_type.secrets) - _kept_secrets(rules, object_type)
+            for table, object_type in OBJECT_TYPES.items()
+        }
         self._kept_secrets = kept_secrets(rules)
         self._keep_unknown = {table for table in OBJECT_TYPES if table not in rules or rules[table].keep_unknown}
         self._known = {table: frozenset(OBJECT_TYPES[table].column_names) for table in OBJECT_TYPES}
         self._references = {
-            table: frozenset(column.name for column in object_type.columns if column.kind is Kind.REFERENCE)
+            table: frozenset(column.name for column in object_type.columns if column.kind.names_object)
             for table, object_type in OBJECT_TYPES.items()
         }
         self._embedded = {
@@ -140,7 +150,7 @@ class FieldFilter:
     def column(self, table: str, name: str, value: Any) -> Any:
         """The value of a column as it may be stored: a field's value, or the unknown fields of `_extra`."""
         if name == UNKNOWN:
-            unknown = {it: of for it, of in value.items() if of is self._unexpanded(table, it, of)}
+            unknown = {key: held for key, held in value.items() if held is self._unexpanded(table, key, held)}
             return self._object(table, unknown)
         branch = self._trees.get(table, _NOTHING).below.get(name, _NOTHING)
         return None if branch.drop else self._value(value, branch, name, inside=self._embedded[table].get(name))
@@ -148,15 +158,15 @@ class FieldFilter:
     def _object(self, table: str, obj: Mapping[str, Any], above: _Branch = _NOTHING) -> dict[str, Any]:
         """`above` holds the enclosing object's rules for this object."""
         tree = self._trees.get(table, _NOTHING)
-        kept = {}
+        filtered = {}
         for name, value in obj.items():
             if name not in self._known[table] and table not in self._keep_unknown:
                 continue
             branch = _both(tree.below.get(name, _NOTHING), above.below.get(name, _NOTHING))
             if not branch.drop:
                 field = self._unexpanded(table, name, value)
-                kept[name] = self._value(field, branch, name, inside=self._embedded[table].get(name))
-        return kept
+                filtered[name] = self._value(field, branch, name, inside=self._embedded[table].get(name))
+        return filtered
 
     def _unexpanded(self, table: str, name: str, value: Any) -> Any:
         """`value`, or only the id of an expanded reference if unknown fields are not kept."""
@@ -165,25 +175,26 @@ class FieldFilter:
         return value["id"] if isinstance(value.get("id"), str) else value
 
     def _value(self, value: Any, branch: _Branch, name: str, *, inside: str | None = None) -> Any:
-        """`name` is the field's; `inside` is the table whose objects a list without their name holds."""
+        """`name` is the field's name; `inside` is the table of objects that do not name their type, or a list of
+        them."""
         if branch.hash and not isinstance(value, list):
             return value if branch.hashed and isinstance(value, str) else self._hashed(value)
         if isinstance(value, list):
-            return [self._value(it, branch, name, inside=inside) for it in value]
+            return [self._value(item, branch, name, inside=inside) for item in value]
         if not isinstance(value, dict):
             return value
-        # In metadata `object` is a key of the shop's own.
-        says = value.get("object") if name != "metadata" else None
-        held = _BY_OBJECT.get(says) if isinstance(says, str) else None
-        if held is None and inside is not None and says != "list":
-            held = inside
-        if held is not None:
+        # In metadata, the shop may have chosen `object` as a key.
+        stripe_object = value.get("object") if name != "metadata" else None
+        table = _BY_OBJECT.get(stripe_object) if isinstance(stripe_object, str) else None
+        if table is None and inside is not None and stripe_object != "list":
+            table = inside
+        if table is not None:
             # The object's type always stays: later rules find the object by its type.
-            return self._object(held, value, branch) | ({"object": says} if "object" in value else {})
+            return self._object(table, value, branch) | ({"object": stripe_object} if "object" in value else {})
         return {
-            below: self._value(it, branch.below.get(below, _NOTHING), below, inside=inside if below == "data" else None)
-            for below, it in value.items()
-            if not branch.below.get(below, _NOTHING).drop
+            key: self._value(item, branch.below.get(key, _NOTHING), key, inside=inside if key == "data" else None)
+            for key, item in value.items()
+            if not branch.below.get(key, _NOTHING).drop
         }
 
     def _hashed(self, value: Any) -> Any:
@@ -202,36 +213,40 @@ def hashed(text: str, key: bytes) -> str:
 
 
 def without_secrets(
-    value: Any, kept: Mapping[str, frozenset[str]] = MappingProxyType({}), *, name: str = "", of: str = ""
+    value: Any, kept_fields: Mapping[str, frozenset[str]] = MappingProxyType({}), *, name: str = "", of: str = ""
 ) -> Any:
     """`value` without the secrets that Stripe says must not be stored: each `client_secret`, each `secret` of an object
     such as an ephemeral key, and client secrets within text.
 
-    `kept`: the fields that stay as they are, by Stripe's name for the object they belong to. `name` is the field that
-    holds `value`; `of` is the type of `value` if `value` does not name it. Metadata stays as it is: its keys are the
-    shop's own.
+    `kept_fields`: the fields that stay as they are, by Stripe's name for the object they belong to. `name` is the field
+    that holds `value`; `of` is the type of `value` if `value` does not name it. Metadata stays as it is: the shop
+    chooses its keys.
     """
     if name == "metadata":
         return value
     if isinstance(value, str):
         return scrub_client_secrets(value)
     if isinstance(value, list):
-        return [without_secrets(it, kept) for it in value]
+        return [without_secrets(item, kept_fields) for item in value]
     if not isinstance(value, dict):
         return value
-    says = value.get("object", of)
-    stay = kept.get(says, frozenset()) if isinstance(says, str) else frozenset()
-    secrets = {_CLIENT_SECRET, SECRET} if says or name == UNKNOWN else {_CLIENT_SECRET}
+    stripe_object = value.get("object", of)
+    exempt = kept_fields.get(stripe_object, frozenset()) if isinstance(stripe_object, str) else frozenset()
+    secrets = {_CLIENT_SECRET, SECRET} if stripe_object or name == UNKNOWN else {_CLIENT_SECRET}
     return {
-        below: it if below in stay else without_secrets(it, kept, name=below)
-        for below, it in value.items()
-        if below in stay or below not in secrets
+        key: item if key in exempt else without_secrets(item, kept_fields, name=key)
+        for key, item in value.items()
+        if key in exempt or key not in secrets
     }
 
 
 def kept_secrets(rules: Mapping[str, FieldRules]) -> Mapping[str, frozenset[str]]:
     """The secrets that `rules` (by table name) keep, by Stripe's name for the object."""
-    return {it.object: kept for it in OBJECT_TYPES.values() if (kept := _kept_secrets(rules, it))}
+    return {
+        object_type.object: names
+        for object_type in OBJECT_TYPES.values()
+        if (names := _kept_secrets(rules, object_type))
+    }
 
 
 def _kept_secrets(rules: Mapping[str, FieldRules], object_type: ObjectType) -> frozenset[str]:
@@ -245,25 +260,25 @@ def _secrets_of(object_type: ObjectType) -> frozenset[tuple[str, ...]]:
     return frozenset((name,) for name in object_type.secrets)
 
 
-def _both(one: _Branch, other: _Branch) -> _Branch:
+def _both(first: _Branch, second: _Branch) -> _Branch:
     """The combination of two rules."""
-    if one is _NOTHING or other is _NOTHING:
-        return other if one is _NOTHING else one
+    if first is _NOTHING or second is _NOTHING:
+        return second if first is _NOTHING else first
     below = {
-        name: _both(one.below.get(name, _NOTHING), other.below.get(name, _NOTHING))
-        for name in one.below.keys() | other.below.keys()
+        name: _both(first.below.get(name, _NOTHING), second.below.get(name, _NOTHING))
+        for name in first.below.keys() | second.below.keys()
     }
-    return _Branch(one.drop or other.drop, one.hash or other.hash, one.hashed or other.hashed, below)
+    return _Branch(first.drop or second.drop, first.hash or second.hash, first.hashed or second.hashed, below)
 
 
 def _tree(rules: FieldRules, hashed: frozenset[tuple[str, ...]]) -> _Branch:
     root = _Branch()
-    for paths, what in ((rules.exclude, "drop"), (rules.hash, "hash"), (hashed, "hashed")):
+    for paths, effect in ((rules.exclude, "drop"), (rules.hash, "hash"), (hashed, "hashed")):
         for path in paths:
             branch = root
             for name in path:
                 branch = branch.below.setdefault(name, _Branch())
-            setattr(branch, what, True)
+            setattr(branch, effect, True)
     return root
 
 
@@ -272,7 +287,8 @@ def path_from(text: str) -> tuple[str, ...]:
     return tuple(step.strip('"') for step in STEP.findall(text))
 
 
-def _written(path: Iterable[str]) -> str:
+def path_text(path: Iterable[str]) -> str:
+    """The path as written in the settings."""
     return ".".join(f'"{step}"' if "." in step else step for step in path)
 
 
@@ -311,7 +327,7 @@ def _path_of(name: str, object_type: ObjectType, *, of_list: str) -> tuple[str, 
         raise ValueError(f"names {name!r} under `{of_list}`, which is not a field of {object_type.name}{like}")
     if of_list != "include" and path[0] in keys:
         raise ValueError(f"names {name!r} under `{of_list}`: rows need {', '.join(sorted(keys))}")
-    if len(path) > 1 and columns[path[0]].kind is not Kind.NESTED:
+    if len(path) > 1 and not columns[path[0]].kind.is_nested:
         raise ValueError(f"names {name!r} under `{of_list}`, but {path[0]} holds nothing below it")
     if path[0] == "metadata" and len(path) > 2:
         raise ValueError(
@@ -328,7 +344,7 @@ def _named(included: Collection[tuple[str, ...]], hashes: Iterable[tuple[str, ..
     for path in sorted(hashes):
         if len(path) > 1 and path[0] not in named:
             raise ValueError(
-                f"names {_written(path)!r} under `hash` and not {path[0]!r} under `include`: include the field, and"
+                f"names {path_text(path)!r} under `hash` and not {path[0]!r} under `include`: include the field, and"
                 " exclude what else is below it"
             )
         named.add(path[0])
@@ -341,8 +357,11 @@ def _check_hashes(
     """Raise `ValueError`, like `rules_of`, for unhashable fields."""
     kinds = {column.name: column.kind for column in object_type.columns}
     for path in sorted(hashes):
-        if path[0] == UNKNOWN or (len(path) == 1 and kinds[path[0]] not in (Kind.TEXT, Kind.REFERENCE)):
-            raise ValueError(f"names {'.'.join(path)!r} under `hash`: only text can be hashed, or a path to it")
+        if path[0] == UNKNOWN or (len(path) == 1 and not kinds[path[0]].hashable):
+            raise ValueError(
+                f"names {'.'.join(path)!r} under `hash`: only text can be hashed; below a nested field, name the path"
+                " to the text"
+            )
         if path in _WORDS:
             raise ValueError(
                 f"names {path[0]!r} under `hash`: views and updates depend on its value; exclude it instead"
@@ -356,15 +375,15 @@ def unseen(rules: FieldRules, objects: Sequence[Mapping[str, Any]]) -> list[str]
 
     A field is skipped if no object has a value that could contain the field.
     """
-    found = []
+    missing = []
     for path in sorted(rules.exclude | rules.hash):
         above: list[Any] = list(objects)
         for step in path[:-1]:
-            above = [it[step] for it in _each(above) if step in it]
-        there = {name for it in _each(above) for name in it}
-        if len(path) > 1 and there and path[-1] not in there:
-            found.append(_written(path) + did_you_mean(path[-1], there))
-    return found
+            above = [obj[step] for obj in _each(above) if step in obj]
+        names = {name for obj in _each(above) for name in obj}
+        if len(path) > 1 and names and path[-1] not in names:
+            missing.append(path_text(path) + did_you_mean(path[-1], names))
+    return missing
 
 
 def _each(values: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
@@ -381,19 +400,19 @@ def load_hash_key(folder: DataFolder, environment: Mapping[str, str] = os.enviro
 
     Without `keep`, for read-only callers, a new key is not stored. Raises `WarehouseError` if a key cannot be stored.
     """
-    if given := environment.get("STRIPE_PIPELINE_HASH_KEY", "").strip():
-        return given.encode()
+    if from_environment := environment.get("STRIPE_PIPELINE_HASH_KEY", "").strip():
+        return from_environment.encode()
     try:
         if not folder.hash_key.exists() and not keep:
             return secrets.token_hex(32).encode()
         if not folder.hash_key.exists():
             folder.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=folder.root) as made:  # nobody else may read it
-                made.write(secrets.token_hex(32))
-                made.flush()
+            with tempfile.NamedTemporaryFile("w", dir=folder.root) as new_key:  # only this user may read the file
+                new_key.write(secrets.token_hex(32))
+                new_key.flush()
                 with contextlib.suppress(FileExistsError):
                     # Atomic: another process may look for the key at the same moment.
-                    folder.hash_key.hardlink_to(made.name)
+                    folder.hash_key.hardlink_to(new_key.name)
         key = folder.hash_key.read_bytes()
     except OSError as error:
         raise WarehouseError(

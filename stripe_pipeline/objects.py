@@ -1,7 +1,8 @@
-"""The nine Stripe object types: one declaration each.
+"""The nine Stripe object types, and the kinds of their columns: one declaration each.
 
 Tables, assets, views, event routing, listing, relations and the documentation table are derived from `OBJECT_TYPES`; a
-tenth type is one more entry here. `rows` defines a row's JSON, `warehouse` the SQL.
+tenth type is one more entry here. All that depends on a column's kind is declared in `KINDS`. `rows` defines a row's
+JSON, `warehouse` the SQL.
 
 Fields and types are those of the API version that every request asks for (`stripe_api.version`). More facts about the
 types: docs/stripe.md#object-types.
@@ -9,41 +10,96 @@ types: docs/stripe.md#object-types.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
 
 
-class Kind(StrEnum):
-    """The kind of a column's values; decides their DuckDB type and their checks."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Kind:
+    """The kind of a column's values: how a value is checked, stored, read and restored, and what it may be used for."""
 
-    TEXT = "text"
-    REFERENCE = "reference"  # the id; Stripe may also send the expanded object
-    INTEGER = "integer"
-    AMOUNT = "amount"  # minor units of the row's `currency`
-    TIMESTAMP = "timestamp"  # Stripe sends whole Unix seconds
-    BOOLEAN = "boolean"
-    NUMBER = "number"
-    DECIMAL = "decimal"  # Stripe sends text; kept as text, exact
-    NESTED = "nested"  # objects and lists, as JSON
+    python_type: type | None
+    """The type of a value in Stripe's JSON; None for any type."""
+    fits: Callable[[Any], bool] | None = None
+    """Whether the column can hold this value of `python_type`; by default it can hold every one."""
+    convert: Callable[[Any], Any] | None = None
+    """Returns the value to store in place of any other value; None if there is none, as by default."""
+    sql_type: str
+    """The column's DuckDB type."""
+    storage: str = ""
+    """What the column's definition says after the type."""
+    line_type: str | None = None
+    """The DuckDB type of the value in a line of NDJSON, if it is not `sql_type`."""
+    read: str = "{}"
+    """The SQL expression that turns a value from a line, `{}`, into one of `sql_type`."""
+    restore: Callable[[Any], Any] | None = None
+    """Returns Stripe's value for the value that DuckDB's Python client returns; by default both are equal."""
+    is_nested: bool = False
+    """Whether the values are objects and lists, as JSON."""
+    is_time: bool = False
+    """Whether the values are points in time, by which rows can be dated."""
+    in_minor_units: bool = False
+    """Whether the values are amounts in minor units of the row's `currency`."""
+    names_object: bool = False
+    """Whether the values are ids; Stripe may also send the object that the id names."""
+    hashable: bool = False
+    """Whether the settings may hash the values."""
+    may_hold_secret: bool = False
+    """Whether a value may contain a client secret."""
 
-    @property
-    def sql_type(self) -> str:
-        """The DuckDB type of a column of this kind."""
-        return _SQL_TYPES[self]
+    def accepts(self, value: Any) -> bool:
+        """Whether the column can hold `value` as it is."""
+        return (self.python_type is None or value.__class__ is self.python_type) and (
+            self.fits is None or self.fits(value)
+        )
 
 
-_SQL_TYPES = {
-    Kind.TEXT: "VARCHAR",
-    Kind.REFERENCE: "VARCHAR",
-    Kind.INTEGER: "BIGINT",
-    Kind.AMOUNT: "BIGINT",
-    Kind.TIMESTAMP: "TIMESTAMPTZ",
-    Kind.BOOLEAN: "BOOLEAN",
-    Kind.NUMBER: "DOUBLE",
-    Kind.DECIMAL: "VARCHAR",
-    Kind.NESTED: "JSON",
+_BIGINT = range(-(2**63), 2**63)
+_SECONDS = range(253_402_300_800)  # until the year 10000: the range of both DuckDB and Python ends before
+_EXACT_IN_DOUBLE = range(-(2**53), 2**53 + 1)
+
+
+def _id_of(value: Any) -> str | None:
+    """The id of an expanded object."""
+    object_id = value.get("id") if isinstance(value, dict) else None
+    return object_id if isinstance(object_id, str) else None
+
+
+def _whole_number(value: Any) -> int | None:
+    """An integer that is equal to a floating-point number."""
+    return value if value.__class__ is int and value in _EXACT_IN_DOUBLE else None
+
+
+KINDS: Mapping[str, Kind] = {
+    "text": Kind(python_type=str, sql_type="VARCHAR", hashable=True, may_hold_secret=True),
+    "reference": Kind(python_type=str, convert=_id_of, sql_type="VARCHAR", names_object=True, hashable=True),
+    "integer": Kind(python_type=int, fits=_BIGINT.__contains__, sql_type="BIGINT"),
+    "amount": Kind(python_type=int, fits=_BIGINT.__contains__, sql_type="BIGINT", in_minor_units=True),
+    "timestamp": Kind(
+        python_type=int,  # Unix seconds
+        fits=_SECONDS.__contains__,
+        sql_type="TIMESTAMPTZ",
+        line_type="BIGINT",
+        read="make_timestamptz({} * 1000000)",
+        restore=lambda moment: int(moment.timestamp()),
+        is_time=True,
+    ),
+    "boolean": Kind(python_type=bool, sql_type="BOOLEAN"),
+    "number": Kind(python_type=float, convert=_whole_number, sql_type="DOUBLE"),
+    "decimal": Kind(python_type=str, sql_type="VARCHAR"),  # Stripe sends text, which is exact
+    "nested": Kind(
+        python_type=None,
+        sql_type="JSON",
+        storage="USING COMPRESSION zstd",  # a third of the space
+        restore=json.loads,
+        is_nested=True,
+        may_hold_secret=True,
+    ),
 }
+"""All kinds of columns by name."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +209,7 @@ class ObjectType:
 
     def kind_of(self, column: str) -> Kind:
         """The kind of one of the table's columns; raises `KeyError` for any other."""
-        return {it.name: it.kind for it in self.table_columns}[column]
+        return {known.name: known.kind for known in self.table_columns}[column]
 
     @property
     def key_columns(self) -> frozenset[str]:
@@ -162,10 +218,12 @@ class ObjectType:
 
 
 BOOKKEEPING = (
-    Column("_account", Kind.TEXT, "Stripe account the row was read from"),
-    Column("_fetched_at", Kind.TIMESTAMP, "When the request that brought this row was sent, on Stripe's clock"),
-    Column("_deleted_at", Kind.TIMESTAMP, "When the object was found deleted in Stripe; null while it exists"),
-    Column("_extra", Kind.NESTED, "Fields this version does not know, and values of an unexpected type, as received"),
+    Column("_account", KINDS["text"], "Stripe account the row was read from"),
+    Column("_fetched_at", KINDS["timestamp"], "When the request that brought this row was sent, on Stripe's clock"),
+    Column("_deleted_at", KINDS["timestamp"], "When the object was found deleted in Stripe; null while it exists"),
+    Column(
+        "_extra", KINDS["nested"], "Fields this version does not know, and values of an unexpected type, as received"
+    ),
 )
 """Columns that every base table has besides Stripe's own."""
 
@@ -176,20 +234,24 @@ _DESCRIPTIONS = {
 
 
 def _columns(
-    *, leading: tuple[str, ...] = ("id", "created", "livemode"), added: Mapping[str, Kind] | None = None, **fields: str
+    *,
+    leading: tuple[str, ...] = ("id", "created", "livemode"),
+    added: Mapping[str, str] = MappingProxyType({}),
+    **fields: str,
 ) -> tuple[Column, ...]:
-    """Columns from space-separated field names of each kind; `added` is what the pipeline adds to Stripe's fields."""
-    kinds = {name: Kind(kind) for kind, names in fields.items() for name in names.split()} | dict(added or {})
+    """Columns from space-separated field names of each kind; `added` has the kinds of the columns that the pipeline
+    adds to Stripe's fields."""
+    kinds = {name: kind for kind, names in fields.items() for name in names.split()} | dict(added)
     ordered = [*leading, *sorted(kinds.keys() - set(leading))]
     return tuple(
-        Column(name, kinds[name], _describe(name, kinds[name]), added=name in (added or {})) for name in ordered
+        Column(name, kind := KINDS[kinds[name]], _describe(name, kind), added=name in added) for name in ordered
     )
 
 
 def _describe(name: str, kind: Kind) -> str:
     if name in _DESCRIPTIONS:
         return _DESCRIPTIONS[name]
-    return "In minor units of `currency`" if kind is Kind.AMOUNT else ""
+    return "In minor units of `currency`" if kind.in_minor_units else ""
 
 
 BALANCE_TRANSACTIONS = ObjectType(
@@ -200,7 +262,7 @@ BALANCE_TRANSACTIONS = ObjectType(
     announced_by=("charges", "disputes", "refunds"),
     about_person=("description",),  # the charge's
     columns=_columns(
-        added={"livemode": Kind.BOOLEAN},
+        added={"livemode": "boolean"},
         text="balance_type currency description id object reporting_category status type",
         reference="source",
         amount="amount fee net",
@@ -325,10 +387,10 @@ FEE_DETAILS = ObjectType(
     columns=_columns(
         leading=("balance_transaction", "position", "created", "livemode"),
         added={
-            "balance_transaction": Kind.REFERENCE,
-            "position": Kind.INTEGER,
-            "created": Kind.TIMESTAMP,
-            "livemode": Kind.BOOLEAN,
+            "balance_transaction": "reference",
+            "position": "integer",
+            "created": "timestamp",
+            "livemode": "boolean",
         },
         text="currency description type",
         reference="application",
@@ -347,7 +409,7 @@ INVOICE_LINES = ObjectType(
     embedded_in="lines",
     columns=_columns(
         leading=("id", "invoice", "created", "livemode"),
-        added={"created": Kind.TIMESTAMP},
+        added={"created": "timestamp"},
         text="currency description id object",
         reference="invoice subscription",
         amount="amount subtotal",
@@ -421,7 +483,10 @@ INVOICES = ObjectType(
     ),
     about_person=(
         *("custom_fields", "description", "footer", "hosted_invoice_url", "invoice_pdf", "metadata"),
-        *(f"last_finalization_error.{it}" for it in ("payment_intent", "payment_method", "setup_intent", "source")),
+        *(
+            f"last_finalization_error.{field}"
+            for field in ("payment_intent", "payment_method", "setup_intent", "source")
+        ),
         "parent.subscription_details.metadata",
     ),
     # Since API 2025-03-31 nothing else links an invoice and its payment (docs/stripe.md#api-versions).
@@ -477,7 +542,7 @@ PAYMENT_INTENTS = ObjectType(
     personal=("receipt_email", "shipping"),
     about_person=(
         *("description", "metadata", "next_action", "payment_details"),
-        *(f"last_payment_error.{it}" for it in ("payment_intent", "payment_method", "setup_intent", "source")),
+        *(f"last_payment_error.{field}" for field in ("payment_intent", "payment_method", "setup_intent", "source")),
     ),
     references=(
         Reference(column="customer", target="customers", may_be_older=True, may_be_gone=True),
@@ -493,7 +558,7 @@ REFUNDS = ObjectType(
     endpoint="/v1/refunds",
     events=("charge.refund.updated", "refund.created", "refund.failed", "refund.updated"),
     columns=_columns(
-        added={"livemode": Kind.BOOLEAN},
+        added={"livemode": "boolean"},
         text="""
             currency description failure_reason id instructions_email object
             pending_reason reason receipt_number status

@@ -8,39 +8,26 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cache
 from typing import Any
 
 import orjson
 
 from stripe_pipeline.errors import BadObject, shown
-from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType
+from stripe_pipeline.objects import KINDS, OBJECT_TYPES, ObjectType
 
-_BIGINT = 2**63
-_EXACT_IN_DOUBLE = 2**53
 _OBJECT = re.compile(r"[a-z_.]{1,60}")
-_LAST_TIMESTAMP = 253_402_300_800  # the year 10000: the range of both DuckDB and Python ends before
 
 LONGEST_ROW = 16_000_000
 """Bytes; DuckDB reads at most 16 MiB of JSON as one object."""
 _SHOWN = 80  # characters of an id in a message
-_KEPT_OUT = "The object is kept out and the others of its type go on; report it with this message if it stays so"
+_KEPT_OUT = (
+    "The object is left out; the others of its type are stored. If later runs show this message again, report it"
+)
 # Shops may choose the ids of their customers. Percent-encoded, an id of this length still fits into a URL.
 _ID = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,500}")
-
-_PYTHON_TYPES: Mapping[Kind, type] = {
-    Kind.TEXT: str,
-    Kind.REFERENCE: str,
-    Kind.INTEGER: int,
-    Kind.AMOUNT: int,
-    Kind.TIMESTAMP: int,
-    Kind.BOOLEAN: bool,
-    Kind.NUMBER: float,
-    Kind.DECIMAL: str,
-}
 
 
 @dataclass
@@ -50,7 +37,7 @@ class Surprises:
     seen: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def add(self, table: str, name: str, object_id: str) -> None:
-        """Count one value of field `name` of `table`, found on `object_id`."""
+        """Count one value of field `name` of `table`, which `object_id` has."""
         count, example = self.seen.get(f"{table}.{name}", (0, object_id))
         self.seen[f"{table}.{name}"] = (count + 1, example)
 
@@ -64,9 +51,14 @@ class Surprises:
         return "; ".join(f"{where}: {count} (e.g. {example})" for where, (count, example) in sorted(self.seen.items()))
 
 
+_Call = Callable[[Any], Any]
+
+
 @cache
-def _fields(table: str) -> Mapping[str, tuple[Kind, type | None]]:
-    return {column.name: (column.kind, _PYTHON_TYPES.get(column.kind)) for column in OBJECT_TYPES[table].columns}
+def _fields(table: str) -> Mapping[str, tuple[type | None, _Call | None, _Call | None]]:
+    """By field name, the parts of `Kind` that decide where a value goes: a tuple is faster to read than the object."""
+    kinds = {column.name: column.kind for column in OBJECT_TYPES[table].columns}
+    return {name: (kind.python_type, kind.fits, kind.convert) for name, kind in kinds.items()}
 
 
 @cache
@@ -82,14 +74,15 @@ def shape(
     livemode: bool,
     fetched_at: float,
     surprises: Surprises,
-    given: Mapping[str, Any] | None = None,
+    from_parent: Mapping[str, Any] | None = None,
 ) -> bytes:
     """One line of NDJSON for the load: `obj` as a row of `object_type`'s table.
 
     `livemode` is the key's mode, used if the object has none. `fetched_at`: when the request was sent, seconds on
-    Stripe's clock. `given`: columns that come from the parent instead of the object. Null fields are left out; an
-    expanded reference becomes its id; unknown fields, expanded references and values of an unexpected type are kept in
-    `_extra` as received. Timestamps stay Unix seconds, `_fetched_at` is in microseconds: the load converts both.
+    Stripe's clock. `from_parent`: values of columns that come from the parent instead of the object. Null fields are
+    left out; an expanded reference becomes its id; unknown fields, expanded references and values of an unexpected type
+    are kept in `_extra` as received. Timestamps stay Unix seconds, `_fetched_at` is in microseconds: the load converts
+    both.
 
     Raises `BadObject` if a key column or `created` is missing or of the wrong type, and for values that DuckDB would
     not read.
@@ -97,7 +90,7 @@ def shape(
     fields, added = _fields(object_type.name), _added(object_type.name)
     row: dict[str, Any] = {"livemode": livemode}
     extra: dict[str, Any] = {}
-    given = given or {}
+    from_parent = from_parent or {}
     for name, value in obj.items():
         if value is None:
             continue
@@ -106,28 +99,23 @@ def shape(
             extra[name] = value
             continue
         if name in added:
-            # Stripe once did not send this field: the column is the pipeline's, and Stripe's value goes to `_extra`.
+            # The pipeline fills this column. If Stripe has begun to send the field, its value goes to `_extra`.
             extra[name] = value
-        if name in given:
-            if value != given[name]:
+        if name in from_parent:
+            if value != from_parent[name]:
                 extra[name] = value
             continue
-        kind, expected = known
-        if expected is None or value.__class__ is expected:
-            if expected is int and not _fits(kind, value):
-                extra[name] = value
-                surprises.add(object_type.name, name, str(obj.get("id")))
-            else:
-                row[name] = value
-        elif kind is Kind.REFERENCE and isinstance(value, dict) and isinstance(value.get("id"), str):
-            row[name] = value["id"]
-            extra[name] = value
-        elif expected is float and value.__class__ is int and abs(value) <= _EXACT_IN_DOUBLE:
+        python_type, fits, convert = known
+        if (python_type is None or value.__class__ is python_type) and (fits is None or fits(value)):
             row[name] = value
+        elif convert is not None and (converted := convert(value)) is not None:
+            row[name] = converted
+            if converted is not value:
+                extra[name] = value
         else:
             extra[name] = value
             surprises.add(object_type.name, name, str(obj.get("id")))
-    row.update(given)
+    row.update(from_parent)
     for name in (*object_type.key, "created"):
         if name not in row:
             raise _bad(obj, name)
@@ -165,9 +153,9 @@ def id_of(obj: Mapping[str, Any]) -> str:
 
 
 def created_of(obj: Mapping[str, Any]) -> int:
-    """When `obj` was created, Unix seconds; raises `BadObject` if it does not say."""
-    created = obj.get("created")
-    if created.__class__ is not int or not _fits(Kind.TIMESTAMP, created):
+    """When `obj` was created, Unix seconds; raises `BadObject` if `obj` does not have a valid time."""
+    created: Any = obj.get("created")
+    if not KINDS["timestamp"].accepts(created):
         raise _bad(obj, "created")
     return int(created)
 
@@ -177,10 +165,10 @@ def check(obj: Mapping[str, Any], object_type: ObjectType, *, livemode: bool) ->
     id_of(obj)
     created_of(obj)
     if obj.get("object", object_type.object) != object_type.object:
-        raise BadObject(f"Stripe sent {_name(obj)} where {object_type.name} were asked for", _KEPT_OUT)
+        raise BadObject(f"Stripe sent {_name(obj)} where {object_type.name} were requested", _KEPT_OUT)
     if isinstance(obj.get("livemode"), bool) and obj["livemode"] is not livemode:
-        asked, sent = ("live", "test") if livemode else ("test", "live")
-        raise BadObject(f"Stripe sent {_name(obj)}, which is {sent} data, to a {asked} key", _KEPT_OUT)
+        of_key, of_object = ("live", "test") if livemode else ("test", "live")
+        raise BadObject(f"Stripe sent {_name(obj)}, which is {of_object} data, to a {of_key} key", _KEPT_OUT)
 
 
 def _bad(obj: Mapping[str, Any], name: str) -> BadObject:
@@ -193,11 +181,6 @@ def _name(obj: Mapping[str, Any]) -> str:
     kind, object_id = obj.get("object"), obj.get("id")
     kind = kind if isinstance(kind, str) and _OBJECT.fullmatch(kind) else "object"
     return f"a {kind} ({object_id[:_SHOWN] if isinstance(object_id, str) else shown(object_id)})"
-
-
-def _fits(kind: Kind, value: Any) -> bool:
-    low, high = (0, _LAST_TIMESTAMP) if kind is Kind.TIMESTAMP else (-_BIGINT, _BIGINT)
-    return bool(low <= value < high)
 
 
 def microseconds(seconds: float) -> int:
@@ -214,14 +197,8 @@ def restore(object_type: ObjectType, row: Mapping[str, Any]) -> dict[str, Any]:
     obj: dict[str, Any] = {}
     for column in object_type.columns:
         value = row.get(column.name)
-        if value is None or column.added:
-            continue
-        if column.kind is Kind.NESTED:
-            obj[column.name] = json.loads(value)
-        elif isinstance(value, datetime):
-            obj[column.name] = int(value.timestamp())
-        else:
-            obj[column.name] = value
+        if value is not None and not column.added:
+            obj[column.name] = column.kind.restore(value) if column.kind.restore else value
     if row["_extra"] is not None:
         obj.update(json.loads(row["_extra"]))
     return obj

@@ -24,6 +24,7 @@ from stripe_pipeline.days import day_of
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.warehouse import compaction
+from stripe_pipeline.warehouse.schema import FORMAT
 from tests.cli.test_cli import Project, Run, api, environment, project, run  # noqa: F401 - the command line's fixtures
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed, rows
@@ -34,7 +35,7 @@ LIVE = {"STRIPE_API_KEY": KEYS["STRIPE_API_KEY"]}
 
 def fields(**of_table: dict[str, Any]) -> dict[str, Any]:
     """Settings of fields by table."""
-    return {"objects": {table: {"fields": them} for table, them in of_table.items()}}
+    return {"objects": {table: {"fields": rules} for table, rules in of_table.items()}}
 
 
 def holding(folder: Path, text: str) -> list[str]:
@@ -77,8 +78,8 @@ def trade(shop: Shop) -> str:
     paid = shop.create_payment(created=day, customer=customer, receipt_email=ADDRESS)
     person = {"id": customer, "object": "customer", "email": ADDRESS, "name": "Ada", "created": day}
     billing = {"email": ADDRESS, "name": "Ada", "address": None, "phone": None, "tax_id": None}
-    given: dict[str, Any] = {"receipt_email": ADDRESS, "customer": person, "billing_details": billing}
-    shop.update("charges", paid["latest_charge"], announce=False, **given)
+    values: dict[str, Any] = {"receipt_email": ADDRESS, "customer": person, "billing_details": billing}
+    shop.update("charges", paid["latest_charge"], announce=False, **values)
     shop.create_invoice(created=day, customer=customer)
     return str(customer)
 
@@ -140,13 +141,13 @@ def test_what_is_wanted_again_comes_with_a_backfill_and_until_then_every_sync_sa
     trade(shop)
     make_pipeline(**fields(**NOWHERE)).sync()
     wider = make_pipeline()
-    said = [note for note in wider.sync().notes if "backfill" in note]
+    notes = [note for note in wider.sync().notes if "backfill" in note]
     assert ask(folder.published, "SELECT email FROM test.customers") == [(None,)]
     day = day_of(back(shop, 3))
     what_to_do = f"`stripe-pipeline backfill --from {day} --to {day} --only customers` brings that in"
-    assert f"customers: days from {day} to {day} were read without email; {what_to_do}" in said
+    assert f"customers: days from {day} to {day} were read without email; {what_to_do}" in notes
     held = "without _extra (customers.email), billing_details.email, receipt_email;"
-    assert len([note for note in said if held in note]) == 1
+    assert len([note for note in notes if held in note]) == 1
     wider.backfill([day_of(back(shop, 3))])
     assert_equal_to_stripe_but_for_extra(shop, folder)
     assert [note for note in wider.sync().notes if "backfill" in note] == []
@@ -167,18 +168,18 @@ def test_only_what_is_included_is_kept_besides_the_keys(
     line = next(iter(shop.objects("invoice_lines", True)))
     shop.update("charges", next(iter(shop.objects("charges", True))), brand_new="unknown", announce=False)
     shop.update("customers", next(iter(shop.objects("customers", True))), another="unknown", announce=False)
-    kept = fields(
+    included = fields(
         charges={"include": ["amount", "currency"]},
         invoice_lines={"include": ["amount"]},
         customers={"include": ["_extra"]},
     )
-    make_pipeline(LIVE, **kept).sync()
+    make_pipeline(LIVE, **included).sync()
     bookkeeping = {"_account", "_fetched_at", "_deleted_at", "_extra"}
     assert columns(folder.published, "raw.charges") == {"id", "created", "livemode", "amount", "currency"} | bookkeeping
     assert columns(folder.published, "raw.invoice_lines") >= {"id", "invoice", "created", "livemode", "amount"}
     assert holding(folder.root, "brand_new") == []
-    found = ask(folder.published, "SELECT _extra->>'another' FROM live.customers WHERE _extra IS NOT NULL")
-    assert found == [("unknown",)]
+    extra = ask(folder.published, "SELECT _extra->>'another' FROM live.customers WHERE _extra IS NOT NULL")
+    assert extra == [("unknown",)]
     assert "name" not in columns(folder.published, "live.customers")
     [(lines,)] = ask(folder.published, f"SELECT lines FROM raw.invoices WHERE id = '{line[0]}'")
     assert '"description"' not in lines
@@ -308,7 +309,7 @@ def test_a_run_that_read_the_settings_before_and_opens_the_file_after_they_were_
     with Pipeline.from_environment() as now:
         now.sync()
     assert ask(folder.published, "SELECT email, name FROM test.customers") == hashes
-    assert {len(it) for it in hashes[0]} == {32}
+    assert {len(value) for value in hashes[0]} == {32}
 
 
 @pytest.mark.parametrize("how", ["exclude", "hash"])
@@ -325,9 +326,8 @@ def test_fees_that_other_objects_hold_are_found_again(
     assert holding(folder.root, "Dispute fee") == []
     for again in (True, False):
         make_pipeline().sync()
-        told = [note for note in make_pipeline().sync().notes if "--only disputes" in note]
-        assert len(told) == 1
-        assert "without balance_transactions (fee_details.description);" in told[0]
+        [note] = [note for note in make_pipeline().sync().notes if "--only disputes" in note]
+        assert "without balance_transactions (fee_details.description);" in note
         if again:  # left out once more, nothing is missed
             left_out = make_pipeline(**fields(fee_details={"exclude": ["description"]}))
             assert left_out.sync().notes == []
@@ -384,8 +384,8 @@ def test_metadata_says_nothing_of_what_an_object_is(
     shop.update("charges", paid["latest_charge"], metadata=metadata)
     shop.update("charges", paid["latest_charge"], brand_new={"object": "thing", "metadata": metadata})
     make_pipeline(**fields(customers={"include": ["name"]})).sync()
-    [(kept, extra)] = ask(folder.published, "SELECT metadata::JSON, _extra->'$.brand_new.metadata' FROM test.charges")
-    assert json.loads(kept) == json.loads(extra) == metadata
+    [(stored, extra)] = ask(folder.published, "SELECT metadata::JSON, _extra->'$.brand_new.metadata' FROM test.charges")
+    assert json.loads(stored) == json.loads(extra) == metadata
     make_pipeline(**fields(customers={"include": ["name"], "exclude": ["phone"]})).sync()
     assert ask(folder.published, "SELECT metadata->>'order_id' FROM test.charges") == [("A-17",)]
 
@@ -505,9 +505,9 @@ def test_a_hash_of_nothing_is_null_and_of_a_list_a_list(
         customer = shop.create_customer(created=back(shop, 3))["id"]
         shop.update("customers", customer, announce=False, phone=phone)
     make_pipeline(**fields(customers={"hash": ["phone"]})).sync()
-    found = ask(folder.published, "SELECT phone, _extra->>'$.phone[0]' FROM test.customers ORDER BY ALL")
-    [(hashed, _)] = [row for row in found if row[0] is not None]
-    assert sorted(found, key=str) == sorted([(hashed, None), (None, hashed), (None, None)], key=str)
+    phones = ask(folder.published, "SELECT phone, _extra->>'$.phone[0]' FROM test.customers ORDER BY ALL")
+    [(hashed, _)] = [row for row in phones if row[0] is not None]
+    assert sorted(phones, key=str) == sorted([(hashed, None), (None, hashed), (None, None)], key=str)
     assert holding(folder.root, ADDRESS) == []
 
 
@@ -586,6 +586,65 @@ def test_a_hashed_reference_is_the_same_however_it_is_sent_and_names_no_row(
     assert set(ask(folder.published, "SELECT customer FROM test.charges")) == {(customer,), (None,)}
     unknown = "customer, customer_name, refunds, net_total"
     assert set(ask(folder.published, f"SELECT {unknown} FROM test.payments")) == {(None, None, None, None)}
+
+
+RULES = {"customers": {"exclude": ['metadata."e.mail"', "phone", "_extra"], "hash": ["email", "metadata.nick"]}}
+LINES = '-metadata."e.mail"\n-phone\n#email\n#metadata.nick\n-_extra'
+"""The same rules as a file of format 5 records them."""
+
+
+@pytest.fixture
+def of_format_5(make_pipeline: MakePipeline, shop: Shop, folder: DataFolder) -> tuple[str, str]:
+    """A data folder in format 5 with a customer, loaded with `RULES`; the hashes of its two hashed values."""
+    metadata = {"e.mail": ADDRESS, "nick": "ada"}
+    shop.create_customer(created=back(shop, 3), email=ADDRESS, name="Ada", phone="1", metadata=metadata)
+    make_pipeline(**fields(**RULES)).sync()
+    with duckdb.connect(str(folder.private)) as connection:
+        connection.execute("UPDATE pipeline.applied SET value = '' WHERE starts_with(name, 'fields of ')")
+        for table, lines in (
+            ("customers", LINES),
+            ("invoices", "-confirmation_secret"),
+            ("payment_intents", "-client_secret"),
+        ):
+            connection.execute("UPDATE pipeline.applied SET value = ? WHERE name = ?", [lines, f"fields of {table}"])
+        connection.execute("UPDATE pipeline.applied SET value = 'of format 5' WHERE name = 'layout'")
+        connection.execute("UPDATE pipeline.meta SET format = 5")
+    [hashes] = ask(folder.published, "SELECT email, metadata->>'nick' FROM test.customers")
+    return hashes[0], hashes[1]
+
+
+def test_a_file_of_format_5_stays_as_it_is_with_the_settings_that_it_was_loaded_with(
+    make_pipeline: MakePipeline, folder: DataFolder, of_format_5: tuple[str, str]
+) -> None:
+    before = rows(folder.published, "raw.customers")
+    assert make_pipeline(**fields(**RULES)).sync().notes == []
+    assert rows(folder.published, "raw.customers") == before
+    assert ask(folder.published, "FROM pipeline.lacking") == []
+    assert ask(folder.published, "SELECT format FROM pipeline.meta") == [(FORMAT,)]
+
+
+def test_a_file_of_format_5_is_brought_to_settings_that_keep_more(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, of_format_5: tuple[str, str]
+) -> None:
+    pipeline = make_pipeline()
+    [note] = pipeline.sync().notes
+    assert 'were read without _extra, email, metadata."e.mail", metadata.nick, phone;' in note
+    customer = "SELECT name, email, metadata->>'nick', phone FROM test.customers"
+    assert ask(folder.published, customer) == [("Ada", None, None, None)]
+    pipeline.backfill([day_of(back(shop, 3))])
+    assert pipeline.sync().notes == []
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_a_file_of_format_5_is_brought_to_settings_that_keep_less(
+    make_pipeline: MakePipeline, folder: DataFolder, of_format_5: tuple[str, str]
+) -> None:
+    email, _ = of_format_5
+    exclude = ['metadata."e.mail"', "phone", "_extra", "metadata.nick"]
+    narrower = fields(customers={"exclude": exclude, "hash": ["email", "name"]})
+    assert make_pipeline(**narrower).sync().notes == []
+    [row] = ask(folder.published, "SELECT email, length(name), metadata::VARCHAR FROM test.customers")
+    assert row == (email, 32, "{}")
 
 
 SECRETS = ("pi_1_secret_Aa1", "src_client_secret_Bb2", "seti_1_secret_Cc3", "ek_test_Dd4", "pi_2_secret_Ee5")
@@ -681,7 +740,7 @@ def test_secrets_are_erased_from_files_that_hold_them(
     with monkeypatch.context() as before:  # as versions without these rules wrote it
         before.setattr("stripe_pipeline.fields.SECRET", "no such text")
         before.setattr("stripe_pipeline.fields._secrets_of", lambda _: frozenset())
-        before.setattr("stripe_pipeline.fields._kept_secrets", lambda _, it: frozenset(it.secrets))
+        before.setattr("stripe_pipeline.fields._kept_secrets", lambda _, object_type: frozenset(object_type.secrets))
         before.setattr("stripe_pipeline.warehouse.schema._SECRETS_TAKEN_OUT", 0)
         make_pipeline().sync()
     assert all(set(holding(folder.root, secret)) == {"stripe.duckdb"} for secret in SECRETS)
@@ -706,7 +765,7 @@ def test_a_secret_is_kept_only_where_the_settings_name_it(
     assert [holding(folder.root, secret) for secret in SECRETS[1:]] == [[]] * 4
     named["invoices"] = {"include": ["confirmation_secret"]}
     pipeline = make_pipeline(**fields(**named))
-    [note] = [it for it in pipeline.sync().notes if "--only invoices" in it]
+    [note] = [note for note in pipeline.sync().notes if "--only invoices" in note]
     assert "confirmation_secret" in note
     pipeline.backfill([day_of(back(shop, 3))], ["invoices"])
     assert ask(folder.published, "SELECT confirmation_secret->>'client_secret' FROM test.invoices") == [(SECRETS[4],)]

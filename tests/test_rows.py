@@ -18,7 +18,7 @@ from stripe_emulator import Fault, Shop
 from stripe_emulator.server import Server
 from stripe_pipeline.batch import Batch, Mode
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType
+from stripe_pipeline.objects import KINDS, OBJECT_TYPES, Kind, ObjectType
 from stripe_pipeline.rows import Surprises, restore, shape
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.sync.report import Report
@@ -143,15 +143,15 @@ def test_values_of_an_unexpected_type_are_kept_and_reported_and_stop_nothing(loa
     assert_equal_to_stripe(loader.shop, loader.folder.published)
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(first: Any, second: Any) -> bool:
     """Equal, and of the same types: 1, 1.0 and True are three values."""
-    if one.__class__ is not other.__class__:
+    if first.__class__ is not second.__class__:
         return False
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(_same, one, other))
-    return bool(one == other)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(_same(first[name], second[name]) for name in first)
+    if isinstance(first, list):
+        return len(first) == len(second) and all(map(_same, first, second))
+    return bool(first == second)
 
 
 def test_integers_beyond_what_any_column_holds_stop_nothing(loader: Loader, server: Server) -> None:
@@ -171,17 +171,20 @@ def test_integers_beyond_what_any_column_holds_stop_nothing(loader: Loader, serv
 
 def test_expanded_references_keep_their_id_and_the_expanded_object(loader: Loader) -> None:
     customer = loader.object("customer", "cus_1", name="Ada", metadata={"a": "1"})
-    gone = {"id": "pm_1", "object": "payment_method", "deleted": True}
+    deleted = {"id": "pm_1", "object": "payment_method", "deleted": True}
     report = loader.load(
         customer,
-        loader.object("charge", "ch_expanded", customer=customer, payment_method=gone),
+        loader.object("charge", "ch_expanded", customer=customer, payment_method=deleted),
         loader.object("charge", "ch_plain", customer="cus_1", payment_method="pm_1"),
     )
 
     assert report.surprises.seen == {}
     assert loader.query("SELECT DISTINCT customer, payment_method FROM test.charges") == [("cus_1", "pm_1")]
     assert loader.query("SELECT _extra->>'$.customer.name' FROM test.charges WHERE id = 'ch_expanded'") == [("Ada",)]
-    assert json.loads(loader.row("charges", "ch_expanded")["_extra"]) == {"customer": customer, "payment_method": gone}
+    assert json.loads(loader.row("charges", "ch_expanded")["_extra"]) == {
+        "customer": customer,
+        "payment_method": deleted,
+    }
     assert loader.row("charges", "ch_plain")["_extra"] is None
 
 
@@ -254,8 +257,8 @@ def test_money_is_exact_and_in_minor_units(loader: Loader) -> None:
         *(loader.object("charge", name, amount=amount, currency=code) for name, (amount, code) in amounts.items())
     )
     assert report.surprises.seen == {}
-    found = loader.query("SELECT id, amount, currency FROM test.charges")
-    assert {object_id: (amount, code) for object_id, amount, code in found} == amounts
+    charges = loader.query("SELECT id, amount, currency FROM test.charges")
+    assert {object_id: (amount, code) for object_id, amount, code in charges} == amounts
     assert loader.query("SELECT typeof(amount) FROM test.charges LIMIT 1") == [("BIGINT",)]
 
 
@@ -266,8 +269,8 @@ def test_decimals_are_exact_text(loader: Loader) -> None:
         for n, decimal in enumerate(decimals)
     ]
     loader.load(loader.object("invoice", "in_1", lines={"object": "list", "data": lines, "has_more": False}))
-    found = loader.query("SELECT quantity_decimal FROM test.invoice_lines ORDER BY id")
-    assert [decimal for (decimal,) in found] == decimals
+    stored = loader.query("SELECT quantity_decimal FROM test.invoice_lines ORDER BY id")
+    assert [decimal for (decimal,) in stored] == decimals
 
 
 @pytest.mark.both_modes
@@ -276,9 +279,9 @@ def test_columns_exist_though_nothing_is_in_them(loader: Loader) -> None:
     for schema in ("raw", "live", "test"):
         for table, object_type in OBJECT_TYPES.items():
             with duckdb.connect(str(loader.folder.published), read_only=True) as connection:
-                found = connection.execute(f"SELECT * FROM {schema}.{table}").description or []
+                columns = connection.execute(f"SELECT * FROM {schema}.{table}").description or []
             stored = all_columns(object_type)
-            names = [name for name, *_ in found]
+            names = [name for name, *_ in columns]
             if schema == "raw":
                 assert names == stored
             else:  # what views add comes behind
@@ -350,12 +353,13 @@ def test_lines_that_no_row_can_hold_fail_invoices_only(loader: Loader, server: S
 # Any JSON at all
 
 _CHARACTERS = st.characters(codec="utf-8")  # without single surrogates, which are not text
+_TEXT = st.text(_CHARACTERS, max_size=8)
 _leaves = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-(2**63), 2**64 - 1),
     st.floats(allow_nan=False, allow_infinity=False),
-    st.text(_CHARACTERS, max_size=8),
+    _TEXT,
     st.sampled_from([0, 1, 2**31, 2**53 + 1, 2**63 - 1, "null", "1", "2026-01-01", "a\x00b", 253_402_300_799]),
 )
 _values = st.recursive(
@@ -371,34 +375,29 @@ _values = st.recursive(
 )
 
 
-def _fitting(kind: Kind) -> st.SearchStrategy[Any]:
-    """Values such as a column of this kind is made for."""
-    match kind:
-        case Kind.INTEGER:
-            return st.integers(-(2**63), 2**63 - 1)
-        case Kind.TIMESTAMP:
-            return st.integers(0, 253_402_300_799)
-        case Kind.BOOLEAN:
-            return st.booleans()
-        case Kind.NUMBER:
-            return st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.integers(-(2**53), 2**53))
-        case _:
-            return st.text(_CHARACTERS, max_size=8)
+_FITTING: dict[Kind, st.SearchStrategy[Any]] = {
+    KINDS["integer"]: st.integers(-(2**63), 2**63 - 1),
+    KINDS["amount"]: st.integers(-(2**63), 2**63 - 1),
+    KINDS["timestamp"]: st.integers(0, 253_402_300_799),
+    KINDS["boolean"]: st.booleans(),
+    KINDS["number"]: st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.integers(-(2**53), 2**53)),
+}
+"""Values that a column of this kind is made for; of other kinds, text."""
 
 
 @st.composite
 def _objects(draw: st.DrawFn) -> tuple[ObjectType, list[Json]]:
-    object_type = draw(st.sampled_from([it for it in Settings().types.values() if it.endpoint]))
+    object_type = draw(st.sampled_from([listed for listed in Settings().types.values() if listed.endpoint]))
     kinds = {column.name: column.kind for column in object_type.columns}
     names = st.one_of(st.sampled_from(sorted(kinds)), st.text(_CHARACTERS, max_size=6))
 
     def value(name: str) -> st.SearchStrategy[Any]:
-        return st.one_of(_fitting(kinds[name]), _values) if name in kinds else _values
+        return st.one_of(_FITTING.get(kinds[name], _TEXT), _values) if name in kinds else _values
 
     objects = []
     for _ in range(draw(st.integers(1, 15))):
         obj = {name: draw(value(name)) for name in draw(st.lists(names, max_size=8, unique=True))}
-        objects.append(obj | {"created": draw(_fitting(Kind.TIMESTAMP))})
+        objects.append(obj | {"created": draw(_FITTING[KINDS["timestamp"]])})
     return object_type, objects
 
 
@@ -423,7 +422,8 @@ def test_whatever_is_in_an_object_comes_back(folder: DataFolder, drawn: tuple[Ob
         )
     )
     batch = Batch(object_type, (), MODE, files={object_type.name: [file]})
-    batch.first, batch.last = min(it["created"] for it in objects), max(it["created"] for it in objects)
+    created = [obj["created"] for obj in objects]
+    batch.first, batch.last = min(created), max(created)
     warehouse = Warehouse(folder)
     warehouse.load([batch])
     warehouse.publish()
@@ -442,10 +442,10 @@ def _adds_livemode(object_type: ObjectType) -> bool:
     return any(column.name == "livemode" and column.added for column in object_type.columns)
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _equal(first: Any, second: Any) -> bool:
     """As `_same`, but a number column does not tell 1 from 1.0."""
-    if isinstance(one, float) and one.__class__ is not other.__class__ and other.__class__ is int:
-        return math.isclose(one, other, rel_tol=0, abs_tol=0)
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_equal(one[name], other[name]) for name in one)
-    return _same(one, other)
+    if isinstance(first, float) and first.__class__ is not second.__class__ and second.__class__ is int:
+        return math.isclose(first, second, rel_tol=0, abs_tol=0)
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(_equal(first[name], second[name]) for name in first)
+    return _same(first, second)

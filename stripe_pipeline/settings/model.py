@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from stripe_pipeline.data_folder import Readers
 from stripe_pipeline.errors import did_you_mean
 from stripe_pipeline.fields import PATH, STEP, FieldRules, rules_of
-from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType, family_of
+from stripe_pipeline.objects import OBJECT_TYPES, ObjectType, family_of
 from stripe_pipeline.settings.ages import FOREVER, LONGEST, Age, age_or_date, age_or_forever, first_day
 
 _COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
@@ -158,7 +158,7 @@ def _problem_of(
         like = did_you_mean(str(first), object_type.column_names)
         problem = f"begins with {first!r}, which is not a field of {object_type.name}{like}"
         return f"{problem}; fields that this version does not know are below _extra"
-    if below and kinds[str(first)] is not Kind.NESTED:
+    if below and not kinds[str(first)].is_nested:
         return f"takes {custom.path!r}, but {first} holds nothing below it"
     if first == "metadata" and (len(below) > 1 or isinstance(custom.steps[-1], int)):
         return (
@@ -211,7 +211,7 @@ class Settings(_Section):
         except ValueError as error:
             yield f"{key}.fields", str(error)
             return
-        dates = [column.name for column in object_type.columns if column.kind is Kind.TIMESTAMP]
+        dates = [column.name for column in object_type.columns if column.kind.is_time]
         if settings.date_field is not None and settings.date_field not in dates:
             yield f"{key}.date_field", f"is {settings.date_field!r}: the timestamps of {name} are {', '.join(dates)}"
         elif settings.date_field in rules.left_out:
@@ -226,7 +226,7 @@ class Settings(_Section):
             yield f"{key}.title", "contains a NUL character"
         taken = {column.name for column in object_type.table_columns} - rules.left_out
         taken |= {"default_date", "default_day"}
-        taken |= {f"{column.name}_decimal" for column in object_type.columns if column.kind is Kind.AMOUNT}
+        taken |= {f"{column.name}_decimal" for column in object_type.columns if column.kind.in_minor_units}
         for column, custom in settings.custom_fields.items():
             if problem := _problem_of(custom, column, object_type, rules, taken):
                 yield f"{key}.custom_fields.{column}", problem

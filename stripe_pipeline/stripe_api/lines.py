@@ -107,7 +107,7 @@ class Lines:
 
         def line(object_type: ObjectType, of: dict[str, Any], inherited: dict[str, Any] | None = None) -> bytes:
             fields = self._fields.apply(object_type, of)
-            return self._fields.without_secrets(object_type, row(object_type, fields, given=inherited))
+            return self._fields.without_secrets(object_type, row(object_type, fields, from_parent=inherited))
 
         lines = {self._object_type.name: [line(self._object_type, obj)]}
         livemode = obj.get("livemode")

@@ -46,7 +46,7 @@ def of_view(object_type: ObjectType, settings: Settings) -> tuple[DescribedColum
         columns += [
             DescribedColumn(f"{column.name}_decimal", MAJOR_UNITS, f"`{column.name}` in major units of `currency`")
             for column in object_type.columns
-            if column.kind is Kind.AMOUNT
+            if column.kind.in_minor_units
         ]
     kinds = {column.name: column.kind for column in object_type.table_columns}
     columns += [
@@ -68,7 +68,7 @@ def _texts(column: Column, object_type: ObjectType, settings: Settings) -> Itera
     targets = [f"`{reference.target}`" for reference in object_type.references if reference.column == column.name]
     named = " or ".join(filter(None, [", ".join(targets[:-1]), *targets[-1:]]))
     if named:
-        yield f"Names rows of {named}" if column.kind is Kind.NESTED else f"Id of a row of {named}"
+        yield f"Names rows of {named}" if column.kind.is_nested else f"Id of a row of {named}"
     rules = settings.rules(object_type)
     for path in sorted(rules.exclude):
         if path[0] == column.name:

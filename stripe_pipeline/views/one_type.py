@@ -6,7 +6,7 @@ Only their text is created here; `warehouse.schema` stores it in the file.
 from __future__ import annotations
 
 from stripe_pipeline.days import utc_day
-from stripe_pipeline.objects import Column, Kind, ObjectType
+from stripe_pipeline.objects import Column, ObjectType
 from stripe_pipeline.settings.model import CustomField, CustomType, Settings
 from stripe_pipeline.views.columns import of_view
 from stripe_pipeline.views.money import major_units
@@ -37,7 +37,7 @@ def _select(object_type: ObjectType, settings: Settings, *, livemode: bool) -> s
         shown += [
             f'{major_units(_quoted(column.name), "currency")} AS "{column.name}_decimal"'
             for column in object_type.columns
-            if column.kind is Kind.AMOUNT
+            if column.kind.in_minor_units
         ]
     columns = {column.name: column for column in object_type.table_columns}
     shown += [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from stripe_pipeline.days import utc_day
-from stripe_pipeline.objects import OBJECT_TYPES, Kind, ObjectType
+from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.views.money import MAJOR_UNITS, major_units
 from stripe_pipeline.views.view import MODES, DescribedColumn, View
@@ -82,9 +82,7 @@ def _naming(object_type: ObjectType, settings: Settings) -> list[str]:
     """The names of the columns, without hashed references, which do not name a row."""
     hashed = settings.rules(object_type).hash
     return [
-        column.name
-        for column in object_type.columns
-        if column.kind is not Kind.REFERENCE or (column.name,) not in hashed
+        column.name for column in object_type.columns if not column.kind.names_object or (column.name,) not in hashed
     ]
 
 

@@ -28,8 +28,8 @@ def other_account(folder: DataFolder, held: str, account: str, *, missing: int |
         )
     holds = f"The data folder {folder.root} holds {called(held)}"
     remedy = (
-        "Use a key of that account, or name another folder in STRIPE_PIPELINE_DATA; if nothing in it is wanted any"
-        " more, `stripe-pipeline clean` empties it"
+        "Use a key of that account, or name another folder in STRIPE_PIPELINE_DATA; if its content is no longer needed,"
+        " `stripe-pipeline clean` empties the folder"
     )
     if missing == 0:
         return WarehouseError(
@@ -38,8 +38,8 @@ def other_account(folder: DataFolder, held: str, account: str, *, missing: int |
             "Set `account` in the settings file to the account that both belong to, or name another folder in"
             " STRIPE_PIPELINE_DATA",
         )
-    what = f"{holds}, this key is of {account or 'another one'}"
+    message = f"{holds}, this key is of {account or 'another one'}"
     if missing:
-        what += f": Stripe knows none of the {missing} newest objects with this key"
+        message += f": Stripe knows none of the {missing} newest objects with this key"
         remedy += ". If it is the same account, and its test data was deleted, set `account` in the settings file"
-    return WarehouseError(what, remedy)
+    return WarehouseError(message, remedy)

@@ -98,7 +98,8 @@ def record_coverage(
     connection.execute(f"DELETE FROM pipeline.coverage USING temp.listed AS l WHERE coverage.day = l.day AND {where}")
     name = object_type.name
     rows = ", ".join(
-        f"(DATE '{it.day}', {counts[it.day, batch.mode.livemode]}, {it.objects.get(name, 0)})" for it in batch.days
+        f"(DATE '{listed.day}', {counts[listed.day, batch.mode.livemode]}, {listed.objects.get(name, 0)})"
+        for listed in batch.days
     )
     connection.execute(
         f"INSERT INTO pipeline.coverage SELECT '{object_type.name}', {literal(batch.mode.account)},"
@@ -179,8 +180,8 @@ def name_account(connection: duckdb.DuckDBPyConnection, mode: Mode) -> None:
         )
     renamed = 0
     for table, column in (
-        *((f"pipeline.{it}", "account") for it in ("keys", *BOOKKEEPING)),
-        *((f"raw.{it}", "_account") for it in OBJECT_TYPES),
+        *((f"pipeline.{name}", "account") for name in ("keys", *BOOKKEEPING)),
+        *((f"raw.{name}", "_account") for name in OBJECT_TYPES),
     ):
         [(rows,)] = connection.execute(
             f"UPDATE {table} SET {column} = {literal(mode.account)} WHERE {unnamed.format(column)}"
@@ -201,8 +202,8 @@ def name_rows(connection: duckdb.DuckDBPyConnection, mode: Mode) -> None:
 def set_cursor(connection: duckdb.DuckDBPyConnection, mode: Mode, name: str, at: float) -> None:
     """Moves a cursor forward; a run that ends late never moves it back."""
     where = f"{mode_condition(mode)} AND name = {literal(name)}"
-    found = connection.execute(f"SELECT epoch_us(read_until) FROM pipeline.cursors WHERE {where}").fetchall()
-    if found and found[0][0] >= microseconds(at):
+    known = connection.execute(f"SELECT epoch_us(read_until) FROM pipeline.cursors WHERE {where}").fetchall()
+    if known and known[0][0] >= microseconds(at):
         return
     connection.execute(f"DELETE FROM pipeline.cursors WHERE {where}")
     connection.execute(

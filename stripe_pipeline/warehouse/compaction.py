@@ -22,7 +22,7 @@ def rewrite(folder: DataFolder, connection: duckdb.DuckDBPyConnection) -> None:
     if get_state(connection, "compact"):
         remove(folder.damaged)
     if get_state(connection, "compact") == NOW:
-        # Files of runs that were killed, or that began before the settings changed and can no longer be stored.
+        # Files of killed runs, and of runs that began before the settings changed, which can no longer store them.
         for on_its_way in folder.spool.rglob("*.ndjson"):
             on_its_way.unlink(missing_ok=True)
     for left_over in folder.spill.glob("*"):

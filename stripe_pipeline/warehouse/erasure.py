@@ -20,7 +20,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import utc_day
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.fields import UNKNOWN, FieldFilter, FieldRules, hashed, load_hash_key, path_from
-from stripe_pipeline.objects import CUSTOMERS, OBJECT_TYPES, Kind, ObjectType, Reference
+from stripe_pipeline.objects import CUSTOMERS, OBJECT_TYPES, ObjectType, Reference
 from stripe_pipeline.storage_errors import remedy
 from stripe_pipeline.warehouse.file_state import AT_ONCE, DAILY, request_compaction
 from stripe_pipeline.warehouse.sql import literal
@@ -29,12 +29,15 @@ _STRIPES_OWN = r"cus_[A-Za-z0-9]+"
 """Customer ids that Stripe generates. Others are chosen by the shop and may be e-mail addresses."""
 
 _FIRST = ("customers", "payment_intents", "invoices", "charges", "refunds", "disputes")
-"""Tables ordered so that those naming a customer precede those naming only such rows."""
+"""Tables that name customers come before tables that name only rows of these."""
 
 _BARE = FieldFilter(
     {
-        it.name: FieldRules(frozenset(path_from(path) for path in (*it.personal, *it.about_person)), keep_unknown=False)
-        for it in OBJECT_TYPES.values()
+        object_type.name: FieldRules(
+            frozenset(path_from(path) for path in (*object_type.personal, *object_type.about_person)),
+            keep_unknown=False,
+        )
+        for object_type in OBJECT_TYPES.values()
     }
 )
 """Keeps only the fields that bookkeeping needs: ids, amounts, dates, states. Unknown fields may hold anything."""
@@ -73,8 +76,8 @@ class Erasure:
 
     def has_any(self) -> bool:
         """Whether any customer was erased."""
-        [(found,)] = self._connection.execute("SELECT EXISTS (FROM pipeline.erased)").fetchall()
-        return bool(found)
+        [(any_erased,)] = self._connection.execute("SELECT EXISTS (FROM pipeline.erased)").fetchall()
+        return bool(any_erased)
 
     def begin(self) -> None:
         """Creates the list of erased objects, which the other methods need."""
@@ -177,11 +180,12 @@ class Erasure:
             return
         erased = {name for (name,) in names}
         columns = ["id"] if object_type.name == CUSTOMERS.name else []
-        columns += [it.column for it in self._references(object_type) if it.target == CUSTOMERS.name]
+        references = self._references(object_type)
+        columns += [reference.column for reference in references if reference.target == CUSTOMERS.name]
         for column in columns:
             by_shop = f"NOT regexp_full_match({column}, '{_STRIPES_OWN}')"
-            found = self._connection.execute(f"SELECT DISTINCT {column} FROM temp.incoming WHERE {by_shop}").fetchall()
-            for (chosen,) in found:
+            ids = self._connection.execute(f"SELECT DISTINCT {column} FROM temp.incoming WHERE {by_shop}").fetchall()
+            for (chosen,) in ids:
                 name = hashed(chosen, self._own_key())
                 if name in erased and chosen not in erased:
                     self._add(name, "customers", chosen, written=name, fresh=False)
@@ -189,7 +193,7 @@ class Erasure:
     def _references(self, object_type: ObjectType) -> list[Reference]:
         """The references that the settings keep and whose column holds the target's id."""
         names = self._types[object_type.name].column_names
-        return [it for it in object_type.references if not it.path and it.column in names]
+        return [reference for reference in object_type.references if not reference.path and reference.column in names]
 
     def _find(self, object_type: ObjectType, rows: str) -> bool:
         """Lists the objects in `rows` that name a listed object; returns whether any was new."""
@@ -197,31 +201,31 @@ class Erasure:
             return False
         naming = " UNION ALL ".join(
             f"SELECT r.id, r.created, e.customer FROM {rows} r JOIN {_LIST} e"
-            f" ON e.object_type = '{it.target}' AND e.id = r.\"{it.column}\""
-            for it in self._references(object_type)
+            f" ON e.object_type = '{reference.target}' AND e.id = r.\"{reference.column}\""
+            for reference in self._references(object_type)
         )
         if not naming:
             return False
-        [(found,)] = self._connection.execute(
+        [(added,)] = self._connection.execute(
             f"INSERT INTO {_LIST} (customer, object_type, id, created, written, fresh)"
             f" SELECT any_value(customer), '{object_type.name}', id, min(created), id, true FROM ({naming})"
             f" WHERE id NOT IN (SELECT id FROM {_LIST} WHERE object_type = '{object_type.name}') GROUP BY id"
         ).fetchall()
-        self._fresh |= bool(found)
-        return bool(found)
+        self._fresh |= bool(added)
+        return bool(added)
 
     def _spread(self) -> bool:
         """Lists the objects in the tables that belong to listed objects; returns whether any was new."""
-        found = False
+        any_new = False
         while sum(self._find(object_type, f"raw.{object_type.name}") for object_type in self._types.values()):
-            found = True
-        return found
+            any_new = True
+        return any_new
 
     def _of(self, object_type: ObjectType, customer: str | None = None) -> str:
         """The condition for rows of listed objects; only of one customer (SQL) if given."""
-        those = f" AND customer = {customer}" if customer else ""
+        of_customer = f" AND customer = {customer}" if customer else ""
         key, owner = (object_type.parent_key, object_type.parent) if object_type.parent else ("id", object_type.name)
-        return f"{key} IN (SELECT id FROM {_LIST} WHERE object_type = '{owner}'{those})"
+        return f"{key} IN (SELECT id FROM {_LIST} WHERE object_type = '{owner}'{of_customer})"
 
     def _strip(self, rows: str, object_type: ObjectType) -> None:
         """Strips listed objects in `rows` to the fields that bookkeeping needs; deletes customers."""
@@ -229,14 +233,18 @@ class Erasure:
             self._connection.execute(f"DELETE FROM {rows} WHERE {self._of(object_type)}")
             return
         declared = OBJECT_TYPES[object_type.name]
-        whole = {*declared.personal, *declared.about_person}
-        customers = {it.column for it in declared.references if it.target == CUSTOMERS.name and not it.path}
+        emptied = {*declared.personal, *declared.about_person}
+        customers = {
+            reference.column
+            for reference in declared.references
+            if reference.target == CUSTOMERS.name and not reference.path
+        }
         changes = []
         for column in self._types[object_type.name].table_columns:
             name = f'"{column.name}"'
-            if column.name in whole:
+            if column.name in emptied:
                 changes.append(f"{name} = NULL")
-            elif column.kind is Kind.NESTED:
+            elif column.kind.is_nested:
                 bare = f"bare('{object_type.name}', '{column.name}', {name}::VARCHAR)"
                 changes.append(f"{name} = CASE WHEN {name} IS NOT NULL THEN nullif({bare}, '') END")
             elif column.name in customers:
@@ -257,8 +265,8 @@ class Erasure:
     @contextmanager
     def _functions(self) -> Iterator[None]:
         def bare(table: str, column: str, value: str) -> str:
-            kept = _BARE.column(table, column, orjson.loads(value))
-            return "" if kept is None or (column == UNKNOWN and not kept) else orjson.dumps(kept).decode()
+            stripped = _BARE.column(table, column, orjson.loads(value))
+            return "" if stripped is None or (column == UNKNOWN and not stripped) else orjson.dumps(stripped).decode()
 
         self._connection.create_function("bare", bare, ["VARCHAR"] * 3, "VARCHAR")
         try:
@@ -270,7 +278,8 @@ class Erasure:
 def own_key(folder: DataFolder) -> bytes:
     """The data folder's own key, which identifies erased customers whose ids the shop chose.
 
-    The environment's key cannot replace this key: it may change. Raises `WarehouseError` if the key cannot be stored.
+    The key in the environment cannot replace it, because that key may change. Raises `WarehouseError` if the key cannot
+    be stored.
     """
     try:
         return load_hash_key(folder, environment={})
@@ -279,8 +288,8 @@ def own_key(folder: DataFolder) -> bytes:
             advice = remedy(error.__cause__, folder.hash_key)
         else:
             advice = (
-                "Restore the file from a backup. Without a backup, remove it: the next run makes a new key; erased"
-                " customers whose ids your shop chose are no longer recognized then, so erase them again"
+                "Restore the file from a backup. Without a backup, remove the file: the next run makes a new key. A new"
+                " key does not identify erased customers whose ids your shop chose, so erase these customers again"
             )
         raise WarehouseError(error.what, advice) from error.__cause__
 
@@ -314,7 +323,7 @@ def redacted(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, acc
             if "redacted" in (after or "").lower() and "redacted" not in before.lower():
                 return True
             if name in lasting:
-                nested = object_type.kind_of(name) is Kind.NESTED
+                nested = object_type.kind_of(name).is_nested
                 if _lost(
                     orjson.loads(before) if nested else before, orjson.loads(after or "null") if nested else after
                 ):

@@ -15,8 +15,8 @@ data that runs are about to store is obsolete."""
 
 def get_state(connection: duckdb.DuckDBPyConnection, name: str) -> str | None:
     """The stored value of `name`, about the settings last applied."""
-    found = connection.execute(f"SELECT value FROM pipeline.applied WHERE name = {literal(name)}").fetchall()
-    return str(found[0][0]) if found else None
+    values = connection.execute(f"SELECT value FROM pipeline.applied WHERE name = {literal(name)}").fetchall()
+    return str(values[0][0]) if values else None
 
 
 def set_state(connection: duckdb.DuckDBPyConnection, name: str, value: str | None) -> None:

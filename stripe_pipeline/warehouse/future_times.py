@@ -39,8 +39,8 @@ def put_right(
         f"EXISTS (FROM {table} WHERE {column} > {future} AND {condition})"
         for table, (column, condition) in places.items()
     )
-    [found] = connection.execute(f"SELECT {checks}").fetchall()
-    wrong = [table for table, is_there in zip(places, found, strict=True) if is_there]
+    [answers] = connection.execute(f"SELECT {checks}").fetchall()
+    wrong = [table for table, is_wrong in zip(places, answers, strict=True) if is_wrong]
     if not wrong:
         return None
     furthest = " UNION ALL ".join(f"SELECT max({places[table][0]}) AS moment FROM {table}" for table in wrong)

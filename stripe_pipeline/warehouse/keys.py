@@ -8,16 +8,8 @@ from __future__ import annotations
 from stripe_pipeline.batch import Mode
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.warehouse.accounts import UNNAMED, other_account
-from stripe_pipeline.warehouse.bookkeeping import (
-    BOOKKEEPING,
-    Example,
-    mode_condition,
-    name_account,
-    proves_nothing,
-)
-from stripe_pipeline.warehouse.merge import (
-    DELETABLE,
-)
+from stripe_pipeline.warehouse.bookkeeping import BOOKKEEPING, Example, mode_condition, name_account, proves_nothing
+from stripe_pipeline.warehouse.merge import DELETABLE
 from stripe_pipeline.warehouse.private_file import PrivateFile
 from stripe_pipeline.warehouse.sql import literal
 
@@ -58,8 +50,7 @@ class Keys:
             for table in sorted(OBJECT_TYPES, key=lambda name: name in DELETABLE)
             if OBJECT_TYPES[table].endpoint
         )
-        found = [row for each in newest for row in self.file.ask(each)]
-        return [Example(*row) for row in found]
+        return [Example(*row) for select in newest for row in self.file.ask(select)]
 
     def remember_key(self, fingerprint: str, mode: Mode) -> None:
         """Records the key's account, and assigns the account to unnamed data of its mode, in one transaction.

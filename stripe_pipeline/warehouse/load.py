@@ -16,13 +16,7 @@ from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.objects import ObjectType
 from stripe_pipeline.settings.model import OnDelete, Settings
 from stripe_pipeline.stripe_api.clock import Reading
-from stripe_pipeline.warehouse.bookkeeping import (
-    name_rows,
-    record_coverage,
-    set_clock,
-    set_cursor,
-    stage_days,
-)
+from stripe_pipeline.warehouse.bookkeeping import name_rows, record_coverage, set_clock, set_cursor, stage_days
 from stripe_pipeline.warehouse.erasure import Erasure, load_order, own_key
 from stripe_pipeline.warehouse.file_state import get_state
 from stripe_pipeline.warehouse.merge import (
@@ -38,9 +32,7 @@ from stripe_pipeline.warehouse.merge import (
 )
 from stripe_pipeline.warehouse.private_file import PrivateFile
 from stripe_pipeline.warehouse.pruning import expire, young_enough
-from stripe_pipeline.warehouse.recovery import (
-    LINEAGE,
-)
+from stripe_pipeline.warehouse.recovery import LINEAGE
 from stripe_pipeline.warehouse.schema import settings_changed
 
 
@@ -70,7 +62,7 @@ class Loader:
         if clock:
             for batch in batches:
                 batch.limit(clock.latest)
-            # A later cursor's true position is unknown: it stays, and the same period is read again.
+            # The true position of a later cursor is unknown: the stored cursor stays, and the period is read again.
             cursors = {which: at for which, at in (cursors or {}).items() if at <= clock.latest}
         with self.file.open("Loading into {} failed") as connection:
             # While lists are read, one DuckDB thread suffices: two take twice the CPU for little gain. Updates probe
@@ -117,25 +109,25 @@ class Loader:
             loaded.changes.setdefault(object_type.name, Changes())
         loaded.refused.setdefault(parent.name, set())
         bounds = touched_rows(batch)
-        kept = {object_type.name: self._kept(object_type) for object_type in batch.tables}
+        retention = {object_type.name: self._retention(object_type) for object_type in batch.tables}
         if batch.days:
             stage_days(connection, batch.days)
         of_days = f"{bounds} AND {utc_day('created')} IN (FROM temp.listed SELECT day)"
         if batch.days and nothing_stored(connection, batch, of_days):
-            insert_new_days(connection, batch, of_days, loaded, kept, erasure)
+            insert_new_days(connection, batch, of_days, loaded, retention, erasure)
         else:
             stage(connection, parent, batch, erasure)
-            if kept[parent.name] and parent.name in batch.files:
-                expired = expire(connection, parent, kept[parent.name], bounds)
+            if retention[parent.name] and parent.name in batch.files:
+                expired = expire(connection, parent, retention[parent.name], bounds)
                 if not batch.days:  # else the days' coverage refuses rows requested earlier
                     remember_gone(connection, batch, expired)
             if batch.days and not batch.skip_missing_check:
-                missing = missing_ids(connection, parent, batch, bounds, kept[parent.name] or "true")
+                missing = missing_ids(connection, parent, batch, bounds, retention[parent.name] or "true")
                 if missing:
                     loaded.missing.append((batch, missing))
                     connection.execute("DELETE FROM temp.listed WHERE day IN (SELECT unnest(?))", [list(missing)])
             if parent.name in batch.files:  # else many statements would have no effect
-                merge_batch(connection, batch, bounds, loaded, kept, erasure)
+                merge_batch(connection, batch, bounds, loaded, retention, erasure)
         if batch.tombstones:
             apply_tombstones(connection, batch, loaded, remove=self._settings.on_delete_of(parent) is OnDelete.REMOVE)
         for object_type in batch.tables:
@@ -149,7 +141,7 @@ class Loader:
         for table in ("listed", "incoming", "known", "accepted", "accepted_children"):
             connection.execute(f"DROP TABLE IF EXISTS temp.{table}")
 
-    def _kept(self, object_type: ObjectType) -> str:
+    def _retention(self, object_type: ObjectType) -> str:
         """The condition for rows young enough to be kept; empty if all are."""
         cutoff = self._settings.cutoff(object_type)
         return young_enough(object_type, cutoff) if cutoff else ""

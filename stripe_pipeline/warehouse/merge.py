@@ -16,7 +16,7 @@ import duckdb
 
 from stripe_pipeline.batch import Batch, Changes, Loaded, Mode
 from stripe_pipeline.days import DAY, day_start, stretches, utc_day
-from stripe_pipeline.objects import Column, Kind, ObjectType, children_of
+from stripe_pipeline.objects import Column, ObjectType, children_of
 from stripe_pipeline.rows import microseconds
 from stripe_pipeline.storage_errors import reason
 from stripe_pipeline.warehouse.bookkeeping import mode_condition
@@ -35,10 +35,14 @@ def merge_batch(
     batch: Batch,
     bounds: str,
     loaded: Loaded,
-    kept: Mapping[str, str],
+    retention: Mapping[str, str],
     erasure: Erasure | None,
 ) -> None:
-    """Stores the rows read, unless newer ones are known; of children, only rows that are `kept`."""
+    """Stores the rows read, unless newer ones are known.
+
+    `retention`: by table name, the condition for rows young enough to be kept; empty if all are. Of the parent, the
+    caller has removed the others.
+    """
     parent = batch.object_type
     known = _stored_rows(connection, parent, "id", "SELECT id FROM temp.incoming", bounds)
     _classify(connection, parent, batch, known)
@@ -49,8 +53,8 @@ def merge_batch(
     _replace(connection, parent, "accepted", bounds, loaded.changes[parent.name], rewrite_unchanged=batch.read_again)
     for child in batch.children:
         stage(connection, child, batch, erasure)
-        if kept[child.name]:
-            connection.execute(f"DELETE FROM temp.incoming WHERE NOT ({kept[child.name]})")
+        if retention[child.name]:
+            connection.execute(f"DELETE FROM temp.incoming WHERE NOT ({retention[child.name]})")
         assert child.parent_key is not None
         known = _stored_rows(connection, child, child.parent_key, "SELECT id FROM temp.accepted", bounds)
         _classify_children(connection, child, known)
@@ -76,10 +80,10 @@ def insert_new_days(
     batch: Batch,
     of_days: str,
     loaded: Loaded,
-    kept: Mapping[str, str],
+    retention: Mapping[str, str],
     erasure: Erasure | None,
 ) -> None:
-    """Stores the rows of days without any stored state to compare them with; only rows that are `kept`."""
+    """Stores the rows of days without any stored state to compare them with; `retention` as for `merge_batch`."""
     parents_gone = False
     for object_type in batch.tables:
         files = batch.files.get(object_type.name)
@@ -93,10 +97,11 @@ def insert_new_days(
         lines = f"SELECT {names} FROM temp.incoming" if erasure else _lines_of(object_type, files, batch.latest)
         connection.execute(f"INSERT INTO {table} ({names}) {lines}")
         _keep_latest(connection, object_type, table, of_days)
-        if kept[object_type.name]:
+        if retention[object_type.name]:
             # After `_keep_latest`: of two versions, the earlier one may be young enough and wrong.
-            removed = connection.execute(f"DELETE FROM {table} WHERE {of_days} AND NOT ({kept[object_type.name]})")
-            [(too_old,)] = removed.fetchall()
+            [(too_old,)] = connection.execute(
+                f"DELETE FROM {table} WHERE {of_days} AND NOT ({retention[object_type.name]})"
+            ).fetchall()
             parents_gone |= bool(too_old) and object_type is batch.object_type
         if parents_gone and object_type.parent_key:
             connection.execute(
@@ -112,11 +117,11 @@ def insert_new_days(
 def _keep_latest(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, table: str, where: str) -> None:
     """Keeps one row per key among these rows: the one requested last."""
     keys = ", ".join(object_type.key)
-    those = f"FROM {table} WHERE {where}"
-    [(rows, distinct)] = connection.execute(f"SELECT count(*), count(DISTINCT ({keys})) {those}").fetchall()
+    source = f"FROM {table} WHERE {where}"
+    [(rows, distinct)] = connection.execute(f"SELECT count(*), count(DISTINCT ({keys})) {source}").fetchall()
     if rows > distinct:
         connection.execute(
-            f"DELETE FROM {table} WHERE rowid IN (SELECT rowid {those}"
+            f"DELETE FROM {table} WHERE rowid IN (SELECT rowid {source}"
             f" QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY _fetched_at DESC) > 1)"
         )
 
@@ -129,15 +134,15 @@ def _stored_rows(
     For a few ids, the row ids are found first and only those rows are fetched: DuckDB would otherwise read every column
     of each row group that its minimum and maximum do not rule out.
     """
-    found = f"FROM raw.{object_type.name} WHERE {bounds} AND {column} IN ({ids})"
+    source = f"FROM raw.{object_type.name} WHERE {bounds} AND {column} IN ({ids})"
     places: list[tuple[int, int]] = []
-    for (row,) in connection.execute(f"SELECT rowid {found} ORDER BY rowid").fetchall():
+    for (row,) in connection.execute(f"SELECT rowid {source} ORDER BY rowid").fetchall():
         if places and row - places[-1][1] < _NEAR:
             places[-1] = (places[-1][0], row)
         else:
             places.append((row, row))
     if len(places) > _FEW:
-        return f"(SELECT * {found})"
+        return f"(SELECT * {source})"
     rows = " UNION ALL ".join(
         f"SELECT * FROM raw.{object_type.name} WHERE rowid BETWEEN {first} AND {last}"
         + (f" AND {bounds} AND {column} IN ({ids})" if first < last else "")
@@ -185,10 +190,7 @@ def stage(
 def _lines_of(object_type: ObjectType, files: Sequence[Path], latest: float) -> str:
     """A SELECT of the table's columns from NDJSON files; request times are capped at `latest`, Unix seconds."""
     columns = object_type.table_columns
-    spec = ", ".join(
-        f"'{column.name}': '{'BIGINT' if column.kind is Kind.TIMESTAMP else column.kind.sql_type}'"
-        for column in columns
-    )
+    spec = ", ".join(f"'{column.name}': '{column.kind.line_type or column.kind.sql_type}'" for column in columns)
     return (
         f"SELECT {', '.join(_read(column, latest) for column in columns)}"
         f" FROM read_json([{', '.join(literal(str(file)) for file in files)}],"
@@ -198,11 +200,9 @@ def _lines_of(object_type: ObjectType, files: Sequence[Path], latest: float) -> 
 
 def _read(column: Column, latest: float) -> str:
     name = _quoted(column)
-    if column.kind is not Kind.TIMESTAMP:
-        return name
-    if column.name == "_fetched_at":
+    if column.name == "_fetched_at":  # in microseconds, unlike Stripe's timestamps
         return f"make_timestamptz(least({name}, {microseconds(latest)})) AS {name}"
-    return f"make_timestamptz({name} * 1000000) AS {name}"
+    return f"{column.kind.read.format(name)} AS {name}"
 
 
 def _classify(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, known: str) -> None:
@@ -294,18 +294,19 @@ def gone_condition(object_type: ObjectType, mode: Mode) -> str:
 
 
 def missing_ids(
-    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, bounds: str, kept: str
+    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, batch: Batch, bounds: str, retention: str
 ) -> dict[date, list[str]]:
-    """Ids that the table holds for a completely listed day and the list did not name, of rows that are `kept`."""
+    """Ids that the table holds for a completely listed day and the list did not name; only of rows that meet
+    `retention`."""
     kept_out = ", ".join(literal(object_id) for object_id in sorted(batch.kept_out))
-    there = f" AND o.id NOT IN ({kept_out})" if kept_out else ""
+    not_among = f" AND o.id NOT IN ({kept_out})" if kept_out else ""
     rows = connection.execute(
-        f"SELECT l.day, list(o.id) FROM (SELECT * FROM raw.{object_type.name} WHERE {kept}) o"
+        f"SELECT l.day, list(o.id) FROM (SELECT * FROM raw.{object_type.name} WHERE {retention}) o"
         f" JOIN temp.listed l ON {utc_day('o.created')} = l.day"
         f" ANTI JOIN temp.incoming i ON o.id = i.id"
         f" WHERE {bounds.replace('created', 'o.created')}"
         f" AND o._account = {literal(batch.mode.account)}"
-        f" AND o._deleted_at IS NULL AND o.created < l.until AND o._fetched_at < l.listed_at{there} GROUP BY l.day"
+        f" AND o._deleted_at IS NULL AND o.created < l.until AND o._fetched_at < l.listed_at{not_among} GROUP BY l.day"
     ).fetchall()
     return dict(rows)
 
@@ -319,21 +320,23 @@ def apply_tombstones(connection: duckdb.DuckDBPyConnection, batch: Batch, loaded
         key = object_type.parent_key or "id"
         for tombstone in batch.tombstones:
             at = microseconds(tombstone.found_at)
-            what = (
+            statement = (
                 f"DELETE FROM raw.{object_type.name}"
                 if remove
                 else f"UPDATE raw.{object_type.name} SET _deleted_at = make_timestamptz({at}),"
                 f" _fetched_at = make_timestamptz({at})"
             )
             buried = connection.execute(
-                f"{what} WHERE {rows_of(batch.mode)} AND {key} = ? AND _deleted_at IS NULL"
+                f"{statement} WHERE {rows_of(batch.mode)} AND {key} = ? AND _deleted_at IS NULL"
                 f" AND _fetched_at <= make_timestamptz({at}) RETURNING {utc_day('created')}",
                 [tombstone.id],
             ).fetchall()
             loaded.changes.setdefault(object_type.name, Changes()).deleted.update(day for (day,) in buried)
             if remove and buried:
                 request_compaction(connection, DAILY)
-    remember_gone(connection, batch, [(it.id, microseconds(it.found_at)) for it in batch.tombstones])
+    remember_gone(
+        connection, batch, [(tombstone.id, microseconds(tombstone.found_at)) for tombstone in batch.tombstones]
+    )
     alive = connection.execute(
         f"SELECT id FROM raw.{batch.object_type.name} WHERE {rows_of(batch.mode)} AND id IN (SELECT unnest(?))"
         " AND _deleted_at IS NULL",
@@ -342,13 +345,13 @@ def apply_tombstones(connection: duckdb.DuckDBPyConnection, batch: Batch, loaded
     loaded.refused[batch.object_type.name].update(object_id for (object_id,) in alive)
 
 
-def remember_gone(connection: duckdb.DuckDBPyConnection, batch: Batch, gone: Iterable[tuple[str, int]]) -> None:
+def remember_gone(connection: duckdb.DuckDBPyConnection, batch: Batch, objects: Iterable[tuple[str, int]]) -> None:
     """Records deleted or expired objects that have no row, for as long as a run may take.
 
-    `gone`: ids, and when they were requested, in microseconds on Stripe's clock.
+    `objects`: ids, and when they were requested, in microseconds on Stripe's clock.
     """
     table, livemode = batch.object_type.name, batch.mode.livemode
-    for object_id, at in gone:
+    for object_id, at in objects:
         connection.execute(
             "INSERT INTO pipeline.gone (object_type, id, found_at, livemode)"
             f" SELECT '{table}', {literal(object_id)}, make_timestamptz({at}), {livemode}"
@@ -389,11 +392,11 @@ def first_line(error: BaseException) -> str:
         return reason(error)
     lines = [line.strip() for line in str(error).splitlines()]
     # If a checkpoint fails while the file is detached, the second line says why.
-    said = " ".join(lines[: 2 if isinstance(error, duckdb.IOException) else 1]) or type(error).__name__
-    kind, _, details = said.partition(": ")
+    message = " ".join(lines[: 2 if isinstance(error, duckdb.IOException) else 1]) or type(error).__name__
+    kind, _, details = message.partition(": ")
     if isinstance(error, _ABOUT_VALUES):
         place = _PLACE.match(details)
         return f"{kind}: {place[0] if place else 'about a value, which is not shown here'}"
     if isinstance(error, (duckdb.FatalException, duckdb.InternalException)):  # may quote any other error
         return f"{kind}: {_QUOTED.sub('…', details)}"
-    return said
+    return message

@@ -18,9 +18,7 @@ from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.storage_errors import Cause, cause_of, reason, remedy
 from stripe_pipeline.warehouse.compaction import discard, rewrite
 from stripe_pipeline.warehouse.file_state import AT_ONCE, NOW, get_state
-from stripe_pipeline.warehouse.merge import (
-    first_line,
-)
+from stripe_pipeline.warehouse.merge import first_line
 from stripe_pipeline.warehouse.recovery import (
     LINEAGE,
     StandIn,
@@ -63,16 +61,16 @@ class PrivateFile:
             self.end_duckdb()
 
     @contextmanager
-    def open(self, what: str = "{} cannot be read") -> Iterator[duckdb.DuckDBPyConnection]:
+    def open(self, failure: str = "{} cannot be read") -> Iterator[duckdb.DuckDBPyConnection]:
         """Yields the file's only connection, with the schema in place; closes it and releases the lock on exit.
 
-        `what` is the text of a `WarehouseError` about the file (`{}`) if DuckDB fails.
+        `failure` is the text of a `WarehouseError` about the file (`{}`) if DuckDB fails.
         """
         if self._session and self._session[0] == threading.get_ident():
-            with self.explained(what):
+            with self.explained(failure):
                 yield self._session[1]
             return
-        with self.locked(), self.attached(what) as connection:
+        with self.locked(), self.attached(failure) as connection:
             yield connection
 
     @contextmanager
@@ -92,7 +90,8 @@ class PrivateFile:
 
     @contextmanager
     def locked(self, *, look: bool = False) -> Iterator[None]:
-        """Keeps everyone else away from the file. A missing file that is only to be read needs no lock."""
+        """Keeps other threads and processes away from the file. A missing file that is only to be read needs no
+        lock."""
         look = look or self.read_only
         with self._thread_lock:
             if look:
@@ -119,14 +118,16 @@ class PrivateFile:
                 self._process_lock.release()
 
     @contextmanager
-    def attached(self, what: str = "{} cannot be read", *, look: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+    def attached(
+        self, failure: str = "{} cannot be read", *, look: bool = False
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
         """Yields the connection to the file, migrated to the settings unless it is only to be read.
 
         A damaged file is restored: at once if it cannot be opened, else for the next run, and this run fails.
         """
         look = look or self.read_only
         try:
-            with self.explained(what):
+            with self.explained(failure):
                 if look:
                     connection = self._attach_to_look()
                 else:
@@ -141,19 +142,19 @@ class PrivateFile:
             if not look and self._is_damaged(error):
                 restored = restore(self.folder, first_line(_origin(error)))
                 raise WarehouseError(
-                    f"{restored}. This run had begun with what the damaged file held, and was ended", "Run again"
+                    f"{restored}. This run had begun with the data of the damaged file, and was ended", "Run again"
                 ) from None
             raise
 
     @contextmanager
-    def explained(self, what: str, then: str = "") -> Iterator[None]:
-        """Turns DuckDB's errors into a `WarehouseError`: `what` failed, with the file for its `{}`, the reason, the
-        resulting state (`then`), and the remedy."""
+    def explained(self, failure: str, consequence: str = "") -> Iterator[None]:
+        """Turns DuckDB's errors into a `WarehouseError`: the failure, with the file for its `{}`, the reason, the
+        consequence and the remedy."""
         try:
             yield
         except (duckdb.Error, OSError) as error:
-            said = f"{what.format(self.folder.private)}: {first_line(error)}"
-            raise WarehouseError(f"{said}. {then}" if then else said, self._remedy(error)) from None
+            message = f"{failure.format(self.folder.private)}: {first_line(error)}"
+            raise WarehouseError(f"{message}. {consequence}" if consequence else message, self._remedy(error)) from None
 
     def _remedy(self, error: Exception) -> str:
         if self.folder.private.is_dir():
@@ -230,21 +231,21 @@ class PrivateFile:
 
     def _make(self) -> None:
         """Creates the private file completely or not at all."""
-        made = self.folder.private.with_name("new.duckdb")
-        remove(made)
+        new_file = self.folder.private.with_name("new.duckdb")
+        remove(new_file)
         connection = self._duckdb_of_ours()
         try:
-            attach(connection, made)
+            attach(connection, new_file)
             connection.execute(f"USE {CATALOG}")
-            self.layout.ensure(connection, made)
+            self.layout.ensure(connection, new_file)
             connection.execute("USE memory")
             connection.execute(f"DETACH {CATALOG}")
-            made.chmod(0o600)
-            made.replace(self.folder.private)
+            new_file.chmod(0o600)
+            new_file.replace(self.folder.private)
             self._prepared = True
         except BaseException:
             self.end_duckdb()
-            remove(made)
+            remove(new_file)
             raise
 
     def _attach_to_look(self) -> duckdb.DuckDBPyConnection:
@@ -272,7 +273,7 @@ class PrivateFile:
             self._duckdb = None
 
     def checkpoint(self, connection: duckdb.DuckDBPyConnection) -> None:
-        with self.explained("{} could not be written to the end", "What was loaded is in its write-ahead log"):
+        with self.explained("{} could not be written to the end", "The loaded data is in its write-ahead log"):
             connection.execute(f"CHECKPOINT {CATALOG}")
         self.unwritten = False
 

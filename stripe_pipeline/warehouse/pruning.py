@@ -42,14 +42,16 @@ def _date_of(object_type: ObjectType) -> str:
     return "created" if object_type.date_field == "created" else f'coalesce("{object_type.date_field}", created)'
 
 
-def expire(connection: duckdb.DuckDBPyConnection, parent: ObjectType, kept: str, bounds: str) -> list[tuple[str, int]]:
-    """Removes rows that are too old from `temp.incoming`, and rows that have become so from the table, with their
-    children, also of disabled types.
+def expire(
+    connection: duckdb.DuckDBPyConnection, parent: ObjectType, retention: str, bounds: str
+) -> list[tuple[str, int]]:
+    """Removes rows that do not meet `retention`, a condition, from `temp.incoming`; and the stored rows of the same
+    objects, with their children, also of disabled types.
 
     Returns the ids, and when they were requested, in microseconds on Stripe's clock.
     """
     expired = connection.execute(
-        f"DELETE FROM temp.incoming WHERE NOT ({kept}) RETURNING id, epoch_us(_fetched_at)"
+        f"DELETE FROM temp.incoming WHERE NOT ({retention}) RETURNING id, epoch_us(_fetched_at)"
     ).fetchall()
     if not expired:
         return []
@@ -61,9 +63,9 @@ def expire(connection: duckdb.DuckDBPyConnection, parent: ObjectType, kept: str,
         " WHERE _fetched_at <= sent",
         [ids, fetched],
     ).fetchall()
-    gone = [[object_id for (object_id,) in older]]
+    older_ids = [object_id for (object_id,) in older]
     for table, key in ((parent.name, "id"), *((child.name, child.parent_key) for child in children_of(parent))):
-        connection.execute(f"DELETE FROM raw.{table} WHERE {bounds} AND {key} IN (SELECT unnest(?))", gone)
+        connection.execute(f"DELETE FROM raw.{table} WHERE {bounds} AND {key} IN (SELECT unnest(?))", [older_ids])
     return expired
 
 
@@ -82,9 +84,9 @@ def prune(connection: duckdb.DuckDBPyConnection, settings: Settings) -> dict[str
                 _uncover(connection, (object_type, *children_of(object_type)), cutoff)
     for object_type in settings.types.values():
         if object_type.parent and (cutoff := settings.cutoff(object_type)):
-            them = pruned.setdefault(object_type.name, Pruned())
-            them.cutoff = cutoff
-            them.days.update(_delete(connection, object_type, f"NOT ({young_enough(object_type, cutoff)})"))
+            of_table = pruned.setdefault(object_type.name, Pruned())
+            of_table.cutoff = cutoff
+            of_table.days.update(_delete(connection, object_type, f"NOT ({young_enough(object_type, cutoff)})"))
     return pruned
 
 

@@ -42,7 +42,7 @@ class Publisher:
     def __init__(self, folder: DataFolder, readers: Readers = Readers.OWNER) -> None:
         self.folder = folder
         self._readers = readers
-        self._last = _Publish()  # by this process, whose note for other processes may not have been stored
+        self._last = _Publish()  # the last one of this process, which other processes may not know of
 
     def due(self, *, pause: float = PAUSE) -> bool:
         """Whether publishing now stays within its share of the time, and `pause` seconds have passed.
@@ -115,7 +115,7 @@ class Publisher:
             if version.resolve() == current:
                 try:
                     os.utime(version)
-                except OSError as error:  # whose message does not name the file
+                except OSError as error:  # its message does not name the file
                     raise type(error)(error.errno, error.strerror, str(version)) from None
             elif version != keep and time.time() - version.stat().st_mtime > _KEEP:
                 shutil.rmtree(version, ignore_errors=True)
@@ -128,15 +128,15 @@ def _revision(version: Path) -> int | None:
 
 def versions_of(folder: DataFolder) -> list[tuple[Path, datetime, int]]:
     """The existing published copies, newest first: file, time of the copy, and warehouse revision."""
-    found = []
+    copies = []
     for version in folder.versions.iterdir() if folder.versions.is_dir() else ():
         copy, revision = version / folder.published.name, _revision(version)
         if revision is not None and copy.is_file():
             with contextlib.suppress(ValueError):
                 copied_at = datetime.strptime(version.name.partition("-r")[0], _NAME).replace(tzinfo=UTC)
-                found.append((copy, copied_at, revision))
+                copies.append((copy, copied_at, revision))
     # The link is more reliable than times from a clock that may have been set back.
-    return sorted(found, key=lambda it: (_is_target(folder.published, it[0].parent), it[1]), reverse=True)
+    return sorted(copies, key=lambda entry: (_is_target(folder.published, entry[0].parent), entry[1]), reverse=True)
 
 
 def _is_target(published: Path, version: Path) -> bool:

@@ -15,14 +15,8 @@ from stripe_pipeline.objects import ObjectType
 from stripe_pipeline.rows import microseconds
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.views.references import JUST_BEFORE, followed, named_by
-from stripe_pipeline.warehouse.bookkeeping import (
-    mode_condition,
-)
-from stripe_pipeline.warehouse.merge import (
-    created_between,
-    gone_condition,
-    rows_of,
-)
+from stripe_pipeline.warehouse.bookkeeping import mode_condition
+from stripe_pipeline.warehouse.merge import created_between, gone_condition, rows_of
 from stripe_pipeline.warehouse.private_file import PrivateFile
 from stripe_pipeline.warehouse.pruning import young_enough
 from stripe_pipeline.warehouse.sql import literal
@@ -70,9 +64,9 @@ class RowQueries:
         selects = []
         for object_type in self._settings.enabled:
             spans = stretches(days.get(object_type.name, ()))
-            made = [f"({created_between(day_start(first), day_start(last) + DAY)})" for first, last in spans]
+            created = [f"({created_between(day_start(first), day_start(last) + DAY)})" for first, last in spans]
             of_mode = f"_account = {literal(mode.account)} AND livemode = {mode.livemode}"
-            rows = f"{of_mode} AND ({' OR '.join([fetched, *made])})"
+            rows = f"{of_mode} AND ({' OR '.join([fetched, *created])})"
             selects += [
                 named_by(object_type, reference, rows)
                 for reference in followed(self._settings, object_type)
@@ -87,7 +81,7 @@ class RowQueries:
                 f" FROM ({' UNION ALL '.join(selects)}) GROUP BY id"
             )
             [(first,)] = connection.execute("SELECT epoch_us(min(created)) FROM temp.named").fetchall()
-            found = (
+            targets = (
                 []
                 if first is None
                 else connection.execute(
@@ -102,7 +96,7 @@ class RowQueries:
                 ).fetchall()
             )
             connection.execute("DROP TABLE temp.named")
-        return {str(object_id): int(created) for object_id, created in found}
+        return {str(object_id): int(created) for object_id, created in targets}
 
     def repeated(self, object_type: ObjectType, *, most: int) -> list[str]:
         """At most `most` keys of this type that several rows share, which should not happen."""
@@ -112,14 +106,14 @@ class RowQueries:
         [(rows, distinct)] = self.file.ask(f"SELECT count(*), count(DISTINCT hash({keys})) FROM {table}")
         if rows == distinct:
             return []
-        found = self.file.ask(
+        shared = self.file.ask(
             f"SELECT concat_ws(' ', {', '.join(object_type.key)}) FROM {table} GROUP BY {keys} HAVING count(*) > 1"
             f" ORDER BY 1 LIMIT {most}"
         )
-        return [str(key) for (key,) in found]
+        return [str(key) for (key,) in shared]
 
     def shown(self, tables: Iterable[str]) -> dict[str, tuple[int, float | None]]:
         """The content of these tables or views, by qualified name, for example `live.charges`: how many rows, and the
         latest request time of a row, in seconds on Stripe's clock; None without rows."""
-        each = (f"SELECT '{it}', count(*), epoch_us(max(_fetched_at)) / 1e6 FROM {it}" for it in tables)
-        return {str(table): (int(rows), at) for table, rows, at in self.file.ask(" UNION ALL ".join(each))}
+        selects = (f"SELECT '{name}', count(*), epoch_us(max(_fetched_at)) / 1e6 FROM {name}" for name in tables)
+        return {str(table): (int(rows), at) for table, rows, at in self.file.ask(" UNION ALL ".join(selects))}

@@ -54,11 +54,11 @@ def stand_ins(folder: DataFolder) -> list[StandIn]:
     The private file itself comes first if its write-ahead log may be the damaged part: all data reported as stored is
     in the file. The published versions follow, newest first.
     """
-    found = [StandIn(path, copied_at, True) for path, copied_at, _ in versions_of(folder)]
+    copies = [StandIn(path, copied_at, True) for path, copied_at, _ in versions_of(folder)]
     if _log_of(folder.private).exists() and folder.private.is_file():
         written = datetime.fromtimestamp(folder.private.stat().st_mtime, UTC)
-        found.insert(0, StandIn(folder.private, written, False))
-    return found
+        copies.insert(0, StandIn(folder.private, written, False))
+    return copies
 
 
 def is_whole(path: Path) -> bool:
@@ -85,7 +85,7 @@ def read_through(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]
         "SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = ? ORDER BY ALL", [CATALOG]
     ).fetchall()
     for schema, table in tables:
-        connection.execute(f'SELECT bit_xor(hash(it)) FROM {CATALOG}."{schema}"."{table}" it').fetchall()
+        connection.execute(f'SELECT bit_xor(hash(t)) FROM {CATALOG}."{schema}"."{table}" t').fetchall()
     return tables
 
 
@@ -131,13 +131,12 @@ def restore(folder: DataFolder, why: str) -> Restored:
 
 def restored_since(connection: duckdb.DuckDBPyConnection, *, forget: bool = False) -> Restored | None:
     """The work due since the attached file was restored; `forget` marks the work as done."""
-    found = get_state(connection, _TO_DO)
-    if found is None:
+    due = get_state(connection, _TO_DO)
+    if due is None:
         return None
     if forget:
         set_state(connection, _TO_DO, None)
-    since, said = orjson.loads(found)
-    return Restored(since, said)
+    return Restored(*orjson.loads(due))
 
 
 def cannot_be_restored(folder: DataFolder, why: str = "") -> WarehouseError:
@@ -145,8 +144,8 @@ def cannot_be_restored(folder: DataFolder, why: str = "") -> WarehouseError:
     return WarehouseError(
         f"The warehouse {folder.private} is damaged ({why}), and no undamaged published version of it is left",
         "Put a backup of it there, if there is one. Else load everything from Stripe again: `stripe-pipeline clean`,"
-        " then `stripe-pipeline sync`. That cannot bring back what Stripe no longer has, such as the last state of"
-        " objects deleted there",
+        " then `stripe-pipeline sync`. That does not restore data that Stripe no longer has, such as the last state of"
+        " deleted objects",
     )
 
 
@@ -163,10 +162,10 @@ def _log_of(database: Path) -> Path:
 def _sentence(folder: DataFolder, why: str, stand_in: StandIn, *, aside: bool) -> str:
     damaged = f"is damaged ({why})" if aside else f"cannot be opened ({why})"
     source = f"the version published at {stand_in}" if stand_in.is_published else f"its state of {stand_in}"
-    kept = f" The damaged file is kept as {folder.damaged} for 30 days" if aside else ""
+    damaged_file = f" The damaged file is kept as {folder.damaged} for 30 days" if aside else ""
     return (
-        f"The warehouse {folder.private} {damaged}: it was restored from {source}, and the next run reads what changed"
-        f" since.{kept}".rstrip(".")
+        f"The warehouse {folder.private} {damaged}: it was restored from {source}, and the next run reads the changes"
+        f" since then.{damaged_file}".rstrip(".")
     )
 
 
@@ -178,8 +177,8 @@ def _note(file: Path, restored: Restored, *, revision: int) -> None:
         since = min(restored.since, earlier.since) if earlier else restored.since
         set_state(connection, _TO_DO, orjson.dumps([since, restored.said]).decode())
         set_state(connection, LINEAGE, repr(time.time()))
-        # Beyond every version, or the next publish would count as already published; and beyond any revision of the
-        # damaged file, or an inbox that knows a later state of this warehouse would refuse it.
+        # Higher than the revision of every version, or the next publish would count as already published. Higher than
+        # any revision of the damaged file, or an inbox that knows a later state of this warehouse would refuse it.
         connection.execute(f"UPDATE pipeline.meta SET revision = greatest(revision, {revision}) + {_MORE_LOADS}")
 
 

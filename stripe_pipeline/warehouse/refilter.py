@@ -11,12 +11,15 @@ from datetime import UTC, datetime
 import duckdb
 import orjson
 
-from stripe_pipeline.fields import SECRET, UNKNOWN, FieldFilter, FieldRules, path_from, without_secrets
-from stripe_pipeline.objects import OBJECT_TYPES, Column, Kind, ObjectType, family_of
+from stripe_pipeline.fields import SECRET, UNKNOWN, FieldFilter, FieldRules, path_from, path_text, without_secrets
+from stripe_pipeline.objects import OBJECT_TYPES, Column, ObjectType, family_of
 from stripe_pipeline.settings.ages import FOREVER, Age
 from stripe_pipeline.settings.model import OnDelete, Settings
-from stripe_pipeline.warehouse.file_state import NOW, get_state, request_compaction
+from stripe_pipeline.warehouse.file_state import NOW, get_state, request_compaction, set_states
 from stripe_pipeline.warehouse.sql import exists
+
+_FIELDS = "fields of {}"
+"""The name in `pipeline.applied` of the rules that the stored rows of a table follow, as JSON."""
 
 
 class Refilter:
@@ -47,29 +50,23 @@ class Refilter:
         for object_type in OBJECT_TYPES.values():
             table = object_type.name
             rules = self._settings.rules(object_type)
-            before = set((get_state(connection, f"fields of {table}") or "").splitlines())
-            now = set(str(rules).splitlines())
+            before = _recorded_rules(connection, object_type)
             # A hashed value's original is unknown and cannot be hashed with another key.
-            blank = {it for it in before if it[0] == "#" and (it not in now or other_key)}
-            left_out = {it for it in now - before if it[0] == "-"}
-            hashed = {it for it in now - before if it[0] == "#" and f"-{it[1:]}" not in before}
-            hashed_before[table] = frozenset(path_from(it[1:]) for it in (before & now) - blank if it[0] == "#")
+            blank = before.hash if other_key else before.hash - rules.hash
+            hashed_before[table] = (before.hash & rules.hash) - blank
             # Secrets in other types' rows are searched for below.
-            secrets = {f"-{name}" for name in object_type.secrets}
+            secrets = {(name,) for name in object_type.secrets}
             again[table] = FieldRules(
-                frozenset(path_from(it[1:]) for it in (left_out - secrets) | blank if it[1:] != UNKNOWN),
-                frozenset(path_from(it[1:]) for it in hashed),
-                keep_unknown=f"-{UNKNOWN}" not in left_out,
+                exclude=(rules.exclude - before.exclude - secrets) | blank,
+                hash=rules.hash - before.hash - before.exclude,
+                keep_unknown=rules.keep_unknown or not before.keep_unknown,
             )
-            lacking = {it[1:] for it in (before - now) | blank if f"-{it[1:]}" not in now}
+            lacking = {path_text(path) for path in ((before.exclude | blank) - rules.exclude)}
+            if rules.keep_unknown and not before.keep_unknown:
+                lacking.add(UNKNOWN)
             if lacking:
                 self._note_lacking(connection, object_type, lacking)
-            for path in (it[1:] for it in now if it[0] == "-"):
-                connection.execute(
-                    "DELETE FROM pipeline.lacking WHERE object_type = ? AND (fields = ? OR starts_with(fields, ?))"
-                    " OR contains(fields, ?) OR contains(fields, ?)",
-                    [table, path, f"{path}.", f"({table}.{path})", f"({table}.{path}."],
-                )
+            self._forget_lacking(connection, object_type, rules)
             for name in sorted(rules.left_out & columns.get(f"raw.{table}", set())):
                 connection.execute(f'ALTER TABLE raw.{table} DROP COLUMN "{name}"')
                 erased = True
@@ -94,11 +91,11 @@ class Refilter:
             if family_of(other) is listed:
                 continue  # both are read together
             for column in other.table_columns:
-                if column.kind is Kind.NESTED and exists(connection, other, column, f'"object":"{listed.object}"'):
+                if column.kind.is_nested and exists(connection, other, column, f'"object":"{listed.object}"'):
                     of_column = lacking.setdefault(other.name, set())
-                    of_column |= {f"{column.name} ({object_type.name}.{it})" for it in fields}
+                    of_column |= {f"{column.name} ({object_type.name}.{field})" for field in fields}
         for table, names in lacking.items():
-            # On Stripe's clock, like the lists: just after the last list.
+            # Just after the last list, on Stripe's clock like the time of the list.
             connection.execute(
                 "INSERT INTO pipeline.lacking SELECT ?, unnest(?), last + INTERVAL 1 MICROSECOND"
                 " FROM (SELECT max(listed_at) AS last FROM pipeline.coverage WHERE object_type = ?)"
@@ -108,8 +105,21 @@ class Refilter:
         # Rows read by a stopped backfill lack the fields, too.
         connection.execute("DELETE FROM pipeline.backfills")
 
+    def _forget_lacking(
+        self, connection: duckdb.DuckDBPyConnection, object_type: ObjectType, rules: FieldRules
+    ) -> None:
+        """Removes the records of missing fields that the rules leave out now."""
+        table = object_type.name
+        for path in [*map(path_text, rules.exclude), *([] if rules.keep_unknown else [UNKNOWN])]:
+            connection.execute(
+                "DELETE FROM pipeline.lacking WHERE object_type = ? AND (fields = ? OR starts_with(fields, ?))"
+                " OR contains(fields, ?) OR contains(fields, ?)",
+                [table, path, f"{path}.", f"({table}.{path})", f"({table}.{path}."],
+            )
+
     def _forget_days(self, connection: duckdb.DuckDBPyConnection, object_type: ObjectType) -> None:
-        """Marks days that lack rows too old until now as unknown, so that the next sync lists them."""
+        """Marks days as unknown if the previous retention removed rows of them that the present one keeps, so that the
+        next sync lists them."""
         before, _, date_field = (get_state(connection, f"retention of {object_type.name}") or "").partition("\n")
         if (age := Age.from_text(before)) is None:
             return
@@ -125,11 +135,11 @@ class Refilter:
         """Applies the new rules to every stored value that they concern."""
 
         def filtered(table: str, column: str, value: str) -> str:
-            nested = OBJECT_TYPES[table].kind_of(column) is Kind.NESTED
-            kept = fields.column(table, column, orjson.loads(value) if nested else value)
-            if kept is None or (column == UNKNOWN and not kept):
+            nested = OBJECT_TYPES[table].kind_of(column).is_nested
+            allowed = fields.column(table, column, orjson.loads(value) if nested else value)
+            if allowed is None or (column == UNKNOWN and not allowed):
                 return ""
-            return orjson.dumps(kept).decode() if nested else str(kept)
+            return orjson.dumps(allowed).decode() if nested else str(allowed)
 
         connection.create_function("filtered", filtered, ["VARCHAR"] * 3, "VARCHAR")
         try:
@@ -149,19 +159,19 @@ class Refilter:
         """Removes secrets from every stored value; returns whether any existed."""
 
         def secretless(table: str, column: str, value: str) -> str:
-            nested = OBJECT_TYPES[table].kind_of(column) is Kind.NESTED
-            kept = without_secrets(orjson.loads(value) if nested else value, self._kept_secrets, name=column)
-            if column == UNKNOWN and not kept:
+            nested = OBJECT_TYPES[table].kind_of(column).is_nested
+            allowed = without_secrets(orjson.loads(value) if nested else value, self._kept_secrets, name=column)
+            if column == UNKNOWN and not allowed:
                 return ""
-            return orjson.dumps(kept).decode() if nested else str(kept)
+            return orjson.dumps(allowed).decode() if nested else str(allowed)
 
-        found = False
+        any_changed = False
         connection.create_function("secretless", secretless, ["VARCHAR"] * 3, "VARCHAR")
         try:
             for table, object_type in self._settings.types.items():
                 stay = self._kept_secrets.get(object_type.object, frozenset()) | {"metadata"}
                 for column in object_type.table_columns:
-                    if column.kind not in (Kind.TEXT, Kind.NESTED) or column.name in stay:
+                    if not column.kind.may_hold_secret or column.name in stay:
                         continue
                     name = f'"{column.name}"'
                     [(changed,)] = connection.execute(
@@ -169,10 +179,35 @@ class Refilter:
                         f" SET {name} = nullif(secretless('{table}', '{column.name}', {name}::VARCHAR), '')"
                         f" WHERE contains({name}::VARCHAR, '{SECRET}')"
                     ).fetchall()
-                    found |= bool(changed)
+                    any_changed |= bool(changed)
         finally:
             connection.remove_function("secretless")
-        return found
+        return any_changed
+
+
+def _recorded_rules(connection: duckdb.DuckDBPyConnection, object_type: ObjectType) -> FieldRules:
+    """The rules that the stored rows of a type follow."""
+    stored = get_state(connection, _FIELDS.format(object_type.name))
+    return FieldRules.from_json(stored) if stored else FieldRules()
+
+
+def recorded_rules(object_type: ObjectType, rules: FieldRules) -> dict[str, str]:
+    """The state, by name, that records which rules the stored rows of a type follow."""
+    return {_FIELDS.format(object_type.name): rules.to_json()}
+
+
+def convert_rules(connection: duckdb.DuckDBPyConnection) -> None:
+    """Converts the rules that a file of format 5 or earlier records: a line for each path, after `-` if the field is
+    left out, after `#` if it is hashed."""
+    converted: dict[str, str] = {}
+    for object_type in OBJECT_TYPES.values():
+        lines = (get_state(connection, _FIELDS.format(object_type.name)) or "").split("\n")
+        left_out = {path_from(line[1:]) for line in lines if line.startswith("-")}
+        hashed = {path_from(line[1:]) for line in lines if line.startswith("#")}
+        unknown = (UNKNOWN,)
+        rules = FieldRules(frozenset(left_out - {unknown}), frozenset(hashed), unknown not in left_out)
+        converted |= recorded_rules(object_type, rules)
+    set_states(connection, converted)
 
 
 def retention_note(settings: Settings, object_type: ObjectType) -> str:
@@ -185,16 +220,16 @@ def _concerned(object_type: ObjectType, column: Column, rules: Mapping[str, Fiel
     own = rules[object_type.name]
     if any(path[0] == column.name for path in own.exclude | own.hash):
         return "true"
-    if column.kind is not Kind.NESTED:
+    if not column.kind.is_nested:
         return ""
     if column.name == UNKNOWN and own:
         return "true"
     holding = []
-    for table, them in rules.items():
+    for table, of_table in rules.items():
         held = OBJECT_TYPES[table]
-        if them and held.parent == object_type.name and held.embedded_in == column.name:
+        if of_table and held.parent == object_type.name and held.embedded_in == column.name:
             return "true"
-        if them:
+        if of_table:
             # A child may lack an `object` of its own in its parent.
             names = {held.object, family_of(held).object}
             holding += [f'contains("{column.name}"::VARCHAR, \'"{name}"\')' for name in sorted(names)]

@@ -17,15 +17,15 @@ import orjson
 from stripe_pipeline.data_folder import CATALOG
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.fields import kept_secrets
-from stripe_pipeline.objects import OBJECT_TYPES, Column, Kind
+from stripe_pipeline.objects import OBJECT_TYPES, Column
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.views.catalog import selects, views
 from stripe_pipeline.views.view import MODES
 from stripe_pipeline.warehouse.file_state import get_state, set_state, set_states
-from stripe_pipeline.warehouse.refilter import Refilter, retention_note
+from stripe_pipeline.warehouse.refilter import Refilter, convert_rules, recorded_rules, retention_note
 from stripe_pipeline.warehouse.sql import literal
 
-FORMAT = 5
+FORMAT = 6
 """The version of the layout; to be raised when older releases could no longer write the file correctly."""
 _CHILDREN_COUNTED = "coverage counts children"
 """Stored if `pipeline.coverage.listed` of a child counts the children."""
@@ -37,7 +37,7 @@ _PIPELINE_TABLES = {
     "keys": "fingerprint VARCHAR, account VARCHAR, livemode BOOLEAN",
     "clock": "lowest DOUBLE, highest DOUBLE",
     "cursors": "account VARCHAR, livemode BOOLEAN, name VARCHAR, read_until TIMESTAMPTZ",
-    # Found gone, or too old to be kept, and without a row: a list on its way may still hold them.
+    # Objects without a row, because they are deleted or too old to be kept: a list being read may still hold them.
     "gone": "object_type VARCHAR, id VARCHAR, found_at TIMESTAMPTZ, livemode BOOLEAN",
     "coverage": "object_type VARCHAR, account VARCHAR, livemode BOOLEAN, day DATE, listed_at TIMESTAMPTZ,"
     ' listed_until TIMESTAMPTZ, "rows" BIGINT, how VARCHAR, listed BIGINT',
@@ -74,21 +74,28 @@ class Layout:
     def fingerprint(self) -> str:
         """A hash, equal for settings that require the same tables, fields and views."""
         rules = [
-            f"{t.name} {self._settings.rules(t)} {self._settings.on_delete_of(t)} {retention_note(self._settings, t)}"
-            for t in self._settings.types.values()
+            [
+                object_type.name,
+                self._settings.rules(object_type).to_json(),
+                self._settings.on_delete_of(object_type),
+                retention_note(self._settings, object_type),
+            ]
+            for object_type in self._settings.types.values()
         ]
-        said = [self._views, list(self._comments()), rules, self._hash_key_name, self._secrets]
-        return hashlib.sha256(orjson.dumps(said)).hexdigest()
+        required = [self._views, list(self._comments()), rules, self._hash_key_name, self._secrets]
+        return hashlib.sha256(orjson.dumps(required)).hexdigest()
 
     @cached_property
     def _kept_secrets(self) -> Mapping[str, frozenset[str]]:
-        return kept_secrets({name: self._settings.rules(it) for name, it in self._settings.types.items()})
+        return kept_secrets(
+            {name: self._settings.rules(object_type) for name, object_type in self._settings.types.items()}
+        )
 
     @property
     def _secrets(self) -> str:
         """Which of Stripe's secrets are removed from stored data."""
-        kept = sorted(f"{it}.{name}" for it, names in self._kept_secrets.items() for name in names)
-        return f"{_SECRETS_TAKEN_OUT} {' '.join(kept)}".strip()
+        fields = sorted(f"{object_name}.{name}" for object_name, names in self._kept_secrets.items() for name in names)
+        return f"{_SECRETS_TAKEN_OUT} {' '.join(fields)}".strip()
 
     @property
     def _hash_key_name(self) -> str:
@@ -107,20 +114,23 @@ class Layout:
                 f"{path} is a DuckDB file of another program",
                 "Move it away, or name another folder in STRIPE_PIPELINE_DATA",
             )
+        format_before = FORMAT
         if columns:
-            [(found,)] = connection.execute("SELECT format FROM pipeline.meta").fetchall()
-            if found > FORMAT:
+            [(format_before,)] = connection.execute("SELECT format FROM pipeline.meta").fetchall()
+            if format_before > FORMAT:
                 raise WarehouseError(
-                    f"{path} was written by a newer stripe_pipeline (format {found}, this one knows {FORMAT})",
+                    f"{path} was written by a newer stripe_pipeline (format {format_before}, this one knows {FORMAT})",
                     "Upgrade stripe_pipeline",
                 )
         statements = list(self._missing(columns))
         connection.execute("BEGIN")
         for statement in statements:
             connection.execute(statement)
+        if format_before < 6:
+            convert_rules(connection)
         if get_state(connection, _CHILDREN_COUNTED) is None:
             # Earlier versions counted the parents here. Null until the day is listed again.
-            children = ", ".join(f"'{it.name}'" for it in OBJECT_TYPES.values() if it.parent)
+            children = ", ".join(f"'{child.name}'" for child in OBJECT_TYPES.values() if child.parent)
             connection.execute(f"UPDATE pipeline.coverage SET listed = NULL WHERE object_type IN ({children})")
             set_state(connection, _CHILDREN_COUNTED, "yes")
         if get_state(connection, "layout") != self.fingerprint:
@@ -140,8 +150,9 @@ class Layout:
                 connection.execute(statement)
             types = self._settings.types.values()
             applied = {"hash key": self._hash_key_name, "secrets": self._secrets, "layout": self.fingerprint}
-            applied |= {f"fields of {it.name}": str(self._settings.rules(it)) for it in types}
-            applied |= {f"retention of {it.name}": retention_note(self._settings, it) for it in types}
+            for object_type in types:
+                applied |= recorded_rules(object_type, self._settings.rules(object_type))
+                applied[f"retention of {object_type.name}"] = retention_note(self._settings, object_type)
             set_states(connection, applied)
             if columns:
                 connection.execute("UPDATE pipeline.meta SET revision = revision + 1 WHERE revision > 0")
@@ -225,6 +236,4 @@ def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, set[str]]:
 
 
 def _definition(column: Column) -> str:
-    # Nested JSON takes a third of the space with zstd.
-    compression = " USING COMPRESSION zstd" if column.kind is Kind.NESTED else ""
-    return f'"{column.name}" {column.kind.sql_type}{compression}'
+    return f'"{column.name}" {column.kind.sql_type} {column.kind.storage}'.rstrip()

@@ -17,10 +17,10 @@ until all are loaded, and are compressed anew at each load until then."""
 
 def exists(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, column: Column, text: str) -> bool:
     """Whether any row has this text in the column."""
-    [(found,)] = connection.execute(
+    [(any_row,)] = connection.execute(
         f'SELECT EXISTS (FROM raw.{object_type.name} WHERE contains("{column.name}"::VARCHAR, {literal(text)}))'
     ).fetchall()
-    return bool(found)
+    return bool(any_row)
 
 
 def start_duckdb(spill: Path) -> duckdb.DuckDBPyConnection:
@@ -38,8 +38,10 @@ def start_duckdb(spill: Path) -> duckdb.DuckDBPyConnection:
 
 def attach(connection: duckdb.DuckDBPyConnection, path: Path, catalog: str = CATALOG) -> None:
     """Attaches the file, created if missing, in a format that DuckDB 1.4 to 2.0 can read."""
-    made = "" if path.exists() else ", STORAGE_VERSION 'v1.4.0'"
-    connection.execute(f"ATTACH {literal(str(path))} AS {catalog} (TYPE duckdb, ROW_GROUP_SIZE {ROW_GROUP}{made})")
+    of_new_file = "" if path.exists() else ", STORAGE_VERSION 'v1.4.0'"
+    connection.execute(
+        f"ATTACH {literal(str(path))} AS {catalog} (TYPE duckdb, ROW_GROUP_SIZE {ROW_GROUP}{of_new_file})"
+    )
 
 
 def literal(text: str) -> str:

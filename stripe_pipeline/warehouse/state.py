@@ -15,19 +15,10 @@ from stripe_pipeline.rows import microseconds
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.clock import Reading
 from stripe_pipeline.warehouse import future_times
-from stripe_pipeline.warehouse.bookkeeping import (
-    Covered,
-    MissingFields,
-    StoppedBackfill,
-    mode_condition,
-    set_clock,
-)
+from stripe_pipeline.warehouse.bookkeeping import Covered, MissingFields, StoppedBackfill, mode_condition, set_clock
 from stripe_pipeline.warehouse.file_state import get_state
 from stripe_pipeline.warehouse.private_file import PrivateFile
-from stripe_pipeline.warehouse.recovery import (
-    LINEAGE,
-    restored_since,
-)
+from stripe_pipeline.warehouse.recovery import LINEAGE, restored_since
 from stripe_pipeline.warehouse.sql import literal, start_of_day
 
 
@@ -73,24 +64,24 @@ class State:
 
     def clock(self) -> tuple[float, float] | None:
         """The bounds, in seconds, of the last known lead of Stripe's clock over the local clock."""
-        found = self.file.ask("SELECT lowest, highest FROM pipeline.clock")
-        return (float(found[0][0]), float(found[0][1])) if found else None
+        bounds = self.file.ask("SELECT lowest, highest FROM pipeline.clock")
+        return (float(bounds[0][0]), float(bounds[0][1])) if bounds else None
 
     def coverage(self, mode: Mode) -> dict[tuple[str, date], Covered]:
         """The coverage of completely listed days, by table name and day."""
         # A file of an earlier version lacks this column until it is migrated.
         listed = '"rows"' if self.file.read_only else 'coalesce(listed, "rows")'
-        found = self.file.ask(
+        rows = self.file.ask(
             'SELECT object_type, day, epoch_us(listed_at) / 1e6, epoch_us(listed_until) / 1e6, "rows",'
             f" {listed} FROM pipeline.coverage WHERE {mode_condition(mode)}"
         )
-        return {(table, day): Covered(*known) for table, day, *known in found}
+        return {(table, day): Covered(*known) for table, day, *known in rows}
 
     def covered_days(self) -> dict[str, dict[date, int]]:
         """The number of rows of every listed day, in all modes, by table name."""
-        found = self.file.ask('SELECT object_type, day, sum("rows")::BIGINT FROM pipeline.coverage GROUP BY ALL')
+        sums = self.file.ask('SELECT object_type, day, sum("rows")::BIGINT FROM pipeline.coverage GROUP BY ALL')
         covered: dict[str, dict[date, int]] = {}
-        for table, day, rows in found:
+        for table, day, rows in sums:
             covered.setdefault(table, {})[day] = rows
         return covered
 
@@ -126,19 +117,19 @@ class State:
 
     def stopped_backfill(self, mode: Mode, request: str) -> StoppedBackfill | None:
         """The backfill that has begun and not ended; `request` is the same for the same tables and days."""
-        found = self.file.ask(
+        times = self.file.ask(
             "SELECT epoch_us(began) / 1e6, epoch_us(coalesce((SELECT max(listed_at) FROM pipeline.coverage"
             f" WHERE how = 'backfill' AND {mode_condition(mode)} AND listed_at >= began), began)) / 1e6"
             f" FROM pipeline.backfills WHERE request = {literal(request)} AND {mode_condition(mode)}"
         )
-        return StoppedBackfill(*map(float, found[0])) if found else None
+        return StoppedBackfill(*map(float, times[0])) if times else None
 
     def begin_backfill(self, mode: Mode, request: str, now: float) -> None:
         """Records the start of this backfill, replacing an earlier one for the same tables and days."""
-        of_it = f"request = {literal(request)} AND {mode_condition(mode)}"
+        of_request = f"request = {literal(request)} AND {mode_condition(mode)}"
         with self.file.open() as connection:
             connection.execute("BEGIN")
-            connection.execute(f"DELETE FROM pipeline.backfills WHERE {of_it}")
+            connection.execute(f"DELETE FROM pipeline.backfills WHERE {of_request}")
             connection.execute(
                 f"INSERT INTO pipeline.backfills VALUES ({literal(request)}, {literal(mode.account)}, {mode.livemode},"
                 f" make_timestamptz({microseconds(now)}))"
@@ -155,14 +146,14 @@ class State:
     def lacking(self, mode: Mode) -> list[MissingFields]:
         """Fields that rows of `mode` lack because the settings left them out when the rows were read, by table; only of
         days that are still kept."""
-        kept = " OR ".join(
-            f"object_type = '{it.name}' AND day >= DATE '{self._settings.first_listed(it)}'"
-            for it in self._settings.enabled
+        kept_days = " OR ".join(
+            f"object_type = '{object_type.name}' AND day >= DATE '{self._settings.first_listed(object_type)}'"
+            for object_type in self._settings.enabled
         )
-        found = self.file.ask(
+        rows = self.file.ask(
             "SELECT object_type, list(DISTINCT fields), min(day), max(day) FROM pipeline.lacking"
             f" JOIN pipeline.coverage USING (object_type) WHERE {mode_condition(mode)}"
-            f' AND listed_at < since AND "rows" > 0 AND ({kept})'
+            f' AND listed_at < since AND "rows" > 0 AND ({kept_days})'
             " GROUP BY object_type ORDER BY object_type"
         )
-        return [MissingFields(table, tuple(sorted(fields)), first, last) for table, fields, first, last in found]
+        return [MissingFields(table, tuple(sorted(fields)), first, last) for table, fields, first, last in rows]

@@ -22,11 +22,7 @@ from stripe_pipeline.objects import CUSTOMERS, OBJECT_TYPES
 from stripe_pipeline.run_locks import abandoned
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.clock import Reading
-from stripe_pipeline.warehouse.bookkeeping import (
-    name_version,
-    rows_left,
-    show_failing,
-)
+from stripe_pipeline.warehouse.bookkeeping import name_version, rows_left, show_failing
 from stripe_pipeline.warehouse.compaction import is_due
 from stripe_pipeline.warehouse.erasure import Erased
 from stripe_pipeline.warehouse.file_state import DAILY, get_state, request_compaction
@@ -36,15 +32,12 @@ from stripe_pipeline.warehouse.private_file import PrivateFile
 from stripe_pipeline.warehouse.pruning import Pruned, prune
 from stripe_pipeline.warehouse.publisher import PAUSE, Publisher
 from stripe_pipeline.warehouse.queries import RowQueries
-from stripe_pipeline.warehouse.recovery import (
-    read_through,
-    remove,
-)
+from stripe_pipeline.warehouse.recovery import read_through, remove
 from stripe_pipeline.warehouse.schema import Layout
 from stripe_pipeline.warehouse.state import State
 
 _DEFAULTS = Settings()
-_LOOKED_INTO = 30 * DAY  # seconds that a damaged file is kept
+_KEEP_DAMAGED = 30 * DAY  # seconds that a damaged file is kept
 
 
 class Warehouse:
@@ -127,8 +120,8 @@ class Warehouse:
         """
         if not dry_run and _is_old(self.folder.damaged):
             remove(self.folder.damaged)
-        what = "{} cannot be read" if dry_run else "Pruning {} failed"
-        with self.file.locked(look=dry_run), self.file.attached(what, look=dry_run) as connection:
+        failure = "{} cannot be read" if dry_run else "Pruning {} failed"
+        with self.file.locked(look=dry_run), self.file.attached(failure, look=dry_run) as connection:
             if not dry_run:
                 # A damaged block is found while an undamaged published version may still exist.
                 read_through(connection)
@@ -138,14 +131,14 @@ class Warehouse:
                 else:
                     connection.execute("BEGIN")
                 pruned = prune(connection, self._settings)
-                gone = sum(them.rows for them in pruned.values())
-                if gone and not dry_run:
+                removed = sum(of_table.rows for of_table in pruned.values())
+                if removed and not dry_run:
                     connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
-                    if gone >= rows_left(connection):
+                    if removed >= rows_left(connection):
                         request_compaction(connection, DAILY)  # in this transaction: the run may end early
                 connection.execute("ROLLBACK" if dry_run else "COMMIT")
             if not dry_run:
-                with self.file.explained("What is too old was removed, but {} could not be made smaller"):
+                with self.file.explained("Rows that were too old were removed, but {} could not be made smaller"):
                     connection.execute(f"CHECKPOINT {CATALOG}")
                     if is_due(connection):
                         self.file.compact(connection)
@@ -168,16 +161,16 @@ class Warehouse:
                 connection.execute("BEGIN")
                 erasure = self._loader.erasure(connection, even_none=True)
                 assert erasure
-                found = {customer: erasure.add(customer) for customer in customers}
+                erased = {customer: erasure.add(customer) for customer in customers}
                 if dry_run:
                     connection.execute("ROLLBACK")
-                    return found
+                    return erased
                 erasure.apply()
                 connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
                 connection.execute("COMMIT")
             with self.file.explained(
                 "The customers were erased from the tables, but {} could not be rewritten",
-                "Until it is, the files still hold what was erased",
+                "Until it is rewritten, the files still hold the erased data",
             ):
                 connection.execute(f"CHECKPOINT {CATALOG}")
                 self.file.compact(connection)
@@ -185,7 +178,7 @@ class Warehouse:
         for lock in abandoned(self.folder.spool):
             shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
         self.publish()
-        return found
+        return erased
 
     def keep_out_no_longer(self, customer: str) -> list[date] | None:
         """Lets an erased customer (an id) return with the next list or event. Returns the UTC days of `created` that
@@ -215,4 +208,4 @@ class Warehouse:
 
 def _is_old(path: Path) -> bool:
     """Whether the file exists and is older than the period for which a damaged file is kept."""
-    return path.exists() and time.time() - path.stat().st_mtime > _LOOKED_INTO
+    return path.exists() and time.time() - path.stat().st_mtime > _KEEP_DAMAGED

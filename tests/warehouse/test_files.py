@@ -53,7 +53,7 @@ def noise(at: float) -> Damage:
 
     def damage(content: bytes) -> bytes:
         start = int(at * len(content))
-        return content[:start] + bytes(255 - it for it in content[start : start + 4096]) + content[start + 4096 :]
+        return content[:start] + bytes(255 - byte for byte in content[start : start + 4096]) + content[start + 4096 :]
 
     return damage
 
@@ -133,10 +133,10 @@ def test_a_private_file_that_cannot_be_opened_is_restored_and_catches_up(
 ) -> None:
     pipeline = make_pipeline()
     shop.create_customer(created=back(shop, 20), name="Ada")
-    gone = shop.create_customer(created=back(shop, 20), name="Grace")["id"]
+    grace = shop.create_customer(created=back(shop, 20), name="Grace")["id"]
     pipeline.sync()
     pipeline.sync()
-    shop.delete_customer(gone)
+    shop.delete_customer(grace)
     shop.create_customer(name="Edith")
     # Applied, and not published: the copy lacks it, and the inbox takes it for done.
     pipeline.inbox.add([notification for event in shop.events(False) if (notification := notification_of(event))])
@@ -149,11 +149,11 @@ def test_a_private_file_that_cannot_be_opened_is_restored_and_catches_up(
         folder.private.unlink()
 
     report = make_pipeline().sync()
-    [said] = [note for note in report.notes if "restored from the version published at" in note]
-    assert str(folder.private) in said
+    [note] = [note for note in report.notes if "restored from the version published at" in note]
+    assert str(folder.private) in note
     if damage:
         assert folder.damaged.read_bytes() == damaged
-        assert str(folder.damaged) in said
+        assert str(folder.damaged) in note
     assert_equal_to_stripe(shop, folder.published)
     assert names_of(folder) == {"Ada", "Edith"}
     assert not make_pipeline().sync().notes
@@ -186,7 +186,7 @@ def test_damage_where_nothing_is_read_is_found_at_night(folder: DataFolder, tmp_
     warehouse.load([batch_of(tmp_path, customer("Ada"), at=NOON)])
     warehouse.publish()
     undamaged = folder.private.read_bytes()
-    found = 0
+    detected = 0
     for block in range(12_288, len(undamaged), 262_144):
         content = bytearray(undamaged)
         content[block + 5000] ^= 255
@@ -194,10 +194,10 @@ def test_damage_where_nothing_is_read_is_found_at_night(folder: DataFolder, tmp_
         try:
             Warehouse(folder).prune()
         except WarehouseError:
-            found += 1
+            detected += 1
         assert is_whole(folder.private)
         assert Warehouse(folder).ask("SELECT name FROM raw.customers") == [("Ada",)]
-    assert found
+    assert detected
 
 
 def test_what_a_run_read_before_the_file_was_restored_is_not_stored(folder: DataFolder, tmp_path: Path) -> None:
@@ -264,10 +264,10 @@ def test_a_damaged_file_that_cannot_be_restored_is_left_with_a_remedy_that_works
     shutil.rmtree(loaded.folder.versions)
     damaged = loaded.folder.private.read_bytes()[:10_000]
     loaded.folder.private.write_bytes(damaged)
-    said = ("is damaged", "`stripe-pipeline clean`, then `stripe-pipeline sync`")
+    remedy = "`stripe-pipeline clean`, then `stripe-pipeline sync`"
     for command in (("sync",), ("check",), ("prune",)):
-        assert_refused(run(*command), *said[1:])
-    assert_refused(run("sync"), *said)
+        assert_refused(run(*command), remedy)
+    assert_refused(run("sync"), "is damaged", remedy)
     assert loaded.folder.private.read_bytes() == damaged
     assert run("clean", "--yes").status == 0
     assert run("sync").status == 0
@@ -422,7 +422,7 @@ def told_why_it_stops() -> Iterator[None]:
 def assert_opens(database: Path) -> None:
     """A whole database."""
     with duckdb.connect(str(database), read_only=True) as connection:
-        connection.execute("SELECT bit_xor(hash(it)) FROM raw.charges it").fetchall()
+        connection.execute("SELECT bit_xor(hash(t)) FROM raw.charges t").fetchall()
 
 
 # Who may read what
@@ -430,11 +430,11 @@ def assert_opens(database: Path) -> None:
 
 def modes(folder: DataFolder) -> dict[str, int]:
     """The modes of everything in the data folder, by path."""
-    found = {}
+    by_path = {}
     for path in (folder.root, *folder.root.rglob("*")):
         if not path.is_symlink():
-            found[str(path.relative_to(folder.root))] = stat.S_IMODE(path.stat().st_mode)
-    return found
+            by_path[str(path.relative_to(folder.root))] = stat.S_IMODE(path.stat().st_mode)
+    return by_path
 
 
 @pytest.fixture
@@ -497,8 +497,8 @@ def test_a_folder_that_was_open_to_all_is_closed_once_and_it_is_said(
     make_pipeline().sync()
     for path in (folder.root, *folder.root.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    [said] = make_pipeline().sync().notes
-    assert "readable_by" in said
+    [note] = make_pipeline().sync().notes
+    assert "readable_by" in note
     assert not [path for path, mode in modes(folder).items() if mode & 0o077]
     assert make_pipeline().sync().notes == []
     assert make_pipeline(published={"readable_by": "group"}).sync().notes == []
@@ -525,19 +525,19 @@ def test_files_of_another_user_are_named_with_a_remedy(server: Server, monkeypat
         log = folder.private.with_name("stripe.duckdb.wal")
         for path in (folder.rates(livemode=True), folder.hash_key, folder.inbox, folder.lock, folder.private, log):
             path.touch(mode=0o600)
-            said = as_another_user(root, path)
-            assert str(path) in said, said
-            assert "PermissionError" not in said
+            message = as_another_user(root, path)
+            assert str(path) in message, message
+            assert "PermissionError" not in message
             if os.geteuid() == 0:
-                assert "It belongs to root" in said
-                assert f"(`sudo chown -R nobody {folder.root}`)" in said
+                assert "It belongs to root" in message
+                assert f"(`sudo chown -R nobody {folder.root}`)" in message
             else:
-                assert "access" in said
+                assert "access" in message
             path.chmod(0o600)
             path.unlink()
-        said = as_another_user(root, folder.spool)
-        assert str(folder.spool) in said
-        assert "belongs to" in said or "access" in said
+        message = as_another_user(root, folder.spool)
+        assert str(folder.spool) in message
+        assert "belongs to" in message or "access" in message
     finally:
         shutil.rmtree(root)
 
@@ -553,14 +553,14 @@ def test_a_remedy_for_what_another_user_owns_names_a_command_that_works(
         root.chmod(0o755)
         new.parent.mkdir(mode=0o755)
         elsewhere.mkdir(mode=0o755)
-        assert f"`sudo install -d -m 700 -o nobody '{new}'`" in said_as_nobody(lambda: DataFolder(new).prepare())
-        said = said_as_nobody(lambda: DataFolder(elsewhere).check_access())
-        assert f"(`sudo chown -R nobody {elsewhere}`)" in said
-        assert "data folder" not in said
-        assert f"write to {elsewhere}" in said_as_nobody(lambda: DataFolder(elsewhere / "data").prepare())
+        assert f"`sudo install -d -m 700 -o nobody '{new}'`" in message_for_nobody(lambda: DataFolder(new).prepare())
+        message = message_for_nobody(lambda: DataFolder(elsewhere).check_access())
+        assert f"(`sudo chown -R nobody {elsewhere}`)" in message
+        assert "data folder" not in message
+        assert f"write to {elsewhere}" in message_for_nobody(lambda: DataFolder(elsewhere / "data").prepare())
         monkeypatch.setattr("pwd.getpwuid", {0: SimpleNamespace(pw_name="root")}.__getitem__)
-        said = said_as_nobody(lambda: DataFolder(elsewhere).check_access())
-        assert f"give it to user 65534 (`sudo chown -R 65534 {elsewhere}`)" in said
+        message = message_for_nobody(lambda: DataFolder(elsewhere).check_access())
+        assert f"give it to user 65534 (`sudo chown -R 65534 {elsewhere}`)" in message
     finally:
         shutil.rmtree(root)
 
@@ -573,10 +573,10 @@ def as_another_user(root: Path, path: Path) -> str:
     for other in (root, root / "data", *(root / "data").rglob("*")):
         os.chown(other, 65534, 65534)
     os.chown(path, 0, 0)
-    return said_as_nobody(lambda: DataFolder(root / "data").prepare())
+    return message_for_nobody(lambda: DataFolder(root / "data").prepare())
 
 
-def said_as_nobody(work: Callable[[], object]) -> str:
+def message_for_nobody(work: Callable[[], object]) -> str:
     """The error that `work` ends with for the user `nobody`."""
     reading, writing = os.pipe()
     if (child := os.fork()) == 0:
@@ -585,10 +585,10 @@ def said_as_nobody(work: Callable[[], object]) -> str:
         os.write(writing, trouble_of(work).encode())
         os._exit(0)
     os.close(writing)
-    with os.fdopen(reading) as said:
-        answer = said.read()
+    with os.fdopen(reading) as pipe:
+        message = pipe.read()
     os.waitpid(child, 0)
-    return answer
+    return message
 
 
 def trouble_of(work: Callable[[], object]) -> str:

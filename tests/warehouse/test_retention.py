@@ -55,16 +55,16 @@ def test_trap_29_pruned_rows_stay_away_until_a_longer_retention_and_a_backfill_b
 ) -> None:
     shop.seed_history(45)
     make_pipeline().sync()
-    whole = counts(folder)
+    before = counts(folder)
     short = make_pipeline(retention="20 days")
     foreseen = short.warehouse.prune(dry_run=True)
-    assert counts(folder) == whole
+    assert counts(folder) == before
     pruned = short.prune()
-    assert {table: them.days for table, them in pruned.items()} == {table: it.days for table, it in foreseen.items()}
-    kept = counts(folder)
-    assert {table: whole[table] - kept[table] for table in kept} == {table: pruned[table].rows for table in kept}
-    for table in kept:
-        assert 0 < kept[table] < whole[table]
+    assert {table: pruned[table].days for table in pruned} == {table: foreseen[table].days for table in foreseen}
+    after = counts(folder)
+    assert {table: before[table] - after[table] for table in after} == {table: pruned[table].rows for table in after}
+    for table in after:
+        assert 0 < after[table] < before[table]
         assert oldest(folder, table) < 21
     # The first day that is kept is known as it was: it need not be listed again.
     covered = short.warehouse.state.covered_days()
@@ -79,21 +79,22 @@ def test_trap_29_pruned_rows_stay_away_until_a_longer_retention_and_a_backfill_b
     shop.update("invoices", old_invoice, description="changed", livemode=True)
     events = short.sync()
     assert events.applied
-    assert counts(folder) == kept
-    assert not [it for it in server.requests if it.path == f"/v1/charges/{old[0]['id']}"]  # nor is it asked for
+    assert counts(folder) == after
+    path = f"/v1/charges/{old[0]['id']}"
+    assert path not in [request.path for request in server.requests]  # nor is the charge requested
     again = short.backfill([day_of(back(shop, n)) for n in range(46)])
     assert changed(again) == {}
     assert any("charges: 25 days are older than what the settings keep" in note for note in again.notes)
-    assert counts(folder) == kept
+    assert counts(folder) == after
     assert not short.has_due_notifications(math.inf)  # nothing waits for rows that are not wanted
 
     longer = make_pipeline(retention="40 days")
     longer.backfill([day_of(back(shop, n)) for n in range(46)])
-    assert kept["charges"] < counts(folder)["charges"] < whole["charges"]
+    assert after["charges"] < counts(folder)["charges"] < before["charges"]
     assert 38 < oldest(folder, "charges") < 41
     for_ever = make_pipeline()
     for_ever.sync()  # days that are not covered are listed without being asked for
-    assert counts(folder) == whole
+    assert counts(folder) == before
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -101,11 +102,11 @@ def test_trap_29_pruned_rows_stay_away_until_a_longer_retention_and_a_backfill_b
 def test_retention_goes_by_the_date_field_and_by_created_where_that_is_null(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder
 ) -> None:
-    made = back(shop, 30)
+    created = back(shop, 30)
     ids = {
-        "due": shop.create_invoice(livemode=True, created=made, due_date=back(shop, 2))["id"],
-        "long due": shop.create_invoice(livemode=True, created=made, due_date=back(shop, 20))["id"],
-        "without": shop.create_invoice(livemode=True, created=made, due_date=None)["id"],
+        "due": shop.create_invoice(livemode=True, created=created, due_date=back(shop, 2))["id"],
+        "long due": shop.create_invoice(livemode=True, created=created, due_date=back(shop, 20))["id"],
+        "without": shop.create_invoice(livemode=True, created=created, due_date=None)["id"],
     }
     objects = {"invoices": {"date_field": "due_date", "retention": "10 days"}}
     pipeline = make_pipeline(LIVE, objects=objects)
@@ -115,7 +116,8 @@ def test_retention_goes_by_the_date_field_and_by_created_where_that_is_null(
     pipeline.prune()
     server.requests.clear()
     pipeline.sync()  # whose days hold rows that are kept, and are known
-    assert not [it for it in server.requests if it.path == "/v1/invoices" and int(it.params["created[gte]"]) <= made]
+    lists = [request for request in server.requests if request.path == "/v1/invoices"]
+    assert not [request for request in lists if int(request.params["created[gte]"]) <= created]
     # It becomes too old by a change.
     shop.update("invoices", ids["due"], due_date=back(shop, 15), livemode=True)
     pipeline.sync()
@@ -135,8 +137,8 @@ def test_retention_goes_by_the_date_field_and_by_created_where_that_is_null(
     assert counts(folder)["invoices"] == 4
     # Days are those of the date field; a child's of its parent's `created`.
     pruned = pipeline.prune()
-    assert pruned["invoices"].days == {day_of(at): 1 for at in (back(shop, 20), made, back(shop, 90))}
-    assert pruned["invoice_lines"].days.keys() == {day_of(made), day_of(back(shop, 5))}
+    assert pruned["invoices"].days == {day_of(at): 1 for at in (back(shop, 20), created, back(shop, 90))}
+    assert pruned["invoice_lines"].days.keys() == {day_of(created), day_of(back(shop, 5))}
     assert ask(folder.published, "SELECT DISTINCT invoice FROM raw.invoice_lines") == [(ids["due"],)]
 
 
@@ -184,14 +186,14 @@ def test_the_next_tick_brings_back_what_is_kept_longer(
     if was_there:
         short.prune()
     short.sync()
-    kept = counts(folder)
+    shorter = counts(folder)
     now = {
         "balance_transactions": {"date_field": "available_on", "retention": retention},
         "charges": {"retention": "4 days"},
     }
     longer = make_pipeline(objects=now)
     report = longer.sync()
-    assert {table for table, rows in counts(folder).items() if rows > kept[table]} == set(tables)
+    assert {table for table, rows in counts(folder).items() if rows > shorter[table]} == set(tables)
     assert report.listed["charges"] == {day_of(back(shop, 4))}
     make_pipeline().sync()
     assert_equal_to_stripe(shop, folder.published)
@@ -219,9 +221,9 @@ def test_the_tables_own_history_is_what_is_listed(
 
 
 @pytest.mark.both_modes
-@pytest.mark.parametrize("what", ["changed", "deleted", "changed in a gap", "switched off meanwhile"])
+@pytest.mark.parametrize("change", ["changed", "deleted", "changed in a gap", "switched off meanwhile"])
 def test_what_was_loaded_stays_equal_to_stripe_where_the_history_begins_later(
-    make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, what: str
+    make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, change: str
 ) -> None:
     """As one that is an age does with every month."""
     unswept: dict[str, Any] = {"history": "30 days", "sweep": {"requests_a_month": 0}}
@@ -230,22 +232,22 @@ def test_what_was_loaded_stays_equal_to_stripe_where_the_history_begins_later(
     never_loaded = shop.create_customer(livemode=True, created=back(shop, 70))["id"]
     later = make_pipeline(LIVE, **unswept)
     later.sync()
-    if what == "switched off meanwhile":
+    if change == "switched off meanwhile":
         off = make_pipeline(LIVE, **unswept, objects={"customers": {"enabled": False}})
         off.sync()
-    if what == "changed in a gap":
+    if change == "changed in a gap":
         shop.update("customers", customer, name="Grace", announce=False, livemode=True)
         shop.clock.advance(31 * DAY)
-    elif what == "deleted":
+    elif change == "deleted":
         shop.delete_customer(customer)
     else:
         shop.update("customers", customer, name="Grace", livemode=True)
-    if what == "switched off meanwhile":
+    if change == "switched off meanwhile":
         for _ in range(2):
             off.sync()
     shop.update("customers", never_loaded, name="Too old", livemode=True)
     make_pipeline(LIVE, **unswept).sync()
-    names = [("Ada",)] if what == "deleted" else [("Ada",), ("Grace",)]
+    names = [("Ada",)] if change == "deleted" else [("Ada",), ("Grace",)]
     assert ask(folder.published, "SELECT name FROM live.customers ORDER BY 1") == names
     # What is known is not listed again, nor is what lies between.
     server.requests.clear()
@@ -268,9 +270,9 @@ def test_a_sweep_costs_what_is_listed_though_little_of_it_is_kept(
         start = back(shop, age) // DAY * DAY
         for n in range(250):
             shop.create_payment(livemode=True, created=start + n * 60, announce=False)
-    off = {it: {"enabled": False} for it in ("charges", "customers", "invoices", "payment_intents", "refunds")}
-    kept = {"balance_transactions": {"date_field": "available_on", "retention": "10 days"}}
-    pipeline = make_pipeline(LIVE, objects={**off, **kept}, sweep={"requests_a_month": 240})
+    off = {table: {"enabled": False} for table in ("charges", "customers", "invoices", "payment_intents", "refunds")}
+    on = {"balance_transactions": {"date_field": "available_on", "retention": "10 days"}}
+    pipeline = make_pipeline(LIVE, objects={**off, **on}, sweep={"requests_a_month": 240})
     pipeline.sync()
     assert ask(folder.published, "SELECT count(*) FROM raw.balance_transactions") == [(0,)]
     covered = "SELECT DISTINCT listed FROM pipeline.coverage WHERE object_type = 'balance_transactions' AND listed > 0"
@@ -303,7 +305,7 @@ def test_space_is_given_back_later_where_a_pruning_was_stopped_before(
     with monkeypatch.context() as patch:
         patch.setattr(compaction, "_copy_to", full)
         with pytest.raises(
-            WarehouseError, match=r"What is too old was removed, but .* could not be made smaller: No sp"
+            WarehouseError, match=r"Rows that were too old were removed, but .* could not be made smaller: No sp"
         ):
             make_pipeline(LIVE, retention="10 days").prune()
     # Whether DuckDB frees blocks depends on how the rows lie.
@@ -317,10 +319,10 @@ def test_space_is_given_back_later_where_a_pruning_was_stopped_before(
 def test_a_dry_run_changes_nothing_whatever_the_settings_say_now(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    gone = shop.create_customer(livemode=True, created=back(shop, 5), name="Gone")["id"]
+    deleted = shop.create_customer(livemode=True, created=back(shop, 5), name="Gone")["id"]
     shop.create_customer(livemode=True, created=back(shop, 5), name="Ada", phone="1")
     make_pipeline(LIVE).sync()
-    shop.delete_customer(gone)
+    shop.delete_customer(deleted)
     make_pipeline(LIVE).sync()
     objects = {"customers": {"retention": "3 days", "fields": {"exclude": ["phone"]}}}
     later = make_pipeline(LIVE, on_delete="remove", objects=objects)
@@ -355,9 +357,9 @@ def test_space_is_used_again_and_given_back_where_that_halves_the_file(
     assert folder.published.stat().st_size == folder.private.stat().st_size
     assert counts(folder)["customers"] == len(
         [
-            it
-            for it in shop.objects("customers", True).values()
-            if it["created"] >= back(shop, 0) // DAY * DAY - 10 * DAY
+            customer
+            for customer in shop.objects("customers", True).values()
+            if customer["created"] >= back(shop, 0) // DAY * DAY - 10 * DAY
         ]
     )
 
@@ -368,12 +370,12 @@ def test_what_is_deleted_in_stripe_is_hidden_or_removed(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, on_delete: str
 ) -> None:
     day = back(shop, 5)
-    gone = shop.create_customer(livemode=True, created=day, name="Gone for good")["id"]
+    deleted = shop.create_customer(livemode=True, created=day, name="Gone for good")["id"]
     ada = shop.create_customer(livemode=True, created=day, name="Ada")["id"]
     draft = shop.create_invoice(ada, livemode=True, created=day, draft=True)
     pipeline = make_pipeline(on_delete=on_delete)
     pipeline.sync()
-    shop.delete_customer(gone)
+    shop.delete_customer(deleted)
     shop.delete_invoice(draft["id"])
     report = pipeline.sync()
     assert report.changes["customers"].deleted.total() == 1
@@ -392,11 +394,11 @@ def test_what_is_deleted_in_stripe_is_hidden_or_removed(
 def test_rows_that_were_only_hidden_are_removed_once_the_settings_say_so(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    gone = shop.create_customer(livemode=True, created=back(shop, 5), name="Gone for good")["id"]
+    deleted = shop.create_customer(livemode=True, created=back(shop, 5), name="Gone for good")["id"]
     draft = shop.create_invoice(livemode=True, created=back(shop, 5), draft=True)["id"]
     pipeline = make_pipeline()
     pipeline.sync()
-    shop.delete_customer(gone)
+    shop.delete_customer(deleted)
     shop.delete_invoice(draft)
     pipeline.sync()
     assert holding(folder.root, "Gone for good")
@@ -414,7 +416,7 @@ def test_the_asset_prunes_and_tells_rows_by_day_and_a_dry_run_only_tells(
     shop.seed_history(20)
     history = today() - timedelta(days=22)  # each day is told to Dagster, which takes its time
     make_pipeline(history=history).sync()
-    whole = counts(folder)
+    before = counts(folder)
     short = make_pipeline(history=history, retention="10 days")
     defs = build_defs(resource_overrides={RESOURCE: Opens(short)})
     job = defs.resolve_job_def("nightly")
@@ -429,8 +431,8 @@ def test_the_asset_prunes_and_tells_rows_by_day_and_a_dry_run_only_tells(
         assert sum(metadata["charges"].data.values()) == rows["charges"] > 0
         assert metadata["rows"].value == sum(rows.values())
         if dry_run:
-            assert counts(folder) == whole
-    assert {table: whole[table] - left for table, left in counts(folder).items()} == {t: rows[t] for t in whole}
+            assert counts(folder) == before
+    assert {table: before[table] - left for table, left in counts(folder).items()} == {t: rows[t] for t in before}
     assert defs.resolve_schedule_def("nightly").default_status is dg.DefaultScheduleStatus.RUNNING
     assert dg.AssetKey("retention") not in set(
         defs.resolve_job_def("sync").asset_layer.selected_asset_keys  # a tick does not prune
@@ -470,12 +472,14 @@ def test_old_runs_are_forgotten_and_what_they_materialized_is_not(
         dg.define_asset_job("nightly", selection=dg.AssetSelection.checks(check_of_theirs)),
     ]
     other = dg.Definitions([theirs], asset_checks=[check_of_theirs], jobs=jobs)
-    asked_for = [(defs, dg.AssetKey("retention")), (other, dg.AssetKey("theirs"))]
-    kept = []
-    for whose, asset in asked_for:
-        made = whose.resolve_implicit_global_asset_job_def()
-        kept.append(made.execute_in_process(instance=instance, asset_selection=[asset]).run_id)
-    run_ids.append(kept.pop(0))
+    materialized = [(defs, dg.AssetKey("retention")), (other, dg.AssetKey("theirs"))]
+    of_assets = [
+        definitions.resolve_implicit_global_asset_job_def()
+        .execute_in_process(instance=instance, asset_selection=[asset])
+        .run_id
+        for definitions, asset in materialized
+    ]
+    run_ids.append(of_assets[0])
     alone = frozenset({dg.AssetCheckKey(dg.AssetKey(["raw", "charges"]), "each_object_once")})
     run_ids.append("of a check alone")
     instance.add_run(
@@ -489,12 +493,13 @@ def test_old_runs_are_forgotten_and_what_they_materialized_is_not(
     # Jobs of these names, and the job of assets that are not named, may be another code location's.
     others = [other.resolve_job_def(name) for name in ("sync", "nightly")]
     others.append(other.resolve_implicit_global_asset_job_def())
-    kept = [*(job.execute_in_process(instance=instance).run_id for job in reversed(others)), *kept]
+    run_ids_of_others = {job.execute_in_process(instance=instance).run_id for job in reversed(others)}
+    run_ids_of_others.add(of_assets[1])
     key = dg.AssetKey(["raw", "charges"])
     days = instance.get_materialized_partitions(key)
     assert forget_runs(instance, datetime.now(UTC) - timedelta(days=1)) == 0
     assert forget_runs(instance, datetime.now(UTC)) == len(run_ids) == 4
-    assert {it.run_id for it in instance.get_runs()} == set(kept)
+    assert {dagster_run.run_id for dagster_run in instance.get_runs()} == run_ids_of_others
     assert not [name for name in files(instance) if any(run_id in name for run_id in run_ids)]
     assert instance.get_materialized_partitions(key) == set()
     report_again(instance, pipeline.settings, pipeline.warehouse.state.covered_days())
@@ -570,7 +575,7 @@ def record_tick(instance: dg.DagsterInstance, name: str, *, days_ago: float, loc
             }
         )
     )
-    if name not in {it.name for it in instance.all_instigator_state()}:
+    if name not in {known.name for known in instance.all_instigator_state()}:
         instance.add_instigator_state(state)
     ids = {"job_origin_id": state.instigator_origin_id, "selector_id": state.selector_id}
     at = (datetime.now(UTC) - timedelta(days=days_ago)).timestamp()
@@ -590,16 +595,16 @@ def results_of_checks(instance: dg.DagsterInstance) -> Iterator[sqlite3.Connecti
 def old_results(instance: dg.DagsterInstance, *, ours: bool) -> list[tuple[str, str]]:
     """Asset and check of the results that are from 2020."""
     with results_of_checks(instance) as storage:
-        found = storage.execute(
+        results = storage.execute(
             "SELECT asset_key, check_name FROM asset_check_executions WHERE create_timestamp < '2021-01-01'"
             " ORDER BY 1, 2"
         ).fetchall()
-    return [(asset, check) for asset, check in found if ("raw" in asset) == ours]
+    return [(asset, check) for asset, check in results if ("raw" in asset) == ours]
 
 
 def ages_of_ticks(instance: dg.DagsterInstance, name: str) -> list[int]:
     """How many days ago the ticks of a sensor were."""
-    [state] = [it for it in instance.all_instigator_state() if it.name == name]
+    [state] = [known for known in instance.all_instigator_state() if known.name == name]
     ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id)
     return [round((datetime.now(UTC).timestamp() - tick.timestamp) / DAY) for tick in ticks]
 
@@ -653,13 +658,13 @@ def test_the_asset_forgets_old_runs_that_have_ended_and_shows_what_they_material
     assert len(remaining) == len(set(remaining)), "only the last one of each"
     assert "announced_changes_read" in {check for _, check in remaining}
     assert [log.name for log in logs.iterdir()] == ["2.err"]
-    kept = [under_way, theirs, young]
-    assert [run_id for run_id in (*old, *kept) if instance.has_run(run_id)] == kept
+    others = [under_way, theirs, young]
+    assert [run_id for run_id in (*old, *others) if instance.has_run(run_id)] == others
     assert instance.get_materialized_partitions(key) == days
-    told = instance.get_latest_materialization_event(dg.AssetKey("retention"))
-    assert told is not None
-    assert told.asset_materialization is not None
-    assert told.asset_materialization.metadata["runs of Dagster removed"].value == len(old)
+    event = instance.get_latest_materialization_event(dg.AssetKey("retention"))
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert event.asset_materialization.metadata["runs of Dagster removed"].value == len(old)
     assert ages_of_ticks(instance, "webhook_refresh") == [80]
     assert ages_of_ticks(instance, "theirs") == ages_of_ticks(instance, "nightly") == [80, 100]
 
@@ -668,8 +673,8 @@ def test_the_asset_forgets_old_runs_that_have_ended_and_shows_what_they_material
 def test_a_page_that_is_written_late_does_not_remove_what_became_young_again_meanwhile(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = back(shop, 30)
-    invoice = shop.create_invoice(livemode=True, created=made, due_date=back(shop, 2))["id"]
+    created = back(shop, 30)
+    invoice = shop.create_invoice(livemode=True, created=created, due_date=back(shop, 2))["id"]
     objects = {"invoices": {"date_field": "due_date", "retention": "10 days"}}
     late, prompt = (make_pipeline(LIVE, objects=objects) for _ in range(2))
     prompt.sync()
@@ -677,7 +682,7 @@ def test_a_page_that_is_written_late_does_not_remove_what_became_young_again_mea
     held.lists_of(late, monkeypatch)
     with ThreadPoolExecutor(1) as thread:
         shop.update("invoices", invoice, due_date=back(shop, 15), livemode=True, announce=False)
-        backfill = thread.submit(late.backfill, [day_of(made)])
+        backfill = thread.submit(late.backfill, [day_of(created)])
         assert held.has_read.wait(60)
         shop.update("invoices", invoice, due_date=back(shop, 1), livemode=True)
         prompt.sync()
@@ -692,20 +697,20 @@ def test_neither_pruning_nor_removing_meets_a_run_that_has_read_and_not_yet_stor
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     day = back(shop, 5)
-    gone, kept, late_gone = (shop.create_customer(livemode=True, created=day)["id"] for _ in range(3))
-    draft = shop.create_invoice(late_gone, livemode=True, created=day, draft=True)["id"]
+    deleted, renamed, deleted_later = (shop.create_customer(livemode=True, created=day)["id"] for _ in range(3))
+    draft = shop.create_invoice(deleted_later, livemode=True, created=day, draft=True)["id"]
     late, prompt = (make_pipeline(LIVE, on_delete="remove") for _ in range(2))
     prompt.sync()
-    shop.delete_customer(gone)
+    shop.delete_customer(deleted)
     prompt.sync()
-    shop.update("customers", kept, name="changed", livemode=True, announce=False)
+    shop.update("customers", renamed, name="changed", livemode=True, announce=False)
     held = Held()
     held.lists_of(late, monkeypatch)
     with ThreadPoolExecutor(1) as thread:
         backfill = thread.submit(late.backfill, [day_of(day)])
         assert held.has_read.wait(60)
         # What it has read holds these yet.
-        shop.delete_customer(late_gone)
+        shop.delete_customer(deleted_later)
         shop.delete_invoice(draft)
         prompt.sync()
         prompt.prune()

@@ -115,10 +115,10 @@ def test_an_object_that_a_complete_list_leaves_out_is_asked_about_before_its_day
     assert [missing for _, missing in loaded.missing] == [{DAY: ["cus_2"]}]
     assert warehouse.state.coverage(TEST) == {}
     assert names(warehouse) == ["gone", "kept"]
-    found = Batch(
+    complete = Batch(
         CUSTOMERS, (), TEST, tombstones=[Tombstone("cus_2", NOON + 40)], skip_missing_check=True, **listed(NOON + 30)
     )
-    assert not warehouse.load([found]).missing
+    assert not warehouse.load([complete]).missing
     assert names(warehouse) == ["kept"]
     assert warehouse.state.coverage(TEST)["customers", DAY].rows == 1
 
@@ -154,10 +154,10 @@ def test_a_day_that_is_listed_first_comes_in_beside_days_that_are_there(warehous
     for day in (1, 3, 2):
         moment = NOON + day * 86_400
         days = [ListedDay(DAY + timedelta(days=day), moment, moment + 43_200, "test")]
-        them = [customer(f"{day}-{n}", object_id=f"cus_{day}", created=moment) for n in (1, 2)]
-        one, other = (batch_of(tmp_path, it, at=moment + n, days=days) for n, it in enumerate(them))
-        one.files["customers"] += other.files["customers"]
-        changes = warehouse.load([one]).changes["customers"]
+        versions = [customer(f"{day}-{n}", object_id=f"cus_{day}", created=moment) for n in (1, 2)]
+        batch, other = (batch_of(tmp_path, version, at=moment + n, days=days) for n, version in enumerate(versions))
+        batch.files["customers"] += other.files["customers"]
+        changes = warehouse.load([batch]).changes["customers"]
         assert changes.inserted == {days[0].day: 1}
         assert changes.rows == {days[0].day: 1}
     assert names(warehouse) == ["1-2", "2-2", "3-2"]
@@ -167,8 +167,8 @@ def test_what_is_refused_is_named_so_that_it_can_be_read_again(warehouse: Wareho
     assert warehouse.load([batch_of(tmp_path, customer("Ada"), at=NOON + 30)]).refused == {"customers": set()}
     older = warehouse.load([batch_of(tmp_path, customer("older"), at=NOON)])
     assert older.refused == {"customers": {"cus_1"}}
-    gone = warehouse.load([Batch(CUSTOMERS, (), TEST, tombstones=[Tombstone("cus_1", NOON)])])
-    assert gone.refused == {"customers": {"cus_1"}}
+    deleted = warehouse.load([Batch(CUSTOMERS, (), TEST, tombstones=[Tombstone("cus_1", NOON)])])
+    assert deleted.refused == {"customers": {"cus_1"}}
     assert names(warehouse) == ["Ada"]
 
 
@@ -209,18 +209,18 @@ def due(day: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("first_list", [False, True])
-@pytest.mark.parametrize(("earlier", "later", "kept"), [(5, 2, []), (2, 5, ["due 5"])])
+@pytest.mark.parametrize(("earlier", "later", "numbers"), [(5, 2, []), (2, 5, ["due 5"])])
 def test_of_an_object_that_was_read_twice_the_later_answer_tells_whether_it_is_too_old(
-    folder: DataFolder, tmp_path: Path, first_list: bool, earlier: int, later: int, kept: list[str]
+    folder: DataFolder, tmp_path: Path, first_list: bool, earlier: int, later: int, numbers: list[str]
 ) -> None:
     invoices_by_due_date, invoices = Warehouse(folder, BY_DUE_DATE), BY_DUE_DATE.types["invoices"]
     how: Any = listed(NOON) if first_list else {}
     twice = batch_of(tmp_path, due(earlier), at=NOON, of=invoices, **how)
     twice.files["invoices"] += batch_of(tmp_path, due(later), at=NOON + 1, of=invoices).files["invoices"]
     changes = invoices_by_due_date.load([twice]).changes["invoices"]
-    assert invoices_by_due_date.ask("SELECT number FROM raw.invoices") == [(it,) for it in kept]
-    assert changes.inserted.total() == len(kept)
-    assert sum(changes.rows.values()) == len(kept)
+    assert invoices_by_due_date.ask("SELECT number FROM raw.invoices") == [(number,) for number in numbers]
+    assert changes.inserted.total() == len(numbers)
+    assert sum(changes.rows.values()) == len(numbers)
 
 
 @pytest.mark.parametrize("first_list", [False, True])
@@ -240,8 +240,8 @@ def test_a_mode_that_is_listed_later_comes_in_beside_the_other(warehouse: Wareho
     inserted = []
     for livemode in (True, False, False):
         name, mode = f"of {livemode}", Mode("acct_1", livemode)
-        them = [customer(name, object_id=f"cus_{livemode}") | {"livemode": livemode}] * 2
-        loaded = warehouse.load([batch_of(tmp_path, *them, at=NOON + 50, mode=mode, **listed(NOON + 50))])
+        twice = [customer(name, object_id=f"cus_{livemode}") | {"livemode": livemode}] * 2
+        loaded = warehouse.load([batch_of(tmp_path, *twice, at=NOON + 50, mode=mode, **listed(NOON + 50))])
         assert loaded.missing == []
         inserted.append(loaded.changes["customers"].inserted.total())
     assert inserted == [1, 1, 0]
@@ -463,10 +463,10 @@ def test_every_table_has_its_views_and_bookkeeping(warehouse: Warehouse) -> None
     warehouse.load([])
     warehouse.publish()
     with duckdb.connect(str(warehouse.folder.published), read_only=True) as connection:
-        found = connection.execute(
+        declared = connection.execute(
             "SELECT table_schema, table_name, column_name, data_type FROM information_schema.columns"
         ).fetchall()
-    columns = {(schema, table, column): kind for schema, table, column, kind in found}
+    columns = {(schema, table, column): kind for schema, table, column, kind in declared}
     for object_type in OBJECT_TYPES.values():
         for schema in ("raw", "live", "test"):
             for column in set(all_columns(object_type)) - {"_deleted_at"}:

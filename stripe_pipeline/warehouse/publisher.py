@@ -44,14 +44,14 @@ class Publisher:
         self._readers = readers
         self._last = _Publish()  # by this process, whose note for other processes may not have been stored
 
-    def due(self, *, pause: float = PAUSE) -> bool:
-        """Whether publishing now stays within its share of the time, and `pause` seconds have passed.
+    def due(self) -> bool:
+        """Whether publishing now stays within its share of the time, and `PAUSE` seconds have passed.
 
         Publishes by other processes count, too: a sensor reopens the warehouse in each of its ticks.
         """
         last = max(self._last, self._noted(), key=lambda publish: publish.ended)
         passed = time.time() - last.ended
-        return passed < 0 or passed >= max(pause, _SHARE * last.seconds)  # < 0: the clock has been set back since
+        return passed < 0 or passed >= max(PAUSE, _SHARE * last.seconds)  # < 0: the clock has been set back since
 
     def published_revision(self) -> int | None:
         """The published warehouse revision; None if it is missing or cannot be determined."""

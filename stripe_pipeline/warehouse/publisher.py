@@ -163,8 +163,5 @@ def _swap(copy: Path, published: Path) -> None:
     """Points `published` to `copy` atomically."""
     temporary = published.with_suffix(".next")
     temporary.unlink(missing_ok=True)
-    try:
-        temporary.symlink_to(copy.relative_to(published.parent))
-    except (NotImplementedError, OSError):
-        shutil.copyfile(copy, temporary)
+    temporary.symlink_to(copy.relative_to(published.parent))
     temporary.replace(published)

@@ -14,9 +14,8 @@ from collections.abc import Sequence
 import dagster as dg
 
 from stripe_pipeline.assets.checks import evaluations, last_results
-from stripe_pipeline.assets.keys import key_of
-from stripe_pipeline.assets.raw import SYNC_JOB, materializations
-from stripe_pipeline.assets.retention import NIGHTLY_JOB, RETENTION, RUN_TAGS
+from stripe_pipeline.assets.keys import NIGHTLY_JOB, RETENTION, RUN_TAGS, SENSOR, SYNC_JOB, key_of
+from stripe_pipeline.assets.raw import materializations
 from stripe_pipeline.assets.run_locks import UNFINISHED, fail_killed_runs
 from stripe_pipeline.assets.views import changed_views
 from stripe_pipeline.data_folder import DataFolder
@@ -81,6 +80,7 @@ def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
 
 
 @dg.sensor(
+    name=SENSOR,
     job_name=SYNC_JOB,
     description="Applies webhooks within about a second: waits for them inside its tick, reads again what they name,"
     " loads and publishes. Its ticks ask for a run of sync only where there is more to read than a tick can do;"

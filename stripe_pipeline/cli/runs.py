@@ -95,7 +95,8 @@ def prune(
 
     The asset `retention` does the same every day, and forgets applied notifications and Dagster's own old runs.
     """
-    from stripe_pipeline.assets.retention import PRUNED, RETENTION, records
+    from stripe_pipeline.assets.keys import RETENTION
+    from stripe_pipeline.assets.retention import PRUNED, records
     from stripe_pipeline.sync.pipeline import look
 
     if dry_run:

@@ -21,8 +21,7 @@ import pytest
 from stripe_emulator import Fault, Server, Shop
 from stripe_pipeline import automation
 from stripe_pipeline.assets.checks import CHECK
-from stripe_pipeline.assets.raw import SYNC_JOB
-from stripe_pipeline.assets.retention import RUN_TAGS
+from stripe_pipeline.assets.keys import RUN_TAGS, SYNC_JOB
 from stripe_pipeline.automation import webhook_refresh
 from stripe_pipeline.cli.processes import Processes
 from stripe_pipeline.data_folder import DataFolder

@@ -53,7 +53,7 @@ def _sync_under_way(instance: dg.DagsterInstance) -> str | None:
 
 @dg.schedule(
     job_name=SYNC_JOB,
-    description="A missed tick needs no making up: the next one finds by itself what is missing.",
+    description="Requests a sync. A missed tick is not made up for: each sync determines which days are missing.",
     cron_schedule="*/15 * * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
@@ -68,8 +68,8 @@ def sync_every_15_minutes(context: dg.ScheduleEvaluationContext) -> dg.RunReques
 
 @dg.schedule(
     job_name=NIGHTLY_JOB,
-    description="Prunes what has become too old, and checks that each object is here once and that what it names is"
-    " here.",
+    description="Prunes rows that are past their retention, and checks that each object is stored once and that the"
+    " objects it names are stored.",
     cron_schedule="20 3 * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
@@ -82,9 +82,9 @@ def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
 @dg.sensor(
     name=SENSOR,
     job_name=SYNC_JOB,
-    description="Applies webhooks within about a second: waits for them inside its tick, reads again what they name,"
-    " loads and publishes. Its ticks ask for a run of sync only where there is more to read than a tick can do;"
-    " what other ticks applied is in their logs and in the events of the assets.",
+    description="Applies webhooks within about a second: waits for them inside its tick, reads their objects again,"
+    " loads and publishes. A tick requests a run of sync only if there are more objects than it can read. Ticks show"
+    " as skipped; what they applied is in their logs and in the events of the assets.",
     minimum_interval_seconds=1,
     default_status=dg.DefaultSensorStatus.RUNNING,
     required_resource_keys={RESOURCE},
@@ -92,7 +92,7 @@ def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
 def webhook_refresh(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Waits for notifications and drains them.
 
-    There is no cursor: the inbox holds the notifications that still wait, the data folder when publishing is due.
+    It has no cursor: the inbox holds the notifications that still wait, and the data folder the last publish.
     """
     opens: OpensPipeline = getattr(context.resources, RESOURCE)
     report = Report()
@@ -174,7 +174,7 @@ def _refresh(pipeline: Pipeline, report: Report, instance: dg.DagsterInstance, e
 
 
 def _wait_for(ends: Deadline) -> None:
-    """Wait, unless Dagster is shutting down."""
+    """Wait until the deadline, or until Dagster shuts down."""
     stopping = DataFolder.from_environment().stopping
     while not ends.passed and not stopping.exists():
         time.sleep(_POLL)
@@ -206,15 +206,16 @@ def build_automation(settings: Settings, at_night: Sequence[dg.AssetChecksDefini
     sync = dg.define_asset_job(
         SYNC_JOB,
         selection=tables.without_checks(),
-        description="One tick: what changed in Stripe since the last one, and every day that is not complete yet.",
+        description="One sync: the objects that changed in Stripe since the last one, and every day that is not"
+        " complete yet.",
         tags=RUN_TAGS,
         executor_def=_EXECUTOR,
     )
     night = dg.define_asset_job(
         NIGHTLY_JOB,
         selection=dg.AssetSelection.assets(RETENTION).without_checks() | dg.AssetSelection.checks(*at_night),
-        description="Removes what is older than its retention, forgets old notifications, runs and ticks, and checks"
-        " that each object is here once and that what it names is here.",
+        description="Removes rows that are past their retention, old notifications and old runs, and checks that each"
+        " object is stored once and that the objects it names are stored.",
         tags=RUN_TAGS,
         executor_def=_EXECUTOR,
     )

@@ -1,7 +1,7 @@
-"""The causes of file errors, told from the error of the operating system or DuckDB, and their remedies.
+"""The causes of file errors of the operating system and DuckDB, and their remedies.
 
-DuckDB raises one class for a full disk, a damaged file and a file that another process has open; only its messages tell
-these apart. `sqlite_files` tells SQLite's errors apart by their codes.
+DuckDB raises one class for a full disk, a damaged file and a file that another process has open; only its messages
+distinguish them. `sqlite_files` distinguishes SQLite's errors by their codes.
 """
 
 from __future__ import annotations

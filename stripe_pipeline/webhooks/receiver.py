@@ -37,7 +37,7 @@ MAX_BODY = 1_000_000
 
 _BODY_SECONDS = 10.0  # for a whole body to arrive
 _STORE_SECONDS = 10.0  # for the inbox; Stripe does not wait much longer and sends the event again
-_TELL_EVERY = 60.0  # seconds between two lines in the log
+_LOG_EVERY = 60.0  # seconds between two lines in the log
 _LOOK_EVERY = 1.0  # seconds for which a health answer is cached: anyone may ask
 _BATCH = 1000  # notifications per transaction
 _TYPES = 100  # event types that a line in the log counts one by one
@@ -63,10 +63,10 @@ def create_app(inbox: Inbox, secrets: Sequence[str], wanted_objects: Collection[
 class _Refused(Exception):
     """The request is not a valid webhook: the status of the answer, and the reason."""
 
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
         self.status = status
-        self.why = why
+        self.reason = reason
 
 
 class _Receiver:
@@ -76,7 +76,7 @@ class _Receiver:
         self._wanted = wanted_objects
         self._writer = _Writer(inbox)
         self._counts: Counter[str] = Counter()
-        self._told: Counter[str] = Counter()
+        self._logged: Counter[str] = Counter()
         self._details: Counter[str] = Counter()
         self._looking = asyncio.Lock()
         self._looked_at = float("-inf")
@@ -85,21 +85,21 @@ class _Receiver:
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         """Store incoming notifications while the server runs."""
-        tasks = [asyncio.create_task(self._writer.run()), asyncio.create_task(self._tell())]
+        tasks = [asyncio.create_task(self._writer.run()), asyncio.create_task(self._log_regularly())]
         try:
             yield
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._tell_now()
+            self._log_counts()
 
     async def receive(self, request: Request) -> JSONResponse:
         """Store an event's notification; 200 once it is on the disk, or if the event concerns no table."""
         try:
             event = _event(await _body(request), request.headers.get("stripe-signature", ""), self._secrets)
         except _Refused as refused:
-            return self._answer(refused.status, "refused", refused.why)
+            return self._answer(refused.status, "refused", refused.reason)
         try:
             notification = notification_of(event)
         except BadObject as error:
@@ -154,15 +154,16 @@ class _Receiver:
         headers = {"Connection": "close"} if status == 408 else None  # do not wait for the rest of the body
         return JSONResponse({"received": True} if status == 200 else {"error": detail}, status, headers)
 
-    async def _tell(self) -> None:
+    async def _log_regularly(self) -> None:
         """Log received events in summary, not one by one: anyone may send requests."""
         while True:
-            await asyncio.sleep(_TELL_EVERY)
-            self._tell_now()
+            await asyncio.sleep(_LOG_EVERY)
+            self._log_counts()
 
-    def _tell_now(self) -> None:
-        told, self._told = self._told, self._counts.copy()
-        if new := self._counts - told:
+    def _log_counts(self) -> None:
+        """Log the counts since the last call."""
+        logged, self._logged = self._logged, self._counts.copy()
+        if new := self._counts - logged:
             details = "".join(f"; {detail} ({count})" for detail, count in self._details.most_common())
             logger.info("%s%s", ", ".join(f"{count} {outcome}" for outcome, count in new.items()), details)
         self._details.clear()
@@ -191,13 +192,13 @@ class _Writer:
             problem: Exception | None = None
             try:
                 await asyncio.to_thread(self._inbox.add, [notification for notification, _ in batch])
-            except Exception as error:  # whatever the error, callers are told, and the next batch may succeed
+            except Exception as error:  # whatever the error, the callers get it, and the next batch may succeed
                 problem = error
                 reason = error if isinstance(error, StripePipelineError) else type(error).__name__
                 logger.error("%d events could not be stored: %s", len(batch), reason)
             for _, stored in batch:
                 if stored.done():
-                    continue  # the sender was told that storing took too long
+                    continue  # storing took too long, and the sender was answered
                 if problem:
                     stored.set_exception(problem)
                 else:
@@ -231,7 +232,7 @@ def _event(body: bytes, header: str, secrets: Sequence[str]) -> dict[str, Any]:
     if abs(time.time() - int(signed_at[1])) > TOLERANCE:
         raise _Refused(400, f"The signature's time is more than {TOLERANCE} seconds from the receiver's")
     if not any(_signed(body, header, secret) for secret in secrets):
-        raise _Refused(400, "The signature is of none of the receiver's secrets")
+        raise _Refused(400, "The signature was made with none of the receiver's secrets")
     try:
         event, _ = odd_json.loads(body)
     except ValueError:

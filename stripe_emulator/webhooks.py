@@ -18,9 +18,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from ssl import SSLContext
+from ssl import SSLContext, create_default_context
 
-import httpx
+import certifi
+import urllib3
 
 from stripe_emulator.shop import Shop
 
@@ -248,11 +249,11 @@ class Webhooks:
 
     @cached_property
     def _tls(self) -> SSLContext:
-        return httpx.create_ssl_context()
+        return create_default_context(cafile=certifi.where())
 
     def _work(self, run: object, tls: SSLContext) -> None:
         # One client per worker: a shared pool is slower, and could not be closed while a request hangs.
-        with httpx.Client(verify=tls, timeout=self._timeout, trust_env=False) as client:
+        with urllib3.PoolManager(ssl_context=tls, timeout=self._timeout, retries=False) as client:
             while (delivery := self._next(run)) is not None:
                 again = None
                 try:
@@ -276,7 +277,7 @@ class Webhooks:
                 self._due.wait(wait)
         return None
 
-    def _try(self, delivery: _Delivery, client: httpx.Client) -> float | None:
+    def _try(self, delivery: _Delivery, client: urllib3.PoolManager) -> float | None:
         """Send once; returns the seconds after which to try again, if at all."""
         body = self._shop.event_body(delivery.event, delivery.livemode)
         listener = self.listeners.get(delivery.target)
@@ -290,8 +291,8 @@ class Webhooks:
         url, secret = endpoint
         at, started = time.time(), time.monotonic()
         try:
-            status = client.post(url, content=body, headers=headers(body, secret)).status_code
-        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError):  # UnicodeError: the host name is not valid in DNS
+            status = client.request("POST", url, body=body, headers=headers(body, secret), redirect=False).status
+        except (urllib3.exceptions.HTTPError, UnicodeError):  # UnicodeError: the host name is not valid in DNS
             status = 0
         self.log(Attempt(delivery.event, delivery.target, status, at, time.monotonic() - started))
         if 200 <= status < 300:

@@ -10,16 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
 from stripe_pipeline.assets.checks import evaluations, last_results
-from stripe_pipeline.assets.keys import key_of
-from stripe_pipeline.assets.raw import SYNC_JOB, materializations
-from stripe_pipeline.assets.retention import NIGHTLY_JOB, RETENTION, RUN_TAGS
+from stripe_pipeline.assets.keys import NIGHTLY_JOB, RETENTION, RUN_TAGS, SENSOR, SYNC_JOB, key_of
+from stripe_pipeline.assets.raw import materializations
 from stripe_pipeline.assets.run_locks import UNFINISHED, fail_killed_runs
 from stripe_pipeline.assets.views import changed_views
 from stripe_pipeline.data_folder import DataFolder
@@ -30,6 +26,7 @@ from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.deadline import Deadline
 from stripe_pipeline.sync.pipeline import DRAIN_TIME, Pipeline
 from stripe_pipeline.sync.report import Report
+from stripe_pipeline.warehouse import publisher
 
 TICK_SECONDS = 10.0
 """Seconds that the sensor waits for notifications inside its tick. Dagster stores a row per tick, starts the next tick
@@ -44,11 +41,6 @@ READ_WITHIN = 30.0
 # A process per step costs seconds and gains nothing: the requests already run in parallel.
 _EXECUTOR = dg.in_process_executor
 _POLL = 0.1  # seconds
-_REST = 2.0  # pause after a drain, as a multiple of its duration, so that repeated events of an object are read once
-_LONGEST_REST = 6.0  # seconds
-_REST_AFTER_TROUBLE = 30.0  # seconds
-_UNPUBLISHED = "unpublished"  # in the cursor
-_FURTHEST_REST = 60.0  # seconds; a pause that ends later was set before the clock was set back
 
 
 def _sync_under_way(instance: dg.DagsterInstance) -> str | None:
@@ -61,7 +53,7 @@ def _sync_under_way(instance: dg.DagsterInstance) -> str | None:
 
 @dg.schedule(
     job_name=SYNC_JOB,
-    description="A missed tick needs no making up: the next one finds by itself what is missing.",
+    description="Requests a sync. A missed tick is not made up for: each sync determines which days are missing.",
     cron_schedule="*/15 * * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
@@ -76,8 +68,8 @@ def sync_every_15_minutes(context: dg.ScheduleEvaluationContext) -> dg.RunReques
 
 @dg.schedule(
     job_name=NIGHTLY_JOB,
-    description="Prunes what has become too old, and checks that each object is here once and that what it names is"
-    " here.",
+    description="Prunes rows that are past their retention, and checks that each object is stored once and that the"
+    " objects it names are stored.",
     cron_schedule="20 3 * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
@@ -88,10 +80,11 @@ def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
 
 
 @dg.sensor(
+    name=SENSOR,
     job_name=SYNC_JOB,
-    description="Applies webhooks within about a second: waits for them inside its tick, reads again what they name,"
-    " loads and publishes. Its ticks ask for a run of sync only where there is more to read than a tick can do;"
-    " what other ticks applied is in their logs and in the events of the assets.",
+    description="Applies webhooks within about a second: waits for them inside its tick, reads their objects again,"
+    " loads and publishes. A tick requests a run of sync only if there are more objects than it can read. Ticks show"
+    " as skipped; what they applied is in their logs and in the events of the assets.",
     minimum_interval_seconds=1,
     default_status=dg.DefaultSensorStatus.RUNNING,
     required_resource_keys={RESOURCE},
@@ -99,61 +92,36 @@ def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
 def webhook_refresh(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Waits for notifications and drains them.
 
-    The cursor holds the UTC time until which nothing is read, and whether stored rows are still unpublished.
+    It has no cursor: the inbox holds the notifications that still wait, and the data folder the last publish.
     """
     opens: OpensPipeline = getattr(context.resources, RESOURCE)
     report = Report()
     events: Sequence[dg.AssetMaterialization | dg.AssetCheckEvaluation] = ()
     trouble: StripePipelineError | None = None
-    state = _State.from_cursor(context.cursor)
+    backlog = False
+    ends = Deadline(TICK_SECONDS)
     try:
         with opens.open() as pipeline:
             try:
-                _refresh(pipeline, report, state, context.instance)
+                backlog = _refresh(pipeline, report, context.instance, ends)
             finally:
                 events = events_without_a_run(report, pipeline, context.instance)
     except StripePipelineError as error:
         trouble = error
-        state.rest = Deadline(_REST_AFTER_TROUBLE)
-    if trouble:
-        context.log.error(str(trouble))
+        context.log.error(str(error))
+        _wait_for(ends)  # so that a lasting error does not fail a tick every few seconds
     for sentence in report.notes:
         context.log.warning(sentence)
     for tables, failure in by_cause(report.failures):
         context.log.error("%s could not be brought up to date: %s", ", ".join(tables), failure)
-    said = _summary(report, trouble)
+    summary = _summary(report, trouble)
     if events:
-        context.log.info(said)
+        context.log.info(summary)
     return dg.SensorResult(
-        run_requests=[dg.RunRequest(partition_key=today().isoformat())] if state.backlog else None,
-        skip_reason=None if state.backlog else said,
+        run_requests=[dg.RunRequest(partition_key=today().isoformat())] if backlog else None,
+        skip_reason=None if backlog else summary,
         asset_events=events,
-        cursor=state.cursor,
     )
-
-
-@dataclass
-class _State:
-    """The state that one tick passes to the next."""
-
-    rest: Deadline
-    """The pause before the next read."""
-    published: bool = True
-    """Whether the published file has all rows that drains stored, as far as the ticks know."""
-    backlog: bool = False
-    """Whether there is work for a run."""
-
-    @classmethod
-    def from_cursor(cls, cursor: str | None) -> _State:
-        """The previous tick's state; a fresh one if the text is invalid."""
-        until, _, more = (cursor or "").partition(" ")
-        return cls(_rest_left(until), published=more != _UNPUBLISHED)
-
-    @property
-    def cursor(self) -> str:
-        """The cursor for the next tick."""
-        until = (datetime.now(UTC) + timedelta(seconds=self.rest.left())).isoformat(timespec="seconds")
-        return until if self.published else f"{until} {_UNPUBLISHED}"
 
 
 def events_without_a_run(
@@ -161,7 +129,11 @@ def events_without_a_run(
 ) -> list[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
     """The events that tell Dagster of drains, which are not runs."""
     settings = pipeline.settings
-    changed = [it for it in settings.enabled if (changes := report.changes.get(it.name)) and changes.days]
+    changed = [
+        object_type
+        for object_type in settings.enabled
+        if (changes := report.changes.get(object_type.name)) and changes.days
+    ]
     names = {object_type.name for object_type in changed}
     touched = report.failures.keys() | names
     # After the table's materialization, or Dagster considers the check older than the rows.
@@ -173,46 +145,39 @@ def events_without_a_run(
     ]
 
 
-def _rest_left(until: str) -> Deadline:
-    """The pause that the previous tick set; none if the local clock was set back meanwhile or the text is invalid."""
-    left = 0.0
-    with suppress(ValueError):
-        left = datetime.fromisoformat(until).timestamp() - time.time() if until else 0.0
-    return Deadline(left if 0 < left <= _FURTHEST_REST else 0.0)
+def _refresh(pipeline: Pipeline, report: Report, instance: dg.DagsterInstance, ends: Deadline) -> bool:
+    """Apply incoming notifications while the tick lasts; returns whether they are so many that a run has to read them.
 
-
-def _refresh(pipeline: Pipeline, report: Report, state: _State, instance: dg.DagsterInstance) -> None:
-    """Apply incoming notifications while the tick lasts.
-
-    A later tick publishes the rows that did not fit into publishing's share of the time, unless Dagster is shutting
-    down.
+    A drain waits until its rows may be published, or Dagster is shutting down. Sooner, nobody would see the rows, and
+    an object that is announced repeatedly would be read repeatedly.
     """
-    reading = Deadline(READ_WITHIN)
-    ends = Deadline(TICK_SECONDS)
-    try:
-        while not ends.passed:
-            if not state.published:
-                state.published = pipeline.publish(force=False)
-            if not state.rest.passed or not pipeline.has_due_notifications():
-                if pipeline.folder.stopping.exists():
-                    break  # Dagster waits for the tick before it shuts down
-                time.sleep(_POLL)
-                continue
-            ends = Deadline(min(ends.left(), REPORT_WITHIN))
-            if pipeline.objects_to_read() > MAX_OBJECTS and _sync_under_way(instance):
-                state.rest = Deadline(_LONGEST_REST)  # that run reads the whole backlog
-                continue
-            applied, began = report.applied, time.monotonic()
+    reading, pause = Deadline(READ_WITHIN), Deadline(0)
+    while not ends.passed:
+        stopping = pipeline.folder.stopping.exists()
+        due = pipeline.has_due_notifications()
+        if stopping and not due:
+            break  # Dagster waits for the tick before it shuts down
+        if not due or not (stopping or (pause.passed and pipeline.warehouse.publisher.due())):
+            time.sleep(_POLL)
+            continue
+        ends = Deadline(min(ends.left(), REPORT_WITHIN))
+        if pipeline.objects_to_read() > MAX_OBJECTS and _sync_under_way(instance):
+            break  # that run reads the whole backlog
+        try:
             pipeline.drain(most=MAX_OBJECTS, report=report, within=min(DRAIN_TIME, reading.left()))
-            took = time.monotonic() - began
-            state.rest = Deadline(min(_REST * took, _LONGEST_REST) if report.applied > applied else 1.0)
-            state.published = pipeline.publish(force=False)
-            if pipeline.objects_to_read() > MAX_OBJECTS:
-                state.backlog = not _sync_under_way(instance)
-                return
-    finally:
-        if not state.published:
-            state.published = pipeline.publish(force=pipeline.folder.stopping.exists(), pause=0)
+        finally:
+            pipeline.publish()
+        pause = Deadline(publisher.PAUSE)  # also if nothing changed and so nothing was published
+        if pipeline.objects_to_read() > MAX_OBJECTS:
+            return not _sync_under_way(instance)
+    return False
+
+
+def _wait_for(ends: Deadline) -> None:
+    """Wait until the deadline, or until Dagster shuts down."""
+    stopping = DataFolder.from_environment().stopping
+    while not ends.passed and not stopping.exists():
+        time.sleep(_POLL)
 
 
 def _summary(report: Report, trouble: StripePipelineError | None) -> str:
@@ -229,7 +194,7 @@ def _summary(report: Report, trouble: StripePipelineError | None) -> str:
     sentences += [f"{', '.join(tables)}: {failure}" for tables, failure in by_cause(report.failures)]
     if trouble:
         sentences.append(str(trouble))
-    return ". ".join(sentences) or "No webhook came in"
+    return ". ".join(sentences) or "No events applied"
 
 
 def build_automation(settings: Settings, at_night: Sequence[dg.AssetChecksDefinition]) -> dg.Definitions:
@@ -241,15 +206,16 @@ def build_automation(settings: Settings, at_night: Sequence[dg.AssetChecksDefini
     sync = dg.define_asset_job(
         SYNC_JOB,
         selection=tables.without_checks(),
-        description="One tick: what changed in Stripe since the last one, and every day that is not complete yet.",
+        description="One sync: the objects that changed in Stripe since the last one, and every day that is not"
+        " complete yet.",
         tags=RUN_TAGS,
         executor_def=_EXECUTOR,
     )
     night = dg.define_asset_job(
         NIGHTLY_JOB,
         selection=dg.AssetSelection.assets(RETENTION).without_checks() | dg.AssetSelection.checks(*at_night),
-        description="Removes what is older than its retention, forgets old notifications, runs and ticks, and checks"
-        " that each object is here once and that what it names is here.",
+        description="Removes rows that are past their retention, old notifications and old runs, and checks that each"
+        " object is stored once and that the objects it names are stored.",
         tags=RUN_TAGS,
         executor_def=_EXECUTOR,
     )

@@ -1,14 +1,14 @@
-"""The causes of file errors, told from the error of the operating system or DuckDB, and their remedies.
+"""The causes of file errors of the operating system and DuckDB, and their remedies.
 
-DuckDB raises one class for a full disk, a damaged file and a file that another process has open; only its messages tell
-these apart. `sqlite_files` tells SQLite's errors apart by their codes.
+DuckDB raises one class for a full disk, a damaged file and a file that another process has open; only its messages
+distinguish them. `sqlite_files` distinguishes SQLite's errors by their codes.
 """
 
 from __future__ import annotations
 
 import errno
-import getpass
 import os
+import pwd
 import re
 import shlex
 from enum import Enum, auto
@@ -49,10 +49,10 @@ _BY_NUMBER = {
 _BY_TEXT = (
     (
         Cause.FULL,
-        r"no space left|disk quota exceeded|not enough space on the disk|max_temp_directory_size",
+        r"no space left|disk quota exceeded|max_temp_directory_size",
     ),
     (Cause.TOO_LARGE, r"file too large"),
-    (Cause.IN_USE, r"could not set lock|conflicting lock|used by another process"),
+    (Cause.IN_USE, r"could not set lock|conflicting lock"),
     (Cause.DENIED, r"permission denied|read-only file system|operation not permitted"),
     (
         Cause.DAMAGED,
@@ -122,7 +122,7 @@ def access_remedy(path: Path) -> str:
 
 def _handing_over(path: Path, me: str) -> str:
     """How to make this user the owner of `path`, or of the whole data folder if `path` is in it."""
-    account = str(os.geteuid()) if me.startswith("user ") else me
+    account = me.removeprefix("user ")
     folder = data_root()
     if path.is_relative_to(folder):
         command = f"chown -R {account}" if _exists(folder) else f"install -d -m 700 -o {account}"
@@ -154,19 +154,13 @@ def _owner(path: Path) -> str | None:
             return place.owner()
         except KeyError:  # a user without a name, as in containers
             return f"user {place.stat().st_uid}"
-        except (OSError, NotImplementedError):
+        except OSError:
             continue
     return None
 
 
 def _me() -> str:
     try:
-        return getpass.getuser() if os.name == "nt" else _name_of(os.geteuid())
-    except (KeyError, OSError, ImportError):
-        return f"user {os.geteuid()}" if hasattr(os, "geteuid") else "this user"
-
-
-def _name_of(user: int) -> str:
-    import pwd
-
-    return pwd.getpwuid(user).pw_name
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"user {os.geteuid()}"

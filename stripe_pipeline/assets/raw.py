@@ -13,7 +13,7 @@ import dagster as dg
 
 from stripe_pipeline.assets import columns
 from stripe_pipeline.assets.checks import evaluations, last_results
-from stripe_pipeline.assets.keys import key_of
+from stripe_pipeline.assets.keys import SYNC_JOB, key_of
 from stripe_pipeline.assets.run_locks import hold_run_lock
 from stripe_pipeline.assets.views import changed_views
 from stripe_pipeline.batch import Changes
@@ -25,7 +25,6 @@ from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.sync.report import Report
 from stripe_pipeline.views.columns import of_table
 
-SYNC_JOB = "sync"
 _Event = dg.MaterializeResult[Any] | dg.AssetMaterialization | dg.AssetCheckEvaluation
 _SECONDS_BETWEEN_LINES = 10.0
 

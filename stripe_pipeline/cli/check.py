@@ -106,14 +106,8 @@ def to_load(report: KeyReport) -> str:
         takes = "under a minute"
     else:
         takes = f"about {seconds / 60:.0f} minutes" if seconds < 5400 else f"about {seconds / 3600:.0f} hours"
-    part = left.requests / report.allocation
     rows, requests = (approximately(n, exact=left.exact) for n in (left.objects, left.requests))
-    text = (
-        f"{rows} rows in {requests} requests, {takes},"
-        f" {f'{part:.0%}' if part >= 0.01 else 'under 1%'} of the {approximately(report.allocation, exact=False)}"
-        " reads that Stripe allows in 30 days"
-    )
-    return text if part <= 1 else f"{text}; set `history` to a later day, or load it in parts"
+    return f"{rows} rows in {requests} requests, {takes}"
 
 
 def _show_webhooks(report: KeyReport) -> None:

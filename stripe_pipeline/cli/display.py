@@ -31,18 +31,24 @@ if TYPE_CHECKING:
 
 
 class ShowsProgress:
-    """The resource of runs in this process: shows their progress in the terminal, if there is one."""
+    """The resource of runs in this process: shows their progress in the terminal, if there is one, and keeps the error
+    that ended a run."""
 
     def __init__(self, display: Display | None) -> None:
         self._display = display
+        self.error: StripePipelineError | None = None
 
     @contextlib.contextmanager
     def open(self, progress: RunProgress | None = None) -> Iterator[Pipeline]:
         """A pipeline for one run; raises `SettingsError`."""
         from stripe_pipeline.sync.pipeline import Pipeline
 
-        with Pipeline.from_environment(self._display or progress) as pipeline:
-            yield pipeline
+        try:
+            with Pipeline.from_environment(self._display or progress) as pipeline:
+                yield pipeline
+        except StripePipelineError as error:
+            self.error = error
+            raise
 
     def look(self) -> contextlib.AbstractContextManager[Warehouse]:
         """The warehouse, read-only; raises `SettingsError`."""
@@ -57,21 +63,17 @@ def complain_of_report(report: Report) -> None:
 
 
 def failure_of(result: Any) -> BaseException:
-    """The failed step's message, or that it was interrupted, or the first line of its error."""
+    """The failure of a run that no error of this package ended: an interruption, or an unexpected error."""
     import dagster as dg
 
     for event in result.all_events:
-        if event.is_step_failure:
-            data = event.step_failure_data
-            if data.user_failure_data and data.user_failure_data.description:
-                problem, _, remedy = str(data.user_failure_data.description).partition(". ")
-                return StripePipelineError(problem, remedy)
-            if data.error:
-                cause = data.error.cause or data.error
-                if cause.cls_name == dg.DagsterExecutionInterruptedError.__name__:
-                    return KeyboardInterrupt()
-                reason = str(cause.message).strip().splitlines()[0]
-                break
+        if event.is_step_failure and event.step_failure_data.error:
+            error = event.step_failure_data.error
+            cause = error.cause or error
+            if cause.cls_name == dg.DagsterExecutionInterruptedError.__name__:
+                return KeyboardInterrupt()
+            reason = str(cause.message).strip().splitlines()[0]
+            break
     else:
         reason = "Dagster gives no reason"
     return StripePipelineError(

@@ -19,6 +19,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import (
     SettingsError,
+    StripePipelineError,
 )
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.settings.environment import inbox_url
@@ -95,7 +96,8 @@ def prune(
 
     The asset `retention` does the same every night, and also removes old notifications and Dagster's old runs.
     """
-    from stripe_pipeline.assets.retention import PRUNED, RETENTION, records
+    from stripe_pipeline.assets.keys import RETENTION
+    from stripe_pipeline.assets.retention import PRUNED, records
     from stripe_pipeline.sync.pipeline import look
 
     if dry_run:
@@ -104,9 +106,9 @@ def prune(
     else:
         check_environment()
         with dagster_instance() as instance:
-            result = _in_process(instance, None, asset_selection=[RETENTION])
+            result, error = _in_process(instance, None, asset_selection=[RETENTION])
         if not result.success:
-            raise failure_of(result)
+            raise error or failure_of(result)
         [materialization] = result.asset_materializations_for_node("retention")
         shown = materialization.metadata.get(PRUNED)
         pruned = [record.data for record in shown.records] if shown else []
@@ -273,7 +275,7 @@ def execute(*, job: str | None, first: date, last: date, tables: list[str] | Non
         import dagster as dg
 
         days = {"dagster/asset_partition_range_start": f"{first}", "dagster/asset_partition_range_end": f"{last}"}
-        result = _in_process(
+        result, error = _in_process(
             instance,
             job,
             display,
@@ -287,20 +289,27 @@ def execute(*, job: str | None, first: date, last: date, tables: list[str] | Non
         if display.report.failures:
             return False
     if not result.success:
-        raise failure_of(result)
+        raise error or failure_of(result)
     return True
 
 
-def _in_process(instance: DagsterInstance, job: str | None, display: Display | None = None, **options: Any) -> Any:
-    """Run the job, or assets if `job` is None, in this process, recorded in `instance`; returns Dagster's result."""
+def _in_process(
+    instance: DagsterInstance, job: str | None, display: Display | None = None, **options: Any
+) -> tuple[Any, StripePipelineError | None]:
+    """Run the job, or assets if `job` is None, in this process, recorded in `instance`.
+
+    Returns Dagster's result and the error of this package that ended the run, if one did.
+    """
     from stripe_pipeline.definitions import build_defs
     from stripe_pipeline.resources.pipeline import RESOURCE
 
-    defs = build_defs(resource_overrides={RESOURCE: ShowsProgress(display)})
+    resource = ShowsProgress(display)
+    defs = build_defs(resource_overrides={RESOURCE: resource})
     target = defs.resolve_job_def(job) if job else defs.resolve_implicit_global_asset_job_def()
-    return target.execute_in_process(
+    result = target.execute_in_process(
         instance=instance,
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         raise_on_error=False,
         **options,
     )
+    return result, resource.error

@@ -259,22 +259,23 @@ def _use_demo_settings(folder: DataFolder) -> None:
 
 
 def _answers(url: str, status: int) -> bool:
-    import httpx
+    import urllib3
 
     try:
-        return httpx.get(url, timeout=2, trust_env=False).status_code == status
-    except httpx.HTTPError:
+        return urllib3.request("GET", url, timeout=2, retries=False).status == status
+    except urllib3.exceptions.HTTPError:
         return False
 
 
 def _dagster_is_up(port: int) -> bool:
     """Whether the UI answers and has loaded the code location."""
-    import httpx
+    import urllib3
 
     query = "{ workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError { __typename } } } } }"
     try:
-        answer = httpx.post(f"http://{HOST}:{port}/graphql", json={"query": query}, timeout=5, trust_env=False).json()
+        url = f"http://{HOST}:{port}/graphql"
+        answer = urllib3.request("POST", url, json={"query": query}, timeout=5, retries=False).json()
         entries = answer["data"]["workspaceOrError"]["locationEntries"]
         return [entry["locationOrLoadError"]["__typename"] for entry in entries] == ["RepositoryLocation"]
-    except (httpx.HTTPError, ValueError, LookupError, TypeError):
+    except (urllib3.exceptions.HTTPError, ValueError, LookupError, TypeError):
         return False

@@ -19,8 +19,8 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_start, stretches
 from stripe_pipeline.errors import Cancelled, StripePipelineError
 from stripe_pipeline.fields import unseen
-from stripe_pipeline.objects import CHARGES, ObjectType, family_of
-from stripe_pipeline.preflight.estimate import Estimate, Window, of_children, of_type, sample
+from stripe_pipeline.objects import ObjectType, family_of
+from stripe_pipeline.preflight.estimate import Estimate, Sample, Window, of_children, of_type, sample
 from stripe_pipeline.settings.environment import webhook_secrets
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.client import StripeApi
@@ -40,10 +40,6 @@ from stripe_pipeline.webhooks.receiver import PATH
 _ATTEMPTS = 3
 _PATIENCE = 20.0
 _TIMEOUT = 20.0
-# Read requests in 30 days: the read allocation of docs/stripe.md#limits.
-_READS_A_TRANSACTION = 500
-_LEAST_READS = 10_000
-_ALLOCATION_DAYS = 30
 _RECORDING = 0.018  # seconds that Dagster takes to record a day of a table, on SQLite
 _SECRET_NAMES = {True: "STRIPE_WEBHOOK_SECRET", False: "STRIPE_TEST_WEBHOOK_SECRET"}
 
@@ -129,15 +125,13 @@ class KeyReport:
     events: StripePipelineError | None = None
     """Why /v1/events, which every sync scans, cannot be read; None if it can."""
     webhooks: Webhooks = Webhooks()
-    transactions: int = 0
-    """Charges of the last 30 days, estimated."""
     lacking: tuple[MissingFields, ...] = ()
     """Fields that stored rows lack, until their days are reread."""
 
     @property
     def failures(self) -> dict[str, StripePipelineError]:
         """The errors of required resources that cannot be read, by Stripe resource."""
-        failed = {family_of(it.object_type).name: it.error for it in self.tables if it.error}
+        failed = {family_of(table.object_type).name: table.error for table in self.tables if table.error}
         return failed | ({"events": self.events} if self.events else {})
 
     @property
@@ -148,21 +142,18 @@ class KeyReport:
     @property
     def left(self) -> Estimate:
         """The total left to load."""
-        known = [table.left for table in self.tables if table.left]
+        estimates = [table.left for table in self.tables if table.left]
         return Estimate(
-            sum(it.objects for it in known), sum(it.requests for it in known), all(it.exact for it in known)
+            sum(estimate.objects for estimate in estimates),
+            sum(estimate.requests for estimate in estimates),
+            all(estimate.exact for estimate in estimates),
         )
 
     @property
     def seconds(self) -> float:
         """The duration of that load at the allowed rate, including its recording in Dagster."""
-        reading = self.rate.seconds({it.object_type.name: it.left.requests for it in self.tables if it.left})
-        return reading + _RECORDING * sum(table.days for table in self.tables)
-
-    @property
-    def allocation(self) -> int:
-        """Read requests that Stripe allows in 30 days: a number per transaction, with a minimum per account."""
-        return max(_LEAST_READS, _READS_A_TRANSACTION * self.transactions)
+        requests = {table.object_type.name: table.left.requests for table in self.tables if table.left}
+        return self.rate.seconds(requests) + _RECORDING * sum(table.days for table in self.tables)
 
 
 def check_keys(keys: Sequence[ApiKey], *, settings: Settings, folder: DataFolder, base_url: str) -> list[KeyReport]:
@@ -173,17 +164,17 @@ def check_keys(keys: Sequence[ApiKey], *, settings: Settings, folder: DataFolder
     """
     secrets = {key.livemode: _signing_secret(key.livemode, alone=len(keys) == 1) for key in keys}
     warehouse = Warehouse(folder, settings, read_only=True)
-    found: list[KeyReport] = []
+    reports: list[KeyReport] = []
     try:
         accounts = warehouse.keys.accounts() - {UNNAMED}
         for key in keys:
             report = _check(key, settings, warehouse, accounts, base_url=base_url, secret=secrets[key.livemode])
             if report.account and not report.refused:
                 accounts = {report.account}  # The second key's must be the same, even before the first load.
-            found.append(report)
+            reports.append(report)
     finally:
         warehouse.close()
-    return found
+    return reports
 
 
 def _check(
@@ -195,7 +186,7 @@ def _check(
     base_url: str,
     secret: tuple[str, bool],
 ) -> KeyReport:
-    families = {name: settings.types[name] for name in {family_of(it).name: None for it in settings.enabled}}
+    families = {family.name: family for family in map(family_of, settings.enabled)}
     rate = Rate(LIVE_ACCOUNT_RATE if key.livemode else TEST_ACCOUNT_RATE, ENDPOINT_RATE, settings.rate.share)
     folder = warehouse.folder
     limits = RateLimits.of_stripe(
@@ -228,78 +219,64 @@ def _check(
         coverage = warehouse.state.coverage(mode)
         events = threads.submit(_why_no_events, api)
         webhooks = threads.submit(_webhooks, api, settings, secret)
-        asked = {name: threads.submit(_probe, api, family, settings, coverage) for name, family in families.items()}
-        probed = {name: probe.result() for name, probe in asked.items()}
+        probes = [threads.submit(_probe, api, family, settings, coverage) for family in families.values()]
+        tables = {table.object_type.name: table for probe in probes for table in probe.result()}
         return KeyReport(
             key.livemode,
             account=account or None,
-            tables=tuple(probed[family_of(it).name].tables[it.name] for it in settings.enabled),
+            tables=tuple(tables[object_type.name] for object_type in settings.enabled),
             events=events.result(),
             webhooks=webhooks.result(),
-            transactions=probed[CHARGES.name].lately if CHARGES.name in probed else 0,
             lacking=tuple(warehouse.state.lacking(mode)),
             rate=replace(rate, slowed_down=api.slowed_down()),
         )
 
 
-@dataclass(frozen=True)
-class _Probed:
-    """The result of sampling a type and its children."""
-
-    tables: dict[str, Table]
-    lately: int = 0
-    """Objects made in the last 30 days, estimated."""
-
-
 def _probe(
     api: StripeApi, family: ObjectType, settings: Settings, coverage: Mapping[tuple[str, date], Covered]
-) -> _Probed:
-    kept = (family, *(it for it in settings.enabled if it.parent == family.name))
+) -> list[Table]:
+    """The table of a listed type, and those of its children."""
+    types = (family, *(child for child in settings.enabled if child.parent == family.name))
     now = api.now()
     history = kept_days(family, settings, coverage, now)
-    days = unlisted([it.name for it in kept], history, coverage, now, since=followed_since(coverage))
-    month = (int(now) - _ALLOCATION_DAYS * DAY, int(now) + 1)
-    made_up = max(1.0, _ALLOCATION_DAYS / max(1, len(history)))  # scales a shorter history to a month
-    lately = float(
-        sum(
-            covered.rows
-            for (name, day), covered in coverage.items()
-            if name == family.name and day not in days and day_start(day) >= month[0]
-        )
-    )
+    names = [object_type.name for object_type in types]
+    days = unlisted(names, history, coverage, now, since=followed_since(coverage))
     try:
-        if not days:
-            newest, left = api.page(f"{family.endpoint}").objects, Estimate(0, 0, True)
-            complete = {it.name: Table(it, left=left, unseen=_unseen(settings, family, it, newest)) for it in kept}
-            return _Probed(complete, round(lately * made_up))
-        windows = _windows(days, until=month[1])
-        taken = sample(api, family, windows)
+        taken = sample(api, family, _windows(days, until=int(now) + 1)) if days else None
+        objects = list(taken.objects.values()) if taken else api.page(f"{family.endpoint}").objects
     except Cancelled:
         raise
     except StripePipelineError as error:
-        return _Probed({it.name: Table(it, error=error) for it in kept})
-    lately += taken.count([(max(start, month[0]), end) for start, end in windows if end > month[0]])
-    objects = list(taken.objects.values())
-    tables = {
-        it.name: Table(
-            it,
-            left=of_type(taken) if it.name == family.name else of_children(taken, it),
+        return [Table(object_type, error=error) for object_type in types]
+    return [
+        Table(
+            object_type,
+            left=_left(taken, object_type),
             days=len(days),
-            unseen=_unseen(settings, family, it, objects),
+            unseen=_unseen(settings, object_type, objects),
         )
-        for it in kept
-    }
-    return _Probed(tables, round(lately * made_up))
+        for object_type in types
+    ]
 
 
-def _unseen(
-    settings: Settings, family: ObjectType, object_type: ObjectType, objects: Sequence[Mapping[str, Any]]
-) -> tuple[str, ...]:
-    """The nested fields that the settings name for this type (listed or child) and that `objects` do not have."""
-    if object_type.name != family.name:
-        embedded = [obj.get(f"{object_type.embedded_in}") for obj in objects]
-        lists = [it.get("data") if isinstance(it, dict) else it for it in embedded]
-        objects = [it for them in lists if isinstance(them, list) for it in them if isinstance(it, dict)]
+def _left(taken: Sample | None, object_type: ObjectType) -> Estimate:
+    """What is left to load of a type, which may be a child of the sampled type; nothing without a sample."""
+    if taken is None:
+        return Estimate(0, 0, True)
+    return of_children(taken, object_type) if object_type.parent else of_type(taken)
+
+
+def _unseen(settings: Settings, object_type: ObjectType, objects: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The nested fields that the settings name for this type and no object has.
+
+    `objects`: objects of the type, or of its parent, which hold those of a child.
+    """
+    if object_type.parent:
+        embedded = [parent.get(f"{object_type.embedded_in}") for parent in objects]
+        lists = [value.get("data") if isinstance(value, dict) else value for value in embedded]
+        objects = [
+            child for children in lists if isinstance(children, list) for child in children if isinstance(child, dict)
+        ]
     return tuple(unseen(settings.rules(object_type), objects))
 
 
@@ -321,15 +298,19 @@ def _why_no_events(api: StripeApi) -> StripePipelineError | None:
 def _webhooks(api: StripeApi, settings: Settings, secret: tuple[str, bool]) -> Webhooks:
     name, is_set = secret
     try:
-        there = everything(api, "/v1/webhook_endpoints")
+        registered = everything(api, "/v1/webhook_endpoints")
     except Cancelled:
         raise
     except StripePipelineError as error:
         return Webhooks(error=error, secret_name=name, secret_is_set=is_set)
-    ours = [it for it in there if it.get("description") == DESCRIPTION or _path_of(it).endswith(PATH)]
+    ours = [
+        endpoint
+        for endpoint in registered
+        if endpoint.get("description") == DESCRIPTION or _path_of(endpoint).endswith(PATH)
+    ]
     return Webhooks(
-        tuple(_endpoint(it, settings.event_types) for it in ours),
-        others=len(there) - len(ours),
+        tuple(_endpoint(endpoint, settings.event_types) for endpoint in ours),
+        others=len(registered) - len(ours),
         secret_name=name,
         secret_is_set=is_set,
     )
@@ -337,13 +318,13 @@ def _webhooks(api: StripeApi, settings: Settings, secret: tuple[str, bool]) -> W
 
 def _endpoint(registered: Mapping[str, Any], needed: Collection[str]) -> Endpoint:
     sent = set(registered.get("enabled_events") or ())
-    made_with = registered.get("api_version")
+    version = registered.get("api_version")
     return Endpoint(
         str(registered.get("id")),
         str(registered.get("url")),
         disabled=registered.get("status") == "disabled",
         missing=() if "*" in sent else tuple(event for event in needed if event not in sent),
-        other_version=None if made_with == API_VERSION else made_with or "",
+        other_version=None if version == API_VERSION else version or "",
     )
 
 

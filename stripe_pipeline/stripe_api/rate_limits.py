@@ -10,9 +10,9 @@ token; the others wait until it is repaid. All times are seconds.
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
-import sys
 import threading
 import time
 from collections import deque
@@ -26,9 +26,6 @@ import orjson
 from stripe_pipeline.errors import Cancelled, OutOfTime, WarehouseError
 from stripe_pipeline.storage_errors import reason, remedy
 from stripe_pipeline.stripe_api.deadline import Deadline
-
-if sys.platform != "win32":  # on Windows each process has its own limits
-    import fcntl
 
 # Requests per second, docs/stripe.md#limits.
 ENDPOINT_RATE = 25.0
@@ -46,11 +43,6 @@ QUIET = 5.0
 STEP = 0.03
 """The first increase, as a share of the rate; each further step doubles it: the limit is found near the refused rate
 with one 429 in a hundred requests, and from half to full speed takes 25 s."""
-LONGEST = frozenset({"/v1/balance_transactions", "/v1/charges", "/v1/payment_intents"})
-"""The longest lists on nearly every account. If the account's limit is the bottleneck, the other lists use the
-remaining tokens, a quarter: all lists are then read sooner than with equal shares."""
-LEFT = 0.4
-"""Account tokens that the other lists leave to `LONGEST`."""
 SAME_TROUBLE = 1.0
 """Further 429s within so many seconds answer requests sent before the slow-down, and have no effect."""
 
@@ -87,14 +79,13 @@ class Bucket:
         self._step = STEP
         self._sent: deque[float] = deque()  # recent send times, without refused requests
 
-    def wait(self, now: float, left: float = 0.0) -> float:
-        """Seconds until a token is available with `left` more remaining; 0 if now. `now` must never decrease."""
+    def wait(self, now: float) -> float:
+        """Seconds until a token is available; 0 if now. `now` must never decrease."""
         self._fill(now)
         assert self._filled_at is not None
-        wanted = min(1.0 + left, self._burst)
-        if self._tokens >= wanted - 1e-9:  # so that a rounding error costs no extra turn
+        if self._tokens >= 1.0 - 1e-9:  # so that a rounding error costs no extra turn
             return max(0.0, self._filled_at - now)
-        return self._filled_at - now + (wanted - self._tokens) / self.rate
+        return self._filled_at - now + (1.0 - self._tokens) / self.rate
 
     def take(self, now: float) -> None:
         """Takes a token, after `wait` returned 0."""
@@ -240,8 +231,7 @@ class RateLimits:
         retrying."""
         with self._together():
             bucket, now = self._bucket(endpoint), self._clock()
-            left = 0.0 if self._urgent or endpoint in LONGEST else LEFT
-            delay = max(bucket.wait(now), self._account.wait(now, left))
+            delay = max(bucket.wait(now), self._account.wait(now))
             if delay and not self._urgent:
                 return None, delay
             bucket.take(now + delay)
@@ -251,7 +241,7 @@ class RateLimits:
     @contextmanager
     def _together(self) -> Iterator[None]:
         """Locks the buckets' shared state, loads it, and saves it at the end."""
-        if self._shared is None or sys.platform == "win32":
+        if self._shared is None:
             yield
             return
         # The file's own lock, released on close: `filelock` takes as long as all the rest.
@@ -265,24 +255,24 @@ class RateLimits:
             ) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
-            found = os.read(file, _LARGEST)
-            self._restore(found)
+            stored = os.read(file, _LARGEST)
+            self._restore(stored)
             yield
             state = {name: bucket.state() for name, bucket in self._endpoints.items()}
-            text = orjson.dumps(state | {_ACCOUNT: self._account.state()}).ljust(len(found))
+            text = orjson.dumps(state | {_ACCOUNT: self._account.state()}).ljust(len(stored))
             with suppress(OSError):  # a full disk is reported where rows are lost
                 os.pwrite(file, text, 0)
         finally:
             os.close(file)
 
-    def _restore(self, found: bytes) -> None:
+    def _restore(self, stored: bytes) -> None:
         # A missing or truncated state, or one of another version, counts as if nothing had been sent.
         with suppress(ValueError, LookupError, TypeError, AttributeError):
-            state = orjson.loads(found)
-            if max(it["filled_at"] or 0.0 for it in state.values()) > self._clock() + _LONGEST_PAUSE:
+            states = orjson.loads(stored)
+            if max(state["filled_at"] or 0.0 for state in states.values()) > self._clock() + _LONGEST_PAUSE:
                 return
-            for name, it in state.items():
-                (self._account if name == _ACCOUNT else self._bucket(name)).restore(it)
+            for name, state in states.items():
+                (self._account if name == _ACCOUNT else self._bucket(name)).restore(state)
 
     def slow_down(self, endpoint: str, reason: str | None, pause: float = 0.0, sent: float | None = None) -> None:
         """Handle a 429 for a request to `endpoint` at `sent`; `reason` is from `Stripe-Rate-Limited-Reason`.

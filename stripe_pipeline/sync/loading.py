@@ -32,12 +32,13 @@ from stripe_pipeline.sync.unread import UnreadObjects
 THREADS = 6  # per listed type: 25 requests a second per endpoint, at 100 to 240 ms each
 _ROWS_A_LOAD = 10_000
 _SECONDS_A_LOAD = 3.0
-_OBJECTS_A_COLLECTION = 5000  # Python objects between two runs of the GC
+_OBJECTS_A_COLLECTION = 5000  # Python objects made between two runs of the garbage collector
 
 
 @contextmanager
 def _few_collections() -> Iterator[None]:
-    """Run Python's garbage collector less often: Stripe's objects have no cycles, and the GC doubles parsing time."""
+    """Run Python's garbage collector less often: Stripe's objects have no cycles, and collections take CPU
+    (docs/decisions/0013-hand-written-code.md)."""
     threshold, *others = gc.get_threshold()
     gc.set_threshold(max(threshold, _OBJECTS_A_COLLECTION), *others)
     try:
@@ -141,7 +142,7 @@ class Loading:
                 for file in files:
                     file.unlink(missing_ok=True)
         for batch, missing in loaded.missing:
-            ids = [object_id for day in missing.values() for object_id in day]
+            ids = [object_id for of_day in missing.values() for object_id in of_day]
             reader = self._readers[batch.object_type.name]
             try:
                 again, bad = reader.read_again(ids)
@@ -149,7 +150,7 @@ class Loading:
                 self._context.fail(reader, error)
                 continue
             # Whether these objects are gone is unknown: their rows stay, and the inbox retries.
-            created = {object_id: day_start(day) for day, them in missing.items() for object_id in them}
+            created = {object_id: day_start(day) for day, of_day in missing.items() for object_id in of_day}
             self._unread.note(
                 batch.object_type.name,
                 {object_id: Unread(object_id, created[object_id], error) for object_id, error in bad.items()},

@@ -43,7 +43,6 @@ from stripe_pipeline.sync.report import Progress, Report
 from stripe_pipeline.sync.run import Run
 from stripe_pipeline.sync.working_files import working_folder
 from stripe_pipeline.warehouse.pruning import Pruned
-from stripe_pipeline.warehouse.publisher import PAUSE
 from stripe_pipeline.warehouse.warehouse import Warehouse
 
 logger = logging.getLogger(__name__)
@@ -171,18 +170,12 @@ class Pipeline:
         """The number of objects to `drain`."""
         return self.inbox.objects_due(due, modes=self._modes)
 
-    def publish(self, *, force: bool = True, pause: float = PAUSE) -> bool:
-        """Make the stored rows visible, with the notifications that the inbox could not apply.
-
-        Without `force`, only if publishing is due (`Warehouse.publish`, also for `pause`), else returns False; may
-        then be called ten times a second.
-        """
-        if not force and not self.warehouse.publisher.due(pause=pause):
-            return False
+    def publish(self) -> None:
+        """Make the stored rows visible, with the notifications that the inbox could not apply."""
         identity = self._identity or self.warehouse.state.identity()
         # A new inbox does not know the failures; the sync restores them from the file.
         failing = self.inbox.rows(failing=True) if self.inbox.is_complete(identity) else None
-        return self.warehouse.publish(force=force, pause=pause, failing=failing)
+        self.warehouse.publish(failing=failing)
 
     def adopt_inbox(self) -> int:
         """Take the inbox over from another warehouse; returns how many notifications wait again.

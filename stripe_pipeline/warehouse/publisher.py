@@ -44,14 +44,14 @@ class Publisher:
         self._readers = readers
         self._last = _Publish()  # the last one of this process, which other processes may not know of
 
-    def due(self, *, pause: float = PAUSE) -> bool:
-        """Whether publishing now stays within its share of the time, and `pause` seconds have passed.
+    def due(self) -> bool:
+        """Whether publishing now stays within its share of the time, and `PAUSE` seconds have passed.
 
         Publishes by other processes count, too: a sensor reopens the warehouse in each of its ticks.
         """
         last = max(self._last, self._noted(), key=lambda publish: publish.ended)
         passed = time.time() - last.ended
-        return passed < 0 or passed >= max(pause, _SHARE * last.seconds)  # < 0: the clock has been set back since
+        return passed < 0 or passed >= max(PAUSE, _SHARE * last.seconds)  # < 0: the clock has been set back since
 
     def published_revision(self) -> int | None:
         """The published warehouse revision; None if it is missing or cannot be determined."""
@@ -163,8 +163,5 @@ def _swap(copy: Path, published: Path) -> None:
     """Points `published` to `copy` atomically."""
     temporary = published.with_suffix(".next")
     temporary.unlink(missing_ok=True)
-    try:
-        temporary.symlink_to(copy.relative_to(published.parent))
-    except (NotImplementedError, OSError):
-        shutil.copyfile(copy, temporary)
+    temporary.symlink_to(copy.relative_to(published.parent))
     temporary.replace(published)

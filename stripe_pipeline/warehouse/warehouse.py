@@ -30,7 +30,7 @@ from stripe_pipeline.warehouse.keys import Keys
 from stripe_pipeline.warehouse.load import Loader
 from stripe_pipeline.warehouse.private_file import PrivateFile
 from stripe_pipeline.warehouse.pruning import Pruned, prune
-from stripe_pipeline.warehouse.publisher import PAUSE, Publisher
+from stripe_pipeline.warehouse.publisher import Publisher
 from stripe_pipeline.warehouse.queries import RowQueries
 from stripe_pipeline.warehouse.recovery import read_through, remove
 from stripe_pipeline.warehouse.schema import Layout
@@ -89,14 +89,14 @@ class Warehouse:
         """Writes the batches, with their coverage and cursors, in one transaction; see `Loader.load`."""
         return self._loader.load(batches, cursors=cursors, clock=clock)
 
-    def publish(self, *, force: bool = True, pause: float = PAUSE, failing: Sequence[Entry] | None = None) -> bool:
+    def publish(self, *, force: bool = True, failing: Sequence[Entry] | None = None) -> bool:
         """Publishes committed changes that are not published yet; returns False if publishing has to wait.
 
         `failing` is the new content of `pipeline.inbox`; without it, the table stays as it is. Without `force`,
-        publishes only when due: `pause` seconds after the last publish, and if publishing takes at most about a tenth
-        of the time, for all processes together.
+        publishes only when due: seconds after the last publish, and if publishing takes at most about a tenth of the
+        time, for all processes together.
         """
-        if not force and not self.publisher.due(pause=pause):
+        if not force and not self.publisher.due():
             return False
         with self.file.locked():
             with self.file.attached("{} could not be prepared for publishing") as connection:

@@ -63,10 +63,10 @@ def create_app(inbox: Inbox, secrets: Sequence[str], wanted_objects: Collection[
 class _Refused(Exception):
     """The request is not a valid webhook: the status of the answer, and the reason."""
 
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
         self.status = status
-        self.why = why
+        self.reason = reason
 
 
 class _Receiver:
@@ -85,21 +85,21 @@ class _Receiver:
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         """Store incoming notifications while the server runs."""
-        tasks = [asyncio.create_task(self._writer.run()), asyncio.create_task(self._log())]
+        tasks = [asyncio.create_task(self._writer.run()), asyncio.create_task(self._log_regularly())]
         try:
             yield
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._log_now()
+            self._log_counts()
 
     async def receive(self, request: Request) -> JSONResponse:
         """Store an event's notification; 200 once it is on the disk, or if the event concerns no table."""
         try:
             event = _event(await _body(request), request.headers.get("stripe-signature", ""), self._secrets)
         except _Refused as refused:
-            return self._answer(refused.status, "refused", refused.why)
+            return self._answer(refused.status, "refused", refused.reason)
         try:
             notification = notification_of(event)
         except BadObject as error:
@@ -154,13 +154,14 @@ class _Receiver:
         headers = {"Connection": "close"} if status == 408 else None  # do not wait for the rest of the body
         return JSONResponse({"received": True} if status == 200 else {"error": detail}, status, headers)
 
-    async def _log(self) -> None:
+    async def _log_regularly(self) -> None:
         """Log received events in summary, not one by one: anyone may send requests."""
         while True:
             await asyncio.sleep(_LOG_EVERY)
-            self._log_now()
+            self._log_counts()
 
-    def _log_now(self) -> None:
+    def _log_counts(self) -> None:
+        """Log the counts since the last call."""
         logged, self._logged = self._logged, self._counts.copy()
         if new := self._counts - logged:
             details = "".join(f"; {detail} ({count})" for detail, count in self._details.most_common())
@@ -191,13 +192,13 @@ class _Writer:
             problem: Exception | None = None
             try:
                 await asyncio.to_thread(self._inbox.add, [notification for notification, _ in batch])
-            except Exception as error:  # whatever the error, callers are told, and the next batch may succeed
+            except Exception as error:  # whatever the error, the callers get it, and the next batch may succeed
                 problem = error
                 reason = error if isinstance(error, StripePipelineError) else type(error).__name__
                 logger.error("%d events could not be stored: %s", len(batch), reason)
             for _, stored in batch:
                 if stored.done():
-                    continue  # the sender was told that storing took too long
+                    continue  # storing took too long, and the sender was answered
                 if problem:
                     stored.set_exception(problem)
                 else:

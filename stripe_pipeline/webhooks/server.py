@@ -1,23 +1,19 @@
-"""Listening for webhooks: the socket, uvicorn's limits, and idle connections.
+"""Listening for webhooks: the socket, and uvicorn's limits.
 
-`receiver` answers the requests.
+`receiver` answers the requests. Clients that send no complete request are cut off by the reverse proxy in front, which
+https needs anyway.
 """
 
 from __future__ import annotations
 
-import asyncio
 import socket
-import time
-from typing import Any
 
 import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from starlette.types import ASGIApp
 
 from stripe_pipeline.errors import PortTaken
 
-_HEADERS_SECONDS = 10.0  # for the headers of a connection's first request to arrive
-_IDLE_SECONDS = 75.0  # between two requests; longer than reverse proxies keep an idle connection
+_IDLE_SECONDS = 75  # between two requests; longer than reverse proxies keep an idle connection
 _MOST_CONNECTIONS = 500  # open at once, well below the usual limit of 1,024 open files
 _LONGEST_HEADERS = 16_384  # bytes
 
@@ -37,79 +33,22 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(app: ASGIApp, listener: socket.socket) -> None:
     """Answer on `listener` until SIGINT or SIGTERM, which are then raised as they would have been without it."""
-    connections = _Connections(app)
     config = uvicorn.Config(
-        connections,
-        http=connections.protocol,
+        app,
+        http="h11",  # which can limit the headers
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # connections are identified by the actual peer address
+        proxy_headers=False,  # nothing uses a client's address
         limit_concurrency=_MOST_CONNECTIONS,
         h11_max_incomplete_event_size=_LONGEST_HEADERS,
-        timeout_keep_alive=int(_IDLE_SECONDS),
+        timeout_keep_alive=_IDLE_SECONDS,
         timeout_graceful_shutdown=1,
     )
     with listener:
         uvicorn.Server(config).run(sockets=[listener])
-
-
-class _Connections:
-    """Closes connections without a request: uvicorn itself waits forever for a complete one.
-
-    Wraps an ASGI application, and provides the protocol that uvicorn needs.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self._open: dict[Any, asyncio.Transport] = {}
-        self._ends: dict[Any, float] = {}
-        """When connections without an active request end."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            closing = asyncio.create_task(self._close_quiet())
-            try:
-                await self._app(scope, receive, send)
-            finally:
-                closing.cancel()
-            return
-        peer = tuple(scope["client"] or ())
-        self._ends.pop(peer, None)
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            if peer in self._open:
-                self._ends[peer] = time.monotonic() + _IDLE_SECONDS
-
-    async def _close_quiet(self) -> None:
-        while True:
-            await asyncio.sleep(1)
-            for peer, end in list(self._ends.items()):
-                if time.monotonic() > end:
-                    del self._ends[peer]
-                    self._open[peer].abort()
-
-    @property
-    def protocol(self) -> type[asyncio.Protocol]:
-        """uvicorn's HTTP protocol, recording its connections."""
-        connections = self
-
-        class Protocol(H11Protocol):
-            def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-                self._peer = tuple(transport.get_extra_info("peername") or ())[:2]
-                connections._open[self._peer] = transport
-                connections._ends[self._peer] = time.monotonic() + _HEADERS_SECONDS
-                super().connection_made(transport)
-
-            def connection_lost(self, exc: Exception | None) -> None:
-                connections._open.pop(self._peer, None)
-                connections._ends.pop(self._peer, None)
-                super().connection_lost(exc)
-
-        return Protocol
 
 
 def address_of(listener: socket.socket) -> str:

@@ -16,7 +16,7 @@ import pytest
 from stripe_emulator import Fault, Server, Shop
 from stripe_pipeline.assets.checks import CHECK, EVALUATED_AT, REFERENCES, UNIQUE
 from stripe_pipeline.assets.columns import SCHEMA
-from stripe_pipeline.assets.retention import RUN_TAGS
+from stripe_pipeline.assets.keys import RUN_TAGS
 from stripe_pipeline.assets.views import build_view_assets
 from stripe_pipeline.automation import events_without_a_run, sync_every_15_minutes
 from stripe_pipeline.data_folder import DataFolder

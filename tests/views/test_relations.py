@@ -16,8 +16,7 @@ import yaml
 
 from stripe_emulator import Fault, Server, Shop
 from stripe_pipeline.assets.checks import NIGHTLY, REFERENCES, UNIQUE
-from stripe_pipeline.assets.raw import SYNC_JOB
-from stripe_pipeline.assets.retention import NIGHTLY_JOB
+from stripe_pipeline.assets.keys import NIGHTLY_JOB, SYNC_JOB
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY
 from stripe_pipeline.definitions import build_defs

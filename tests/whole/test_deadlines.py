@@ -7,13 +7,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
 
-import dagster as dg
 import pytest
 
 from stripe_emulator import Fault, Server, Shop
-from stripe_pipeline import automation
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of
 from stripe_pipeline.errors import OutOfTime, Unavailable
@@ -23,8 +20,7 @@ from stripe_pipeline.stripe_api.deadline import Deadline
 from stripe_pipeline.stripe_api.keys import ApiKey
 from stripe_pipeline.stripe_api.rate_limits import RateLimits
 from stripe_pipeline.sync.pipeline import Pipeline
-from tests.assets.test_webhook_refresh import tick
-from tests.conftest import KEYS, MakePipeline, Opens
+from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back
 
 KEY = ApiKey.from_text(KEYS["STRIPE_API_KEY"])
@@ -185,23 +181,4 @@ def test_a_sync_ends_in_time_and_the_next_one_goes_on(
     assert ask(folder.published, "SELECT count(*) >= 12 FROM live.customers") == [(True,)]
     server.faults.clear()
     assert not pipeline.sync().failures
-    assert_equal_to_stripe(shop, folder.published)
-
-
-@pytest.mark.parametrize("hours", [3, -3])
-def test_a_sensor_does_not_rest_for_a_clock_that_was_set(
-    make_pipeline: MakePipeline,
-    shop: Shop,
-    folder: DataFolder,
-    instance: dg.DagsterInstance,
-    monkeypatch: pytest.MonkeyPatch,
-    hours: int,
-) -> None:
-    monkeypatch.setattr(automation, "TICK_SECONDS", 1.0)
-    pipeline = make_pipeline(LIVE_KEY)
-    changed_customers(pipeline, shop, 1)
-    rests_until = (datetime.now(UTC) + timedelta(hours=hours)).isoformat(timespec="seconds")
-    result = tick(Opens(pipeline), instance, rests_until)
-    assert result.said.startswith("Applied")
-    assert datetime.fromisoformat(result.cursor or "").timestamp() <= time.time() + 60
     assert_equal_to_stripe(shop, folder.published)

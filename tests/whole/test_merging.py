@@ -10,7 +10,7 @@ import pytest
 
 from stripe_pipeline import definitions
 from stripe_pipeline.assets.checks import NIGHTLY
-from stripe_pipeline.assets.retention import RUN_TAGS
+from stripe_pipeline.assets.keys import RUN_TAGS
 from stripe_pipeline.automation import sync_every_15_minutes
 from stripe_pipeline.days import today
 from stripe_pipeline.definitions import build_defs

@@ -93,8 +93,7 @@ class Warehouse:
         """Publishes committed changes that are not published yet; returns False if publishing has to wait.
 
         `failing` is the new content of `pipeline.inbox`; without it, the table stays as it is. Without `force`,
-        publishes only when due: seconds after the last publish, and if publishing takes at most about a tenth of the
-        time, for all processes together.
+        publishes only when due (`Publisher.due`).
         """
         if not force and not self.publisher.due():
             return False

@@ -27,7 +27,7 @@ from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.resources.pipeline import RESOURCE
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.sync.report import Report
-from tests.conftest import MakePipeline, Opens
+from tests.conftest import MakePipeline, OpenedPipeline
 from tests.stripe_state import ask, assert_equal_to_stripe
 from tests.webserver import Webserver, webserver
 
@@ -47,7 +47,7 @@ def defs(
         "    custom_fields: {risk: outcome.risk_level}\n    retention: 45 days\n"
     )
     monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(settings))
-    return build_defs(resource_overrides={RESOURCE: Opens(make_pipeline(history=history))})
+    return build_defs(resource_overrides={RESOURCE: OpenedPipeline(make_pipeline(history=history))})
 
 
 def materialized(instance: dg.DagsterInstance, *path: str) -> set[str]:
@@ -339,7 +339,7 @@ def test_a_tick_records_also_what_changed_before_the_partitions_begin(
     shop.update("customers", old, name="Grace")
     (tmp_path / "later.yaml").write_text("history: 5 days")
     monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(tmp_path / "later.yaml"))
-    later = build_defs(resource_overrides={RESOURCE: Opens(make_pipeline(history="5 days"))})
+    later = build_defs(resource_overrides={RESOURCE: OpenedPipeline(make_pipeline(history="5 days"))})
     result = later.resolve_job_def("sync").execute_in_process(instance=instance, partition_key=today().isoformat())
     assert result.success
     assert latest(instance, "customers", day_of(days_ago(shop, 9)).isoformat())["updated"] == 1
@@ -386,7 +386,7 @@ def test_views_can_be_made_again_by_hand(
         [build_view_assets(pipeline.settings)],
         selection=dg.AssetSelection.assets("live/payments", "live/charges"),
         instance=instance,
-        resources={RESOURCE: Opens(pipeline)},
+        resources={RESOURCE: OpenedPipeline(pipeline)},
     )
     assert result.success
     made = {

@@ -33,7 +33,7 @@ from stripe_pipeline.resources.pipeline import RESOURCE
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.warehouse import publisher
 from stripe_pipeline.warehouse.publisher import PAUSE
-from tests.conftest import MakePipeline, Opens
+from tests.conftest import MakePipeline, OpenedPipeline
 from tests.stripe_state import assert_equal_to_stripe, back
 from tests.warehouse.test_warehouse import slow_copies
 
@@ -89,7 +89,7 @@ def test_it_applies_what_comes_in_while_it_waits_and_tells_of_each_table_and_day
     pipeline.drain(most=1000)
     shop.refund(charge, amount=100)
     threading.Timer(0.3, tell, (pipeline, shop)).start()
-    result = tick(Opens(pipeline), instance)
+    result = tick(OpenedPipeline(pipeline), instance)
     assert_equal_to_stripe(shop, folder.published)
     told = {
         (event.asset_key.path[-1], event.partition): {name: it.value for name, it in event.metadata.items()}
@@ -120,7 +120,7 @@ def test_it_says_when_nothing_came_in_and_reads_nothing(
 ) -> None:
     pipeline.sync()
     server.requests.clear()
-    result = tick(Opens(pipeline), instance)
+    result = tick(OpenedPipeline(pipeline), instance)
     assert result.said == "No events applied"
     assert not result.events
     assert not server.requests
@@ -135,7 +135,7 @@ def test_more_than_a_tick_can_do_becomes_one_run(
     for customer in customers:
         shop.update("customers", customer, name="new")
     tell(pipeline, shop)
-    result = tick(Opens(pipeline), instance)
+    result = tick(OpenedPipeline(pipeline), instance)
     assert result.partitions == [today().isoformat()]
     tables = [event for event in result.events if isinstance(event, dg.AssetMaterialization) and event.partition]
     assert len(tables) == 3, "the first ones are here at once"
@@ -144,7 +144,7 @@ def test_more_than_a_tick_can_do_becomes_one_run(
     job = _definitions().resolve_job_def(SYNC_JOB)
     run = instance.create_run_for_job(job, tags=RUN_TAGS, status=dg.DagsterRunStatus.STARTED)
     assert run.job_name == SYNC_JOB
-    result = tick(Opens(pipeline), instance)
+    result = tick(OpenedPipeline(pipeline), instance)
     assert not result.partitions, "that run reads them"
     assert pipeline.inbox.objects_due() == 6
     pipeline.sync()
@@ -175,7 +175,7 @@ def test_an_object_that_is_announced_repeatedly_is_read_once_in_two_seconds(
     trading = threading.Thread(target=trade)
     trading.start()
     while trading.is_alive() or pipeline.inbox.has_due():
-        tick(Opens(pipeline), instance)
+        tick(OpenedPipeline(pipeline), instance)
     trading.join()
     assert_equal_to_stripe(shop, folder.published)
     assert len(server.requests) <= 2 * 4, "every two seconds"
@@ -200,13 +200,13 @@ def test_webhooks_wait_until_publishing_is_due_over_many_ticks(
     for _ in range(3):
         shop.create_customer()
         tell(make_pipeline(key), shop)
-        summaries.append(tick(Opens(make_pipeline(key)), instance).said)  # each tick has its own pipeline
+        summaries.append(tick(OpenedPipeline(make_pipeline(key)), instance).said)  # each tick has its own pipeline
     assert summaries[0].startswith("Applied")
     assert summaries[1:] == ["No events applied"] * 2
     assert len(copies) == 1
     server.requests.clear()
     monkeypatch.setattr(publisher, "_SHARE", 0)
-    assert tick(Opens(make_pipeline(key)), instance).said.startswith("Applied 2 events")
+    assert tick(OpenedPipeline(make_pipeline(key)), instance).said.startswith("Applied 2 events")
     assert len(copies) == 2
     assert_equal_to_stripe(shop, folder.published)
 
@@ -227,7 +227,7 @@ def test_what_waits_to_be_published_is_when_dagster_is_being_ended(
     folder.stopping.touch()
     shop.create_customer()
     tell(pipeline, shop)
-    assert tick(Opens(pipeline), instance).said.startswith("Applied")
+    assert tick(OpenedPipeline(pipeline), instance).said.startswith("Applied")
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -242,7 +242,7 @@ def test_objects_given_up_fail_a_check_of_their_table(
     notifications = [entry.notification for entry in pipeline.inbox.rows() if entry.notification.object_id == customer]
     for _ in range(4):
         pipeline.inbox.failed(notifications, "no", now=0)
-    result = tick(Opens(pipeline), instance)
+    result = tick(OpenedPipeline(pipeline), instance)
     [check] = [event for event in result.events if isinstance(event, dg.AssetCheckEvaluation)]
     assert (check.asset_key.to_user_string(), check.check_name, check.passed) == ("raw/customers", CHECK, False)
     assert customer in check.metadata
@@ -279,10 +279,10 @@ def test_a_tick_does_not_wait_while_dagster_is_being_ended_but_applies_what_is_t
     pipeline.sync()
     folder.stopping.touch()
     started = time.monotonic()
-    assert tick(Opens(pipeline), instance).said == "No events applied"
+    assert tick(OpenedPipeline(pipeline), instance).said == "No events applied"
     shop.create_customer()
     tell(pipeline, shop)
-    assert tick(Opens(pipeline), instance).said.startswith("Applied")
+    assert tick(OpenedPipeline(pipeline), instance).said.startswith("Applied")
     assert time.monotonic() - started < 25
     assert_equal_to_stripe(shop, folder.published)
 

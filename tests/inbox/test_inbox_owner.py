@@ -24,11 +24,11 @@ from tests.stripe_state import ask, assert_equal_to_stripe, back
 KEY = {"STRIPE_API_KEY": "sk_test_of_the_tests"}
 RESCANNED = "The inbox was new: Stripe's events of the last 30 days were read again"
 
-Opens = Callable[..., Pipeline]
+OpenedPipeline = Callable[..., Pipeline]
 
 
 @pytest.fixture
-def opens(server: Server) -> Iterator[Opens]:
+def opens(server: Server) -> Iterator[OpenedPipeline]:
     """Open the pipeline of a data folder, with an inbox in it or at a URL."""
     opened: list[Pipeline] = []
 
@@ -71,7 +71,7 @@ def names(folder: DataFolder) -> list[str]:
     return [name for (name,) in ask(folder.published, "SELECT name FROM test.customers ORDER BY name")]
 
 
-def changed_customer_that_may_not_be_read(opens: Opens, folder: DataFolder, shop: Shop, server: Server) -> str:
+def changed_customer_that_may_not_be_read(opens: OpenedPipeline, folder: DataFolder, shop: Shop, server: Server) -> str:
     """The id of a customer that was loaded and has changed since, while the key has lost the permission."""
     customer = str(shop.create_customer(created=back(shop, 40), name="before")["id"])
     opens(folder).sync()
@@ -81,7 +81,7 @@ def changed_customer_that_may_not_be_read(opens: Opens, folder: DataFolder, shop
 
 
 def test_what_only_a_lost_inbox_knew_is_read_again(
-    opens: Opens, folder: DataFolder, shop: Shop, server: Server
+    opens: OpenedPipeline, folder: DataFolder, shop: Shop, server: Server
 ) -> None:
     changed_customer_that_may_not_be_read(opens, folder, shop, server)
     for _ in range(2):
@@ -98,7 +98,7 @@ def test_what_only_a_lost_inbox_knew_is_read_again(
 
 
 def test_what_had_failed_for_longer_than_stripe_keeps_events_is_tried_again(
-    opens: Opens, folder: DataFolder, shop: Shop, server: Server
+    opens: OpenedPipeline, folder: DataFolder, shop: Shop, server: Server
 ) -> None:
     customer = changed_customer_that_may_not_be_read(opens, folder, shop, server)
     opens(folder).sync()
@@ -122,7 +122,7 @@ def test_what_had_failed_for_longer_than_stripe_keeps_events_is_tried_again(
 
 
 def test_a_sync_that_is_killed_while_it_reads_the_events_again_leaves_that_to_the_next_one(
-    opens: Opens, folder: DataFolder, shop: Shop, server: Server, monkeypatch: pytest.MonkeyPatch
+    opens: OpenedPipeline, folder: DataFolder, shop: Shop, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed_customer_that_may_not_be_read(opens, folder, shop, server)
     opens(folder).sync()
@@ -140,7 +140,9 @@ def test_a_sync_that_is_killed_while_it_reads_the_events_again_leaves_that_to_th
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_an_upgrade_reads_no_events_again(opens: Opens, folder: DataFolder, shop: Shop, server: Server) -> None:
+def test_an_upgrade_reads_no_events_again(
+    opens: OpenedPipeline, folder: DataFolder, shop: Shop, server: Server
+) -> None:
     opens(folder).sync()
     shop.create_customer()
     old = opens(folder)
@@ -160,7 +162,7 @@ def test_an_upgrade_reads_no_events_again(opens: Opens, folder: DataFolder, shop
 
 
 def test_the_inbox_of_one_data_folder_is_refused_to_another_one_until_it_is_handed_over(
-    opens: Opens, folder: DataFolder, shop: Shop, server: Server, shared_url: str, tmp_path: Path
+    opens: OpenedPipeline, folder: DataFolder, shop: Shop, server: Server, shared_url: str, tmp_path: Path
 ) -> None:
     customer = shop.create_customer(created=back(shop, 5), name="before")["id"]
     opens(folder, shared_url).sync()
@@ -190,7 +192,7 @@ def test_the_inbox_of_one_data_folder_is_refused_to_another_one_until_it_is_hand
 
 
 def test_a_run_that_goes_on_while_its_inbox_is_handed_over_marks_nothing(
-    opens: Opens, folder: DataFolder, shop: Shop, shared_url: str, tmp_path: Path
+    opens: OpenedPipeline, folder: DataFolder, shop: Shop, shared_url: str, tmp_path: Path
 ) -> None:
     first = opens(folder, shared_url)
     first.sync()
@@ -213,7 +215,7 @@ def test_a_run_that_goes_on_while_its_inbox_is_handed_over_marks_nothing(
 
 
 def test_two_new_data_folders_cannot_both_have_an_inbox(
-    opens: Opens, folder: DataFolder, shop: Shop, shared_url: str, tmp_path: Path
+    opens: OpenedPipeline, folder: DataFolder, shop: Shop, shared_url: str, tmp_path: Path
 ) -> None:
     first, second = opens(folder, shared_url), opens(DataFolder(tmp_path / "other"), shared_url)
     shop.create_customer()
@@ -229,7 +231,7 @@ def restore(folder: DataFolder, copy: Path) -> None:
 
 
 def test_a_warehouse_that_was_restored_gets_again_what_was_applied_since(
-    opens: Opens, folder: DataFolder, shop: Shop, server: Server, tmp_path: Path
+    opens: OpenedPipeline, folder: DataFolder, shop: Shop, server: Server, tmp_path: Path
 ) -> None:
     customer = shop.create_customer(created=back(shop, 40), name="before")["id"]
     opens(folder).sync()
@@ -251,7 +253,7 @@ def test_a_warehouse_that_was_restored_gets_again_what_was_applied_since(
 
 
 def test_a_copy_of_a_data_folder_is_refused_the_inbox_outside(
-    opens: Opens, folder: DataFolder, shop: Shop, shared_url: str, tmp_path: Path
+    opens: OpenedPipeline, folder: DataFolder, shop: Shop, shared_url: str, tmp_path: Path
 ) -> None:
     customer = shop.create_customer(created=back(shop, 40), name="before")["id"]
     opens(folder, shared_url).sync()
@@ -268,7 +270,7 @@ def test_a_copy_of_a_data_folder_is_refused_the_inbox_outside(
 
 
 def test_the_inbox_in_the_data_folder_follows_the_warehouse_beside_it(
-    opens: Opens, folder: DataFolder, shop: Shop, server: Server
+    opens: OpenedPipeline, folder: DataFolder, shop: Shop, server: Server
 ) -> None:
     opens(folder).sync()
     shop.update("customers", shop.create_customer(name="before")["id"], name="after")
@@ -281,7 +283,7 @@ def test_the_inbox_in_the_data_folder_follows_the_warehouse_beside_it(
 
 
 def test_a_running_pipeline_whose_inbox_is_moved_away_goes_on_with_a_new_one(
-    opens: Opens, folder: DataFolder, shop: Shop
+    opens: OpenedPipeline, folder: DataFolder, shop: Shop
 ) -> None:
     pipeline = opens(folder)
     pipeline.sync()

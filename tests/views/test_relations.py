@@ -26,7 +26,7 @@ from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.views import references
 from stripe_pipeline.views.payments import payments_view
 from stripe_pipeline.views.references import picture
-from tests.conftest import MakePipeline, Opens
+from tests.conftest import MakePipeline, OpenedPipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back
 
 Json = dict[str, Any]
@@ -529,7 +529,7 @@ def check(
         history = (datetime.now(UTC) - timedelta(days=days)).date()
         (tmp_path / "settings.yaml").write_text(yaml.safe_dump({"history": history, "objects": dict(objects)}))
         monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(tmp_path / "settings.yaml"))
-        job = build_defs(resource_overrides={RESOURCE: Opens(pipeline)}).resolve_job_def(NIGHTLY_JOB)
+        job = build_defs(resource_overrides={RESOURCE: OpenedPipeline(pipeline)}).resolve_job_def(NIGHTLY_JOB)
         # What retention tells Dagster of every day takes long, and is not asked here.
         result = job.execute_in_process(
             instance=instance, run_config={"ops": {"retention": {"config": {"dry_run": True}}}}
@@ -696,7 +696,7 @@ def test_an_object_in_two_rows_is_told(
     key = dg.AssetCheckKey(dg.AssetKey(["raw", "refunds"]), UNIQUE)
     alone = dg.define_asset_job("alone", selection=dg.AssetSelection.checks(key))
     defs = dg.Definitions.merge(
-        build_defs(resource_overrides={RESOURCE: Opens(pipeline)}), dg.Definitions(jobs=[alone])
+        build_defs(resource_overrides={RESOURCE: OpenedPipeline(pipeline)}), dg.Definitions(jobs=[alone])
     )
     result = defs.resolve_job_def("alone").execute_in_process(instance=instance)
     assert [it.asset_check_key for it in result.get_asset_check_evaluations()] == [key]
@@ -737,7 +737,7 @@ def test_what_is_hashed_is_not_looked_for_and_what_is_pruned_by_another_date_is_
 def test_references_are_looked_at_every_night_and_not_in_a_sync(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    defs = build_defs(resource_overrides={RESOURCE: Opens(pipeline)})
+    defs = build_defs(resource_overrides={RESOURCE: OpenedPipeline(pipeline)})
     schedule = defs.resolve_schedule_def("nightly")
     assert (schedule.job_name, schedule.default_status) == (NIGHTLY_JOB, dg.DefaultScheduleStatus.RUNNING)
     steps = {name: {node.name for node in defs.resolve_job_def(name).nodes} for name in (SYNC_JOB, NIGHTLY_JOB)}

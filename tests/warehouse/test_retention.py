@@ -28,7 +28,7 @@ from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.resources.pipeline import RESOURCE
 from stripe_pipeline.warehouse import compaction
 from tests.cli.test_cli import Project, Run, api, environment, project, run  # noqa: F401 - the command line's fixtures
-from tests.conftest import KEYS, MakePipeline, Opens
+from tests.conftest import KEYS, MakePipeline, OpenedPipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed
 from tests.test_fields import holding
 from tests.whole.test_traps import Held
@@ -417,7 +417,7 @@ def test_the_asset_prunes_and_tells_rows_by_day_and_a_dry_run_only_tells(
     make_pipeline(history=history).sync()
     before = counts(folder)
     short = make_pipeline(history=history, retention="10 days")
-    defs = build_defs(resource_overrides={RESOURCE: Opens(short)})
+    defs = build_defs(resource_overrides={RESOURCE: OpenedPipeline(short)})
     job = defs.resolve_job_def("nightly")
     for dry_run in (True, False):
         config = {"ops": {"retention": {"config": {"dry_run": dry_run}}}}
@@ -451,7 +451,7 @@ def test_old_runs_are_forgotten_and_what_they_materialized_is_not(
     shop.seed_history(5)
     start = (datetime.now(UTC) - timedelta(days=8)).date()
     pipeline = make_pipeline(history=start)
-    defs = build_defs(resource_overrides={RESOURCE: Opens(pipeline)})
+    defs = build_defs(resource_overrides={RESOURCE: OpenedPipeline(pipeline)})
     run_ids = [
         defs.resolve_job_def("sync").execute_in_process(instance=instance, partition_key=today().isoformat()).run_id
         for _ in range(2)
@@ -579,7 +579,7 @@ def test_the_asset_forgets_old_runs_that_have_ended_and_shows_what_they_material
 ) -> None:
     shop.create_customer(livemode=True, created=back(shop, 1))
     pipeline = make_pipeline(LIVE, history=(datetime.now(UTC) - timedelta(days=2)).date())
-    defs = build_defs(resource_overrides={RESOURCE: Opens(pipeline)})
+    defs = build_defs(resource_overrides={RESOURCE: OpenedPipeline(pipeline)})
     sync, nightly = (defs.resolve_job_def(name) for name in ("sync", "nightly"))
     old = [
         sync.execute_in_process(instance=instance, partition_key=today().isoformat()).run_id,

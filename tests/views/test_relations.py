@@ -1,4 +1,4 @@
-"""The payments of invoices, the view `payments`, and the check of references: all follow from the declared references."""
+"""The payments of invoices, the view `payments` and the check of references, which follow from declared references."""
 
 from __future__ import annotations
 

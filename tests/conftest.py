@@ -1,4 +1,4 @@
-"""What tests share: an emulator, a data folder of their own, and the pipeline between them."""
+"""Fixtures that tests share: an emulator, a data folder for each test, and the pipeline between them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, folder: DataFolder) -> Iterator[str | None]:
-    """Where the inbox is, empty for each test: None for SQLite in the data folder, else a URL of Postgres."""
+    """The address of an empty inbox: None for SQLite in the data folder, or a URL of Postgres."""
     folder.prepare()
     if request.param == "sqlite":
         yield None
@@ -70,7 +70,7 @@ def url(request: pytest.FixtureRequest, folder: DataFolder) -> Iterator[str | No
 def server() -> Iterator[Server]:
     """An emulator with an empty shop."""
     shop = Shop()
-    # In the first minutes of a day the one before is not complete yet, which is not what tests are about.
+    # In the first minutes of a day, the previous day is not settled yet. Tests are not about those minutes.
     shop.clock.advance(max(0, SETTLED + 60 - shop.clock.now() % DAY))
     with Server(shop) as running:
         yield running
@@ -92,7 +92,7 @@ def stripe_cli(server: Server, tmp_path: Path) -> StripeCli:
 def make_pipeline(server: Server, folder: DataFolder, request: pytest.FixtureRequest) -> Iterator[MakePipeline]:
     """Make pipelines from the emulator into the data folder; keyword arguments are settings.
 
-    They have the test mode's key, with the mark `both_modes` the live mode's, too.
+    The pipelines have the test mode's key and, with the mark `both_modes`, the live mode's, too.
     """
     keys = TEST_KEY if request.node.get_closest_marker("both_modes") is None else KEYS
     opened: list[Pipeline] = []
@@ -119,8 +119,8 @@ def pipeline(make_pipeline: MakePipeline) -> Pipeline:
     return make_pipeline()
 
 
-class Opens:
-    """The pipeline resource of the tests."""
+class OpenedPipeline:
+    """Stands in for the pipeline resource: opens the tests' pipeline."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline

@@ -20,7 +20,7 @@ SECRETS = {True: "whsec_live_of_the_tests", False: "whsec_test_of_the_tests"}
 
 @contextmanager
 def receiving(server: Server, folder: DataFolder) -> Iterator[None]:
-    """Let the emulator tell the inbox of a data folder of everything in both modes."""
+    """Deliver the emulator's events of both modes to the inbox of a data folder."""
     folder.prepare()
     inbox = Inbox(folder)
     listener = listen("127.0.0.1", 0)

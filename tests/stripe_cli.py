@@ -21,17 +21,19 @@ _FOLDER = Path(sys.prefix) / "stripe-cli"
 
 
 def install() -> Path:
-    """The CLI, installed beside this environment's packages if it is not there; skips the test where it cannot be."""
-    found = _FOLDER / "node_modules" / ".bin" / "stripe"
+    """The path of the CLI, which is installed beside this environment's packages if it is missing there.
+
+    Without npm, the test is skipped, or fails in CI."""
+    binary = _FOLDER / "node_modules" / ".bin" / "stripe"
     package = _FOLDER / "node_modules" / "@stripe" / "cli" / "package.json"
     _FOLDER.mkdir(exist_ok=True)
     # Tests that run beside each other install it once.
     with filelock.FileLock(_FOLDER / "install.lock", timeout=270):
-        if found.exists() and json.loads(package.read_text())["version"] == _VERSION:
-            return found
+        if binary.exists() and json.loads(package.read_text())["version"] == _VERSION:
+            return binary
         npm = shutil.which("npm")
         if npm is None:
-            reason = "npm is not installed, so the Stripe CLI cannot be"
+            reason = "npm is not installed, so the Stripe CLI cannot be installed"
             if os.environ.get("CI"):
                 pytest.fail(reason)
             pytest.skip(reason)
@@ -39,7 +41,7 @@ def install() -> Path:
         command = [npm, "install", "--prefix", str(_FOLDER), "--no-save", "--no-audit", "--no-fund", wanted]
         done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
         assert done.returncode == 0, done.stderr
-    return found
+    return binary
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,14 @@ class StripeCli:
         )
 
     def signing_secret(self, *, key: str) -> str:
-        """What `stripe listen` signs with."""
+        """The secret that `stripe listen` signs with."""
         printed = self.run("listen", "--skip-update", "--print-secret", key=key)
         assert printed.returncode == 0, printed.stderr
         return printed.stdout.strip()
 
     @contextlib.contextmanager
     def listening(self, *, forward_to: str, key: str) -> Iterator[None]:
-        """`stripe listen` while the block runs. It needs some time until it is there."""
+        """`stripe listen` while the block runs. The command needs some time before it forwards events."""
         listen = ("listen", "--skip-update", "--all-snapshot", "--no-wss", "--forward-to", forward_to)
         # A session of its own: the CLI is started by a script that would not pass signals on.
         process = subprocess.Popen(
@@ -92,5 +94,5 @@ class StripeCli:
 
     @property
     def _environment(self) -> dict[str, str]:
-        """What the CLI may know of this machine."""
+        """The environment variables that the CLI gets."""
         return {"HOME": str(self.home), "PATH": os.environ["PATH"], "STRIPE_CLI_TELEMETRY_OPTOUT": "1"}

@@ -1,4 +1,4 @@
-"""Comparing the published file with what the emulator holds: the one definition of «equal to Stripe» in the tests."""
+"""Compares the published file with the emulator's objects: the one definition of «equal to Stripe» in the tests."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Objects = dict[tuple[Any, ...], dict[str, Any]]
 Published = Path | duckdb.DuckDBPyConnection
 """The published file, or a connection to it."""
 Difference = tuple[str, bool, tuple[Any, ...], dict[str, Any] | None, dict[str, Any] | None]
-"""Table, mode and key, and what Stripe and the warehouse hold under it."""
+"""Table, mode and key, and the objects that Stripe and the warehouse hold under this key."""
 
 
 def without_nulls(obj: dict[str, Any]) -> dict[str, Any]:
-    """An object as a row can tell it: a field that is null and one that is not there are the same."""
+    """An object as a row can represent it: without the fields that are null."""
     return {name: value for name, value in obj.items() if value is not None}
 
 
 def held_by_stripe(shop: Shop, object_type: ObjectType, *, livemode: bool) -> Objects:
-    """The emulator's objects by row key, as far as a row can tell them."""
+    """The emulator's objects by row key, as a row can represent them."""
     objects: Objects = {}
     for key, obj in shop.objects(object_type.name, livemode).items():
         if obj.get("test_clock") is not None:
@@ -44,18 +44,18 @@ def without_client_secrets(value: Any) -> Any:
     if isinstance(value, str):
         return re.sub(r"\b((?:pi|seti|src)_\w*secret_)\w+", r"\1…", value)
     if isinstance(value, list):
-        return [without_client_secrets(it) for it in value]
+        return [without_client_secrets(item) for item in value]
     if not isinstance(value, dict):
         return value
     return {
-        name: it if name == "metadata" else without_client_secrets(it)
-        for name, it in value.items()
+        name: item if name == "metadata" else without_client_secrets(item)
+        for name, item in value.items()
         if name not in ("client_secret", "confirmation_secret")
     }
 
 
 def _with_payments(shop: Shop, invoice: dict[str, Any], *, livemode: bool) -> dict[str, Any]:
-    """An invoice with all of its payments, which Stripe includes where asked."""
+    """An invoice with all of its payments, which Stripe includes on request."""
     url = f"/v1/invoice_payments?invoice={invoice['id']}"
     data = shop.payments(invoice["id"], livemode)
     return {"payments": {"object": "list", "data": data, "has_more": False, "url": url}} | invoice
@@ -73,13 +73,13 @@ def rows(published: Published, table: str) -> list[dict[str, Any]]:
 
 
 def held_by_warehouse(published: Published, object_type: ObjectType, *, livemode: bool) -> Objects:
-    """The published objects of one mode by row key; fails on a key that is there twice."""
+    """The published objects of one mode by row key; fails on a key that occurs twice."""
     objects: Objects = {}
     for row in rows(published, f"{'live' if livemode else 'test'}.{object_type.name}"):
         key = tuple(row[name] for name in object_type.key)
         if row.get("test_clock") is not None:
             continue
-        assert key not in objects, f"{object_type.name} {key} is there twice"
+        assert key not in objects, f"{object_type.name} {key} occurs twice"
         assert row["livemode"] is livemode
         objects[key] = restore(object_type, row)
     return objects
@@ -117,12 +117,12 @@ def _cut_lines(obj: dict[str, Any]) -> dict[str, Any]:
 
 
 def all_columns(object_type: ObjectType) -> list[str]:
-    """The names of a base table's columns, in order, without those that no settings ask for."""
+    """The names of a base table's columns, in order, without those stored only where settings name them."""
     return [column.name for column in object_type.table_columns if column.name not in object_type.secrets]
 
 
 def changed(report: Report) -> dict[str, tuple[int, int, int]]:
-    """Rows inserted, updated and deleted, of the tables where there are any."""
+    """The numbers of rows inserted, updated and deleted, by table, without tables that did not change."""
     counts = {
         table: (changes.inserted.total(), changes.updated.total(), changes.deleted.total())
         for table, changes in report.changes.items()
@@ -142,5 +142,5 @@ def ask(published: Path, sql: str) -> list[tuple[Any, ...]]:
 
 
 def back(shop: Shop, days: float) -> int:
-    """A moment so many days ago on the shop's clock, Unix seconds."""
+    """The time that many days ago on the shop's clock, in Unix seconds."""
     return int(shop.clock.now() - days * DAY)

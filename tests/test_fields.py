@@ -1,7 +1,6 @@
-"""Fields that the settings leave out or hash: nowhere to be found, and changed at any time.
+"""Fields that the settings exclude or hash: stored nowhere in plain text, also after the settings change.
 
-Everything runs on the real path: emulator, pipeline, published file. What the settings file may say is in
-`test_settings`.
+Everything runs on the real path: emulator, pipeline, published file. `test_settings` tests which settings are valid.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ LIVE = {"STRIPE_API_KEY": KEYS["STRIPE_API_KEY"]}
 
 
 def fields(**of_table: dict[str, Any]) -> dict[str, Any]:
-    """Settings of fields by table."""
+    """Settings with these rules for fields, by table."""
     return {"objects": {table: {"fields": rules} for table, rules in of_table.items()}}
 
 
@@ -48,7 +47,7 @@ def holding(folder: Path, text: str) -> list[str]:
 
 
 def in_rows(path: Path, text: str) -> bool:
-    """Whether a row of any table of a DuckDB file holds it."""
+    """Whether a row of any table of a DuckDB file holds `text`."""
     with duckdb.connect(str(path), read_only=True) as connection:
         tables = connection.execute("SELECT schema_name || '.' || table_name FROM duckdb_tables()").fetchall()
         return any(
@@ -72,7 +71,7 @@ NOWHERE = {
 
 
 def trade(shop: Shop) -> str:
-    """A customer whose address stands in every object that can hold it; the customer's id."""
+    """Create a customer whose email address is in every object that can hold one, and return the customer's id."""
     day = back(shop, 3)
     customer = shop.create_customer(created=day, email=ADDRESS, name="Ada")["id"]
     paid = shop.create_payment(created=day, customer=customer, receipt_email=ADDRESS)
@@ -84,37 +83,39 @@ def trade(shop: Shop) -> str:
     return str(customer)
 
 
-def test_an_excluded_field_is_nowhere_also_not_in_an_object_that_another_one_holds(
+def test_an_excluded_field_is_stored_nowhere_not_even_in_a_nested_object(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     customer = trade(shop)
     pipeline = make_pipeline(**fields(**NOWHERE))
     load = pipeline.warehouse.load
-    on_their_way: list[str] = []
+    spooled: list[str] = []
 
-    def load_and_look(batches: Sequence[Batch], **others: Any) -> Loaded:
-        on_their_way.extend(path.read_text() for path in folder.spool.rglob("*.ndjson"))
+    def load_and_record(batches: Sequence[Batch], **others: Any) -> Loaded:
+        spooled.extend(path.read_text() for path in folder.spool.rglob("*.ndjson"))
         return load(batches, **others)
 
-    monkeypatch.setattr(pipeline.warehouse, "load", load_and_look)
+    monkeypatch.setattr(pipeline.warehouse, "load", load_and_record)
     pipeline.sync()
     shop.update_customer(customer, name="Ada L.")
     assert pipeline.sync().applied
-    assert any("Ada" in lines for lines in on_their_way)
-    assert not any(ADDRESS in lines for lines in on_their_way)
+    assert any("Ada" in lines for lines in spooled)
+    assert not any(ADDRESS in lines for lines in spooled)
     assert ask(folder.published, "SELECT name FROM test.customers") == [("Ada L.",)]
     assert ask(folder.published, "SELECT _extra->>'$.customer.name' FROM test.charges") == [("Ada",)]
     assert "email" not in columns(folder.published, "raw.customers") | columns(folder.published, "test.customers")
     assert holding(folder.root, ADDRESS) == []
 
 
-def test_without_the_setting_the_same_search_finds_it(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+def test_without_the_setting_the_same_search_finds_the_address(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder
+) -> None:
     trade(shop)
     pipeline.sync()
     assert holding(folder.root, ADDRESS)
 
 
-def test_what_is_left_out_later_is_removed_from_every_file(
+def test_a_field_that_is_excluded_later_is_removed_from_every_file(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     trade(shop)
@@ -124,10 +125,10 @@ def test_what_is_left_out_later_is_removed_from_every_file(
     shutil.copy(folder.private, folder.private.with_name("compacted.duckdb"))  # what a killed compaction leaves
     with duckdb.connect(str(folder.published), read_only=True) as reading:
         later = fields(**NOWHERE)
-        # What is not read any more is there all the same.
+        # The rows of a type that is not read any more are still stored.
         later["objects"]["invoices"] = {"enabled": False, "fields": {"hash": ["customer_email"]}}
         make_pipeline(**later).sync()
-        # Who was reading goes on.
+        # The open reader keeps its version.
         assert reading.execute("SELECT email FROM test.customers").fetchall() == [(ADDRESS,)]
     assert holding(folder.root, ADDRESS) == []
     assert ask(folder.published, "SELECT name FROM test.customers") == [("Ada",)]
@@ -135,7 +136,7 @@ def test_what_is_left_out_later_is_removed_from_every_file(
     assert ask(folder.published, "SELECT billing_details->>'name' IS NOT NULL FROM test.charges") == [(True,)]
 
 
-def test_what_is_wanted_again_comes_with_a_backfill_and_until_then_every_sync_says_so(
+def test_a_field_that_is_included_again_needs_a_backfill_and_every_sync_says_so(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     trade(shop)
@@ -144,26 +145,24 @@ def test_what_is_wanted_again_comes_with_a_backfill_and_until_then_every_sync_sa
     notes = [note for note in wider.sync().notes if "backfill" in note]
     assert ask(folder.published, "SELECT email FROM test.customers") == [(None,)]
     day = day_of(back(shop, 3))
-    what_to_do = f"`stripe-pipeline backfill --from {day} --to {day} --only customers` brings that in"
-    assert f"customers: days from {day} to {day} were read without email; {what_to_do}" in notes
+    remedy = f"`stripe-pipeline backfill --from {day} --to {day} --only customers` brings that in"
+    assert f"customers: days from {day} to {day} were read without email; {remedy}" in notes
     held = "without _extra (customers.email), billing_details.email, receipt_email;"
     assert len([note for note in notes if held in note]) == 1
     wider.backfill([day_of(back(shop, 3))])
-    assert_equal_to_stripe_but_for_extra(shop, folder)
+    assert_all_fields_are_stored(shop, folder)
     assert [note for note in wider.sync().notes if "backfill" in note] == []
 
 
-def assert_equal_to_stripe_but_for_extra(shop: Shop, folder: DataFolder) -> None:
-    """Every field is there again."""
+def assert_all_fields_are_stored(shop: Shop, folder: DataFolder) -> None:
+    """Fail unless every field that `NOWHERE` excludes is stored again."""
     assert ask(folder.published, "SELECT email FROM test.customers") == [(ADDRESS,)]
     assert ask(folder.published, "SELECT receipt_email FROM test.charges") == [(ADDRESS,)]
     assert ask(folder.published, "SELECT _extra->>'$.customer.email' FROM test.charges") == [(ADDRESS,)]
 
 
 @pytest.mark.both_modes
-def test_only_what_is_included_is_kept_besides_the_keys(
-    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
-) -> None:
+def test_only_included_fields_and_keys_are_stored(make_pipeline: MakePipeline, shop: Shop, folder: DataFolder) -> None:
     shop.seed_history(5)
     line = next(iter(shop.objects("invoice_lines", True)))
     shop.update("charges", next(iter(shop.objects("charges", True))), brand_new="unknown", announce=False)
@@ -184,10 +183,12 @@ def test_only_what_is_included_is_kept_besides_the_keys(
     [(lines,)] = ask(folder.published, f"SELECT lines FROM raw.invoices WHERE id = '{line[0]}'")
     assert '"description"' not in lines
     assert "amount_decimal" in columns(folder.published, "test.charges")
-    assert "amount_decimal" not in columns(folder.published, "live.invoice_lines")  # its currency is not kept
+    assert "amount_decimal" not in columns(folder.published, "live.invoice_lines")  # its currency is not stored
 
 
-def test_hashed_fields_tell_nothing_and_still_join(make_pipeline: MakePipeline, shop: Shop, folder: DataFolder) -> None:
+def test_hashed_fields_reveal_nothing_and_still_join(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
     trade(shop)
     hashed = fields(
         customers={"hash": ["email", "name"]},
@@ -204,16 +205,15 @@ def test_hashed_fields_tell_nothing_and_still_join(make_pipeline: MakePipeline, 
         folder.published, "SELECT c.email, h._extra->>'$.customer.email' FROM test.customers c, test.charges h"
     )
     key = folder.hash_key.read_bytes()
-    assert (
-        address == hmac.new(key, ADDRESS.encode(), "sha256").hexdigest()[:32]
-    )  # as whoever has the key may look for it
+    # Whoever has the key can compute the hash of an address.
+    assert address == hmac.new(key, ADDRESS.encode(), "sha256").hexdigest()[:32]
     assert expanded == address
     assert holding(folder.root, ADDRESS) == []
     make_pipeline(**hashed).backfill([day_of(back(shop, 3))])
     assert ask(folder.published, "SELECT email FROM test.customers") == [(address,)]  # the same in every run
 
 
-def test_what_is_hashed_later_is_hashed_where_it_lies_and_the_same_as_what_comes(
+def test_a_field_that_is_hashed_later_has_the_same_hash_in_stored_and_new_rows(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     trade(shop)
@@ -252,7 +252,7 @@ def test_another_hash_key_makes_other_hashes_and_asks_for_a_backfill(
     assert holding(folder.root, "another key of the tests") == []
 
 
-def test_back_to_plain_no_hash_is_taken_for_a_value(
+def test_a_hash_is_not_taken_for_a_value_when_the_field_is_plain_again(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     trade(shop)
@@ -264,10 +264,10 @@ def test_back_to_plain_no_hash_is_taken_for_a_value(
     assert ask(folder.published, "SELECT email FROM test.customers") == [(None,)]
     assert ask(folder.published, "SELECT billing_details->>'email' FROM test.charges") == [(None,)]
     plain.backfill([day_of(back(shop, 3))])
-    assert_equal_to_stripe_but_for_extra(shop, folder)
+    assert_all_fields_are_stored(shop, folder)
 
 
-def test_a_run_under_way_cannot_bring_back_what_the_settings_leave_out_meanwhile(
+def test_a_run_under_way_cannot_bring_back_fields_that_were_excluded_meanwhile(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     trade(shop)
@@ -282,7 +282,7 @@ def test_a_run_under_way_cannot_bring_back_what_the_settings_leave_out_meanwhile
     assert ask(folder.published, "SELECT phone FROM test.customers") == [("1",)]
 
 
-def test_a_run_that_read_the_settings_before_and_opens_the_file_after_they_were_changed_stores_nothing(
+def test_a_run_that_read_the_settings_before_a_change_and_opens_the_file_after_it_stores_nothing(
     shop: Shop, server: Server, folder: DataFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the sensor does, which waits for notifications for seconds."""
@@ -313,7 +313,7 @@ def test_a_run_that_read_the_settings_before_and_opens_the_file_after_they_were_
 
 
 @pytest.mark.parametrize("how", ["exclude", "hash"])
-def test_fees_that_other_objects_hold_are_found_again(
+def test_fees_in_other_objects_can_be_read_again(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, how: str
 ) -> None:
     trade(shop)
@@ -328,7 +328,7 @@ def test_fees_that_other_objects_hold_are_found_again(
         make_pipeline().sync()
         [note] = [note for note in make_pipeline().sync().notes if "--only disputes" in note]
         assert "without balance_transactions (fee_details.description);" in note
-        if again:  # left out once more, nothing is missed
+        if again:  # excluded once more: the field is not missing
             left_out = make_pipeline(**fields(fee_details={"exclude": ["description"]}))
             assert left_out.sync().notes == []
     make_pipeline().backfill([day_of(back(shop, 2))], ["disputes"])
@@ -337,7 +337,7 @@ def test_fees_that_other_objects_hold_are_found_again(
 
 
 @pytest.mark.parametrize("ahead", [-3, 600])
-def test_what_is_wanted_again_is_told_whatever_the_local_clock_says(
+def test_a_field_that_is_included_again_is_reported_whatever_the_local_clock_says(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, ahead: int
 ) -> None:
     shop.clock.advance(ahead)
@@ -351,7 +351,7 @@ def test_what_is_wanted_again_is_told_whatever_the_local_clock_says(
     assert ask(folder.published, "SELECT email FROM test.customers") == [(ADDRESS,)]
 
 
-def test_only_what_can_be_read_again_is_asked_for(make_pipeline: MakePipeline, shop: Shop) -> None:
+def test_a_backfill_is_asked_for_only_where_the_settings_allow_it(make_pipeline: MakePipeline, shop: Shop) -> None:
     for age in (50, 5):
         shop.create_customer(created=back(shop, age), email=ADDRESS)
     make_pipeline(**fields(customers={"exclude": ["email"]}, charges={"exclude": ["outcome"]})).sync()
@@ -362,7 +362,7 @@ def test_only_what_can_be_read_again_is_asked_for(make_pipeline: MakePipeline, s
 
 
 @pytest.mark.parametrize("first", ["invoices", "invoice_lines"])
-def test_what_two_rules_hash_is_hashed_once(
+def test_a_field_that_two_rules_hash_is_hashed_once(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, first: str
 ) -> None:
     trade(shop)
@@ -376,7 +376,7 @@ def test_what_two_rules_hash_is_hashed_once(
     assert ask(folder.published, sql) == [(of_line, of_line)]
 
 
-def test_metadata_says_nothing_of_what_an_object_is(
+def test_metadata_does_not_decide_the_type_of_an_object(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     metadata = {"object": "customer", "order_id": "A-17", "email": ADDRESS}
@@ -390,7 +390,7 @@ def test_metadata_says_nothing_of_what_an_object_is(
     assert ask(folder.published, "SELECT metadata->>'order_id' FROM test.charges") == [("A-17",)]
 
 
-def test_what_is_left_out_and_could_not_be_erased_for_want_of_space_is_erased_at_the_next_run(
+def test_excluded_fields_that_a_full_disk_left_in_the_file_are_erased_at_the_next_run(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trade(shop)
@@ -407,7 +407,7 @@ def test_what_is_left_out_and_could_not_be_erased_for_want_of_space_is_erased_at
     assert holding(folder.root, ADDRESS) == []
 
 
-def test_a_hash_key_that_is_empty_is_refused(make_pipeline: MakePipeline, folder: DataFolder) -> None:
+def test_an_empty_hash_key_is_refused(make_pipeline: MakePipeline, folder: DataFolder) -> None:
     folder.root.mkdir()
     folder.hash_key.write_text("\n")
     with pytest.raises(WarehouseError, match=r"hash.key, which should hold the key .* is empty. Restore the file"):
@@ -415,7 +415,7 @@ def test_a_hash_key_that_is_empty_is_refused(make_pipeline: MakePipeline, folder
 
 
 @pytest.mark.both_modes
-def test_balance_transactions_without_their_status_are_kept_all_the_same(
+def test_balance_transactions_without_their_status_are_stored(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder
 ) -> None:
     shop.seed_history(5)
@@ -428,7 +428,7 @@ def test_balance_transactions_without_their_status_are_kept_all_the_same(
 
 
 @pytest.mark.both_modes
-def test_rows_are_equal_to_stripe_where_fields_were_left_out_for_a_while(
+def test_rows_are_equal_to_stripe_after_fields_were_excluded_for_a_while(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     shop.seed_history(10)
@@ -445,19 +445,19 @@ def test_rows_are_equal_to_stripe_where_fields_were_left_out_for_a_while(
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_dagster_and_the_inbox_hold_nothing_of_it_either(api: Server, project: Project, run: Run) -> None:  # noqa: F811
+def test_dagster_and_the_inbox_do_not_hold_excluded_fields(api: Server, project: Project, run: Run) -> None:  # noqa: F811
     customer = api.shop.create_customer(livemode=True, email=ADDRESS, name="Ada")["id"]
     project.settings("history: 3 days\nobjects: {customers: {fields: {exclude: [email]}}}")
     assert run("sync").status == 0
     api.shop.update_customer(customer, name="Ada L.", livemode=True)
     assert run("sync").status == 0
     assert ask(project.folder.published, f"SELECT name FROM live.customers WHERE id = '{customer}'") == [("Ada L.",)]
-    assert len(list(project.root.rglob("*.db"))) > 2  # Dagster's storage is among what is searched
+    assert len(list(project.root.rglob("*.db"))) > 2  # Dagster's storage is among the files that are searched
     assert holding(project.root, ADDRESS) == []
 
 
 @pytest.mark.parametrize("later", [False, True])
-def test_what_is_left_out_of_a_child_or_not_known_is_left_out_of_what_holds_it(
+def test_fields_excluded_from_a_child_and_unknown_fields_are_removed_from_the_objects_around_them(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, later: bool
 ) -> None:
     trade(shop)
@@ -465,7 +465,7 @@ def test_what_is_left_out_of_a_child_or_not_known_is_left_out_of_what_holds_it(
     for table, object_id in (("charges", charge), ("customers", next(iter(shop.objects("customers", False))))):
         shop.update(table, object_id, announce=False, brand_new=ADDRESS)
     [(invoice, line_id)] = shop.objects("invoice_lines", False)
-    shop.update_invoice_line(invoice, line_id, announce=False, object=None)  # where it is tells what it is too
+    shop.update_invoice_line(invoice, line_id, announce=False, object=None)  # its place tells its type, too
     if later:
         make_pipeline().sync()
         assert ask(
@@ -476,7 +476,7 @@ def test_what_is_left_out_of_a_child_or_not_known_is_left_out_of_what_holds_it(
         "fee_details": {"exclude": ["description"]},
         "charges": {"exclude": ["_extra"]},
         "customers": {"exclude": ["_extra"]},
-        # Of a line in its invoice both have a say.
+        # The rules of both types apply to a line in its invoice.
         "invoices": {"exclude": ["lines.data.description", "lines.data.parent"]},
         "invoice_lines": {"exclude": ["metadata", "period.start", "parent.type"]},
     }
@@ -486,7 +486,7 @@ def test_what_is_left_out_of_a_child_or_not_known_is_left_out_of_what_holds_it(
     assert '"description"' not in held
     assert holding(folder.root, "brand_new") == []
     assert ask(folder.published, "SELECT _extra FROM test.customers") == [(None,)]
-    # Nor is it what a reference came with.
+    # The unknown fields of an expanded customer are not stored either.
     [customer] = shop.objects("customers", False)
     assert ask(folder.published, "SELECT _extra, customer FROM test.charges") == [(None, customer)]
     [(line,)] = ask(folder.published, "SELECT lines->'$.data[0]' FROM test.invoices")
@@ -498,7 +498,7 @@ def test_what_is_left_out_of_a_child_or_not_known_is_left_out_of_what_holds_it(
     assert "type" not in json.loads(parent)
 
 
-def test_a_hash_of_nothing_is_null_and_of_a_list_a_list(
+def test_null_is_hashed_to_null_and_a_list_to_a_list(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     for phone in (None, ADDRESS, [ADDRESS]):
@@ -511,7 +511,7 @@ def test_a_hash_of_nothing_is_null_and_of_a_list_a_list(
     assert holding(folder.root, ADDRESS) == []
 
 
-def test_what_was_hashed_and_is_left_out_now_is_not_missed(
+def test_a_hashed_field_that_is_excluded_now_needs_no_backfill(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     trade(shop)
@@ -522,7 +522,7 @@ def test_what_was_hashed_and_is_left_out_now_is_not_missed(
 
 
 def expand_refund(shop: Shop) -> str:
-    """A refund that holds its charge, which holds its customer; the customer's id."""
+    """Create a refund that holds its charge, which holds its customer, and return the customer's id."""
     customer = trade(shop)
     [charge] = shop.objects("charges", False).values()
     refund = shop.refund(charge["id"], 500, created=back(shop, 2))["id"]
@@ -530,7 +530,7 @@ def expand_refund(shop: Shop) -> str:
     return customer
 
 
-def test_a_hash_is_the_same_in_an_object_that_one_held_by_another_holds(
+def test_a_hash_is_the_same_in_an_object_nested_two_levels_deep(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     expand_refund(shop)
@@ -541,7 +541,7 @@ def test_a_hash_is_the_same_in_an_object_that_one_held_by_another_holds(
     assert expanded == address is not None
 
 
-def test_a_shorter_list_of_fields_is_removed_from_objects_that_others_hold_too(
+def test_a_shorter_list_of_included_fields_also_applies_to_nested_objects(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     expand_refund(shop)
@@ -553,7 +553,7 @@ def test_a_shorter_list_of_fields_is_removed_from_objects_that_others_hold_too(
     assert ask(folder.published, "SELECT _extra->>'$.charge.customer.name' FROM test.refunds") == [("Ada",)]
 
 
-def test_what_an_object_says_it_is_may_be_no_text(make_pipeline: MakePipeline, shop: Shop, folder: DataFolder) -> None:
+def test_the_field_object_need_not_hold_text(make_pipeline: MakePipeline, shop: Shop, folder: DataFolder) -> None:
     trade(shop)
     [charge] = shop.objects("charges", False)
     shop.update("charges", charge, announce=False, outcome={"object": {"email": ADDRESS}})
@@ -562,7 +562,7 @@ def test_what_an_object_says_it_is_may_be_no_text(make_pipeline: MakePipeline, s
 
 
 @pytest.mark.parametrize("later", [False, True])
-def test_names_below_a_field_may_have_spaces_and_dots(
+def test_names_of_nested_fields_may_have_spaces_and_dots(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, later: bool
 ) -> None:
     metadata = {"home address": ADDRESS, "home": "kept", "e.mail": ADDRESS, "e": "kept"}
@@ -574,7 +574,7 @@ def test_names_below_a_field_may_have_spaces_and_dots(
     assert ask(folder.published, "SELECT metadata::VARCHAR FROM test.customers") == [('{"home":"kept","e":"kept"}',)]
 
 
-def test_a_hashed_reference_is_the_same_however_it_is_sent_and_names_no_row(
+def test_a_hashed_reference_is_the_same_expanded_or_not_and_points_to_no_row(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     expand_refund(shop)
@@ -613,7 +613,7 @@ def of_format_5(make_pipeline: MakePipeline, shop: Shop, folder: DataFolder) -> 
     return hashes[0], hashes[1]
 
 
-def test_a_file_of_format_5_stays_as_it_is_with_the_settings_that_it_was_loaded_with(
+def test_a_file_of_format_5_stays_unchanged_with_the_settings_that_it_was_loaded_with(
     make_pipeline: MakePipeline, folder: DataFolder, of_format_5: tuple[str, str]
 ) -> None:
     before = rows(folder.published, "raw.customers")
@@ -623,7 +623,7 @@ def test_a_file_of_format_5_stays_as_it_is_with_the_settings_that_it_was_loaded_
     assert ask(folder.published, "SELECT format FROM pipeline.meta") == [(FORMAT,)]
 
 
-def test_a_file_of_format_5_is_brought_to_settings_that_keep_more(
+def test_a_file_of_format_5_is_adapted_to_settings_that_store_more(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, of_format_5: tuple[str, str]
 ) -> None:
     pipeline = make_pipeline()
@@ -636,7 +636,7 @@ def test_a_file_of_format_5_is_brought_to_settings_that_keep_more(
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_a_file_of_format_5_is_brought_to_settings_that_keep_less(
+def test_a_file_of_format_5_is_adapted_to_settings_that_store_less(
     make_pipeline: MakePipeline, folder: DataFolder, of_format_5: tuple[str, str]
 ) -> None:
     email, _ = of_format_5
@@ -650,8 +650,8 @@ def test_a_file_of_format_5_is_brought_to_settings_that_keep_less(
 SECRETS = ("pi_1_secret_Aa1", "src_client_secret_Bb2", "seti_1_secret_Cc3", "ek_test_Dd4", "pi_2_secret_Ee5")
 
 
-def keep_secrets_everywhere(shop: Shop) -> str:
-    """A payment whose client secret stands wherever Stripe puts one, and in the shop's metadata; the intent's id."""
+def put_secrets_everywhere(shop: Shop) -> str:
+    """Create a payment whose client secret is wherever Stripe puts one and in metadata; return the intent's id."""
     day = back(shop, 3)
     intent = shop.create_payment(created=day, metadata={"client_secret": "the shop's own"})["id"]
     [charge] = shop.objects("charges", False)
@@ -696,27 +696,27 @@ def keep_secrets_everywhere(shop: Shop) -> str:
 
 
 @pytest.mark.parametrize("settings", [{}, fields(payment_intents={"exclude": ["shipping"]})])
-def test_secrets_that_stripe_says_must_not_be_stored_are_nowhere(
+def test_secrets_that_stripe_says_must_not_be_stored_are_stored_nowhere(
     make_pipeline: MakePipeline,
     shop: Shop,
     folder: DataFolder,
     monkeypatch: pytest.MonkeyPatch,
     settings: dict[str, Any],
 ) -> None:
-    intent = keep_secrets_everywhere(shop)
+    intent = put_secrets_everywhere(shop)
     pipeline = make_pipeline(**settings)
     load = pipeline.warehouse.load
-    on_their_way: list[str] = []
+    spooled: list[str] = []
 
-    def load_and_look(batches: Sequence[Batch], **others: Any) -> Loaded:
-        on_their_way.extend(path.read_text() for path in folder.spool.rglob("*.ndjson"))
+    def load_and_record(batches: Sequence[Batch], **others: Any) -> Loaded:
+        spooled.extend(path.read_text() for path in folder.spool.rglob("*.ndjson"))
         return load(batches, **others)
 
-    monkeypatch.setattr(pipeline.warehouse, "load", load_and_look)
+    monkeypatch.setattr(pipeline.warehouse, "load", load_and_record)
     report = pipeline.sync()
-    assert report.notes == []  # nobody is asked to read them again
-    assert on_their_way
-    assert not any(secret in lines for lines in on_their_way for secret in SECRETS)
+    assert report.notes == []  # no backfill is asked for
+    assert spooled
+    assert not any(secret in lines for lines in spooled for secret in SECRETS)
     assert [holding(folder.root, secret) for secret in SECRETS] == [[]] * len(SECRETS)
     [(metadata, action, extra)] = ask(
         folder.published,
@@ -736,7 +736,7 @@ def test_secrets_that_stripe_says_must_not_be_stored_are_nowhere(
 def test_secrets_are_erased_from_files_that_hold_them(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep_secrets_everywhere(shop)
+    put_secrets_everywhere(shop)
     with monkeypatch.context() as before:  # as versions without these rules wrote it
         before.setattr("stripe_pipeline.fields.SECRET", "no such text")
         before.setattr("stripe_pipeline.fields._secrets_of", lambda _: frozenset())
@@ -755,10 +755,10 @@ def test_secrets_are_erased_from_files_that_hold_them(
     assert rows(folder.published, "raw.payment_intents") == before_listing
 
 
-def test_a_secret_is_kept_only_where_the_settings_name_it(
+def test_a_secret_is_stored_only_where_the_settings_name_it(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    keep_secrets_everywhere(shop)
+    put_secrets_everywhere(shop)
     named = {"payment_intents": {"include": ["client_secret", "amount"]}, "invoices": {"include": ["total"]}}
     make_pipeline(**fields(**named)).sync()
     assert ask(folder.published, "SELECT client_secret FROM test.payment_intents") == [(SECRETS[0],)]

@@ -1,4 +1,4 @@
-"""What Stripe sends, expected or not, stands in the tables as it was sent; nothing it sends stops the other types."""
+"""Objects are stored as Stripe sent them, expected or not, and no object stops the other types."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MODE = Mode("acct_1DemoShop0000000", livemode=False)
 
 
 class Loader:
-    """Puts objects into the shop, loads them, and looks at the published file."""
+    """Puts objects into the shop, loads them, and reads the published file."""
 
     def __init__(self, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder) -> None:
         self.shop = shop
@@ -75,7 +75,7 @@ def test_unknown_fields_can_be_queried(loader: Loader) -> None:
     report = loader.load(loader.object("customer", "cus_1", name="Ada", **unknown, nothing=None))
 
     assert report.failures == {}
-    assert report.surprises.seen == {}  # New fields are Stripe's daily business.
+    assert report.surprises.seen == {}  # Stripe adds fields at any time.
     assert loader.query("SELECT _extra->>'$.loyalty.tier', _extra->'loyalty'->'points'->>1 FROM test.customers") == [
         ("gold", "2")
     ]
@@ -114,7 +114,7 @@ ODD_VALUES: list[tuple[str, str, Any]] = [
 ]
 
 
-def test_values_of_an_unexpected_type_are_kept_and_reported_and_stop_nothing(loader: Loader) -> None:
+def test_values_of_an_unexpected_type_are_stored_and_reported_without_a_failure(loader: Loader) -> None:
     objects = [
         loader.object(kind, f"{'ch' if kind == 'charge' else 'txn'}_{number}", **{name: value})
         for number, (kind, name, value) in enumerate(ODD_VALUES)
@@ -154,7 +154,7 @@ def _same(first: Any, second: Any) -> bool:
     return bool(first == second)
 
 
-def test_integers_beyond_what_any_column_holds_stop_nothing(loader: Loader, server: Server) -> None:
+def test_integers_that_no_column_can_hold_cause_no_failure(loader: Loader, server: Server) -> None:
     charge = loader.object("charge", "ch_1", amount=0, metadata={})
     body = orjson.dumps({"object": "list", "data": [charge], "has_more": False})
     body = body.replace(b'"amount":0', b'"amount":1' + b"0" * 30).replace(b'"metadata":{}', b'"metadata":{"n":1e30}')
@@ -165,7 +165,9 @@ def test_integers_beyond_what_any_column_holds_stop_nothing(loader: Loader, serv
     assert report.failures == {}
     row = loader.row("charges", "ch_1")
     assert row["amount"] is None
-    assert json.loads(row["_extra"])["amount"] == 1e30  # The nearest double: as far as JSON is exact for most readers.
+    assert (
+        json.loads(row["_extra"])["amount"] == 1e30
+    )  # The nearest double, which is as exact as most readers of JSON are.
     assert "charges.amount" in report.surprises.seen
 
 
@@ -188,7 +190,7 @@ def test_expanded_references_keep_their_id_and_the_expanded_object(loader: Loade
     assert loader.row("charges", "ch_plain")["_extra"] is None
 
 
-def test_a_line_that_expands_its_invoice_stays_with_it(loader: Loader) -> None:
+def test_a_line_with_an_expanded_invoice_belongs_to_that_invoice(loader: Loader) -> None:
     expanded = {"id": "in_1", "object": "invoice"}
     line = {"id": "il_1", "object": "line_item", "livemode": False, "amount": 5, "invoice": expanded}
     lines = {"object": "list", "data": [line], "has_more": False}
@@ -199,7 +201,7 @@ def test_a_line_that_expands_its_invoice_stays_with_it(loader: Loader) -> None:
     assert json.loads(row["_extra"]) == {"invoice": expanded}
 
 
-def test_metadata_is_kept_key_by_key(loader: Loader) -> None:
+def test_metadata_is_stored_key_by_key(loader: Loader) -> None:
     metadata = {
         "a b": "1",
         "a_b": "2",
@@ -227,7 +229,7 @@ TEXTS = [
 ]
 
 
-def test_any_text_comes_back_as_it_was(loader: Loader) -> None:
+def test_any_text_is_stored_unchanged(loader: Loader) -> None:
     report = loader.load(
         *(
             loader.object("customer", f"cus_{n}", name=text, metadata={"k": text}, new=text, address={text: text})
@@ -274,7 +276,7 @@ def test_decimals_are_exact_text(loader: Loader) -> None:
 
 
 @pytest.mark.both_modes
-def test_columns_exist_though_nothing_is_in_them(loader: Loader) -> None:
+def test_columns_without_values_exist(loader: Loader) -> None:
     loader.load(loader.object("customer", "cus_1", phone=None))
     for schema in ("raw", "live", "test"):
         for table, object_type in OBJECT_TYPES.items():
@@ -284,7 +286,7 @@ def test_columns_exist_though_nothing_is_in_them(loader: Loader) -> None:
             names = [name for name, *_ in columns]
             if schema == "raw":
                 assert names == stored
-            else:  # what views add comes behind
+            else:  # the columns that views add come last
                 shown = [name for name in stored if name != "_deleted_at"]
                 assert names[: len(shown) + 2] == [*shown, "default_date", "default_day"]
     assert loader.query("SELECT phone, business_name FROM test.customers") == [(None, None)]
@@ -303,7 +305,7 @@ BAD_TYPES = ("charges", "customers", "disputes", "payment_intents", "refunds", "
 
 
 @pytest.mark.parametrize(("has_more", "shift"), [(False, 0), (True, 1)])
-def test_an_object_that_no_row_can_hold_is_kept_out_and_its_type_says_so(
+def test_an_object_that_no_row_can_hold_is_left_out_and_its_type_fails(
     loader: Loader, server: Server, has_more: bool, shift: int
 ) -> None:
     lines = {"object": "list", "data": [], "has_more": False}
@@ -382,7 +384,7 @@ _FITTING: dict[Kind, st.SearchStrategy[Any]] = {
     KINDS["boolean"]: st.booleans(),
     KINDS["number"]: st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.integers(-(2**53), 2**53)),
 }
-"""Values that a column of this kind is made for; of other kinds, text."""
+"""Values that fit a column of the kind; the other kinds take text."""
 
 
 @st.composite
@@ -408,7 +410,7 @@ _numbers = itertools.count()
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 @given(drawn=_objects())
-def test_whatever_is_in_an_object_comes_back(folder: DataFolder, drawn: tuple[ObjectType, list[Json]]) -> None:
+def test_any_object_is_restored_as_it_was(folder: DataFolder, drawn: tuple[ObjectType, list[Json]]) -> None:
     object_type, objects = drawn
     objects = [obj | {"id": f"x_{next(_numbers)}"} for obj in objects]
     folder.prepare()
@@ -417,7 +419,7 @@ def test_whatever_is_in_an_object_comes_back(folder: DataFolder, drawn: tuple[Ob
     file.write_bytes(
         b"".join(
             shape(object_type, obj, account=MODE.account, livemode=False, fetched_at=1e9, surprises=surprises)
-            # As they come from Stripe: text.
+            # As Stripe sends them: as text.
             for obj in orjson.loads(orjson.dumps(objects))
         )
     )
@@ -433,7 +435,7 @@ def test_whatever_is_in_an_object_comes_back(folder: DataFolder, drawn: tuple[Ob
         row = loaded[obj["id"]]
         expected = without_nulls(obj)
         if "livemode" in all_columns(object_type) and not _adds_livemode(object_type):
-            expected = {"livemode": False} | expected  # The key's mode, where the object does not tell.
+            expected = {"livemode": False} | expected  # The key's mode, where the object does not say.
         assert _equal(restore(object_type, row), expected)
         assert row["livemode"] is (obj.get("livemode") is True)
 
@@ -443,7 +445,7 @@ def _adds_livemode(object_type: ObjectType) -> bool:
 
 
 def _equal(first: Any, second: Any) -> bool:
-    """As `_same`, but a number column does not tell 1 from 1.0."""
+    """Like `_same`, except that a number column does not distinguish 1 from 1.0."""
     if isinstance(first, float) and first.__class__ is not second.__class__ and second.__class__ is int:
         return math.isclose(first, second, rel_tol=0, abs_tol=0)
     if isinstance(first, dict) and isinstance(second, dict):

@@ -1,4 +1,4 @@
-"""The tree: who may import whom, no circles, and files, classes and functions of a size that can be read at once."""
+"""The package's structure: which modules may import which, no cycles, and how long files and classes may be."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def imported(file: Path, known: dict[str, Path]) -> Iterator[str]:
 
 
 def graph(package: str) -> dict[str, set[str]]:
-    """What each module of a package imports of that package."""
+    """The modules of a package that each module of that package imports."""
     known = modules(package)
     return {name: set(imported(file, known)) - {name} for name, file in known.items()}
 
@@ -71,7 +71,7 @@ def test_imports_point_down() -> None:
 
 @pytest.mark.parametrize("package", ["stripe_pipeline", "stripe_emulator"])
 def test_no_modules_import_each_other(package: str) -> None:
-    TopologicalSorter(graph(package)).prepare()  # raises CycleError, which names the circle
+    TopologicalSorter(graph(package)).prepare()  # raises CycleError, which names the cycle
 
 
 def test_the_pipeline_does_not_need_the_emulator() -> None:
@@ -81,7 +81,7 @@ def test_the_pipeline_does_not_need_the_emulator() -> None:
 
 
 @pytest.mark.parametrize("package", ["stripe_pipeline", "stripe_emulator"])
-def test_files_and_classes_can_be_read_at_once(package: str) -> None:
+def test_files_and_classes_are_short(package: str) -> None:
     too_large = []
     for file in set(modules(package).values()) - DECLARATIONS:
         text = file.read_text()
@@ -93,7 +93,9 @@ def test_files_and_classes_can_be_read_at_once(package: str) -> None:
     assert too_large == []
 
 
-def test_reading_the_settings_does_not_load_what_takes_long_to_load() -> None:
-    modules_loaded = "import sys, stripe_pipeline.settings.loading; print(*{it.split('.')[0] for it in sys.modules})"
+def test_reading_the_settings_does_not_import_slow_packages() -> None:
+    modules_loaded = (
+        "import sys, stripe_pipeline.settings.loading; print(*{name.split('.')[0] for name in sys.modules})"
+    )
     loaded = subprocess.run([sys.executable, "-c", modules_loaded], capture_output=True, text=True, check=True).stdout
     assert {"stripe", "duckdb", "dagster", "pandas"} & set(loaded.split()) == set()

@@ -1,4 +1,4 @@
-"""Dagster's web server over the pipeline's code location, for tests of what the UI shows."""
+"""Dagster's web server with the pipeline's code location, for tests of the UI."""
 
 from __future__ import annotations
 

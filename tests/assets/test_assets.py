@@ -1,4 +1,4 @@
-"""The code location as Dagster sees it: names, partitions, what runs record."""
+"""The code location as Dagster sees it: names, partitions, and the records of runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.resources.pipeline import RESOURCE
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.sync.report import Report
-from tests.conftest import MakePipeline, Opens
+from tests.conftest import MakePipeline, OpenedPipeline
 from tests.stripe_state import ask, assert_equal_to_stripe
 from tests.webserver import Webserver, webserver
 
@@ -47,11 +47,11 @@ def defs(
         "    custom_fields: {risk: outcome.risk_level}\n    retention: 45 days\n"
     )
     monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(settings))
-    return build_defs(resource_overrides={RESOURCE: Opens(make_pipeline(history=history))})
+    return build_defs(resource_overrides={RESOURCE: OpenedPipeline(make_pipeline(history=history))})
 
 
 def materialized(instance: dg.DagsterInstance, *path: str) -> set[str]:
-    """The partitions of an asset that Dagster shows green."""
+    """The partitions of an asset that Dagster shows as materialized."""
     return instance.get_materialized_partitions(dg.AssetKey(path))
 
 
@@ -71,7 +71,7 @@ def days_ago(shop: Shop, days: float) -> int:
 
 
 @pytest.mark.both_modes
-def test_the_location_holds_what_the_contract_names(defs: dg.Definitions) -> None:
+def test_the_location_has_the_names_of_the_contract(defs: dg.Definitions) -> None:
     dg.Definitions.validate_loadable(defs)
     graph = defs.resolve_asset_graph()
     keys = {key.to_user_string() for key in graph.get_all_asset_keys()}
@@ -90,7 +90,7 @@ def test_the_location_holds_what_the_contract_names(defs: dg.Definitions) -> Non
 
 
 @pytest.mark.both_modes
-def test_assets_tell_what_they_are(defs: dg.Definitions) -> None:
+def test_assets_have_descriptions_kinds_and_columns(defs: dg.Definitions) -> None:
     specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
     charges = specs["raw/charges"]
     assert charges.kinds == {"stripe", "duckdb"}
@@ -102,13 +102,15 @@ def test_assets_tell_what_they_are(defs: dg.Definitions) -> None:
     names = [column.name for column in shown]
     assert names[:2] == ["id", "created"]
     assert set(names) >= {"livemode", "_account", "_fetched_at", "_deleted_at", "_extra", "amount_refunded"}
-    said = {column.name: column.description for column in (*shown, *specs["live/charges"].metadata[SCHEMA].columns)}
-    assert said["amount"] == "In minor units of `currency`"
-    assert said["amount_decimal"] == "`amount` in major units of `currency`"
-    assert said["customer"] == "Id of a row of `customers`"
-    assert said["receipt_email"] == "Hashed"
-    assert said["billing_details"] == "Without `email`"
-    assert said["risk"] == "Custom: `outcome.risk_level`"
+    descriptions = {
+        column.name: column.description for column in (*shown, *specs["live/charges"].metadata[SCHEMA].columns)
+    }
+    assert descriptions["amount"] == "In minor units of `currency`"
+    assert descriptions["amount_decimal"] == "`amount` in major units of `currency`"
+    assert descriptions["customer"] == "Id of a row of `customers`"
+    assert descriptions["receipt_email"] == "Hashed"
+    assert descriptions["billing_details"] == "Without `email`"
+    assert descriptions["risk"] == "Custom: `outcome.risk_level`"
     assert [dep.asset_key.to_user_string() for dep in specs["raw/invoice_lines"].deps] == ["raw/invoices"]
     assert [dep.asset_key.to_user_string() for dep in specs["live/charges"].deps] == ["raw/charges"]
     payments = specs["test/payments"]
@@ -153,14 +155,14 @@ def test_a_run_logs_how_far_its_lists_are(
     monkeypatch.setattr("stripe_pipeline.assets.raw._SECONDS_BETWEEN_LINES", 0.0)
     shop.seed_history(5)
     result = defs.resolve_job_def("sync").execute_in_process(instance=instance, partition_key=today().isoformat())
-    said = [event.user_message for event in instance.all_logs(result.run_id) if "Listed so far" in event.user_message]
+    lines = [event.user_message for event in instance.all_logs(result.run_id) if "Listed so far" in event.user_message]
     assert any(
-        re.search(r"charges \d+ of 11 days, [\d,]+ rows, [\d,]+ rows/s, about \d+ s left", line) for line in said
+        re.search(r"charges \d+ of 11 days, [\d,]+ rows, [\d,]+ rows/s, about \d+ s left", line) for line in lines
     )
-    assert "charges 11 of 11 days" in said[-1]
+    assert "charges 11 of 11 days" in lines[-1]
 
 
-def test_a_tick_records_the_days_of_what_changed(
+def test_a_sync_records_the_days_of_changed_rows(
     defs: dg.Definitions, instance: dg.DagsterInstance, shop: Shop, folder: DataFolder
 ) -> None:
     job = defs.resolve_job_def("sync")
@@ -173,16 +175,16 @@ def test_a_tick_records_the_days_of_what_changed(
     assert latest(instance, "customers", day_of(days_ago(shop, 9)).isoformat())["updated"] == 1
 
 
-def test_a_table_in_which_nothing_changed_is_materialized_once_a_day(
+def test_a_table_without_changes_is_materialized_once_a_day(
     defs: dg.Definitions, instance: dg.DagsterInstance, server: Server, shop: Shop
 ) -> None:
-    """Again only in a run that fails because of another table: Dagster would show its partition as failed."""
+    """A run that fails because of another table materializes it again: Dagster would show its partition as failed."""
     job = defs.resolve_job_def("sync")
 
     def synced() -> set[str]:
         result = job.execute_in_process(instance=instance, partition_key=today().isoformat(), raise_on_error=False)
         events = result.get_asset_materialization_events()
-        return {it.asset_key.path[-1] for it in events if it.asset_key and it.asset_key.path[0] == "raw"}
+        return {event.asset_key.path[-1] for event in events if event.asset_key and event.asset_key.path[0] == "raw"}
 
     def failed() -> set[str]:
         daily = defs.resolve_asset_graph().get(dg.AssetKey(["raw", "charges"])).partitions_def
@@ -191,7 +193,11 @@ def test_a_table_in_which_nothing_changed_is_materialized_once_a_day(
             table: instance.get_status_by_partition(dg.AssetKey(["raw", table]), [today().isoformat()], daily) or {}
             for table in OBJECT_TYPES
         }
-        return {table for table, them in statuses.items() if {it.name for it in them.values() if it} == {"FAILED"}}
+        return {
+            table
+            for table, by_day in statuses.items()
+            if {status.name for status in by_day.values() if status} == {"FAILED"}
+        }
 
     assert synced() == OBJECT_TYPES.keys()
     assert synced() == set()
@@ -212,7 +218,7 @@ CHECKS = """
 
 
 def shown(page: Webserver) -> dict[tuple[str, str], str]:
-    """What the UI shows of each check: SUCCEEDED, FAILED, or `Not evaluated`; by table and name of the check."""
+    """The status of each check in the UI: SUCCEEDED, FAILED, or `Not evaluated`; by table and name of the check."""
     return {
         (node["assetKey"]["path"][-1], check["name"]): (check["executionForLatestMaterialization"] or {}).get(
             "status", "Not evaluated"
@@ -231,7 +237,7 @@ def page(defs: dg.Definitions, instance: dg.DagsterInstance) -> Iterator[Webserv
 
 @pytest.mark.both_modes
 @pytest.mark.dagster_files
-def test_checks_that_are_planned_do_not_stop_what_comes_in(
+def test_planned_checks_keep_their_status_while_rows_arrive(
     defs: dg.Definitions,
     instance: dg.DagsterInstance,
     shop: Shop,
@@ -254,14 +260,14 @@ def test_checks_that_are_planned_do_not_stop_what_comes_in(
     beside = make_pipeline()
     backfill = Pipeline.backfill
 
-    def drained_meanwhile(self: Pipeline, *asked: Any) -> Report:
+    def drained_meanwhile(self: Pipeline, *arguments: Any) -> Report:
         shop.create_payment(customer=customer)
         beside.inbox.add([notification for event in shop.events(False) if (notification := notification_of(event))])
         report = beside.drain(most=100)
         assert report.changes["charges"].days
         for event in events_without_a_run(report, beside, instance):
             instance.report_runless_asset_event(event)
-        return backfill(self, *asked)
+        return backfill(self, *arguments)
 
     monkeypatch.setattr(Pipeline, "backfill", drained_meanwhile)
     for refused in (False, True):
@@ -277,7 +283,7 @@ def test_checks_that_are_planned_do_not_stop_what_comes_in(
 
 @pytest.mark.both_modes
 @pytest.mark.dagster_files
-def test_what_the_nightly_checks_found_stays_shown_while_rows_come_in(
+def test_the_results_of_the_nightly_checks_stay_shown_while_rows_arrive(
     defs: dg.Definitions, instance: dg.DagsterInstance, shop: Shop, make_pipeline: MakePipeline, page: Webserver
 ) -> None:
     sync, night = defs.resolve_job_def("sync"), defs.resolve_job_def("nightly")
@@ -294,15 +300,15 @@ def test_what_the_nightly_checks_found_stays_shown_while_rows_come_in(
     shop.seed_history(3)
     customer = shop.create_customer()["id"]
     assert sync.execute_in_process(instance=instance, partition_key=today().isoformat()).success
-    # A customer that is there twice.
+    # A customer in two rows.
     with duckdb.connect(str(pipeline.folder.private)) as connection:
         connection.execute(f"INSERT INTO raw.customers FROM raw.customers WHERE id = '{customer}'")
     evaluated = night.execute_in_process(instance=instance).get_asset_check_evaluations()
-    found = {(it.asset_key.path[-1], it.check_name): it.passed for it in evaluated}
-    assert not found["customers", UNIQUE]
-    assert found["charges", UNIQUE]
+    passed = {(evaluation.asset_key.path[-1], evaluation.check_name): evaluation.passed for evaluation in evaluated}
+    assert not passed["customers", UNIQUE]
+    assert passed["charges", UNIQUE]
     first = shown(page)
-    assert {key: status == "SUCCEEDED" for key, status in first.items() if key[1] != CHECK} == found
+    assert {key: status == "SUCCEEDED" for key, status in first.items() if key[1] != CHECK} == passed
     assert "Not evaluated" not in first.values()
 
     shop.create_payment(customer=customer)
@@ -317,14 +323,14 @@ def test_what_the_nightly_checks_found_stays_shown_while_rows_come_in(
     assert record.evaluation
     assert record.evaluation.severity is dg.AssetCheckSeverity.ERROR
     assert "examples" in record.evaluation.metadata
-    [ran] = [it for it in evaluated if it.asset_check_key == key]
+    [ran] = [evaluation for evaluation in evaluated if evaluation.asset_check_key == key]
     at = record.evaluation.metadata[EVALUATED_AT].value
     assert isinstance(at, float)
     assert ran.target_materialization_data
     assert record.create_timestamp > at > ran.target_materialization_data.timestamp
 
 
-def test_a_tick_records_also_what_changed_before_the_partitions_begin(
+def test_a_sync_also_records_changes_of_days_before_the_first_partition(
     defs: dg.Definitions,
     instance: dg.DagsterInstance,
     shop: Shop,
@@ -333,13 +339,13 @@ def test_a_tick_records_also_what_changed_before_the_partitions_begin(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """As what was loaded does where the history is an age and moves on."""
+    """Loaded rows come to lie before the first partition where the history is an age, which moves on."""
     old = shop.create_customer(created=days_ago(shop, 9))["id"]
     defs.resolve_job_def("sync").execute_in_process(instance=instance, partition_key=today().isoformat())
     shop.update("customers", old, name="Grace")
     (tmp_path / "later.yaml").write_text("history: 5 days")
     monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(tmp_path / "later.yaml"))
-    later = build_defs(resource_overrides={RESOURCE: Opens(make_pipeline(history="5 days"))})
+    later = build_defs(resource_overrides={RESOURCE: OpenedPipeline(make_pipeline(history="5 days"))})
     result = later.resolve_job_def("sync").execute_in_process(instance=instance, partition_key=today().isoformat())
     assert result.success
     assert latest(instance, "customers", day_of(days_ago(shop, 9)).isoformat())["updated"] == 1
@@ -347,33 +353,33 @@ def test_a_tick_records_also_what_changed_before_the_partitions_begin(
 
 
 @pytest.mark.both_modes
-def test_a_view_is_materialized_when_it_shows_something_else(
+def test_a_view_is_materialized_when_its_rows_change(
     defs: dg.Definitions, instance: dg.DagsterInstance, shop: Shop, make_pipeline: MakePipeline
 ) -> None:
     job = defs.resolve_job_def("sync")
     customer = shop.create_customer(created=days_ago(shop, 9))["id"]
     views = {f"{schema}/{view}" for schema in ("live", "test") for view in (*OBJECT_TYPES, "payments")}
 
-    def seen() -> set[str]:
+    def synced_views() -> set[str]:
         result = job.execute_in_process(instance=instance, partition_key=today().isoformat())
         assert {event.step_key for event in result.all_node_events} == {"stripe"}, "a sync runs one step"
         return views & {
-            it.asset_key.to_user_string() for it in result.get_asset_materialization_events() if it.asset_key
+            event.asset_key.to_user_string() for event in result.get_asset_materialization_events() if event.asset_key
         }
 
-    assert seen() == views
-    assert seen() == set()
+    assert synced_views() == views
+    assert synced_views() == set()
     shop.update("customers", customer, name="Grace")
-    assert seen() == {"test/customers", "test/payments"}
+    assert synced_views() == {"test/customers", "test/payments"}
     shop.update("customers", customer, name="Ada")
     history = (datetime.now(UTC) - timedelta(days=10)).date()
-    make_pipeline(history=history).sync()  # by somebody who tells Dagster nothing
-    assert seen() == {"test/customers", "test/payments"}
-    assert seen() == set()
+    make_pipeline(history=history).sync()  # without a report to Dagster
+    assert synced_views() == {"test/customers", "test/payments"}
+    assert synced_views() == set()
 
 
 @pytest.mark.both_modes
-def test_views_can_be_made_again_by_hand(
+def test_views_can_be_created_again_by_hand(
     instance: dg.DagsterInstance, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
 ) -> None:
     shop.create_payment(livemode=True)
@@ -386,21 +392,21 @@ def test_views_can_be_made_again_by_hand(
         [build_view_assets(pipeline.settings)],
         selection=dg.AssetSelection.assets("live/payments", "live/charges"),
         instance=instance,
-        resources={RESOURCE: Opens(pipeline)},
+        resources={RESOURCE: OpenedPipeline(pipeline)},
     )
     assert result.success
-    made = {
-        "/".join(it.asset_key.path): it
+    materializations = {
+        "/".join(materialization.asset_key.path): materialization
         for event in result.get_asset_materialization_events()
-        if (it := event.materialization)
+        if (materialization := event.materialization)
     }
-    assert made.keys() == {"live/payments", "live/charges"}
-    assert made["live/payments"].metadata["dagster/row_count"].value == 1
+    assert materializations.keys() == {"live/payments", "live/charges"}
+    assert materializations["live/payments"].metadata["dagster/row_count"].value == 1
     assert ask(folder.published, "SELECT count(*) FROM live.payments WHERE charge IS NOT NULL") == [(1,)]
-    assert ask(folder.published, "SELECT count(id) FROM live.refunds") == [(0,)]  # payments is made of it, too
+    assert ask(folder.published, "SELECT count(id) FROM live.refunds") == [(0,)]  # `payments` reads it, too
 
 
-def test_a_backfill_over_a_range_is_one_run_with_counts_a_partition(
+def test_a_backfill_of_a_range_is_one_run_with_counts_for_each_partition(
     defs: dg.Definitions, instance: dg.DagsterInstance, shop: Shop, folder: DataFolder
 ) -> None:
     for days in (3, 2, 2, 1):
@@ -420,7 +426,7 @@ def test_a_backfill_over_a_range_is_one_run_with_counts_a_partition(
     assert [count["inserted"] for count in counts] == [1, 2, 1]
 
 
-def test_a_type_that_fails_is_named_and_the_others_are_green(
+def test_a_type_that_fails_is_named_and_the_others_are_materialized(
     defs: dg.Definitions, instance: dg.DagsterInstance, server: Server, shop: Shop
 ) -> None:
     body = {
@@ -441,7 +447,7 @@ def test_a_type_that_fails_is_named_and_the_others_are_green(
 
 
 @pytest.mark.dagster_files
-def test_the_schedule_asks_for_today_unless_a_run_is_under_way(
+def test_the_schedule_requests_a_run_for_today_unless_one_is_under_way(
     defs: dg.Definitions, instance: dg.DagsterInstance
 ) -> None:
     at = datetime(2026, 11, 23, 0, 0, tzinfo=UTC)
@@ -477,7 +483,9 @@ def test_a_run_checks_that_each_announced_change_was_read(
             instance=instance, partition_key=today().isoformat(), run_config=None, raise_on_error=False
         )
         return {
-            it.asset_key.path[-1]: it.passed for it in result.get_asset_check_evaluations() if it.check_name == CHECK
+            evaluation.asset_key.path[-1]: evaluation.passed
+            for evaluation in result.get_asset_check_evaluations()
+            if evaluation.check_name == CHECK
         }
 
     listed = {name for name, object_type in OBJECT_TYPES.items() if object_type.endpoint}

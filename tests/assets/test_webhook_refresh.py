@@ -1,6 +1,6 @@
-"""The sensor that applies webhooks: what Dagster is told, and what becomes a run.
+"""The sensor that applies webhooks: its reports to Dagster, and the runs that it requests.
 
-That the rows are right is in the tests of webhooks.
+The tests of webhooks compare the rows with Stripe.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from stripe_pipeline.resources.pipeline import RESOURCE
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.warehouse import publisher
 from stripe_pipeline.warehouse.publisher import PAUSE
-from tests.conftest import MakePipeline, Opens
+from tests.conftest import MakePipeline, OpenedPipeline
 from tests.stripe_state import assert_equal_to_stripe, back
 from tests.warehouse.test_warehouse import slow_copies
 
@@ -58,12 +58,12 @@ _definitions = cache(build_defs)
 
 @dataclass(frozen=True)
 class Tick:
-    """What a tick of the sensor gave Dagster."""
+    """The result of a tick of the sensor."""
 
-    said: str
+    message: str
     events: Sequence[Any]
     partitions: list[str | None]
-    """Of the runs that it asks for."""
+    """Of the runs that the tick requests."""
 
 
 def tick(opens: object, instance: dg.DagsterInstance) -> Tick:
@@ -74,59 +74,59 @@ def tick(opens: object, instance: dg.DagsterInstance) -> Tick:
     return Tick(done.skip_message or "", done.asset_events, runs)
 
 
-def tell(pipeline: Pipeline, shop: Shop) -> None:
+def add_events(pipeline: Pipeline, shop: Shop) -> None:
     """Put all events into the inbox, as the receiver does."""
     pipeline.inbox.add([notification for event in shop.events(False) if (notification := notification_of(event))])
 
 
-def test_it_applies_what_comes_in_while_it_waits_and_tells_of_each_table_and_day(
+def test_a_tick_applies_events_that_arrive_while_it_waits_and_reports_each_table_and_day(
     pipeline: Pipeline, shop: Shop, folder: DataFolder, instance: dg.DagsterInstance
 ) -> None:
     created = back(shop, 30)
     charge = shop.create_payment(created=created)["latest_charge"]
     pipeline.sync()
-    tell(pipeline, shop)
+    add_events(pipeline, shop)
     pipeline.drain(most=1000)
     shop.refund(charge, amount=100)
-    threading.Timer(0.3, tell, (pipeline, shop)).start()
-    result = tick(Opens(pipeline), instance)
+    threading.Timer(0.3, add_events, (pipeline, shop)).start()
+    result = tick(OpenedPipeline(pipeline), instance)
     assert_equal_to_stripe(shop, folder.published)
-    told = {
-        (event.asset_key.path[-1], event.partition): {name: it.value for name, it in event.metadata.items()}
+    reported = {
+        (event.asset_key.path[-1], event.partition): {name: entry.value for name, entry in event.metadata.items()}
         for event in result.events
         if isinstance(event, dg.AssetMaterialization) and event.asset_key.path[0] == "raw"
     }
     today_, old = today().isoformat(), day_of(created).isoformat()
-    assert told.keys() == {("charges", old), ("refunds", today_), ("balance_transactions", today_)}
+    assert reported.keys() == {("charges", old), ("refunds", today_), ("balance_transactions", today_)}
     shown = {event.asset_key.to_user_string() for event in result.events if event.asset_key.path[0] == "test"}
     assert shown == {"test/charges", "test/refunds", "test/balance_transactions", "test/payments"}
     checks = {
         event.asset_key.path[-1]: event.passed for event in result.events if isinstance(event, dg.AssetCheckEvaluation)
     }
     assert checks == {"charges": True, "refunds": True, "balance_transactions": True}
-    assert told["charges", old] | {"requests": 1} == {
+    assert reported["charges", old] | {"requests": 1} == {
         "inserted": 0,
         "updated": 1,
         "deleted": 0,
         "requests": 1,
         "dagster/partition_row_count": 1,
     }
-    assert result.said.startswith("Applied 2 events; rows changed: ")
-    assert "1 in charges" in result.said
+    assert result.message.startswith("Applied 2 events; rows changed: ")
+    assert "1 in charges" in result.message
 
 
-def test_it_says_when_nothing_came_in_and_reads_nothing(
+def test_a_tick_without_events_says_so_and_reads_nothing(
     pipeline: Pipeline, server: Server, instance: dg.DagsterInstance
 ) -> None:
     pipeline.sync()
     server.requests.clear()
-    result = tick(Opens(pipeline), instance)
-    assert result.said == "No events applied"
+    result = tick(OpenedPipeline(pipeline), instance)
+    assert result.message == "No events applied"
     assert not result.events
     assert not server.requests
 
 
-def test_more_than_a_tick_can_do_becomes_one_run(
+def test_objects_that_are_too_many_for_a_tick_become_one_run(
     pipeline: Pipeline, shop: Shop, folder: DataFolder, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(automation, "MAX_OBJECTS", 3)
@@ -134,18 +134,18 @@ def test_more_than_a_tick_can_do_becomes_one_run(
     pipeline.sync()
     for customer in customers:
         shop.update("customers", customer, name="new")
-    tell(pipeline, shop)
-    result = tick(Opens(pipeline), instance)
+    add_events(pipeline, shop)
+    result = tick(OpenedPipeline(pipeline), instance)
     assert result.partitions == [today().isoformat()]
     tables = [event for event in result.events if isinstance(event, dg.AssetMaterialization) and event.partition]
-    assert len(tables) == 3, "the first ones are here at once"
+    assert len(tables) == 3, "the first objects are read at once"
     assert pipeline.inbox.objects_due() == 6
 
     job = _definitions().resolve_job_def(SYNC_JOB)
     run = instance.create_run_for_job(job, tags=RUN_TAGS, status=dg.DagsterRunStatus.STARTED)
     assert run.job_name == SYNC_JOB
-    result = tick(Opens(pipeline), instance)
-    assert not result.partitions, "that run reads them"
+    result = tick(OpenedPipeline(pipeline), instance)
+    assert not result.partitions, "the run reads the other objects"
     assert pipeline.inbox.objects_due() == 6
     pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
@@ -169,13 +169,13 @@ def test_an_object_that_is_announced_repeatedly_is_read_once_in_two_seconds(
         while time.monotonic() < ends:
             for customer in customers:
                 shop.update("customers", customer, description=f"{time.monotonic()}")
-            tell(pipeline, shop)
+            add_events(pipeline, shop)
             time.sleep(0.05)
 
     trading = threading.Thread(target=trade)
     trading.start()
     while trading.is_alive() or pipeline.inbox.has_due():
-        tick(Opens(pipeline), instance)
+        tick(OpenedPipeline(pipeline), instance)
     trading.join()
     assert_equal_to_stripe(shop, folder.published)
     assert len(server.requests) <= 2 * 4, "every two seconds"
@@ -199,20 +199,20 @@ def test_webhooks_wait_until_publishing_is_due_over_many_ticks(
     summaries = []
     for _ in range(3):
         shop.create_customer()
-        tell(make_pipeline(key), shop)
-        summaries.append(tick(Opens(make_pipeline(key)), instance).said)  # each tick has its own pipeline
+        add_events(make_pipeline(key), shop)
+        summaries.append(tick(OpenedPipeline(make_pipeline(key)), instance).message)  # each tick has its own pipeline
     assert summaries[0].startswith("Applied")
     assert summaries[1:] == ["No events applied"] * 2
     assert len(copies) == 1
     server.requests.clear()
     monkeypatch.setattr(publisher, "_SHARE", 0)
-    assert tick(Opens(make_pipeline(key)), instance).said.startswith("Applied 2 events")
+    assert tick(OpenedPipeline(make_pipeline(key)), instance).message.startswith("Applied 2 events")
     assert len(copies) == 2
     assert_equal_to_stripe(shop, folder.published)
 
 
 @pytest.mark.both_modes
-def test_what_waits_to_be_published_is_when_dagster_is_being_ended(
+def test_waiting_notifications_are_published_when_dagster_is_being_ended(
     make_pipeline: MakePipeline,
     shop: Shop,
     folder: DataFolder,
@@ -226,30 +226,30 @@ def test_what_waits_to_be_published_is_when_dagster_is_being_ended(
     pipeline.sync()
     folder.stopping.touch()
     shop.create_customer()
-    tell(pipeline, shop)
-    assert tick(Opens(pipeline), instance).said.startswith("Applied")
+    add_events(pipeline, shop)
+    assert tick(OpenedPipeline(pipeline), instance).message.startswith("Applied")
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_objects_given_up_fail_a_check_of_their_table(
+def test_dead_notifications_fail_a_check_of_their_table(
     pipeline: Pipeline, shop: Shop, server: Server, instance: dg.DagsterInstance
 ) -> None:
     customer = shop.create_customer(created=back(shop, 20))["id"]
     pipeline.sync()
     server.faults.append(Fault(path=f"/v1/customers/{customer}", status=400, times=None))
     shop.update("customers", customer, name="new")
-    tell(pipeline, shop)
+    add_events(pipeline, shop)
     notifications = [entry.notification for entry in pipeline.inbox.rows() if entry.notification.object_id == customer]
     for _ in range(4):
         pipeline.inbox.failed(notifications, "no", now=0)
-    result = tick(Opens(pipeline), instance)
+    result = tick(OpenedPipeline(pipeline), instance)
     [check] = [event for event in result.events if isinstance(event, dg.AssetCheckEvaluation)]
     assert (check.asset_key.to_user_string(), check.check_name, check.passed) == ("raw/customers", CHECK, False)
     assert customer in check.metadata
-    assert "customers" in result.said
+    assert "customers" in result.message
 
 
-def test_a_setting_that_cannot_work_is_said_and_does_not_fail_tick_after_tick(
+def test_an_invalid_setting_is_reported_without_a_failed_tick(
     folder: DataFolder, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STRIPE_PIPELINE_DATA", str(folder.root))
@@ -261,8 +261,8 @@ def test_a_setting_that_cannot_work_is_said_and_does_not_fail_tick_after_tick(
             yield
 
     started = time.monotonic()
-    assert tick(Broken(), instance).said == "No Stripe API key is set. Set STRIPE_API_KEY."
-    assert time.monotonic() - started >= 1, "and not tried again at once"
+    assert tick(Broken(), instance).message == "No Stripe API key is set. Set STRIPE_API_KEY."
+    assert time.monotonic() - started >= 1, "the next tick comes later"
     folder.prepare()
     folder.stopping.touch()
     started = time.monotonic()
@@ -270,7 +270,7 @@ def test_a_setting_that_cannot_work_is_said_and_does_not_fail_tick_after_tick(
     assert time.monotonic() - started < 1
 
 
-def test_a_tick_does_not_wait_while_dagster_is_being_ended_but_applies_what_is_there(
+def test_a_tick_does_not_wait_while_dagster_is_being_ended_but_applies_waiting_notifications(
     pipeline: Pipeline, shop: Shop, folder: DataFolder, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(automation, "TICK_SECONDS", 30.0)
@@ -279,15 +279,15 @@ def test_a_tick_does_not_wait_while_dagster_is_being_ended_but_applies_what_is_t
     pipeline.sync()
     folder.stopping.touch()
     started = time.monotonic()
-    assert tick(Opens(pipeline), instance).said == "No events applied"
+    assert tick(OpenedPipeline(pipeline), instance).message == "No events applied"
     shop.create_customer()
-    tell(pipeline, shop)
-    assert tick(Opens(pipeline), instance).said.startswith("Applied")
+    add_events(pipeline, shop)
+    assert tick(OpenedPipeline(pipeline), instance).message.startswith("Applied")
     assert time.monotonic() - started < 25
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_what_ends_is_marked_and_a_mark_that_was_left_is_removed(tmp_path: Path) -> None:
+def test_a_mark_exists_while_processes_are_being_ended_and_an_old_mark_is_removed(tmp_path: Path) -> None:
     mark = tmp_path / "stopping"
     mark.touch()
     program = f"import pathlib, time; m = pathlib.Path({str(mark)!r})\ntry: time.sleep(60)\n"

@@ -1,6 +1,6 @@
-"""The command line as a person meets it: what is said, the exit status, and that what cannot work changes nothing.
+"""The command line as users see it: output, exit status, and that a command that cannot work changes nothing.
 
-How `demo` runs and ends is in `test_demo`, what a run does to the tables in the tests of `sync` and the warehouse.
+`test_demo` tests how `demo` runs and ends; the tests of `sync` and the warehouse test the rows.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ DAYS = 3
 
 @dataclass(frozen=True)
 class Ended:
-    """What a command said and its exit status."""
+    """The exit status and the output of a command."""
 
     status: int
     out: str
@@ -64,7 +64,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Project:
-    """A copy of what a clone needs to run, with its data folder in it."""
+    """A copy of the files that a clone needs to run, with a data folder."""
 
     root: Path
 
@@ -117,16 +117,16 @@ def api() -> Iterator[Server]:
 
 @pytest.fixture
 def environment(api: Server) -> Iterator[None]:
-    """The environment of a person with keys; whatever a command changes in this process is put back."""
+    """The environment of a user with keys; everything that a command changes in this process is restored."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     logs = list(logging.getLogger().handlers)
-    here = Path.cwd()
+    working_folder = Path.cwd()
     mask = os.umask(0o022)
     with mock.patch.dict(os.environ, KEYS | {"STRIPE_API_BASE": api.url}):
         for name in ("DAGSTER_HOME", "STRIPE_PIPELINE_DATA", "STRIPE_PIPELINE_CONFIG"):
             os.environ.pop(name, None)
         yield
-    os.chdir(here)
+    os.chdir(working_folder)
     os.umask(mask)
     logging.getLogger().handlers[:] = logs
     for number, handler in handlers.items():
@@ -136,7 +136,7 @@ def environment(api: Server) -> Iterator[None]:
 
 @pytest.fixture
 def project(environment: None, tmp_path: Path, dagster_storage: Path) -> Iterator[Project]:
-    """A clone in which Dagster has run, but no command; after the test no file of it may hold a key."""
+    """A clone in which Dagster has run, but no command; after the test, none of its files may hold a key."""
     project = make_project(tmp_path / "clone")
     shutil.copytree(dagster_storage, project.root / ".dagster")
     yield project
@@ -147,7 +147,7 @@ def project(environment: None, tmp_path: Path, dagster_storage: Path) -> Iterato
 
 @pytest.fixture
 def run(project: Project, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command in this process, in the project folder; keyword arguments are environment variables."""
+    """Runs a command in this process, in the project folder; keyword arguments are environment variables."""
 
     def run(*arguments: str, **variables: str) -> Ended:
         capfd.readouterr()
@@ -159,10 +159,10 @@ def run(project: Project, capfd: pytest.CaptureFixture[str], monkeypatch: pytest
                 status = 0
             except SystemExit as end:
                 status = int(end.code or 0)
-        said = capfd.readouterr()
-        assert SECRET not in said.out + said.err
-        assert "Traceback" not in said.out + said.err
-        return Ended(status, said.out, said.err)
+        captured = capfd.readouterr()
+        assert SECRET not in captured.out + captured.err
+        assert "Traceback" not in captured.out + captured.err
+        return Ended(status, captured.out, captured.err)
 
     return run
 
@@ -196,7 +196,7 @@ def process(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_sync_is_silent_but_for_its_table_and_recorded_as_the_job(project: Project, run: Run, api: Server) -> None:
+def test_sync_prints_only_its_table_and_is_recorded_as_the_job(project: Project, run: Run, api: Server) -> None:
     first = run("sync")
     assert (first.status, first.err) == (0, "")
     assert [line.split()[0] for line in first.out.splitlines()] == ["table", *OBJECT_TYPES]
@@ -206,21 +206,23 @@ def test_sync_is_silent_but_for_its_table_and_recorded_as_the_job(project: Proje
     assert (again.status, again.err) == (0, "")
 
     with dg.DagsterInstance.from_config(str(project.root)) as instance:
-        assert [(it.job_name, it.status) for it in instance.get_runs()] == [("sync", dg.DagsterRunStatus.SUCCESS)] * 2
+        assert [(record.job_name, record.status) for record in instance.get_runs()] == [
+            ("sync", dg.DagsterRunStatus.SUCCESS)
+        ] * 2
         for table in OBJECT_TYPES:
             days = instance.get_materialized_partitions(dg.AssetKey(["raw", table]))
             assert days == {f"{today() - timedelta(days=n)}" for n in range(DAYS + 1)}
 
 
 def test_progress_is_shown_on_a_terminal(project: Project) -> None:
-    terminal, its_other_end = pty.openpty()
+    terminal, command_end = pty.openpty()
     os.environ["TERM"] = "xterm"
     with subprocess.Popen(
-        [COMMAND, "sync"], cwd=project.root, stdout=subprocess.PIPE, stderr=its_other_end, start_new_session=True
+        [COMMAND, "sync"], cwd=project.root, stdout=subprocess.PIPE, stderr=command_end, start_new_session=True
     ) as command:
-        os.close(its_other_end)
+        os.close(command_end)
         shown = b""
-        with contextlib.suppress(OSError):  # the way a terminal says that nobody writes to it any more
+        with contextlib.suppress(OSError):  # raised once no process has the terminal open
             while chunk := os.read(terminal, 4096):
                 shown += chunk
         assert command.wait(60) == 0
@@ -229,7 +231,7 @@ def test_progress_is_shown_on_a_terminal(project: Project) -> None:
         assert expected in shown.decode()
 
 
-def test_a_relative_data_folder_is_where_it_was_typed(project: Project) -> None:
+def test_a_relative_data_folder_is_relative_to_the_working_folder(project: Project) -> None:
     project.remove_dagster_storage()
     below = project.root / "notes"
     below.mkdir()
@@ -244,8 +246,10 @@ def test_a_relative_data_folder_is_where_it_was_typed(project: Project) -> None:
     assert not project.folder.root.exists()
 
 
-def test_drain_applies_what_the_inbox_holds_and_tells_dagster(loaded: Project, run: Run, api: Server) -> None:
-    customer, name = next((it["id"], it["name"]) for it in api.shop.objects("customers", True).values())
+def test_drain_applies_the_notifications_of_the_inbox_and_reports_to_dagster(
+    loaded: Project, run: Run, api: Server
+) -> None:
+    customer, name = next((obj["id"], obj["name"]) for obj in api.shop.objects("customers", True).values())
     api.shop.update("customers", customer, livemode=True, name="by webhook")
     [notification] = [notification for event in api.shop.events(True)[:1] if (notification := notification_of(event))]
     inbox = Inbox(loaded.folder)
@@ -256,8 +260,8 @@ def test_drain_applies_what_the_inbox_holds_and_tells_dagster(loaded: Project, r
     assert (refused.status, "0 events applied." in refused.out) == (1, True)
     assert refused.err.startswith("error: customers not updated: ")
     with duckdb.connect(str(loaded.folder.published), read_only=True) as connection:
-        found = connection.execute("SELECT object_id, attempts, state FROM pipeline.inbox").fetchall()
-    assert found == [(customer, 0, "waiting")]
+        notifications = connection.execute("SELECT object_id, attempts, state FROM pipeline.inbox").fetchall()
+    assert notifications == [(customer, 0, "waiting")]
 
     api.faults.clear()
     done = run("webhooks", "drain")
@@ -270,12 +274,12 @@ def test_drain_applies_what_the_inbox_holds_and_tells_dagster(loaded: Project, r
     with dg.DagsterInstance.from_config(str(loaded.root)) as instance:
         latest = instance.get_latest_materialization_event(dg.AssetKey(["raw", "customers"]))
         assert latest
-        assert latest.run_id == "", "told without a run"
+        assert latest.run_id == "", "reported without a run"
         assert latest.asset_materialization
         assert latest.asset_materialization.metadata["updated"].value == 1
     again = run("webhooks", "drain")
     assert (again.status, again.out) == (0, "Nothing new.\n0 events applied.\n")
-    api.shop.update("customers", customer, livemode=True, name=name, announce=False)  # the shop is all tests'
+    api.shop.update("customers", customer, livemode=True, name=name, announce=False)  # all tests share the shop
 
 
 @pytest.mark.parametrize("how", ["half", "noise"])
@@ -289,8 +293,8 @@ def test_a_damaged_inbox_is_named_and_can_be_moved_away(loaded: Project, run: Ru
     api.faults.clear()
 
     inbox = loaded.folder.inbox
-    whole = inbox.read_bytes()
-    inbox.write_bytes(whole[: len(whole) // 2] if how == "half" else random.Random(1).randbytes(len(whole)))
+    content = inbox.read_bytes()
+    inbox.write_bytes(content[: len(content) // 2] if how == "half" else random.Random(1).randbytes(len(content)))
     for command in (["sync"], ["webhooks", "drain"], ["webhooks", "retry"], ["webhooks", "adopt"]):
         ended = run(*command)
         assert (ended.status, ended.err.count("\n")) == (1, 1)
@@ -308,28 +312,28 @@ def test_a_damaged_inbox_is_named_and_can_be_moved_away(loaded: Project, run: Ru
 def test_an_inbox_of_another_data_folder_is_refused_until_it_is_adopted(
     loaded: Project, run: Run, api: Server, tmp_path: Path
 ) -> None:
-    there = {"STRIPE_PIPELINE_INBOX": f"sqlite:///{tmp_path / 'shared.sqlite'}"}
-    assert run("sync", **there).status == 0
-    here = there | {"STRIPE_PIPELINE_DATA": str(tmp_path / "other")}
+    owner = {"STRIPE_PIPELINE_INBOX": f"sqlite:///{tmp_path / 'shared.sqlite'}"}
+    assert run("sync", **owner).status == 0
+    other = owner | {"STRIPE_PIPELINE_DATA": str(tmp_path / "other")}
     api.shop.create_customer(name="Grace", livemode=True)
-    inbox = Inbox(loaded.folder, there["STRIPE_PIPELINE_INBOX"])
+    inbox = Inbox(loaded.folder, owner["STRIPE_PIPELINE_INBOX"])
     inbox.add([notification for event in api.shop.events(True)[:1] if (notification := notification_of(event))])
     for command in (["sync"], ["webhooks", "drain"], ["prune"]):
-        ended = run(*command, **here)
+        ended = run(*command, **other)
         assert (ended.status, ended.err.count("\n")) == (1, 1)
         assert f"belongs to the warehouse in {loaded.folder.root}. Name another database" in ended.err
     assert inbox.summary().waiting == 1
     inbox.close()
-    adopted = run("webhooks", "adopt", **here)
+    adopted = run("webhooks", "adopt", **other)
     assert (adopted.status, adopted.err) == (0, "")
     assert "The inbox belongs to this data folder;" in adopted.out
-    assert run("sync", **here).status == 0
+    assert run("sync", **other).status == 0
     assert_equal_to_stripe(api.shop, DataFolder(tmp_path / "other").published)
-    assert run("sync", **there).status == 1
+    assert run("sync", **owner).status == 1
 
 
-def test_backfill_lists_the_days_and_tables_asked_for(loaded: Project, run: Run, api: Server) -> None:
-    assert run("sync").status == 0  # other tests changed the shop since its data folder was made
+def test_backfill_lists_the_days_and_tables_of_its_options(loaded: Project, run: Run, api: Server) -> None:
+    assert run("sync").status == 0  # other tests have changed the shop since the data folder was loaded
     first, last = today() - timedelta(days=2), today() - timedelta(days=1)
     silent, before = next(
         (charge, obj["description"])
@@ -355,7 +359,7 @@ def test_backfill_lists_the_days_and_tables_asked_for(loaded: Project, run: Run,
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["backfill", "--from", "yesterday", "--to", "2026-01-02"], "yesterday is not a date"),
         (["backfill", "--from", "2026-01-02"], "Missing option '--to'"),
@@ -371,16 +375,16 @@ def test_backfill_lists_the_days_and_tables_asked_for(loaded: Project, run: Run,
         (["demo", "--emulator-port", "5555", "--webhook-port", "5555"], "--emulator-port and --webhook-port cannot"),
     ],
 )
-def test_a_command_that_makes_no_sense(project: Project, run: Run, arguments: list[str], said: str) -> None:
+def test_invalid_arguments_are_refused(project: Project, run: Run, arguments: list[str], message: str) -> None:
     ended = run(*arguments)
     assert (ended.status, ended.out) == (2, "")
-    assert said in ended.err
+    assert message in ended.err
     assert ended.err.lower().count("error:") == 1
     assert not project.folder.private.exists()
 
 
 @pytest.mark.parametrize(
-    ("variables", "said"),
+    ("variables", "message"),
     [
         ({"STRIPE_API_KEY": "", "STRIPE_TEST_API_KEY": " "}, "No Stripe API key is set. Set STRIPE_API_KEY"),
         ({"STRIPE_API_KEY": f"pk_live_{SECRET}"}, "STRIPE_API_KEY does not hold a Stripe secret or restricted key"),
@@ -393,19 +397,19 @@ def test_a_command_that_makes_no_sense(project: Project, run: Run, arguments: li
         ({"STRIPE_PIPELINE_CONFIG": "/[red]not[/red]/there.yaml"}, "/[red]not[/red]/there.yaml does not exist"),
     ],
 )
-def test_an_environment_that_cannot_work(loaded: Project, run: Run, variables: dict[str, str], said: str) -> None:
+def test_an_invalid_environment_is_refused(loaded: Project, run: Run, variables: dict[str, str], message: str) -> None:
     before = loaded.stored()
     ended = run("sync", **variables)
     assert (ended.status, ended.out) == (2, "")
     assert ended.err.startswith("error: ")
-    assert said in ended.err
+    assert message in ended.err
     assert len(ended.err.splitlines()) == 1
     assert loaded.stored() == before
 
 
 @pytest.mark.parametrize("command", ["sync", "check", "webhooks list"])
 @pytest.mark.parametrize(
-    ("variables", "said"),
+    ("variables", "message"),
     [
         ({"SSL_CERT_FILE": "/no/such.pem"}, "SSL_CERT_FILE names /no/such.pem, which cannot be read (No such file"),
         ({"SSL_CERT_FILE": "/"}, "SSL_CERT_FILE names /, which cannot be read (Is a directory"),
@@ -416,21 +420,21 @@ def test_an_environment_that_cannot_work(loaded: Project, run: Run, variables: d
         ({"ALL_PROXY": "http://proxy.example.com:port"}, "ALL_PROXY is not the address of an http"),
     ],
 )
-def test_certificates_and_proxies_that_cannot_be_used(
-    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch, command: str, variables: dict[str, str], said: str
+def test_unusable_certificates_and_proxies_are_refused(
+    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch, command: str, variables: dict[str, str], message: str
 ) -> None:
     for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     ended = run(*command.split(), **{"STRIPE_API_BASE": "https://stripe.invalid"} | variables)
     assert (ended.status, ended.out) == (2, "")
-    assert said in ended.err
+    assert message in ended.err
     assert "or unset it" in ended.err
     assert len(ended.err.splitlines()) == 1
     assert "secret@" not in ended.err
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ("objects: [", "is not YAML: line 1, column 11"),
         ("rate: {share: 80%}\nwarp: 9", "`warp` is not a known key. Correct it, or upgrade stripe_pipeline"),
@@ -438,31 +442,31 @@ def test_certificates_and_proxies_that_cannot_be_used(
         ("objects: {chrages: {}}", "`objects.chrages` is not an object type (did you mean charges?)"),
     ],
 )
-def test_settings_that_cannot_work(loaded: Project, run: Run, settings: str, said: str) -> None:
+def test_invalid_settings_are_refused(loaded: Project, run: Run, settings: str, message: str) -> None:
     before = loaded.stored()
     loaded.settings(settings)
     for arguments in (["sync"], ["check"], ["dev"]):
         ended = run(*arguments)
         assert (ended.status, ended.out) == (2, "")
-        assert said in ended.err
+        assert message in ended.err
         assert "stripe_pipeline.yaml" in ended.err
         assert len(ended.err.splitlines()) == 1
     assert loaded.stored() == before
 
 
-def test_a_type_that_is_switched_off_cannot_be_asked_for(project: Project, run: Run) -> None:
+def test_a_disabled_type_cannot_be_backfilled(project: Project, run: Run) -> None:
     project.settings("objects: {disputes: {enabled: false}}")
     ended = run("backfill", "--from", f"{today()}", "--to", f"{today()}", "--only", "disputes")
     assert (ended.status, ended.out) == (2, "")
     assert "the settings switch disputes off" in ended.err
 
 
-def assert_refused(ended: Ended, *said: str) -> None:
-    """One error, in one line, with exit status 1."""
+def assert_refused(ended: Ended, *parts: str) -> None:
+    """Fail unless the command printed one error, in one line with these parts, and had the exit status 1."""
     assert ended.status == 1
     assert ended.err.startswith("error: ")
     assert len(ended.err.splitlines()) == 1, ended.err
-    for part in said:
+    for part in parts:
         assert part in ended.err
 
 
@@ -490,12 +494,12 @@ def test_a_key_that_may_not_read_everything(project: Project, run: Run, api: Ser
 
     assert checked.status == 1
     assert "Add the permission" in checked.err
-    # With the permission, the next tick brings what was missing.
+    # With the permission, the next sync loads the missing rows.
     assert run("check", **restricted).status == run("sync", **restricted).status == 0
     assert_equal_to_stripe(api.shop, project.folder.published)
 
 
-def test_an_api_that_is_not_there(loaded: Project, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_api(loaded: Project, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stripe_api, "FIRST_BACKOFF", 0.001)
     before = loaded.stored()
     with socket.socket() as taken:
@@ -510,7 +514,7 @@ def test_an_api_that_answers_with_html(loaded: Project, run: Run, api: Server, m
     before = loaded.stored()
     api.faults.append(Fault(path="/v1/(?!account)", body="<html>[Sign in]</html>", times=None))
     day = f"{today()}"
-    # Each table on its own met the same: said once.
+    # Each table fails with the same error, which is printed once.
     ended = run("backfill", "--from", day, "--to", day)
     assert_refused(ended, *OBJECT_TYPES, "not updated: GET /v1/", "text/html", "Check the network, STRIPE_API_BASE")
     api.faults[:] = [Fault(body="<html>[Sign in]</html>", times=None)]
@@ -518,13 +522,13 @@ def test_an_api_that_answers_with_html(loaded: Project, run: Run, api: Server, m
     assert loaded.stored() == before
 
 
-def test_a_private_file_that_is_damaged_is_looked_at_as_it_is_and_restored_by_the_next_run(
+def test_a_damaged_private_file_is_left_unchanged_by_other_commands_and_restored_by_the_next_run(
     loaded: Project, run: Run, api: Server
 ) -> None:
     published = loaded.folder.published.readlink()
     loaded.folder.private.write_bytes(b"\0" * 100_000)
-    for looks in (("check",), ("prune", "--dry-run"), ("demo", "--port", f"{free_port()}")):
-        assert_refused(run(*looks), f"{loaded.folder.private} cannot be read", "`stripe-pipeline sync`", "clean`")
+    for command in (("check",), ("prune", "--dry-run"), ("demo", "--port", f"{free_port()}")):
+        assert_refused(run(*command), f"{loaded.folder.private} cannot be read", "`stripe-pipeline sync`", "clean`")
     assert loaded.folder.published.readlink() == published
     assert loaded.folder.private.read_bytes() == b"\0" * 100_000
     restored = run("sync")
@@ -545,7 +549,7 @@ def test_a_private_file_of_another_program(project: Project, run: Run) -> None:
         ]
 
 
-def test_a_private_file_that_somebody_has_open(loaded: Project, run: Run) -> None:
+def test_a_private_file_that_another_program_has_open(loaded: Project, run: Run) -> None:
     before = loaded.stored()
     hold = f"import duckdb; c = duckdb.connect({str(loaded.folder.private)!r}); print('open', flush=True); input()"
     with subprocess.Popen(
@@ -573,9 +577,9 @@ def test_a_private_file_of_an_earlier_version(loaded: Project, run: Run) -> None
     checked = run("check")
     assert (checked.status, checked.err) == (0, "")
     assert run("sync").status == 0
-    brought_along = "SELECT bool_or(listed IS NULL), max(format) FROM pipeline.coverage, pipeline.meta"
+    upgraded = "SELECT bool_or(listed IS NULL), max(format) FROM pipeline.coverage, pipeline.meta"
     with duckdb.connect(str(loaded.folder.private)) as connection:
-        assert connection.execute(brought_along).fetchall() == [(True, FORMAT)]
+        assert connection.execute(upgraded).fetchall() == [(True, FORMAT)]
 
 
 def test_a_data_folder_of_another_account(loaded: Project, run: Run) -> None:
@@ -594,7 +598,7 @@ def test_a_data_folder_that_cannot_be_written(project: Project, run: Run) -> Non
     assert_refused(run("sync", STRIPE_PIPELINE_DATA="/proc/stripe"), "/proc/stripe cannot be written")
 
 
-def test_a_dagster_that_cannot_keep_its_history(project: Project, run: Run) -> None:
+def test_a_dagster_storage_that_cannot_be_written(project: Project, run: Run) -> None:
     project.remove_dagster_storage()
     (project.root / ".dagster").write_text("not a folder")
     assert_refused(run("sync"), "Dagster cannot use its storage", f"Correct dagster.yaml in {project.root}")
@@ -613,10 +617,10 @@ def test_a_damaged_file_of_dagsters_history_is_named_and_can_be_moved_away(
     loaded: Project, run: Run, api: Server, name: str, how: str
 ) -> None:
     file = loaded.root / ".dagster" / name
-    whole = file.read_bytes()
-    noise = random.Random(1).randbytes(len(whole))
+    content = file.read_bytes()
+    noise = random.Random(1).randbytes(len(content))
     file.write_bytes(
-        {"half": whole[: len(whole) // 2], "noise": noise, "noise inside": whole[:4096] + noise[4096:]}[how]
+        {"half": content[: len(content) // 2], "noise": noise, "noise inside": content[:4096] + noise[4096:]}[how]
     )
     api.shop.create_customer(name="Ada")
     api.requests.clear()
@@ -628,7 +632,7 @@ def test_a_damaged_file_of_dagsters_history_is_named_and_can_be_moved_away(
         assert (ended.status, ended.out, ended.err.count("\n")) == (1, "", 1)
         assert f"The file {file} of Dagster's run history is damaged" in ended.err
         assert f"move the folder {loaded.root / '.dagster'} away and run again" in ended.err
-    assert not api.requests, "found before Stripe is asked"
+    assert not api.requests, "the damage is found before a request to Stripe"
     (loaded.root / ".dagster").rename(loaded.root / "moved away")
     ended = run("sync")
     assert (ended.status, ended.err) == (0, "")
@@ -649,13 +653,13 @@ def test_a_dagster_history_that_cannot_be_written_is_not_called_damaged(
     monkeypatch.setenv("DAGSTER_HOME", str(loaded.root))
     full = sa.create_engine("sqlite://").connect()
     full.exec_driver_sql("PRAGMA max_page_count = 1")
-    said = r"no space left for Dagster's run history .*\(database or disk is full\)"
-    with full, pytest.raises(StripePipelineError, match=said), dagster_instance():
+    message = r"no space left for Dagster's run history .*\(database or disk is full\)"
+    with full, pytest.raises(StripePipelineError, match=message), dagster_instance():
         full.exec_driver_sql("CREATE TABLE larger (x)")
 
 
 @pytest.mark.parametrize(
-    ("written", "said"),
+    ("written", "message"),
     [
         (b"storage: [", "expected the node content, but found"),
         (b"# f\xfcr", "can't decode byte"),
@@ -666,15 +670,15 @@ def test_a_dagster_history_that_cannot_be_written_is_not_called_damaged(
         ),
     ],
 )
-def test_a_dagster_yaml_that_cannot_be_used(project: Project, run: Run, written: bytes, said: str) -> None:
+def test_a_dagster_yaml_that_cannot_be_used(project: Project, run: Run, written: bytes, message: str) -> None:
     (project.root / "dagster.yaml").write_bytes(written)
-    assert_refused(run("sync"), "Dagster cannot use its storage", said, f"Correct dagster.yaml in {project.root}")
+    assert_refused(run("sync"), "Dagster cannot use its storage", message, f"Correct dagster.yaml in {project.root}")
 
 
-def test_first_runs_at_once_make_dagsters_storage_once(project: Project) -> None:
+def test_simultaneous_first_runs_create_dagsters_storage_once(project: Project) -> None:
     project.remove_dagster_storage()
     running = [process("sync", cwd=project.root) for _ in range(2)]
-    ended = [(it.communicate()[1], it.returncode) for it in running]
+    ended = [(command.communicate()[1], command.returncode) for command in running]
     assert ended == [("", 0)] * 2
 
 
@@ -688,7 +692,7 @@ def test_an_env_file_that_cannot_be_read(project: Project, run: Run) -> None:
 def test_an_env_file_that_this_user_may_not_read(project: Project, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     file = project.root / ".env"
     file.touch()
-    # Root, as which tests may run, may read every file.
+    # Tests may run as root, which may read every file.
     denied = mock.Mock(side_effect=PermissionError(errno.EACCES, "Permission denied", ".env"))
     monkeypatch.setattr("stripe_pipeline.cli.app.dotenv_values", denied)
     ended = run("sync")
@@ -704,7 +708,7 @@ def test_paths_in_the_env_file_may_begin_at_home_or_in_the_project(project: Proj
     assert f"The settings file {project.root}/nowhere.yaml does not exist" in run("sync").err
 
 
-def test_demo_looks_at_the_settings_before_anything_is_started(project: Project, run: Run) -> None:
+def test_demo_reads_the_settings_before_it_starts_anything(project: Project, run: Run) -> None:
     ended = run("demo", "--port", f"{free_port()}", STRIPE_PIPELINE_CONFIG="nowhere.yaml")
     assert (ended.status, ended.out) == (2, "")
     assert "nowhere.yaml does not exist" in ended.err
@@ -721,9 +725,7 @@ def test_keys_may_be_in_the_env_file_that_dagster_reads(project: Project, run: R
 
 
 @pytest.mark.parametrize(("command", "number"), [("sync", signal.SIGINT), ("check", signal.SIGTERM)])
-def test_a_request_to_stop_is_followed_at_once(
-    project: Project, api: Server, command: str, number: signal.Signals
-) -> None:
+def test_a_signal_stops_a_command_at_once(project: Project, api: Server, command: str, number: signal.Signals) -> None:
     api.faults.append(Fault(path="/v1/charges", delay=1, times=None))
     api.requests.clear()
     with process(command, cwd=project.root) as running:
@@ -817,14 +819,14 @@ def test_demo_leaves_an_accounts_data_alone(loaded: Project, run: Run) -> None:
     assert loaded.stored() == before
 
 
-def test_demo_starts_nothing_where_another_one_runs(project: Project, run: Run) -> None:
+def test_demo_starts_nothing_while_another_demo_runs(project: Project, run: Run) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         for option in ("--port", "--emulator-port", "--webhook-port"):
             ports = {"--port": free_port()} | {option: port}
-            ended = run("demo", *(f"{it}" for pair in ports.items() for it in pair))
+            ended = run("demo", *(f"{part}" for pair in ports.items() for part in pair))
             assert (ended.status, ended.out) == (2, "")
             assert f"Port {port} of 127.0.0.1 cannot be used" in ended.err
             assert f"with {option}" in ended.err

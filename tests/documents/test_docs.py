@@ -1,4 +1,4 @@
-"""What documentation names exists: pages that code cites, links, files, commands, options, Make targets.
+"""Everything that the documentation names exists: pages that code cites, links, files, commands, options, targets.
 
 A citation is the path of a Markdown file below the folder `docs`, seen from the repository, with or without a heading's
 anchor as GitHub makes it.
@@ -41,7 +41,9 @@ WIDTH = 120
 def sources(root: Path) -> Iterator[Path]:
     """The files below `root` that may cite documentation."""
     for folder, names, files in os.walk(root):
-        names[:] = sorted(it for it in names if it not in NOT_OURS and (not it.startswith(".") or it == ".ci"))
+        names[:] = sorted(
+            name for name in names if name not in NOT_OURS and (not name.startswith(".") or name == ".ci")
+        )
         for file in sorted(Path(folder, name) for name in files):
             if file.suffix in SUFFIXES or file.relative_to(root).as_posix() in NAMES:
                 yield file
@@ -66,21 +68,21 @@ def prose(markdown: str) -> list[str]:
 
 
 def anchors(markdown: str) -> set[str]:
-    """The anchors that GitHub gives to the headings of a Markdown text, and those that it sets itself."""
-    found: set[str] = set()
+    """The anchors that GitHub gives to the headings of a Markdown text, and those that the text sets itself."""
+    names: set[str] = set()
     repeated: Counter[str] = Counter()
     for line in prose(markdown):
-        found.update(re.findall(r"<a\s+(?:id|name)=\"([^\"]+)\"", line))
+        names.update(re.findall(r"<a\s+(?:id|name)=\"([^\"]+)\"", line))
         if heading := _HEADING.fullmatch(line):
             text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading[1])
             anchor = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
-            found.add(f"{anchor}-{repeated[anchor]}" if repeated[anchor] else anchor)
+            names.add(f"{anchor}-{repeated[anchor]}" if repeated[anchor] else anchor)
             repeated[anchor] += 1
-    return found
+    return names
 
 
 def trouble(file: Path, anchor: str | None) -> str:
-    """Why this file, or a heading in it, cannot be cited; empty if it can."""
+    """The reason why this file, or a heading in it, cannot be cited; empty if there is none."""
     if not file.exists():
         return "the file does not exist"
     if not anchor or (file.suffix == ".md" and anchor in anchors(file.read_text(encoding="utf-8"))):
@@ -89,7 +91,7 @@ def trouble(file: Path, anchor: str | None) -> str:
 
 
 def citations(root: Path) -> Iterator[tuple[str, str, str]]:
-    """The citations below `root`: file and line, the citation, and what is wrong with it, if anything."""
+    """The citations below `root`: file and line, the citation, and the problem with it, empty if there is none."""
     for file in sources(root):
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
             for cited in _CITATION.finditer(line):
@@ -117,7 +119,7 @@ def links(root: Path) -> Iterator[tuple[str, str, str]]:
 def paths(root: Path) -> Iterator[tuple[str, str, str]]:
     """The files and folders that the pages name as code, as `citations` has them.
 
-    Those of the package may be named as seen from it. The changelog may name files of earlier versions.
+    Those of the package may be named by their path in it. The changelog may name files of earlier versions.
     """
     for file in pages(root):
         for number, line in enumerate(prose(file.read_text(encoding="utf-8")), start=1):
@@ -133,91 +135,91 @@ def paths(root: Path) -> Iterator[tuple[str, str, str]]:
 def code(root: Path) -> Iterator[tuple[str, str]]:
     """File and line, and the code there: spans, and the lines of fenced blocks that are not drawings."""
     for file in pages(root):
-        text = _DRAWING.sub(lambda it: "\n" * it[0].count("\n"), file.read_text(encoding="utf-8"))
+        text = _DRAWING.sub(lambda drawing: "\n" * drawing[0].count("\n"), file.read_text(encoding="utf-8"))
         for number, (line, outside) in enumerate(zip(text.splitlines(), prose(text), strict=True), start=1):
             where = f"{file.relative_to(root)}:{number}"
             shown = [span[1] for span in _SPAN.finditer(outside)] if outside or not line.strip() else [line.strip()]
-            yield from ((where, it) for it in shown)
+            yield from ((where, piece) for piece in shown)
 
 
 def commands() -> dict[str, set[str]]:
     """The commands of `stripe-pipeline`, for example `webhooks list`, with their options."""
-    found: dict[str, set[str]] = {}
+    options: dict[str, set[str]] = {}
     waiting = [("", typer.main.get_command(app))]
     while waiting:
         name, command = waiting.pop()
-        found[name] = {option for parameter in command.params for option in parameter.opts} | {"--help"}
-        waiting += [(f"{name} {sub}".strip(), it) for sub, it in getattr(command, "commands", {}).items()]
-    return found
+        options[name] = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        waiting += [(f"{name} {sub}".strip(), child) for sub, child in getattr(command, "commands", {}).items()]
+    return options
 
 
 def wrong_command(shown: str, known: dict[str, set[str]]) -> str:
-    """What is wrong with the command in a piece of code; empty if nothing is, or if it holds none."""
-    found = _COMMAND.search(re.sub("^(?=webhooks )", "stripe-pipeline ", shown))
-    if not found:
+    """The problem with the command in a piece of code; empty if there is no problem, or no command."""
+    match = _COMMAND.search(re.sub("^(?=webhooks )", "stripe-pipeline ", shown))
+    if not match:
         return ""
-    words = found[1].split()
+    words = match[1].split()
     depth = 2 if words[:1] == ["webhooks"] else 1
     name = " ".join(words[:depth])
     if name not in known:
         return f"the command {name} does not exist"
-    unknown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", found[2])) - known[name]
+    unknown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", match[2])) - known[name]
     return f"{name} has no option {', '.join(sorted(unknown))}" if unknown else ""
 
 
-def broken(found: list[tuple[str, str, str]]) -> str:
-    """What is wrong, a line for each."""
-    return "".join(f"\n{where}: {cited}: {why}" for where, cited, why in found if why)
+def broken(places: list[tuple[str, str, str]]) -> str:
+    """The problems among these places, one line each."""
+    return "".join(f"\n{where}: {cited}: {why}" for where, cited, why in places if why)
 
 
 def test_citations_of_documentation_resolve() -> None:
-    found = list(citations(REPOSITORY))
-    assert len(found) > 20
-    if problems := broken(found):
+    places = list(citations(REPOSITORY))
+    assert len(places) > 20
+    if problems := broken(places):
         pytest.fail(f"Citations that do not resolve:{problems}", pytrace=False)
 
 
 def test_links_between_documents_resolve() -> None:
-    found = list(links(REPOSITORY))
-    assert found
-    if problems := broken(found):
+    places = list(links(REPOSITORY))
+    assert places
+    if problems := broken(places):
         pytest.fail(f"Links that do not resolve:{problems}", pytrace=False)
 
 
 def test_files_that_the_pages_name_exist() -> None:
-    found = list(paths(REPOSITORY))
-    assert {where.partition(":")[0] for where, _, _ in found} >= {"CONTRIBUTING.md", f"{DOCS}/settings.md"}
-    if problems := broken(found):
+    places = list(paths(REPOSITORY))
+    assert {where.partition(":")[0] for where, _, _ in places} >= {"CONTRIBUTING.md", f"{DOCS}/settings.md"}
+    if problems := broken(places):
         pytest.fail(f"Files that do not exist:{problems}", pytrace=False)
 
 
 def test_commands_and_options_that_the_pages_show_exist() -> None:
     known = commands()
-    found = [(where, shown, wrong_command(shown, known)) for where, shown in code(REPOSITORY)]
-    assert len([shown for _, shown, _ in found if "stripe-pipeline" in shown]) > 50
-    if problems := broken(found):
+    places = [(where, shown, wrong_command(shown, known)) for where, shown in code(REPOSITORY)]
+    assert len([shown for _, shown, _ in places if "stripe-pipeline" in shown]) > 50
+    if problems := broken(places):
         pytest.fail(f"Commands that do not exist:{problems}", pytrace=False)
 
 
 def test_every_command_is_described() -> None:
     text = (REPOSITORY / DOCS / "operating.md").read_text(encoding="utf-8")
     section = text.partition("\n## Commands\n")[2].partition("\n## ")[0]
-    shown = [it[1].removeprefix("stripe-pipeline ") for it in _SPAN.finditer(section)]
-    described = {name for name in commands() if any(f"{it} ".startswith(f"{name} ") for it in shown)}
+    shown = [span[1].removeprefix("stripe-pipeline ") for span in _SPAN.finditer(section)]
+    described = {name for name in commands() if any(f"{piece} ".startswith(f"{name} ") for piece in shown)}
     assert commands().keys() - described == {""}
 
 
 def test_make_targets_that_the_pages_show_exist() -> None:
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8").replace("$(VENV)", ".venv")
     targets = set(re.findall(r"^([\w./-]+):(?!=)", makefile, re.MULTILINE))
-    found = [
+    places = [
         (where, shown, "" if target in targets else f"the target {target} does not exist")
         for where, shown in code(REPOSITORY)
         for make in _MAKE.finditer(shown.split("#")[0])
         for target in make[1].split()
     ]
-    assert len(found) > 10
-    if problems := broken(found):
+    assert len(places) > 10
+    if problems := broken(places):
         pytest.fail(f"Targets that do not exist:{problems}", pytrace=False)
 
 
@@ -242,7 +244,7 @@ def test_the_pages_are_easy_to_read_in_a_terminal() -> None:
     assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
 
 
-def test_what_does_not_resolve_is_named_with_its_place(tmp_path: Path) -> None:
+def test_citations_and_links_that_do_not_resolve_are_named_with_their_place(tmp_path: Path) -> None:
     docs = tmp_path / DOCS
     docs.mkdir()
     (docs / "one.md").write_text("# One\n\n[a](#one) [b](two.md#one) [c](https://example.com/no.md) `[d](no.md)`\n")

@@ -1,4 +1,4 @@
-"""The reference pages in `docs/` show what the code declares, and what they show can be run."""
+"""The reference pages in `docs/` are up to date with the code's declarations, and their queries run."""
 
 from __future__ import annotations
 

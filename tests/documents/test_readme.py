@@ -1,4 +1,4 @@
-"""What README and the pages in `docs` show can be run: queries, on every version of DuckDB that may read the file."""
+"""The queries that README and the pages in `docs` show run, on every version of DuckDB that may read the file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 PAGES = ("README.md", "docs/tables.md", "docs/operating.md")
 """The pages that show queries."""
 READERS = {"installed": None, "1.4": ".venv/duckdb-1.4", "2.0": ".venv/duckdb-2"}
-"""Where `make readers` installs the versions of DuckDB that only read here."""
+"""The folders of the versions of DuckDB that only read the file; `make readers` installs them."""
 CLI = REPOSITORY / ".venv/duckdb-cli/bin/duckdb"
 
 READ = """
@@ -49,7 +49,7 @@ print(json.dumps([duckdb.__version__, results]))
 
 
 def queries(page: str) -> list[str]:
-    """The SQL of a page: its SQL blocks, what is passed to `query`, and queries in running text."""
+    """The SQL of a page: its SQL blocks, the arguments of `query`, and queries in running text."""
     text = (REPOSITORY / page).read_text(encoding="utf-8")
     blocks = re.findall(r"^ *```sql\n(.*?)```", text, re.DOTALL | re.MULTILINE)
     statements = [statement.query for block in blocks for statement in duckdb.extract_statements(block)]
@@ -58,9 +58,9 @@ def queries(page: str) -> list[str]:
     return [*statements, *(sql for _, sql in passed), *inline]
 
 
-def not_installed(what: str) -> None:
+def not_installed(component: str) -> None:
     """Skip the test, or fail it in CI, where everything has to be tested."""
-    reason = f"{what} is not installed; `make readers` does that"
+    reason = f"{component} is not installed; `make readers` installs it"
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
@@ -79,8 +79,8 @@ def read(published: Path, version: str, sql: list[str], *, pytz: bool = True) ->
         text=True,
         check=True,
     ).stdout
-    found, results = json.loads(answer)
-    assert version == "installed" or found.startswith(version)
+    duckdb_version, results = json.loads(answer)
+    assert version == "installed" or duckdb_version.startswith(version)
     return list(results)
 
 
@@ -109,13 +109,13 @@ def test_all_queries_work_and_every_table_can_be_fetched(published: Path, versio
     tables += [f"SELECT * FROM {schema}.payments LIMIT 20" for schema in ("live", "test")]
     tables += [f"SELECT * FROM pipeline.{table}" for table in ("coverage", "cursors", "inbox", "published")]
     results = read(published, version, [*shown, *tables])
-    assert [it for it in results if isinstance(it, str)] == []
+    assert [error for error in results if isinstance(error, str)] == []
     empty = [sql for sql, rows in zip(shown, results, strict=False) if not rows]
     assert [sql for sql in empty if "FROM pipeline.inbox" not in sql] == []
 
 
-def test_the_first_query_shows_what_readme_shows(published: Path) -> None:
-    """The command as it stands there; the amounts are those of the demo's shop."""
+def test_the_first_query_prints_the_header_that_readme_shows(published: Path) -> None:
+    """Runs the command as README has it; the amounts in README are those of the demo's shop."""
     [(command, shown)] = re.findall(r"```sh\n(\.venv/bin/python -c .*?)```\n\n```text\n(.*?)```", README, re.DOTALL)
     answer = subprocess.run(
         ["sh", "-c", command.replace(".venv/bin/python", sys.executable, 1)],
@@ -148,7 +148,7 @@ def test_the_join_that_the_tables_page_warns_of_finds_nothing_before_duckdb_2(pu
             assert results[0] != [["True"]]
 
 
-def test_duckdbs_own_command_line_reads_the_file(published: Path) -> None:
+def test_duckdbs_command_line_reads_the_file(published: Path) -> None:
     if not CLI.exists():
         not_installed("DuckDB's command line")
     done = subprocess.run(
@@ -162,7 +162,7 @@ def test_duckdbs_own_command_line_reads_the_file(published: Path) -> None:
 
 
 @pytest.mark.both_modes
-def test_the_file_tells_its_version_and_how_far_events_were_read(
+def test_the_file_says_its_version_and_how_far_events_were_read(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     sql = "SELECT version, published_at, live_read_until, test_read_until FROM pipeline.published"

@@ -1,4 +1,4 @@
-"""The inbox on both of its databases: what is stored, what waits, what is dead, and who may use it at once."""
+"""The inbox on both of its databases: stored, waiting and dead notifications, and concurrent use."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ Open = Callable[[], Inbox]
 
 @pytest.fixture
 def open_inbox(folder: DataFolder, url: str | None) -> Iterator[Open]:
-    """Open the test's inbox, as often as is asked for."""
+    """Opens the test's inbox, which a test may do several times."""
     opened: list[Inbox] = []
 
-    def open_it() -> Inbox:
+    def open_one() -> Inbox:
         opened.append(Inbox(folder, url))
         return opened[-1]
 
-    yield open_it
+    yield open_one
     for inbox in opened:
         inbox.close()
 
@@ -67,7 +67,7 @@ def notification(number: int, mode: Mode = TEST, *, account: str | None = "acct_
     return Notification(f"evt_{number}", account, mode.livemode, "charge", f"ch_{number}", None, created)
 
 
-def test_what_is_added_waits_in_the_order_of_its_events_until_it_was_applied(inbox: Inbox) -> None:
+def test_notifications_wait_in_the_order_of_their_events_until_they_are_applied(inbox: Inbox) -> None:
     late, early, same = notification(1, created=NOW + 5), notification(2), notification(3)
     assert inbox.add([late, early, late]) == 2
     assert inbox.add([late, same]) == 1
@@ -76,18 +76,18 @@ def test_what_is_added_waits_in_the_order_of_its_events_until_it_was_applied(inb
     assert inbox.waiting(LIVE) == []
     inbox.applied([early, late])
     assert inbox.waiting(TEST) == [same]
-    assert inbox.add([early]) == 0, "told again later"
+    assert inbox.add([early]) == 0, "the same event again"
     assert inbox.waiting(TEST) == [same]
 
 
-def test_an_unknown_account_is_any_and_another_account_is_none(inbox: Inbox) -> None:
+def test_notifications_of_an_unknown_account_wait_for_every_account(inbox: Inbox) -> None:
     unknown, other = notification(1, account=None), notification(2, account="acct_2")
     inbox.add([unknown, other, notification(3, LIVE)])
     assert inbox.waiting(TEST) == [unknown]
     assert inbox.waiting(Mode("acct_2", livemode=False)) == [unknown, other]
 
 
-def test_a_notification_that_fails_waits_longer_each_time_and_is_dead_the_fifth(inbox: Inbox) -> None:
+def test_a_notification_that_fails_waits_longer_each_time_and_is_dead_the_fifth_time(inbox: Inbox) -> None:
     failing, other = notification(1), notification(2)
     inbox.add([failing, other])
     inbox.applied([other])
@@ -118,7 +118,7 @@ def test_dead_notifications_can_be_retried_all_or_some(inbox: Inbox) -> None:
     inbox.add(notifications)
     for _ in range(5):
         inbox.failed(notifications[:3], "no")
-    assert inbox.retry(["evt_0", "evt_3", "evt_9"]) == 1, "neither what waits anyway nor what is not there"
+    assert inbox.retry(["evt_0", "evt_3", "evt_9"]) == 1, "only the dead one of these"
     assert inbox.waiting(TEST) == [notifications[0], notifications[3]]
     assert inbox.retry() == 2
     assert inbox.retry([]) == 0
@@ -126,7 +126,7 @@ def test_dead_notifications_can_be_retried_all_or_some(inbox: Inbox) -> None:
     assert [(entry.attempts, entry.error) for entry in inbox.rows()] == [(0, None)] * 4
 
 
-def test_rows_and_summary_tell_what_was_not_applied(inbox: Inbox) -> None:
+def test_rows_and_summary_show_notifications_that_were_not_applied(inbox: Inbox) -> None:
     assert inbox.summary() == Summary(0, 0, None)
     before = time.time()
     inbox.add([notification(1), notification(2), notification(3, LIVE, account=None)])
@@ -141,7 +141,7 @@ def test_rows_and_summary_tell_what_was_not_applied(inbox: Inbox) -> None:
     assert inbox.summary() == Summary(waiting=2, dead=0, oldest_waiting=first.received_at)
 
 
-def test_what_was_applied_long_ago_is_forgotten_and_nothing_else(inbox: Inbox) -> None:
+def test_only_notifications_that_were_applied_long_ago_are_forgotten(inbox: Inbox) -> None:
     inbox.add([notification(1), notification(2)])
     inbox.applied([notification(1)])
     inbox.forget(applied_before=time.time() - 60)
@@ -171,7 +171,7 @@ def test_thousands_at_once(inbox: Inbox) -> None:
     assert inbox.waiting(TEST) == [notification(5000)]
 
 
-def test_several_may_make_it_and_use_it_at_once(open_inbox: Open) -> None:
+def test_several_threads_may_create_and_use_an_inbox_at_once(open_inbox: Open) -> None:
     together = threading.Barrier(8)
     notifications = [notification(n) for n in range(200)]
 
@@ -188,7 +188,7 @@ def test_several_may_make_it_and_use_it_at_once(open_inbox: Open) -> None:
     assert open_inbox().rows() == []
 
 
-def test_two_that_hear_of_the_same_events_in_opposite_orders_do_not_lock_each_other_out(open_inbox: Open) -> None:
+def test_two_threads_that_add_the_same_events_in_opposite_orders_do_not_lock_each_other_out(open_inbox: Open) -> None:
     together = threading.Barrier(2, timeout=30)
 
     def use(step: int) -> int:
@@ -231,23 +231,23 @@ def test_several_processes_may_add_and_apply_at_once(folder: DataFolder, url: st
     assert inbox.add([notification(119)]) == 1
 
 
-def test_asking_whether_something_is_due_costs_the_same_however_much_was_applied_or_is_dead(inbox: Inbox) -> None:
-    def asking() -> float:
-        asked = []
+def test_has_due_costs_the_same_however_many_notifications_are_applied_or_dead(inbox: Inbox) -> None:
+    def median_seconds() -> float:
+        durations = []
         for _ in range(200):
             started = time.perf_counter()
             assert not inbox.has_due()
-            asked.append(time.perf_counter() - started)
-        return sorted(asked)[100]  # the machine that runs the tests has more to do
+            durations.append(time.perf_counter() - started)
+        return sorted(durations)[100]  # the median, as other processes may slow down single calls
 
-    nothing = asking()
+    baseline = median_seconds()
     notifications = [notification(n) for n in range(20_000)]
     inbox.add(notifications)
     inbox.applied(notifications[:19_000])
     for _ in range(5):
         inbox.failed(notifications[19_000:], "no")
     # SQLite answers within a tenth of a millisecond; looking at all of these takes several times as long.
-    assert asking() < 3 * nothing + 0.0002
+    assert median_seconds() < 3 * baseline + 0.0002
 
 
 _OLD = """
@@ -261,7 +261,7 @@ INSERT INTO pokes VALUES ('evt_2', 'acct_1', 0, 'charge', 'ch_2', NULL, 17950000
 """
 
 
-def test_an_inbox_that_an_older_version_made_goes_on(folder: DataFolder) -> None:
+def test_an_inbox_of_an_older_version_is_upgraded(folder: DataFolder) -> None:
     folder.prepare()
     with sqlite3.connect(folder.inbox) as old:
         old.executescript(_OLD)
@@ -285,19 +285,19 @@ def test_an_inbox_that_an_older_version_made_goes_on(folder: DataFolder) -> None
     inbox.close()
 
 
-def test_what_add_returned_for_is_on_the_disk(folder: DataFolder) -> None:
-    """Nobody can pull the plug here; SQLite says what it waits for (its page "PRAGMA synchronous")."""
+def test_notifications_are_on_the_disk_when_add_returns(folder: DataFolder) -> None:
+    """A test cannot cut the power. SQLite says whether commits wait for the disk (its page "PRAGMA synchronous")."""
     folder.prepare()
     inbox = Inbox(folder)
-    seen = []
+    levels = []
 
     def look(connection: Any, *_: object) -> None:
-        seen.append(connection.exec_driver_sql("PRAGMA synchronous").scalar())
+        levels.append(connection.exec_driver_sql("PRAGMA synchronous").scalar())
 
     sa.event.listen(inbox._database.engine, "commit", look)
     inbox.add([notification(1)])
     inbox.close()
-    assert seen == [2]
+    assert levels == [2]
 
 
 def test_a_database_that_cannot_be_used_is_named_without_its_password(folder: DataFolder) -> None:
@@ -316,14 +316,14 @@ def test_a_database_that_cannot_be_used_is_named_without_its_password(folder: Da
         assert part not in text
 
 
-def test_a_file_that_is_no_inbox_is_named(folder: DataFolder) -> None:
+def test_a_file_that_is_not_an_inbox_is_named(folder: DataFolder) -> None:
     folder.prepare()
     folder.inbox.write_bytes(b"no database at all" * 100)
     with pytest.raises(WarehouseError, match=r"inbox\.sqlite is damaged .*not a database.* move it away"):
         Inbox(folder)
 
 
-def test_each_trouble_of_the_inbox_has_its_own_remedy(folder: DataFolder) -> None:
+def test_each_failure_of_the_inbox_has_its_own_remedy(folder: DataFolder) -> None:
     folder.prepare()
     Inbox(folder).close()
     with Inbox(folder, f"sqlite:///{folder.inbox}", patience=0.1)._database.engine.connect() as other:
@@ -396,15 +396,15 @@ NOTHINGS: list[object] = [None, [], {}]
         {**_with(object="invoice", id=None), "type": "invoice.upcoming"},
     ],
 )
-def test_what_tells_nothing_of_a_table_makes_none(event: object) -> None:
+def test_an_event_that_concerns_no_table_makes_no_notification(event: object) -> None:
     assert notification_of(event) is None
 
 
 @pytest.mark.parametrize("object_id", ["user 42", "a/b", "../x", "50%off", "é", "x" * 300, ".."])
 def test_an_object_may_have_an_id_of_the_shops_own(object_id: str) -> None:
-    made = notification_of(_with(object="customer", id=object_id))
-    assert made is not None
-    assert made.object_id == object_id
+    parsed = notification_of(_with(object="customer", id=object_id))
+    assert parsed is not None
+    assert parsed.object_id == object_id
 
 
 @pytest.mark.parametrize("object_id", [None, 7, "", "ch\n1", "ch\x00", "\ud800", "x" * 501, {"id": 1}])
@@ -414,7 +414,7 @@ def test_an_event_whose_object_has_no_valid_id_is_an_error_that_names_the_event(
 
 
 @pytest.mark.both_modes
-def test_a_sync_applies_what_a_webhook_told_of_an_unknown_account(pipeline: Pipeline, folder: DataFolder) -> None:
+def test_a_sync_applies_notifications_of_an_unknown_account(pipeline: Pipeline, folder: DataFolder) -> None:
     inbox = Inbox(folder)
     pipeline.sync()
     inbox.add(

@@ -1,6 +1,6 @@
-"""`stripe-pipeline check`, and what of it stops `dev`: what it says, with which exit status, and how little it asks.
+"""`stripe-pipeline check`, and its results that stop `dev`: output, exit status, and how few requests it sends.
 
-Through the command, at the emulator. How its figures compare is asked of a load of the same shop.
+The tests run the command against the emulator, and compare its estimate with a load of the same shop.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ DAY = 86_400
 
 @dataclass(frozen=True)
 class Ended:
-    """What a command said and its exit status."""
+    """The exit status and the output of a command."""
 
     status: int
     out: str
@@ -52,7 +52,7 @@ class Ended:
 
     @property
     def text(self) -> str:
-        """What was said on standard output, in one line."""
+        """The standard output, in one line."""
         return " ".join(self.out.split())
 
 
@@ -61,7 +61,7 @@ Run = Callable[..., Ended]
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """What a clone needs to run, with a settings file to be changed."""
+    """A folder with the files that a clone needs to run, and with a settings file."""
     root = tmp_path / "project"
     root.mkdir()
     for name in ("dagster.yaml", "pyproject.toml"):
@@ -71,7 +71,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def set_history(project: Path, history: str) -> None:
-    """Ask for another history."""
+    """Write a settings file with this history."""
     (project / "stripe_pipeline.yaml").write_text(f"history: {history}\n", encoding="utf-8")
 
 
@@ -83,7 +83,7 @@ def run(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Run]:
-    """Run a command in this process, with both keys; keyword arguments are environment variables."""
+    """Runs a command in this process, with both keys; keyword arguments are environment variables."""
     monkeypatch.chdir(project)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("STRIPE_", "DAGSTER_"))}
@@ -98,12 +98,12 @@ def run(
                 status = 0
             except SystemExit as end:
                 status = int(end.code or 0)
-        said = capfd.readouterr()
-        assert "of_the_tests" not in said.out + said.err
-        assert "whsec_0123" not in said.out + said.err
-        assert "Traceback" not in said.out + said.err
-        assert all(len(line) <= 80 for line in said.out.splitlines() if "http" not in line)
-        return Ended(status, said.out, said.err)
+        captured = capfd.readouterr()
+        assert "of_the_tests" not in captured.out + captured.err
+        assert "whsec_0123" not in captured.out + captured.err
+        assert "Traceback" not in captured.out + captured.err
+        assert all(len(line) <= 80 for line in captured.out.splitlines() if "http" not in line)
+        return Ended(status, captured.out, captured.err)
 
     yield run
     for number, handler in handlers.items():
@@ -111,13 +111,13 @@ def run(
 
 
 def figures(ended: Ended) -> list[tuple[int, int]]:
-    """The rows and requests that each key's load is said to take."""
-    found = re.findall(r"To load: ~?([\d,]+) rows in ~?([\d,]+) requests", ended.text)
-    return [(int(rows.replace(",", "")), int(requests.replace(",", ""))) for rows, requests in found]
+    """The estimated rows and requests of each key's load."""
+    estimates = re.findall(r"To load: ~?([\d,]+) rows in ~?([\d,]+) requests", ended.text)
+    return [(int(rows.replace(",", "")), int(requests.replace(",", ""))) for rows, requests in estimates]
 
 
-def said_of(table: str, ended: Ended) -> list[str]:
-    """What stands beside a table's name, for each key."""
+def words_of(table: str, ended: Ended) -> list[str]:
+    """The words behind a table's name, for each key."""
     return [" ".join(line.split()[1:]) for line in ended.out.splitlines() if line.split()[:1] == [table]]
 
 
@@ -128,8 +128,8 @@ def test_all_is_well(run: Run, server: Server, folder: DataFolder) -> None:
         assert f"{mode} key of {server.shop.account}" in ended.out.splitlines()
     for name, object_type in OBJECT_TYPES.items():
         readable = f"0 0 with {object_type.parent}" if object_type.parent else "0 1 yes"
-        assert said_of(name, ended) == [readable] * 2
-    assert said_of("events", ended) == ["yes"] * 2
+        assert words_of(name, ended) == [readable] * 2
+    assert words_of("events", ended) == ["yes"] * 2
     assert "80 requests/s, 20 of one type: 80% of Stripe's 100 and 25." in ended.text
     assert "20 requests/s, 20 of one type: 80% of Stripe's 25 and 25." in ended.text
     assert figures(ended) == [(0, 7)] * 2
@@ -141,15 +141,15 @@ def test_all_is_well(run: Run, server: Server, folder: DataFolder) -> None:
     assert not folder.root.exists()
 
 
-def test_a_restricted_key_is_told_what_it_lacks(run: Run, server: Server) -> None:
+def test_the_missing_permissions_of_a_restricted_key_are_named(run: Run, server: Server) -> None:
     for resource in ("charges", "balance_transactions", "events"):
         server.deny(resource)
     ended = run("check", **RESTRICTED | {"STRIPE_TEST_API_KEY": KEYS["STRIPE_TEST_API_KEY"]})
     assert ended.status == 1
-    assert said_of("charges", ended) == ["no: rak_charge_read", "0 1 yes"]
-    assert said_of("fee_details", ended)[0] == "no: rak_balance_transaction_source_read"
-    assert said_of("events", ended) == ["no: rak_event_read", "yes"]
-    assert said_of("customers", ended) == ["0 1 yes"] * 2
+    assert words_of("charges", ended) == ["no: rak_charge_read", "0 1 yes"]
+    assert words_of("fee_details", ended)[0] == "no: rak_balance_transaction_source_read"
+    assert words_of("events", ended) == ["no: rak_event_read", "yes"]
+    assert words_of("customers", ended) == ["0 1 yes"] * 2
     assert [line.split(": The provided key")[0] for line in ended.err.splitlines()] == [
         "error: The key may not read balance_transactions",
         "error: The key may not read charges",
@@ -158,7 +158,7 @@ def test_a_restricted_key_is_told_what_it_lacks(run: Run, server: Server) -> Non
     assert ended.err.count("Add the permission to the key") == 3
 
 
-def test_what_is_not_wanted_need_not_be_readable(run: Run, server: Server, project: Path) -> None:
+def test_disabled_types_need_not_be_readable(run: Run, server: Server, project: Path) -> None:
     server.deny("invoices")
     (project / "stripe_pipeline.yaml").write_text("objects: {invoices: {enabled: false}}")
     wanted = [event for event in WANTED if not event.startswith("inv")]
@@ -178,7 +178,7 @@ def test_a_refused_key_does_not_hide_the_other(run: Run, server: Server) -> None
     assert len(ended.err.splitlines()) == 1
     assert "Check STRIPE_API_KEY" in ended.err
     assert ended.out.splitlines()[:2] == ["Live key", f"Test key of {server.shop.account}"]
-    assert said_of("charges", ended) == ["0 1 yes"]
+    assert words_of("charges", ended) == ["0 1 yes"]
     assert len([request for request in server.requests if request.livemode]) == 1
 
 
@@ -186,7 +186,7 @@ def test_a_type_that_cannot_be_read_now(run: Run, server: Server) -> None:
     server.faults.append(Fault(path="/v1/refunds", status=500, headers={"Stripe-Should-Retry": "false"}, times=None))
     ended = run("check", **LIVE_ONLY)
     assert ended.status == 1
-    assert said_of("refunds", ended) == ["no"]
+    assert words_of("refunds", ended) == ["no"]
     assert "GET /v1/refunds" in ended.err
     server.faults[:] = [Fault(path="/v1/(?!account|events)", status=400, times=None)]
     nothing = run("check", **LIVE_ONLY)
@@ -195,7 +195,7 @@ def test_a_type_that_cannot_be_read_now(run: Run, server: Server) -> None:
     assert "Webhooks: Stripe refused GET /v1/webhook_endpoints" in nothing.text
 
 
-def test_an_account_that_the_data_is_not_of(run: Run, server: Server, make_pipeline: MakePipeline) -> None:
+def test_a_key_of_another_account_than_that_of_the_data(run: Run, server: Server, make_pipeline: MakePipeline) -> None:
     with Server(Shop(account="acct_1Another")) as other:
         make_pipeline(url=other.url).sync()
     ended = run("check", **LIVE_ONLY)
@@ -212,12 +212,12 @@ def test_keys_of_two_accounts(run: Run, server: Server, folder: DataFolder) -> N
     assert ended.status == 1
     assert f"This key is of account acct_1Sandbox, the other one of {server.shop.account}" in ended.err
     assert len(ended.err.splitlines()) == 1
-    assert said_of("charges", ended) == ["0 1 yes"]
+    assert words_of("charges", ended) == ["0 1 yes"]
     assert not folder.root.exists()
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "said"),
+    ("endpoint", "message"),
     [
         ({}, f"is as it should be, and sends to {URL}"),
         ({"status": "disabled"}, f": disabled. To correct it: stripe-pipeline webhooks register --url {URL} Signing"),
@@ -232,13 +232,13 @@ def test_keys_of_two_accounts(run: Run, server: Server, folder: DataFolder) -> N
         ({"url": "https://example.com/other", "description": "stripe_pipeline"}, "is as it should be"),
     ],
 )
-def test_the_state_of_the_webhook_endpoint(run: Run, shop: Shop, endpoint: dict[str, object], said: str) -> None:
+def test_the_state_of_the_webhook_endpoint(run: Run, shop: Shop, endpoint: dict[str, object], message: str) -> None:
     fields = {"url": URL, "enabled_events": list(WANTED), "api_version": stripe.api_version} | endpoint
-    made = shop.create_webhook_endpoint(livemode=True, **fields)["id"]  # type: ignore[arg-type]
+    endpoint_id = shop.create_webhook_endpoint(livemode=True, **fields)["id"]  # type: ignore[arg-type]
     ended = run("check", **LIVE_ONLY)
     assert (ended.status, ended.err) == (0, "")
-    assert said in ended.text
-    assert (made in ended.out) == ("elsewhere" not in said)
+    assert message in ended.text
+    assert (endpoint_id in ended.out) == ("elsewhere" not in message)
 
 
 def test_webhook_endpoints_that_the_key_may_not_see(run: Run, server: Server) -> None:
@@ -258,7 +258,7 @@ def test_the_only_keys_signing_secret_may_be_in_either_variable(run: Run) -> Non
     assert "STRIPE_WEBHOOK_SECRET does not hold a webhook signing secret" in wrong.err
 
 
-def test_it_says_that_stripe_slowed_it_down(run: Run, server: Server) -> None:
+def test_requests_that_stripe_slowed_down_are_reported(run: Run, server: Server) -> None:
     reason = {"Stripe-Rate-Limited-Reason": "endpoint-rate"}
     server.faults.append(Fault(path="/v1/charges", status=429, headers=reason, times=2))
     ended = run("check", **LIVE_ONLY)
@@ -272,7 +272,7 @@ def test_the_estimate_is_about_what_a_first_load_takes(
 ) -> None:
     server.shop.seed_history(20)
     random, now = Random(7), server.shop.clock.now()
-    for _ in range(1000):  # more and more of them
+    for _ in range(1000):  # more on the later days
         age = random.expovariate(0.3) % 20 * DAY
         server.shop.create_customer(livemode=True, created=int(now - age), announce=False)
     set_history(project, "24 days")
@@ -291,40 +291,40 @@ def test_the_estimate_is_about_what_a_first_load_takes(
     loaded = run("check", **LIVE_ONLY)
     assert (loaded.status, loaded.err) == (0, "")
     assert "To load: nothing; the stored data is complete." in loaded.text
-    assert said_of("charges", loaded) == ["0 0 yes"]
+    assert words_of("charges", loaded) == ["0 0 yes"]
     assert len(server.requests) == 10
 
 
-def test_lines_that_an_invoice_does_not_carry_take_requests_of_their_own(run: Run, shop: Shop) -> None:
+def test_lines_that_an_invoice_does_not_embed_take_requests_of_their_own(run: Run, shop: Shop) -> None:
     for lines in (12, 130, 5):
         shop.create_invoice(livemode=True, n_lines=lines, created=int(shop.clock.now() - DAY))
     ended = run("check", **LIVE_ONLY)
-    assert said_of("invoices", ended) == ["3 1 yes"]
-    assert said_of("invoice_lines", ended) == ["147 3 with invoices"]
+    assert words_of("invoices", ended) == ["3 1 yes"]
+    assert words_of("invoice_lines", ended) == ["147 3 with invoices"]
 
 
-def test_what_a_load_takes_is_said_in_minutes_or_hours(
+def test_the_time_of_a_load_is_shown_in_minutes_or_hours(
     run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a Stripe that allows next to nothing, as a load of many hours is too much for a test."""
+    """The rate limits are lowered, as a load of many hours is too much for a test."""
     set_history(project, "12 months")  # of nine tables, and Dagster records each day of each
     assert "in 7 requests, about 1 minutes." in run("check", **LIVE_ONLY).text
     set_history(project, "0 days")
     monkeypatch.setattr(key_report, "ENDPOINT_RATE", 0.005)
-    assert "in 7 requests, about 4 minutes." in run("check", **LIVE_ONLY).text  # side by side, of 80 %
+    assert "in 7 requests, about 4 minutes." in run("check", **LIVE_ONLY).text  # in parallel, at 80 % of the limit
     monkeypatch.setattr(key_report, "LIVE_ACCOUNT_RATE", 0.001)
     assert "in 7 requests, about 2 hours." in run("check", **LIVE_ONLY).text
 
 
-def test_what_is_not_kept_is_not_counted(run: Run, server: Server, project: Path) -> None:
+def test_objects_beyond_the_retention_are_not_counted(run: Run, server: Server, project: Path) -> None:
     for age in (1, 20):
         server.shop.create_customer(livemode=True, created=int(server.shop.clock.now() - age * DAY))
     (project / "stripe_pipeline.yaml").write_text("objects: {customers: {retention: 10 days}}")
-    assert said_of("customers", run("check", **LIVE_ONLY)) == ["1 1 yes"]
+    assert words_of("customers", run("check", **LIVE_ONLY)) == ["1 1 yes"]
 
 
 @pytest.mark.both_modes
-def test_a_field_that_no_object_has_is_told(run: Run, shop: Shop, project: Path, make_pipeline: MakePipeline) -> None:
+def test_a_field_that_no_object_has_is_named(run: Run, shop: Shop, project: Path, make_pipeline: MakePipeline) -> None:
     excluded = ["address.lin1", "address.line2", "metadata.hidden", "shipping.phone", "sources"]
     settings: dict[str, Any] = {
         "history": today() - timedelta(days=60),
@@ -341,7 +341,7 @@ def test_a_field_that_no_object_has_is_told(run: Run, shop: Shop, project: Path,
     shop.update("customers", customer, livemode=True, address=address, metadata={"hidden": "x"}, shipping=None)
     shop.create_payment(customer, livemode=True, created=back(shop, 2))
     shop.create_invoice(customer, livemode=True, created=back(shop, 2))
-    told = [
+    warnings = [
         "customers: address.lin1 (did you mean line1?) is in the settings, but no recent object has it.",
         "charges: billing_details.emial (did you mean email?) is in the settings, but",
         "invoice_lines: period.begin is in the settings, but",
@@ -349,13 +349,13 @@ def test_a_field_that_no_object_has_is_told(run: Run, shop: Shop, project: Path,
     ]
     before = run("check").text
     make_pipeline(**settings).sync()
-    for said in (before, run("check").text):
-        assert [line for line in told if line in said] == told
-        assert said.count("is in the settings, but") == len(told)
+    for text in (before, run("check").text):
+        assert [line for line in warnings if line in text] == warnings
+        assert text.count("is in the settings, but") == len(warnings)
 
 
 @pytest.mark.both_modes
-def test_what_is_complete_is_not_counted(run: Run, server: Server, make_pipeline: MakePipeline) -> None:
+def test_complete_days_are_not_counted(run: Run, server: Server, make_pipeline: MakePipeline) -> None:
     random, today = Random(3), int(server.shop.clock.now()) // DAY
     ages = [random.uniform(1, 30) for _ in range(1500)]
     for age in ages:
@@ -366,7 +366,9 @@ def test_what_is_complete_is_not_counted(run: Run, server: Server, make_pipeline
     assert 0.9 * left <= rows <= 1.1 * left
 
 
-def test_what_a_script_has_just_made_is_not_taken_for_the_usual(run: Run, server: Server, project: Path) -> None:
+def test_objects_that_a_script_has_just_created_do_not_count_as_the_usual_number(
+    run: Run, server: Server, project: Path
+) -> None:
     random, now = Random(5), server.shop.clock.now()
     for _ in range(1000):
         server.shop.create_customer(livemode=True, created=int(now - random.uniform(0, 3600)), announce=False)
@@ -380,7 +382,7 @@ def test_what_a_script_has_just_made_is_not_taken_for_the_usual(run: Run, server
     assert 1800 <= above_others <= 4400
 
 
-def test_quiet_days_do_not_pass_for_the_whole_week(run: Run, shop: Shop) -> None:
+def test_quiet_days_are_not_taken_for_the_whole_week(run: Run, shop: Shop) -> None:
     now = int(shop.clock.now())
     busy = [age for age in range(0, 60 * DAY, 600) if DAY <= age % (7 * DAY) < 6 * DAY]
     for age in busy:
@@ -390,7 +392,7 @@ def test_quiet_days_do_not_pass_for_the_whole_week(run: Run, shop: Shop) -> None
 
 
 def test_dev_starts_nothing_with_a_key_that_cannot_load(run: Run, server: Server, folder: DataFolder) -> None:
-    """Nor does it wait for another key that could."""
+    """It does not wait for the other key, either."""
     server.faults.append(Fault(path="", livemode=True, status=401, times=None))
     refused = run("dev", "--port", f"{free_port()}")
     assert (refused.status, refused.out) == (1, "")
@@ -410,7 +412,7 @@ def test_dev_starts_nothing_with_a_key_that_cannot_load(run: Run, server: Server
 
 def test_dev_goes_on_without_a_type_that_may_not_be_read(run: Run, server: Server, project: Path) -> None:
     server.deny("charges")
-    (project / ".dagster").write_text("not a folder")  # where it ends, before any process is started
+    (project / ".dagster").write_text("not a folder")  # so that `dev` ends before it starts a process
     ended = run("dev", "--port", f"{free_port()}", **RESTRICTED | LIVE_ONLY)
     first, *_, then = ended.out.splitlines()
     assert figures(ended) == [(0, 6)]

@@ -1,4 +1,4 @@
-"""Objects with made-up values, in the shapes that `declarations` tells."""
+"""Objects with made-up values, in the shapes that `declarations` reads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Variant:
     expanded: bool = False
     """Whether references hold the object instead of its id."""
     odd: bool = False
-    """Whether values are of the kinds that other systems stumble over."""
+    """Whether values are ones that programs often mishandle."""
 
 
 VARIANTS = (
@@ -70,12 +70,12 @@ _SCALARS = frozenset(
 
 
 def made_objects(version: str) -> list[Json]:
-    """An object of each variant of every type that has a list, with all that lies within it; the same at every call."""
+    """An object of each variant of every type that has a list, with everything inside it; the same at every call."""
     return [Builder(version, variant, kind).build() for variant in VARIANTS for kind in sorted(BY_STRIPE_OBJECT)]
 
 
 class Builder:
-    """Builds one object of a type, with all that lies within it."""
+    """Builds one object of a type, with everything inside it."""
 
     def __init__(self, version: str, variant: Variant, kind: str) -> None:
         self._version = version
@@ -83,7 +83,7 @@ class Builder:
         self._kind = kind
         self._random = Random(f"{version} {variant.name} {kind}")
         self._numbers = Counter[str]()
-        self._around: list[tuple[str, str]] = []
+        self._enclosing: list[tuple[str, str]] = []
         """Kinds and ids of the objects that are being built, outermost first."""
         self._start = int(datetime.fromisoformat(version[:10]).replace(tzinfo=UTC).timestamp())
 
@@ -94,16 +94,16 @@ class Builder:
     def _object(self, kind: str) -> Json:
         fields = declared_fields(kind, self._version)
         shapes = dict(fields.always)
-        if not self._around or kind not in BY_STRIPE_OBJECT:
-            # Within another object, Stripe sends no lists that nobody asked for.
+        if not self._enclosing or kind not in BY_STRIPE_OBJECT:
+            # Stripe leaves lists out of a nested object unless they are requested.
             shapes |= {name: shape for name, shape in fields.sometimes.items() if not self._leaves_out()}
         object_id = self._new_id(kind, repeated=shapes.get("id") == "repeated id")
-        self._around.append((kind, object_id))
+        self._enclosing.append((kind, object_id))
         obj = {
             name: object_id if name == "id" and shape != "text" else self._value(name, shape)
             for name, shape in shapes.items()
         }
-        self._around.pop()
+        self._enclosing.pop()
         return obj
 
     def _value(self, name: str, shape: Any) -> Any:
@@ -138,7 +138,7 @@ class Builder:
                 odd = (2**31 + random.randrange(1000), 2**53 + 1, -random.randrange(1, 5000), 0)
                 return random.choice(odd) if variant.odd else random.randrange(90_000)
             case "client_secret":
-                return f"{self._around[-1][1]}_secret_{random.randrange(10**9)}"
+                return f"{self._enclosing[-1][1]}_secret_{random.randrange(10**9)}"
             case "count":
                 return random.randrange(2**40) if variant.odd else random.randrange(100)
             case "country":
@@ -171,16 +171,16 @@ class Builder:
 
     def _list_of(self, name: str, kind: str) -> Json:
         data = [self._object(kind) for _ in range(self._variant.items)]
-        outer, outer_id = self._around[-1]
+        outer, outer_id = self._enclosing[-1]
         listed = {"object": "list", "data": data, "has_more": False, "url": f"/v1/{outer}s/{outer_id}/{name}"}
         return listed if self._variant.number % 2 else listed | {"total_count": len(data)}
 
     def _reference(self, kind: str) -> Any:
-        """The id of the object around this one, or else of the one that the shop lists; or an object of its own."""
-        for around, object_id in reversed(self._around[:-1]):
-            if around == kind:
+        """The id of an enclosing object of this kind, or of the listed one; in expanded variants, an object."""
+        for enclosing, object_id in reversed(self._enclosing[:-1]):
+            if enclosing == kind:
                 return object_id
-        if not self._variant.expanded or len(self._around) > 1:
+        if not self._variant.expanded or len(self._enclosing) > 1:
             return self._id(kind, kind, 0)
         if is_declared(kind):
             return self._object(kind)
@@ -192,7 +192,7 @@ class Builder:
         return self._id("every invoice" if repeated else self._kind, kind, number)
 
     def _id(self, within: str, kind: str, number: int) -> str:
-        """An id; that of an object which is listed has the number 0 within its own kind."""
+        """An id. A listed object has the number 0 of its own kind."""
         variant = self._variant
         prefixes = _PREFIXES.get(kind, (f"{kind}_",))
         where = within if within == "every invoice" else f"{within} {variant.name}"

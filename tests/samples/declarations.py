@@ -49,7 +49,7 @@ def declared_fields(kind: str, version: str) -> Fields:
         since, before = section["since"] or "", section["before"] or "9999"
         if since <= version < before:
             (fields.sometimes if section["part"] == "sometimes" else fields.always).update(shapes)
-    # A field that all objects of this version have is not one that some have.
+    # A field that every object of this version has is not an occasional one.
     for name in fields.always.keys() & fields.sometimes.keys():
         del fields.sometimes[name]
     return fields

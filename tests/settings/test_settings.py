@@ -1,4 +1,4 @@
-"""The settings file and the environment: defaults, what is accepted, and the sentence for what is not."""
+"""The settings file and the environment: defaults, valid values, and the message for each invalid one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Load = Callable[[str], Settings]
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    """Load settings from a text."""
+    """Loads settings from a text."""
 
     def load(text: str) -> Settings:
         path = tmp_path / "settings.yaml"
@@ -34,12 +34,12 @@ def load(tmp_path: Path) -> Load:
 
 
 def names(settings: Settings) -> set[str]:
-    """The enabled object types."""
+    """The names of the enabled object types."""
     return {object_type.name for object_type in settings.enabled}
 
 
 def months_ago(months: int) -> date:
-    """The first day of the month so many months ago."""
+    """The first day of the month that many months ago."""
     day = datetime.now(UTC).date().replace(day=1)
     for _ in range(months):
         day = (day - timedelta(days=1)).replace(day=1)
@@ -47,7 +47,7 @@ def months_ago(months: int) -> date:
 
 
 @pytest.mark.parametrize("text", ["", "# nothing", "history:\nrate:\nobjects:\n  charges:\n", "rate: {}\nobjects: {}"])
-def test_what_is_not_set_has_its_default(load: Load, text: str) -> None:
+def test_unset_keys_have_their_defaults(load: Load, text: str) -> None:
     settings = load(text)
     assert settings.first_day == months_ago(24)
     assert settings.rate.share == 0.8
@@ -59,7 +59,7 @@ def test_the_file_that_comes_with_the_project_holds_the_defaults() -> None:
     assert load_settings({"STRIPE_PIPELINE_CONFIG": str(shipped)}) == Settings()
 
 
-def test_what_is_commented_out_in_it_can_be_asked_for(load: Load) -> None:
+def test_the_commented_lines_of_that_file_are_valid(load: Load) -> None:
     shipped = (Path(__file__).parents[2] / "stripe_pipeline.yaml").read_text(encoding="utf-8")
     settings = load(re.sub(r"(?m)^#  ", "  ", shipped.replace("objects: {}", "objects:")))
     assert settings.objects["charges"].custom_fields["quantity"].type == "integer"
@@ -67,8 +67,8 @@ def test_what_is_commented_out_in_it_can_be_asked_for(load: Load) -> None:
     assert "disputes" not in names(settings)
 
 
-def test_every_example_of_the_pages_can_be_asked_for(load: Load) -> None:
-    """Those of the settings page, and settings that other pages show in running text."""
+def test_every_example_on_the_pages_is_valid(load: Load) -> None:
+    """The examples of the settings page, and settings that other pages show in running text."""
     docs = Path(__file__).parents[2] / "docs"
     page = (docs / "settings.md").read_text(encoding="utf-8")
     examples = re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
@@ -83,7 +83,7 @@ def test_every_example_of_the_pages_can_be_asked_for(load: Load) -> None:
         load(shown)
 
 
-def test_without_a_file_the_defaults_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_file_the_defaults_apply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_settings({}) == Settings()
     with pytest.raises(SettingsError, match=r"gone\.yaml does not exist"):
@@ -120,17 +120,17 @@ def test_history_is_a_date_or_an_age(load: Load, text: str, first: date) -> None
         "2024-01-01 00:00:00",
     ],
 )
-def test_history_is_nothing_else(load: Load, text: str) -> None:
+def test_a_history_of_another_form_is_refused(load: Load, text: str) -> None:
     with pytest.raises(SettingsError, match="`history` should be a date from 2010 on"):
         load(f"history: {text}")
 
 
 @pytest.mark.parametrize(("text", "share"), [("50%", 0.5), ("0.5", 0.5), ("' 12.5 % '", 0.125), ("100%", 1.0)])
-def test_share_is_a_part_or_a_percentage(load: Load, text: str, share: float) -> None:
+def test_share_is_a_fraction_or_a_percentage(load: Load, text: str, share: float) -> None:
     assert load(f"rate: {{share: {text}}}").rate.share == share
 
 
-def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
+def test_disabling_a_parent_disables_its_children(load: Load) -> None:
     settings = load("objects: {invoices: {enabled: false}, charges: {title: Card charges}}")
     assert names(settings) == set(OBJECT_TYPES) - {"invoices", "invoice_lines"}
     assert settings.title(OBJECT_TYPES["charges"]) == "Card charges"
@@ -138,7 +138,7 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("history: [", "is not YAML: line 1, column 11"),
         ("a: !python/object:os.system x", "is not YAML: line 1, column 4"),
@@ -277,16 +277,16 @@ def test_a_parent_that_is_disabled_takes_its_children_along(load: Load) -> None:
         ("objects: {chrages: {}}", "line 1: `objects.chrages` is not an object type .did you mean charges"),
     ],
 )
-def test_what_is_not_understood_is_named(load: Load, text: str, said: str) -> None:
-    with pytest.raises(SettingsError, match=said) as refused:
+def test_an_invalid_setting_is_named(load: Load, text: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as refused:
         load(text)
     assert "settings.yaml" in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
 def sections(model: type[BaseModel], where: tuple[str, ...] = ()) -> dict[tuple[str, ...], type[BaseModel]]:
-    """The sections of the settings file by where they can stand; `x` stands for any name."""
-    found = {where: model}
+    """The sections of the settings file by their path, in which `x` stands for any name."""
+    by_path = {where: model}
     for name, info in model.model_fields.items():
         inner = info.annotation
         path = (*where, name)
@@ -294,8 +294,8 @@ def sections(model: type[BaseModel], where: tuple[str, ...] = ()) -> dict[tuple[
             inner, path = get_args(inner)[1], (*path, "x")
             inner = get_args(inner)[0] if get_origin(inner) is Annotated else inner
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            found |= sections(inner, path)
-    return found
+            by_path |= sections(inner, path)
+    return by_path
 
 
 def test_the_typos_are_tried_in_every_section() -> None:
@@ -317,7 +317,7 @@ def test_a_typo_in_any_key_is_answered_with_that_key(load: Load, where: tuple[st
         load(text)
 
 
-def test_a_file_that_is_no_text_or_no_file(tmp_path: Path) -> None:
+def test_a_settings_file_that_is_binary_or_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x80")
     with pytest.raises(SettingsError, match=r"binary.yaml is not UTF-8 \(line 1\)"):
         load_settings({"STRIPE_PIPELINE_CONFIG": str(tmp_path / "binary.yaml")})
@@ -325,7 +325,7 @@ def test_a_file_that_is_no_text_or_no_file(tmp_path: Path) -> None:
         load_settings({"STRIPE_PIPELINE_CONFIG": str(tmp_path)})
 
 
-def test_keys_are_one_of_each_mode() -> None:
+def test_there_may_be_one_key_of_each_mode() -> None:
     live, test = "sk_live_0123456789", "rk_test_0123456789"
     assert [key.livemode for key in load_keys({"STRIPE_API_KEY": f" {live}\n"})] == [True]
     assert [key.livemode for key in load_keys({"STRIPE_API_KEY": test, "STRIPE_TEST_API_KEY": ""})] == [False]
@@ -335,7 +335,7 @@ def test_keys_are_one_of_each_mode() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "said"),
+    ("environment", "message"),
     [
         ({}, "No Stripe API key is set"),
         ({"STRIPE_API_KEY": "  "}, "No Stripe API key is set"),
@@ -346,8 +346,8 @@ def test_keys_are_one_of_each_mode() -> None:
         ({"STRIPE_API_KEY": "sk_test_0123456789", "STRIPE_TEST_API_KEY": "sk_live_0123456789"}, "holds a live key"),
     ],
 )
-def test_keys_that_cannot_be_used_are_named_but_not_shown(environment: dict[str, str], said: str) -> None:
-    with pytest.raises(SettingsError, match=said) as refused:
+def test_keys_that_cannot_be_used_are_named_but_not_shown(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as refused:
         load_keys(environment)
     assert "01234" not in str(refused.value)
 
@@ -394,7 +394,7 @@ def test_the_address_of_the_api_holds_no_password(base: str) -> None:
     assert "secretword" not in str(refused.value)
 
 
-def test_events_that_matter_are_those_of_what_is_kept_and_of_what_announces_it(load: Load) -> None:
+def test_the_event_types_are_those_that_announce_changes_of_enabled_types(load: Load) -> None:
     everything = load("")
     assert [t.name for t in everything.announcing] == [t.name for t in OBJECT_TYPES.values() if t.events]
     assert len(everything.event_types) == len(set(everything.event_types)) == 43
@@ -407,13 +407,13 @@ def test_events_that_matter_are_those_of_what_is_kept_and_of_what_announces_it(l
     assert "charge.captured" not in without.event_types
 
 
-def test_webhook_secrets_may_be_several_of_both_modes() -> None:
+def test_there_may_be_several_webhook_secrets_of_both_modes() -> None:
     environment = {"STRIPE_WEBHOOK_SECRET": " whsec_1, whsec_2,", "STRIPE_TEST_WEBHOOK_SECRET": "whsec_3,whsec_1"}
     assert webhook_secrets(environment) == ("whsec_1", "whsec_2", "whsec_3")
 
 
 @pytest.mark.parametrize(
-    ("environment", "said"),
+    ("environment", "message"),
     [
         ({}, "No webhook signing secret is set"),
         ({"STRIPE_WEBHOOK_SECRET": " , "}, "No webhook signing secret is set"),
@@ -421,13 +421,13 @@ def test_webhook_secrets_may_be_several_of_both_modes() -> None:
         ({"STRIPE_TEST_WEBHOOK_SECRET": "whsec_ 01234"}, "STRIPE_TEST_WEBHOOK_SECRET does not hold"),
     ],
 )
-def test_webhook_secrets_that_cannot_be_used_are_named_but_not_shown(environment: dict[str, str], said: str) -> None:
-    with pytest.raises(SettingsError, match=said) as refused:
+def test_webhook_secrets_that_cannot_be_used_are_named_but_not_shown(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as refused:
         webhook_secrets(environment)
     assert "01234" not in str(refused.value)
 
 
-def test_what_is_set_for_a_type_goes_before_what_is_set_for_all(load: Load) -> None:
+def test_settings_of_one_type_override_those_of_all_types(load: Load) -> None:
     settings = load(
         "history: 2024-01-01\nretention: 12 months\non_delete: remove\nobjects:\n"
         "  charges: {retention: forever, history: 2023-05-01, on_delete: hide}\n"
@@ -466,7 +466,7 @@ def test_an_age_counts_back_by_the_calendar(age: Age, day: date, before: date) -
     assert age.before(day) == before
 
 
-def test_what_is_older_than_the_history_is_not_listed_however_long_it_would_be_kept(load: Load) -> None:
+def test_days_before_the_history_are_not_listed_even_with_a_longer_retention(load: Load) -> None:
     first = datetime.now(UTC).date() - timedelta(days=10)
     settings = load(f"history: {first}\nretention: 12 months\nobjects: {{invoices: {{date_field: due_date}}}}")
     assert settings.first_listed(settings.types["charges"]) == first
@@ -478,9 +478,9 @@ def test_types_may_share_settings_by_an_anchor(load: Load) -> None:
     assert str(settings.retention_of(settings.types["refunds"])) == "2 weeks"
 
 
-def test_a_path_counts_places_in_plain_digits_only(load: Load) -> None:
+def test_only_plain_digits_in_a_path_are_an_index(load: Load) -> None:
     settings = load("objects: {charges: {custom_fields: {a: outcome.1, b: outcome.²}}}")
-    assert [it.steps[1] for it in settings.objects["charges"].custom_fields.values()] == [1, "²"]
+    assert [field.steps[1] for field in settings.objects["charges"].custom_fields.values()] == [1, "²"]
 
 
 def test_a_custom_field_may_have_the_name_of_a_field_that_is_left_out(load: Load) -> None:
@@ -488,7 +488,7 @@ def test_a_custom_field_may_have_the_name_of_a_field_that_is_left_out(load: Load
     assert settings.custom_fields(OBJECT_TYPES["customers"])["email"].path == "metadata.email"
 
 
-def test_what_is_hashed_is_included_besides(load: Load) -> None:
+def test_hashed_fields_are_included_as_well(load: Load) -> None:
     fields = "{include: [name, metadata], hash: [email, metadata.tax_number]}"
     settings = load(f"objects: {{customers: {{fields: {fields}}}}}")
     assert {"id", "name", "email", "metadata"} <= set(settings.types["customers"].column_names)

@@ -1,4 +1,4 @@
-"""The version of Stripe's API: which one is asked for, and that everything asks for it."""
+"""The version of Stripe's API, which every request names."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ def _another_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_another_sdk")
-def test_every_request_carries_it_whatever_the_sdk_pins(server: Server) -> None:
+def test_every_request_names_the_version_whatever_the_sdk_pins(server: Server) -> None:
     with StripeApi(KEY, base_url=server.url) as api:
         api.get("/v1/account")
         list(api.pages("/v1/charges"))
     endpoints = Endpoints(KEY, base_url=server.url)
-    made = endpoints.register(URL, event_types=["charge.succeeded"])
+    registered = endpoints.register(URL, event_types=["charge.succeeded"])
     endpoints.register(URL, event_types=["charge.failed"])
     assert [endpoint.api_version for endpoint in endpoints.all()] == [API_VERSION]
-    endpoints.remove(made.id)
+    endpoints.remove(registered.id)
     assert {request.method for request in server.requests} == {"GET", "POST", "DELETE"}
     assert {request.stripe_version for request in server.requests} == {API_VERSION}
 
 
 @pytest.mark.parametrize("module", ["settings.loading", "stripe_api.client"])
 def test_reading_settings_and_objects_does_not_load_the_sdk(module: str) -> None:
-    """Loading it takes longer than everything else that these modules import."""
+    """The SDK takes longer to load than everything else that these modules import."""
     code = f"import sys, stripe_pipeline.{module}; assert 'stripe' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

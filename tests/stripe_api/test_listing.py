@@ -1,4 +1,4 @@
-"""Lists read in parallel hold what lists read serially hold, whatever happens between two pages."""
+"""A list that is read in parallel equals the same list read serially, whatever happens between two pages."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ TEST_KEYS = {"STRIPE_TEST_API_KEY": KEY}
 
 
 def _api(server: Server) -> StripeApi:
-    """A client as fast as it can, for the rate is not what is tested here."""
+    """A client without rate limits, which are not tested here."""
     return StripeApi(ApiKey.from_text(KEY), base_url=server.url, limits=RateLimits(account=1e6, endpoint=1e6))
 
 
 def _fill(shop: Shop, seconds: Iterable[int], *, after: int = START) -> list[str]:
-    """Put a customer into each of these seconds; their ids."""
+    """Put a customer into each of these seconds, and return their ids."""
     ids = []
     for number, second in enumerate(seconds):
         ids.append(f"cus_{number}")
@@ -62,10 +62,10 @@ def _serially(server: Server, start: int, end: int) -> list[str]:
 
 @dataclass
 class Walk:
-    """What walking windows in parallel showed."""
+    """The result of walking windows in parallel."""
 
     pages: list[Listed] = field(default_factory=list)
-    """In the order they came in."""
+    """In the order of their arrival."""
     errors: list[Exception | None] = field(default_factory=list)
 
     @property
@@ -73,7 +73,7 @@ class Walk:
         return [obj["id"] for page in self.pages for obj in page.objects]
 
     def assert_covers_once(self, windows: Sequence[tuple[int, int]]) -> None:
-        """Fail unless each second of the windows was reported as listed once, and only with all it holds."""
+        """Fail unless each second of the windows was reported as listed once, and only after all its objects."""
         spans = sorted((page.start, page.end) for page in self.pages if page.start != page.end)
         assert all(start < end for start, end in spans)
         assert _joined(spans) == _joined(sorted(windows))
@@ -89,7 +89,7 @@ def _seconds_with_objects(page: Listed, walk: Walk) -> list[int]:
 
 
 def _joined(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans that follow each other as one; fails where two overlap."""
+    """The spans, with adjacent ones joined; fails where two overlap."""
     joined: list[tuple[int, int]] = []
     for start, end in spans:
         assert not joined or joined[-1][1] <= start, f"seconds from {start} on were reported twice"
@@ -112,7 +112,7 @@ def _walk(server: Server, *windows: tuple[int, int]) -> Walk:
 
 @dataclass
 class Days:
-    """What a reader made of some days."""
+    """The result of reading some days."""
 
     days: dict[date, DayRead] = field(default_factory=dict)
     error: Exception | None = None
@@ -157,7 +157,7 @@ def test_evenly_spread_objects_cost_few_more_requests_than_pages(server: Server,
     assert len(server.requests) <= objects / 100 * 1.5 + 30
 
 
-def test_two_years_of_which_only_the_last_day_has_objects_cost_few_requests(server: Server) -> None:
+def test_two_years_with_objects_on_the_last_day_only_cost_few_requests(server: Server) -> None:
     random = Random(1)
     ids = _fill(server.shop, (729 * DAY + random.randrange(DAY) for _ in range(2_000)))
 
@@ -167,7 +167,7 @@ def test_two_years_of_which_only_the_last_day_has_objects_cost_few_requests(serv
     assert len(server.requests) <= 2_000 / 100 * 1.5 + 60
 
 
-def test_the_pages_of_a_long_window_are_read_side_by_side(server: Server) -> None:
+def test_the_pages_of_a_long_window_are_read_in_parallel(server: Server) -> None:
     _fill(server.shop, (n * 60 for n in range(3_000)))
     under_way = Counter[str]()
     most = 0
@@ -184,7 +184,7 @@ def test_the_pages_of_a_long_window_are_read_side_by_side(server: Server) -> Non
     assert most >= 4
 
 
-def test_a_thousand_objects_in_one_second_come_once_each(server: Server) -> None:
+def test_a_thousand_objects_in_one_second_are_listed_once_each(server: Server) -> None:
     second = 12 * 3600
     crowd = [second] * 1_000
     around = [second - 1] * 40 + [second + 1] * 40 + [n * 600 for n in range(300)]
@@ -252,12 +252,12 @@ def test_parallel_equals_serial_for_any_layout(
     assert read.error is None
     assert sorted(read.days) == _days(3)
     by_day = Counter(_days(3)[second // DAY] for second in inside)
-    for day, found in read.days.items():
-        created = _created(read, found)
-        assert len(created) == found.rows == by_day[day]
+    for day, day_read in read.days.items():
+        created = _created(read, day_read)
+        assert len(created) == day_read.rows == by_day[day]
         assert {(second - START) // DAY for second in created} == {(day - FIRST).days}
-        assert found.span == (min(created), max(created))
-        assert found.listed.until == START + ((day - FIRST).days + 1) * DAY
+        assert day_read.span == (min(created), max(created))
+        assert day_read.listed.until == START + ((day - FIRST).days + 1) * DAY
     assert sorted(read.ids()) == sorted(ids)
 
 
@@ -265,21 +265,23 @@ def _created(read: Days, day: DayRead) -> list[int]:
     return [int(line["created"]) for line in read.lines(day, "customers")]
 
 
-def test_days_apart_and_a_day_that_is_not_over_are_complete_up_to_their_bounds(server: Server, tmp_path: Path) -> None:
+def test_separate_days_and_a_day_that_is_not_over_are_complete_up_to_their_bounds(
+    server: Server, tmp_path: Path
+) -> None:
     ids = _fill(server.shop, [0, DAY - 1, DAY, 2 * DAY - 1, 2 * DAY, 3 * DAY, 3 * DAY + 99, 3 * DAY + 100])
     until = START + 3 * DAY + 100
 
     read = _read_days(server, tmp_path, [FIRST, FIRST + timedelta(days=2), FIRST + timedelta(days=3)], until=until)
 
     assert sorted(read.ids()) == sorted([*ids[:2], *ids[4:7]])
-    assert {day: found.listed.until for day, found in read.days.items()} == {
+    assert {day: day_read.listed.until for day, day_read in read.days.items()} == {
         FIRST: START + DAY,
         FIRST + timedelta(days=2): START + 3 * DAY,
         FIRST + timedelta(days=3): until,
     }
 
 
-def test_a_day_without_objects_is_complete_and_one_in_the_future_is_not_asked_for(
+def test_a_day_without_objects_is_complete_and_a_day_in_the_future_is_not_requested(
     server: Server, tmp_path: Path
 ) -> None:
     read = _read_days(server, tmp_path, _days(3), until=START + 2 * DAY)
@@ -289,7 +291,7 @@ def test_a_day_without_objects_is_complete_and_one_in_the_future_is_not_asked_fo
 
 
 def _delete_cursors(shop: Shop, times: int) -> tuple[Callable[[LoggedRequest], None], list[str]]:
-    """Deletes the object that a page should start after, before that page is answered."""
+    """A callback that deletes the object that a page starts after before that page is answered; and the deleted ids."""
     deleted: list[str] = []
 
     def delete(request: LoggedRequest) -> None:
@@ -310,7 +312,7 @@ def _delete_cursors(shop: Shop, times: int) -> tuple[Callable[[LoggedRequest], N
         pytest.param([n if n < 325 else DAY + n for n in range(650)], id="two crowds"),
     ],
 )
-def test_the_object_a_page_starts_after_is_deleted_between_pages(
+def test_the_object_that_a_page_starts_after_is_deleted_between_pages(
     server: Server, tmp_path: Path, seconds: list[int]
 ) -> None:
     ids = _fill(server.shop, seconds)
@@ -322,7 +324,7 @@ def test_the_object_a_page_starts_after_is_deleted_between_pages(
 
     assert walk.errors == [None]
     assert len(deleted) == 4
-    # What was deleted had been shown, on the page before.
+    # Each deleted object was on the page before.
     assert sorted(walk.ids) == sorted(ids)
     walk.assert_covers_once([window])
 
@@ -335,7 +337,7 @@ def test_the_object_a_page_starts_after_is_deleted_between_pages(
     assert sorted(read.days) == _days(4)
 
 
-def test_a_deleted_cursor_does_not_end_the_list_of_what_is_new(server: Server, tmp_path: Path) -> None:
+def test_a_deleted_cursor_does_not_end_the_list_of_new_objects(server: Server, tmp_path: Path) -> None:
     ids = _fill(server.shop, [n // 130 for n in range(650)])
     delete, deleted = _delete_cursors(server.shop, times=3)
     server.faults.append(Fault(path="/v1/customers$", times=None, before=delete))
@@ -352,7 +354,7 @@ def test_a_deleted_cursor_does_not_end_the_list_of_what_is_new(server: Server, t
     assert (batch.first, batch.last) == (START, START + 4)
 
 
-def test_a_server_that_knows_no_cursor_at_all_is_given_up_on(server: Server, tmp_path: Path) -> None:
+def test_a_server_that_knows_no_cursor_is_given_up(server: Server, tmp_path: Path) -> None:
     _fill(server.shop, [0] * 150)
 
     def forget_the_next(request: LoggedRequest) -> None:
@@ -378,7 +380,7 @@ TROUBLES = {
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
-def test_trouble_in_the_middle_of_a_list_leaves_nothing_half(server: Server, tmp_path: Path, trouble: str) -> None:
+def test_a_fault_in_the_middle_of_a_list_leaves_no_day_incomplete(server: Server, tmp_path: Path, trouble: str) -> None:
     ids = _fill(server.shop, [*(n * 300 for n in range(700)), *[DAY] * 150])
     server.faults.append(TROUBLES[trouble])
 
@@ -390,7 +392,7 @@ def test_trouble_in_the_middle_of_a_list_leaves_nothing_half(server: Server, tmp
     assert sorted(read.days) == _days(3)
 
 
-def test_a_refusal_in_the_middle_of_a_list_reports_no_day_that_is_not_whole(server: Server, tmp_path: Path) -> None:
+def test_a_refusal_in_the_middle_of_a_list_reports_no_incomplete_day(server: Server, tmp_path: Path) -> None:
     _fill(server.shop, (n * 60 for n in range(3_000)))
     server.faults.append(Fault(path="/v1/customers$", nth=6, times=None, status=403))
 
@@ -399,8 +401,8 @@ def test_a_refusal_in_the_middle_of_a_list_reports_no_day_that_is_not_whole(serv
     assert read.error is not None
     expected = Counter(n * 60 // DAY for n in range(3_000))
     assert len(read.days) < 3
-    for day, found in read.days.items():
-        assert found.rows == len(_created(read, found)) == expected[(day - FIRST).days]
+    for day, day_read in read.days.items():
+        assert day_read.rows == len(_created(read, day_read)) == expected[(day - FIRST).days]
 
 
 # Invoices and their lines
@@ -411,7 +413,7 @@ def test_an_invoice_is_deleted_between_its_page_and_its_lines(
     server: Server, make_pipeline: MakePipeline, folder: DataFolder, known: bool
 ) -> None:
     today = datetime.fromtimestamp(server.shop.clock.now(), UTC).date()
-    kept = server.shop.create_invoice(n_lines=40)
+    remaining = server.shop.create_invoice(n_lines=40)
     draft = server.shop.create_invoice(n_lines=40, draft=True)
     pipeline = make_pipeline(TEST_KEYS, history=today)
     if known:
@@ -427,7 +429,7 @@ def test_an_invoice_is_deleted_between_its_page_and_its_lines(
 
     assert report.failures == {}
     assert deletes.hits == 1
-    assert [row["id"] for row in rows(folder.published, "test.invoices")] == [kept["id"]]
+    assert [row["id"] for row in rows(folder.published, "test.invoices")] == [remaining["id"]]
     assert_equal_to_stripe(server.shop, folder.published)
 
 
@@ -438,23 +440,23 @@ def test_an_invoice_changes_its_lines_while_they_are_read(
     shop = server.shop
     invoice = shop.create_invoice(n_lines=n_lines, draft=True)["id"]
     lines = [line["id"] for line in shop.lines(invoice, False)]
-    asked = 0
+    changes = 0
 
     def change(request: LoggedRequest) -> None:
-        nonlocal asked
-        asked += 1
+        nonlocal changes
+        changes += 1
         shop.remove_invoice_line(invoice, request.params.get("starting_after", lines[20]))
-        shop.update_invoice_line(invoice, lines[30], amount=12_300 + asked)
+        shop.update_invoice_line(invoice, lines[30], amount=12_300 + changes)
         shop.add_invoice_line(invoice, amount=777)
 
     server.faults.append(Fault(path="/lines$", times=1 if n_lines == 40 else 2, before=change))
     pipeline = make_pipeline(TEST_KEYS, history=datetime.fromtimestamp(shop.clock.now(), UTC).date())
     report = pipeline.sync()
     assert report.failures == {}
-    assert asked == (1 if n_lines == 40 else 2)
-    # The lines are those of one moment, whatever the invoice around them said a moment before.
-    found = {row["id"] for row in rows(folder.published, "test.invoice_lines")}
-    assert found == {line["id"] for line in shop.lines(invoice, False)}
+    assert changes == (1 if n_lines == 40 else 2)
+    # The lines are those of one moment, even if their invoice was read before one of the changes.
+    line_ids = {row["id"] for row in rows(folder.published, "test.invoice_lines")}
+    assert line_ids == {line["id"] for line in shop.lines(invoice, False)}
 
     server.faults.clear()
     pipeline.sync()
@@ -485,7 +487,7 @@ def test_lines_that_change_faster_than_they_can_be_read_fail_their_type_and_keep
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_an_invoice_that_embeds_no_lines_has_them_read(
+def test_the_lines_of_an_invoice_that_embeds_none_are_read(
     server: Server, make_pipeline: MakePipeline, folder: DataFolder
 ) -> None:
     shop = server.shop
@@ -496,7 +498,7 @@ def test_an_invoice_that_embeds_no_lines_has_them_read(
     assert len(rows(folder.published, "test.invoice_lines")) == 3
 
 
-def test_pages_that_end_on_part_bounds_are_no_trouble(server: Server) -> None:
+def test_pages_may_end_on_the_bounds_of_parts(server: Server) -> None:
     """Every split falls on a second with many objects."""
     seconds = [second for second in range(0, 3 * DAY, 2_700) for _ in range(17)]
     ids = _fill(server.shop, seconds)

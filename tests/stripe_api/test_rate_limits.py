@@ -1,4 +1,4 @@
-"""Rate limits: the arithmetic of a bucket with times passed in, and the waiting of threads with a clock of its own."""
+"""Rate limits: the arithmetic of a bucket with given times, and the waiting of threads with a fake clock."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stripe_pipeline.stripe_api.rate_limits import LEFT, LONGEST, QUIET, Bucket,
 
 
 class FakeTime:
-    """A clock that stands still but for the waits, each of which takes no longer than it must."""
+    """A clock that moves only during waits, each of which takes exactly its timeout."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -27,7 +27,7 @@ class FakeTime:
         return self.now
 
     def wait(self, event: threading.Event, timeout: float | None) -> bool:
-        assert timeout is not None, "a thread that is alone waits for its turn"
+        assert timeout is not None, "a single thread waits with a timeout"
         self.now += timeout
         self.waits += 1
         return event.is_set()
@@ -40,7 +40,7 @@ def limits_on(
 
 
 def send(bucket: Bucket, now: float) -> float:
-    """Waits for a token and takes it; the time after that."""
+    """Waits for a token and takes it; returns the time at which that happens."""
     while delay := bucket.wait(now):
         now += delay
     bucket.take(now)
@@ -58,7 +58,7 @@ def send(bucket: Bucket, now: float) -> float:
         ("/v1/account", "/v1/account"),
     ],
 )
-def test_an_object_belongs_to_its_list_and_a_list_below_an_object_stands_alone(path: str, endpoint: str) -> None:
+def test_an_object_counts_for_its_list_and_a_nested_list_counts_by_itself(path: str, endpoint: str) -> None:
     assert endpoint_of(path) == endpoint
 
 
@@ -124,7 +124,7 @@ def test_429_halves_the_rate_down_to_one_a_second_and_pauses() -> None:
     assert rates == [10, 5, 2.5, 1.25, 1, 1, 1]
 
 
-def test_429s_that_come_together_halve_the_rate_once_and_the_longest_pause_counts() -> None:
+def test_simultaneous_429s_halve_the_rate_once_and_the_longest_pause_counts() -> None:
     bucket = Bucket(25, 0.8)
     for pause in (1.0, 4.0, 2.0):
         bucket.slow_down(0.5, pause)
@@ -138,7 +138,7 @@ def test_a_rate_below_one_a_second_is_not_raised_by_429() -> None:
     assert bucket.rate == 0.5
 
 
-def test_quiet_raises_the_rate_step_by_step_up_to_the_full_rate() -> None:
+def test_without_429_the_rate_rises_step_by_step_up_to_the_full_rate() -> None:
     bucket = Bucket(25, 0.8)
     bucket.slow_down(0.0, pause=2.0)
     rates = {}
@@ -151,7 +151,7 @@ def test_quiet_raises_the_rate_step_by_step_up_to_the_full_rate() -> None:
     assert bucket.rate == 10
 
 
-def test_an_endpoint_goes_at_its_rate_and_each_wait_is_long_enough() -> None:
+def test_an_endpoint_keeps_to_its_rate_and_each_wait_is_long_enough() -> None:
     fake = FakeTime()
     limits = limits_on(fake)
     for _ in range(105):
@@ -202,14 +202,14 @@ def test_a_share_is_part_of_the_limit(share: float) -> None:
 
 
 def queued(limits: RateLimits, endpoint: str, count: int) -> None:
-    """Waits until so many threads wait for `endpoint`."""
+    """Waits until that many threads wait for `endpoint`."""
     deadline = time.monotonic() + 10
     while len(limits._queues.get(endpoint, ())) < count:
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
 
-def test_threads_get_their_turn_in_the_order_they_came_without_spinning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_get_their_turn_in_the_order_of_their_arrival_without_spinning(monkeypatch: pytest.MonkeyPatch) -> None:
     waits = 0
 
     def wait(event: threading.Event, timeout: float | None) -> bool:
@@ -260,13 +260,13 @@ def test_closing_ends_all_waiting_now_and_later() -> None:
         limits.acquire("/v1/refunds")
 
 
-def test_all_who_share_a_file_use_up_the_limits_together(tmp_path: Path) -> None:
+def test_processes_that_share_a_file_share_the_limits(tmp_path: Path) -> None:
     def took(*shared: Path) -> float:
         fake = FakeTime()
         began = fake.now
-        them = [limits_on(fake, shared=path) for path in shared]
+        processes = [limits_on(fake, shared=path) for path in shared]
         for _ in range(60):
-            for limits in them:
+            for limits in processes:
                 limits.acquire("/v1/charges")
         return fake.now - began
 
@@ -275,7 +275,7 @@ def test_all_who_share_a_file_use_up_the_limits_together(tmp_path: Path) -> None
     assert took(tmp_path / "both.json", tmp_path / "both.json") == pytest.approx(2 * alone, rel=0.05)
 
 
-def test_a_429_of_one_slows_down_all(tmp_path: Path) -> None:
+def test_a_429_of_one_process_slows_down_all(tmp_path: Path) -> None:
     fake = FakeTime()
     one, other = (limits_on(fake, shared=tmp_path / "rates.json") for _ in range(2))
     one.slow_down("/v1/charges", "endpoint-rate", 30.0, sent=one.acquire("/v1/charges"))
@@ -286,9 +286,11 @@ def test_a_429_of_one_slows_down_all(tmp_path: Path) -> None:
     assert fake.now - began >= 30
 
 
-def test_who_is_urgent_goes_first(tmp_path: Path) -> None:
+def test_an_urgent_process_goes_first(tmp_path: Path) -> None:
     path = tmp_path / "rates.json"
-    patient, urgent = (RateLimits(account=100, endpoint=40, shared=path, urgent=it) for it in (False, True))
+    patient, urgent = (
+        RateLimits(account=100, endpoint=40, shared=path, urgent=is_urgent) for is_urgent in (False, True)
+    )
     served = 0
 
     def backfill() -> None:
@@ -312,7 +314,7 @@ def test_who_is_urgent_goes_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[", "{}", '{"account": 1}', '{"account": {"filled_at": 1}}'])
-def test_what_cannot_be_read_of_others_counts_as_nothing(tmp_path: Path, text: str) -> None:
+def test_an_unreadable_shared_file_counts_as_empty(tmp_path: Path, text: str) -> None:
     path = tmp_path / "rates.json"
     path.write_text(text)
     fake = FakeTime()
@@ -320,7 +322,7 @@ def test_what_cannot_be_read_of_others_counts_as_nothing(tmp_path: Path, text: s
     assert fake.waits == 0
 
 
-def test_a_clock_that_begins_anew_holds_up_nothing(tmp_path: Path) -> None:
+def test_a_clock_that_restarts_delays_no_request(tmp_path: Path) -> None:
     path = tmp_path / "rates.json"
     before, after = FakeTime(), FakeTime()
     before.now += 1e6

@@ -1,4 +1,4 @@
-"""What errors, logs and bookkeeping say never holds people's data: e-mail addresses and values of objects."""
+"""Errors, logs and bookkeeping never hold people's data: e-mail addresses and values of objects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENCODED = "jane.roe%2Bshop%40mail.example.com"
 
 
 @pytest.mark.parametrize(
-    ("said", "scrubbed"),
+    ("text", "scrubbed"),
     [
         (f"Invalid email address: {EMAIL}", "Invalid email address: <e-mail address>"),
         ("Invalid email address: jane@home.", "Invalid email address: <e-mail address>."),
@@ -42,9 +42,9 @@ ENCODED = "jane.roe%2Bshop%40mail.example.com"
         ("rk_live_...abcd, sk_test_****abcd, whsec_abcd.", "rk_live_…, sk_test_…, whsec_…."),
     ],
 )
-def test_addresses_and_secrets_are_scrubbed(said: str, scrubbed: str) -> None:
-    assert scrub(said) == scrubbed
-    assert f"{StripePipelineError(said, said)}" == f"{scrubbed.rstrip('.')}. {scrubbed.rstrip('.')}."
+def test_addresses_and_secrets_are_scrubbed(text: str, scrubbed: str) -> None:
+    assert scrub(text) == scrubbed
+    assert f"{StripePipelineError(text, text)}" == f"{scrubbed.rstrip('.')}. {scrubbed.rstrip('.')}."
 
 
 def test_scrubbing_a_long_text_takes_little_time() -> None:
@@ -52,9 +52,9 @@ def test_scrubbing_a_long_text_takes_little_time() -> None:
         assert len(scrub(text)) <= len(text) + 20
 
 
-def assert_nowhere(folder: DataFolder, said: str) -> None:
-    """Fail if Jane is named in what was said, or in the bookkeeping of any file."""
-    held = said + str(ask(folder.published, "FROM pipeline.inbox"))
+def assert_nowhere(folder: DataFolder, text: str) -> None:
+    """Fail if Jane is named in the text, or in the bookkeeping of any file."""
+    held = text + str(ask(folder.published, "FROM pipeline.inbox"))
     for path in folder.root.glob("inbox*"):
         held += path.read_bytes().decode("latin-1")
     for name in ("jane", "Jane", "Roe"):
@@ -62,7 +62,7 @@ def assert_nowhere(folder: DataFolder, said: str) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 402, 404, 500])
-def test_what_stripe_repeats_reaches_no_log_and_no_file(
+def test_an_address_in_an_error_of_stripe_reaches_no_log_and_no_file(
     server: Server,
     shop: Shop,
     pipeline: Pipeline,

@@ -1,4 +1,4 @@
-"""What time it is at Stripe, from answers that are right, late, wrong, doubled or without a zone."""
+"""Stripe's time, estimated from answers whose dates are right, late, wrong, repeated or without a zone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOON = 1_700_000_000.0
 
 @pytest.fixture
 def local(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The machine's clocks: `wall` can be set, `passed` only goes on."""
+    """The machine's clocks: `wall` can be set, `passed` only grows."""
     clocks = SimpleNamespace(wall=NOON, passed=0.0)
     clocks.time, clocks.monotonic = lambda: clocks.wall + clocks.passed, lambda: clocks.passed
     monkeypatch.setattr(server_clock, "time", clocks)
@@ -28,7 +28,7 @@ def local(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def answer(clock: ServerClock, ahead: float = 0.0) -> None:
-    """An answer of a server that is so many seconds ahead of the local clock."""
+    """Learn from the answer of a server that is that many seconds ahead of the local clock."""
     date = float((clock.local() + ahead) // 1)
     clock.learn((date, date), clock.local(), clock.local() + 0.1)
 
@@ -38,7 +38,7 @@ def answer(clock: ServerClock, ahead: float = 0.0) -> None:
     st.lists(st.tuples(st.floats(0, 3), st.floats(0, 2), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=30),
 )
 def test_the_estimate_holds_whatever_the_delays(ahead: float, rounds: list[tuple[float, float, float, float]]) -> None:
-    """Rounds are: the time since the last one, the round trip, when the server looked at its clock, how stale it is."""
+    """A round is: seconds since the last one, seconds of the trip, the part of it until the date was made, its age."""
     clock, now, offsets = ServerClock(), NOON, []
     for since, trip, looked, stale in rounds:
         sent = now + since
@@ -59,7 +59,7 @@ def test_the_estimate_holds_whatever_the_delays(ahead: float, rounds: list[tuple
 @pytest.mark.parametrize("assumed", [None, (-0.2, 0.5)])
 @pytest.mark.parametrize("ahead", [DAY, -DAY, 300])
 @pytest.mark.parametrize("before", [0, 1, 5])
-def test_one_answer_against_what_is_known_changes_nothing(
+def test_one_answer_that_contradicts_the_estimate_changes_nothing(
     local: SimpleNamespace, assumed: tuple[float, float] | None, ahead: float, before: int
 ) -> None:
     clock = ServerClock()
@@ -76,7 +76,9 @@ def test_one_answer_against_what_is_known_changes_nothing(
 
 
 @pytest.mark.parametrize("assumed", [None, (-0.2, 0.5), (DAY - 1.0, DAY + 1.0)])
-def test_what_three_answers_agree_on_is_believed(local: SimpleNamespace, assumed: tuple[float, float] | None) -> None:
+def test_an_offset_that_three_answers_agree_on_is_adopted(
+    local: SimpleNamespace, assumed: tuple[float, float] | None
+) -> None:
     clock = ServerClock()
     if assumed:
         clock.assume(*assumed)
@@ -89,7 +91,7 @@ def test_what_three_answers_agree_on_is_believed(local: SimpleNamespace, assumed
     assert not clock.doubtful
 
 
-def test_a_server_of_many_that_is_wrong_is_never_followed(local: SimpleNamespace) -> None:
+def test_one_wrong_server_of_several_is_never_followed(local: SimpleNamespace) -> None:
     clock = ServerClock()
     for n in range(300):
         answer(clock, 0.0 if n % 3 else DAY)
@@ -116,7 +118,7 @@ def test_a_local_clock_that_is_set_in_a_run_changes_nothing(local: SimpleNamespa
     assert following.now() == pytest.approx(before, abs=2)
 
 
-def test_after_a_sleep_a_few_answers_tell_the_time(local: SimpleNamespace) -> None:
+def test_after_a_sleep_a_few_answers_correct_the_estimate(local: SimpleNamespace) -> None:
     """The monotonic clock of many machines stands still while they sleep."""
     clock = ServerClock()
     for _ in range(20):
@@ -127,7 +129,7 @@ def test_after_a_sleep_a_few_answers_tell_the_time(local: SimpleNamespace) -> No
     assert clock.now() == pytest.approx(local.time(), abs=2)
 
 
-def test_nothing_is_taken_for_later_than_it_can_be(local: SimpleNamespace) -> None:
+def test_the_latest_possible_time_has_a_bound(local: SimpleNamespace) -> None:
     clock = ServerClock()
     assert clock.read().bounds is None
     assert clock.read().latest == NOON + LOCAL_ERROR
@@ -160,7 +162,7 @@ def test_dates_are_utc_in_any_time_zone(zone: str) -> None:
         "import sys\nfrom stripe_pipeline.stripe_api.clock import http_dates\n"
         "for line in sys.stdin.read().splitlines(): print(http_dates(line.split('|')))"
     )
-    found = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", read],
         input="".join(f"{date}\n" for date in DATES),
         env=os.environ | {"TZ": zone},
@@ -168,8 +170,8 @@ def test_dates_are_utc_in_any_time_zone(zone: str) -> None:
         text=True,
         check=True,
     )
-    assert found.stdout.splitlines() == [str(dates) for dates in DATES.values()]
+    assert completed.stdout.splitlines() == [str(dates) for dates in DATES.values()]
 
 
-def test_an_answer_without_a_date_tells_nothing() -> None:
+def test_an_answer_without_a_date_is_ignored() -> None:
     assert http_dates([]) is None

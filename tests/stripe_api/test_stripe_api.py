@@ -1,4 +1,4 @@
-"""The API client against a real HTTP server that answers as each test tells it to, well or badly."""
+"""The API client against a real HTTP server, which gives the good or bad answers of each test."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Request:
 
 @dataclass
 class Answer:
-    """What the server sends; `cut` bytes of the body are missing at its end."""
+    """An answer of the server; `cut` bytes are missing at the end of its body."""
 
     status: int = 200
     body: Any = field(default_factory=dict)
@@ -146,7 +146,7 @@ def api(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[StripeApi]:
 
 
 class Waits(threading.Event):
-    """Notes how long a client would have waited, and waits no time at all."""
+    """Records how long a client would have waited, without waiting."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ def waits(api: StripeApi, monkeypatch: pytest.MonkeyPatch) -> Waits:
 
 
 @pytest.mark.parametrize(("text", "livemode"), [(f" {SECRET}\n", False), ("rk_live_51Habcdefgh", True)])
-def test_a_key_knows_its_mode_and_keeps_its_secret(text: str, livemode: bool) -> None:
+def test_a_key_knows_its_mode_and_does_not_show_its_secret(text: str, livemode: bool) -> None:
     key = ApiKey.from_text(text)
     assert key.livemode is livemode
     assert key.secret == text.strip()
@@ -182,16 +182,16 @@ def test_a_key_knows_its_mode_and_keeps_its_secret(text: str, livemode: bool) ->
 @pytest.mark.parametrize(
     "text", ["", "pk_test_4eC39HqLyjWDarjt", "sk_test_123", "sk_test_12345 678", "sk_prod_12345678"]
 )
-def test_what_cannot_be_a_key_is_refused_without_being_repeated(text: str) -> None:
+def test_an_invalid_key_is_refused_without_being_shown(text: str) -> None:
     with pytest.raises(errors.SettingsError, match="not a Stripe secret") as caught:
         ApiKey.from_text(text)
     assert not text or text not in str(caught.value)
 
 
-# What is sent
+# Requests
 
 
-def test_each_request_says_which_version_and_who_asks(server: Server, api: StripeApi) -> None:
+def test_each_request_names_the_version_and_the_client(server: Server, api: StripeApi) -> None:
     api.get("/v1/charges/ch_1")
     (request,) = server.requests
     assert request.path == "/v1/charges/ch_1"
@@ -213,7 +213,7 @@ def test_filters_and_lists_are_sent_as_stripe_reads_them(server: Server, api: St
     ]
 
 
-def test_key_reports_are_kept(server: Server, api: StripeApi) -> None:
+def test_connections_are_reused(server: Server, api: StripeApi) -> None:
     for _ in range(5):
         api.get("/v1/charges/ch_1")
     assert server.connections == 1
@@ -228,7 +228,7 @@ def test_the_account_is_named(server: Server, api: StripeApi) -> None:
 
 # Retries
 
-PASSING_TROUBLES = {
+PASSING_FAULTS = {
     "500": refused(500),
     "502 from a proxy": Answer(502, HTML),
     "409": refused(409),
@@ -250,16 +250,16 @@ PASSING_TROUBLES = {
 }
 
 
-@pytest.mark.parametrize("trouble", PASSING_TROUBLES.values(), ids=PASSING_TROUBLES.keys())
-def test_passing_trouble_is_got_over(server: Server, api: StripeApi, trouble: Answer) -> None:
+@pytest.mark.parametrize("trouble", PASSING_FAULTS.values(), ids=PASSING_FAULTS.keys())
+def test_a_passing_fault_is_retried(server: Server, api: StripeApi, trouble: Answer) -> None:
     server.answers = [trouble, trouble, OK]
     assert api.get("/v1/charges/ch_1").data == {"id": "ch_1"}
     assert api.spent() == len(server.requests) == 3
     assert {request.path for request in server.requests} == {"/v1/charges/ch_1"}
 
 
-@pytest.mark.parametrize("trouble", PASSING_TROUBLES.values(), ids=PASSING_TROUBLES.keys())
-def test_lasting_trouble_is_given_up_and_named(server: Server, api: StripeApi, trouble: Answer) -> None:
+@pytest.mark.parametrize("trouble", PASSING_FAULTS.values(), ids=PASSING_FAULTS.keys())
+def test_a_lasting_fault_is_named_after_the_last_retry(server: Server, api: StripeApi, trouble: Answer) -> None:
     server.answers = [trouble]
     api._patience, api._max_attempts = 0.3, 2
     with pytest.raises(errors.Unavailable) as caught:
@@ -278,7 +278,7 @@ def test_lasting_trouble_is_given_up_and_named(server: Server, api: StripeApi, t
     assert ("req_123" in error.what) == (error.request_id is not None) == (error.status is not None)
 
 
-def test_a_server_that_is_not_there_is_given_up_after_seconds(
+def test_an_unreachable_server_is_given_up_after_seconds(
     server: Server, api: StripeApi, waits: Waits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real_pauses(monkeypatch)
@@ -303,7 +303,7 @@ def test_a_silent_server_is_given_up(server: Server) -> None:
         release.set()
 
 
-def test_a_pause_grows_is_bounded_and_is_drawn_by_lot(
+def test_a_pause_grows_is_bounded_and_is_random(
     server: Server, api: StripeApi, waits: Waits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.answers = [refused(500)]
@@ -342,7 +342,7 @@ def test_retry_after_is_honoured(
     assert low <= pause <= high
 
 
-def test_429_is_not_waited_out_beyond_all_patience(server: Server, api: StripeApi) -> None:
+def test_a_429_is_not_waited_out_beyond_the_patience(server: Server, api: StripeApi) -> None:
     server.answers = [refused(429, Retry_After="30")]
     with pytest.raises(errors.Unavailable, match="failed once") as caught:
         api.get("/v1/charges")
@@ -350,11 +350,11 @@ def test_429_is_not_waited_out_beyond_all_patience(server: Server, api: StripeAp
 
 
 @pytest.mark.parametrize("reason", ["endpoint-rate", "endpoint-concurrency", "global-rate", "resource-specific", None])
-def test_429_slows_down_what_stripe_names(
+def test_429_slows_down_the_limit_that_stripe_names(
     server: Server, api: StripeApi, monkeypatch: pytest.MonkeyPatch, reason: str | None
 ) -> None:
     slowed: list[tuple[str, str | None, float]] = []
-    monkeypatch.setattr(api._limits, "slow_down", lambda *what: slowed.append(what[:3]))
+    monkeypatch.setattr(api._limits, "slow_down", lambda *arguments: slowed.append(arguments[:3]))
     headers = {} if reason is None else {"Stripe_Rate_Limited_Reason": reason}
     server.answers = [refused(429, Retry_After="0.2", **headers), OK]
     api.get("/v1/invoices/in_1/lines")
@@ -362,7 +362,7 @@ def test_429_slows_down_what_stripe_names(
 
 
 @pytest.mark.parametrize(("status", "kind"), [(500, errors.Unavailable), (409, errors.RequestRefused)])
-def test_stripe_may_say_that_asking_again_is_in_vain(
+def test_stripe_may_say_that_a_retry_is_useless(
     server: Server, api: StripeApi, status: int, kind: type[errors.ApiError]
 ) -> None:
     server.answers = [refused(status, Stripe_Should_Retry="false")]
@@ -371,7 +371,7 @@ def test_stripe_may_say_that_asking_again_is_in_vain(
     assert api.spent() == 1
 
 
-# What will not get better
+# Refusals that are final
 
 NO_PERMISSION = (
     "The provided key 'rk_test_******************************abcd' does not have the required permissions for this "
@@ -386,7 +386,7 @@ def test_an_unknown_key_is_reported_at_once(server: Server, api: StripeApi) -> N
     assert (caught.value.status, caught.value.request_id, api.spent()) == (401, "req_123", 1)
 
 
-def test_an_unknown_live_key_is_looked_for_where_live_keys_are(server: Server) -> None:
+def test_the_remedy_for_an_unknown_live_key_names_the_variable_of_live_keys(server: Server) -> None:
     server.answers = [refused(401, "Invalid API Key provided: sk_live_****abcd")]
     with (
         StripeApi(ApiKey.from_text("sk_live_12345678"), base_url=server.url) as api,
@@ -441,7 +441,7 @@ def test_a_refusal_may_name_no_account_or_another_one(server: Server, api: Strip
     assert api.account() is None
 
 
-def test_what_is_always_read_cannot_be_disabled(server: Server, api: StripeApi) -> None:
+def test_the_remedy_for_events_does_not_say_to_disable_them(server: Server, api: StripeApi) -> None:
     server.answers = [refused(403, "Not allowed.")]
     with pytest.raises(errors.PermissionMissing, match="may not read events: Not allowed") as caught:
         api.get("/v1/events")
@@ -450,7 +450,7 @@ def test_what_is_always_read_cannot_be_disabled(server: Server, api: StripeApi) 
 
 
 @pytest.mark.parametrize(("status", "code"), [(404, "resource_missing"), (400, "resource_missing"), (404, None)])
-def test_what_is_not_there_is_not_found(server: Server, api: StripeApi, status: int, code: str | None) -> None:
+def test_a_missing_object_is_not_found(server: Server, api: StripeApi, status: int, code: str | None) -> None:
     server.answers = [refused(status, "No such charge: 'ch_1'", code)]
     with pytest.raises(errors.NotFound, match="No such charge") as caught:
         api.get("/v1/charges/ch_1")
@@ -467,11 +467,11 @@ def test_other_refusals_are_not_repeated(server: Server, api: StripeApi, status:
     assert api.spent() == 1
 
 
-def test_no_key_shows_up_anywhere(server: Server, api: StripeApi, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_key_is_in_an_error_or_a_log(server: Server, api: StripeApi, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     seen = [repr(api), str(vars(api)), repr(KEY)]
     for answer in [
-        *PASSING_TROUBLES.values(),
+        *PASSING_FAULTS.values(),
         *(refused(status, f"About {SECRET} and whsec_abcdef") for status in (400, 401, 403, 404, 409, 429, 500)),
     ]:
         server.answers = [answer]
@@ -496,7 +496,7 @@ def test_a_proxy_that_the_environment_names_is_used(server: Server, monkeypatch:
     monkeypatch.setenv("STRIPE_PIPELINE_ALLOW_HTTP", "yes")
     with StripeApi(KEY, base_url="http://stripe.invalid") as api:
         assert api.get("/v1/charges/ch_1").data == {"id": "ch_1"}
-    # What is meant for this machine does not leave it.
+    # Requests to this machine do not go through the proxy.
     with StripeApi(KEY, base_url=server.url) as api:
         assert api.get("/v1/charges/ch_1").data == {"id": "ch_1"}
     through, past = server.requests
@@ -509,13 +509,13 @@ def test_a_proxy_that_the_environment_names_is_used(server: Server, monkeypatch:
 
 
 def shop(count: int) -> Callable[[Request], Answer]:
-    """A server with so many charges, newest first, that forgets none."""
+    """The answers of a server with that many charges, newest first."""
     ids = [f"ch_{number}" for number in range(count)]
 
     def respond(request: Request) -> Answer:
         params = dict(request.params)
         start = ids.index(params["starting_after"]) + 1 if "starting_after" in params else 0
-        data = [{"id": it} for it in ids[start : start + int(params["limit"])]]
+        data = [{"id": object_id} for object_id in ids[start : start + int(params["limit"])]]
         return Answer(body={"object": "list", "data": data, "has_more": start + len(data) < count})
 
     return respond
@@ -525,14 +525,14 @@ def shop(count: int) -> Callable[[Request], Answer]:
 def test_all_pages_are_walked_under_one_filter(server: Server, api: StripeApi, count: int, pages: int) -> None:
     server.respond = shop(count)
     walked = list(api.pages("/v1/charges", {"created[gte]": 1, "created[lt]": 9}))
-    assert [it["id"] for page in walked for it in page.objects] == [f"ch_{number}" for number in range(count)]
+    assert [obj["id"] for page in walked for obj in page.objects] == [f"ch_{number}" for number in range(count)]
     assert [page.has_more for page in walked] == [True] * (pages - 1) + [False]
     for request in server.requests:
         assert {("created[gte]", "1"), ("created[lt]", "9"), ("limit", "100")} <= set(request.params)
 
 
 @pytest.mark.parametrize("status", [400, 404])
-def test_a_cursor_that_is_gone_is_not_the_end(server: Server, api: StripeApi, status: int) -> None:
+def test_a_lost_cursor_is_not_the_end_of_the_list(server: Server, api: StripeApi, status: int) -> None:
     server.answers = [
         Answer(body={"data": [{"id": "cus_1"}], "has_more": True}),
         refused(status, "No such customer: 'cus_1'", "resource_missing"),
@@ -544,7 +544,7 @@ def test_a_cursor_that_is_gone_is_not_the_end(server: Server, api: StripeApi, st
     assert (caught.value.path, caught.value.status, caught.value.request_id) == ("/v1/customers", status, "req_123")
 
 
-def test_a_list_that_is_gone_is_not_a_lost_cursor(server: Server, api: StripeApi) -> None:
+def test_a_missing_list_is_not_a_lost_cursor(server: Server, api: StripeApi) -> None:
     server.answers = [refused(404, "No such invoice: 'in_1'", "resource_missing")]
     with pytest.raises(errors.NotFound) as caught:
         next(api.pages("/v1/invoices/in_1/lines"))
@@ -563,13 +563,15 @@ def test_a_list_that_is_gone_is_not_a_lost_cursor(server: Server, api: StripeApi
         {"data": [{"id": "ch_0"}], "has_more": True},
     ],
 )
-def test_an_odd_list_is_an_error_and_never_the_end(server: Server, api: StripeApi, body: dict[str, Any]) -> None:
+def test_an_odd_list_is_an_error_and_never_the_end_of_the_list(
+    server: Server, api: StripeApi, body: dict[str, Any]
+) -> None:
     server.answers = [Answer(body=body)]
     with pytest.raises(errors.Unavailable, match="The answer to GET /v1/charges"):
         api.page("/v1/charges", starting_after="ch_0")
 
 
-def test_what_is_not_an_object_in_a_list_is_left_to_the_reader_as_one_without_an_id(
+def test_an_entry_of_a_list_that_is_not_an_object_becomes_an_object_without_an_id(
     server: Server, api: StripeApi
 ) -> None:
     server.answers = [Answer(body={"data": ["ch_1", {"id": "ch_2"}], "has_more": False})]
@@ -580,7 +582,7 @@ def test_what_is_not_an_object_in_a_list_is_left_to_the_reader_as_one_without_an
 
 
 @pytest.mark.parametrize("ahead", [600, -600])
-def test_a_server_that_is_ten_minutes_off_is_followed(server: Server, api: StripeApi, ahead: int) -> None:
+def test_a_server_whose_clock_is_ten_minutes_off_is_followed(server: Server, api: StripeApi, ahead: int) -> None:
     def respond(_: Request) -> Answer:
         return Answer(body={"id": "ch_1"}, date=time.time() + ahead)
 
@@ -597,7 +599,7 @@ def test_a_server_that_is_ten_minutes_off_is_followed(server: Server, api: Strip
     assert api.now() == pytest.approx(time.time() + ahead, abs=0.5)
 
 
-def test_a_server_in_step_changes_no_time_at_all(server: Server, api: StripeApi) -> None:
+def test_a_server_whose_clock_is_right_changes_no_time(server: Server, api: StripeApi) -> None:
     for _ in range(20):
         before = time.time()
         reply = api.get("/v1/charges/ch_1")
@@ -635,16 +637,16 @@ def test_requests_of_many_threads_are_counted_and_kept_within_the_rate(server: S
 
 
 def test_closing_ends_a_wait_at_once(server: Server) -> None:
-    asked = threading.Event()
+    received = threading.Event()
 
     def locked(_: Request) -> Answer:
-        asked.set()
+        received.set()
         return refused(429, Retry_After="50")
 
     server.respond = locked
     with ThreadPoolExecutor(1) as pool, StripeApi(KEY, base_url=server.url) as api:
         waiting = pool.submit(api.get, "/v1/charges")
-        assert asked.wait(10)
+        assert received.wait(10)
         started = time.monotonic()
         api.close()
         with pytest.raises(errors.Cancelled):
@@ -664,17 +666,17 @@ def test_closing_ends_a_wait_for_the_rate_limit(server: Server) -> None:
 
 
 def test_closing_lets_a_request_under_way_finish_and_sends_no_other(server: Server) -> None:
-    asked, release = threading.Event(), threading.Event()
+    received, release = threading.Event(), threading.Event()
 
     def slow(_: Request) -> Answer:
-        asked.set()
+        received.set()
         release.wait(10)
         return OK
 
     server.respond = slow
     with ThreadPoolExecutor(1) as pool, StripeApi(KEY, base_url=server.url) as api:
         under_way = pool.submit(api.get, "/v1/charges/ch_1")
-        assert asked.wait(10)
+        assert received.wait(10)
         api.close()
         with pytest.raises(errors.Cancelled):
             api.get("/v1/charges/ch_2")

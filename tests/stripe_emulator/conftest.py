@@ -41,7 +41,7 @@ def server(shop: Shop) -> Iterator[Server]:
 
 @pytest.fixture
 def get(server: Server) -> Iterator[Get]:
-    """Send a GET to the server; parameters as they stand in the URL."""
+    """Sends a GET to the server; the path includes the parameters."""
     with httpx.Client(base_url=server.url, timeout=10) as client:
 
         def send(path: str, key: str = TEST_KEY, **headers: str) -> httpx.Response:
@@ -58,7 +58,7 @@ def quiet_stripe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def seeded() -> Shop:
-    """A shop with 60 days of history; to be read only."""
+    """A shop with 60 days of history, which tests only read."""
     clock = Clock()
     clock.freeze(NOW)
     shop = Shop(clock=clock)
@@ -73,19 +73,19 @@ def ids(response: httpx.Response) -> list[str]:
 
 
 def error(response: httpx.Response, status: int) -> dict[str, Any]:
-    """The error in an answer that must have this status."""
+    """The error of an answer, which must have this status."""
     assert response.status_code == status, response.text
-    found: dict[str, Any] = response.json()["error"]
-    return found
+    details: dict[str, Any] = response.json()["error"]
+    return details
 
 
 def walk(get: Get, path: str, key: str = TEST_KEY) -> list[dict[str, Any]]:
     """All objects of a list, page by page."""
-    found: list[dict[str, Any]] = []
+    objects: list[dict[str, Any]] = []
     more, cursor = True, ""
     while more:
         page = get(f"{path}{'&' if '?' in path else '?'}limit=100{cursor}", key).json()
-        found += page["data"]
+        objects += page["data"]
         more = page["has_more"]
-        cursor = f"&starting_after={found[-1]['id']}" if found else ""
-    return found
+        cursor = f"&starting_after={objects[-1]['id']}" if objects else ""
+    return objects

@@ -1,4 +1,4 @@
-"""A web server that webhooks can be sent to, and waiting for them."""
+"""A web server that receives webhooks, and a function that waits for them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import stripe
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 5.0) -> None:
-    """Wait until something is the case."""
+    """Wait until the condition is true; fail after that many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -25,7 +25,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 5.0) -> None:
 
 @dataclass(frozen=True)
 class Received:
-    """One POST as it came in."""
+    """One POST that was received."""
 
     path: str
     headers: dict[str, str]
@@ -36,7 +36,7 @@ class Received:
 
     @property
     def event(self) -> dict[str, Any]:
-        """What the body says."""
+        """The event in the body."""
         event: dict[str, Any] = orjson.loads(self.body)
         return event
 
@@ -46,22 +46,22 @@ class Received:
         return int(self.headers["stripe-signature"].partition("t=")[2].partition(",")[0])
 
     def verify(self, secret: str) -> None:
-        """Raise stripe-python's SignatureVerificationError unless it was signed with `secret` and just now."""
+        """Raise stripe-python's SignatureVerificationError unless the body was signed just now, with `secret`."""
         stripe.Webhook.construct_event(self.body, self.headers["stripe-signature"], secret)
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
-    """With the default of 5, connections that come at once get lost."""
+    """With the default of 5, simultaneous connections get lost."""
 
 
 @dataclass
 class Receiver:
-    """Keeps what it is sent while its `with` block runs."""
+    """Collects the requests that it receives while its `with` block runs."""
 
     statuses: deque[int] = field(default_factory=deque)
-    """Answers to come, then 200 forever; 0 means that the answer waits until the block ends."""
+    """The statuses of the next answers, then 200 forever; 0 means that the answer waits until the block ends."""
     received: list[Received] = field(default_factory=list)
 
     def __enter__(self) -> Self:
@@ -80,12 +80,12 @@ class Receiver:
 
     @property
     def events(self) -> list[str]:
-        """Ids of the events that came in."""
+        """Ids of the events that were received."""
         return [received.event["id"] for received in self.received]
 
     @property
     def kinds(self) -> list[str]:
-        """Types of the events that came in."""
+        """Types of the events that were received."""
         return [received.event["type"] for received in self.received]
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:

@@ -14,10 +14,10 @@ from tests.stripe_emulator.conftest import LIVE_KEY, NOW, TEST_KEY, Get, error, 
 
 
 def test_a_missing_key(server: Server) -> None:
-    found = error(httpx.get(f"{server.url}/v1/charges"), 401)
-    assert found["type"] == "invalid_request_error"
-    assert found["message"].startswith("You did not provide an API key.")
-    assert "code" not in found
+    details = error(httpx.get(f"{server.url}/v1/charges"), 401)
+    assert details["type"] == "invalid_request_error"
+    assert details["message"].startswith("You did not provide an API key.")
+    assert "code" not in details
 
 
 @pytest.mark.parametrize(
@@ -30,29 +30,29 @@ def test_a_missing_key(server: Server) -> None:
     ],
 )
 def test_an_unknown_key_is_named_but_masked(get: Get, key: str, masked: str) -> None:
-    found = error(get("/v1/charges", key), 401)
-    assert found == {"type": "invalid_request_error", "message": f"Invalid API Key provided: {masked}"}
+    details = error(get("/v1/charges", key), 401)
+    assert details == {"type": "invalid_request_error", "message": f"Invalid API Key provided: {masked}"}
 
 
-def test_keys_can_be_listed(shop: Shop) -> None:
+def test_a_server_may_accept_listed_keys_only(shop: Shop) -> None:
     with Server(shop, keys={LIVE_KEY}) as server, httpx.Client(base_url=server.url) as client:
         assert client.get("/v1/account", auth=(LIVE_KEY, "")).json()["id"] == shop.account
         assert client.get("/v1/account", auth=(TEST_KEY, "")).status_code == 401
 
 
-def test_a_restricted_key_lacks_what_is_denied(shop: Shop, server: Server, get: Get) -> None:
+def test_a_restricted_key_lacks_denied_permissions(shop: Shop, server: Server, get: Get) -> None:
     key = "rk_test_emulator0001"
     charge = shop.create_payment()["latest_charge"]
     server.deny("charges")
     server.deny("invoices")
-    found = error(get("/v1/charges", key), 403)
-    assert found["type"] == "invalid_request_error"
-    assert "Having the 'rak_charge_read' permission would allow this request to continue." in found["message"]
-    assert f"on account '{shop.account}'" in found["message"]
-    assert "emulator" not in found["message"]
+    details = error(get("/v1/charges", key), 403)
+    assert details["type"] == "invalid_request_error"
+    assert "Having the 'rak_charge_read' permission would allow this request to continue." in details["message"]
+    assert f"on account '{shop.account}'" in details["message"]
+    assert "emulator" not in details["message"]
     for path in (f"/v1/charges/{charge}", "/v1/invoices/in_x/lines", "/v1/payment_intents?expand[]=data.latest_charge"):
         error(get(path, key), 403)
-    assert ids(get("/v1/charges")) == [charge], "a secret key may everything"
+    assert ids(get("/v1/charges")) == [charge], "a secret key may read everything"
     assert ids(get("/v1/refunds", key)) == []
     server.deny("webhook_endpoints")
     refused = httpx.post(f"{server.url}/v1/webhook_endpoints", auth=(key, ""), data={"url": "https://shop.example"})
@@ -104,17 +104,17 @@ def test_a_restricted_key_lacks_what_is_denied(shop: Shop, server: Server, get: 
 )
 def test_bad_parameters(shop: Shop, get: Get, query: str, message: str, code: str | None, param: str) -> None:
     shop.create_payment()
-    found = error(get(f"/v1/{query}"), 400)
-    assert (found["type"], found["message"]) == ("invalid_request_error", message)
-    assert (found.get("code"), found["param"]) == (code, param)
+    details = error(get(f"/v1/{query}"), 400)
+    assert (details["type"], details["message"]) == ("invalid_request_error", message)
+    assert (details.get("code"), details["param"]) == (code, param)
 
 
 def test_parameters_that_exclude_each_other(shop: Shop, get: Get) -> None:
-    made = shop.create_customer()["id"]
-    found = error(get(f"/v1/customers?starting_after={made}&ending_before={made}"), 400)
-    assert found["message"] == "You may only specify one of these parameters: ending_before, starting_after."
-    found = error(get("/v1/customers?starting_after="), 400)
-    assert found["code"] == "parameter_invalid_empty"
+    customer = shop.create_customer()["id"]
+    details = error(get(f"/v1/customers?starting_after={customer}&ending_before={customer}"), 400)
+    assert details["message"] == "You may only specify one of these parameters: ending_before, starting_after."
+    details = error(get("/v1/customers?starting_after="), 400)
+    assert details["code"] == "parameter_invalid_empty"
     assert error(get("/v1/events?type=a&types[]=a"), 400)["message"].endswith(": type, types.")
     assert error(get("/v1/events?" + "&".join(["types[]=a"] * 21)), 400)["param"] == "types"
     assert ids(get("/v1/events?" + "&".join(["types[]=a"] * 20))) == []
@@ -146,21 +146,21 @@ def test_missing_objects(get: Get, path: str, message: str, param: str) -> None:
 
 
 def test_a_cursor_that_was_deleted_meanwhile(shop: Shop, get: Get) -> None:
-    made = [shop.create_customer()["id"] for _ in range(3)]
+    customers = [shop.create_customer()["id"] for _ in range(3)]
     cursor = ids(get("/v1/customers?limit=2"))[-1]
     shop.delete_customer(cursor)
-    found = error(get(f"/v1/customers?starting_after={cursor}"), 400)
-    assert (found["code"], found["message"]) == ("resource_missing", f"No such customer: '{made[1]}'")
+    details = error(get(f"/v1/customers?starting_after={cursor}"), 400)
+    assert (details["code"], details["message"]) == ("resource_missing", f"No such customer: '{customers[1]}'")
     invoice = shop.create_invoice(n_lines=3)
     line = invoice["lines"]["data"][0]["id"]
     shop.remove_invoice_line(invoice["id"], line)
-    found = error(get(f"/v1/invoices/{invoice['id']}/lines?starting_after={line}"), 400)
-    assert (found["code"], found["param"]) == ("resource_missing", "starting_after")
+    details = error(get(f"/v1/invoices/{invoice['id']}/lines?starting_after={line}"), 400)
+    assert (details["code"], details["param"]) == ("resource_missing", "starting_after")
 
 
-def test_what_is_not_there(server: Server, get: Get) -> None:
-    found = error(get("/v1/nothing"), 404)
-    assert found["message"].startswith("Unrecognized request URL (GET: /v1/nothing).")
+def test_unknown_urls_accounts_and_versions_are_refused(server: Server, get: Get) -> None:
+    details = error(get("/v1/nothing"), 404)
+    assert details["message"].startswith("Unrecognized request URL (GET: /v1/nothing).")
     assert httpx.post(f"{server.url}/v1/customers", auth=(TEST_KEY, "")).status_code == 404
     assert error(get("/v1/accounts/acct_other"), 403)["code"] == "account_invalid"
     assert error(get("/v1/charges", **{"Stripe-Version": "latest"}), 400)["message"].startswith("Invalid Stripe API")

@@ -1,4 +1,4 @@
-"""Events: what announces what, frozen contents, late visibility, retention."""
+"""Events: which action announces which event, frozen contents, late visibility, retention."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _kinds(shop: Shop) -> list[str]:
     return [event["type"] for event in reversed(shop.events(False))]
 
 
-def test_what_each_action_announces(shop: Shop) -> None:
+def test_the_events_that_each_action_announces(shop: Shop) -> None:
     seen = 0
 
     def announced() -> list[str]:
@@ -41,9 +41,9 @@ def test_what_each_action_announces(shop: Shop) -> None:
     assert announced() == ["payment_intent.created", "charge.pending", "payment_intent.processing"]
     shop.capture(slow["id"])
     assert announced() == ["charge.succeeded", "payment_intent.succeeded"]
-    asked = shop.create_payment(outcome="requires_action")
+    unconfirmed = shop.create_payment(outcome="requires_action")
     assert announced() == ["payment_intent.created", "payment_intent.requires_action"]
-    shop.cancel_payment(asked["id"])
+    shop.cancel_payment(unconfirmed["id"])
     assert announced() == ["payment_intent.canceled"]
     refund = shop.refund(paid["latest_charge"], 100)["id"]
     assert announced() == ["refund.created", "charge.refunded"]
@@ -90,7 +90,7 @@ def test_what_each_action_announces(shop: Shop) -> None:
     assert announced() == ["charge.updated"]
 
 
-def test_no_action_announces_unless_it_may(shop: Shop) -> None:
+def test_no_action_announces_an_event_with_announce_off(shop: Shop) -> None:
     person = shop.create_customer(announce=False)["id"]
     charge = shop.create_payment(person, announce=False)["latest_charge"]
     shop.fail_refund(shop.refund(charge, announce=False)["id"], announce=False)
@@ -104,7 +104,7 @@ def test_no_action_announces_unless_it_may(shop: Shop) -> None:
     assert shop.events(False) == []
 
 
-def test_an_event_keeps_the_object_as_it_was(shop: Shop, get: Get) -> None:
+def test_an_event_holds_the_object_as_it_was(shop: Shop, get: Get) -> None:
     person = shop.create_customer(name="Ada", metadata={"a b": "1"})
     shop.update_customer(person["id"], name="Grace", metadata={"A_B": "2"})
     update, creation = get("/v1/events").json()["data"]
@@ -117,7 +117,7 @@ def test_an_event_keeps_the_object_as_it_was(shop: Shop, get: Get) -> None:
     assert get(f"/v1/events/{creation['id']}").json() == creation
 
 
-def test_events_cut_lines_at_ten_and_bring_the_last_whole_customer(shop: Shop) -> None:
+def test_events_hold_ten_lines_of_an_invoice_and_the_last_state_of_a_deleted_customer(shop: Shop) -> None:
     shop.create_invoice(n_lines=25)
     lines = next(event for event in shop.events(False) if event["type"] == "invoice.created")["data"]["object"]["lines"]
     assert (len(lines["data"]), lines["has_more"], lines["total_count"]) == (10, True, 25)
@@ -165,15 +165,15 @@ def test_late_events(shop: Shop, clock: Clock, get: Get) -> None:
     assert len(ids(get("/v1/events"))) == 3
 
 
-@pytest.mark.parametrize(("age", "kept"), [(30 * DAY - 1, True), (30 * DAY, True), (30 * DAY + 1, False)])
-def test_events_are_kept_for_30_days(shop: Shop, clock: Clock, get: Get, age: int, kept: bool) -> None:
+@pytest.mark.parametrize(("age", "listed"), [(30 * DAY - 1, True), (30 * DAY, True), (30 * DAY + 1, False)])
+def test_events_are_listed_for_30_days(shop: Shop, clock: Clock, get: Get, age: int, listed: bool) -> None:
     shop.create_customer()
     (event,) = ids(get("/v1/events"))
     clock.advance(age)
-    assert ids(get(f"/v1/events?created[gte]={NOW}")) == ([event] if kept else [])
-    assert get(f"/v1/events/{event}").status_code == (200 if kept else 404)
-    assert len(shop.events(False)) == kept
-    if not kept:
+    assert ids(get(f"/v1/events?created[gte]={NOW}")) == ([event] if listed else [])
+    assert get(f"/v1/events/{event}").status_code == (200 if listed else 404)
+    assert len(shop.events(False)) == listed
+    if not listed:
         assert get(f"/v1/events?starting_after={event}").status_code == 400
 
 
@@ -190,7 +190,7 @@ def test_invoice_upcoming_has_no_id(shop: Shop, get: Get) -> None:
     assert "id" not in get("/v1/events?type=invoice.upcoming").json()["data"][0]["data"]["object"]
 
 
-def test_recorded_events_come_back_as_they_are(shop: Shop, get: Get) -> None:
+def test_recorded_events_are_listed_unchanged(shop: Shop, get: Get) -> None:
     event = {"id": "evt_old", "object": "event", "type": "odd.kind", "created": NOW - 5, "livemode": True, "x": 1}
     shop.put(event)
     assert get("/v1/events", LIVE_KEY).json()["data"] == [event]

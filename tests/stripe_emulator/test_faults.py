@@ -15,8 +15,8 @@ from tests.stripe_emulator.conftest import LIVE_KEY, TEST_KEY, Get, error, ids
 
 
 @pytest.fixture
-def made(shop: Shop) -> str:
-    """The only charge there is."""
+def charge(shop: Shop) -> str:
+    """The id of the shop's only charge."""
     return str(shop.create_payment()["latest_charge"])
 
 
@@ -33,17 +33,17 @@ def made(shop: Shop) -> str:
         (503, "api_error", None),
     ],
 )
-def test_a_status_brings_what_stripe_says_then(
-    made: str, server: Server, get: Get, status: int, kind: str, code: str | None
+def test_a_fault_with_a_status_answers_with_stripes_error_of_that_status(
+    charge: str, server: Server, get: Get, status: int, kind: str, code: str | None
 ) -> None:
     server.faults.append(Fault(status=status, headers={"Retry-After": "2"}))
     answer = get("/v1/charges")
-    found = error(answer, status)
-    assert (found["type"], found.get("code")) == (kind, code)
+    details = error(answer, status)
+    assert (details["type"], details.get("code")) == (kind, code)
     assert answer.headers["retry-after"] == "2"
     assert ("stripe-rate-limited-reason" in answer.headers) is (status == 429)
     assert server.requests[-1].status == status
-    assert ids(get("/v1/charges")) == [made]
+    assert ids(get("/v1/charges")) == [charge]
 
 
 def test_a_lock_is_a_429_without_a_reason(server: Server, get: Get) -> None:
@@ -63,33 +63,33 @@ def test_html_where_json_is_expected(server: Server, get: Get) -> None:
     assert get("/v1/charges").json() == {"odd": 1}
 
 
-def test_a_body_cut_short(made: str, server: Server, get: Get) -> None:
+def test_a_body_cut_short(charge: str, server: Server, get: Get) -> None:
     server.faults += [Fault(cut=0.5), Fault(cut=0.0)]
     for _ in range(2):
         with pytest.raises(httpx.RemoteProtocolError, match="complete message body"):
             get("/v1/charges")
-    assert ids(get("/v1/charges")) == [made]
+    assert ids(get("/v1/charges")) == [charge]
 
 
-def test_truncated_json_in_a_whole_answer(made: str, server: Server, get: Get) -> None:
+def test_truncated_json_in_a_complete_answer(charge: str, server: Server, get: Get) -> None:
     server.faults.append(Fault(truncate=0.5))
     answer = get("/v1/charges")
     assert answer.status_code == 200
     assert int(answer.headers["content-length"]) == len(answer.content)
     with pytest.raises(ValueError, match=r"Unterminated|Expecting"):
         answer.json()
-    assert ids(get("/v1/charges")) == [made]
+    assert ids(get("/v1/charges")) == [charge]
 
 
-def test_a_dropped_connection(made: str, server: Server, get: Get) -> None:
+def test_a_dropped_connection(charge: str, server: Server, get: Get) -> None:
     server.faults.append(Fault(drop=True))
     with pytest.raises(httpx.RemoteProtocolError, match="without sending a response"):
         get("/v1/charges")
     assert server.requests[-1].status == 0
-    assert ids(get("/v1/charges")) == [made]
+    assert ids(get("/v1/charges")) == [charge]
 
 
-def test_a_delay_holds_up_only_its_own_request(made: str, server: Server, get: Get) -> None:
+def test_a_delay_holds_up_only_its_own_request(charge: str, server: Server, get: Get) -> None:
     server.faults.append(Fault(path="charges", delay=0.4))
     slow = threading.Thread(target=get, args=("/v1/charges",))
     started = time.monotonic()
@@ -122,20 +122,20 @@ def test_stopping_does_not_wait_for_a_delay(shop: Shop) -> None:
 
 
 def test_before_changes_the_shop_between_pages(shop: Shop, server: Server, get: Get) -> None:
-    made = [shop.create_customer()["id"] for _ in range(4)][::-1]
-    seen: list[LoggedRequest] = []
+    customers = [shop.create_customer()["id"] for _ in range(4)][::-1]
+    requests: list[LoggedRequest] = []
 
     def change(request: LoggedRequest) -> None:
-        seen.append(request)
-        shop.delete_customer(made[2])
+        requests.append(request)
+        shop.delete_customer(customers[2])
 
     server.faults.append(Fault(path="^/v1/customers$", nth=2, before=change))
-    assert ids(get("/v1/customers?limit=2")) == made[:2]
-    assert ids(get(f"/v1/customers?limit=2&starting_after={made[1]}")) == [made[3]]
-    assert [request.params for request in seen] == [{"limit": "2", "starting_after": made[1]}]
+    assert ids(get("/v1/customers?limit=2")) == customers[:2]
+    assert ids(get(f"/v1/customers?limit=2&starting_after={customers[1]}")) == [customers[3]]
+    assert [request.params for request in requests] == [{"limit": "2", "starting_after": customers[1]}]
 
 
-def test_which_requests_are_hit(server: Server, get: Get) -> None:
+def test_which_requests_a_fault_applies_to(server: Server, get: Get) -> None:
     def statuses(path: str, count: int, key: str = TEST_KEY) -> list[int]:
         return [get(path, key).status_code for _ in range(count)]
 

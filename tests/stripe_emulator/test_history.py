@@ -1,4 +1,4 @@
-"""The made-up shop: deterministic, consistent, varied, quickly made."""
+"""The made-up shop: deterministic, consistent, varied, and quick to make."""
 
 from __future__ import annotations
 
@@ -46,23 +46,23 @@ def test_the_same_seed_and_day_give_the_same_shop(seeded: Shop) -> None:
     assert other.objects("charges", True).keys().isdisjoint(seeded.objects("charges", True))
 
 
-def test_later_on_the_same_day_the_history_only_goes_on() -> None:
+def test_later_on_the_same_day_the_history_only_grows() -> None:
     midnight = NOW // DAY * DAY
     morning, evening = (_shop(now=midnight + hour * 3600, days=20) for hour in (8, 20))
     for name in LISTED:
         for mode in (True, False):
             before = {
-                one: obj["created"]
-                for one, obj in morning.objects(name, mode).items()
+                key: obj["created"]
+                for key, obj in morning.objects(name, mode).items()
                 if name != "balance_transactions"
             }
-            after = {one: obj["created"] for one, obj in evening.objects(name, mode).items()}
+            after = {key: obj["created"] for key, obj in evening.objects(name, mode).items()}
             missing = before.keys() - after.keys()
-            gone = {one for one in missing if evening.is_deleted_customer(one, mode) or name == "invoices"}
-            assert missing == gone
-            assert all(after[one] == created for one, created in before.items() if one in after)
+            removed = {key for key in missing if evening.is_deleted_customer(key, mode) or name == "invoices"}
+            assert missing == removed
+            assert all(after[key] == created for key, created in before.items() if key in after)
     amounts = [
-        {one: (obj["amount"], obj["fee"]) for one, obj in shop.objects("balance_transactions", True).items()}
+        {key: (obj["amount"], obj["fee"]) for key, obj in shop.objects("balance_transactions", True).items()}
         for shop in (morning, evening)
     ]
     assert amounts[0].items() <= amounts[1].items()
@@ -107,7 +107,7 @@ def test_money_adds_up(seeded: Shop) -> None:
             assert (invoice["status"] == "paid") is (invoice["status_transitions"]["paid_at"] is not None)
 
 
-def test_references_point_at_something(seeded: Shop) -> None:
+def test_references_point_to_objects(seeded: Shop) -> None:
     for mode in (True, False):
         held = {name: seeded.objects(name, mode) for name in LISTED}
         for charge in held["charges"].values():
@@ -121,7 +121,7 @@ def test_references_point_at_something(seeded: Shop) -> None:
             assert child["charge"] in held["charges"]
 
 
-def test_what_pipelines_stumble_over_is_there(seeded: Shop) -> None:
+def test_the_history_has_objects_that_pipelines_often_mishandle(seeded: Shop) -> None:
     charges = seeded.objects("charges", True)
     assert {charge["currency"] for charge in charges.values()} == {"usd", "eur", "gbp", "jpy", "kwd", "idr"}
     for charge in charges.values():
@@ -182,24 +182,24 @@ def test_trade_is_drawn_from_the_seed() -> None:
     assert len(set(kinds[0])) >= 10, "many different things happen"
 
 
-def test_trade_keeps_money_straight_and_announces_everything() -> None:
+def test_trade_keeps_amounts_consistent_and_announces_every_change() -> None:
     shop = _shop(days=3)
     before = {name: shop.objects(name, True) for name in LISTED}
-    seen = {event["id"] for event in shop.events(True)}
+    earlier = {event["id"] for event in shop.events(True)}
     for _ in range(300):
         shop.trade(livemode=True)
     test_money_adds_up(shop)
     announced = {
         event["data"]["object"]["id"]: event["data"]["object"]
         for event in reversed(shop.events(True))
-        if event["id"] not in seen
+        if event["id"] not in earlier
     }
     for name in LISTED:
         if name == "balance_transactions":
             continue
-        for one, obj in shop.objects(name, True).items():
-            if before[name].get(one) != obj:
-                assert announced[one] == obj, "the newest event shows the object as it is"
+        for key, obj in shop.objects(name, True).items():
+            if before[name].get(key) != obj:
+                assert announced[key] == obj, "the newest event shows the object as it is"
 
 
 def test_trade_in_an_empty_shop(shop: Shop) -> None:

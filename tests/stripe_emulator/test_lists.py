@@ -1,4 +1,4 @@
-"""Pages, filters, cursors, expansion and modes, as HTTP shows them."""
+"""Pages, filters, cursors, expansion and modes, over HTTP."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ def _reader(client: httpx.Client) -> Get:
     return lambda path, _key: client.get(path)
 
 
-def test_newest_comes_first_and_ties_stay_in_place(shop: Shop, get: Get) -> None:
+def test_the_newest_object_comes_first_and_ties_keep_their_order(shop: Shop, get: Get) -> None:
     old, first, second, new = _customers(shop, -9, -5, -5, -1)
     late = shop.create_customer(created=NOW - 7)["id"]
     assert ids(get("/v1/customers")) == [new, second, first, late, old]
 
 
-def test_a_page_holds_ten_unless_told_and_says_whether_more_follow(shop: Shop, get: Get) -> None:
-    made = _customers(shop, *range(101))
+def test_a_page_holds_ten_objects_by_default_and_says_whether_more_follow(shop: Shop, get: Get) -> None:
+    customers = _customers(shop, *range(101))
     page = get("/v1/customers").json()
     assert (len(page["data"]), page["has_more"]) == (10, True)
     assert (page["object"], page["url"]) == ("list", "/v1/customers")
-    assert ids(get("/v1/customers?limit=100")) == made[:0:-1]
+    assert ids(get("/v1/customers?limit=100")) == customers[:0:-1]
     assert get("/v1/customers?limit=100").json()["has_more"] is True
-    assert get(f"/v1/customers?limit=100&starting_after={made[1]}").json()["has_more"] is False
+    assert get(f"/v1/customers?limit=100&starting_after={customers[1]}").json()["has_more"] is False
 
 
 def test_paging_both_ways_with_many_objects_in_one_second(shop: Shop, get: Get) -> None:
-    made = _customers(shop, *([0] * 250))[::-1]
-    assert [obj["id"] for obj in walk(get, "/v1/customers")] == made
-    page = get(f"/v1/customers?limit=3&ending_before={made[5]}")
-    assert (ids(page), page.json()["has_more"]) == (made[2:5], True)
-    page = get(f"/v1/customers?limit=3&ending_before={made[3]}")
-    assert (ids(page), page.json()["has_more"]) == (made[:3], False)
+    customers = _customers(shop, *([0] * 250))[::-1]
+    assert [obj["id"] for obj in walk(get, "/v1/customers")] == customers
+    page = get(f"/v1/customers?limit=3&ending_before={customers[5]}")
+    assert (ids(page), page.json()["has_more"]) == (customers[2:5], True)
+    page = get(f"/v1/customers?limit=3&ending_before={customers[3]}")
+    assert (ids(page), page.json()["has_more"]) == (customers[:3], False)
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ def test_paging_both_ways_with_many_objects_in_one_second(shop: Shop, get: Get) 
 )
 def test_bounds_of_created(shop: Shop, get: Get, bounds: str, expected: list[int]) -> None:
     seconds = (-20, -10, 0)
-    made = _customers(shop, *seconds)
+    customers = _customers(shop, *seconds)
     query = bounds.format(*(NOW + second for second in seconds))
-    assert ids(get(f"/v1/customers?{query}")) == [made[place] for place in expected]
+    assert ids(get(f"/v1/customers?{query}")) == [customers[place] for place in expected]
 
 
 def test_a_cursor_outside_its_window_gives_an_empty_page(shop: Shop, get: Get) -> None:
@@ -72,14 +72,14 @@ def test_a_cursor_outside_its_window_gives_an_empty_page(shop: Shop, get: Get) -
     assert ids(get(f"/v1/customers?created[lt]={NOW - 10}&starting_after={edge}")) == []
 
 
-def test_what_is_made_while_paging_appears_before_the_first_page(shop: Shop, get: Get) -> None:
-    made = _customers(shop, -3, -2, -1)
+def test_objects_created_while_paging_appear_before_the_first_page(shop: Shop, get: Get) -> None:
+    customers = _customers(shop, -3, -2, -1)
     first = ids(get("/v1/customers?limit=2"))
     _customers(shop, 0)
-    assert first + ids(get(f"/v1/customers?limit=2&starting_after={first[-1]}")) == made[::-1]
+    assert first + ids(get(f"/v1/customers?limit=2&starting_after={first[-1]}")) == customers[::-1]
 
 
-def test_modes_are_apart(shop: Shop, get: Get) -> None:
+def test_modes_are_separate(shop: Shop, get: Get) -> None:
     test, live = shop.create_customer()["id"], shop.create_customer(livemode=True)["id"]
     assert ids(get("/v1/customers")) == [test]
     assert ids(get("/v1/customers", LIVE_KEY)) == [live]
@@ -88,10 +88,10 @@ def test_modes_are_apart(shop: Shop, get: Get) -> None:
     assert "live mode" in get(f"/v1/customers/{live}").json()["error"]["message"]
 
 
-def test_a_key_may_come_as_a_user_name(shop: Shop, get: Get) -> None:
-    made = shop.create_customer()["id"]
+def test_a_key_may_be_sent_as_a_user_name(shop: Shop, get: Get) -> None:
+    customer = shop.create_customer()["id"]
     basic = base64.b64encode(b"sk_test_emulator0001:").decode()
-    assert ids(get("/v1/customers", Authorization=f"Basic {basic}")) == [made]
+    assert ids(get("/v1/customers", Authorization=f"Basic {basic}")) == [customer]
 
 
 def test_every_documented_filter(shop: Shop, get: Get) -> None:
@@ -137,11 +137,11 @@ def test_every_documented_filter(shop: Shop, get: Get) -> None:
 
 
 def test_filters_follow_changes(shop: Shop, get: Get) -> None:
-    moved, gone = (shop.create_customer(email="a@example.com")["id"] for _ in range(2))
+    moved, other = (shop.create_customer(email="a@example.com")["id"] for _ in range(2))
     shop.update_customer(moved, email="b@example.com")
-    assert ids(get("/v1/customers?email=a@example.com")) == [gone]
+    assert ids(get("/v1/customers?email=a@example.com")) == [other]
     assert ids(get("/v1/customers?email=b@example.com")) == [moved]
-    shop.delete_customer(gone)
+    shop.delete_customer(other)
     shop.delete_customer(moved)
     for email in ("a", "b"):
         assert ids(get(f"/v1/customers?email={email}@example.com")) == []
@@ -158,41 +158,41 @@ def test_filters_and_pages_agree(seeded: Shop) -> None:
         busiest, _ = Counter(charge["customer"] for charge in charges if charge["customer"]).most_common(1)[0]
         since, until = NOW - 40 * 86400, NOW - 5 * 86400
         query = f"/v1/charges?limit=1&customer={busiest}&created[gte]={since}&created[lt]={until}"
-        found: list[str] = []
+        listed: list[str] = []
         more, cursor = True, ""
         while more:
             page = client.get(f"{query}{cursor}")
-            found += ids(page)
-            more, cursor = page.json()["has_more"], f"&starting_after={found[-1]}"
-    assert len(found) > 1
-    assert found == [
+            listed += ids(page)
+            more, cursor = page.json()["has_more"], f"&starting_after={listed[-1]}"
+    assert len(listed) > 1
+    assert listed == [
         charge["id"] for charge in charges if charge["customer"] == busiest and since <= charge["created"] < until
     ]
 
 
 @pytest.mark.parametrize(("key", "livemode"), [(LIVE_KEY, True), (TEST_KEY, False)])
-def test_lists_hold_exactly_what_the_shop_holds(seeded: Shop, key: str, livemode: bool) -> None:
+def test_lists_hold_exactly_the_objects_of_the_shop(seeded: Shop, key: str, livemode: bool) -> None:
     with Server(seeded) as server, httpx.Client(base_url=server.url, auth=(key, "")) as client:
         for name in LISTED:
             listed = walk(_reader(client), f"/v1/{name}")
             truth = seeded.objects(name, livemode)
             assert {obj["id"]: obj for obj in listed} == {
-                one: obj for one, obj in truth.items() if name != "customers" or obj["test_clock"] is None
+                object_id: obj for object_id, obj in truth.items() if name != "customers" or obj["test_clock"] is None
             }
             times = [obj["created"] for obj in listed]
             assert times == sorted(times, reverse=True)
 
 
 def test_deleted_customers_leave_the_list_and_keep_a_stub(shop: Shop, get: Get) -> None:
-    gone, stays = shop.create_customer()["id"], shop.create_customer()["id"]
-    stub = {"id": gone, "object": "customer", "deleted": True}
-    assert shop.delete_customer(gone) == stub
-    assert ids(get("/v1/customers")) == [stays]
-    assert get(f"/v1/customers/{gone}").json() == stub
-    assert list(shop.objects("customers", False)) == [stays]
+    deleted, remaining = shop.create_customer()["id"], shop.create_customer()["id"]
+    stub = {"id": deleted, "object": "customer", "deleted": True}
+    assert shop.delete_customer(deleted) == stub
+    assert ids(get("/v1/customers")) == [remaining]
+    assert get(f"/v1/customers/{deleted}").json() == stub
+    assert list(shop.objects("customers", False)) == [remaining]
 
 
-def test_deleted_drafts_are_gone(shop: Shop, get: Get) -> None:
+def test_deleted_drafts_cannot_be_read(shop: Shop, get: Get) -> None:
     draft = shop.create_invoice(draft=True)["id"]
     assert shop.delete_invoice(draft) == {"id": draft, "object": "invoice", "deleted": True}
     for path in (draft, f"{draft}/lines"):
@@ -202,7 +202,7 @@ def test_deleted_drafts_are_gone(shop: Shop, get: Get) -> None:
         shop.delete_invoice(shop.create_invoice()["id"])
 
 
-def test_customers_on_a_test_clock_are_listed_only_with_it(shop: Shop, get: Get) -> None:
+def test_customers_on_a_test_clock_are_listed_only_with_that_clock(shop: Shop, get: Get) -> None:
     plain, clocked = shop.create_customer()["id"], shop.create_customer(test_clock="clock_1")["id"]
     assert ids(get("/v1/customers")) == [plain]
     assert ids(get("/v1/customers?test_clock=clock_1")) == [clocked]
@@ -233,18 +233,20 @@ def test_references_are_expanded(shop: Shop, get: Get) -> None:
     charge = payment["latest_charge"]
     shop.refund(charge, 100)
     path = "expand[]=data.customer&expand[]=data.payment_intent.latest_charge&expand[]=data.balance_transaction.source"
-    found = get(f"/v1/charges?{path}").json()["data"][0]
-    assert found["customer"] == person
-    assert found["payment_intent"]["latest_charge"]["id"] == charge
-    assert found["balance_transaction"]["source"]["id"] == charge
-    assert found["payment_method"].startswith("pm_"), "what the shop does not hold stays an id"
-    assert "refunds" not in found
-    found = get(
+    expanded = get(f"/v1/charges?{path}").json()["data"][0]
+    assert expanded["customer"] == person
+    assert expanded["payment_intent"]["latest_charge"]["id"] == charge
+    assert expanded["balance_transaction"]["source"]["id"] == charge
+    assert expanded["payment_method"].startswith("pm_"), (
+        "the id of an object that the shop does not hold is not expanded"
+    )
+    assert "refunds" not in expanded
+    expanded = get(
         f"/v1/charges/{charge}?expand[0]=customer&expand[1]=payment_method&expand[2]=refunds.data.charge"
     ).json()
-    assert found["customer"] == person
-    assert found["payment_method"].startswith("pm_")
-    assert found["refunds"]["data"][0]["charge"]["id"] == charge
+    assert expanded["customer"] == person
+    assert expanded["payment_method"].startswith("pm_")
+    assert expanded["refunds"]["data"][0]["charge"]["id"] == charge
     shop.delete_customer(person["id"])
     stub = {"id": person["id"], "object": "customer", "deleted": True}
     assert get(f"/v1/charges/{charge}?expand[]=customer").json()["customer"] == stub
@@ -254,7 +256,7 @@ def test_references_are_expanded(shop: Shop, get: Get) -> None:
     assert lines["data"] == invoice["lines"]["data"]
 
 
-def test_recorded_objects_come_back_as_they_are(shop: Shop, get: Get) -> None:
+def test_recorded_objects_are_returned_unchanged(shop: Shop, get: Get) -> None:
     charge = {"id": "ch_old", "object": "charge", "created": 5, "livemode": True, "customer": {"id": "cus_x"}, "odd": 1}
     lines = [{"id": f"il_{place}", "object": "line_item", "invoice": "in_old"} for place in range(12)]
     shell = {"object": "list", "has_more": True, "total_count": 12, "url": "/v1/invoices/in_old/lines"}
@@ -281,7 +283,7 @@ def test_recorded_objects_come_back_as_they_are(shop: Shop, get: Get) -> None:
     assert shop.pay_invoice(shop.create_invoice("cus_bare")["id"])["status"] == "paid"
     shop.put(charge)
     charge["odd"] = 2
-    assert get("/v1/charges/ch_old", LIVE_KEY).json()["odd"] == 1, "what was put in is the shop's own"
+    assert get("/v1/charges/ch_old", LIVE_KEY).json()["odd"] == 1, "the shop has its own copy of an object"
     shop.put(invoice | {"lines": {"object": "list", "has_more": False, "data": lines[3:5]}})
     assert walk(get, "/v1/invoices/in_old/lines", LIVE_KEY) == lines[3:5]
     shop.put(invoice | {"lines": {"object": "list", "has_more": True, "data": lines[4:6]}})
@@ -302,7 +304,7 @@ def test_balance_transactions_become_available_by_the_clock(shop: Shop, clock: C
     assert len(shop.events(False)) == events
 
 
-def test_a_payout_takes_what_is_available_then(shop: Shop) -> None:
+def test_a_payout_takes_the_available_balance(shop: Shop) -> None:
     paid = shop.create_payment(amount=5000)
     charge = shop.objects("charges", False)[paid["latest_charge"]]
     sale = shop.objects("balance_transactions", False)[charge["balance_transaction"]]
@@ -316,24 +318,24 @@ def test_a_payout_takes_what_is_available_then(shop: Shop) -> None:
     assert shop.payout(300)["amount"] == -300
 
 
-def test_a_refund_gives_back_what_is_left(shop: Shop) -> None:
-    whole, part = (shop.create_payment(amount=5000, outcome="requires_capture") for _ in range(2))
-    shop.capture(whole["id"])
-    shop.capture(part["id"], 3000)
-    shop.refund(whole["latest_charge"], 1000)
-    assert shop.objects("charges", False)[whole["latest_charge"]]["refunded"] is False
-    assert shop.refund(whole["latest_charge"])["amount"] == 4000
-    assert shop.refund(part["latest_charge"])["amount"] == 3000
+def test_a_refund_without_an_amount_returns_the_rest(shop: Shop) -> None:
+    full, partial = (shop.create_payment(amount=5000, outcome="requires_capture") for _ in range(2))
+    shop.capture(full["id"])
+    shop.capture(partial["id"], 3000)
+    shop.refund(full["latest_charge"], 1000)
+    assert shop.objects("charges", False)[full["latest_charge"]]["refunded"] is False
+    assert shop.refund(full["latest_charge"])["amount"] == 4000
+    assert shop.refund(partial["latest_charge"])["amount"] == 3000
     assert all(charge["refunded"] for charge in shop.objects("charges", False).values())
 
 
-def test_fees_and_rates_know_minor_units(shop: Shop) -> None:
+def test_fees_and_rates_are_in_minor_units(shop: Shop) -> None:
     expected = {"usd": (320, 10_000), "jpy": (330, 10_000), "kwd": (124, 3250)}
     for currency, (fee, settled) in expected.items():
         into = "usd" if currency == "kwd" else None
         shop.create_payment(amount=10_000, currency=currency, settlement_currency=into)
-        made = shop.collection("balance_transactions", False)
-        transaction = made.objects[next(iter(made))]
+        transactions = shop.collection("balance_transactions", False)
+        transaction = transactions.objects[next(iter(transactions))]
         assert (transaction["amount"], transaction["fee"]) == (settled, fee), currency
         assert transaction["exchange_rate"] == (3.25 if into else None)
 

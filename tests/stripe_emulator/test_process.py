@@ -34,17 +34,17 @@ def _running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_serves_until_it_is_told_to_stop(number: signal.Signals) -> None:
+def test_the_emulator_serves_until_it_gets_a_signal(number: signal.Signals) -> None:
     with _running("--port", "0", "--days", "3", "--trade-every", "0.05", "--latency-ms", "1") as (process, url):
         with httpx.Client(base_url=url) as client:
             deadline = time.monotonic() + 20
-            found: set[str] = set()
-            while time.monotonic() < deadline and len(found) < 3:
+            recent: set[str] = set()
+            while time.monotonic() < deadline and len(recent) < 3:
                 for key in (LIVE_KEY, TEST_KEY):
                     events = client.get("/v1/events?limit=5", auth=(key, "")).json()["data"]
-                    found |= {event["id"] for event in events if event["created"] > time.time() - 30}
+                    recent |= {event["id"] for event in events if event["created"] > time.time() - 30}
                 time.sleep(0.1)
-            assert len(found) >= 3, "it trades"
+            assert len(recent) >= 3, "the emulator trades"
         started = time.monotonic()
         process.send_signal(number)
         output = process.communicate(timeout=10)
@@ -62,7 +62,7 @@ def test_rate_limits_are_on_unless_switched_off() -> None:
             assert statuses == ({200, 429} if refused else {200})
 
 
-def test_webhooks_of_both_modes_go_to_the_url_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_webhooks_of_both_modes_go_to_the_given_url(monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = {True: "whsec_live_of_the_tests", False: "whsec_test_of_the_tests"}
     monkeypatch.setenv("STRIPE_WEBHOOK_SECRET", secrets[True])
     monkeypatch.setenv("STRIPE_TEST_WEBHOOK_SECRET", secrets[False])
@@ -82,7 +82,7 @@ def test_webhooks_of_both_modes_go_to_the_url_it_is_given(monkeypatch: pytest.Mo
         assert received.event["created"] > time.time() - 60, "history is not delivered"
 
 
-def test_what_webhook_options_need_is_said_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_webhook_options_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("STRIPE_WEBHOOK_SECRET", "STRIPE_TEST_WEBHOOK_SECRET"):
         monkeypatch.delenv(name, raising=False)
     for arguments, complaint in (
@@ -97,7 +97,7 @@ def test_what_webhook_options_need_is_said_clearly(monkeypatch: pytest.MonkeyPat
         assert complaint in done.stderr
 
 
-def test_a_port_that_is_taken_is_said_clearly() -> None:
+def test_a_port_in_use_is_explained() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -110,7 +110,7 @@ def test_a_port_that_is_taken_is_said_clearly() -> None:
     )
 
 
-def test_it_goes_with_its_parent() -> None:
+def test_the_emulator_ends_with_its_parent_process() -> None:
     script = (
         "import subprocess, sys, time\n"
         f"child = subprocess.Popen({[*_COMMAND, '--port', '0', '--days', '0']!r}, stdout=subprocess.PIPE, text=True)\n"
@@ -123,13 +123,13 @@ def test_it_goes_with_its_parent() -> None:
         assert httpx.get(f"{url}/v1/account", auth=(TEST_KEY, "")).status_code == 200
         parent.kill()
     deadline = time.monotonic() + 5
-    gone = False
-    while time.monotonic() < deadline and not gone:
+    stopped = False
+    while time.monotonic() < deadline and not stopped:
         time.sleep(0.05)
         try:
             httpx.get(f"{url}/v1/account", auth=(TEST_KEY, ""), timeout=1)
         except httpx.TransportError:
-            gone = True
-    if not gone:
+            stopped = True
+    if not stopped:
         os.kill(int(pid), signal.SIGKILL)
-    assert gone
+    assert stopped

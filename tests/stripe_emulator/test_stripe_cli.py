@@ -18,7 +18,7 @@ Cli = Callable[..., Any]
 
 @pytest.fixture
 def cli(stripe_cli: StripeCli) -> Cli:
-    """Run the CLI against the server and return the JSON it prints."""
+    """Runs the CLI against the server and returns the JSON that it prints."""
 
     def run(*arguments: str, key: str = TEST_KEY) -> Any:
         done = stripe_cli.run(*arguments, key=key)
@@ -34,7 +34,7 @@ def _names(page: Any) -> list[str]:
     return [obj["id"] for obj in page["data"]]
 
 
-def test_it_is_the_official_one(cli: Cli, server: Server, shop: Shop) -> None:
+def test_the_official_cli_reaches_the_emulator(cli: Cli, server: Server, shop: Shop) -> None:
     assert cli("get", "/v1/account")["id"] == shop.account
     assert server.requests[-1].path == "/v1/account"
 
@@ -58,8 +58,8 @@ def test_every_type_is_listed_and_retrieved(cli: Cli, shop: Shop) -> None:
         truth = shop.objects(name, False)
         page = cli(name, "list", "--limit", "100")
         assert {obj["id"]: obj for obj in page["data"]} == truth
-        one = next(iter(truth))
-        assert cli(name, "retrieve", one) == truth[one]
+        object_id = next(iter(truth))
+        assert cli(name, "retrieve", object_id) == truth[object_id]
 
 
 def test_filters_and_expansion(cli: Cli, shop: Shop) -> None:
@@ -67,8 +67,8 @@ def test_filters_and_expansion(cli: Cli, shop: Shop) -> None:
     charge = shop.create_payment(person["id"], created=int(shop.clock.now()) - 100)["latest_charge"]
     shop.create_payment()
     created = f"created[lt]={int(shop.clock.now()) - 50}"
-    (found,) = cli("charges", "list", "-d", created, "--expand", "data.customer")["data"]
-    assert (found["id"], found["customer"]) == (charge, person)
+    (listed,) = cli("charges", "list", "-d", created, "--expand", "data.customer")["data"]
+    assert (listed["id"], listed["customer"]) == (charge, person)
     assert _names(cli("charges", "list", "--customer", person["id"])) == [charge]
     assert cli("get", charge)["id"] == charge
 
@@ -89,12 +89,12 @@ def test_events(cli: Cli, shop: Shop) -> None:
 
 def test_webhook_endpoints(cli: Cli) -> None:
     url = "https://shop.example/hook"
-    made = cli("webhook_endpoints", "create", "--url", url, "--enabled-events", "charge.succeeded")
-    assert made["secret"].startswith("whsec_")
-    changed = cli("webhook_endpoints", "update", made["id"], "--enabled-events", "*")
+    endpoint = cli("webhook_endpoints", "create", "--url", url, "--enabled-events", "charge.succeeded")
+    assert endpoint["secret"].startswith("whsec_")
+    changed = cli("webhook_endpoints", "update", endpoint["id"], "--enabled-events", "*")
     assert (changed["url"], changed["enabled_events"]) == (url, ["*"])
-    assert _names(cli("webhook_endpoints", "list")) == [made["id"]]
-    assert cli("webhook_endpoints", "delete", made["id"], "--confirm")["deleted"] is True
+    assert _names(cli("webhook_endpoints", "list")) == [endpoint["id"]]
+    assert cli("webhook_endpoints", "delete", endpoint["id"], "--confirm")["deleted"] is True
 
 
 def test_modes_and_errors(cli: Cli, shop: Shop) -> None:
@@ -105,7 +105,7 @@ def test_modes_and_errors(cli: Cli, shop: Shop) -> None:
     assert cli("get", "/v1/charges", "-d", "foo=1")["error"]["code"] == "parameter_unknown"
 
 
-def test_listen_forwards_what_happens(stripe_cli: StripeCli, server: Server, shop: Shop) -> None:
+def test_listen_forwards_events(stripe_cli: StripeCli, server: Server, shop: Shop) -> None:
     secret = stripe_cli.signing_secret(key=TEST_KEY)
     assert secret.startswith("whsec_")
     with Receiver() as receiver, stripe_cli.listening(forward_to=receiver.url, key=TEST_KEY):

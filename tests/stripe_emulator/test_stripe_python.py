@@ -30,17 +30,17 @@ def test_paging_through_every_type(seeded: Shop, seeded_server: Server, name: st
         service = getattr(_client(seeded_server, key).v1, name)
         listed = {obj.id: obj for obj in service.list({"limit": 100}).auto_paging_iter()}
         truth = {
-            one: obj
-            for one, obj in seeded.objects(name, livemode).items()
+            object_id: obj
+            for object_id, obj in seeded.objects(name, livemode).items()
             if name != "customers" or obj["test_clock"] is None
         }
         assert listed.keys() == truth.keys()
-        assert all(obj._data["object"] == truth[one]["object"] for one, obj in listed.items())
+        assert all(obj._data["object"] == truth[object_id]["object"] for object_id, obj in listed.items())
         newest = next(iter(listed.values()))
         assert service.retrieve(newest.id) == newest
         bounds = {"gte": NOW - 20 * 86400, "lt": NOW - 86400}
-        found = [obj.id for obj in service.list({"limit": 100, "created": bounds}).auto_paging_iter()]
-        assert found == [one for one, obj in listed.items() if bounds["gte"] <= obj.created < bounds["lt"]]
+        within = [obj.id for obj in service.list({"limit": 100, "created": bounds}).auto_paging_iter()]
+        assert within == [object_id for object_id, obj in listed.items() if bounds["gte"] <= obj.created < bounds["lt"]]
 
 
 def test_filters_expansion_and_lines(shop: Shop, server: Server) -> None:
@@ -60,8 +60,8 @@ def test_filters_expansion_and_lines(shop: Shop, server: Server) -> None:
     backwards = client.v1.invoices.line_items.list(invoice, {"limit": 7, "ending_before": lines[-1].id})
     assert len(list(backwards.auto_paging_iter())) == 24
     shop.delete_customer(person)
-    gone = client.v1.customers.retrieve(person)
-    assert gone.deleted is True
+    deleted = client.v1.customers.retrieve(person)
+    assert deleted.deleted is True
 
 
 def test_events(shop: Shop, server: Server) -> None:
@@ -77,7 +77,7 @@ def test_events(shop: Shop, server: Server) -> None:
 
 def test_webhook_endpoints(shop: Shop, server: Server) -> None:
     endpoints = _client(server).v1.webhook_endpoints
-    made = endpoints.create(
+    endpoint = endpoints.create(
         {
             "url": "https://shop.example/hook",
             "enabled_events": ["customer.created", "charge.succeeded"],
@@ -85,34 +85,34 @@ def test_webhook_endpoints(shop: Shop, server: Server) -> None:
             "metadata": {"a b": "1", "c": "2"},
         }
     )
-    assert made.secret is not None
-    assert made.secret.startswith("whsec_")
-    assert (made.status, made.api_version, made.livemode) == ("enabled", "2024-06-20", False)
+    assert endpoint.secret is not None
+    assert endpoint.secret.startswith("whsec_")
+    assert (endpoint.status, endpoint.api_version, endpoint.livemode) == ("enabled", "2024-06-20", False)
     (listed,) = endpoints.list().data
-    assert listed.id == made.id
+    assert listed.id == endpoint.id
     assert "secret" not in listed
-    assert "secret" not in endpoints.retrieve(made.id)
+    assert "secret" not in endpoints.retrieve(endpoint.id)
     shop.create_customer()
     assert shop.events(False)[0]["pending_webhooks"] == 1
-    changed = endpoints.update(made.id, {"disabled": True, "enabled_events": ["*"], "metadata": {"c": ""}})
+    changed = endpoints.update(endpoint.id, {"disabled": True, "enabled_events": ["*"], "metadata": {"c": ""}})
     assert (changed.status, changed.enabled_events, changed.api_version) == ("disabled", ["*"], "2024-06-20")
     assert changed.metadata.to_dict() == {"a b": "1"}
     shop.create_customer()
     assert shop.events(False)[0]["pending_webhooks"] == 0
     with pytest.raises(stripe.InvalidRequestError, match="unknown parameter: api_version"):
-        endpoints.update(made.id, {"api_version": "2025-01-01"})  # type: ignore[arg-type]
+        endpoints.update(endpoint.id, {"api_version": "2025-01-01"})  # type: ignore[arg-type]
     with pytest.raises(stripe.InvalidRequestError, match="Missing required param: url"):
         endpoints.create({"enabled_events": ["*"]})  # type: ignore[typeddict-item]
     with pytest.raises(stripe.InvalidRequestError, match="Invalid URL"):
         endpoints.create({"enabled_events": ["*"], "url": "shop.example"})
     assert _client(server, LIVE_KEY).v1.webhook_endpoints.list().data == []
-    assert endpoints.delete(made.id).deleted is True
+    assert endpoints.delete(endpoint.id).deleted is True
     assert endpoints.list().data == []
     with pytest.raises(stripe.InvalidRequestError, match="No such webhook endpoint"):
-        endpoints.delete(made.id)
+        endpoints.delete(endpoint.id)
 
 
-def test_errors_are_the_classes_they_should_be(shop: Shop, server: Server) -> None:
+def test_errors_have_the_classes_of_the_client(shop: Shop, server: Server) -> None:
     client = _client(server)
     with pytest.raises(stripe.AuthenticationError, match=r"Invalid API Key provided: \*\*_odd"):
         _client(server, "sk_odd").v1.charges.list()
@@ -141,7 +141,7 @@ def test_errors_are_the_classes_they_should_be(shop: Shop, server: Server) -> No
         client.v1.charges.list()
 
 
-def test_the_version_the_client_pins_comes_back(server: Server) -> None:
+def test_answers_have_the_version_that_the_client_pins(server: Server) -> None:
     answer = _client(server).raw_request("get", "/v1/account")
     assert answer.headers["stripe-version"] == stripe.api_version == "2026-10-28.endive"
     assert server.requests[-1].stripe_version == stripe.api_version

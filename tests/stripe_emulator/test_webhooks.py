@@ -1,4 +1,4 @@
-"""Webhooks: what is sent to whom, how it is signed, what happens when it fails, what tests can do with it."""
+"""Webhooks: which endpoint gets which event, signatures, retries, and how tests hold and repeat deliveries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECRET = "whsec_of_the_tests"
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    """Answers 200."""
+    """A receiver that answers 200."""
     with Receiver() as receiver:
         yield receiver
 
@@ -34,7 +34,7 @@ def endpoint(shop: Shop, receiver: Receiver) -> str:
     return str(shop.create_webhook_endpoint(receiver.url, secret=SECRET)["id"])
 
 
-def test_what_is_sent(shop: Shop, server: Server, receiver: Receiver, endpoint: str, get: Get) -> None:
+def test_the_request_that_is_sent(shop: Shop, server: Server, receiver: Receiver, endpoint: str, get: Get) -> None:
     started = int(time.time())
     person = shop.create_customer(name="Jürgen 🎉")
     server.webhooks.settled()
@@ -58,12 +58,12 @@ def test_what_is_sent(shop: Shop, server: Server, receiver: Receiver, endpoint: 
     assert started <= attempt.at <= time.time()
 
 
-def test_who_is_told_of_what(shop: Shop, server: Server, receiver: Receiver) -> None:
+def test_which_endpoint_gets_which_event(shop: Shop, server: Server, receiver: Receiver) -> None:
     def paths() -> Counter[str]:
         server.webhooks.settled()
-        found = Counter(received.path for received in receiver.received)
+        counts = Counter(received.path for received in receiver.received)
         receiver.received.clear()
-        return found
+        return counts
 
     def listen(name: str, *kinds: str, livemode: bool = False) -> str:
         url = receiver.url.replace("/webhooks/stripe", f"/{name}")
@@ -90,7 +90,7 @@ def test_who_is_told_of_what(shop: Shop, server: Server, receiver: Receiver) -> 
     assert paths() == {"/everything": 1}
 
 
-def test_they_do_not_wait_for_the_event_to_be_listed(
+def test_webhooks_do_not_wait_for_the_event_to_be_listed(
     shop: Shop, server: Server, receiver: Receiver, endpoint: str, get: Get
 ) -> None:
     shop.event_delay = 40
@@ -116,10 +116,10 @@ def test_history_is_not_delivered(server: Server, shop: Shop, receiver: Receiver
 
 def test_an_endpoint_made_over_the_api_gets_its_own_secret(server: Server, shop: Shop, receiver: Receiver) -> None:
     form = {"url": receiver.url, "enabled_events[]": "customer.created"}
-    made = httpx.post(f"{server.url}/v1/webhook_endpoints", auth=(LIVE_KEY, ""), data=form).json()
+    endpoint = httpx.post(f"{server.url}/v1/webhook_endpoints", auth=(LIVE_KEY, ""), data=form).json()
     shop.create_customer(livemode=True)
     server.webhooks.settled()
-    receiver.received[0].verify(made["secret"])
+    receiver.received[0].verify(endpoint["secret"])
 
 
 def test_a_secret_that_is_being_rolled_signs_beside_the_new_one(shop: Shop, server: Server, receiver: Receiver) -> None:
@@ -132,7 +132,7 @@ def test_a_secret_that_is_being_rolled_signs_beside_the_new_one(shop: Shop, serv
     received.verify("whsec_new")
 
 
-def test_a_failure_is_tried_again_with_a_fresh_signature(shop: Shop, receiver: Receiver) -> None:
+def test_a_failed_delivery_is_retried_with_a_fresh_signature(shop: Shop, receiver: Receiver) -> None:
     receiver.statuses.extend([500])
     with Server(shop, webhook_backoff=0.004) as server:
         shop.create_webhook_endpoint(receiver.url, secret=SECRET)
@@ -150,7 +150,7 @@ def test_a_failure_is_tried_again_with_a_fresh_signature(shop: Shop, receiver: R
 
 
 @pytest.mark.parametrize(("livemode", "tries"), [(False, 4), (True, 11)])
-def test_how_often_it_is_tried_before_stripe_gives_up(
+def test_how_often_a_delivery_is_tried_before_stripe_gives_up(
     shop: Shop, receiver: Receiver, livemode: bool, tries: int
 ) -> None:
     receiver.statuses.extend([500, 301, 404, 410] * 5)
@@ -168,7 +168,7 @@ def test_how_often_it_is_tried_before_stripe_gives_up(
     assert shop.events(livemode)[0]["pending_webhooks"] == 1
 
 
-def test_no_answer_in_time_and_nobody_there_are_failures(shop: Shop, receiver: Receiver) -> None:
+def test_a_timeout_and_an_unreachable_server_are_failures(shop: Shop, receiver: Receiver) -> None:
     receiver.statuses.extend([0])
     with Server(shop, webhook_backoff=0.0005, webhook_timeout=0.1) as server:
         shop.create_webhook_endpoint(receiver.url)
@@ -212,14 +212,16 @@ def test_an_endpoint_that_only_fails_is_disabled(shop: Shop, receiver: Receiver)
         assert status() == "enabled"
 
 
-@pytest.mark.parametrize("gone", [True, False])
-def test_nothing_is_tried_again_once_the_endpoint_is_gone(shop: Shop, receiver: Receiver, gone: bool) -> None:
+@pytest.mark.parametrize("removed", [True, False])
+def test_no_delivery_is_retried_once_its_endpoint_is_removed_or_disabled(
+    shop: Shop, receiver: Receiver, removed: bool
+) -> None:
     receiver.statuses.extend([500])
     with Server(shop, webhook_backoff=0.001) as server:
         endpoint = shop.create_webhook_endpoint(receiver.url)["id"]
         shop.create_customer()
         wait_for(lambda: server.webhooks.attempts)
-        if gone:
+        if removed:
             shop.vanish("webhook_endpoints", endpoint)
         else:
             shop.update("webhook_endpoints", endpoint, status="disabled")
@@ -244,9 +246,7 @@ def test_stopping_waits_neither_for_retries_nor_for_answers(shop: Shop, receiver
     assert len(receiver.received) == 2
 
 
-def test_a_server_that_is_started_again_sends_what_happens_from_then_on(
-    shop: Shop, receiver: Receiver, endpoint: str
-) -> None:
+def test_a_restarted_server_sends_only_new_events(shop: Shop, receiver: Receiver, endpoint: str) -> None:
     receiver.statuses.append(500)
     server = Server(shop, webhook_backoff=0.0005)
     with server:
@@ -260,7 +260,7 @@ def test_a_server_that_is_started_again_sends_what_happens_from_then_on(
     assert receiver.kinds == ["customer.created", "customer.deleted"]
 
 
-def test_events_can_be_held_reordered_and_doubled(shop: Shop, receiver: Receiver, endpoint: str) -> None:
+def test_events_can_be_held_reordered_and_repeated(shop: Shop, receiver: Receiver, endpoint: str) -> None:
     with Server(shop, webhook_concurrency=1) as server:
         server.webhooks.hold()
         never_called = shop.create_webhook_endpoint(receiver.url)["id"]
@@ -310,7 +310,7 @@ def test_an_event_can_be_delivered_again_15_days_later(
         server.webhooks.deliver("evt_x")
 
 
-def test_a_recorded_event_is_delivered_as_it_is(shop: Shop, server: Server, receiver: Receiver, endpoint: str) -> None:
+def test_a_recorded_event_is_delivered_unchanged(shop: Shop, server: Server, receiver: Receiver, endpoint: str) -> None:
     event = {"id": "evt_old", "object": "event", "type": "charge.updated", "created": NOW - 5, "livemode": False}
     event |= {"api_version": "2015-10-16", "data": {"object": {"id": "ch_x", "object": "charge", "card": {}}}}
     shop.put(event)
@@ -340,5 +340,5 @@ def test_a_session_of_the_stripe_cli_is_refused_without_its_id(server: Server) -
     refused = httpx.get(f"{server.url}/subscribe", headers=upgrade)
     assert (refused.status_code, refused.json()) == (401, {"error": {"message": "Unknown WebSocket ID."}})
     assert httpx.post(f"{server.url}/v1/stripecli/sessions").status_code == 401
-    made = httpx.post(f"{server.url}/v1/stripecli/sessions", auth=(TEST_KEY, "")).json()
-    assert made["websocket_url"] == server.url.replace("http", "ws") + "/subscribe"
+    session = httpx.post(f"{server.url}/v1/stripecli/sessions", auth=(TEST_KEY, "")).json()
+    assert session["websocket_url"] == server.url.replace("http", "ws") + "/subscribe"

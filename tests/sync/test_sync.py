@@ -1,4 +1,4 @@
-"""Ticks and backfills, from the emulator to the published file."""
+"""Syncs and backfills, from the emulator to the published file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LIVE_KEY = {"STRIPE_API_KEY": "sk_live_of_the_tests"}
 
 
 def settle(pipeline: Pipeline, server: Server) -> None:
-    """Tick until the first load's events are known, then forget the requests."""
+    """Sync until the events of the first load are applied, then clear the log of requests."""
     pipeline.sync()
     pipeline.sync()
     server.requests.clear()
@@ -49,13 +49,12 @@ def test_a_second_sync_and_a_backfill_of_everything_change_nothing(
     before = everything(folder.published)
 
     assert changed(pipeline.sync()) == {}
-    everything_of_a_backfill = pipeline.backfill([day_of(back(shop, n)) for n in range(60)])
-    assert changed(everything_of_a_backfill) == {}
+    report = pipeline.backfill([day_of(back(shop, n)) for n in range(60)])
+    assert changed(report) == {}
 
     after = everything(folder.published)
-    for (
-        table
-    ) in OBJECT_TYPES:  # what was read again for a notification is known as of that request, and nothing else differs
+    # Objects that were read again for a notification have the time of that request; nothing else differs.
+    for table in OBJECT_TYPES:
         assert [row | {"_fetched_at": None} for row in after[table]] == [
             row | {"_fetched_at": None} for row in before[table]
         ]
@@ -74,7 +73,7 @@ def test_syncs_follow_a_shop_that_goes_on_trading(pipeline: Pipeline, shop: Shop
 
 def test_changes_of_old_objects_arrive_with_the_next_sync(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
     customer = shop.create_customer(created=back(shop, 50))["id"]
-    gone = shop.create_customer(created=back(shop, 49), name="Ada")["id"]
+    deleted = shop.create_customer(created=back(shop, 49), name="Ada")["id"]
     payment = shop.create_payment(customer, created=back(shop, 48))
     invoice = shop.create_invoice(customer, n_lines=25, draft=True, created=back(shop, 47))["id"]
     draft = shop.create_invoice(customer, n_lines=12, draft=True, created=back(shop, 46))["id"]
@@ -82,7 +81,7 @@ def test_changes_of_old_objects_arrive_with_the_next_sync(pipeline: Pipeline, sh
     assert_equal_to_stripe(shop, folder.published)
 
     shop.refund(payment["latest_charge"], amount=500)
-    shop.delete_customer(gone)
+    shop.delete_customer(deleted)
     line = next(reversed(shop.lines(invoice, False)))["id"]
     shop.remove_invoice_line(invoice, line)
     shop.delete_invoice(draft)
@@ -97,8 +96,8 @@ def test_changes_of_old_objects_arrive_with_the_next_sync(pipeline: Pipeline, sh
         "invoice_lines": (0, 0, 13),
         "refunds": (1, 0, 0),
     }
-    # What is gone keeps its last columns in the base table, with its children; a line taken off is no more.
-    assert ask(folder.published, f"SELECT name FROM raw.customers WHERE id = '{gone}' AND _deleted_at NOTNULL") == [
+    # Deleted objects and their children keep their last columns in the base tables; a removed line is not stored.
+    assert ask(folder.published, f"SELECT name FROM raw.customers WHERE id = '{deleted}' AND _deleted_at NOTNULL") == [
         ("Ada",)
     ]
     assert ask(
@@ -107,11 +106,11 @@ def test_changes_of_old_objects_arrive_with_the_next_sync(pipeline: Pipeline, sh
     assert ask(folder.published, f"SELECT count(*) FROM raw.invoice_lines WHERE id = '{line}'") == [(0,)]
 
 
-def test_a_backfill_finds_what_no_event_told(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
-    kept = shop.create_customer(created=back(shop, 20))["id"]
+def test_a_backfill_finds_changes_that_no_event_announced(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    remaining = shop.create_customer(created=back(shop, 20))["id"]
     vanished = shop.create_customer(created=back(shop, 20))["id"]
     on_a_clock = shop.create_customer(created=back(shop, 20))["id"]
-    payment = shop.create_payment(kept, created=back(shop, 20))
+    payment = shop.create_payment(remaining, created=back(shop, 20))
     pipeline.sync()
 
     shop.update("payment_intents", payment["id"], announce=False, metadata={"order": "6735"})
@@ -126,7 +125,7 @@ def test_a_backfill_finds_what_no_event_told(pipeline: Pipeline, shop: Shop, fol
     assert [row["id"] for row in rows(folder.published, "test.customers") if row["test_clock"]] == [on_a_clock]
 
 
-def test_what_was_made_today_before_the_first_backfill_is_there_after_the_first_sync(
+def test_objects_created_today_before_the_first_backfill_are_loaded_by_the_first_sync(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     shop.clock.advance(DAY - shop.clock.now() % DAY + DAY / 2)  # noon: yesterday is complete once it is listed
@@ -140,7 +139,7 @@ def test_what_was_made_today_before_the_first_backfill_is_there_after_the_first_
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_a_type_that_was_switched_on_today_is_listed_today(
+def test_a_type_that_was_enabled_today_is_listed_today(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     shop.clock.advance(DAY - shop.clock.now() % DAY + DAY / 2)
@@ -156,13 +155,13 @@ def test_a_type_that_was_switched_on_today_is_listed_today(
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_a_backfill_of_one_table_brings_its_family_and_nothing_else(
+def test_a_backfill_of_one_table_loads_its_family_and_nothing_else(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     shop.create_invoice(n_lines=12, created=back(shop, 3))
     report = pipeline.backfill([day_of(back(shop, 3))], ["invoice_lines"])
     assert changed(report) == {"invoices": (1, 0, 0), "invoice_lines": (12, 0, 0)}
-    # A tick afterwards still loads everything that was not asked for then.
+    # The next sync loads everything else.
     pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
 
@@ -190,7 +189,7 @@ def test_without_permission_for_events_tables_are_still_listed(
     shop.create_payment()
     report = pipeline.sync()
     assert report.failures.keys() == {EVENTS}
-    assert len(rows(folder.published, "test.balance_transactions")) == 1  # these are listed, no event tells of them
+    assert len(rows(folder.published, "test.balance_transactions")) == 1  # these are listed, as no event announces them
     server.faults.clear()
     pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
@@ -249,12 +248,12 @@ def test_a_finished_day_is_sealed_once_by_a_complete_list(
 
 
 @pytest.mark.both_modes
-def test_the_sweep_finds_within_a_day_what_no_event_told_and_keeps_to_its_budget(
+def test_the_sweep_finds_changes_without_events_within_a_day_and_keeps_to_its_budget(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     shop.seed_history(50)
     make_pipeline().sync()
-    old = sorted(shop.objects("payment_intents", True).values(), key=lambda it: it["created"])[5]
+    old = sorted(shop.objects("payment_intents", True).values(), key=lambda intent: intent["created"])[5]
     shop.update("payment_intents", old["id"], announce=False, metadata={"silent": "yes"})
 
     shop.clock.advance(DAY + 3600)
@@ -271,7 +270,7 @@ def test_the_sweep_finds_within_a_day_what_no_event_told_and_keeps_to_its_budget
     assert len(server.requests) - without <= 2 * 3000 / 30
 
 
-def test_an_object_type_switched_on_again_is_listed_again(
+def test_an_object_type_that_is_enabled_again_is_listed_again(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     old = shop.create_customer(name="Before", created=back(shop, 20))["id"]
@@ -284,14 +283,14 @@ def test_an_object_type_switched_on_again_is_listed_again(
     shop.clock.advance(2 * OVERLAP)
     off.sync()
     assert ask(folder.published, "SELECT name FROM test.customers") == [("Before",)]
-    # What is no longer kept up to date is not shown with what is.
+    # A table that is no longer updated is not joined with tables that are.
     assert ask(folder.published, "SELECT customer, customer_name FROM test.payments") == [(old, None)]
     make_pipeline().sync()
     assert ask(folder.published, "SELECT customer_name FROM test.payments") == [("After",)]
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_coverage_and_cursors_can_be_asked_in_sql(make_pipeline: MakePipeline, shop: Shop, folder: DataFolder) -> None:
+def test_coverage_and_cursors_can_be_queried(make_pipeline: MakePipeline, shop: Shop, folder: DataFolder) -> None:
     history = day_of(back(shop, 2))
     shop.create_customer(created=back(shop, 1))
     make_pipeline(history=history).sync()
@@ -307,30 +306,32 @@ def test_coverage_and_cursors_can_be_asked_in_sql(make_pipeline: MakePipeline, s
 
 @pytest.mark.both_modes
 @pytest.mark.parametrize("retention", [None, "10 days"])
-def test_coverage_counts_what_was_listed_of_each_table_and_what_of_it_is_kept(
+def test_coverage_counts_the_listed_and_the_stored_rows_of_each_table(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, retention: str | None
 ) -> None:
     shop.seed_history(20)
     short = {"retention": retention} if retention else {}
     make_pipeline(objects={"fee_details": short, "invoice_lines": short}).sync()
     held = {name: sum(len(shop.objects(name, mode)) for mode in (True, False)) for name in OBJECT_TYPES}
-    held["customers"] -= sum(it["test_clock"] is not None for it in shop.objects("customers", False).values())
+    held["customers"] -= sum(
+        customer["test_clock"] is not None for customer in shop.objects("customers", False).values()
+    )
     counted = dict(ask(folder.published, "SELECT object_type, sum(listed)::INT FROM pipeline.coverage GROUP BY ALL"))
     assert counted == held
     assert held["fee_details"] != held["balance_transactions"]
     rows = dict(ask(folder.published, 'SELECT object_type, sum("rows")::INT FROM pipeline.coverage GROUP BY ALL'))
-    kept = {name: ask(folder.published, f"SELECT count(*) FROM raw.{name}")[0][0] for name in OBJECT_TYPES}
-    assert rows == kept
+    stored = {name: ask(folder.published, f"SELECT count(*) FROM raw.{name}")[0][0] for name in OBJECT_TYPES}
+    assert rows == stored
     assert (rows == counted) is (retention is None)
 
 
 def read_the_captured_charge(how: str, pipeline: Pipeline, shop: Shop) -> Report:
-    """A run of this kind, 901 seconds after the charge was made; published."""
+    """Run and publish a sync, a backfill or a drain, 901 seconds after the charge was created."""
     if how == "sync":
         return pipeline.sync()
     if how == "backfill":
         return pipeline.backfill([day_of(shop.clock.now() - 901)], ["charges"])
-    [event] = [it for it in shop.events(True) if it["type"] == "charge.updated"]
+    [event] = [event for event in shop.events(True) if event["type"] == "charge.updated"]
     notification = notification_of(event, Mode(shop.account, livemode=True))
     assert notification
     pipeline.inbox.add([notification])
@@ -358,11 +359,11 @@ def test_a_transaction_that_a_charge_names_late_is_read_in_the_same_run(
     assert ask(folder.published, fees) == [(1,)]
     transaction = shop.objects("charges", True)[charge]["balance_transaction"]
     path = f"/v1/balance_transactions/{transaction}"
-    assert [it.path for it in server.requests].count(path) == 1
+    assert [request.path for request in server.requests].count(path) == 1
     server.requests.clear()
     pipeline.sync()
     pipeline.sync()
-    assert not [it for it in server.requests if it.path == path]
+    assert not [request for request in server.requests if request.path == path]
 
 
 @pytest.mark.both_modes
@@ -390,7 +391,7 @@ def test_a_named_transaction_that_cannot_be_read_waits_and_is_read_later(
 
 
 @pytest.mark.both_modes
-def test_a_transaction_that_does_not_exist_is_asked_for_once(
+def test_a_transaction_that_does_not_exist_is_requested_once(
     make_pipeline: MakePipeline, shop: Shop, server: Server
 ) -> None:
     pipeline = make_pipeline(LIVE_KEY)
@@ -406,7 +407,7 @@ def test_a_transaction_that_does_not_exist_is_asked_for_once(
     assert len(server.requests) == 2
 
 
-def test_a_file_that_counted_the_parents_of_children_does_not_show_that(
+def test_a_file_that_counted_parents_for_children_does_not_show_those_counts(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     shop.create_invoice(n_lines=3, created=back(shop, 5))
@@ -435,7 +436,7 @@ def test_days_that_only_a_backfill_has_listed_are_swept_by_the_first_sync(
     assert ask(folder.published, "SELECT name FROM test.customers") == [("new",)]
 
 
-def test_a_child_that_is_switched_off_does_not_make_its_parent_be_listed_at_each_sync(
+def test_a_disabled_child_does_not_cause_its_parent_to_be_listed_at_each_sync(
     make_pipeline: MakePipeline, server: Server, shop: Shop
 ) -> None:
     shop.create_invoice(created=back(shop, 3))
@@ -446,7 +447,7 @@ def test_a_child_that_is_switched_off_does_not_make_its_parent_be_listed_at_each
     assert not [request for request in server.requests if request.path == "/v1/invoices"]
 
 
-def test_a_child_that_is_switched_off_is_not_kept_and_comes_once_it_is_switched_on(
+def test_a_disabled_child_is_not_stored_and_is_loaded_once_it_is_enabled(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     draft = shop.create_invoice(n_lines=13, draft=True, created=back(shop, 3))["id"]
@@ -464,7 +465,7 @@ def test_a_child_that_is_switched_off_is_not_kept_and_comes_once_it_is_switched_
 
 
 @pytest.mark.both_modes
-def test_a_backfill_that_was_stopped_asks_only_for_what_is_left(
+def test_a_backfill_that_was_stopped_requests_only_the_remaining_days(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stripe_pipeline.sync.loading._ROWS_A_LOAD", 200)
@@ -479,18 +480,18 @@ def test_a_backfill_that_was_stopped_asks_only_for_what_is_left(
         report = pipeline.backfill(days, tables)
         return report.requests["customers"], report.notes
 
-    whole, said = requests(["customers"])
-    assert whole >= 48  # pages
-    assert not said
-    server.faults.append(Fault(path="/v1/customers$", nth=round(whole * 0.7), status=400, times=None))
+    total, notes = requests(["customers"])
+    assert total >= 48  # pages
+    assert not notes
+    server.faults.append(Fault(path="/v1/customers$", nth=round(total * 0.7), status=400, times=None))
     assert "customers" in pipeline.backfill(days, ["customers"]).failures
     server.faults.clear()
-    assert requests(["refunds"])[1] == []  # another one is not taken for the same
-    left, said = requests(["customers"])
-    # What was read of days that were not complete yet is read again: of so few pages a good part.
-    assert 0 < left < whole * 0.75
-    assert "customers: continuing where the same backfill stopped" in said[0]
-    assert requests(["customers"])[0] > whole * 0.9  # it has ended: who asks again wants all of it
+    assert requests(["refunds"])[1] == []  # a backfill of another table continues nothing
+    left, notes = requests(["customers"])
+    # Days that were not complete yet are read again, a good part of so few pages.
+    assert 0 < left < total * 0.75
+    assert "customers: continuing where the same backfill stopped" in notes[0]
+    assert requests(["customers"])[0] > total * 0.9  # it has ended, so that the same backfill reads everything
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -515,7 +516,7 @@ def test_a_failed_backfill_of_which_nothing_is_left_reads_everything_again(
 
 
 @pytest.mark.both_modes
-def test_a_failed_backfill_is_gone_on_with_for_an_hour(
+def test_a_failed_backfill_is_continued_for_an_hour(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder
 ) -> None:
     silent = shop.create_customer(livemode=True, created=back(shop, 2))["id"]
@@ -544,27 +545,27 @@ def test_a_failed_backfill_is_gone_on_with_for_an_hour(
 
 
 @pytest.mark.both_modes
-def test_who_waits_is_told_how_far_the_lists_are(make_pipeline: MakePipeline, shop: Shop) -> None:
-    told: list[tuple[str, int, int, int]] = []
+def test_progress_says_how_far_the_lists_are(make_pipeline: MakePipeline, shop: Shop) -> None:
+    calls: list[tuple[str, int, int, int]] = []
 
-    class Told:
+    class Recorder:
         def listed(self, table: str, *, days: int, of: int, rows: int, seconds: float) -> None:
             assert seconds > 0
-            told.append((table, days, of, rows))
+            calls.append((table, days, of, rows))
 
         def finished(self, report: Report) -> None:
-            told.append(("finished", 0, 0, 0))
+            calls.append(("finished", 0, 0, 0))
 
     shop.create_customer(livemode=True, created=back(shop, 2))
     pipeline = make_pipeline(LIVE_KEY)
-    pipeline.progress = Told()
+    pipeline.progress = Recorder()
     pipeline.backfill([day_of(back(shop, n)) for n in range(4)], ["customers"])
-    assert told[-2:] == [("customers", 4, 4, 1), ("finished", 0, 0, 0)]
-    assert [days for _, days, _, _ in told[:-1]] == [1, 2, 3, 4]
+    assert calls[-2:] == [("customers", 4, 4, 1), ("finished", 0, 0, 0)]
+    assert [days for _, days, _, _ in calls[:-1]] == [1, 2, 3, 4]
 
 
 @pytest.mark.both_modes
-def test_a_stopped_backfill_begins_anew_where_the_settings_want_more_since(
+def test_a_stopped_backfill_starts_over_if_the_settings_store_more_since(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stripe_pipeline.sync.loading._ROWS_A_LOAD", 1)
@@ -631,5 +632,5 @@ def test_processes_that_read_at_the_same_time_stay_within_stripes_limits_and_a_s
             assert not under_way.done()
             under_way.result()
         assert [request.path for request in server.requests if request.status == 429] == []
-        # What else was asked at the tick's other endpoints does not tell. Some 60 where a tick does not go first.
+        # Requests to other endpoints do not count. These would be some 60 if the sync did not go first.
         assert meanwhile.count("/v1/customers") < 50

@@ -22,7 +22,7 @@ from tests.whole.test_traps import TEST_KEY
 
 
 def age(folder: DataFolder, days: float) -> None:
-    """Let everything in the spool look as if it was last touched so many days ago."""
+    """Make the files in the spool look as if they were last changed that many days ago."""
     then = time.time() - days * DAY
     for path in folder.spool.rglob("*"):
         os.utime(path, (then, then))
@@ -54,7 +54,9 @@ def test_a_run_that_lasts_for_days_keeps_its_files_while_others_begin_and_end(
     assert list(folder.spool.iterdir()) == []
 
 
-def test_what_a_killed_run_has_left_is_removed_by_the_next_one(make_pipeline: MakePipeline, folder: DataFolder) -> None:
+def test_files_that_a_killed_run_has_left_are_removed_by_the_next_one(
+    make_pipeline: MakePipeline, folder: DataFolder
+) -> None:
     folder.prepare()
     for name in ("killed", "tmp_of_an_older_version"):
         (folder.spool / name / "test").mkdir(parents=True)
@@ -71,7 +73,7 @@ def _remove(folder: DataFolder) -> None:
 
 
 def _make_unwritable(folder: DataFolder) -> None:
-    # As root ignores permissions: a file stands where the run wants to make a folder.
+    # A file stands where the run wants to create a folder. Permissions would not stop root.
     [run] = [path for path in folder.spool.iterdir() if path.is_dir()]
     shutil.rmtree(run)
     run.touch()
@@ -84,7 +86,7 @@ def _make_unwritable(folder: DataFolder) -> None:
         (_make_unwritable, "Run again; if it fails again, please report it"),
     ],
 )
-def test_a_single_object_that_cannot_be_kept_on_its_way_ends_the_run_with_a_remedy(
+def test_an_object_that_cannot_be_written_to_a_working_file_ends_the_run_with_a_remedy(
     make_pipeline: MakePipeline,
     server: Server,
     shop: Shop,

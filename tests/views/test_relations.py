@@ -1,4 +1,4 @@
-"""What the declared references bring: the payments of invoices, the view `payments`, the check of references."""
+"""The payments of invoices, the view `payments` and the check of references, which follow from declared references."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.views import references
 from stripe_pipeline.views.payments import payments_view
 from stripe_pipeline.views.references import picture
-from tests.conftest import MakePipeline, Opens
+from tests.conftest import MakePipeline, OpenedPipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back
 
 Json = dict[str, Any]
@@ -41,7 +41,7 @@ def pipeline(make_pipeline: MakePipeline) -> Pipeline:
 
 
 def pay_in_parts(shop: Shop, invoice: str, parts: int, created: int) -> list[str]:
-    """Pay an invoice with so many payments; their charges."""
+    """Pay an invoice with that many payments, and return their charges."""
     charges = []
     for _ in range(parts):
         intent = shop.create_payment(amount=100, created=created)
@@ -50,7 +50,7 @@ def pay_in_parts(shop: Shop, invoice: str, parts: int, created: int) -> list[str
     return charges
 
 
-def test_an_invoice_carries_its_payments_however_it_is_read(
+def test_an_invoice_has_its_payments_listed_or_retrieved(
     pipeline: Pipeline, shop: Shop, server: Server, folder: DataFolder
 ) -> None:
     listed, retrieved = (shop.create_invoice(n_lines=2, created=back(shop, 20))["id"] for _ in range(2))
@@ -62,12 +62,12 @@ def test_an_invoice_carries_its_payments_however_it_is_read(
     shop.pay_invoice(shop.create_invoice()["id"])
     pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
-    found = ask(
+    stored = ask(
         folder.published,
         "SELECT id, payments->>'$.data[0].payment.payment_intent' FROM test.invoices ORDER BY created, id",
     )
-    paid = {invoice: shop.payments(invoice, False)[0]["payment"]["payment_intent"] for invoice, _ in found}
-    assert dict(found) == paid
+    paid = {invoice: shop.payments(invoice, False)[0]["payment"]["payment_intent"] for invoice, _ in stored}
+    assert dict(stored) == paid
     assert {listed, retrieved, young} < paid.keys()
     assert not [request for request in server.requests if request.path == "/v1/invoice_payments"]
 
@@ -91,7 +91,7 @@ def test_more_payments_than_stripe_includes_are_read_from_their_list(
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_a_server_that_includes_nothing_is_read_as_before(
+def test_invoices_without_included_payments_are_stored(
     pipeline: Pipeline, shop: Shop, server: Server, folder: DataFolder
 ) -> None:
     invoice = shop.create_invoice(created=back(shop, 20))
@@ -105,23 +105,30 @@ def test_a_server_that_includes_nothing_is_read_as_before(
 # The view
 
 
-def payments(folder: DataFolder, what: str = "*", without: Mapping[str, Collection[str]] | None = None) -> list[Json]:
-    """`what` of the view's rows in the order of the charges; `without`: columns that are not kept, none for a table."""
+def payments(
+    folder: DataFolder, columns: str = "*", without: Mapping[str, Collection[str]] | None = None
+) -> list[Json]:
+    """These columns of the view's rows, in the order of the charges.
+
+    `without` has columns that are not stored, by table; if it has none of a table, the whole table is not stored.
+    """
     without = without or {}
-    kept = {
+    stored = {
         table: set(object_type.column_names) - set(without.get(table, ()))
         for table, object_type in OBJECT_TYPES.items()
         if table not in without or without[table]
     }
     with duckdb.connect(str(folder.published), read_only=True) as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        view = f"({payments_view('test', kept, livemode=False)})" if without else "test.payments"
-        cursor = connection.execute(f"SELECT {what} FROM {view} ORDER BY created, charge")
+        view = f"({payments_view('test', stored, livemode=False)})" if without else "test.payments"
+        cursor = connection.execute(f"SELECT {columns} FROM {view} ORDER BY created, charge")
         names = [column[0] for column in cursor.description or []]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
-def test_a_payment_tells_what_became_of_a_charge(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+def test_a_payment_shows_the_refunds_dispute_and_balance_of_its_charge(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder
+) -> None:
     customer = shop.create_customer(name="Grace", email="grace@example.com", created=back(shop, 21))["id"]
     invoice = shop.create_invoice(customer, lines=[{"amount": 9_000}], created=back(shop, 20))["id"]
     paid = shop.pay_invoice(invoice, created=back(shop, 19))
@@ -134,9 +141,9 @@ def test_a_payment_tells_what_became_of_a_charge(pipeline: Pipeline, shop: Shop,
     [row] = payments(folder)
     money = shop.objects("balance_transactions", False)
     own = money[shop.objects("charges", False)[charge]["balance_transaction"]]
-    back_then = {name: datetime.fromtimestamp(back(shop, days), UTC).date() for name, days in (("19", 19), ("3", 3))}
-    assert row.pop("created").date() == row.pop("default_day") == back_then["19"]
-    assert row.pop("refunded_at").date() == back_then["3"]
+    dates = {name: datetime.fromtimestamp(back(shop, days), UTC).date() for name, days in (("19", 19), ("3", 3))}
+    assert row.pop("created").date() == row.pop("default_day") == dates["19"]
+    assert row.pop("refunded_at").date() == dates["3"]
     assert row.pop("available_on") == datetime.fromtimestamp(own["available_on"], UTC)
     taken = money[refund["balance_transaction"]]["net"] + dispute["balance_transactions"][0]["net"]
     assert row == {
@@ -179,7 +186,9 @@ def test_a_payment_tells_what_became_of_a_charge(pipeline: Pipeline, shop: Shop,
     }
 
 
-def test_a_charge_is_one_row_whatever_refers_to_it(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+def test_a_charge_is_one_row_however_many_objects_refer_to_it(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder
+) -> None:
     charge = shop.create_payment(amount=9_000, created=back(shop, 20))
     charge_id = charge["latest_charge"]
     refunds = [shop.refund(charge_id, 100, created=back(shop, 10 - n)) for n in range(4)]
@@ -187,8 +196,8 @@ def test_a_charge_is_one_row_whatever_refers_to_it(pipeline: Pipeline, shop: Sho
     shop.update("refunds", refunds[2]["id"], status="pending", created=back(shop, 5))
     first, last = (shop.dispute(charge_id, amount=200 + n, created=back(shop, 9 - n)) for n in range(2))
     shop.close_dispute(first["id"], won=True, created=back(shop, 1))
-    made = [shop.create_invoice(lines=[{"amount": 400}], created=back(shop, 16)) for _ in range(3)]
-    invoices = [it["id"] for it in sorted(made, key=lambda it: it["id"], reverse=True)]
+    unsorted = [shop.create_invoice(lines=[{"amount": 400}], created=back(shop, 16)) for _ in range(3)]
+    invoices = [invoice["id"] for invoice in sorted(unsorted, key=lambda invoice: invoice["id"], reverse=True)]
     for n, invoice in enumerate(invoices):  # the later, the smaller its id
         shop.put(shop.objects("invoices", False)[invoice] | {"created": back(shop, 15 - n)})
     for invoice in invoices[1:]:
@@ -204,12 +213,12 @@ def test_a_charge_is_one_row_whatever_refers_to_it(pipeline: Pipeline, shop: Sho
     assert (row["refunds"], row["refunded_at"].date()) == (3, datetime.fromtimestamp(back(shop, 8), UTC).date())
     assert (row["dispute"], row["dispute_amount"]) == (last["id"], 201)
     assert row["invoice"] == invoices[1]  # the first that it paid
-    assert row["net_total"] == sum(it["net"] for it in shop.objects("balance_transactions", False).values()) - sum(
-        it["net"] for it in others
-    )
-    assert sorted(it["charge"] for it in others) == sorted(charges)
-    assert {it["invoice"] for it in others} == {parts}
-    assert {(it["refunds"], it["refunded_at"], it["dispute"], it["customer"]) for it in others} == {
+    assert row["net_total"] == sum(
+        entry["net"] for entry in shop.objects("balance_transactions", False).values()
+    ) - sum(other["net"] for other in others)
+    assert sorted(other["charge"] for other in others) == sorted(charges)
+    assert {other["invoice"] for other in others} == {parts}
+    assert {(other["refunds"], other["refunded_at"], other["dispute"], other["customer"]) for other in others} == {
         (0, None, None, None)
     }
 
@@ -217,13 +226,13 @@ def test_a_charge_is_one_row_whatever_refers_to_it(pipeline: Pipeline, shop: Sho
 def test_payments_fail_in_several_attempts_and_have_no_invoice_or_customer(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    gone = shop.create_customer(created=back(shop, 30))["id"]
-    invoice = shop.create_invoice(gone, created=back(shop, 20))["id"]
+    deleted = shop.create_customer(created=back(shop, 30))["id"]
+    invoice = shop.create_invoice(deleted, created=back(shop, 20))["id"]
     shop.pay_invoice(invoice, outcome="failed", created=back(shop, 20))
     shop.pay_invoice(invoice, created=back(shop, 10))
-    shop.delete_customer(gone)
+    shop.delete_customer(deleted)
     shop.create_payment(created=back(shop, 5), outcome="requires_capture")
-    # Without an intent, as charges that are made by themselves are.
+    # Without an intent, like charges that are created directly.
     bare = shop.create_payment(amount=400, created=back(shop, 4))
     shop.update("charges", bare["latest_charge"], payment_intent=None)
     billed = shop.create_invoice(lines=[{"amount": 400}], created=back(shop, 4))["id"]
@@ -239,7 +248,7 @@ def test_payments_fail_in_several_attempts_and_have_no_invoice_or_customer(
     assert failed == {
         "status": "failed",
         "invoice": invoice,
-        "customer": gone,
+        "customer": deleted,
         "customer_name": None,
         "gross": None,
         "payout_ready": None,
@@ -257,22 +266,22 @@ def test_major_units_are_exact_in_every_currency(pipeline: Pipeline, shop: Shop,
             dispute = shop.dispute(paid["latest_charge"], amount=1_999, created=back(shop, 8))["id"]
             shop.update("disputes", dispute, currency="usd")
     pipeline.sync()
-    found = {row["currency"]: row for row in payments(folder)}
-    assert {currency: str(row["amount_decimal"]) for currency, row in found.items()} == {
+    by_currency = {row["currency"]: row for row in payments(folder)}
+    assert {currency: str(row["amount_decimal"]) for currency, row in by_currency.items()} == {
         "jpy": "2750000000.000",
         "kwd": "12.340",
         "ugx": "5.000",
         "usd": "19.990",
     }
-    assert str(found["jpy"]["dispute_amount_decimal"]) == "19.990"
-    dinar = found["kwd"]
+    assert str(by_currency["jpy"]["dispute_amount_decimal"]) == "19.990"
+    dinar = by_currency["kwd"]
     assert dinar["balance_currency"] == "usd"
     assert dinar["gross_decimal"] == Decimal(dinar["gross"]) / 100
     assert dinar["net_total_decimal"] == Decimal(dinar["net"]) / 100
 
 
 def test_money_of_several_currencies_has_no_total(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
-    for currency in ("eur", "zar"):  # before and behind the others' usd
+    for currency in ("eur", "zar"):  # one sorts before the usd of the other transactions, one after
         charge = shop.create_payment(created=back(shop, 9))["latest_charge"]
         refund, _ = (shop.refund(charge, 500, created=back(shop, 8)) for _ in range(2))
         shop.update("balance_transactions", refund["balance_transaction"], currency=currency)
@@ -282,18 +291,18 @@ def test_money_of_several_currencies_has_no_total(pipeline: Pipeline, shop: Shop
         assert row["net"] is not None
 
 
-def test_what_is_not_kept_is_null_and_nothing_else(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+def test_only_columns_that_need_a_missing_column_are_null(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
     customer = shop.create_customer(name="Grace", email="grace@example.com", created=back(shop, 20))["id"]
     charge = shop.create_payment(customer, created=back(shop, 9))["latest_charge"]
     shop.refund(charge, 500, created=back(shop, 8))
     shop.dispute(charge, created=back(shop, 7))
     pipeline.sync()
-    [whole] = payments(folder)
+    [complete] = payments(folder)
 
     def differing(**without: Collection[str]) -> set[str]:
         [row] = payments(folder, without=without)
-        assert row.keys() == whole.keys()
-        changed = {name for name, value in row.items() if value != whole[name]}
+        assert row.keys() == complete.keys()
+        changed = {name for name, value in row.items() if value != complete[name]}
         assert {row[name] for name in changed} <= {None}
         return changed
 
@@ -302,13 +311,13 @@ def test_what_is_not_kept_is_null_and_nothing_else(pipeline: Pipeline, shop: Sho
     assert differing(charges=["customer"]) == {"customer", "customer_name", "customer_email"}
     of_balance = {"balance_currency", "gross", "gross_decimal", "fee", "fee_decimal", "net", "net_decimal"}
     of_balance |= {"balance_transaction", "available_on", "payout_ready"}
-    assert differing(charges=["balance_transaction"]) == of_balance  # the total goes by what names the charge
+    assert differing(charges=["balance_transaction"]) == of_balance  # totals need only transactions' sources
     assert differing(refunds=["status"]) == {"refunds", "refunded_at"}
     totals = {"net_total", "net_total_decimal"}
     assert differing(refunds=[]) == {"refunds", "refunded_at"} | totals
     assert differing(refunds=["charge"]) == {"refunds", "refunded_at"} | totals
     assert differing(disputes=["reason"]) == {"dispute_reason"}
-    disputes = {name for name in whole if name.startswith("dispute_")} | {"dispute"}
+    disputes = {name for name in complete if name.startswith("dispute_")} | {"dispute"}
     assert differing(disputes=[]) == disputes | totals
     money = {f"{name}{unit}" for name in ("gross", "fee", "net") for unit in ("", "_decimal")}
     balance = {"balance_currency", "available_on", "payout_ready"} | money | totals
@@ -320,7 +329,7 @@ def test_what_is_not_kept_is_null_and_nothing_else(pipeline: Pipeline, shop: Sho
 
 @pytest.mark.both_modes
 @pytest.mark.parametrize(
-    ("objects", "told"),
+    ("objects", "known"),
     [
         ({"balance_transactions": {"retention": "10 days"}}, False),
         ({"balance_transactions": {"history": "10 days"}}, False),
@@ -330,8 +339,8 @@ def test_what_is_not_kept_is_null_and_nothing_else(pipeline: Pipeline, shop: Sho
         ({"refunds": {"retention": "30 days"}, "disputes": {"history": "30 days"}}, True),
     ],
 )
-def test_what_older_rows_would_tell_is_null_and_no_part_of_it_is_taken_for_the_whole(
-    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, objects: dict[str, Any], told: bool
+def test_a_total_that_needs_rows_from_before_the_history_is_null_and_not_partial(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, objects: dict[str, Any], known: bool
 ) -> None:
     charges = []
     for age in (5, 20):
@@ -344,10 +353,12 @@ def test_what_older_rows_would_tell_is_null_and_no_part_of_it_is_taken_for_the_w
     *old, young = payments(folder, "charge, net_total, net_total_decimal, refunds")
     assert (young["charge"], young["refunds"]) == (charges[0], 2)
     total = young["net_total"]
-    assert total * 2 == sum(it["net"] for it in money)
+    assert total * 2 == sum(entry["net"] for entry in money)
     for row in old:
-        assert (row["net_total"], row["net_total_decimal"]) == ((total, Decimal(total) / 100) if told else (None, None))
-        assert row["refunds"] == (None if "refunds" in objects and not told else 2)
+        assert (row["net_total"], row["net_total_decimal"]) == (
+            (total, Decimal(total) / 100) if known else (None, None)
+        )
+        assert row["refunds"] == (None if "refunds" in objects and not known else 2)
 
 
 def test_a_total_waits_for_the_balance_transaction_that_its_charge_names(
@@ -361,19 +372,21 @@ def test_a_total_waits_for_the_balance_transaction_that_its_charge_names(
     assert row == {"net": None, "net_total": None}
 
 
-def moved_by(shop: Shop, *sources: str) -> int:
+def net_of(shop: Shop, *sources: str) -> int:
     """The net of all balance transactions of these objects."""
-    return sum(it["net"] for it in shop.objects("balance_transactions", False).values() if it["source"] in sources)
+    return sum(
+        entry["net"] for entry in shop.objects("balance_transactions", False).values() if entry["source"] in sources
+    )
 
 
-def test_the_total_of_a_destination_charge_has_its_transfer_its_fee_and_what_was_reversed(
+def test_the_total_of_a_destination_charge_includes_its_transfer_its_fee_and_reversals(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     def charge(days: float, fee: int | None = 1_500) -> Json:
-        made = shop.create_payment(
+        payment = shop.create_payment(
             amount=10_000, destination="acct_1Seller", application_fee=fee, created=back(shop, days)
         )
-        return shop.objects("charges", False)[made["latest_charge"]]
+        return shop.objects("charges", False)[payment["latest_charge"]]
 
     without_fee, reversed_, plain = charge(12, None), charge(11, None), charge(9)
     refund = shop.refund(reversed_["id"], 4_000, reverse_transfer=True, created=back(shop, 8))
@@ -383,22 +396,22 @@ def test_the_total_of_a_destination_charge_has_its_transfer_its_fee_and_what_was
     rows = {row["charge"]: row for row in payments(folder, "charge, created, net, net_total")}
     own = rows[plain["id"]]["net"]
     assert rows[plain["id"]]["net_total"] == own - 10_000 + 1_500 == 1_180
-    assert rows[plain["id"]]["net_total"] == moved_by(shop, plain["id"], plain["transfer"], plain["application_fee"])
+    assert rows[plain["id"]]["net_total"] == net_of(shop, plain["id"], plain["transfer"], plain["application_fee"])
     assert rows[without_fee["id"]]["net_total"] == own - 10_000
     assert rows[reversed_["id"]]["net_total"] == own - 10_000 - 4_000 + 4_000
-    assert rows[reversed_["id"]]["net_total"] == moved_by(
+    assert rows[reversed_["id"]]["net_total"] == net_of(
         shop, reversed_["id"], reversed_["transfer"], refund["id"], refund["transfer_reversal"]
     )
-    # Of a direct charge the fee was taken from this account, and is in the charge's own transaction.
+    # The fee of a direct charge was taken from this account, and is part of the charge's own transaction.
     assert rows[direct]["net_total"] == rows[direct]["net"] == own - 1_500
 
 
-def test_the_total_is_null_where_a_refunded_application_fee_or_a_reversal_may_be_the_charges(
+def test_the_total_is_null_where_a_refunded_fee_or_a_reversal_may_belong_to_the_charge(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     def charge(days: float, **fields: Any) -> str:
-        made = shop.create_payment(amount=10_000, destination="acct_1Seller", created=back(shop, days), **fields)
-        return str(made["latest_charge"])
+        payment = shop.create_payment(amount=10_000, destination="acct_1Seller", created=back(shop, days), **fields)
+        return str(payment["latest_charge"])
 
     with_fee = [charge(12 - n, application_fee=1_500) for n in range(4)]
     no_fee, last = charge(8), charge(1, application_fee=1_500)
@@ -408,14 +421,16 @@ def test_the_total_is_null_where_a_refunded_application_fee_or_a_reversal_may_be
         pipeline.sync()
         return {row["charge"] for row in payments(folder, "charge, net_total") if row["net_total"] is not None}
 
-    # As long as no application fee was refunded, none of this charge was.
+    # As long as no application fee was refunded, none of these charges' fees was.
     assert known() == {*with_fee, no_fee, last}
     shop.refund(with_fee[1], 4_000, reverse_transfer=True, refund_application_fee=True, created=back(shop, 6))
     days = [datetime.fromtimestamp(back(shop, age), UTC).date() for age in (6, 5, 4)]
     pipeline.backfill(days)
     assert known() == {*with_fee[2:], no_fee, last}
-    # One that came with no refund may be of any charge made before.
-    [fee] = [it for it in shop.objects("balance_transactions", False).values() if it["source"].startswith("fr_")]
+    # A fee that was refunded without a refund of a charge may belong to any earlier charge.
+    [fee] = [
+        entry for entry in shop.objects("balance_transactions", False).values() if entry["source"].startswith("fr_")
+    ]
     shop.put(fee | {"id": "txn_alone", "source": "fr_alone", "created": back(shop, 5)})
     pipeline.backfill(days)
     assert known() == {no_fee, last}
@@ -427,9 +442,11 @@ def test_the_total_is_null_where_a_refunded_application_fee_or_a_reversal_may_be
 def test_the_total_waits_for_the_transactions_of_the_transfer_and_the_fee(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    made = shop.create_payment(amount=10_000, destination="acct_1Seller", application_fee=1_500, created=back(shop, 3))
-    charge = shop.objects("charges", False)[made["latest_charge"]]
-    money = {it["source"]: it for it in shop.objects("balance_transactions", False).values()}
+    payment = shop.create_payment(
+        amount=10_000, destination="acct_1Seller", application_fee=1_500, created=back(shop, 3)
+    )
+    charge = shop.objects("charges", False)[payment["latest_charge"]]
+    money = {entry["source"]: entry for entry in shop.objects("balance_transactions", False).values()}
     for source in (charge["transfer"], charge["application_fee"]):
         shop.vanish("balance_transactions", money[source]["id"])
     pipeline.sync()
@@ -444,7 +461,7 @@ def test_the_total_waits_for_the_transactions_of_the_transfer_and_the_fee(
 
 @pytest.mark.both_modes
 @pytest.mark.parametrize("table", ["disputes", "refunds", "balance_transactions"])
-def test_what_a_type_that_may_not_be_read_would_tell_is_null(
+def test_columns_from_a_type_that_the_key_may_not_read_are_null(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, table: str
 ) -> None:
     charge = shop.create_payment(amount=9_000, created=back(shop, 5))["latest_charge"]
@@ -468,7 +485,7 @@ def test_what_a_type_that_may_not_be_read_would_tell_is_null(
     pipeline.sync()
     [row] = payments(folder)
     assert {name for name, value in row.items() if value is None} == unknown - of_table
-    # Refused from some day on: what was made since then, and what became of older charges, is not known.
+    # Refused from some day on: later charges, and later refunds and disputes of older charges, are not known.
     shop.clock.advance(2 * DAY)
     server.deny(table)
     pipeline.sync()
@@ -477,7 +494,7 @@ def test_what_a_type_that_may_not_be_read_would_tell_is_null(
 
 
 @pytest.mark.both_modes
-def test_what_was_pruned_by_another_date_is_missed_by_the_totals(
+def test_totals_are_null_where_rows_were_pruned_by_another_date(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     for age in (20, 3):
@@ -499,7 +516,7 @@ def test_what_was_pruned_by_another_date_is_missed_by_the_totals(
     assert young["net_total"] is not None
 
 
-def test_a_day_that_was_not_listed_hides_the_totals_of_what_was_made_before_it(
+def test_a_day_that_was_not_listed_hides_the_totals_of_earlier_charges(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     early, late = (shop.create_payment(amount=9_000, created=back(shop, age))["latest_charge"] for age in (9, 3))
@@ -523,31 +540,33 @@ Checked = dict[str, dg.AssetCheckEvaluation]
 def check(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pipeline: Pipeline, instance: dg.DagsterInstance
 ) -> Callable[..., Checked]:
-    """Run the night's checks with so many days of history and these settings; what one of them says by table."""
+    """Runs the nightly checks with that many days of history and these settings; one check's results by table."""
 
     def run(name: str = REFERENCES, *, days: int = 60, objects: Mapping[str, Any] = MappingProxyType({})) -> Checked:
         history = (datetime.now(UTC) - timedelta(days=days)).date()
         (tmp_path / "settings.yaml").write_text(yaml.safe_dump({"history": history, "objects": dict(objects)}))
         monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(tmp_path / "settings.yaml"))
-        job = build_defs(resource_overrides={RESOURCE: Opens(pipeline)}).resolve_job_def(NIGHTLY_JOB)
-        # What retention tells Dagster of every day takes long, and is not asked here.
+        job = build_defs(resource_overrides={RESOURCE: OpenedPipeline(pipeline)}).resolve_job_def(NIGHTLY_JOB)
+        # Retention reports every day to Dagster. That takes long and is not needed here.
         result = job.execute_in_process(
             instance=instance, run_config={"ops": {"retention": {"config": {"dry_run": True}}}}
         )
         assert result.success
-        found = [it for it in result.get_asset_check_evaluations() if it.check_name == name]
-        return {it.asset_key.path[-1]: it for it in found}
+        evaluations = [
+            evaluation for evaluation in result.get_asset_check_evaluations() if evaluation.check_name == name
+        ]
+        return {evaluation.asset_key.path[-1]: evaluation for evaluation in evaluations}
 
     return run
 
 
-def said(evaluation: dg.AssetCheckEvaluation) -> dict[str, Any]:
-    """The metadata of a check, without what is zero."""
-    return {name: it.value for name, it in evaluation.metadata.items() if it.value}
+def metadata_of(evaluation: dg.AssetCheckEvaluation) -> dict[str, Any]:
+    """The metadata of a check, without zeros."""
+    return {name: entry.value for name, entry in evaluation.metadata.items() if entry.value}
 
 
 @pytest.mark.both_modes
-def test_references_of_a_whole_shop_resolve(pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]) -> None:
+def test_references_of_a_complete_shop_resolve(pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]) -> None:
     shop.seed_history(8)
     deleted = shop.create_customer(created=back(shop, 10))["id"]
     shop.create_payment(deleted, created=back(shop, 9))
@@ -559,17 +578,17 @@ def test_references_of_a_whole_shop_resolve(pipeline: Pipeline, shop: Shop, chec
     pipeline.sync()
     pipeline.sync()
     checked = check()
-    assert said(checked["charges"]) == said(checked["invoices"]) == {}
-    assert {it.description for it in checked.values()} == {None}
+    assert metadata_of(checked["charges"]) == metadata_of(checked["invoices"]) == {}
+    assert {evaluation.description for evaluation in checked.values()} == {None}
     assert checked.keys() == {name for name, object_type in OBJECT_TYPES.items() if object_type.references}
-    assert {table for table, it in checked.items() if not it.passed} == set()
-    assert not any("balance_transaction" in name for it in checked.values() for name in said(it))
+    assert {table for table, evaluation in checked.items() if not evaluation.passed} == set()
+    assert not any("balance_transaction" in name for evaluation in checked.values() for name in metadata_of(evaluation))
 
 
-def test_what_should_be_here_and_is_not_is_told_with_examples(
+def test_missing_objects_are_reported_with_examples(
     make_pipeline: MakePipeline, pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]
 ) -> None:
-    shop.create_payment(created=back(shop, 55))  # so that what may be older may be older than all there is
+    shop.create_payment(created=back(shop, 55))  # so that a missing object may be older than all stored ones
     intent = shop.create_payment(created=back(shop, 20))
     charge = shop.objects("charges", False)[intent["latest_charge"]]
     shop.vanish("balance_transactions", charge["balance_transaction"])
@@ -578,26 +597,28 @@ def test_what_should_be_here_and_is_not_is_told_with_examples(
     many = [shop.create_payment(created=back(shop, 15)) for _ in range(25)]
     shop.vanish("payment_intents", many[0]["id"])
     pipeline.sync()
-    assert all(it.passed for it in check().values()), "what was just read may point to what the next tick brings"
+    assert all(evaluation.passed for evaluation in check().values()), (
+        "a row that was just read may name an object that the next sync reads"
+    )
     make_pipeline().sync()  # of both modes
     checked = check()
-    assert {table for table, it in checked.items() if not it.passed} == {"charges", "disputes"}
+    assert {table for table, evaluation in checked.items() if not evaluation.passed} == {"charges", "disputes"}
     assert checked["charges"].severity is dg.AssetCheckSeverity.WARN
     assert "1 of balance_transaction → balance_transactions" in (checked["charges"].description or "")
-    assert said(checked["charges"]) == {
+    assert metadata_of(checked["charges"]) == {
         "payment_intent → payment_intents: not here": 1,
         "payment_intent → payment_intents: before the history or never listed": 1,
         "payment_intent → payment_intents: examples": many[0]["id"],
         "balance_transaction → balance_transactions: not here": 1,
         "balance_transaction → balance_transactions: examples": charge["balance_transaction"],
     }
-    assert said(checked["disputes"]) == {
+    assert metadata_of(checked["disputes"]) == {
         "balance_transactions → balance_transactions: not here": 1,
         "balance_transactions → balance_transactions: examples": dispute["balance_transactions"][0]["id"],
     }
 
 
-def test_an_invoice_names_the_one_it_revises_and_an_intent_the_charge_that_failed(
+def test_references_to_revised_invoices_and_failed_charges_are_checked(
     make_pipeline: MakePipeline, pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]
 ) -> None:
     first, second = (shop.create_invoice(created=back(shop, 5))["id"] for _ in range(2))
@@ -608,20 +629,20 @@ def test_an_invoice_names_the_one_it_revises_and_an_intent_the_charge_that_faile
     pipeline.sync()
     make_pipeline().sync()
     checked = check()
-    assert said(checked["invoices"]) == said(checked["payment_intents"]) == {}
+    assert metadata_of(checked["invoices"]) == metadata_of(checked["payment_intents"]) == {}
     shop.update("invoices", second, from_invoice={"action": "revision", "invoice": "in_nowhere"})
     shop.update("payment_intents", failed["id"], last_payment_error={"charge": "ch_nowhere"})
     pipeline.backfill([datetime.fromtimestamp(back(shop, 5), UTC).date()])
-    for _ in range(2):  # what was just read may point to what the next tick brings
+    for _ in range(2):  # a row that was just read may name an object that the next sync reads
         pipeline.sync()
     checked = check()
-    assert said(checked["invoices"])["from_invoice.invoice → invoices: examples"] == "in_nowhere"
-    assert said(checked["payment_intents"])["last_payment_error.charge → charges: examples"] == "ch_nowhere"
+    assert metadata_of(checked["invoices"])["from_invoice.invoice → invoices: examples"] == "in_nowhere"
+    assert metadata_of(checked["payment_intents"])["last_payment_error.charge → charges: examples"] == "ch_nowhere"
     assert not checked["invoices"].passed
     assert not checked["payment_intents"].passed
 
 
-def test_what_is_older_than_the_history_is_counted_and_passes(
+def test_references_to_objects_before_the_history_are_counted_and_pass(
     pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]
 ) -> None:
     intent = shop.create_payment(created=back(shop, 70))
@@ -630,7 +651,7 @@ def test_what_is_older_than_the_history_is_counted_and_passes(
     shop.create_payment(
         shop.create_customer(created=back(shop, 40), test_clock="clock_1")["id"], created=back(shop, 30)
     )
-    # Made with its money, of which the history begins a moment later.
+    # The charge is of the history's first second, its balance transaction of the second before.
     begins = back(shop, 60) // DAY * DAY
     edge = shop.create_payment(created=begins)
     charge = shop.objects("charges", False)[edge["latest_charge"]]
@@ -638,8 +659,8 @@ def test_what_is_older_than_the_history_is_counted_and_passes(
     pipeline.sync()
     pipeline.sync()
     checked = check()
-    assert all(it.passed for it in checked.values())
-    assert said(checked["refunds"]) == {
+    assert all(evaluation.passed for evaluation in checked.values())
+    assert metadata_of(checked["refunds"]) == {
         "charge → charges: not here": 2,
         "charge → charges: before the history or never listed": 2,
         "charge → charges: examples": intent["latest_charge"],
@@ -647,21 +668,23 @@ def test_what_is_older_than_the_history_is_counted_and_passes(
         "payment_intent → payment_intents: before the history or never listed": 2,
         "payment_intent → payment_intents: examples": intent["id"],
     }
-    assert said(checked["charges"]).pop("customer → customers: not here") == 1  # Stripe does not list it
-    assert {name: it for name, it in said(checked["charges"]).items() if name.startswith("balance_transaction")} == {
+    assert metadata_of(checked["charges"]).pop("customer → customers: not here") == 1  # Stripe does not list it
+    assert {
+        name: value for name, value in metadata_of(checked["charges"]).items() if name.startswith("balance_transaction")
+    } == {
         "balance_transaction → balance_transactions: not here": 1,
         "balance_transaction → balance_transactions: before the history or never listed": 1,
         "balance_transaction → balance_transactions: examples": charge["balance_transaction"],
     }
-    # With a history that begins long before there was any charge nothing is older.
+    # If the history begins long before the first charge, no object is older than the history.
     checked = check(days=200)
-    assert {table for table, it in checked.items() if not it.passed} == {"refunds", "charges"}
-    assert later["latest_charge"] not in str(said(checked["refunds"]))
-    assert refund["id"] not in str(said(checked["refunds"]))
+    assert {table for table, evaluation in checked.items() if not evaluation.passed} == {"refunds", "charges"}
+    assert later["latest_charge"] not in str(metadata_of(checked["refunds"]))
+    assert refund["id"] not in str(metadata_of(checked["refunds"]))
 
 
 @pytest.mark.both_modes
-def test_what_is_switched_off_is_not_looked_for(
+def test_references_to_disabled_types_are_not_checked(
     make_pipeline: MakePipeline, pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]
 ) -> None:
     shop.create_payment(created=back(shop, 20))
@@ -673,37 +696,41 @@ def test_what_is_switched_off_is_not_looked_for(
     assert not check()["charges"].passed
     checked = check(objects=objects)
     assert "fee_details" not in checked
-    assert all(it.passed for it in checked.values())
-    assert not any(target in name for it in checked.values() for name in it.metadata for target in off)
+    assert all(evaluation.passed for evaluation in checked.values())
+    assert not any(target in name for evaluation in checked.values() for name in evaluation.metadata for target in off)
 
 
 @pytest.mark.both_modes
-def test_an_object_in_two_rows_is_told(
+def test_an_object_in_two_rows_is_reported(
     pipeline: Pipeline, shop: Shop, check: Callable[..., Checked], instance: dg.DagsterInstance
 ) -> None:
     shop.seed_history(4)
     pipeline.sync()
     checked = check(UNIQUE)
     assert checked.keys() == OBJECT_TYPES.keys()
-    assert all(it.passed for it in checked.values())
+    assert all(evaluation.passed for evaluation in checked.values())
     [(fee,)] = pipeline.warehouse.ask(
         "INSERT INTO raw.fee_details FROM raw.fee_details LIMIT 1 RETURNING balance_transaction"
     )
     [(charge,)] = pipeline.warehouse.ask("INSERT INTO raw.charges FROM raw.charges LIMIT 1 RETURNING id")
-    failed = {table: said(it)["examples"] for table, it in check(UNIQUE).items() if not it.passed}
+    failed = {
+        table: metadata_of(evaluation)["examples"]
+        for table, evaluation in check(UNIQUE).items()
+        if not evaluation.passed
+    }
     assert failed == {"charges": charge, "fee_details": f"{fee} 0"}
-    # From the page of one table it is asked of that one.
+    # On the page of one table, the check runs for that table only.
     key = dg.AssetCheckKey(dg.AssetKey(["raw", "refunds"]), UNIQUE)
     alone = dg.define_asset_job("alone", selection=dg.AssetSelection.checks(key))
     defs = dg.Definitions.merge(
-        build_defs(resource_overrides={RESOURCE: Opens(pipeline)}), dg.Definitions(jobs=[alone])
+        build_defs(resource_overrides={RESOURCE: OpenedPipeline(pipeline)}), dg.Definitions(jobs=[alone])
     )
     result = defs.resolve_job_def("alone").execute_in_process(instance=instance)
-    assert [it.asset_check_key for it in result.get_asset_check_evaluations()] == [key]
+    assert [evaluation.asset_check_key for evaluation in result.get_asset_check_evaluations()] == [key]
 
 
 @pytest.mark.both_modes
-def test_what_is_hashed_is_not_looked_for_and_what_is_pruned_by_another_date_is_not_missed(
+def test_hashed_references_are_not_checked_and_rows_pruned_by_another_date_are_not_missing(
     make_pipeline: MakePipeline,
     shop: Shop,
     folder: DataFolder,
@@ -714,7 +741,7 @@ def test_what_is_hashed_is_not_looked_for_and_what_is_pruned_by_another_date_is_
     charge = shop.create_payment(created=back(shop, 20))["latest_charge"]
     shop.refund(charge, 500, created=back(shop, 19))
     early, pruned = (shop.create_payment(created=back(shop, 40))["latest_charge"] for _ in range(2))
-    shop.refund(early, 500, created=back(shop, 35))  # older itself than the charges that are kept
+    shop.refund(early, 500, created=back(shop, 35))  # older than the charges that retention leaves
     shop.refund(pruned, 500, created=back(shop, 18))
     objects: dict[str, Any] = {
         "balance_transactions": {"date_field": "available_on", "retention": "5 days"},
@@ -725,30 +752,30 @@ def test_what_is_hashed_is_not_looked_for_and_what_is_pruned_by_another_date_is_
     pipeline.sync()
     assert ask(folder.published, "SELECT count(*) FROM raw.balance_transactions") == [(0,)]
     checked = check(objects=objects)
-    assert all(it.passed for it in checked.values())
+    assert all(evaluation.passed for evaluation in checked.values())
     assert not any(name.startswith("balance_transaction → ") for name in checked["charges"].metadata)
-    refunds = said(checked["refunds"])
+    refunds = metadata_of(checked["refunds"])
     assert refunds["balance_transaction → balance_transactions: not here"] == 3
     assert refunds["charge → charges: before the history or never listed"] == 2
-    assert refunds["charge → charges: examples"] == pruned  # what is hardest to explain comes first
+    assert refunds["charge → charges: examples"] == pruned  # the reference that is hardest to explain comes first
 
 
 @pytest.mark.usefixtures("instance")
-def test_references_are_looked_at_every_night_and_not_in_a_sync(
+def test_references_are_checked_every_night_and_not_in_a_sync(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    defs = build_defs(resource_overrides={RESOURCE: Opens(pipeline)})
+    defs = build_defs(resource_overrides={RESOURCE: OpenedPipeline(pipeline)})
     schedule = defs.resolve_schedule_def("nightly")
     assert (schedule.job_name, schedule.default_status) == (NIGHTLY_JOB, dg.DefaultScheduleStatus.RUNNING)
     steps = {name: {node.name for node in defs.resolve_job_def(name).nodes} for name in (SYNC_JOB, NIGHTLY_JOB)}
     assert steps == {SYNC_JOB: {"stripe"}, NIGHTLY_JOB: {"retention", *NIGHTLY}}
-    nothing_to_look_for = {name: {"enabled": False} for name in OBJECT_TYPES if name != "customers"}
-    (tmp_path / "settings.yaml").write_text(yaml.safe_dump({"objects": nothing_to_look_for}))
+    only_customers = {name: {"enabled": False} for name in OBJECT_TYPES if name != "customers"}
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump({"objects": only_customers}))
     monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(tmp_path / "settings.yaml"))
     dg.Definitions.validate_loadable(build_defs())
 
 
-# The picture
+# The diagram
 
 
 def test_the_tables_page_shows_the_declared_relations() -> None:
@@ -758,8 +785,8 @@ def test_the_tables_page_shows_the_declared_relations() -> None:
 
 
 @pytest.mark.both_modes
-def test_the_query_shown_with_the_view_can_be_asked(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
-    """The query of the tables page, on the view as it is made for test data."""
+def test_the_query_shown_with_the_view_runs(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    """The query of the tables page runs on the view of the test mode."""
     page = TABLES.read_text(encoding="utf-8")
     query = page.partition("### `payments`")[2].partition("```sql\n")[2].partition("```")[0]
     shop.create_payment(created=back(shop, 9))

@@ -1,6 +1,6 @@
-"""What the views add to the base tables: default date and day, custom fields, major units, titles, and one mode each.
+"""The columns and comments that views add to base tables: default date and day, custom fields, major units, titles.
 
-From the emulator to the published file.
+Also that each view shows one mode. The tests go from the emulator to the published file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LIVE = {"STRIPE_API_KEY": KEYS["STRIPE_API_KEY"]}
 
 
 def types(folder: DataFolder, view: str) -> dict[str, str]:
-    """The DuckDB type of every column."""
+    """The DuckDB types of a view's columns, by name."""
     with duckdb.connect(str(folder.published), read_only=True) as connection:
         described = connection.execute(f"DESCRIBE {view}").fetchall()
     return {name: kind for name, kind, *_ in described}
@@ -39,9 +39,9 @@ def test_amounts_in_major_units_are_exact_in_every_currency(
     day = back(shop, 2)
     amounts = {"jpy": 1234567, "kwd": 1234567, "dkk": 1234567, "usd": 2**31 + 1, "ugx": 500}
     # Stripe's page "Supported currencies".
-    whole = ["bif", "clp", "djf", "gnf", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf"]
+    integral = ["bif", "clp", "djf", "gnf", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf"]
     thousandths = ["bhd", "jod", "omr", "tnd"]
-    amounts |= dict.fromkeys([*whole, *thousandths], 12340)
+    amounts |= dict.fromkeys([*integral, *thousandths], 12340)
     for currency, amount in amounts.items():
         shop.create_payment(livemode=True, created=day, amount=amount, currency=currency)
     shop.create_customer(livemode=True, created=day, balance=-250, currency="dkk")
@@ -53,7 +53,7 @@ def test_amounts_in_major_units_are_exact_in_every_currency(
         "dkk": Decimal("12345.67"),
         "usd": Decimal("21474836.49"),
         "ugx": Decimal("5"),  # Stripe represents it with two decimals
-        **dict.fromkeys(whole, Decimal(12340)),
+        **dict.fromkeys(integral, Decimal(12340)),
         **dict.fromkeys(thousandths, Decimal("12.34")),
     }
     assert dict(ask(folder.published, "SELECT currency, amount_decimal FROM live.charges")) == exact
@@ -101,7 +101,10 @@ def test_custom_fields_are_typed_columns_from_any_path(
         "quantity": {"path": "metadata.quantity", "type": "integer"},
         "ordered_at": {"path": "metadata.at", "type": "timestamp"},
         "written_at": {"path": "metadata.written", "type": "timestamp"},
-        **{it: {"path": f"metadata.{it}", "type": "timestamp"} for it in ("elsewhere", "zoneless", "minute", "day")},
+        **{
+            name: {"path": f"metadata.{name}", "type": "timestamp"}
+            for name in ("elsewhere", "zoneless", "minute", "day")
+        },
         "quoted": "metadata.it's",
         "wrong": {"path": "metadata.x", "type": "number"},
         "wrong_at": {"path": "metadata.x", "type": "timestamp"},
@@ -173,9 +176,9 @@ def test_custom_fields_are_typed_columns_from_any_path(
     assert "order_id" not in types(folder, "raw.charges")
     for view in views(pipeline.settings):
         shown = {column.name: column.sql_type for column in view.columns}
-        found = types(folder, f"live.{view.name}")
-        assert {name: kind.replace("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ") for name, kind in found.items()} == shown
-        assert list(found) == list(shown), "what the asset's page shows"
+        stored = types(folder, f"live.{view.name}")
+        assert {name: kind.replace("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ") for name, kind in stored.items()} == shown
+        assert list(stored) == list(shown), "the asset's page shows the same order"
 
     make_pipeline(LIVE, objects={"charges": {"custom_fields": {"order": "metadata.order_id"}}}).sync()
     assert ask(folder.published, 'SELECT "order" FROM live.charges') == [("A-17",)]  # no backfill is needed
@@ -183,7 +186,7 @@ def test_custom_fields_are_typed_columns_from_any_path(
 
 
 @pytest.mark.both_modes
-def test_the_default_date_is_created_or_what_the_settings_say(
+def test_the_default_date_is_created_or_the_date_field_of_the_settings(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     shop.seed_history(5)
@@ -224,12 +227,12 @@ def test_the_default_day_is_the_utc_day_of_the_default_date_in_every_time_zone(
 @pytest.mark.both_modes
 def test_titles_are_the_comments_of_tables_and_views(make_pipeline: MakePipeline, folder: DataFolder) -> None:
     def comments() -> dict[str, str]:
-        found = ask(
+        described = ask(
             folder.published,
             "SELECT schema_name || '.' || table_name, comment FROM duckdb_tables() WHERE comment IS NOT NULL"
             " UNION ALL SELECT schema_name || '.' || view_name, comment FROM duckdb_views() WHERE comment IS NOT NULL",
         )
-        return dict(found)
+        return dict(described)
 
     make_pipeline(objects={"charges": {"title": "Jenny's card charges"}}).sync()
     assert comments()["raw.charges"].startswith("Jenny's card charges. ")
@@ -240,13 +243,13 @@ def test_titles_are_the_comments_of_tables_and_views(make_pipeline: MakePipeline
 
 
 @pytest.mark.both_modes
-def test_both_modes_lie_side_by_side_and_each_view_shows_one(
+def test_both_modes_are_stored_side_by_side_and_each_view_shows_one(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     shop.seed_history(10)
-    gone = next(iter(shop.objects("customers", True)))
+    deleted = next(iter(shop.objects("customers", True)))
     make_pipeline().sync()
-    shop.delete_customer(gone)
+    shop.delete_customer(deleted)
     make_pipeline().sync()
     for table in OBJECT_TYPES:
         for schema, livemode in (("live", True), ("test", False)):
@@ -255,11 +258,11 @@ def test_both_modes_lie_side_by_side_and_each_view_shows_one(
             )
             assert number == len(held_by_stripe(shop, OBJECT_TYPES[table], livemode=livemode))
             assert clean or not number
-    assert ask(folder.published, f"SELECT count(*) FROM raw.customers WHERE id = '{gone}'") == [(1,)]
+    assert ask(folder.published, f"SELECT count(*) FROM raw.customers WHERE id = '{deleted}'") == [(1,)]
 
 
 @pytest.mark.both_modes
-def test_a_key_of_another_account_is_refused_with_the_way_out(
+def test_a_key_of_another_account_is_refused_with_a_remedy(
     make_pipeline: MakePipeline, folder: DataFolder, shop: Shop
 ) -> None:
     make_pipeline().sync()
@@ -275,4 +278,4 @@ def test_a_type_that_is_switched_off_is_not_read(make_pipeline: MakePipeline, sh
     shop.seed_history(3)
     report = make_pipeline(objects={"disputes": {"enabled": False}, "invoices": {"enabled": False}}).sync()
     assert not {"disputes", "invoices", "invoice_lines"} & report.changes.keys()
-    assert not [it for it in server.requests if "disputes" in it.path or "invoices" in it.path]
+    assert not [sent for sent in server.requests if "disputes" in sent.path or "invoices" in sent.path]

@@ -1,6 +1,6 @@
-"""Erasing a person: gone from every row, file and byte, kept out of whatever comes later, and bookkeeping stays whole.
+"""Erasing a person: out of every row, file and byte, also of later loads, while bookkeeping stays complete.
 
-From the emulator to the published file. What Stripe itself redacts reaches the disk with the next pruning.
+The tests go from the emulator to the published file. What Stripe redacts is off the disk after the next pruning.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from tests.stripe_state import ask, back, changed, everything
 from tests.test_fields import holding
 
 MARK = secrets.token_hex(16)
-"""Stands in everything personal, and does not compress."""
+"""In all personal fields of a customer; does not compress."""
 OTHER = secrets.token_hex(16)
-"""The same of somebody else."""
+"""The same, of another customer."""
 
 
-def trade(shop: Shop, mark: str, *, days_ago: float = 3, **ids: Any) -> str:
-    """A customer with every kind of object that can belong to one, each of which copies what it can; the id."""
-    day = back(shop, days_ago)
+def trade(shop: Shop, mark: str, *, age: float = 3, **ids: Any) -> str:
+    """Create a customer with every kind of object that can belong to one, each with the mark, and return the id."""
+    day = back(shop, age)
     text: dict[str, Any] = {"description": f"for {mark}", "metadata": {"buyer": mark, "order": "A-17"}}
     billing = {"email": f"{mark}@example.com", "name": mark, "phone": None, "address": {"city": mark, "line1": None}}
     shipping = {"name": mark, "address": {"line1": mark}}
@@ -61,7 +61,7 @@ def trade(shop: Shop, mark: str, *, days_ago: float = 3, **ids: Any) -> str:
 
 
 def buy(shop: Shop, charge: str, mark: str) -> None:
-    """Have a charge copy what it can of its buyer."""
+    """Write the mark to every field of a charge that can hold data of its buyer."""
     billing = {"email": f"{mark}@example.com", "name": mark, "phone": None, "address": {"city": mark, "line1": None}}
     customer = shop.objects("charges", False)[charge]["customer"]
     person = customer and {"id": customer, "object": "customer", "name": mark}
@@ -78,7 +78,7 @@ def buy(shop: Shop, charge: str, mark: str) -> None:
 
 
 def money(folder: DataFolder) -> dict[str, list[tuple[Any, ...]]]:
-    """What bookkeeping needs of every table."""
+    """The columns of every table that bookkeeping needs."""
     return {
         name: ask(
             folder.published,
@@ -150,14 +150,14 @@ def test_nothing_that_comes_later_brings_an_erased_customer_back(
         for object_id in shop.objects(table, False):
             shop.update(table, object_id, metadata={"again": "yes"})
     make_pipeline().sync()
-    for table in ("charges", "invoices"):  # no event tells of metadata of a payment intent
+    for table in ("charges", "invoices"):  # no event announces metadata of a payment intent
         for whose, held in ((customer, None), (other, "yes")):
             sql = f"SELECT DISTINCT metadata->>'again' FROM raw.{table} WHERE customer = '{whose}'"
             assert ask(folder.published, sql) == [(held,)], table
     assert holding(folder.root, MARK) == []
     make_pipeline().backfill([day_of(back(shop, days)) for days in range(5)])
     assert holding(folder.root, MARK) == []
-    # New objects of the same customer, for the first time in a day of their own and told by webhooks.
+    # New objects of the same customer, on a day of their own and announced by events.
     trade_again = shop.create_payment(customer, receipt_email=MARK)["latest_charge"]
     buy(shop, trade_again, MARK)
     dispute = shop.dispute(trade_again)["id"]
@@ -170,11 +170,11 @@ def test_nothing_that_comes_later_brings_an_erased_customer_back(
     assert changed(make_pipeline().sync()) == {}
 
 
-def test_what_is_found_to_belong_to_an_erased_customer_only_later_is_stripped_then(
+def test_an_object_that_later_proves_to_belong_to_an_erased_customer_is_stripped_then(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     """A dispute that is read before its charge."""
-    customer = trade(shop, OTHER, days_ago=4)
+    customer = trade(shop, OTHER, age=4)
     pipeline = make_pipeline()
     pipeline.sync()
     pipeline.warehouse.erase([customer])
@@ -228,13 +228,13 @@ def test_an_id_that_the_shop_chose_is_erased_too(
         folder.published, "SELECT count(DISTINCT customer), count(*) FROM raw.charges WHERE customer IS NOT NULL"
     )
     assert (customers, charges) == (1, 4)
-    # Known again by the hash alone.
+    # The id is recognized by its hash alone.
     make_pipeline(objects=objects).backfill([day_of(back(shop, 3))])
     assert ask(folder.published, "SELECT count(*) FROM raw.customers") == [(0,)]
     assert [name for name in holding(folder.root, MARK) if "inbox" not in name] == []
 
 
-def test_a_key_by_which_erased_ids_are_known_that_cannot_be_used_is_said_with_a_remedy_that_helps(
+def test_an_unusable_hash_key_for_erased_ids_is_reported_with_a_remedy_that_works(
     make_pipeline: MakePipeline, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STRIPE_PIPELINE_HASH_KEY", "which erasing does not use")
@@ -248,7 +248,7 @@ def test_a_key_by_which_erased_ids_are_known_that_cannot_be_used_is_said_with_a_
     with pytest.raises(WarehouseError, match=r"hash.key, .* is empty") as refused:
         warehouse.erase(["jane@example.com"])
     assert "does not identify erased customers whose ids your shop chose" in refused.value.remedy
-    # As it says.
+    # The remedy works.
     folder.hash_key.unlink()
     warehouse.erase(["jane@example.com"])
     folder.hash_key.unlink()
@@ -280,7 +280,7 @@ REDACTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("how", REDACTIONS)
-def test_what_stripe_redacts_is_off_the_disk_after_the_nightly_pruning(
+def test_values_that_stripe_redacts_are_off_the_disk_after_the_nightly_pruning(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, how: str
 ) -> None:
     charge = shop.create_payment(created=back(shop, 3))["latest_charge"]
@@ -308,7 +308,7 @@ def test_a_mere_change_does_not_rewrite_the_file(
     make_pipeline().prune()
 
 
-def test_erasing_that_fails_for_want_of_space_is_said_and_completed_by_the_next_run(
+def test_erasing_that_fails_on_a_full_disk_is_reported_and_completed_by_the_next_run(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     customer = trade(shop, MARK)
@@ -386,7 +386,7 @@ def test_undoing_names_days_that_a_backfill_reads_and_no_others(
     assert ask(project.folder.published, f"SELECT count(*) FROM live.charges WHERE customer = '{buyer}'") == [(1,)]
 
 
-def test_who_is_erased_where_only_the_published_file_is_left_is_gone_from_that(
+def test_a_customer_is_erased_from_the_published_file_if_only_that_file_is_left(
     api: Server,  # noqa: F811
     project: Project,  # noqa: F811
     run: Run,  # noqa: F811
@@ -411,5 +411,5 @@ def test_dagster_and_the_inbox_hold_nothing_of_an_erased_customer(
     assert run("erase", customer, "--yes").status == 0
     api.shop.update_customer(customer, phone=mark, livemode=True)
     assert run("sync").status == 0
-    assert len(list(project.root.rglob("*.db"))) > 2  # Dagster's storage is among what is searched
+    assert len(list(project.root.rglob("*.db"))) > 2  # Dagster's storage is among the files that are searched
     assert holding(project.root, mark) == []

@@ -63,10 +63,10 @@ def names_of(folder: DataFolder) -> set[str]:
     return {row["name"] for row in rows(folder.published, "test.customers")}
 
 
-# What only looks
+# Commands that only read
 
 
-def test_what_only_looks_makes_nothing_and_needs_no_key(
+def test_commands_that_only_read_create_nothing_and_need_no_key(
     project: Project,  # noqa: F811
     run: Run,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
@@ -83,7 +83,7 @@ def test_what_only_looks_makes_nothing_and_needs_no_key(
     assert sorted(project.root.rglob("*")) == before
 
 
-def test_the_asset_makes_nothing_on_a_dry_run(
+def test_the_asset_creates_nothing_in_a_dry_run(
     project: Project,  # noqa: F811
     instance: dg.DagsterInstance,
     monkeypatch: pytest.MonkeyPatch,
@@ -102,7 +102,7 @@ def test_the_asset_makes_nothing_on_a_dry_run(
     assert not project.folder.root.exists()
 
 
-def test_a_private_file_without_a_schema_is_an_empty_one(project: Project, run: Run) -> None:  # noqa: F811
+def test_a_private_file_without_a_schema_counts_as_empty(project: Project, run: Run) -> None:  # noqa: F811
     project.folder.private.parent.mkdir(parents=True)
     with duckdb.connect(":memory:") as connection:
         connection.execute(f"ATTACH '{project.folder.private}' AS made")
@@ -138,7 +138,7 @@ def test_a_private_file_that_cannot_be_opened_is_restored_and_catches_up(
     pipeline.sync()
     shop.delete_customer(grace)
     shop.create_customer(name="Edith")
-    # Applied, and not published: the copy lacks it, and the inbox takes it for done.
+    # Applied and not published: the copy lacks the changes, and the inbox counts them as done.
     pipeline.inbox.add([notification for event in shop.events(False) if (notification := notification_of(event))])
     assert pipeline.drain(most=200).applied
     pipeline.__exit__()
@@ -181,7 +181,7 @@ def test_damage_that_a_run_meets_ends_it_and_the_next_one_goes_on(
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_damage_where_nothing_is_read_is_found_at_night(folder: DataFolder, tmp_path: Path) -> None:
+def test_damage_in_blocks_that_are_not_read_is_found_at_night(folder: DataFolder, tmp_path: Path) -> None:
     warehouse = Warehouse(folder)
     warehouse.load([batch_of(tmp_path, customer("Ada"), at=NOON)])
     warehouse.publish()
@@ -200,7 +200,7 @@ def test_damage_where_nothing_is_read_is_found_at_night(folder: DataFolder, tmp_
     assert detected
 
 
-def test_what_a_run_read_before_the_file_was_restored_is_not_stored(folder: DataFolder, tmp_path: Path) -> None:
+def test_rows_that_a_run_read_before_the_file_was_restored_are_not_stored(folder: DataFolder, tmp_path: Path) -> None:
     slow, other = Warehouse(folder), Warehouse(folder)
     slow.load([batch_of(tmp_path, customer("Ada"), at=NOON)], cursors={(TEST, "events"): NOON})
     slow.publish()
@@ -214,7 +214,7 @@ def test_what_a_run_read_before_the_file_was_restored_is_not_stored(folder: Data
     assert other.state.cursors(TEST) == {"events": NOON + 9}
 
 
-def test_the_newest_version_that_is_whole_is_taken_and_what_comes_then_is_published(
+def test_the_newest_undamaged_version_is_restored_and_later_changes_are_published(
     folder: DataFolder, tmp_path: Path
 ) -> None:
     warehouse = Warehouse(folder)
@@ -233,7 +233,7 @@ def test_the_newest_version_that_is_whole_is_taken_and_what_comes_then_is_publis
 
 
 @pytest.mark.parametrize("damage", ["middle", "without its file"])
-def test_a_damaged_write_ahead_log_leaves_what_the_file_holds(folder: DataFolder, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_write_ahead_log_leaves_the_rows_of_the_file(folder: DataFolder, tmp_path: Path, damage: str) -> None:
     warehouse = Warehouse(folder)
     warehouse.load([batch_of(tmp_path, customer("Ada"), at=NOON)])
     if damage == "without its file":
@@ -277,7 +277,7 @@ def test_a_damaged_file_that_cannot_be_restored_is_left_with_a_remedy_that_works
 # Removing everything
 
 
-def test_clean_leaves_a_folder_alone_that_the_pipeline_never_used(
+def test_clean_leaves_a_folder_unchanged_that_the_pipeline_never_used(
     project: Project,  # noqa: F811
     run: Run,  # noqa: F811
     tmp_path: Path,
@@ -291,7 +291,7 @@ def test_clean_leaves_a_folder_alone_that_the_pipeline_never_used(
     assert [file.read_text() for file in theirs] == ["somebody's"] * 3
 
 
-def test_clean_names_what_it_removes_asks_and_leaves_the_rest(
+def test_clean_names_the_files_that_it_removes_asks_and_leaves_other_files(
     loaded: Project,  # noqa: F811
     run: Run,  # noqa: F811
     api: Server,  # noqa: F811
@@ -319,17 +319,17 @@ def test_clean_names_what_it_removes_asks_and_leaves_the_rest(
 
 
 def answer(project: Project, text: str) -> int:  # noqa: F811
-    """The exit status of `clean` on a terminal where somebody types this."""
-    terminal, its_other_end = pty.openpty()
-    with subprocess.Popen([COMMAND, "clean"], cwd=project.root, stdin=its_other_end, stdout=subprocess.PIPE) as ended:
+    """The exit status of `clean` on a terminal on which this is typed."""
+    terminal, command_end = pty.openpty()
+    with subprocess.Popen([COMMAND, "clean"], cwd=project.root, stdin=command_end, stdout=subprocess.PIPE) as ended:
         os.write(terminal, f"{text}\n".encode())
         ended.communicate(timeout=120)
-    os.close(its_other_end)
+    os.close(command_end)
     os.close(terminal)
     return ended.returncode
 
 
-def test_clean_leaves_what_is_in_use(loaded: Project, run: Run) -> None:  # noqa: F811
+def test_clean_leaves_a_folder_that_is_in_use(loaded: Project, run: Run) -> None:  # noqa: F811
     folder = loaded.folder
     before = loaded.stored()
     for lock in (folder.running, folder.runs / "some_run.lock"):
@@ -358,7 +358,7 @@ def test_clean_leaves_what_is_in_use(loaded: Project, run: Run) -> None:  # noqa
 
 @contextlib.contextmanager
 def files_up_to(size: int) -> Iterator[None]:
-    """No file of this process can grow beyond so many bytes, as on a full disk; for whoever runs the tests."""
+    """Keeps files of this process from growing beyond that many bytes, as a full disk does, for every user."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -373,7 +373,7 @@ def test_a_full_disk_is_named_at_every_step_and_leaves_nothing_half_written(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, size: int
 ) -> None:
     shop.seed_history(5)
-    with files_up_to(size), told_why_it_stops():
+    with files_up_to(size), errors_are_explained():
         make_pipeline().sync()
     left_over = {path.name for path in folder.private.parent.glob("*.duckdb*")}
     assert left_over <= {"stripe.duckdb", "stripe.duckdb.wal"}
@@ -386,7 +386,7 @@ def test_a_full_disk_is_named_at_every_step_and_leaves_nothing_half_written(
 
 @pytest.mark.both_modes
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.95, 1.02])
-def test_a_disk_that_fills_up_keeps_what_was_there(
+def test_a_disk_that_fills_up_keeps_the_stored_rows(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, share: float
 ) -> None:
     shop.seed_history(5)
@@ -396,7 +396,7 @@ def test_a_disk_that_fills_up_keeps_what_was_there(
     before = folder.published.resolve().read_bytes()
     for _ in range(40):
         shop.trade()
-    with files_up_to(int(share * len(before))), told_why_it_stops():
+    with files_up_to(int(share * len(before))), errors_are_explained():
         pipeline = make_pipeline()
         pipeline.sync()
         pipeline.prune()
@@ -407,8 +407,8 @@ def test_a_disk_that_fills_up_keeps_what_was_there(
 
 
 @contextlib.contextmanager
-def told_why_it_stops() -> Iterator[None]:
-    """What is done here may end with an error, which says that a file cannot grow and what to do."""
+def errors_are_explained() -> Iterator[None]:
+    """The block may end with an error; fails unless the error says that a file cannot grow and what to do."""
     problem = None
     try:
         yield
@@ -420,12 +420,12 @@ def told_why_it_stops() -> Iterator[None]:
 
 
 def assert_opens(database: Path) -> None:
-    """A whole database."""
+    """Fail unless the file is a complete database."""
     with duckdb.connect(str(database), read_only=True) as connection:
         connection.execute("SELECT bit_xor(hash(t)) FROM raw.charges t").fetchall()
 
 
-# Who may read what
+# Permissions
 
 
 def modes(folder: DataFolder) -> dict[str, int]:
@@ -439,7 +439,7 @@ def modes(folder: DataFolder) -> dict[str, int]:
 
 @pytest.fixture
 def usual_umask() -> Iterator[None]:
-    """What most machines have: new files are everyone's to read."""
+    """The umask of most machines: everyone may read new files."""
     before = os.umask(0o022)
     yield
     os.umask(before)
@@ -490,7 +490,7 @@ def test_the_published_file_is_given_to_the_folders_group(
     assert folder.private.stat().st_mode & 0o077 == 0
 
 
-def test_a_folder_that_was_open_to_all_is_closed_once_and_it_is_said(
+def test_a_folder_that_was_open_to_all_is_closed_once_with_a_note(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     shop.create_customer(created=back(shop, 1), name="Ada")
@@ -505,9 +505,7 @@ def test_a_folder_that_was_open_to_all_is_closed_once_and_it_is_said(
     assert modes(folder)["."] == 0o750
 
 
-def test_a_data_folder_in_which_other_things_lie_keeps_its_mode(
-    make_pipeline: MakePipeline, folder: DataFolder
-) -> None:
+def test_a_data_folder_with_other_files_keeps_its_mode(make_pipeline: MakePipeline, folder: DataFolder) -> None:
     folder.root.mkdir()
     (folder.root / "others.txt").touch()
     folder.root.chmod(0o755)
@@ -517,7 +515,7 @@ def test_a_data_folder_in_which_other_things_lie_keeps_its_mode(
 
 
 def test_files_of_another_user_are_named_with_a_remedy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = Path(tempfile.mkdtemp())  # which another user can reach, other than `tmp_path`
+    root = Path(tempfile.mkdtemp())  # which another user can reach, unlike `tmp_path`
     try:
         folder = DataFolder(root / "data")
         monkeypatch.setenv("STRIPE_PIPELINE_DATA", str(folder.root))
@@ -543,7 +541,7 @@ def test_files_of_another_user_are_named_with_a_remedy(server: Server, monkeypat
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_a_remedy_for_what_another_user_owns_names_a_command_that_works(
+def test_the_remedy_for_files_of_another_user_names_a_command_that_works(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     root = Path(tempfile.mkdtemp())
@@ -566,10 +564,10 @@ def test_a_remedy_for_what_another_user_owns_names_a_command_that_works(
 
 
 def as_another_user(root: Path, path: Path) -> str:
-    """What a pipeline says of a data folder in which only `path` is not its user's."""
+    """The pipeline's error for a data folder in which only `path` does not belong to its user."""
     if os.geteuid() != 0:
         path.chmod(0)
-        return trouble_of(lambda: DataFolder(root / "data").prepare())
+        return error_of(lambda: DataFolder(root / "data").prepare())
     for other in (root, root / "data", *(root / "data").rglob("*")):
         os.chown(other, 65534, 65534)
     os.chown(path, 0, 0)
@@ -582,7 +580,7 @@ def message_for_nobody(work: Callable[[], object]) -> str:
     if (child := os.fork()) == 0:
         os.setgid(65534)
         os.setuid(65534)
-        os.write(writing, trouble_of(work).encode())
+        os.write(writing, error_of(work).encode())
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
@@ -591,7 +589,7 @@ def message_for_nobody(work: Callable[[], object]) -> str:
     return message
 
 
-def trouble_of(work: Callable[[], object]) -> str:
+def error_of(work: Callable[[], object]) -> str:
     """The error that `work` ends with."""
     try:
         work()

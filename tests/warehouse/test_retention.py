@@ -1,6 +1,6 @@
-"""What is too old is removed, stays away, and comes back where it is wanted again; deleted rows are hidden or removed.
+"""Rows that are too old are removed and come back with a longer retention; deleted rows are hidden or removed.
 
-From the emulator to the published file; docs/stripe.md#trap-29-pruned-rows.
+The tests go from the emulator to the published file. See docs/stripe.md#trap-29-pruned-rows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.resources.pipeline import RESOURCE
 from stripe_pipeline.warehouse import compaction
 from tests.cli.test_cli import Project, Run, api, environment, project, run  # noqa: F401 - the command line's fixtures
-from tests.conftest import KEYS, MakePipeline, Opens
+from tests.conftest import KEYS, MakePipeline, OpenedPipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, back, changed
 from tests.test_fields import holding
 from tests.whole.test_traps import Held
@@ -37,7 +37,7 @@ LIVE = {"STRIPE_API_KEY": KEYS["STRIPE_API_KEY"]}
 
 
 def oldest(folder: DataFolder, table: str, column: str = "created") -> float:
-    """How many days ago the oldest row's date is."""
+    """The age of the oldest date in a column, in days."""
     [(at,)] = ask(folder.published, f"SELECT min({column}) FROM raw.{table}")
     return float((datetime.now(UTC) - at) / timedelta(days=1))
 
@@ -65,7 +65,7 @@ def test_trap_29_pruned_rows_stay_away_until_a_longer_retention_and_a_backfill_b
     for table in after:
         assert 0 < after[table] < before[table]
         assert oldest(folder, table) < 21
-    # The first day that is kept is known as it was: it need not be listed again.
+    # The coverage of the first day that is kept stays: the day need not be listed again.
     covered = short.warehouse.state.covered_days()
     assert min(covered["charges"]) == min(covered["fee_details"]) == pruned["charges"].cutoff
     assert set(pruned["charges"].days) == {day_of(back(shop, n)) for n in range(21, 47)} & set(pruned["charges"].days)
@@ -85,14 +85,14 @@ def test_trap_29_pruned_rows_stay_away_until_a_longer_retention_and_a_backfill_b
     assert changed(again) == {}
     assert any("charges: 25 days are older than what the settings keep" in note for note in again.notes)
     assert counts(folder) == after
-    assert not short.has_due_notifications(math.inf)  # nothing waits for rows that are not wanted
+    assert not short.has_due_notifications(math.inf)  # no notification waits for rows that are not kept
 
     longer = make_pipeline(retention="40 days")
     longer.backfill([day_of(back(shop, n)) for n in range(46)])
     assert after["charges"] < counts(folder)["charges"] < before["charges"]
     assert 38 < oldest(folder, "charges") < 41
-    for_ever = make_pipeline()
-    for_ever.sync()  # days that are not covered are listed without being asked for
+    forever = make_pipeline()
+    forever.sync()  # lists the days that are not covered
     assert counts(folder) == before
     assert_equal_to_stripe(shop, folder.published)
 
@@ -114,27 +114,27 @@ def test_retention_goes_by_the_date_field_and_by_created_where_that_is_null(
     assert ask(folder.published, "SELECT DISTINCT invoice FROM raw.invoice_lines") == [(ids["due"],)]
     pipeline.prune()
     server.requests.clear()
-    pipeline.sync()  # whose days hold rows that are kept, and are known
+    pipeline.sync()  # the days of the rows that are kept are covered
     lists = [request for request in server.requests if request.path == "/v1/invoices"]
     assert not [request for request in lists if int(request.params["created[gte]"]) <= created]
-    # It becomes too old by a change.
+    # A change makes the invoice too old.
     shop.update("invoices", ids["due"], due_date=back(shop, 15), livemode=True)
     pipeline.sync()
     assert counts(folder)["invoices"] == counts(folder)["invoice_lines"] == 0
-    # And young enough again, and prolonged.
+    # Another change makes it young enough again; later, the retention is longer.
     shop.update("invoices", ids["due"], due_date=back(shop, 1), livemode=True)
     pipeline.sync()
     assert ask(folder.published, "SELECT id FROM raw.invoices") == [(ids["due"],)]
     longer = make_pipeline(LIVE, objects={"invoices": {"date_field": "due_date", "retention": "2 months"}})
     longer.sync()
     assert counts(folder)["invoices"] == 3
-    # By another date others are young enough.
+    # By another date, other invoices are young enough.
     shop.create_invoice(livemode=True, created=back(shop, 5), due_date=back(shop, 90))
     longer.sync()
     assert counts(folder)["invoices"] == 3
     make_pipeline(LIVE, objects={"invoices": {"retention": "2 months"}}).sync()
     assert counts(folder)["invoices"] == 4
-    # Days are those of the date field; a child's of its parent's `created`.
+    # Days are those of the date field, for children those of their parent's `created`.
     pruned = pipeline.prune()
     assert pruned["invoices"].days == {day_of(at): 1 for at in (back(shop, 20), created, back(shop, 90))}
     assert pruned["invoice_lines"].days.keys() == {day_of(created), day_of(back(shop, 5))}
@@ -142,7 +142,7 @@ def test_retention_goes_by_the_date_field_and_by_created_where_that_is_null(
 
 
 @pytest.mark.both_modes
-def test_a_child_may_go_before_its_parent_and_never_stays_behind_it(
+def test_a_child_may_be_pruned_before_its_parent_and_never_after_it(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     shop.seed_history(30)
@@ -172,7 +172,7 @@ def test_a_child_may_go_before_its_parent_and_never_stays_behind_it(
 @pytest.mark.parametrize(
     ("was_there", "date_field", "retention"), [(True, "available_on", "20 days"), (False, "created", "3 days")]
 )
-def test_the_next_tick_brings_back_what_is_kept_longer(
+def test_the_next_sync_loads_rows_that_are_kept_longer_now(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, was_there: bool, date_field: str, retention: str
 ) -> None:
     shop.seed_history(12)
@@ -199,7 +199,7 @@ def test_the_next_tick_brings_back_what_is_kept_longer(
 
 
 @pytest.mark.both_modes
-def test_the_tables_own_history_is_what_is_listed(
+def test_a_tables_own_history_decides_which_days_are_listed(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder
 ) -> None:
     shop.seed_history(45)
@@ -221,10 +221,10 @@ def test_the_tables_own_history_is_what_is_listed(
 
 @pytest.mark.both_modes
 @pytest.mark.parametrize("change", ["changed", "deleted", "changed in a gap", "switched off meanwhile"])
-def test_what_was_loaded_stays_equal_to_stripe_where_the_history_begins_later(
+def test_loaded_rows_stay_equal_to_stripe_when_the_history_begins_later(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, change: str
 ) -> None:
-    """As one that is an age does with every month."""
+    """As a history that is an age does with every month."""
     unswept: dict[str, Any] = {"history": "30 days", "sweep": {"requests_a_month": 0}}
     customer, other = (shop.create_customer(livemode=True, created=back(shop, 40), name="Ada")["id"] for _ in range(2))
     make_pipeline(LIVE).sync()
@@ -248,7 +248,7 @@ def test_what_was_loaded_stays_equal_to_stripe_where_the_history_begins_later(
     make_pipeline(LIVE, **unswept).sync()
     names = [("Ada",)] if change == "deleted" else [("Ada",), ("Grace",)]
     assert ask(folder.published, "SELECT name FROM live.customers ORDER BY 1") == names
-    # What is known is not listed again, nor is what lies between.
+    # Covered days are not listed again, nor are days between them.
     server.requests.clear()
     shop.update("customers", other, name="Ada L.", livemode=True)
     report = make_pipeline(LIVE, **unswept).sync()
@@ -262,7 +262,7 @@ def test_what_was_loaded_stays_equal_to_stripe_where_the_history_begins_later(
 
 
 @pytest.mark.both_modes
-def test_a_sweep_costs_what_is_listed_though_little_of_it_is_kept(
+def test_a_sweep_counts_listed_rows_even_if_few_of_them_are_kept(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder
 ) -> None:
     for age in range(20, 30):
@@ -292,7 +292,7 @@ def load_many_customers(make_pipeline: MakePipeline, shop: Shop) -> None:
 
 
 @pytest.mark.both_modes
-def test_space_is_given_back_later_where_a_pruning_was_stopped_before(
+def test_space_is_given_back_later_if_a_pruning_was_stopped(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load_many_customers(make_pipeline, shop)
@@ -333,7 +333,7 @@ def test_a_dry_run_changes_nothing_whatever_the_settings_say_now(
 
 
 @pytest.mark.both_modes
-def test_children_that_are_switched_off_go_with_their_parents_too(
+def test_disabled_children_are_removed_with_their_parents(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     invoice = shop.create_invoice(livemode=True, created=back(shop, 30), due_date=back(shop, 2))["id"]
@@ -365,7 +365,7 @@ def test_space_is_used_again_and_given_back_where_that_halves_the_file(
 
 @pytest.mark.both_modes
 @pytest.mark.parametrize("on_delete", ["hide", "remove"])
-def test_what_is_deleted_in_stripe_is_hidden_or_removed(
+def test_objects_that_are_deleted_in_stripe_are_hidden_or_removed(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, on_delete: str
 ) -> None:
     day = back(shop, 5)
@@ -409,15 +409,15 @@ def test_rows_that_were_only_hidden_are_removed_once_the_settings_say_so(
 
 @pytest.mark.both_modes
 @pytest.mark.dagster_files
-def test_the_asset_prunes_and_tells_rows_by_day_and_a_dry_run_only_tells(
+def test_the_asset_prunes_and_reports_rows_by_day_and_a_dry_run_only_reports(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, instance: dg.DagsterInstance
 ) -> None:
     shop.seed_history(20)
-    history = today() - timedelta(days=22)  # each day is told to Dagster, which takes its time
+    history = today() - timedelta(days=22)  # each day is reported to Dagster, which takes long
     make_pipeline(history=history).sync()
     before = counts(folder)
     short = make_pipeline(history=history, retention="10 days")
-    defs = build_defs(resource_overrides={RESOURCE: Opens(short)})
+    defs = build_defs(resource_overrides={RESOURCE: OpenedPipeline(short)})
     job = defs.resolve_job_def("nightly")
     for dry_run in (True, False):
         config = {"ops": {"retention": {"config": {"dry_run": dry_run}}}}
@@ -434,24 +434,24 @@ def test_the_asset_prunes_and_tells_rows_by_day_and_a_dry_run_only_tells(
     assert {table: before[table] - left for table, left in counts(folder).items()} == {t: rows[t] for t in before}
     assert defs.resolve_schedule_def("nightly").default_status is dg.DefaultScheduleStatus.RUNNING
     assert dg.AssetKey("retention") not in set(
-        defs.resolve_job_def("sync").asset_layer.selected_asset_keys  # a tick does not prune
+        defs.resolve_job_def("sync").asset_layer.selected_asset_keys  # a sync does not prune
     )
 
 
 def files(instance: dg.DagsterInstance) -> set[str]:
-    """Every file that Dagster keeps, by its name."""
+    """The names of all files that Dagster keeps."""
     return {path.name for path in Path(instance.storage_directory()).parent.rglob("*") if path.is_file()}
 
 
 @pytest.mark.both_modes
 @pytest.mark.dagster_files
-def test_old_runs_are_forgotten_and_what_they_materialized_is_not(
+def test_old_runs_are_removed_and_their_partitions_are_reported_again(
     make_pipeline: MakePipeline, shop: Shop, instance: dg.DagsterInstance
 ) -> None:
     shop.seed_history(5)
     start = (datetime.now(UTC) - timedelta(days=8)).date()
     pipeline = make_pipeline(history=start)
-    defs = build_defs(resource_overrides={RESOURCE: Opens(pipeline)})
+    defs = build_defs(resource_overrides={RESOURCE: OpenedPipeline(pipeline)})
     run_ids = [
         defs.resolve_job_def("sync").execute_in_process(instance=instance, partition_key=today().isoformat()).run_id
         for _ in range(2)
@@ -489,7 +489,7 @@ def test_old_runs_are_forgotten_and_what_they_materialized_is_not(
             status=dg.DagsterRunStatus.SUCCESS,
         )
     )
-    # Jobs of these names, and the job of assets that are not named, may be another code location's.
+    # Jobs of these names, and the implicit job of other assets, may belong to another code location.
     others = [other.resolve_job_def(name) for name in ("sync", "nightly")]
     others.append(other.resolve_implicit_global_asset_job_def())
     run_ids_of_others = {job.execute_in_process(instance=instance).run_id for job in reversed(others)}
@@ -504,9 +504,9 @@ def test_old_runs_are_forgotten_and_what_they_materialized_is_not(
     report_again(instance, pipeline.settings, pipeline.warehouse.state.covered_days())
     assert instance.get_materialized_partitions(key) == days
 
-    forget_events_without_a_run(instance)  # too little to be worth it
+    forget_events_without_a_run(instance)  # there are too few events
     assert instance.get_materialized_partitions(key) == days
-    forget_events_without_a_run(instance, over=0)  # not ours alone
+    forget_events_without_a_run(instance, over=0)  # there are events of other assets
     assert instance.get_materialized_partitions(key) == days
     instance.wipe_assets([dg.AssetKey("theirs")])
     storage = Path(instance.storage_directory()).parent / "history" / "runs" / ".db"
@@ -514,7 +514,7 @@ def test_old_runs_are_forgotten_and_what_they_materialized_is_not(
     forget_events_without_a_run(instance, over=0)
     assert storage.stat().st_size < size
     assert instance.get_materialized_partitions(key) == set()
-    for _ in range(2):  # once is enough
+    for _ in range(2):  # the second report changes nothing
         report_again(instance, pipeline.settings, pipeline.warehouse.state.covered_days())
         assert instance.get_materialized_partitions(key) == days
         assert len(instance.fetch_materializations(key, limit=100).records) == len(days)
@@ -556,14 +556,14 @@ def empty_job(name: str) -> dg.JobDefinition:
 
 @contextlib.contextmanager
 def results_of_checks(instance: dg.DagsterInstance) -> Iterator[sqlite3.Connection]:
-    """Where Dagster keeps the results of checks."""
+    """A connection to the database in which Dagster keeps the results of checks."""
     file = Path(instance.storage_directory()).parent / "history" / "runs" / "index.db"
     with contextlib.closing(sqlite3.connect(file)) as storage, storage:
         yield storage
 
 
 def old_results(instance: dg.DagsterInstance, *, ours: bool) -> list[tuple[str, str]]:
-    """Asset and check of the results that are from 2020."""
+    """Asset and check of the results from 2020."""
     with results_of_checks(instance) as storage:
         results = storage.execute(
             "SELECT asset_key, check_name FROM asset_check_executions WHERE create_timestamp < '2021-01-01'"
@@ -574,12 +574,12 @@ def old_results(instance: dg.DagsterInstance, *, ours: bool) -> list[tuple[str, 
 
 @pytest.mark.both_modes
 @pytest.mark.dagster_files
-def test_the_asset_forgets_old_runs_that_have_ended_and_shows_what_they_materialized(
+def test_the_asset_removes_old_runs_that_have_ended_and_reports_their_partitions_again(
     make_pipeline: MakePipeline, shop: Shop, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop.create_customer(livemode=True, created=back(shop, 1))
     pipeline = make_pipeline(LIVE, history=(datetime.now(UTC) - timedelta(days=2)).date())
-    defs = build_defs(resource_overrides={RESOURCE: Opens(pipeline)})
+    defs = build_defs(resource_overrides={RESOURCE: OpenedPipeline(pipeline)})
     sync, nightly = (defs.resolve_job_def(name) for name in ("sync", "nightly"))
     old = [
         sync.execute_in_process(instance=instance, partition_key=today().isoformat()).run_id,
@@ -593,7 +593,7 @@ def test_the_asset_forgets_old_runs_that_have_ended_and_shows_what_they_material
     with sqlite3.connect(Path(instance.storage_directory()).parent / "history" / "runs.db") as storage:
         storage.execute("UPDATE runs SET create_timestamp = '2020-01-01 00:00:00' WHERE run_id <> ?", [young])
     storage.close()
-    # As if the drains had reported much, of days that are not kept any more.
+    # As if drains had reported many events, of days that are not kept any more.
     monkeypatch.setattr(forget_events_without_a_run, "__kwdefaults__", {"over": 0})
     instance.report_runless_asset_event(dg.AssetMaterialization(key, partition="2020-01-01"))
     logs = Path(instance.storage_directory()).parent / "logs" / "__repository__" / "webhook_refresh"
@@ -615,7 +615,7 @@ def test_the_asset_forgets_old_runs_that_have_ended_and_shows_what_they_material
     assert nightly.execute_in_process(instance=instance).success
     assert old_results(instance, ours=False) == theirs_before
     remaining = old_results(instance, ours=True)
-    assert len(remaining) == len(set(remaining)), "only the last one of each"
+    assert len(remaining) == len(set(remaining)), "only the last result of each check"
     assert "announced_changes_read" in {check for _, check in remaining}
     assert {log.name for log in logs.iterdir()} == {"2.err", "4.err"}
     others = [under_way, theirs, young]
@@ -628,7 +628,7 @@ def test_the_asset_forgets_old_runs_that_have_ended_and_shows_what_they_material
 
 
 @pytest.mark.both_modes
-def test_a_page_that_is_written_late_does_not_remove_what_became_young_again_meanwhile(
+def test_a_page_that_is_written_late_does_not_remove_an_invoice_that_became_young_enough_meanwhile(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     created = back(shop, 30)
@@ -651,7 +651,7 @@ def test_a_page_that_is_written_late_does_not_remove_what_became_young_again_mea
 
 
 @pytest.mark.both_modes
-def test_neither_pruning_nor_removing_meets_a_run_that_has_read_and_not_yet_stored(
+def test_pruning_and_removing_do_not_disturb_a_run_that_has_not_stored_its_pages_yet(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     day = back(shop, 5)
@@ -667,7 +667,7 @@ def test_neither_pruning_nor_removing_meets_a_run_that_has_read_and_not_yet_stor
     with ThreadPoolExecutor(1) as thread:
         backfill = thread.submit(late.backfill, [day_of(day)])
         assert held.has_read.wait(60)
-        # What it has read holds these yet.
+        # The pages that it has read still hold these objects.
         shop.delete_customer(deleted_later)
         shop.delete_invoice(draft)
         prompt.sync()

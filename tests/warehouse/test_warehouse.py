@@ -39,7 +39,7 @@ def customer(name: str, *, object_id: str = "cus_1", created: int = NOON) -> dic
 def batch_of(
     tmp_path: Path, *objects: dict[str, Any], at: float, of: ObjectType = CUSTOMERS, mode: Mode = TEST, **fields: Any
 ) -> Batch:
-    """What one request, sent `at` seconds, brought."""
+    """The batch of one request, which was sent at `at`, in Unix seconds."""
     batch = Batch(of, (), mode, **fields)
     for obj in objects:
         line = shape(of, obj, account="acct_1", livemode=mode.livemode, fetched_at=at, surprises=Surprises())
@@ -51,7 +51,7 @@ def batch_of(
 
 
 def listed(at: float) -> Any:
-    """A complete list of the day, sent `at`: more arguments of `batch_of`."""
+    """Arguments of `batch_of` for a complete list of the day, sent at `at`."""
     return {"days": [ListedDay(DAY, at, NOON + 43_200, "test")]}
 
 
@@ -67,9 +67,7 @@ def names(warehouse: Warehouse) -> list[str]:
     return sorted(row["name"] for row in rows(warehouse.folder.published, "test.customers"))
 
 
-def test_a_row_is_replaced_by_what_was_requested_later_never_by_anything_older(
-    warehouse: Warehouse, tmp_path: Path
-) -> None:
+def test_a_row_is_replaced_by_later_requests_only(warehouse: Warehouse, tmp_path: Path) -> None:
     warehouse.load([batch_of(tmp_path, customer("second"), at=NOON + 20)])
     late = warehouse.load([batch_of(tmp_path, customer("first"), at=NOON + 10)])
     assert names(warehouse) == ["second"]
@@ -78,18 +76,18 @@ def test_a_row_is_replaced_by_what_was_requested_later_never_by_anything_older(
     assert names(warehouse) == ["third"]
 
 
-def test_what_was_requested_before_a_complete_list_of_its_day_is_older_than_it(
+def test_an_object_requested_before_a_complete_list_of_its_day_is_older_than_the_list(
     warehouse: Warehouse, tmp_path: Path
 ) -> None:
     warehouse.load([batch_of(tmp_path, customer("old"), at=NOON)])
-    # The list finds the same, so the row stays as it was; it is known as of the list all the same.
+    # The list has the same object: the row does not change, and counts as read by the list.
     warehouse.load([batch_of(tmp_path, customer("old"), at=NOON + 30, **listed(NOON + 30))])
     warehouse.load([batch_of(tmp_path, customer("in between"), at=NOON + 20)])
     warehouse.load([batch_of(tmp_path, customer("never listed", object_id="cus_2"), at=NOON + 20)])
     assert names(warehouse) == ["old"]
 
 
-def test_what_was_made_after_a_lists_bound_is_no_older_than_the_list(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_an_object_created_after_a_lists_bound_is_not_older_than_the_list(warehouse: Warehouse, tmp_path: Path) -> None:
     today = [ListedDay(DAY, NOON + 30, NOON + 10, "test")]
     warehouse.load([batch_of(tmp_path, customer("listed"), at=NOON + 30, days=today)])
     young = customer("made meanwhile", object_id="cus_2", created=NOON + 20)
@@ -97,7 +95,7 @@ def test_what_was_made_after_a_lists_bound_is_no_older_than_the_list(warehouse: 
     assert names(warehouse) == ["listed", "made meanwhile"]
 
 
-def test_what_was_read_again_for_a_notification_is_known_as_of_that_request(
+def test_an_object_that_was_read_again_for_a_notification_has_the_time_of_that_request(
     warehouse: Warehouse, tmp_path: Path
 ) -> None:
     warehouse.load([batch_of(tmp_path, customer("same"), at=NOON)])
@@ -107,7 +105,7 @@ def test_what_was_read_again_for_a_notification_is_known_as_of_that_request(
     assert names(warehouse) == ["same"]
 
 
-def test_an_object_that_a_complete_list_leaves_out_is_asked_about_before_its_day_counts_as_listed(
+def test_an_object_that_a_complete_list_lacks_is_named_before_its_day_counts_as_listed(
     warehouse: Warehouse, tmp_path: Path
 ) -> None:
     warehouse.load([batch_of(tmp_path, customer("kept"), customer("gone", object_id="cus_2"), at=NOON)])
@@ -123,7 +121,7 @@ def test_an_object_that_a_complete_list_leaves_out_is_asked_about_before_its_day
     assert warehouse.state.coverage(TEST)["customers", DAY].rows == 1
 
 
-def test_a_deleted_object_stays_deleted_for_older_news(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_a_deleted_object_stays_deleted_when_an_older_answer_arrives(warehouse: Warehouse, tmp_path: Path) -> None:
     warehouse.load([batch_of(tmp_path, customer("Ada"), at=NOON)])
     buried = warehouse.load([Batch(CUSTOMERS, (), TEST, tombstones=[Tombstone("cus_1", NOON + 30)])])
     assert buried.changes["customers"].deleted.total() == 1
@@ -133,7 +131,7 @@ def test_a_deleted_object_stays_deleted_for_older_news(warehouse: Warehouse, tmp
 
 
 @pytest.mark.parametrize("first_list", [False, True])
-def test_what_was_gone_before_anything_of_it_was_stored_is_not_stored_by_older_news(
+def test_an_object_that_was_deleted_before_it_was_stored_is_not_stored_by_an_older_answer(
     warehouse: Warehouse, tmp_path: Path, first_list: bool
 ) -> None:
     warehouse.load([Batch(CUSTOMERS, (), TEST, tombstones=[Tombstone("cus_1", NOON + 30)])])
@@ -143,14 +141,16 @@ def test_what_was_gone_before_anything_of_it_was_stored_is_not_stored_by_older_n
     assert late.refused == {"customers": {"cus_1"}}
 
 
-def test_what_a_later_list_found_gone_is_not_stored_by_an_older_list(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_an_object_that_a_later_list_lacks_is_not_stored_by_an_older_list(warehouse: Warehouse, tmp_path: Path) -> None:
     warehouse.load([Batch(CUSTOMERS, (), TEST, **listed(NOON + 30))])
     warehouse.load([batch_of(tmp_path, customer("on its way"), at=NOON + 20, **listed(NOON + 20))])
     assert names(warehouse) == []
     assert warehouse.state.coverage(TEST)["customers", DAY].rows == 0
 
 
-def test_a_day_that_is_listed_first_comes_in_beside_days_that_are_there(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_a_day_that_is_listed_for_the_first_time_is_stored_beside_other_days(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
     for day in (1, 3, 2):
         moment = NOON + day * 86_400
         days = [ListedDay(DAY + timedelta(days=day), moment, moment + 43_200, "test")]
@@ -163,7 +163,7 @@ def test_a_day_that_is_listed_first_comes_in_beside_days_that_are_there(warehous
     assert names(warehouse) == ["1-2", "2-2", "3-2"]
 
 
-def test_what_is_refused_is_named_so_that_it_can_be_read_again(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_refused_objects_are_named_so_that_they_can_be_read_again(warehouse: Warehouse, tmp_path: Path) -> None:
     assert warehouse.load([batch_of(tmp_path, customer("Ada"), at=NOON + 30)]).refused == {"customers": set()}
     older = warehouse.load([batch_of(tmp_path, customer("older"), at=NOON)])
     assert older.refused == {"customers": {"cus_1"}}
@@ -172,7 +172,7 @@ def test_what_is_refused_is_named_so_that_it_can_be_read_again(warehouse: Wareho
     assert names(warehouse) == ["Ada"]
 
 
-def test_a_list_that_is_stored_late_does_not_make_a_later_one_forgotten(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_a_list_that_is_stored_late_does_not_replace_a_later_one(warehouse: Warehouse, tmp_path: Path) -> None:
     warehouse.load([batch_of(tmp_path, customer("Ada"), at=NOON + 50, **listed(NOON + 50))])
     warehouse.load([batch_of(tmp_path, customer("Ada"), at=NOON + 30, **listed(NOON + 30))])
     assert warehouse.state.coverage(TEST)["customers", DAY].listed_at == NOON + 50
@@ -210,7 +210,7 @@ def due(day: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("first_list", [False, True])
 @pytest.mark.parametrize(("earlier", "later", "numbers"), [(5, 2, []), (2, 5, ["due 5"])])
-def test_of_an_object_that_was_read_twice_the_later_answer_tells_whether_it_is_too_old(
+def test_the_later_of_two_answers_decides_whether_an_object_is_too_old(
     folder: DataFolder, tmp_path: Path, first_list: bool, earlier: int, later: int, numbers: list[str]
 ) -> None:
     invoices_by_due_date, invoices = Warehouse(folder, BY_DUE_DATE), BY_DUE_DATE.types["invoices"]
@@ -224,7 +224,7 @@ def test_of_an_object_that_was_read_twice_the_later_answer_tells_whether_it_is_t
 
 
 @pytest.mark.parametrize("first_list", [False, True])
-def test_what_was_found_too_old_is_not_stored_by_older_news(
+def test_an_object_that_was_too_old_is_not_stored_by_an_older_answer(
     folder: DataFolder, tmp_path: Path, first_list: bool
 ) -> None:
     invoices_by_due_date, invoices = Warehouse(folder, BY_DUE_DATE), BY_DUE_DATE.types["invoices"]
@@ -236,7 +236,7 @@ def test_what_was_found_too_old_is_not_stored_by_older_news(
     assert invoices_by_due_date.ask("SELECT number FROM raw.invoices") == [("due 6",)]
 
 
-def test_a_mode_that_is_listed_later_comes_in_beside_the_other(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_a_mode_that_is_listed_later_is_stored_beside_the_other(warehouse: Warehouse, tmp_path: Path) -> None:
     inserted = []
     for livemode in (True, False, False):
         name, mode = f"of {livemode}", Mode("acct_1", livemode)
@@ -287,7 +287,7 @@ def test_the_published_file_is_an_immutable_version_behind_a_link(warehouse: War
     assert names(warehouse) == ["Ada", "Grace"]
 
 
-def test_nothing_new_is_not_published_again(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_without_changes_nothing_is_published_again(warehouse: Warehouse, tmp_path: Path) -> None:
     warehouse.load([batch_of(tmp_path, customer("Ada"), at=NOON)])
     warehouse.publish()
     version = warehouse.folder.published.readlink()
@@ -297,7 +297,7 @@ def test_nothing_new_is_not_published_again(warehouse: Warehouse, tmp_path: Path
 
 
 def slow_copies(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[float]:
-    """Let each publish take at least so long; when each copy began, from then on."""
+    """Make each publish take at least that many seconds; return a list to which each copy adds its start."""
     copies = []
 
     def copy(source: Path, target: Path) -> None:
@@ -336,7 +336,9 @@ def test_publishing_keeps_to_its_share_of_the_time_across_processes(
 @pytest.mark.parametrize(
     "noted", [b"", b"{", b"[]", b'{"ended": "now", "seconds": 1}', b'{"ended": 1, "seconds": 1e300}', None]
 )
-def test_when_the_last_publish_was_may_be_unreadable(warehouse: Warehouse, tmp_path: Path, noted: bytes | None) -> None:
+def test_the_time_of_the_last_publish_may_be_unreadable(
+    warehouse: Warehouse, tmp_path: Path, noted: bytes | None
+) -> None:
     warehouse.load([batch_of(tmp_path, customer("a"), at=NOON)])
     warehouse.publish()
     file = warehouse.folder.publishing
@@ -350,7 +352,7 @@ def test_when_the_last_publish_was_may_be_unreadable(warehouse: Warehouse, tmp_p
     assert [row["name"] for row in rows(warehouse.folder.published, "test.customers")] == ["b"]
 
 
-def test_old_versions_go_once_no_reader_can_be_opening_them(
+def test_old_versions_are_removed_once_no_reader_can_be_opening_them(
     warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def publish(name: str) -> Path:
@@ -425,7 +427,7 @@ def test_a_file_of_another_program_is_left_alone(folder: DataFolder) -> None:
         assert connection.execute("SELECT count(*) FROM duckdb_tables()").fetchall() == [(1,)]
 
 
-def test_a_damaged_file_is_named_with_the_way_out(folder: DataFolder) -> None:
+def test_a_damaged_file_is_named_with_a_remedy(folder: DataFolder) -> None:
     folder.prepare()
     folder.private.write_bytes(b"no database " * 1000)
     with pytest.raises(WarehouseError, match=r"is damaged .*`stripe-pipeline clean`") as problem:
@@ -478,7 +480,7 @@ def test_every_table_has_its_views_and_bookkeeping(warehouse: Warehouse) -> None
     assert {table for schema, table, _ in columns if schema == "pipeline"} >= {"coverage", "cursors"}
 
 
-def test_an_inbox_may_be_made_by_several_at_once(folder: DataFolder) -> None:
+def test_an_inbox_may_be_created_by_several_threads_at_once(folder: DataFolder) -> None:
     folder.prepare()
     together = threading.Barrier(8)
 

@@ -1,4 +1,4 @@
-"""Webhook endpoints at Stripe, made and kept right by the `webhooks` commands; the emulator stands in for Stripe."""
+"""Webhook endpoints at Stripe, which the `webhooks` commands create and change; the emulator stands in for Stripe."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ URL = "https://shop.example.com/webhooks/stripe"
 
 @dataclass(frozen=True)
 class Ended:
-    """What a command said and its exit status."""
+    """The exit status and the output of a command."""
 
     status: int
     out: str
@@ -45,7 +45,7 @@ Run = Callable[..., Ended]
 def run(
     server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Run]:
-    """Run a `webhooks` command in this process, in a project with both keys; keyword arguments are environment
+    """Runs a `webhooks` command in this process, in a project with both keys; keyword arguments are environment
     variables."""
     project = tmp_path / "project"
     project.mkdir()
@@ -63,11 +63,11 @@ def run(
                 status = 0
             except SystemExit as end:
                 status = int(end.code or 0)
-        said = capfd.readouterr()
-        assert "of_the_tests" not in said.out + said.err
-        assert "Traceback" not in said.out + said.err
-        assert "whsec_" not in said.err
-        return Ended(status, said.out, said.err)
+        captured = capfd.readouterr()
+        assert "of_the_tests" not in captured.out + captured.err
+        assert "Traceback" not in captured.out + captured.err
+        assert "whsec_" not in captured.err
+        return Ended(status, captured.out, captured.err)
 
     yield run
     for number, handler in handlers.items():
@@ -77,27 +77,27 @@ def run(
 def endpoints(server: Server, key: str = "STRIPE_API_KEY") -> list[dict[str, Any]]:
     """The endpoints of a mode, newest first, as Stripe lists them."""
     headers = {"Authorization": f"Bearer {KEYS[key]}"}
-    found: list[dict[str, Any]] = httpx.get(f"{server.url}/v1/webhook_endpoints", headers=headers).json()["data"]
-    return found
+    listed: list[dict[str, Any]] = httpx.get(f"{server.url}/v1/webhook_endpoints", headers=headers).json()["data"]
+    return listed
 
 
 def writes(server: Server) -> list[tuple[str, str]]:
-    """What was changed at Stripe."""
+    """Method and path of the requests that change something at Stripe."""
     return [(request.method, request.path) for request in server.requests if request.method != "GET"]
 
 
-def test_register_makes_an_endpoint_of_each_mode_and_shows_each_secret_once(run: Run, server: Server) -> None:
-    made = run("register", "--url", URL)
-    assert (made.status, made.err) == (0, "")
+def test_register_creates_an_endpoint_of_each_mode_and_shows_each_secret_once(run: Run, server: Server) -> None:
+    created = run("register", "--url", URL)
+    assert (created.status, created.err) == (0, "")
     for key in KEYS:
         [endpoint] = endpoints(server, key)
         assert endpoint["url"] == URL
         assert endpoint["api_version"] == stripe.api_version
         assert endpoint["enabled_events"] == list(Settings().event_types)
-        assert endpoint["id"] in made.out
-    assert len(re.findall(r"^  whsec_\w+$", made.out, re.MULTILINE)) == 2
-    assert "into STRIPE_WEBHOOK_SECRET\n" in made.out
-    assert "into STRIPE_TEST_WEBHOOK_SECRET\n" in made.out
+        assert endpoint["id"] in created.out
+    assert len(re.findall(r"^  whsec_\w+$", created.out, re.MULTILINE)) == 2
+    assert "into STRIPE_WEBHOOK_SECRET\n" in created.out
+    assert "into STRIPE_TEST_WEBHOOK_SECRET\n" in created.out
 
     server.requests.clear()
     again = run("register", "--url", URL)
@@ -107,7 +107,7 @@ def test_register_makes_an_endpoint_of_each_mode_and_shows_each_secret_once(run:
     assert writes(server) == []
 
 
-def test_register_again_says_what_it_changed(run: Run, server: Server, tmp_path: Path) -> None:
+def test_a_second_register_reports_its_changes(run: Run, server: Server, tmp_path: Path) -> None:
     run("register", "--url", URL)
     [endpoint] = endpoints(server)
     server.shop.update("webhook_endpoints", endpoint["id"], livemode=True, status="disabled")
@@ -123,8 +123,8 @@ def test_register_again_says_what_it_changed(run: Run, server: Server, tmp_path:
     assert endpoint["status"] == "enabled"
     assert not any(event.startswith("charge.dispute") for event in endpoint["enabled_events"])
 
-    back = run("register", "--url", URL)
-    assert "added charge.dispute.closed" in back.out
+    restored = run("register", "--url", URL)
+    assert "added charge.dispute.closed" in restored.out
     assert endpoints(server)[0]["enabled_events"] == list(Settings().event_types)
 
 
@@ -170,13 +170,13 @@ def test_list_and_unregister(run: Run, server: Server) -> None:
     assert run("unregister", live["id"]).out == f"Live: removed {live['id']}, which sent to {URL}.\n"
     assert run("unregister", URL).out == f"Test: removed {test['id']}, which sent to {URL}.\n"
     assert [endpoint["id"] for endpoint in endpoints(server, "STRIPE_TEST_API_KEY")] == [other["id"]]
-    gone = run("unregister", URL)
-    assert (gone.status, gone.out) == (1, "")
-    assert f"The webhook endpoint {URL} does not exist" in gone.err
+    repeated = run("unregister", URL)
+    assert (repeated.status, repeated.out) == (1, "")
+    assert f"The webhook endpoint {URL} does not exist" in repeated.err
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("http://shop.example.com/webhooks/stripe", "is not encrypted"),
         ("shop.example.com/webhooks/stripe", "is not an address"),
@@ -188,20 +188,22 @@ def test_list_and_unregister(run: Run, server: Server) -> None:
         ("https://[shop", "is not an address"),
     ],
 )
-def test_an_address_that_stripe_cannot_send_to_is_not_registered(run: Run, server: Server, url: str, said: str) -> None:
+def test_an_address_that_stripe_cannot_send_to_is_not_registered(
+    run: Run, server: Server, url: str, message: str
+) -> None:
     refused = run("register", "--url", url)
     assert (refused.status, refused.out) == (2, "")
-    assert said in refused.err
+    assert message in refused.err
     assert server.requests == []
 
 
 @pytest.mark.parametrize("url", ["http://localhost:4242/webhooks/stripe", "http://127.0.0.1:4242/webhooks/stripe"])
-def test_this_machine_needs_no_https(run: Run, server: Server, url: str) -> None:
+def test_an_address_on_this_machine_needs_no_https(run: Run, server: Server, url: str) -> None:
     assert run("register", "--url", url).status == 0
     assert endpoints(server)[0]["url"] == url
 
 
-def test_a_key_without_the_permission_is_told_and_the_other_goes_on(run: Run, server: Server) -> None:
+def test_a_key_without_the_permission_is_named_and_the_other_key_is_used(run: Run, server: Server) -> None:
     server.deny("webhook_endpoints")
     ended = run("register", "--url", URL, STRIPE_API_KEY="rk_live_of_the_tests")
     assert ended.status == 1
@@ -215,9 +217,9 @@ def test_a_key_without_the_permission_is_told_and_the_other_goes_on(run: Run, se
         assert "rak_webhook_read" in ended.err
 
 
-def test_what_stripe_refuses_is_said_with_a_remedy(run: Run, server: Server) -> None:
+def test_a_refusal_of_stripe_is_reported_with_a_remedy(run: Run, server: Server) -> None:
     live = {"STRIPE_TEST_API_KEY": ""}
-    for status, said in (
+    for status, message in (
         (401, "Stripe does not accept the live key"),
         (400, "Stripe refused the webhook endpoint"),
         (500, "Stripe did not answer as it should"),
@@ -226,15 +228,15 @@ def test_what_stripe_refuses_is_said_with_a_remedy(run: Run, server: Server) -> 
         server.faults[:] = [Fault(path="/v1/webhook_endpoints", status=status, times=None)]
         ended = run("register", "--url", URL, **live)
         assert (ended.status, ended.out) == (1, "")
-        assert ended.err.startswith(f"error: {said}")
+        assert ended.err.startswith(f"error: {message}")
     server.faults[:] = [Fault(path="/v1/webhook_endpoints", status=404, times=None)]
-    gone = run("register", "--url", URL, **live).err
-    assert gone.startswith("error: Stripe has no such webhook endpoint")
-    assert gone.endswith("`stripe-pipeline webhooks list` shows those that exist.\n")
+    missing = run("register", "--url", URL, **live).err
+    assert missing.startswith("error: Stripe has no such webhook endpoint")
+    assert missing.endswith("`stripe-pipeline webhooks list` shows those that exist.\n")
     server.faults.clear()
-    away = run("register", "--url", URL, STRIPE_API_BASE="http://127.0.0.1:9", **live)
-    assert away.status == 1
-    assert "Check the network, STRIPE_API_BASE" in away.err
+    unreachable = run("register", "--url", URL, STRIPE_API_BASE="http://127.0.0.1:9", **live)
+    assert unreachable.status == 1
+    assert "Check the network, STRIPE_API_BASE" in unreachable.err
 
 
 @pytest.fixture
@@ -277,7 +279,9 @@ ODD = {
 @pytest.mark.parametrize("command", COMMANDS[:2], ids=lambda command: command[0])
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
 @pytest.mark.usefixtures("_without_waits")
-def test_an_answer_that_is_not_stripes_is_said(run: Run, server: Server, command: tuple[str, ...], odd: Fault) -> None:
+def test_an_answer_that_is_not_stripes_is_reported(
+    run: Run, server: Server, command: tuple[str, ...], odd: Fault
+) -> None:
     run("register", "--url", URL, STRIPE_TEST_API_KEY="")
     server.faults[:] = [replace(odd, path="/v1/webhook_endpoints")]
     ended = run(*command, STRIPE_TEST_API_KEY="")
@@ -287,8 +291,8 @@ def test_an_answer_that_is_not_stripes_is_said(run: Run, server: Server, command
 
 
 @pytest.mark.usefixtures("_without_waits")
-def test_passing_trouble_makes_no_second_endpoint(run: Run, server: Server) -> None:
-    """A lost answer is asked for again with the same idempotency key."""
+def test_a_retry_creates_no_second_endpoint(run: Run, server: Server) -> None:
+    """A request whose answer was lost is sent again with the same idempotency key."""
     server.faults[:] = [Fault(path="/v1/webhook_endpoints", method="GET", status=503)]
     assert run("register", "--url", URL, STRIPE_TEST_API_KEY="").status == 0
     assert len(endpoints(server)) == 1
@@ -312,8 +316,8 @@ def test_retry_lets_dead_notifications_wait_again(run: Run, folder: DataFolder) 
     inbox.close()
 
 
-def test_stripe_knows_every_event_type_that_is_asked_for() -> None:
-    """It refuses an endpoint with one that it does not know; the SDK lists those of the pinned API version."""
-    asked = stripe.params.WebhookEndpointCreateParams.__annotations__["enabled_events"]
-    [listed] = get_args(asked)
+def test_stripe_knows_every_event_type_that_an_endpoint_requests() -> None:
+    """Stripe refuses an endpoint with an unknown event type. The SDK lists the types of the pinned API version."""
+    annotation = stripe.params.WebhookEndpointCreateParams.__annotations__["enabled_events"]
+    [listed] = get_args(annotation)
     assert set(Settings().event_types) <= set(get_args(listed))

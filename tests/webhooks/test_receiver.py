@@ -1,6 +1,6 @@
 """The webhook receiver as a process of its own, over HTTP, with real signatures.
 
-What becomes of the notifications it stores is in the tests of the inbox and of `sync`.
+The tests of the inbox and of `sync` show how the stored notifications are applied.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Receiver:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The receiver's address."""
         return f"http://127.0.0.1:{self.port}"
 
     def post(self, body: object, *, signature: str | None = None, secret: str = "whsec_new") -> httpx.Response:
@@ -59,7 +59,7 @@ class Receiver:
         return httpx.post(f"{self.url}/webhooks/stripe", content=content, headers=headers, timeout=20)
 
     def health(self) -> dict[str, Any]:
-        """What it says of itself, once the answer before is no longer good."""
+        """The receiver's health, requested once its previous answer has expired."""
         time.sleep(1.1)
         answer = httpx.get(f"{self.url}/health")
         return {"http": answer.status_code} | dict(answer.json())
@@ -72,7 +72,7 @@ class Receiver:
         return ids
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[str, str]:
-        """Stop it; what it printed and what it logged."""
+        """Stop the receiver; return its output and its log."""
         self.process.send_signal(number)
         printed, _ = self.process.communicate(timeout=20)
         return printed, self.log.read_text()
@@ -92,8 +92,8 @@ def event(event_type: str = "charge.updated", obj: str = "charge", **fields: obj
 
 
 def sign(body: bytes, secret: str = "whsec_new", *, age: float = 0) -> str:
-    """The header for `body`, made `age` seconds ago."""
-    # Only for bodies that are text: what a signature of anything else would be, stripe-python cannot say.
+    """The signature header for `body`, signed `age` seconds ago."""
+    # stripe-python signs only bodies that are text.
     header: str = WebhookSignature.generate_signature_header(body.decode(), secret, int(time.time() - age))
     return header
 
@@ -146,7 +146,7 @@ def receiver(tmp_path: Path) -> Iterator[Receiver]:
         yield receiver
 
 
-def test_an_event_is_stored_as_a_notification_and_nothing_of_its_payload(shared: Receiver) -> None:
+def test_an_event_is_stored_as_a_notification_without_its_payload(shared: Receiver) -> None:
     sent = event(created=1_795_000_000)
     answer = shared.post(sent)
     assert (answer.status_code, answer.json()) == (200, {"received": True})
@@ -163,20 +163,20 @@ def test_an_event_is_stored_as_a_notification_and_nothing_of_its_payload(shared:
         assert b"ada@example.com" not in file.read_bytes()
 
 
-def test_twice_the_same_event_is_one_notification(shared: Receiver) -> None:
+def test_an_event_that_is_sent_several_times_is_one_notification(shared: Receiver) -> None:
     sent = event()
     assert [shared.post(sent).status_code for _ in range(3)] == [200] * 3
     assert shared.stored().count(sent["id"]) == 1
 
 
 @pytest.mark.parametrize("secret", ["whsec_new", "whsec_old", "whsec_test"])
-def test_any_of_several_secrets_will_do(shared: Receiver, secret: str) -> None:
+def test_each_of_several_secrets_is_accepted(shared: Receiver, secret: str) -> None:
     sent = event(livemode=secret != "whsec_test")
     assert shared.post(sent, secret=secret).status_code == 200
     assert sent["id"] in shared.stored()
 
 
-def test_one_of_several_signatures_will_do(shared: Receiver) -> None:
+def test_one_valid_signature_of_several_is_enough(shared: Receiver) -> None:
     sent = event()
     time_and_signature = sign(json.dumps(sent).encode()).split(",")
     header = f"{time_and_signature[0]},v1={'0' * 64},v0=1,{time_and_signature[1]}"
@@ -204,20 +204,20 @@ IGNORED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("body", IGNORED.values(), ids=IGNORED)
-def test_what_tells_nothing_of_the_tables_is_welcome_and_not_stored(shared: Receiver, body: dict[str, Any]) -> None:
+def test_events_that_concern_no_table_are_answered_200_and_not_stored(shared: Receiver, body: dict[str, Any]) -> None:
     before = shared.stored()
     assert shared.post(body).status_code == 200
     assert shared.stored() == before
 
 
 def forged(signature: Callable[[bytes], str]) -> Callable[[Receiver], httpx.Response]:
-    """Send a good event with another header than its own."""
+    """Sends a good event with this signature header."""
     body = json.dumps(event()).encode()
     return lambda receiver: receiver.post(body, signature=signature(body))
 
 
 def raw(body: bytes, signed: str | None = None) -> Callable[[Receiver], httpx.Response]:
-    """Send any bytes, signed as themselves or as if they were this text."""
+    """Sends these bytes, with their own signature or with that of the text `signed`."""
     return lambda receiver: receiver.post(body, signature=sign(signed.encode()) if signed else None)
 
 
@@ -243,25 +243,25 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("send", REFUSED.values(), ids=REFUSED)
-def test_what_is_not_signed_or_no_event_is_refused_and_not_stored(
+def test_unsigned_requests_and_bodies_that_are_not_events_are_refused_and_not_stored(
     shared: Receiver, send: Callable[[Receiver], httpx.Response]
 ) -> None:
     before = shared.stored()
     answer = send(shared)
     assert answer.status_code == 400
-    [said] = answer.json().values()
-    assert "whsec" not in said
-    assert len(said) < 90
+    [message] = answer.json().values()
+    assert "whsec" not in message
+    assert len(message) < 90
     assert shared.stored() == before
 
 
-def test_a_signature_is_good_for_300_seconds_in_both_directions(shared: Receiver) -> None:
+def test_a_signature_is_valid_for_300_seconds_in_both_directions(shared: Receiver) -> None:
     for age in (290, -290):
         body = json.dumps(event()).encode()
         assert shared.post(body, signature=sign(body, age=age)).status_code == 200
 
 
-def test_a_body_of_a_megabyte_is_taken_and_a_larger_one_is_not(shared: Receiver) -> None:
+def test_a_body_of_a_megabyte_is_accepted_and_a_larger_one_is_not(shared: Receiver) -> None:
     sent = event()
     sent["padding"] = "x" * (1_000_000 - len(json.dumps(sent | {"padding": ""})))
     assert shared.post(sent).status_code == 200
@@ -279,12 +279,12 @@ def test_a_body_of_a_megabyte_is_taken_and_a_larger_one_is_not(shared: Receiver)
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "HEAD"])
-def test_other_methods_and_addresses_are_not_there(shared: Receiver, method: str) -> None:
+def test_other_methods_and_addresses_are_refused(shared: Receiver, method: str) -> None:
     assert httpx.request(method, f"{shared.url}/webhooks/stripe").status_code == 405
     assert httpx.request(method, f"{shared.url}/webhooks").status_code == 404
 
 
-def test_health_tells_what_waits_and_what_came(receiver: Receiver) -> None:
+def test_health_counts_waiting_notifications_and_received_requests(receiver: Receiver) -> None:
     nothing = {"stored": 0, "ignored": 0, "refused": 0, "failed": 0}
     assert receiver.health() == nothing | {
         "http": 200,
@@ -296,9 +296,9 @@ def test_health_tells_what_waits_and_what_came(receiver: Receiver) -> None:
     receiver.post(event())
     receiver.post(UPCOMING)
     receiver.post(event(), signature="")
-    found = receiver.health()
-    assert (found["waiting"], found["stored"], found["ignored"], found["refused"]) == (1, 1, 1, 1)
-    assert 1 <= found["oldest_waiting_seconds"] < 10
+    health = receiver.health()
+    assert (health["waiting"], health["stored"], health["ignored"], health["refused"]) == (1, 1, 1, 1)
+    assert 1 <= health["oldest_waiting_seconds"] < 10
 
     printed, log = receiver.end()
     assert (receiver.process.returncode, printed) == (0, "Stopped.\n")
@@ -308,7 +308,7 @@ def test_health_tells_what_waits_and_what_came(receiver: Receiver) -> None:
     assert "ada@example.com" not in log
 
 
-def test_trap_25_unknown_types_and_upcoming_invoices_get_2xx_a_bad_signature_400_and_2xx_only_what_is_on_disk(
+def test_trap_25_ignored_events_get_2xx_a_bad_signature_400_and_other_events_2xx_once_they_are_on_disk(
     receiver: Receiver,
 ) -> None:
     assert receiver.post(UPCOMING).status_code == 200
@@ -317,7 +317,7 @@ def test_trap_25_unknown_types_and_upcoming_invoices_get_2xx_a_bad_signature_400
     assert receiver.stored() == []
 
     other = sqlite3.connect(receiver.folder.inbox, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")  # somebody else is writing
+    other.execute("BEGIN IMMEDIATE")  # another process is writing
     sent = event()
     with ThreadPoolExecutor(1) as threads:
         answer = threads.submit(receiver.post, sent)
@@ -339,7 +339,7 @@ def test_trap_25_unknown_types_and_upcoming_invoices_get_2xx_a_bad_signature_400
     assert receiver.stored() == [sent["id"], "evt_again"]
 
 
-def test_whatever_was_answered_200_is_in_the_inbox_of_a_receiver_that_was_killed(receiver: Receiver) -> None:
+def test_every_event_that_was_answered_200_is_in_the_inbox_of_a_receiver_that_was_killed(receiver: Receiver) -> None:
     answered: list[str] = []
     enough = threading.Event()
 
@@ -397,8 +397,8 @@ def test_health_is_not_ok_where_a_full_disk_keeps_events_from_being_stored(tmp_p
         answers = [receiver.post(event()).status_code for _ in range(40)]
         assert {200, 503} == set(answers)
         assert set(answers[-10:]) == {503}
-        found = receiver.health()
-        assert (found["http"], found["status"]) == (503, "the inbox cannot be written")
+        health = receiver.health()
+        assert (health["http"], health["status"]) == (503, "the inbox cannot be written")
         assert len(receiver.stored()) == answers.count(200)
         if limit == "file system":
             subprocess.run(["mount", "-o", "remount,size=2m", receiver.folder.root], check=True)
@@ -406,7 +406,7 @@ def test_health_is_not_ok_where_a_full_disk_keeps_events_from_being_stored(tmp_p
             assert receiver.health()["http"] == 200
 
 
-def test_health_leaves_nothing_in_the_inbox_and_asks_the_disk_at_most_once_a_second(receiver: Receiver) -> None:
+def test_health_leaves_nothing_in_the_inbox_and_writes_to_the_disk_at_most_once_a_second(receiver: Receiver) -> None:
     receiver.health()
     with contextlib.closing(sqlite3.connect(receiver.folder.inbox)) as connection:
         [(before,)] = connection.execute("PRAGMA data_version").fetchall()
@@ -420,16 +420,14 @@ def test_health_leaves_nothing_in_the_inbox_and_asks_the_disk_at_most_once_a_sec
 
 
 @pytest.mark.parametrize("moved", ["inbox.sqlite", "inbox.sqlite*"])
-def test_what_is_answered_200_is_in_the_new_inbox_where_the_old_one_was_moved_away(
+def test_events_answered_200_are_in_the_new_inbox_after_the_old_one_was_moved_away(
     receiver: Receiver, tmp_path: Path, moved: str
 ) -> None:
     old, new = event(), event()
     assert receiver.post(old).status_code == 200
     for file in receiver.folder.root.glob(moved):
         file.rename(tmp_path / file.name)
-    assert receiver.stored() == [], (
-        "in the new one, which another process makes while the receiver has the old one open"
-    )
+    assert receiver.stored() == [], "another process creates a new inbox while the receiver has the old one open"
     assert receiver.post(new).status_code == 200
     assert receiver.stored() == [new["id"]]
     assert receiver.health()["waiting"] == 1
@@ -440,7 +438,7 @@ def test_what_is_answered_200_is_in_the_new_inbox_where_the_old_one_was_moved_aw
     assert receiver.stored() == [old["id"]]
 
 
-def test_a_client_whose_body_does_not_come_is_cut_off_and_holds_nobody_up(receiver: Receiver) -> None:
+def test_a_client_that_does_not_send_its_body_is_cut_off_and_delays_no_other(receiver: Receiver) -> None:
     started = time.monotonic()
     with (
         socket.create_connection(("127.0.0.1", receiver.port), timeout=20),  # a client that sends nothing
@@ -453,16 +451,16 @@ def test_a_client_whose_body_does_not_come_is_cut_off_and_holds_nobody_up(receiv
 
 
 def until_closed(client: socket.socket) -> bytes:
-    """All that comes before the other end closes the connection."""
-    came = b""
+    """All bytes that are received before the other end closes the connection."""
+    received = b""
     with contextlib.suppress(ConnectionResetError):
-        while some := client.recv(1000):
-            came += some
-    return came
+        while chunk := client.recv(1000):
+            received += chunk
+    return received
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_ends_at_once_whatever_is_connected(receiver: Receiver, number: signal.Signals) -> None:
+def test_the_receiver_ends_at_once_with_clients_connected(receiver: Receiver, number: signal.Signals) -> None:
     with socket.create_connection(("127.0.0.1", receiver.port)) as client:
         client.sendall(b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
         time.sleep(0.2)
@@ -472,8 +470,8 @@ def test_it_ends_at_once_whatever_is_connected(receiver: Receiver, number: signa
     assert (receiver.process.returncode, printed) == (0, "Stopped.\n")
 
 
-def test_what_keeps_it_from_starting_is_said(tmp_path: Path, shared: Receiver) -> None:
-    for environment, options, said in (
+def test_the_reason_why_the_receiver_cannot_start_is_printed(tmp_path: Path, shared: Receiver) -> None:
+    for environment, options, message in (
         ({}, (), "No webhook signing secret is set"),
         ({"STRIPE_WEBHOOK_SECRET": "sk_live_0123456789"}, (), "STRIPE_WEBHOOK_SECRET does not hold a webhook"),
         (SECRETS, ("--port", str(shared.port)), f"Port {shared.port} of 127.0.0.1 cannot be used"),
@@ -489,16 +487,16 @@ def test_what_keeps_it_from_starting_is_said(tmp_path: Path, shared: Receiver) -
         assert (process.returncode, printed) == (2, "")
         log = (tmp_path / "log").read_text()
         assert log.startswith("error: ")
-        assert said in log
+        assert message in log
         assert "secret@" not in log
         assert "0123456789" not in log
 
 
-def test_its_process_holds_neither_dagster_nor_duckdb(tmp_path: Path) -> None:
-    look = (
+def test_the_receivers_process_loads_neither_dagster_nor_duckdb(tmp_path: Path) -> None:
+    script = (
         "import sys; from stripe_pipeline.cli.main import app\n"
         "from stripe_pipeline.webhooks import receiver, server\n"
         "print(sorted({'dagster', 'duckdb', 'pandas', 'numpy'} & sys.modules.keys()))"
     )
-    found = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
-    assert found.stdout == "[]\n"
+    completed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert completed.stdout == "[]\n"

@@ -25,7 +25,7 @@ KEY = KEYS["STRIPE_TEST_API_KEY"]
 
 @pytest.fixture
 def receiver(stripe_cli: StripeCli, folder: DataFolder, tmp_path: Path) -> Iterator[str]:
-    """Where a receiver listens that knows the CLI's secret."""
+    """The URL of a receiver that has the CLI's secret."""
     project = tmp_path / "project"
     project.mkdir()
     for name in ("dagster.yaml", "pyproject.toml"):
@@ -48,7 +48,7 @@ def receiver(stripe_cli: StripeCli, folder: DataFolder, tmp_path: Path) -> Itera
         process.communicate(timeout=20)
 
 
-def test_what_stripe_listen_forwards_is_in_the_published_file(
+def test_changes_that_stripe_listen_forwards_are_in_the_published_file(
     stripe_cli: StripeCli, receiver: str, server: Server, shop: Shop, folder: DataFolder, pipeline: Pipeline
 ) -> None:
     person = shop.create_customer(name="Jürgen")["id"]

@@ -1,7 +1,7 @@
 """Webhooks from the shop to the row: the emulator posts signed events to the receiver, and the inbox is drained.
 
-One test for each trap of docs/stripe.md#traps that webhooks can step into, named after it. What the receiver refuses is
-in the tests of the receiver (trap 25).
+There is one test for each trap of docs/stripe.md#traps that concerns webhooks, named after the trap. Requests that the
+receiver refuses are in the tests of the receiver (trap 25).
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 @pytest.fixture
 def webhooks(server: Server, folder: DataFolder) -> Iterator[Server]:
-    """The emulator, telling the receiver of everything in both modes."""
+    """The emulator, which delivers the events of both modes to the receiver."""
     with receiving(server, folder):
         yield server
 
 
 def drain(pipeline: Pipeline, server: Server, report: Report | None = None) -> Report:
-    """Wait until everything was delivered, apply it and publish."""
+    """Wait until all events were delivered, apply their notifications and publish."""
     server.webhooks.settled()
     report = pipeline.drain(most=MOST, report=report)
     pipeline.publish()
@@ -70,7 +70,9 @@ def test_every_type_follows_its_webhooks_without_a_sync(
     report = drain(pipeline, webhooks)
     assert not report.failures
     assert_equal_to_stripe(shop, folder.published)
-    assert len([request for request in webhooks.requests if request.path == "/v1/events"]) == 2, "those of the tick"
+    assert len([request for request in webhooks.requests if request.path == "/v1/events"]) == 2, (
+        "one scan for each key, by the sync"
+    )
     assert pipeline.inbox.summary().waiting == 0
 
 
@@ -88,7 +90,7 @@ def test_a_refund_of_an_old_charge_takes_few_requests(
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_before_the_first_load_there_is_nothing_to_read_again(
+def test_before_the_first_load_a_drain_reads_no_object(
     pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
     shop.create_payment()
@@ -99,24 +101,24 @@ def test_before_the_first_load_there_is_nothing_to_read_again(
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_trap_15_webhooks_twice_and_in_every_order_give_what_the_api_says(
+def test_trap_15_webhooks_that_arrive_twice_and_in_any_order_give_the_rows_of_the_api(
     pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
     orders = list(itertools.permutations(range(3)))
     charges = [shop.create_payment(created=back(shop, 40 + n))["latest_charge"] for n in range(len(orders))]
     pipeline.sync()
     webhooks.webhooks.settled()
-    told: list[list[str]] = []
+    by_charge: list[list[str]] = []
     at = int(shop.clock.now())
     webhooks.webhooks.hold()
     for charge in charges:
         before = set(webhooks.webhooks.held)
         for n in range(3):
             shop.update("charges", charge, description=f"{n}", created=at)
-        told.append([event for event in webhooks.webhooks.held if event not in before])
-        assert len(told[-1]) == 3
+        by_charge.append([event for event in webhooks.webhooks.held if event not in before])
+        assert len(by_charge[-1]) == 3
     for step in range(3):
-        for events, order in zip(told, orders, strict=True):
+        for events, order in zip(by_charge, orders, strict=True):
             webhooks.webhooks.release(events[order[step]], events[order[step]])
         for charge in charges:
             shop.update("charges", charge, announce=False, description=f"state {step}")
@@ -125,7 +127,7 @@ def test_trap_15_webhooks_twice_and_in_every_order_give_what_the_api_says(
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_trap_16_a_page_that_is_written_late_does_not_undo_what_a_webhook_brought_meanwhile(
+def test_trap_16_a_page_that_is_written_late_does_not_undo_the_newer_row_of_a_webhook(
     make_pipeline: MakePipeline,
     webhooks: Server,
     shop: Shop,
@@ -158,16 +160,16 @@ def test_trap_16_a_page_that_is_written_late_does_not_undo_what_a_webhook_brough
 def test_trap_17_a_webhook_replayed_15_days_later_does_not_bring_back_old_values(
     pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    customer, gone = (shop.create_customer(name="first", created=back(shop, 40))["id"] for _ in range(2))
+    customer, deleted = (shop.create_customer(name="first", created=back(shop, 40))["id"] for _ in range(2))
     pipeline.sync()
     webhooks.webhooks.hold()
-    for it in (customer, gone):
-        shop.update("customers", it, name="second")
+    for renamed in (customer, deleted):
+        shop.update("customers", renamed, name="second")
     first = webhooks.webhooks.held
     webhooks.webhooks.release()
     drain(pipeline, webhooks)
     shop.update("customers", customer, name="third")
-    shop.delete_customer(gone)
+    shop.delete_customer(deleted)
     drain(pipeline, webhooks)
     assert_equal_to_stripe(shop, folder.published)
 
@@ -181,7 +183,7 @@ def test_trap_17_a_webhook_replayed_15_days_later_does_not_bring_back_old_values
     assert ask(folder.published, "SELECT name FROM test.customers") == [("third",)]
 
 
-def test_trap_18_an_event_in_an_old_api_versions_shape_blanks_out_nothing(
+def test_trap_18_an_event_in_an_old_api_versions_shape_clears_no_column(
     pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
     payment = shop.create_payment(description="Order 6735", created=back(shop, 3))
@@ -197,7 +199,7 @@ def test_trap_18_an_event_in_an_old_api_versions_shape_blanks_out_nothing(
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_trap_19_a_deleted_customer_stays_gone_after_late_webhooks_and_keeps_its_last_columns(
+def test_trap_19_a_deleted_customer_stays_deleted_after_late_webhooks_and_keeps_its_last_columns(
     pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
     customer = shop.create_customer(name="Ada", created=back(shop, 10))["id"]
@@ -208,18 +210,18 @@ def test_trap_19_a_deleted_customer_stays_gone_after_late_webhooks_and_keeps_its
     shop.delete_customer(customer)
     webhooks.webhooks.release(*[event for event in webhooks.webhooks.held if event != late])
     drain(pipeline, webhooks)
-    kept = "SELECT name, _deleted_at IS NOT NULL FROM raw.customers"
+    columns = "SELECT name, _deleted_at IS NOT NULL FROM raw.customers"
     assert ask(folder.published, "SELECT count(*) FROM test.customers") == [(0,)]
-    assert ask(folder.published, kept) == [("Ada", True)]
+    assert ask(folder.published, columns) == [("Ada", True)]
     webhooks.webhooks.release(late)
     assert drain(pipeline, webhooks).applied == 1
     pipeline.backfill([day_of(back(shop, 10))])
     assert ask(folder.published, "SELECT count(*) FROM test.customers") == [(0,)]
-    assert ask(folder.published, kept) == [("Ada", True)]
+    assert ask(folder.published, columns) == [("Ada", True)]
 
 
 @pytest.mark.parametrize("server", [20], indirect=True)
-def test_trap_26_5000_webhooks_at_once_are_read_once_an_object(
+def test_trap_26_5000_webhooks_at_once_read_each_object_once(
     pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
     customers = [shop.create_customer(created=back(shop, 40 - n / 4))["id"] for n in range(100)]
@@ -237,12 +239,12 @@ def test_trap_26_5000_webhooks_at_once_are_read_once_an_object(
 
 
 class Killed(BaseException):
-    """Ends the process where it stands."""
+    """Stands in for the end of the process."""
 
 
 @pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("step", ["warehouse.load", "inbox.applied", "warehouse.publish"])
-def test_trap_28_killed_between_any_two_steps_the_next_drain_completes_the_work(
+def test_trap_28_after_a_kill_between_any_two_steps_the_next_drain_completes_the_work(
     make_pipeline: MakePipeline,
     webhooks: Server,
     shop: Shop,
@@ -258,8 +260,8 @@ def test_trap_28_killed_between_any_two_steps_the_next_drain_completes_the_work(
     shop.create_customer(name="new")
     owner: Any = killed
     *names, name = step.split(".")
-    for it in names:
-        owner = getattr(owner, it)
+    for attribute in names:
+        owner = getattr(owner, attribute)
     real: Callable[..., Any] = getattr(owner, name)
 
     def kill(*arguments: Any, **options: Any) -> Any:
@@ -270,7 +272,7 @@ def test_trap_28_killed_between_any_two_steps_the_next_drain_completes_the_work(
     monkeypatch.setattr(owner, name, kill)
     with suppress(Killed):
         drain(killed, webhooks)
-        pytest.fail("it was not killed")
+        pytest.fail("the drain was not killed")
     monkeypatch.undo()
     drain(make_pipeline(), webhooks)
     assert_equal_to_stripe(shop, folder.published)
@@ -279,7 +281,7 @@ def test_trap_28_killed_between_any_two_steps_the_next_drain_completes_the_work(
 
 
 @pytest.mark.both_modes
-def test_a_type_that_may_not_be_read_waits_and_the_others_are_fresh(
+def test_notifications_of_a_type_that_may_not_be_read_wait_and_the_others_are_applied(
     make_pipeline: MakePipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
     pipeline = make_pipeline({"STRIPE_API_KEY": "rk_test_of_the_tests"})
@@ -291,9 +293,9 @@ def test_a_type_that_may_not_be_read_waits_and_the_others_are_fresh(
     assert report.failures.keys() == {"refunds"}
     assert isinstance(report.failures["refunds"], PermissionMissing)
     assert ask(folder.published, "SELECT amount_refunded FROM test.charges") == [(100,)]
-    assert not pipeline.inbox.has_due(), "it is not asked for again at once"
-    [found] = ask(folder.published, "SELECT DISTINCT object, attempts, state FROM pipeline.inbox")
-    assert found == ("refund", 0, "waiting")
+    assert not pipeline.inbox.has_due(), "the refund is not read again at once"
+    [notification] = ask(folder.published, "SELECT DISTINCT object, attempts, state FROM pipeline.inbox")
+    assert notification == ("refund", 0, "waiting")
     assert "rak_charge_read" in ask(folder.published, "SELECT error FROM pipeline.inbox")[0][0]
     webhooks.allow("refunds")
     assert not pipeline.sync().failures
@@ -301,23 +303,23 @@ def test_a_type_that_may_not_be_read_waits_and_the_others_are_fresh(
     assert ask(folder.published, "SELECT count(*) FROM pipeline.inbox") == [(0,)]
 
 
-def test_an_object_that_cannot_be_read_is_given_up_after_five_times_and_holds_up_no_other(
+def test_an_object_that_cannot_be_read_is_given_up_after_five_attempts_and_delays_no_other(
     make_pipeline: MakePipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
     bad, good = (shop.create_customer(name="old", created=back(shop, 30 + n))["id"] for n in range(2))
     pipeline = make_pipeline(TEST_KEY)
     pipeline.sync()
     webhooks.faults.append(Fault(path=f"/v1/customers/{bad}", status=400, times=None))
-    for it in (bad, good):
-        shop.update("customers", it, name="new")
+    for customer in (bad, good):
+        shop.update("customers", customer, name="new")
     report = drain(pipeline, webhooks)
     assert report.failures.keys() == {"customers"}
     assert ask(folder.published, "SELECT id FROM test.customers WHERE name = 'new'") == [(good,)]
     for _ in range(4):
         assert pipeline.sync().failures.keys() == {"customers"}
-    found = "SELECT object_id, attempts, state FROM pipeline.inbox"
-    assert ask(folder.published, found) == [(bad, 5, "dead")]
-    assert not pipeline.sync().failures, "the type goes on"
+    notifications = "SELECT object_id, attempts, state FROM pipeline.inbox"
+    assert ask(folder.published, notifications) == [(bad, 5, "dead")]
+    assert not pipeline.sync().failures, "the type is read again"
 
     webhooks.faults.clear()
     assert pipeline.inbox.retry() == 1
@@ -326,7 +328,7 @@ def test_an_object_that_cannot_be_read_is_given_up_after_five_times_and_holds_up
     assert ask(folder.published, "SELECT count(*) FROM pipeline.inbox") == [(0,)]
 
 
-def test_what_was_given_up_is_done_once_the_object_is_read_for_another_event(
+def test_a_dead_notification_is_done_once_its_object_is_read_for_another_event(
     pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
     customer = shop.create_customer(name="old", created=back(shop, 30))["id"]
@@ -342,7 +344,7 @@ def test_what_was_given_up_is_done_once_the_object_is_read_for_another_event(
 
 
 @pytest.mark.both_modes
-def test_webhooks_of_a_mode_without_a_key_do_not_wait_for_ever(
+def test_webhooks_of_a_mode_without_a_key_do_not_wait_forever(
     make_pipeline: MakePipeline, webhooks: Server, shop: Shop
 ) -> None:
     pipeline = make_pipeline(TEST_KEY)
@@ -367,7 +369,7 @@ def test_webhooks_of_a_mode_that_is_loaded_wait_for_its_key(
 
 
 @pytest.mark.both_modes
-def test_a_key_that_stripe_does_not_know_leaves_the_inbox_as_it_is(
+def test_a_key_that_stripe_does_not_know_leaves_the_inbox_unchanged(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     with Server(shop, keys=list(KEYS.values())) as strict:

@@ -16,7 +16,7 @@ from stripe_pipeline.days import today
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.resources.pipeline import RESOURCE
-from tests.conftest import MakePipeline, Opens
+from tests.conftest import MakePipeline, OpenedPipeline
 
 RAN: list[str] = []
 """The other project's assets and checks that ran."""
@@ -33,7 +33,7 @@ def merged(
     settings.write_text(f"history: {history}\n")
     monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(settings))
     return dg.Definitions.merge(
-        build_defs(resource_overrides={RESOURCE: Opens(make_pipeline(history=history))}), _other_project()
+        build_defs(resource_overrides={RESOURCE: OpenedPipeline(make_pipeline(history=history))}), _other_project()
     )
 
 

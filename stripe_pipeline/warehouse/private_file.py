@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -139,7 +140,7 @@ class PrivateFile:
         except BaseException as error:
             # DuckDB's state is unknown, so it is discarded.
             self.end_duckdb()
-            if not look and self._is_damaged(error):
+            if not look and _is_damaged(self.folder.private, error):
                 restored = restore(self.folder, first_line(_origin(error)))
                 raise WarehouseError(
                     f"{restored}. This run had begun with the data of the damaged file, and was ended", "Run again"
@@ -169,10 +170,6 @@ class PrivateFile:
                 return _restoring(versions[0])
             return cannot_be_restored(self.folder).remedy
         return remedy(error, self.folder.private)
-
-    def _is_damaged(self, error: BaseException) -> bool:
-        """Whether damage to the file led to `error`."""
-        return cause_of(error) in (Cause.DAMAGED, Cause.SUSPECT) and not is_whole(self.folder.private)
 
     def _prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Migrates the file to the settings, unless this was done."""
@@ -214,7 +211,7 @@ class PrivateFile:
         try:
             attach(connection, private)
         except duckdb.Error as error:
-            if not self._is_damaged(error):
+            if not _is_damaged(self.folder.private, error):
                 raise
             connection = self._attach_restored(first_line(error))
         if private.stat().st_size <= _EMPTY_FILE and _is_empty(connection) and stand_ins(self.folder):
@@ -301,6 +298,11 @@ def _is_empty(connection: duckdb.DuckDBPyConnection) -> bool:
         f"SELECT count(*) FROM duckdb_tables() WHERE database_name = '{CATALOG}'"
     ).fetchall()
     return not tables
+
+
+def _is_damaged(file: Path, error: BaseException) -> bool:
+    """Whether damage to the file led to `error`."""
+    return cause_of(error) in (Cause.DAMAGED, Cause.SUSPECT) and not is_whole(file)
 
 
 def _origin(error: BaseException) -> BaseException:

@@ -1,6 +1,6 @@
 """The traps that real systems fell into (docs/stripe.md#traps), from the emulator to the published file.
 
-Traps 25 and 26 are about receiving webhooks and have their tests beside the receiver.
+Traps 25 and 26 are about receiving webhooks; their tests are those of the receiver and of webhooks.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from tests.stripe_state import all_columns, ask, assert_equal_to_stripe, back, c
 
 LIVE_KEY = {"STRIPE_API_KEY": "sk_live_of_the_tests"}
 TEST_KEY = {"STRIPE_API_KEY": "rk_test_of_the_tests"}
-NEVER = 10**9  # seconds after which an event is visible that only a webhook tells
+NEVER = 10**9  # seconds until an event is visible that only a webhook announces
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def requests_of(server: Server, path: str) -> list[LoggedRequest]:
 
 
 def deliver(folder: DataFolder, events: Sequence[dict[str, Any]]) -> None:
-    """Put what these events tell into the inbox, one by one, as another process does that receives webhooks."""
+    """Put notifications of these events into the inbox one by one, as a process that receives webhooks does."""
     inbox = Inbox(folder)
     for event in events:
         notification = notification_of(event)
@@ -113,7 +113,7 @@ def test_trap_02_a_charge_with_13_refunds_has_13_rows_and_refund_failed_changes_
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_trap_03_an_events_name_does_not_decide_what_its_object_becomes(
+def test_trap_03_an_events_name_does_not_decide_the_type_of_its_object(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     charge = shop.create_payment(created=back(shop, 2))["latest_charge"]
@@ -137,7 +137,7 @@ def test_trap_03_an_events_name_does_not_decide_what_its_object_becomes(
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_trap_04_after_31_days_a_changed_old_object_is_found_and_it_says_so(
+def test_trap_04_after_31_days_a_changed_old_object_is_found_and_a_note_says_so(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     old = shop.create_customer(name="before", created=back(shop, 20))["id"]
@@ -159,7 +159,7 @@ def test_trap_04_after_exactly_30_days_nothing_is_lost(
     prompt = shop.create_customer(name="before", created=back(shop, 20))["id"]
     pipeline.sync()
     [(cursor,)] = ask(folder.published, f"SELECT epoch(read_until) FROM pipeline.cursors WHERE name = '{EVENTS}'")
-    # Made before the last scan, visible only after it.
+    # Created before the last scan, visible only after it.
     changed_late = shop.update("customers", late, announce=False, name="after")
     shop.emit_event("customer.updated", changed_late, livemode=False, created=int(cursor) - 40, visible_after=50)
     shop.update("customers", prompt, name="after", created=int(cursor))
@@ -172,7 +172,7 @@ def test_trap_04_after_exactly_30_days_nothing_is_lost(
 def test_trap_05_a_type_that_is_quiet_for_60_days_is_not_reloaded_at_each_sync(
     make_pipeline: MakePipeline, server: Server, shop: Shop
 ) -> None:
-    shop.clock.advance(1.5 * DAY - shop.clock.now() % DAY)  # noon, so that no day ends during the last ticks
+    shop.clock.advance(1.5 * DAY - shop.clock.now() % DAY)  # noon, so that no day ends during the last syncs
     pipeline = make_pipeline(TEST_KEY, history=day_of(back(shop, 100)), sweep={"requests_a_month": 0})
     shop.create_invoice(n_lines=12, created=back(shop, 90))
     shop.create_payment(created=back(shop, 90))
@@ -227,12 +227,12 @@ def test_trap_07_an_event_that_is_visible_late_or_shares_its_second_with_the_cur
     assert name_of(folder, late) == "changed"
 
 
-def test_trap_08_what_changes_without_an_event_is_caught_within_a_day(
+def test_trap_08_changes_without_an_event_are_caught_within_a_day(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     young = shop.create_payment(created=back(shop, 0.001))
     old = shop.create_payment(created=back(shop, 40))
-    # Pending until the start of the third day after it was made.
+    # Pending until the start of the third day after its creation.
     due = day_start(day_of(shop.clock.now())) - 2 * DAY
     pending = shop.create_payment(created=due)["latest_charge"]
     pipeline.sync()
@@ -299,12 +299,12 @@ def test_trap_09_a_type_that_is_refused_between_two_pages_keeps_its_rows_and_cur
     shop.create_payment(created=back(shop, 50))
     pipeline.sync()
     before = everything(folder.published)
-    kept = (
+    progress = (
         "SELECT name, read_until FROM pipeline.cursors WHERE name = 'balance_transactions' UNION ALL"
         " SELECT object_type || day, listed_at FROM pipeline.coverage"
         " WHERE object_type IN ('balance_transactions', 'fee_details') ORDER BY 1"
     )
-    known = ask(folder.published, kept)
+    known = ask(folder.published, progress)
 
     for _ in range(230):
         shop.payout(100)
@@ -316,7 +316,7 @@ def test_trap_09_a_type_that_is_refused_between_two_pages_keeps_its_rows_and_cur
     assert isinstance(report.failures["balance_transactions"], RequestRefused if status == 400 else PermissionMissing)
     assert rows(folder.published, "raw.balance_transactions") == before["balance_transactions"]
     assert rows(folder.published, "raw.fee_details") == before["fee_details"]
-    assert ask(folder.published, kept) == known
+    assert ask(folder.published, progress) == known
     assert ask(folder.published, "SELECT name FROM test.customers") == [("goes on",)]
     server.faults.clear()
     assert not pipeline.sync().failures
@@ -350,11 +350,11 @@ def test_trap_10_a_429_that_never_ends_fails_loudly_and_the_next_run_goes_on_fro
     assert report.failures.keys() == {"customers"}
     assert isinstance(report.failures["customers"], Unavailable)
     assert "429" in str(report.failures["customers"])
-    [(kept, newest, oldest)] = ask(
+    [(covered, newest, oldest)] = ask(
         folder.published, "SELECT count(*), max(day), min(day) FROM pipeline.coverage WHERE object_type = 'customers'"
     )
-    assert 15 <= kept <= 21  # two pages of ten customers a day, and the days around them that are complete
-    assert (newest - oldest).days == kept - 1
+    assert 15 <= covered <= 21  # two pages of ten customers a day, and the days around them that are complete
+    assert (newest - oldest).days == covered - 1
 
     server.faults.clear()
     server.requests.clear()
@@ -366,7 +366,7 @@ def test_trap_10_a_429_that_never_ends_fails_loudly_and_the_next_run_goes_on_fro
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_trap_11_a_page_that_arrives_broken_is_asked_for_again(
+def test_trap_11_a_page_that_arrives_broken_is_requested_again(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     for n in range(120):
@@ -386,7 +386,7 @@ def test_trap_11_a_page_that_arrives_broken_is_asked_for_again(
 
 
 @pytest.mark.parametrize("how", [{"cut": 0.9}, {"truncate": 0.9}, {"status": 200, "body": '{"object": "list"}'}])
-def test_trap_11_of_a_page_that_never_arrives_whole_nothing_is_stored(
+def test_trap_11_nothing_is_stored_of_a_page_that_never_arrives_complete(
     make_pipeline: MakePipeline,
     server: Server,
     shop: Shop,
@@ -407,7 +407,7 @@ def test_trap_11_of_a_page_that_never_arrives_whole_nothing_is_stored(
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_trap_12_the_first_run_loads_the_whole_history_asked_for(
+def test_trap_12_the_first_run_loads_the_whole_history_of_the_settings(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     for days in (399, 200, 31, 29, 0.001):
@@ -447,7 +447,7 @@ def test_trap_13_reading_in_parallel_gives_the_same_as_reading_serially(
             shop.create_customer(created=created, announce=False)
     server.requests.clear()
     parallel.backfill(days, ["customers"])
-    assert len(bounds()) > 4  # it did read side by side
+    assert len(bounds()) > 4  # the list was read in parallel
     in_parallel = ask(folder.published, "SELECT id FROM test.customers ORDER BY id")
 
     with StripeApi(parallel._keys[-1], base_url=server.url) as api:
@@ -457,7 +457,7 @@ def test_trap_13_reading_in_parallel_gives_the_same_as_reading_serially(
     assert len(serially) > 2200
 
 
-def test_trap_14_the_object_a_page_starts_after_is_deleted_between_pages(
+def test_trap_14_the_object_that_a_page_starts_after_is_deleted_between_pages(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     for n in range(250):
@@ -476,7 +476,7 @@ def test_trap_14_the_object_a_page_starts_after_is_deleted_between_pages(
     )
     assert not pipeline.sync().failures
     assert [request.status for request in requests_of(server, "/v1/customers")].count(400) == 1
-    # The one that is gone was listed before: that it is gone is told by its event, or found by the next list.
+    # The deleted customer was listed before: an event announces the deletion, or the next list finds it.
     pipeline.backfill([day_of(back(shop, n)) for n in range(30)])
     assert ask(folder.published, "SELECT count(*) FROM test.customers") == [(249,)]
     assert_equal_to_stripe(shop, folder.published)
@@ -485,24 +485,24 @@ def test_trap_14_the_object_a_page_starts_after_is_deleted_between_pages(
 def test_trap_14_an_invoice_is_deleted_between_its_page_and_its_lines(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    kept, unread, known = (
+    remaining, unread, known = (
         shop.create_invoice(n_lines=25, draft=True, created=back(shop, days))["id"] for days in (9, 8, 7)
     )
     server.faults.append(Fault(path=f"{unread}/lines", before=lambda _: shop.delete_invoice(unread)))
     assert not pipeline.sync().failures
-    assert {row["id"] for row in rows(folder.published, "test.invoices")} == {kept, known}
+    assert {row["id"] for row in rows(folder.published, "test.invoices")} == {remaining, known}
 
     shop.update("invoices", known, description="read again, with its lines")
     server.faults.append(Fault(path=f"{known}/lines", before=lambda _: shop.delete_invoice(known)))
     assert not pipeline.sync().failures
-    assert [row["id"] for row in rows(folder.published, "test.invoices")] == [kept]
+    assert [row["id"] for row in rows(folder.published, "test.invoices")] == [remaining]
     assert_equal_to_stripe(shop, folder.published)
 
 
 # Stale or wrong rows
 
 
-def test_trap_15_webhooks_twice_and_in_every_order_within_one_second_give_what_the_api_says(
+def test_trap_15_webhooks_that_arrive_twice_and_in_any_order_within_one_second_give_the_rows_of_the_api(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     orders = list(itertools.permutations(range(3)))
@@ -530,16 +530,16 @@ def test_trap_15_webhooks_twice_and_in_every_order_within_one_second_give_what_t
         for charge in charges:
             shop.update("charges", charge, announce=False, description=f"state {step}")
         pipeline.sync()
-        found = ask(
+        stored = ask(
             folder.published, "SELECT DISTINCT description, amount_refunded, disputed FROM test.charges ORDER BY ALL"
         )
-        assert found == [(f"state {step}", 100, True)]
+        assert stored == [(f"state {step}", 100, True)]
     assert len(shop_now) == len(orders)
     assert shop.objects("charges", False).keys() == {row["id"] for row in rows(folder.published, "test.charges")}
 
 
 class Held:
-    """What a run reads stays unwritten until it is let go."""
+    """Holds back what a run has read until the test lets the run write."""
 
     def __init__(self) -> None:
         self.has_read = threading.Event()
@@ -557,7 +557,7 @@ class Held:
         monkeypatch.setattr(pipeline.warehouse, "load", held)
 
     def single_objects(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Hold the single objects that ticks read."""
+        """Hold the single objects that syncs read."""
         read_again = Reader.read_again
 
         def held(reader: Reader, ids: Iterable[str], **others: Any) -> Any:
@@ -573,24 +573,24 @@ class Held:
         assert self.may_write.wait(60)
 
 
-def test_trap_16_a_page_that_is_written_late_does_not_undo_what_a_webhook_brought_meanwhile(
+def test_trap_16_a_page_that_is_written_late_does_not_undo_the_newer_row_of_a_webhook(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     day = back(shop, 5)
     customer = shop.create_customer(name="t0", created=day)["id"]
-    gone = shop.create_customer(name="t0", created=day)["id"]
+    deleted = shop.create_customer(name="t0", created=day)["id"]
     invoice = shop.create_invoice(n_lines=3, draft=True, created=day)["id"]
     late, prompt = make_pipeline(TEST_KEY), make_pipeline(TEST_KEY)
     prompt.sync()
     held = Held()
     held.lists_of(late, monkeypatch)
     with ThreadPoolExecutor(1) as thread:
-        # The page says what no row says yet, so that writing it would change something.
+        # The page differs from the stored rows, so that writing it would change something.
         shop.update("customers", customer, name="t0 + 0.5", announce=False)
         backfill = thread.submit(late.backfill, [day_of(day)])
         assert held.has_read.wait(60)
         shop.update("customers", customer, name="t0 + 1")
-        shop.delete_customer(gone)
+        shop.delete_customer(deleted)
         shop.add_invoice_line(invoice)
         prompt.sync()
         held.may_write.set()
@@ -610,12 +610,12 @@ def test_trap_16_a_webhooks_answer_that_is_written_late_does_not_undo_a_list_mad
     held = Held()
     held.single_objects(monkeypatch)
     with ThreadPoolExecutor(1) as thread:
-        tick = thread.submit(late.sync)
+        held_sync = thread.submit(late.sync)
         assert held.has_read.wait(60)
         shop.update("customers", customer, name="t0", announce=False)
         prompt.backfill([day_of(back(shop, 5))])  # the list finds the row as it is
         held.may_write.set()
-        assert not tick.result(60).failures
+        assert not held_sync.result(60).failures
     assert name_of(folder, customer) == "t0"
 
 
@@ -623,16 +623,18 @@ def test_trap_17_a_webhook_replayed_15_days_later_does_not_bring_back_old_values
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     customer = shop.create_customer(name="first", created=back(shop, 40))["id"]
-    gone = shop.create_customer(name="Ada", created=back(shop, 40))["id"]
+    deleted = shop.create_customer(name="Ada", created=back(shop, 40))["id"]
     pipeline.sync()
     webhooks = [
-        shop.emit_event("customer.updated", shop.objects("customers", False)[it], livemode=False, visible_after=NEVER)
-        for it in (customer, gone)
+        shop.emit_event(
+            "customer.updated", shop.objects("customers", False)[object_id], livemode=False, visible_after=NEVER
+        )
+        for object_id in (customer, deleted)
     ]
     deliver(folder, webhooks)
     pipeline.sync()
     shop.update("customers", customer, name="second")
-    shop.delete_customer(gone)
+    shop.delete_customer(deleted)
     pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
 
@@ -643,7 +645,7 @@ def test_trap_17_a_webhook_replayed_15_days_later_does_not_bring_back_old_values
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_trap_18_an_event_in_an_old_api_versions_shape_blanks_out_nothing(
+def test_trap_18_an_event_in_an_old_api_versions_shape_clears_no_column(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     payment = shop.create_payment(description="Order 6735", created=back(shop, 3))
@@ -670,7 +672,7 @@ def test_trap_18_an_event_in_an_old_api_versions_shape_blanks_out_nothing(
         ]
 
 
-def test_trap_19_a_deleted_customer_stays_gone_and_keeps_its_last_columns_in_the_base_table(
+def test_trap_19_a_deleted_customer_stays_deleted_and_keeps_its_last_columns_in_the_base_table(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     customer = shop.create_customer(name="Ada", email="ada@example.com", created=back(shop, 10))["id"]
@@ -678,17 +680,17 @@ def test_trap_19_a_deleted_customer_stays_gone_and_keeps_its_last_columns_in_the
     last = shop.objects("customers", False)[customer]
     shop.delete_customer(customer)
     pipeline.sync()
-    kept = "SELECT name, email, _deleted_at IS NOT NULL FROM raw.customers"
+    stored = "SELECT name, email, _deleted_at IS NOT NULL FROM raw.customers"
     visible = "SELECT count(*) FROM test.customers"
     assert ask(folder.published, visible) == [(0,)]
-    assert ask(folder.published, kept) == [("Ada", "ada@example.com", True)]
+    assert ask(folder.published, stored) == [("Ada", "ada@example.com", True)]
 
     shop.emit_event("customer.updated", last, livemode=False)
     pipeline.sync()
     assert ask(folder.published, visible) == [(0,)]
     pipeline.backfill([day_of(back(shop, 10))])
     assert ask(folder.published, visible) == [(0,)]
-    assert ask(folder.published, kept) == [("Ada", "ada@example.com", True)]
+    assert ask(folder.published, stored) == [("Ada", "ada@example.com", True)]
     covered = "SELECT sum(\"rows\")::INT FROM pipeline.coverage WHERE object_type = 'customers'"
     assert ask(folder.published, covered) == [(0,)]
 
@@ -750,7 +752,7 @@ def test_trap_21_a_key_of_another_account_is_refused(
     assert everything(folder.published) == before
 
 
-def test_trap_22_amounts_are_kept_in_minor_units_however_large(
+def test_trap_22_amounts_are_stored_in_minor_units_however_large(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     for currency, amount in (("jpy", 5000), ("kwd", 12345), ("usd", 2**31 + 1), ("idr", 2**53 + 1)):
@@ -758,26 +760,26 @@ def test_trap_22_amounts_are_kept_in_minor_units_however_large(
     pipeline.sync()
     expected = [("idr", 2**53 + 1), ("jpy", 5000), ("kwd", 12345), ("usd", 2**31 + 1)]
     for table in ("charges", "payment_intents", "balance_transactions"):
-        found = ask(folder.published, f"SELECT currency, amount FROM test.{table} ORDER BY currency")
-        assert found == expected, table
+        stored = ask(folder.published, f"SELECT currency, amount FROM test.{table} ORDER BY currency")
+        assert stored == expected, table
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_trap_23_metadata_keeps_its_keys_and_values_and_loses_what_is_removed(
+def test_trap_23_metadata_keeps_its_keys_and_values_and_loses_removed_ones(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     metadata = {"a b": "1", "a_b": "2", "A_B": "3", "emoji": "👩‍🚀 ok", "long": "é" * 500, "gone": "soon"}
     customer = shop.create_customer(metadata=metadata, created=back(shop, 2))["id"]
     pipeline.sync()
-    asked = (
+    query = (
         "SELECT metadata->>'a b', metadata->>'a_b', metadata->>'A_B', metadata->>'emoji', metadata->>'long',"
         " metadata->>'gone' FROM test.customers"
     )
-    assert ask(folder.published, asked) == [tuple(metadata.values())]
+    assert ask(folder.published, query) == [tuple(metadata.values())]
     del metadata["gone"]
     shop.update("customers", customer, metadata=metadata)
     pipeline.sync()
-    assert ask(folder.published, asked) == [(*metadata.values(), None)]
+    assert ask(folder.published, query) == [(*metadata.values(), None)]
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -798,12 +800,12 @@ def test_trap_24_columns_survive_nulls_expanded_references_new_fields_and_change
         described = {name for (name, *_) in ask(folder.published, f"DESCRIBE raw.{object_type.name}")}
         assert described == set(all_columns(object_type))
     assert ask(folder.published, "SELECT count(review), count(*) FROM test.charges") == [(0, 3)]
-    found = ask(
+    stored = ask(
         folder.published,
         "SELECT id, customer, amount, _extra->'amount'->>'value', (_extra->'loyalty'->>'points')::INT"
         " FROM test.charges",
     )
-    assert sorted(found) == sorted(
+    assert sorted(stored) == sorted(
         [(plain, None, 2000, None, None), (expanded, "cus_1", 2000, None, None), (odd, None, None, "2000", 7)]
     )
     assert_equal_to_stripe(shop, folder.published)
@@ -836,7 +838,7 @@ def process(program: str, *arguments: str, server: Server, folder: DataFolder, s
     )
 
 
-_TICKS = """
+_SYNCS = """
 from stripe_pipeline.sync.pipeline import Pipeline
 with Pipeline.from_environment() as pipeline:
     for _ in range(3):
@@ -870,7 +872,7 @@ def test_trap_27_schedule_webhooks_and_backfill_at_once_with_analysts_reading(
         opened = 0
         while not stop.is_set():
             with duckdb.connect(str(folder.published), read_only=True) as connection:
-                for _ in range(3):  # whoever keeps a connection keeps what it saw
+                for _ in range(3):  # a connection keeps the version that it opened
                     [(at,)] = connection.execute(cursor).fetchall()
                     doubles = "SELECT id FROM test.charges GROUP BY id HAVING count(*) > 1"
                     assert connection.execute(doubles).fetchall() == []
@@ -887,7 +889,7 @@ def test_trap_27_schedule_webhooks_and_backfill_at_once_with_analysts_reading(
         analysts = [threads.submit(read) for _ in range(2)]
         webhooks = [threads.submit(refresh, make_pipeline(TEST_KEY)) for _ in range(2)]
         processes = [
-            process(program, server=server, folder=folder, settings=settings_file) for program in (_TICKS, _BACKFILLS)
+            process(program, server=server, folder=folder, settings=settings_file) for program in (_SYNCS, _BACKFILLS)
         ]
         try:
             ended = [(running.communicate(timeout=120)[1], running.returncode) for running in processes]
@@ -936,7 +938,7 @@ _STEPS = [
 
 
 def killed_at(number: int, server: Server, command: list[subprocess.Popen[str]]) -> None:
-    """Let the emulator kill a process instead of answering its request number so-and-so."""
+    """Make the emulator kill a process instead of answering the request of this number."""
 
     def kill(_: LoggedRequest) -> None:
         command[0].kill()
@@ -945,7 +947,7 @@ def killed_at(number: int, server: Server, command: list[subprocess.Popen[str]])
 
 
 @pytest.mark.parametrize("step", [*_STEPS, "request 2", "request 5"])
-def test_trap_28_killed_between_two_steps_the_next_run_completes_the_work(
+def test_trap_28_after_a_kill_between_two_steps_the_next_run_completes_the_work(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, settings_file: Path, step: str
 ) -> None:
     charge = shop.create_payment(created=back(shop, 50))["latest_charge"]
@@ -965,7 +967,7 @@ def test_trap_28_killed_between_two_steps_the_next_run_completes_the_work(
     assert (children[0].returncode, problem) == (-signal.SIGKILL, "")
     server.faults.clear()
 
-    for table, object_type in OBJECT_TYPES.items():  # what analysts see meanwhile is whole
+    for table, object_type in OBJECT_TYPES.items():  # the published file has no row twice
         key = ", ".join(("livemode", *object_type.key))
         assert ask(folder.published, f"SELECT {key} FROM raw.{table} GROUP BY {key} HAVING count(*) > 1") == []
     assert not pipeline.sync().failures
@@ -974,7 +976,7 @@ def test_trap_28_killed_between_two_steps_the_next_run_completes_the_work(
 
 
 @pytest.mark.parametrize("run", ["sync", "backfill"])
-def test_trap_28_a_first_run_that_is_killed_again_and_again_is_completed_by_the_next(
+def test_trap_28_a_first_run_that_is_killed_repeatedly_is_completed_by_the_next(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder, settings_file: Path, run: str
 ) -> None:
     for n in range(12):
@@ -991,7 +993,7 @@ def test_trap_28_a_first_run_that_is_killed_again_and_again_is_completed_by_the_
     assert ask(folder.published, "SELECT count(*) FROM raw.invoice_lines") == [(132,)]
 
 
-def test_trap_29_what_is_older_than_the_history_stays_out_until_a_longer_history_brings_it_in(
+def test_trap_29_objects_older_than_the_history_stay_out_until_a_longer_history_loads_them(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     first = day_of(back(shop, 10))
@@ -1013,7 +1015,7 @@ def test_trap_29_what_is_older_than_the_history_stays_out_until_a_longer_history
     assert [row["id"] for row in rows(folder.published, "raw.customers")] == [young]
     assert requests_of(server, f"/v1/customers/{edge}") == []
     assert rows(folder.published, "raw.charges") == []
-    assert [row["id"] for row in rows(folder.published, "raw.refunds")] == [refund]  # made today
+    assert [row["id"] for row in rows(folder.published, "raw.refunds")] == [refund]  # created today
 
     make_pipeline(TEST_KEY, history=day_of(back(shop, 60))).sync()
     assert_equal_to_stripe(shop, folder.published)
@@ -1056,7 +1058,7 @@ def test_trap_31_a_local_clock_that_is_wrong_loses_nothing(
 
 @pytest.mark.parametrize("minutes", [-10, 10])
 @pytest.mark.parametrize("set_back", [0.0, 1.0])
-def test_trap_31_with_a_wrong_local_clock_what_changes_right_after_it_was_read_is_not_taken_for_old(
+def test_trap_31_with_a_wrong_local_clock_a_change_right_after_a_read_is_not_taken_for_old(
     pipeline: Pipeline,
     server: Server,
     shop: Shop,
@@ -1065,7 +1067,7 @@ def test_trap_31_with_a_wrong_local_clock_what_changes_right_after_it_was_read_i
     minutes: int,
     set_back: float,
 ) -> None:
-    """Stripe tells its time in whole seconds, so one run may think it earlier than the one before it did."""
+    """Stripe's dates are whole seconds, so that a run may estimate an earlier time than the run before."""
     local, passed = [float(int(time.time()))], [0.0]
     clocks = SimpleNamespace(time=lambda: local[0], monotonic=lambda: passed[0])
     monkeypatch.setattr(server_clock, "time", clocks)
@@ -1077,16 +1079,16 @@ def test_trap_31_with_a_wrong_local_clock_what_changes_right_after_it_was_read_i
         shop.clock.advance(seconds)
 
     customer = shop.create_customer(created=back(shop, 2))["id"]
-    gone = shop.create_customer(created=back(shop, 3))["id"]
+    deleted = shop.create_customer(created=back(shop, 3))["id"]
     # The first answer comes on the full second and tells the time exactly, the others do not.
     server.faults.append(Fault(path="/v1/events", before=lambda _: pass_by(0.3)))
     pipeline.sync()
     shop.update("customers", customer, name="changed")
-    shop.delete_customer(gone)
+    shop.delete_customer(deleted)
     pass_by(0.3)
     local[0] -= set_back
     pipeline.sync()
-    if set_back:  # then what was read is refused, and asked for again
+    if set_back:  # then the answer is refused, and the object is requested again
         pass_by(2)
         pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stripe_pipeline.errors import Cancelled
-from stripe_pipeline.stripe_api.rate_limits import QUIET, Bucket, RateLimits, endpoint_of
+from stripe_pipeline.stripe_api.rate_limits import LEFT, LONGEST, QUIET, Bucket, RateLimits, endpoint_of
 
 
 class FakeTime:
@@ -164,7 +165,7 @@ def test_endpoints_share_the_rate_of_the_account() -> None:
     limits = limits_on(fake)
     for turn in range(420):
         limits.acquire(f"/v1/{turn % 10}")
-    assert fake.now - 100 == pytest.approx(400 / 80)
+    assert fake.now - 100 == pytest.approx((400 + LEFT) / 80)
 
 
 def test_a_test_account_gets_a_quarter_of_a_live_one() -> None:
@@ -181,7 +182,7 @@ def test_a_slow_endpoint_does_not_hold_up_another_but_a_slow_account_holds_up_al
     assert fake.now == 100
     limits.slow_down("/v1/charges", "global-rate", 10.0)
     limits.acquire("/v1/refunds")
-    assert fake.now == pytest.approx(110 + 1 / 40)
+    assert fake.now == pytest.approx(110 + (1 + LEFT) / 40)
     limits.acquire("/v1/charges")
     assert fake.now == pytest.approx(130 + 1 / 10)
 
@@ -329,3 +330,24 @@ def test_a_clock_that_restarts_delays_no_request(tmp_path: Path) -> None:
     limits.slow_down("/v1/charges", "endpoint-rate", 30.0, sent=limits.acquire("/v1/charges"))
     limits_on(after, shared=path).acquire("/v1/charges")
     assert after.waits == 0
+
+
+def test_the_longest_lists_are_not_held_up_by_the_others() -> None:
+    limits = RateLimits(account=50, endpoint=12.5)  # slow enough for a busy machine
+    served = Counter[str]()
+
+    def read(endpoint: str) -> None:
+        with suppress(Cancelled):
+            while True:
+                limits.acquire(endpoint)
+                served[endpoint] += 1
+
+    others = [f"/v1/{number}" for number in range(4)]
+    threads = [threading.Thread(target=read, args=(it,), daemon=True) for it in (*others, *LONGEST)]
+    for thread in threads:
+        thread.start()
+    time.sleep(4)
+    limits.close()
+    for thread in threads:
+        thread.join(10)
+    assert min(served[it] for it in LONGEST) > 1.5 * max(served[it] for it in others) > 0

@@ -122,7 +122,7 @@ def test_a_field_that_is_excluded_later_is_removed_from_every_file(
     make_pipeline().sync()
     (folder.spool / "of-a-killed-run").mkdir()
     (folder.spool / "of-a-killed-run" / "customers.ndjson").write_text(ADDRESS)
-    shutil.copy(folder.private, folder.private.with_name("compacted.duckdb"))  # what a killed compaction leaves
+    shutil.copy(folder.private, folder.private.with_name("compacted.duckdb"))  # as a killed compaction leaves one
     with duckdb.connect(str(folder.published), read_only=True) as reading:
         later = fields(**NOWHERE)
         # The rows of a type that is not read any more are still stored.

@@ -339,7 +339,7 @@ def test_a_sync_also_records_changes_of_days_before_the_first_partition(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """Loaded rows come to lie before the first partition where the history is an age, which moves on."""
+    """A history that is an age moves on, so that loaded rows are before the first partition."""
     old = shop.create_customer(created=days_ago(shop, 9))["id"]
     defs.resolve_job_def("sync").execute_in_process(instance=instance, partition_key=today().isoformat())
     shop.update("customers", old, name="Grace")

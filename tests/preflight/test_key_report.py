@@ -267,7 +267,7 @@ def test_requests_that_stripe_slowed_down_are_reported(run: Run, server: Server)
     assert "slowed down" not in run("check", **LIVE_ONLY).out
 
 
-def test_the_estimate_is_about_what_a_first_load_takes(
+def test_the_estimate_is_close_to_a_first_load(
     run: Run, server: Server, project: Path, make_pipeline: MakePipeline
 ) -> None:
     server.shop.seed_history(20)

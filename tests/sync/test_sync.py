@@ -507,7 +507,7 @@ def test_a_failed_backfill_of_which_nothing_is_left_reads_everything_again(
     server.faults.append(Fault(path="^/v1/refunds$", status=403, times=None))
     assert "refunds" in pipeline.backfill(days, ["customers", "refunds"]).failures
     server.faults.clear()
-    pipeline.sync(days)  # lists what had failed
+    pipeline.sync(days)  # lists the refunds that had failed
     shop.update("customers", silent, announce=False, name="changed without a word")
     report = pipeline.backfill(days, ["customers", "refunds"])
     assert report.requests["customers"] >= 1

@@ -137,7 +137,7 @@ def test_an_erased_customer_is_in_no_file_and_amounts_ids_and_days_stay(
     assert code == "card_declined"
 
 
-def test_nothing_that_comes_later_brings_an_erased_customer_back(
+def test_no_later_change_or_list_brings_an_erased_customer_back(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     customer, other = trade(shop, MARK), trade(shop, OTHER)
@@ -332,7 +332,7 @@ def test_every_field_that_may_hold_something_about_a_person_is_a_column() -> Non
         assert named <= set(object_type.column_names) - object_type.key_columns
 
 
-def test_the_command_erases_without_a_key_and_says_what_it_does(
+def test_the_command_erases_without_a_key_and_lists_the_rows(
     api: Server,  # noqa: F811
     project: Project,  # noqa: F811
     run: Run,  # noqa: F811

@@ -87,7 +87,7 @@ class Trade:
             self.shop.cancel_payment(intent["id"], **self._on)
 
     def refund(self) -> None:
-        """A part of a charge, or all of it, goes back."""
+        """A part of a charge, or all of it, is refunded."""
         if charge := self._any("charges", lambda obj: obj["amount_captured"] > obj["amount_refunded"]):
             left = charge["amount_captured"] - charge["amount_refunded"]
             self.shop.refund(charge["id"], min(left, 1 + self._number), **self._on)

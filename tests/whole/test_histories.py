@@ -98,7 +98,7 @@ class Api(StripeApi):
     """A client that hardly waits. Changes can happen before or after one of its requests."""
 
     around: Iterator[Callable[[], object] | None] = itertools.repeat(None)
-    """What happens before and after each request, in turn."""
+    """The change before and after each request, in turn; None for no change."""
     turn = threading.Lock()
     slowest = 0.0
     """Seconds that the longest request took since this was last set to 0."""

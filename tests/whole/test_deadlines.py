@@ -21,7 +21,7 @@ from stripe_pipeline.stripe_api.keys import ApiKey
 from stripe_pipeline.stripe_api.rate_limits import RateLimits
 from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import KEYS, MakePipeline
-from tests.stripe_state import ask, assert_equal_to_stripe, back
+from tests.stripe_state import ask, assert_equal_to_stripe, days_ago
 
 KEY = ApiKey.from_text(KEYS["STRIPE_API_KEY"])
 LIVE_KEY = {"STRIPE_API_KEY": KEY.secret}
@@ -99,7 +99,7 @@ def add_events(pipeline: Pipeline, shop: Shop, *, livemode: bool = True) -> None
 
 def load_and_change_customers(pipeline: Pipeline, shop: Shop, number: int) -> None:
     """Load old customers, and change them afterwards."""
-    customers = [shop.create_customer(livemode=True, created=back(shop, 20 + n))["id"] for n in range(number)]
+    customers = [shop.create_customer(livemode=True, created=days_ago(shop, 20 + n))["id"] for n in range(number)]
     pipeline.sync()
     for customer in customers:
         shop.update("customers", customer, name="changed")
@@ -149,7 +149,7 @@ def test_a_key_whose_answers_trickle_leaves_time_to_the_other(
 ) -> None:
     pipeline = make_pipeline()
     load_and_change_customers(pipeline, shop, 2)
-    person = shop.create_customer(created=back(shop, 20))["id"]
+    person = shop.create_customer(created=days_ago(shop, 20))["id"]
     pipeline.sync()
     shop.update("customers", person, name="changed")
     add_events(pipeline, shop, livemode=False)
@@ -169,9 +169,9 @@ def test_a_sync_ends_in_time_and_the_next_one_goes_on(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     for n in range(12):
-        shop.create_customer(livemode=True, created=back(shop, n))
-        shop.create_payment(livemode=True, created=back(shop, n))
-    pipeline = make_pipeline(LIVE_KEY, history=day_of(back(shop, 20)))
+        shop.create_customer(livemode=True, created=days_ago(shop, n))
+        shop.create_payment(livemode=True, created=days_ago(shop, n))
+    pipeline = make_pipeline(LIVE_KEY, history=day_of(days_ago(shop, 20)))
     server.faults.append(Fault(path="^/v1/charges$", trickle=0.2, times=None))
     started = time.monotonic()
     report = pipeline.sync(within=5.0)

@@ -23,7 +23,7 @@ from stripe_pipeline.sync import pipeline as sync
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.sync.report import Report
 from tests.conftest import MakePipeline
-from tests.stripe_state import ask, assert_equal_to_stripe, back
+from tests.stripe_state import ask, assert_equal_to_stripe, days_ago
 from tests.whole.test_traps import TEST_KEY
 
 ODD_ANSWERS: dict[str, dict[str, Any]] = {
@@ -84,7 +84,7 @@ def give_up(pipeline: Pipeline) -> list[Report]:
 def test_trap_34_an_object_that_cannot_be_read_alone_waits_and_is_given_up(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, how: str
 ) -> None:
-    bad, good = (shop.create_customer(name="before", created=back(shop, n))["id"] for n in (3, 5))
+    bad, good = (shop.create_customer(name="before", created=days_ago(shop, n))["id"] for n in (3, 5))
     pipeline.sync()
     for customer in (bad, good):
         shop.update("customers", customer, name="after")
@@ -112,7 +112,7 @@ def test_trap_34_an_object_that_cannot_be_read_alone_waits_and_is_given_up(
 
 def changed_customer_that_answers_500(pipeline: Pipeline, server: Server, shop: Shop) -> str:
     """The id of a customer that was loaded, has changed since, and cannot be read again."""
-    customer = str(shop.create_customer(name="before", created=back(shop, 3))["id"])
+    customer = str(shop.create_customer(name="before", created=days_ago(shop, 3))["id"])
     pipeline.sync()
     shop.update("customers", customer, name="after")
     server.faults.append(Fault(path=f"/v1/customers/{customer}$", times=None, status=500))
@@ -133,7 +133,7 @@ def test_the_only_object_of_its_type_is_compared_with_the_list(
 def test_while_stripe_is_down_no_attempt_is_counted(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, down: str
 ) -> None:
-    customers = [shop.create_customer(name="before", created=back(shop, n))["id"] for n in range(2, 9)]
+    customers = [shop.create_customer(name="before", created=days_ago(shop, n))["id"] for n in range(2, 9)]
     pipeline.sync()
     for customer in customers[:3]:
         shop.update("customers", customer, name="after")
@@ -164,7 +164,7 @@ def test_a_refused_permission_and_a_rate_limit_count_against_the_type(
 ) -> None:
     monkeypatch.setattr(sync, "StripeApi", functools.partial(StripeApi, patience=0.2))
     pipeline = make_pipeline(TEST_KEY, sweep={"requests_a_month": 0})
-    bad = shop.create_customer(created=back(shop, 3))["id"]
+    bad = shop.create_customer(created=days_ago(shop, 3))["id"]
     pipeline.sync()
     shop.update("customers", bad, name="after")
     server.faults.append(Fault(path=f"/v1/customers/{bad}$", times=None, status=status))
@@ -189,7 +189,7 @@ def test_a_further_notification_of_a_dead_object_tries_again(
 def test_an_invoice_whose_lines_or_payments_cannot_be_read_is_left_out_of_its_days_list(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, where: str
 ) -> None:
-    created = back(shop, 5)
+    created = days_ago(shop, 5)
     lines = 12 if where == "lines" else 1
     bad, good = (shop.create_invoice(created=created, n_lines=lines)["id"] for _ in range(2))
     other = shop.create_invoice(n_lines=1, created=created)["id"]
@@ -238,7 +238,7 @@ def test_an_invoice_whose_lines_or_payments_cannot_be_read_is_left_out_of_its_da
 def test_a_stored_object_that_a_list_cannot_complete_keeps_its_row(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    created = back(shop, 5)
+    created = days_ago(shop, 5)
     bad = shop.create_invoice(n_lines=12, created=created)["id"]
     shop.create_invoice(n_lines=12, created=created)
     pipeline.sync()
@@ -252,7 +252,7 @@ def test_a_stored_object_that_a_list_cannot_complete_keeps_its_row(
 def test_an_object_that_a_list_lacks_and_that_cannot_be_read_keeps_its_row_and_its_day_is_complete(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    created = back(shop, 5)
+    created = days_ago(shop, 5)
     left_out, other = (shop.create_customer(name="before", created=created)["id"] for _ in range(2))
     pipeline.sync()
     shop.vanish("customers", left_out)
@@ -305,7 +305,7 @@ ODD_IN_LISTS: dict[str, Callable[[list[dict[str, Any]]], object]] = {
 def test_trap_39_an_odd_object_in_a_list_is_left_out_named_and_read_later(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, how: str
 ) -> None:
-    created = back(shop, 5)
+    created = days_ago(shop, 5)
     for n in range(230):
         shop.create_customer(name=f"{n}", created=created + n, announce=False)
     bad = shop.create_customer(name="bad", created=created + 115, announce=False)["id"]
@@ -340,7 +340,7 @@ def test_trap_39_an_odd_object_in_a_list_is_left_out_named_and_read_later(
 def test_trap_39_an_odd_object_may_be_the_last_of_its_page(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, last: bool
 ) -> None:
-    created = back(shop, 5)
+    created = days_ago(shop, 5)
     for n in range(250):
         bad = n == (150 if last else 149)  # newest first: the hundredth is the last of the first page
         shop.create_customer(name="bad" if bad else f"{n}", created=created + n, announce=False)
@@ -353,7 +353,7 @@ def test_trap_39_an_odd_object_may_be_the_last_of_its_page(
 def test_an_object_on_two_pages_is_stored_and_counted_once(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    created = day_start(day_of(back(shop, 5)))  # so that the rest of the day is not split into windows
+    created = day_start(day_of(days_ago(shop, 5)))  # so that the rest of the day is not split into windows
     for n in range(230):
         shop.create_customer(name=f"{n}", created=created + n, announce=False)
     first: list[dict[str, Any]] = []
@@ -372,8 +372,8 @@ def test_an_object_on_two_pages_is_stored_and_counted_once(
 def test_trap_39_half_a_surrogate_pair_is_replaced_and_named(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    odd = shop.create_customer(name="HALF", metadata={"note": "HALF"}, created=back(shop, 3), announce=False)["id"]
-    other = shop.create_customer(name="whole 🎉", created=back(shop, 3), announce=False)["id"]
+    odd = shop.create_customer(name="HALF", metadata={"note": "HALF"}, created=days_ago(shop, 3), announce=False)["id"]
+    other = shop.create_customer(name="whole 🎉", created=days_ago(shop, 3), announce=False)["id"]
 
     def halve(body: bytes) -> bytes:
         return body.replace(b"HALF", b"a\\ud83dz")
@@ -410,8 +410,8 @@ def test_an_odd_value_does_not_fail_a_sync(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, how: str, where: str
 ) -> None:
     value: dict[str, Any] = {where: "ODD VALUE"}
-    odd = shop.create_customer(created=back(shop, 3), announce=False, **value)["id"]
-    other = shop.create_customer(name="fine", created=back(shop, 3), announce=False)["id"]
+    odd = shop.create_customer(created=days_ago(shop, 3), announce=False, **value)["id"]
+    other = shop.create_customer(name="fine", created=days_ago(shop, 3), announce=False)["id"]
     server.faults.append(
         Fault(path="/v1/", times=None, change=lambda body: body.replace(b'"ODD VALUE"', ODD_VALUES[how]))
     )
@@ -423,8 +423,8 @@ def test_an_odd_value_does_not_fail_a_sync(
 def test_a_row_that_cannot_be_loaded_is_left_out(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, value: bytes
 ) -> None:
-    odd = shop.create_customer(name="ODD", created=back(shop, 3), announce=False)["id"]
-    other = shop.create_customer(name="fine", created=back(shop, 3), announce=False)["id"]
+    odd = shop.create_customer(name="ODD", created=days_ago(shop, 3), announce=False)["id"]
+    other = shop.create_customer(name="fine", created=days_ago(shop, 3), announce=False)["id"]
     server.faults.append(Fault(path="/v1/", times=None, change=lambda body: body.replace(b'"ODD"', value)))
     report = pipeline.sync()
     assert odd in str(report.failures["customers"])
@@ -437,8 +437,8 @@ def test_trap_39_a_day_that_is_not_listed_to_its_end_is_named_and_the_others_are
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     for n in range(40):
-        shop.create_customer(created=back(shop, n), announce=False)
-    created = back(shop, 20)
+        shop.create_customer(created=days_ago(shop, n), announce=False)
+    created = days_ago(shop, 20)
 
     def includes_the_day(request: Any) -> bool:
         window = request.params.get("created", {})

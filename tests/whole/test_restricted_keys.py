@@ -17,7 +17,7 @@ from stripe_pipeline.errors import SettingsError, StripePipelineError, Warehouse
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.settings.model import Settings
 from tests.conftest import MakePipeline
-from tests.stripe_state import ask, assert_equal_to_stripe, back, everything
+from tests.stripe_state import ask, assert_equal_to_stripe, days_ago, everything
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 KEYS = {"STRIPE_API_KEY": "rk_live_of_the_tests", "STRIPE_TEST_API_KEY": "rk_test_of_the_tests"}
@@ -219,7 +219,7 @@ def test_an_empty_unnamed_account_proves_nothing_for_another_key(
 ) -> None:
     """Complete days of one account prove nothing about another's."""
     make_pipeline(LIVE).sync()
-    other_shop.shop.create_payment(livemode=True, created=back(other_shop.shop, 10))
+    other_shop.shop.create_payment(livemode=True, created=days_ago(other_shop.shop, 10))
     assert not make_pipeline(ANOTHER, url=other_shop.url).sync().failures
     assert_equal_to_stripe(other_shop.shop, folder.published)
 

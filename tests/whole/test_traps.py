@@ -39,7 +39,7 @@ from stripe_pipeline.sync.context import EVENTS
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.sync.plan import OVERLAP
 from tests.conftest import KEYS, MakePipeline
-from tests.stripe_state import all_columns, ask, assert_equal_to_stripe, back, changed, everything, rows
+from tests.stripe_state import all_columns, ask, assert_equal_to_stripe, changed, days_ago, everything, rows
 
 LIVE_KEY = {"STRIPE_API_KEY": "sk_live_of_the_tests"}
 TEST_KEY = {"STRIPE_API_KEY": "rk_test_of_the_tests"}
@@ -79,7 +79,7 @@ def deliver(folder: DataFolder, events: Sequence[dict[str, Any]]) -> None:
 def test_trap_01_an_invoice_with_25_lines_has_25_rows_all_fresh_after_a_change_and_24_after_one_is_removed(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    invoice = shop.create_invoice(n_lines=25, draft=True, created=back(shop, 3))["id"]
+    invoice = shop.create_invoice(n_lines=25, draft=True, created=days_ago(shop, 3))["id"]
     pipeline.sync()
     counted = "SELECT count(*), count(*) FILTER (description = 'fresh') FROM test.invoice_lines"
     assert ask(folder.published, counted) == [(25, 0)]
@@ -99,7 +99,7 @@ def test_trap_01_an_invoice_with_25_lines_has_25_rows_all_fresh_after_a_change_a
 def test_trap_02_a_charge_with_13_refunds_has_13_rows_and_refund_failed_changes_one(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    charge = shop.create_payment(amount=2600, created=back(shop, 50))["latest_charge"]
+    charge = shop.create_payment(amount=2600, created=days_ago(shop, 50))["latest_charge"]
     pipeline.sync()
     refunds = [shop.refund(charge, amount=100 + n)["id"] for n in range(13)]
     pipeline.sync()
@@ -116,18 +116,23 @@ def test_trap_02_a_charge_with_13_refunds_has_13_rows_and_refund_failed_changes_
 def test_trap_03_an_events_name_does_not_decide_the_type_of_its_object(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    charge = shop.create_payment(created=back(shop, 2))["latest_charge"]
-    refund = shop.refund(charge, amount=10, created=back(shop, 1), announce=False)["id"]
-    invoice = shop.create_invoice(n_lines=2, created=back(shop, 2))
+    charge = shop.create_payment(created=days_ago(shop, 2))["latest_charge"]
+    refund = shop.refund(charge, amount=10, created=days_ago(shop, 1), announce=False)["id"]
+    invoice = shop.create_invoice(n_lines=2, created=days_ago(shop, 2))
     pipeline.sync()
     server.requests.clear()
 
     refunded = shop.update("refunds", refund, announce=False, metadata={"seen": "yes"})
     shop.emit_event("charge.refund.updated", refunded, livemode=False)
-    subscription = {"id": "sub_1", "object": "subscription", "created": back(shop, 1), "customer": invoice["customer"]}
+    subscription = {
+        "id": "sub_1",
+        "object": "subscription",
+        "created": days_ago(shop, 1),
+        "customer": invoice["customer"],
+    }
     shop.emit_event("customer.subscription.updated", subscription, livemode=False)
     shop.emit_event("invoice.updated", invoice, livemode=False)
-    shop.emit_event("invoice.upcoming", {"object": "invoice", "created": back(shop, 0)}, livemode=False)
+    shop.emit_event("invoice.upcoming", {"object": "invoice", "created": days_ago(shop, 0)}, livemode=False)
     report = pipeline.sync()
 
     assert not report.failures
@@ -140,7 +145,7 @@ def test_trap_03_an_events_name_does_not_decide_the_type_of_its_object(
 def test_trap_04_after_31_days_a_changed_old_object_is_found_and_a_note_says_so(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    old = shop.create_customer(name="before", created=back(shop, 20))["id"]
+    old = shop.create_customer(name="before", created=days_ago(shop, 20))["id"]
     pipeline.sync()
     shop.update("customers", old, name="after")
     shop.clock.advance(31 * DAY)
@@ -155,8 +160,8 @@ def test_trap_04_after_exactly_30_days_nothing_is_lost(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, seconds: int
 ) -> None:
     pipeline = make_pipeline(TEST_KEY, sweep={"requests_a_month": 0})
-    late = shop.create_customer(name="before", created=back(shop, 20))["id"]
-    prompt = shop.create_customer(name="before", created=back(shop, 20))["id"]
+    late = shop.create_customer(name="before", created=days_ago(shop, 20))["id"]
+    prompt = shop.create_customer(name="before", created=days_ago(shop, 20))["id"]
     pipeline.sync()
     [(cursor,)] = ask(folder.published, f"SELECT epoch(read_until) FROM pipeline.cursors WHERE name = '{EVENTS}'")
     # Created before the last scan, visible only after it.
@@ -173,9 +178,9 @@ def test_trap_05_a_type_that_is_quiet_for_60_days_is_not_reloaded_at_each_sync(
     make_pipeline: MakePipeline, server: Server, shop: Shop
 ) -> None:
     shop.clock.advance(1.5 * DAY - shop.clock.now() % DAY)  # noon, so that no day ends during the last syncs
-    pipeline = make_pipeline(TEST_KEY, history=day_of(back(shop, 100)), sweep={"requests_a_month": 0})
-    shop.create_invoice(n_lines=12, created=back(shop, 90))
-    shop.create_payment(created=back(shop, 90))
+    pipeline = make_pipeline(TEST_KEY, history=day_of(days_ago(shop, 100)), sweep={"requests_a_month": 0})
+    shop.create_invoice(n_lines=12, created=days_ago(shop, 90))
+    shop.create_payment(created=days_ago(shop, 90))
     pipeline.sync()
     for _ in range(3):
         shop.clock.advance(20 * DAY)
@@ -192,7 +197,7 @@ def test_trap_05_a_type_that_is_quiet_for_60_days_is_not_reloaded_at_each_sync(
 def test_trap_06_a_change_between_the_page_that_lists_it_and_the_end_of_the_first_load_is_caught(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    customers = [shop.create_customer(created=back(shop, n / 10), announce=False)["id"] for n in range(150)]
+    customers = [shop.create_customer(created=days_ago(shop, n / 10), announce=False)["id"] for n in range(150)]
 
     def change(_: LoggedRequest) -> None:
         shop.update("customers", customers[3], name="changed")
@@ -208,8 +213,8 @@ def test_trap_06_a_change_between_the_page_that_lists_it_and_the_end_of_the_firs
 def test_trap_07_an_event_that_is_visible_late_or_shares_its_second_with_the_cursor_is_caught(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    late = shop.create_customer(created=back(shop, 20))["id"]
-    same = shop.create_customer(created=back(shop, 19))["id"]
+    late = shop.create_customer(created=days_ago(shop, 20))["id"]
+    same = shop.create_customer(created=days_ago(shop, 19))["id"]
     shop.clock.advance(OVERLAP + 60)
     pipeline.sync()
     shop.clock.advance(900)
@@ -230,8 +235,8 @@ def test_trap_07_an_event_that_is_visible_late_or_shares_its_second_with_the_cur
 def test_trap_08_changes_without_an_event_are_caught_within_a_day(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    young = shop.create_payment(created=back(shop, 0.001))
-    old = shop.create_payment(created=back(shop, 40))
+    young = shop.create_payment(created=days_ago(shop, 0.001))
+    old = shop.create_payment(created=days_ago(shop, 40))
     # Pending until the start of the third day after its creation.
     due = day_start(day_of(shop.clock.now())) - 2 * DAY
     pending = shop.create_payment(created=due)["latest_charge"]
@@ -255,7 +260,7 @@ def test_trap_08_balance_transactions_turn_available_without_a_list_of_their_day
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     pipeline = make_pipeline(TEST_KEY, sweep={"requests_a_month": 0})
-    shop.create_payment(created=back(shop, 1))
+    shop.create_payment(created=days_ago(shop, 1))
     [transaction] = shop.objects("balance_transactions", False)
     pipeline.sync()
     shop.clock.advance(8 * DAY)
@@ -268,8 +273,8 @@ def test_trap_08_balance_transactions_turn_available_without_a_list_of_their_day
 def test_trap_09_a_type_that_is_refused_keeps_its_rows_and_coverage_and_the_others_go_on(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    charge = shop.create_payment(created=back(shop, 5))["latest_charge"]
-    shop.refund(charge, amount=100, created=back(shop, 4))
+    charge = shop.create_payment(created=days_ago(shop, 5))["latest_charge"]
+    shop.refund(charge, amount=100, created=days_ago(shop, 4))
     pipeline.sync()
     before = rows(folder.published, "raw.refunds")
     covered = "SELECT * FROM pipeline.coverage WHERE object_type = 'refunds' ORDER BY day"
@@ -283,7 +288,7 @@ def test_trap_09_a_type_that_is_refused_keeps_its_rows_and_coverage_and_the_othe
     assert rows(folder.published, "raw.refunds") == before
     assert ask(folder.published, covered) == coverage
     assert ask(folder.published, "SELECT amount_refunded FROM test.charges") == [(300,)]
-    refused = pipeline.backfill([day_of(back(shop, 4))])
+    refused = pipeline.backfill([day_of(days_ago(shop, 4))])
     assert refused.failures.keys() == {"refunds"}
     assert ask(folder.published, covered) == coverage
 
@@ -296,7 +301,7 @@ def test_trap_09_a_type_that_is_refused_keeps_its_rows_and_coverage_and_the_othe
 def test_trap_09_a_type_that_is_refused_between_two_pages_keeps_its_rows_and_cursor(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, status: int
 ) -> None:
-    shop.create_payment(created=back(shop, 50))
+    shop.create_payment(created=days_ago(shop, 50))
     pipeline.sync()
     before = everything(folder.published)
     progress = (
@@ -327,7 +332,7 @@ def test_trap_10_a_429_is_waited_out_as_long_as_stripe_asks_for(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     for n in range(150):
-        shop.create_customer(created=back(shop, n / 10), announce=False)
+        shop.create_customer(created=days_ago(shop, n / 10), announce=False)
     server.faults.append(Fault(path="/v1/customers$", nth=2, times=2, status=429, headers={"Retry-After": "1"}))
     assert not pipeline.sync().failures
     assert_equal_to_stripe(shop, folder.published)
@@ -344,7 +349,7 @@ def test_trap_10_a_429_that_never_ends_fails_loudly_and_the_next_run_goes_on_fro
 ) -> None:
     monkeypatch.setattr(sync, "StripeApi", functools.partial(StripeApi, patience=0.5))
     for n in range(250):
-        shop.create_customer(created=back(shop, n / 10), announce=False)
+        shop.create_customer(created=days_ago(shop, n / 10), announce=False)
     server.faults.append(Fault(path="/v1/customers$", nth=3, status=429, times=None))
     report = make_pipeline(TEST_KEY).sync()
     assert report.failures.keys() == {"customers"}
@@ -370,9 +375,9 @@ def test_trap_11_a_page_that_arrives_broken_is_requested_again(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     for n in range(120):
-        charge = shop.create_payment(created=back(shop, n / 6), announce=False)["latest_charge"]
-        shop.refund(charge, created=back(shop, n / 7), announce=False)
-        shop.create_invoice(created=back(shop, n / 8), announce=False)
+        charge = shop.create_payment(created=days_ago(shop, n / 6), announce=False)["latest_charge"]
+        shop.refund(charge, created=days_ago(shop, n / 7), announce=False)
+        shop.create_invoice(created=days_ago(shop, n / 8), announce=False)
     server.faults += [
         Fault(path="/v1/charges$", nth=2, cut=0.7),
         Fault(path="/v1/customers$", nth=2, drop=True),
@@ -396,7 +401,7 @@ def test_trap_11_nothing_is_stored_of_a_page_that_never_arrives_complete(
 ) -> None:
     monkeypatch.setattr(sync, "StripeApi", functools.partial(StripeApi, max_attempts=2))
     for n in range(30):
-        shop.create_customer(created=back(shop, n), announce=False)
+        shop.create_customer(created=days_ago(shop, n), announce=False)
     server.faults.append(Fault(path="/v1/customers$", times=None, **how))
     report = make_pipeline(TEST_KEY).sync()
     assert report.failures.keys() == {"customers"}
@@ -411,11 +416,11 @@ def test_trap_12_the_first_run_loads_the_whole_history_of_the_settings(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     for days in (399, 200, 31, 29, 0.001):
-        charge = shop.create_payment(created=back(shop, days))["latest_charge"]
-        shop.refund(charge, amount=1, created=back(shop, days))
-        shop.dispute(charge, created=back(shop, days))
-        shop.create_invoice(n_lines=11, created=back(shop, days))
-    make_pipeline(TEST_KEY, history=day_of(back(shop, 400))).sync()
+        charge = shop.create_payment(created=days_ago(shop, days))["latest_charge"]
+        shop.refund(charge, amount=1, created=days_ago(shop, days))
+        shop.dispute(charge, created=days_ago(shop, days))
+        shop.create_invoice(n_lines=11, created=days_ago(shop, days))
+    make_pipeline(TEST_KEY, history=day_of(days_ago(shop, 400))).sync()
     assert ask(folder.published, "SELECT count(*) FROM test.customers") == [(5,)]
     assert_equal_to_stripe(shop, folder.published)
 
@@ -461,7 +466,7 @@ def test_trap_14_the_object_that_a_page_starts_after_is_deleted_between_pages(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     for n in range(250):
-        shop.create_customer(created=back(shop, n / 10), announce=False)
+        shop.create_customer(created=days_ago(shop, n / 10), announce=False)
     server.faults.append(
         Fault(
             path="/v1/customers$",
@@ -477,7 +482,7 @@ def test_trap_14_the_object_that_a_page_starts_after_is_deleted_between_pages(
     assert not pipeline.sync().failures
     assert [request.status for request in requests_of(server, "/v1/customers")].count(400) == 1
     # The deleted customer was listed before: an event announces the deletion, or the next list finds it.
-    pipeline.backfill([day_of(back(shop, n)) for n in range(30)])
+    pipeline.backfill([day_of(days_ago(shop, n)) for n in range(30)])
     assert ask(folder.published, "SELECT count(*) FROM test.customers") == [(249,)]
     assert_equal_to_stripe(shop, folder.published)
 
@@ -486,7 +491,7 @@ def test_trap_14_an_invoice_is_deleted_between_its_page_and_its_lines(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     remaining, unread, known = (
-        shop.create_invoice(n_lines=25, draft=True, created=back(shop, days))["id"] for days in (9, 8, 7)
+        shop.create_invoice(n_lines=25, draft=True, created=days_ago(shop, days))["id"] for days in (9, 8, 7)
     )
     server.faults.append(Fault(path=f"{unread}/lines", before=lambda _: shop.delete_invoice(unread)))
     assert not pipeline.sync().failures
@@ -506,7 +511,7 @@ def test_trap_15_webhooks_that_arrive_twice_and_in_any_order_within_one_second_g
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     orders = list(itertools.permutations(range(3)))
-    charges = [shop.create_payment(created=back(shop, 40 + n))["latest_charge"] for n in range(len(orders))]
+    charges = [shop.create_payment(created=days_ago(shop, 40 + n))["latest_charge"] for n in range(len(orders))]
     at = int(shop.clock.now())
     webhooks: list[list[dict[str, Any]]] = []
     for charge in charges:
@@ -576,7 +581,7 @@ class Held:
 def test_trap_16_a_page_that_is_written_late_does_not_undo_the_newer_row_of_a_webhook(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    day = back(shop, 5)
+    day = days_ago(shop, 5)
     customer = shop.create_customer(name="t0", created=day)["id"]
     deleted = shop.create_customer(name="t0", created=day)["id"]
     invoice = shop.create_invoice(n_lines=3, draft=True, created=day)["id"]
@@ -603,7 +608,7 @@ def test_trap_16_a_page_that_is_written_late_does_not_undo_the_newer_row_of_a_we
 def test_trap_16_a_webhooks_answer_that_is_written_late_does_not_undo_a_list_made_meanwhile(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    customer = shop.create_customer(name="t0", created=back(shop, 5))["id"]
+    customer = shop.create_customer(name="t0", created=days_ago(shop, 5))["id"]
     late, prompt = make_pipeline(TEST_KEY), make_pipeline(TEST_KEY)
     prompt.sync()
     shop.update("customers", customer, name="t0 + 1")
@@ -613,7 +618,7 @@ def test_trap_16_a_webhooks_answer_that_is_written_late_does_not_undo_a_list_mad
         held_sync = thread.submit(late.sync)
         assert held.has_read.wait(60)
         shop.update("customers", customer, name="t0", announce=False)
-        prompt.backfill([day_of(back(shop, 5))])  # the list finds the row as it is
+        prompt.backfill([day_of(days_ago(shop, 5))])  # the list finds the row as it is
         held.may_write.set()
         assert not held_sync.result(60).failures
     assert name_of(folder, customer) == "t0"
@@ -622,8 +627,8 @@ def test_trap_16_a_webhooks_answer_that_is_written_late_does_not_undo_a_list_mad
 def test_trap_17_a_webhook_replayed_15_days_later_does_not_bring_back_old_values(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    customer = shop.create_customer(name="first", created=back(shop, 40))["id"]
-    deleted = shop.create_customer(name="Ada", created=back(shop, 40))["id"]
+    customer = shop.create_customer(name="first", created=days_ago(shop, 40))["id"]
+    deleted = shop.create_customer(name="Ada", created=days_ago(shop, 40))["id"]
     pipeline.sync()
     webhooks = [
         shop.emit_event(
@@ -648,13 +653,13 @@ def test_trap_17_a_webhook_replayed_15_days_later_does_not_bring_back_old_values
 def test_trap_18_an_event_in_an_old_api_versions_shape_clears_no_column(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    payment = shop.create_payment(description="Order 6735", created=back(shop, 3))
-    invoice = shop.create_invoice(n_lines=3, created=back(shop, 3))["id"]
+    payment = shop.create_payment(description="Order 6735", created=days_ago(shop, 3))
+    invoice = shop.create_invoice(n_lines=3, created=days_ago(shop, 3))["id"]
     pipeline.sync()
     before = everything(folder.published)
 
     old_charge = {"id": payment["latest_charge"], "object": "charge", "created": payment["created"], "card": {}}
-    old_invoice = {"id": invoice, "object": "invoice", "date": back(shop, 3), "lines": {"data": [], "count": 0}}
+    old_invoice = {"id": invoice, "object": "invoice", "date": days_ago(shop, 3), "lines": {"data": [], "count": 0}}
     for kind, obj in (("charge.updated", old_charge), ("invoice.updated", old_invoice)):
         event = shop.emit_event(kind, obj, livemode=False, visible_after=NEVER)
         shop.put(event | {"api_version": "2015-10-16"}, livemode=False)
@@ -675,7 +680,7 @@ def test_trap_18_an_event_in_an_old_api_versions_shape_clears_no_column(
 def test_trap_19_a_deleted_customer_stays_deleted_and_keeps_its_last_columns_in_the_base_table(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    customer = shop.create_customer(name="Ada", email="ada@example.com", created=back(shop, 10))["id"]
+    customer = shop.create_customer(name="Ada", email="ada@example.com", created=days_ago(shop, 10))["id"]
     pipeline.sync()
     last = shop.objects("customers", False)[customer]
     shop.delete_customer(customer)
@@ -688,7 +693,7 @@ def test_trap_19_a_deleted_customer_stays_deleted_and_keeps_its_last_columns_in_
     shop.emit_event("customer.updated", last, livemode=False)
     pipeline.sync()
     assert ask(folder.published, visible) == [(0,)]
-    pipeline.backfill([day_of(back(shop, 10))])
+    pipeline.backfill([day_of(days_ago(shop, 10))])
     assert ask(folder.published, visible) == [(0,)]
     assert ask(folder.published, stored) == [("Ada", "ada@example.com", True)]
     covered = "SELECT sum(\"rows\")::INT FROM pipeline.coverage WHERE object_type = 'customers'"
@@ -700,7 +705,7 @@ def test_trap_20_equal_fees_are_rows_of_their_own_and_a_list_that_shrinks_is_tri
 ) -> None:
     fee = {"amount": 30, "application": None, "currency": "usd", "description": "Fixed fee", "type": "stripe_fee"}
     percent = fee | {"amount": 58, "description": "2.9 %"}
-    shop.create_payment(fees=[fee, fee, percent], created=back(shop, 2))
+    shop.create_payment(fees=[fee, fee, percent], created=days_ago(shop, 2))
     pipeline.sync()
     fees = "SELECT position, amount FROM test.fee_details ORDER BY position"
     sums = (
@@ -712,7 +717,7 @@ def test_trap_20_equal_fees_are_rows_of_their_own_and_a_list_that_shrinks_is_tri
 
     [transaction] = shop.objects("balance_transactions", False)
     shop.update("balance_transactions", transaction, fee_details=[fee], fee=30)
-    pipeline.backfill([day_of(back(shop, 2))])
+    pipeline.backfill([day_of(days_ago(shop, 2))])
     assert ask(folder.published, fees) == [(0, 30)]
     assert ask(folder.published, sums) == [(30, 30)]
     assert ask(folder.published, "SELECT count(*) FROM raw.fee_details") == [(1,)]
@@ -756,7 +761,7 @@ def test_trap_22_amounts_are_stored_in_minor_units_however_large(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     for currency, amount in (("jpy", 5000), ("kwd", 12345), ("usd", 2**31 + 1), ("idr", 2**53 + 1)):
-        shop.create_payment(amount=amount, currency=currency, created=back(shop, 2))
+        shop.create_payment(amount=amount, currency=currency, created=days_ago(shop, 2))
     pipeline.sync()
     expected = [("idr", 2**53 + 1), ("jpy", 5000), ("kwd", 12345), ("usd", 2**31 + 1)]
     for table in ("charges", "payment_intents", "balance_transactions"):
@@ -769,7 +774,7 @@ def test_trap_23_metadata_keeps_its_keys_and_values_and_loses_removed_ones(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     metadata = {"a b": "1", "a_b": "2", "A_B": "3", "emoji": "👩‍🚀 ok", "long": "é" * 500, "gone": "soon"}
-    customer = shop.create_customer(metadata=metadata, created=back(shop, 2))["id"]
+    customer = shop.create_customer(metadata=metadata, created=days_ago(shop, 2))["id"]
     pipeline.sync()
     query = (
         "SELECT metadata->>'a b', metadata->>'a_b', metadata->>'A_B', metadata->>'emoji', metadata->>'long',"
@@ -786,7 +791,7 @@ def test_trap_23_metadata_keeps_its_keys_and_values_and_loses_removed_ones(
 def test_trap_24_columns_survive_nulls_expanded_references_new_fields_and_changed_types(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    day = back(shop, 2)
+    day = days_ago(shop, 2)
     plain = shop.create_payment(created=day)["latest_charge"]
     expanded = shop.create_payment(created=day)["latest_charge"]
     shop.update("charges", expanded, customer={"id": "cus_1", "object": "customer", "name": "Ada"}, announce=False)
@@ -818,7 +823,7 @@ def test_trap_24_columns_survive_nulls_expanded_references_new_fields_and_change
 def settings_file(shop: Shop, tmp_path: Path) -> Path:
     """The settings file of pipelines that run as processes of their own."""
     path = tmp_path / "settings.yaml"
-    path.write_text(f"history: {day_of(back(shop, 60))}\n", encoding="utf-8")
+    path.write_text(f"history: {day_of(days_ago(shop, 60))}\n", encoding="utf-8")
     return path
 
 
@@ -860,9 +865,9 @@ def test_trap_27_schedule_webhooks_and_backfill_at_once_with_analysts_reading(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder, settings_file: Path
 ) -> None:
     for n in range(12):
-        charge = shop.create_payment(created=back(shop, n / 2))["latest_charge"]
-        shop.create_invoice(n_lines=n, created=back(shop, n / 2))
-        shop.refund(charge, amount=5, created=back(shop, n / 3))
+        charge = shop.create_payment(created=days_ago(shop, n / 2))["latest_charge"]
+        shop.create_invoice(n_lines=n, created=days_ago(shop, n / 2))
+        shop.refund(charge, amount=5, created=days_ago(shop, n / 3))
     make_pipeline(TEST_KEY).sync()
     cursor = f"SELECT read_until FROM pipeline.cursors WHERE name = '{EVENTS}'"
     stop = threading.Event()
@@ -950,9 +955,9 @@ def killed_at(number: int, server: Server, command: list[subprocess.Popen[str]])
 def test_trap_28_after_a_kill_between_two_steps_the_next_run_completes_the_work(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, settings_file: Path, step: str
 ) -> None:
-    charge = shop.create_payment(created=back(shop, 50))["latest_charge"]
-    customer = shop.create_customer(name="Ada", created=back(shop, 40))["id"]
-    invoice = shop.create_invoice(n_lines=12, draft=True, created=back(shop, 30))["id"]
+    charge = shop.create_payment(created=days_ago(shop, 50))["latest_charge"]
+    customer = shop.create_customer(name="Ada", created=days_ago(shop, 40))["id"]
+    invoice = shop.create_invoice(n_lines=12, draft=True, created=days_ago(shop, 30))["id"]
     pipeline.sync()
     shop.refund(charge)
     shop.delete_customer(customer)
@@ -980,8 +985,8 @@ def test_trap_28_a_first_run_that_is_killed_repeatedly_is_completed_by_the_next(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder, settings_file: Path, run: str
 ) -> None:
     for n in range(12):
-        shop.create_payment(created=back(shop, n), announce=False)
-        shop.create_invoice(n_lines=11, created=back(shop, n), announce=False)
+        shop.create_payment(created=days_ago(shop, n), announce=False)
+        shop.create_invoice(n_lines=11, created=days_ago(shop, n), announce=False)
     for number in (2, 12):
         children: list[subprocess.Popen[str]] = []
         killed_at(number, server, children)
@@ -996,11 +1001,11 @@ def test_trap_28_a_first_run_that_is_killed_repeatedly_is_completed_by_the_next(
 def test_trap_29_objects_older_than_the_history_stay_out_until_a_longer_history_loads_them(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    first = day_of(back(shop, 10))
-    old = shop.create_customer(created=back(shop, 30))["id"]
+    first = day_of(days_ago(shop, 10))
+    old = shop.create_customer(created=days_ago(shop, 30))["id"]
     edge = shop.create_customer(created=day_start(first) - 1)["id"]
     young = shop.create_customer(created=day_start(first))["id"]
-    charge = shop.create_payment(created=back(shop, 30))["latest_charge"]
+    charge = shop.create_payment(created=days_ago(shop, 30))["latest_charge"]
     pipeline = make_pipeline(TEST_KEY, history=first)
     pipeline.sync()
     for customer in (old, edge, young):
@@ -1017,7 +1022,7 @@ def test_trap_29_objects_older_than_the_history_stay_out_until_a_longer_history_
     assert rows(folder.published, "raw.charges") == []
     assert [row["id"] for row in rows(folder.published, "raw.refunds")] == [refund]  # created today
 
-    make_pipeline(TEST_KEY, history=day_of(back(shop, 60))).sync()
+    make_pipeline(TEST_KEY, history=day_of(days_ago(shop, 60))).sync()
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -1044,8 +1049,8 @@ def test_trap_31_a_local_clock_that_is_wrong_loses_nothing(
     pipeline: Pipeline, shop: Shop, folder: DataFolder, minutes: int
 ) -> None:
     shop.clock.advance(minutes * 60)
-    customer = shop.create_customer(created=back(shop, 0))["id"]
-    shop.create_payment(customer, created=back(shop, 2))
+    customer = shop.create_customer(created=days_ago(shop, 0))["id"]
+    shop.create_payment(customer, created=days_ago(shop, 2))
     pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
     for _ in range(20):
@@ -1078,8 +1083,8 @@ def test_trap_31_with_a_wrong_local_clock_a_change_right_after_a_read_is_not_tak
         passed[0] += seconds
         shop.clock.advance(seconds)
 
-    customer = shop.create_customer(created=back(shop, 2))["id"]
-    deleted = shop.create_customer(created=back(shop, 3))["id"]
+    customer = shop.create_customer(created=days_ago(shop, 2))["id"]
+    deleted = shop.create_customer(created=days_ago(shop, 3))["id"]
     # The first answer comes on the full second and tells the time exactly, the others do not.
     server.faults.append(Fault(path="/v1/events", before=lambda _: pass_by(0.3)))
     pipeline.sync()

@@ -16,7 +16,7 @@ from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import MakePipeline
-from tests.stripe_state import ask, assert_equal_to_stripe, back
+from tests.stripe_state import ask, assert_equal_to_stripe, days_ago
 
 LIVE_KEY = {"STRIPE_API_KEY": "sk_live_of_the_tests"}
 TIMES = {
@@ -48,8 +48,8 @@ def trade(shop: Shop) -> None:
 def pipeline(make_pipeline: MakePipeline, shop: Shop) -> Pipeline:
     """A pipeline of the live mode, with a history of three days."""
     for days in (0.01, 1, 2):
-        shop.create_payment(livemode=True, created=back(shop, days))
-    return make_pipeline(LIVE_KEY, history=day_of(back(shop, 3)))
+        shop.create_payment(livemode=True, created=days_ago(shop, days))
+    return make_pipeline(LIVE_KEY, history=day_of(days_ago(shop, 3)))
 
 
 @pytest.mark.parametrize("seconds", [DAY, -DAY])
@@ -62,7 +62,7 @@ def test_trap_33_one_answer_with_a_wrong_date_loses_nothing(
         pipeline.sync()
         trade(shop)
     server.faults.append(Fault(path=path, date=ahead(seconds)))
-    pipeline.sync([day_of(back(shop, 1))])
+    pipeline.sync([day_of(days_ago(shop, 1))])
     assert server.faults[0].hits
     assert_no_time_in_the_future(shop, folder)
     assert_equal_to_stripe(shop, folder.published)
@@ -77,7 +77,7 @@ def test_trap_33_a_wrong_date_amid_a_backfill_loses_nothing(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, nth: int
 ) -> None:
     pipeline.sync()
-    days = [day_of(back(shop, n)) for n in range(4)]
+    days = [day_of(days_ago(shop, n)) for n in range(4)]
     server.faults.append(Fault(nth=nth, date=ahead(DAY)))
     pipeline.backfill(days)
     assert_no_time_in_the_future(shop, folder)
@@ -155,14 +155,14 @@ def damage(folder: DataFolder, by: str) -> None:
 def test_a_file_with_times_in_the_future_is_corrected_with_a_note(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, by: str, first: str
 ) -> None:
-    old = shop.create_customer(livemode=True, created=back(shop, 2))["id"]
-    deleted = shop.create_customer(livemode=True, created=back(shop, 2))["id"]
+    old = shop.create_customer(livemode=True, created=days_ago(shop, 2))["id"]
+    deleted = shop.create_customer(livemode=True, created=days_ago(shop, 2))["id"]
     pipeline.sync()
     damage(folder, by)
     trade(shop)
     shop.update("customers", old, name="changed meanwhile")
     shop.delete_customer(deleted)
-    report = pipeline.sync() if first == "sync" else pipeline.backfill([day_of(back(shop, 1))])
+    report = pipeline.sync() if first == "sync" else pipeline.backfill([day_of(days_ago(shop, 1))])
     assert [note for note in report.notes if "ahead of Stripe's clock" in note]
     assert_no_time_in_the_future(shop, folder)
     pipeline.sync()
@@ -176,7 +176,7 @@ def test_a_file_with_times_in_the_future_is_corrected_with_a_note(
 def test_if_only_rows_have_times_in_the_future_they_are_read_again_at_their_next_change(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    customer = shop.create_customer(livemode=True, created=back(shop, 2))["id"]
+    customer = shop.create_customer(livemode=True, created=days_ago(shop, 2))["id"]
     pipeline.sync()
     with duckdb.connect(str(folder.private)) as connection:
         connection.execute("UPDATE raw.customers SET _fetched_at = _fetched_at + INTERVAL 1 YEAR")

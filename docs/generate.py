@@ -135,7 +135,7 @@ def overview() -> str:
 def bookkeeping() -> str:
     """The columns that the pipeline adds to every base table."""
     livemode = next(column for column in OBJECT_TYPES["charges"].columns if column.name == "livemode")
-    rows = [(f"`{it.name}`", it.kind.sql_type, it.description) for it in (livemode, *BOOKKEEPING)]
+    rows = [(f"`{column.name}`", column.kind.sql_type, column.description) for column in (livemode, *BOOKKEEPING)]
     return _table(("column", "type", "description"), rows)
 
 
@@ -225,13 +225,13 @@ def _described_table(title: str, name: str, sql_types: Mapping[str, str], texts:
 
 def settings() -> str:
     """The keys at the top of the settings file."""
-    return "\n\n".join(_setting(it, descriptions().settings) for it in keys_of(Settings))
+    return "\n\n".join(_setting(setting, descriptions().settings) for setting in keys_of(Settings))
 
 
 def object_settings() -> str:
     """The keys of one object type."""
     above = f"objects.{_PLACEHOLDERS['objects']}."
-    return "\n\n".join(_setting(it, descriptions().object_settings, above) for it in keys_of(ObjectSettings))
+    return "\n\n".join(_setting(setting, descriptions().object_settings, above) for setting in keys_of(ObjectSettings))
 
 
 def _setting(setting: Setting, texts: Mapping[str, SettingText], above: str = "") -> str:
@@ -275,14 +275,14 @@ def _is_model(annotation: Any) -> bool:
 
 def _without_none(annotation: Any) -> Any:
     if get_origin(annotation) in (Union, types.UnionType):
-        others = [it for it in get_args(annotation) if it is not type(None)]
+        others = [member for member in get_args(annotation) if member is not type(None)]
         return others[0] if len(others) == 1 else annotation
     return annotation
 
 
 def _type_of(annotation: Any, field: FieldInfo) -> str:
-    least = next((it.ge for it in field.metadata if hasattr(it, "ge")), None)
-    most = next((it.le for it in field.metadata if hasattr(it, "le")), None)
+    least = next((bound.ge for bound in field.metadata if hasattr(bound, "ge")), None)
+    most = next((bound.le for bound in field.metadata if hasattr(bound, "le")), None)
     if annotation is bool:
         return "`true` or `false`"
     if annotation is int:
@@ -332,7 +332,9 @@ def environment() -> str:
     texts = descriptions().environment
     names = [*texts, *(name for name in variables() if name not in texts)]
     given = ((name, texts.get(name, VariableText(what=""))) for name in names)
-    return _table(("variable", "default", "description"), [(f"`{name}`", it.default, it.what) for name, it in given])
+    return _table(
+        ("variable", "default", "description"), [(f"`{name}`", text.default, text.what) for name, text in given]
+    )
 
 
 @cache
@@ -404,10 +406,14 @@ def undescribed() -> list[str]:
     """What is declared and described neither in the code nor in `descriptions.yaml`, and what is described there and
     no longer declared."""
     texts = descriptions()
-    shown = {f"rows.{name}": texts.rows.get(name, it.description) for name, it in OBJECT_TYPES.items()}
+    shown = {
+        f"rows.{name}": texts.rows.get(name, object_type.description) for name, object_type in OBJECT_TYPES.items()
+    }
     shown |= {f"environment.{name}": "" for name in variables()}
     described = {f"rows.{name}": text for name, text in texts.rows.items()}
-    described |= {f"environment.{name}": it.what for name, it in texts.environment.items() if _VARIABLE.fullmatch(name)}
+    described |= {
+        f"environment.{name}": text.what for name, text in texts.environment.items() if _VARIABLE.fullmatch(name)
+    }
     for kind, model, keys in (
         ("settings", Settings, texts.settings),
         ("object_settings", ObjectSettings, texts.object_settings),

@@ -141,6 +141,6 @@ def ask(published: Path, sql: str) -> list[tuple[Any, ...]]:
         return connection.execute(sql).fetchall()
 
 
-def back(shop: Shop, days: float) -> int:
+def days_ago(shop: Shop, days: float) -> int:
     """The time that many days ago on the shop's clock, in Unix seconds."""
     return int(shop.clock.now() - days * DAY)

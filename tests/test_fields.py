@@ -26,7 +26,7 @@ from stripe_pipeline.warehouse import compaction
 from stripe_pipeline.warehouse.schema import FORMAT
 from tests.cli.test_cli import Project, Run, api, environment, project, run  # noqa: F401 - the command line's fixtures
 from tests.conftest import KEYS, MakePipeline
-from tests.stripe_state import ask, assert_equal_to_stripe, back, changed, rows
+from tests.stripe_state import ask, assert_equal_to_stripe, changed, days_ago, rows
 
 ADDRESS = "ada.of.the.tests@example.com"
 LIVE = {"STRIPE_API_KEY": KEYS["STRIPE_API_KEY"]}
@@ -72,7 +72,7 @@ NOWHERE = {
 
 def trade(shop: Shop) -> str:
     """Create a customer whose email address is in every object that can hold one, and return the customer's id."""
-    day = back(shop, 3)
+    day = days_ago(shop, 3)
     customer = shop.create_customer(created=day, email=ADDRESS, name="Ada")["id"]
     paid = shop.create_payment(created=day, customer=customer, receipt_email=ADDRESS)
     person = {"id": customer, "object": "customer", "email": ADDRESS, "name": "Ada", "created": day}
@@ -122,7 +122,7 @@ def test_a_field_that_is_excluded_later_is_removed_from_every_file(
     make_pipeline().sync()
     (folder.spool / "of-a-killed-run").mkdir()
     (folder.spool / "of-a-killed-run" / "customers.ndjson").write_text(ADDRESS)
-    shutil.copy(folder.private, folder.private.with_name("compacted.duckdb"))  # what a killed compaction leaves
+    shutil.copy(folder.private, folder.private.with_name("compacted.duckdb"))  # as a killed compaction leaves one
     with duckdb.connect(str(folder.published), read_only=True) as reading:
         later = fields(**NOWHERE)
         # The rows of a type that is not read any more are still stored.
@@ -144,12 +144,12 @@ def test_a_field_that_is_included_again_needs_a_backfill_and_every_sync_says_so(
     wider = make_pipeline()
     notes = [note for note in wider.sync().notes if "backfill" in note]
     assert ask(folder.published, "SELECT email FROM test.customers") == [(None,)]
-    day = day_of(back(shop, 3))
+    day = day_of(days_ago(shop, 3))
     remedy = f"`stripe-pipeline backfill --from {day} --to {day} --only customers` brings that in"
     assert f"customers: days from {day} to {day} were read without email; {remedy}" in notes
     held = "without _extra (customers.email), billing_details.email, receipt_email;"
     assert len([note for note in notes if held in note]) == 1
-    wider.backfill([day_of(back(shop, 3))])
+    wider.backfill([day_of(days_ago(shop, 3))])
     assert_all_fields_are_stored(shop, folder)
     assert [note for note in wider.sync().notes if "backfill" in note] == []
 
@@ -209,7 +209,7 @@ def test_hashed_fields_reveal_nothing_and_still_join(
     assert address == hmac.new(key, ADDRESS.encode(), "sha256").hexdigest()[:32]
     assert expanded == address
     assert holding(folder.root, ADDRESS) == []
-    make_pipeline(**hashed).backfill([day_of(back(shop, 3))])
+    make_pipeline(**hashed).backfill([day_of(days_ago(shop, 3))])
     assert ask(folder.published, "SELECT email FROM test.customers") == [(address,)]  # the same in every run
 
 
@@ -228,7 +228,7 @@ def test_a_field_that_is_hashed_later_has_the_same_hash_in_stored_and_new_rows(
     pipeline.sync()
     assert holding(folder.root, ADDRESS) == []
     before = {table: rows(folder.published, f"raw.{table}") for table in later["objects"]}
-    assert changed(pipeline.backfill([day_of(back(shop, 3))])) == {}
+    assert changed(pipeline.backfill([day_of(days_ago(shop, 3))])) == {}
     assert {table: rows(folder.published, f"raw.{table}") for table in later["objects"]} == before
     assert ask(folder.published, "SELECT email = (billing_details->>'email') FROM test.customers, test.charges") == [
         (True,)
@@ -246,7 +246,7 @@ def test_another_hash_key_makes_other_hashes_and_asks_for_a_backfill(
     pipeline = make_pipeline(**hashed)
     assert any("were read without email;" in note for note in pipeline.sync().notes)
     assert ask(folder.published, "SELECT email FROM test.customers") == [(None,)]
-    pipeline.backfill([day_of(back(shop, 3))])
+    pipeline.backfill([day_of(days_ago(shop, 3))])
     [(second,)] = ask(folder.published, "SELECT email FROM test.customers")
     assert second not in (None, first, ADDRESS)
     assert holding(folder.root, "another key of the tests") == []
@@ -263,7 +263,7 @@ def test_a_hash_is_not_taken_for_a_value_when_the_field_is_plain_again(
     plain.sync()
     assert ask(folder.published, "SELECT email FROM test.customers") == [(None,)]
     assert ask(folder.published, "SELECT billing_details->>'email' FROM test.charges") == [(None,)]
-    plain.backfill([day_of(back(shop, 3))])
+    plain.backfill([day_of(days_ago(shop, 3))])
     assert_all_fields_are_stored(shop, folder)
 
 
@@ -318,7 +318,7 @@ def test_fees_in_other_objects_can_be_read_again(
 ) -> None:
     trade(shop)
     [charge] = shop.objects("charges", False)
-    shop.dispute(charge, created=back(shop, 2))
+    shop.dispute(charge, created=days_ago(shop, 2))
     make_pipeline().sync()
     [(held,)] = ask(folder.published, "SELECT balance_transactions::VARCHAR FROM raw.disputes")
     assert "Dispute fee" in held
@@ -331,7 +331,7 @@ def test_fees_in_other_objects_can_be_read_again(
         if again:  # excluded once more: the field is not missing
             left_out = make_pipeline(**fields(fee_details={"exclude": ["description"]}))
             assert left_out.sync().notes == []
-    make_pipeline().backfill([day_of(back(shop, 2))], ["disputes"])
+    make_pipeline().backfill([day_of(days_ago(shop, 2))], ["disputes"])
     assert [note for note in make_pipeline().sync().notes if "--only disputes" in note] == []
     assert ask(folder.published, "SELECT balance_transactions::VARCHAR FROM raw.disputes") == [(held,)]
 
@@ -346,18 +346,18 @@ def test_a_field_that_is_included_again_is_reported_whatever_the_local_clock_say
     assert [note for note in make_pipeline().sync().notes if "read without email" in note] != []
     make_pipeline(**fields(customers={"exclude": ["email"]})).sync()
     wider = make_pipeline()
-    wider.backfill([day_of(back(shop, 3))])
+    wider.backfill([day_of(days_ago(shop, 3))])
     assert wider.sync().notes == []
     assert ask(folder.published, "SELECT email FROM test.customers") == [(ADDRESS,)]
 
 
 def test_a_backfill_is_asked_for_only_where_the_settings_allow_it(make_pipeline: MakePipeline, shop: Shop) -> None:
     for age in (50, 5):
-        shop.create_customer(created=back(shop, age), email=ADDRESS)
+        shop.create_customer(created=days_ago(shop, age), email=ADDRESS)
     make_pipeline(**fields(customers={"exclude": ["email"]}, charges={"exclude": ["outcome"]})).sync()
     later = (datetime.now(UTC) - timedelta(days=30)).date()
     [note] = make_pipeline(history=later).sync().notes
-    assert f"days from {day_of(back(shop, 5))} to {day_of(back(shop, 5))} were read without email" in note
+    assert f"days from {day_of(days_ago(shop, 5))} to {day_of(days_ago(shop, 5))} were read without email" in note
     assert make_pipeline(objects={"customers": {"enabled": False}}).sync().notes == []
 
 
@@ -372,7 +372,7 @@ def test_a_field_that_two_rules_hash_is_hashed_once(
     sql = "SELECT l.description, i.lines->>'$.data[0].description' FROM raw.invoices i JOIN raw.invoice_lines l ON true"
     [(of_line, in_invoice)] = ask(folder.published, sql)
     assert of_line == in_invoice
-    make_pipeline(**fields(**rules)).backfill([day_of(back(shop, 3))])
+    make_pipeline(**fields(**rules)).backfill([day_of(days_ago(shop, 3))])
     assert ask(folder.published, sql) == [(of_line, of_line)]
 
 
@@ -380,7 +380,7 @@ def test_metadata_does_not_decide_the_type_of_an_object(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     metadata = {"object": "customer", "order_id": "A-17", "email": ADDRESS}
-    paid = shop.create_payment(created=back(shop, 2), metadata=metadata)
+    paid = shop.create_payment(created=days_ago(shop, 2), metadata=metadata)
     shop.update("charges", paid["latest_charge"], metadata=metadata)
     shop.update("charges", paid["latest_charge"], brand_new={"object": "thing", "metadata": metadata})
     make_pipeline(**fields(customers={"include": ["name"]})).sync()
@@ -441,7 +441,7 @@ def test_rows_are_equal_to_stripe_after_fields_were_excluded_for_a_while(
         )
     ).sync()
     everything = make_pipeline()
-    everything.backfill([day_of(back(shop, n)) for n in range(60)])
+    everything.backfill([day_of(days_ago(shop, n)) for n in range(60)])
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -502,7 +502,7 @@ def test_null_is_hashed_to_null_and_a_list_to_a_list(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     for phone in (None, ADDRESS, [ADDRESS]):
-        customer = shop.create_customer(created=back(shop, 3))["id"]
+        customer = shop.create_customer(created=days_ago(shop, 3))["id"]
         shop.update("customers", customer, announce=False, phone=phone)
     make_pipeline(**fields(customers={"hash": ["phone"]})).sync()
     phones = ask(folder.published, "SELECT phone, _extra->>'$.phone[0]' FROM test.customers ORDER BY ALL")
@@ -525,7 +525,7 @@ def expand_refund(shop: Shop) -> str:
     """Create a refund that holds its charge, which holds its customer, and return the customer's id."""
     customer = trade(shop)
     [charge] = shop.objects("charges", False).values()
-    refund = shop.refund(charge["id"], 500, created=back(shop, 2))["id"]
+    refund = shop.refund(charge["id"], 500, created=days_ago(shop, 2))["id"]
     shop.update("refunds", refund, announce=False, charge=charge)
     return customer
 
@@ -566,7 +566,7 @@ def test_names_of_nested_fields_may_have_spaces_and_dots(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, later: bool
 ) -> None:
     metadata = {"home address": ADDRESS, "home": "kept", "e.mail": ADDRESS, "e": "kept"}
-    shop.create_customer(created=back(shop, 3), metadata=metadata)
+    shop.create_customer(created=days_ago(shop, 3), metadata=metadata)
     if later:
         make_pipeline().sync()
     make_pipeline(**fields(customers={"exclude": ["metadata.home address", 'metadata."e.mail"']})).sync()
@@ -578,7 +578,7 @@ def test_a_hashed_reference_is_the_same_expanded_or_not_and_points_to_no_row(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     expand_refund(shop)
-    shop.create_payment(created=back(shop, 2))  # of no customer
+    shop.create_payment(created=days_ago(shop, 2))  # of no customer
     hashed = fields(charges={"hash": ["customer"]}, invoices={"hash": ["customer"]}, refunds={"hash": ["charge"]})
     make_pipeline(**hashed).sync()
     [(customer,)] = ask(folder.published, "SELECT customer FROM test.invoices")
@@ -597,7 +597,7 @@ LINES = '-metadata."e.mail"\n-phone\n#email\n#metadata.nick\n-_extra'
 def of_format_5(make_pipeline: MakePipeline, shop: Shop, folder: DataFolder) -> tuple[str, str]:
     """A data folder in format 5 with a customer, loaded with `RULES`; the hashes of its two hashed values."""
     metadata = {"e.mail": ADDRESS, "nick": "ada"}
-    shop.create_customer(created=back(shop, 3), email=ADDRESS, name="Ada", phone="1", metadata=metadata)
+    shop.create_customer(created=days_ago(shop, 3), email=ADDRESS, name="Ada", phone="1", metadata=metadata)
     make_pipeline(**fields(**RULES)).sync()
     with duckdb.connect(str(folder.private)) as connection:
         connection.execute("UPDATE pipeline.applied SET value = '' WHERE starts_with(name, 'fields of ')")
@@ -631,7 +631,7 @@ def test_a_file_of_format_5_is_adapted_to_settings_that_store_more(
     assert 'were read without _extra, email, metadata."e.mail", metadata.nick, phone;' in note
     customer = "SELECT name, email, metadata->>'nick', phone FROM test.customers"
     assert ask(folder.published, customer) == [("Ada", None, None, None)]
-    pipeline.backfill([day_of(back(shop, 3))])
+    pipeline.backfill([day_of(days_ago(shop, 3))])
     assert pipeline.sync().notes == []
     assert_equal_to_stripe(shop, folder.published)
 
@@ -652,7 +652,7 @@ SECRETS = ("pi_1_secret_Aa1", "src_client_secret_Bb2", "seti_1_secret_Cc3", "ek_
 
 def put_secrets_everywhere(shop: Shop) -> str:
     """Create a payment whose client secret is wherever Stripe puts one and in metadata; return the intent's id."""
-    day = back(shop, 3)
+    day = days_ago(shop, 3)
     intent = shop.create_payment(created=day, metadata={"client_secret": "the shop's own"})["id"]
     [charge] = shop.objects("charges", False)
     of_intent, of_source, of_setup, of_key, of_invoice = SECRETS
@@ -751,7 +751,7 @@ def test_secrets_are_erased_from_files_that_hold_them(
     assert len(list(folder.versions.iterdir())) == 1
     assert ask(folder.published, "SELECT count(*), sum(amount) FROM test.payment_intents") == held
     before_listing = rows(folder.published, "raw.payment_intents")
-    assert changed(make_pipeline().backfill([day_of(back(shop, 3))])) == {}
+    assert changed(make_pipeline().backfill([day_of(days_ago(shop, 3))])) == {}
     assert rows(folder.published, "raw.payment_intents") == before_listing
 
 
@@ -767,7 +767,7 @@ def test_a_secret_is_stored_only_where_the_settings_name_it(
     pipeline = make_pipeline(**fields(**named))
     [note] = [note for note in pipeline.sync().notes if "--only invoices" in note]
     assert "confirmation_secret" in note
-    pipeline.backfill([day_of(back(shop, 3))], ["invoices"])
+    pipeline.backfill([day_of(days_ago(shop, 3))], ["invoices"])
     assert ask(folder.published, "SELECT confirmation_secret->>'client_secret' FROM test.invoices") == [(SECRETS[4],)]
     make_pipeline(**fields(payment_intents={"hash": ["client_secret"]})).sync()
     assert [holding(folder.root, secret) for secret in SECRETS] == [[]] * len(SECRETS)

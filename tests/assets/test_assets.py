@@ -20,7 +20,7 @@ from stripe_pipeline.assets.keys import RUN_TAGS
 from stripe_pipeline.assets.views import build_view_assets
 from stripe_pipeline.automation import events_without_a_run, sync_every_15_minutes
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.days import DAY, day_of, today
+from stripe_pipeline.days import day_of, today
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.objects import OBJECT_TYPES
@@ -28,7 +28,7 @@ from stripe_pipeline.resources.pipeline import RESOURCE
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.sync.report import Report
 from tests.conftest import MakePipeline, OpenedPipeline
-from tests.stripe_state import ask, assert_equal_to_stripe
+from tests.stripe_state import ask, assert_equal_to_stripe, days_ago
 from tests.webserver import Webserver, webserver
 
 RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
@@ -63,11 +63,6 @@ def latest(instance: dg.DagsterInstance, table: str, day: str) -> dict[str, Any]
     materialization = records[0].asset_materialization
     assert materialization is not None
     return {name: value.value for name, value in materialization.metadata.items()}
-
-
-def days_ago(shop: Shop, days: float) -> int:
-    """Unix seconds on the shop's clock."""
-    return int(shop.clock.now() - days * DAY)
 
 
 @pytest.mark.both_modes
@@ -339,7 +334,7 @@ def test_a_sync_also_records_changes_of_days_before_the_first_partition(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """Loaded rows come to lie before the first partition where the history is an age, which moves on."""
+    """A history that is an age moves on, so that loaded rows are before the first partition."""
     old = shop.create_customer(created=days_ago(shop, 9))["id"]
     defs.resolve_job_def("sync").execute_in_process(instance=instance, partition_key=today().isoformat())
     shop.update("customers", old, name="Grace")

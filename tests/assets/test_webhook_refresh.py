@@ -34,7 +34,7 @@ from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.warehouse import publisher
 from stripe_pipeline.warehouse.publisher import PAUSE
 from tests.conftest import MakePipeline, OpenedPipeline
-from tests.stripe_state import assert_equal_to_stripe, back
+from tests.stripe_state import assert_equal_to_stripe, days_ago
 from tests.warehouse.test_warehouse import slow_copies
 
 
@@ -82,7 +82,7 @@ def add_events(pipeline: Pipeline, shop: Shop) -> None:
 def test_a_tick_applies_events_that_arrive_while_it_waits_and_reports_each_table_and_day(
     pipeline: Pipeline, shop: Shop, folder: DataFolder, instance: dg.DagsterInstance
 ) -> None:
-    created = back(shop, 30)
+    created = days_ago(shop, 30)
     charge = shop.create_payment(created=created)["latest_charge"]
     pipeline.sync()
     add_events(pipeline, shop)
@@ -130,7 +130,7 @@ def test_objects_that_are_too_many_for_a_tick_become_one_run(
     pipeline: Pipeline, shop: Shop, folder: DataFolder, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(automation, "MAX_OBJECTS", 3)
-    customers = [shop.create_customer(name="old", created=back(shop, 20 + n))["id"] for n in range(9)]
+    customers = [shop.create_customer(name="old", created=days_ago(shop, 20 + n))["id"] for n in range(9)]
     pipeline.sync()
     for customer in customers:
         shop.update("customers", customer, name="new")
@@ -160,7 +160,7 @@ def test_an_object_that_is_announced_repeatedly_is_read_once_in_two_seconds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(publisher, "PAUSE", PAUSE)
-    customers = [shop.create_customer(created=back(shop, 20 + n))["id"] for n in range(2)]
+    customers = [shop.create_customer(created=days_ago(shop, 20 + n))["id"] for n in range(2)]
     pipeline.sync()
     server.requests.clear()
     ends = time.monotonic() + 5
@@ -191,7 +191,7 @@ def test_webhooks_wait_until_publishing_is_due_over_many_ticks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     key = {"STRIPE_API_KEY": "sk_test_of_the_tests"}
-    shop.create_customer(created=back(shop, 20))
+    shop.create_customer(created=days_ago(shop, 20))
     make_pipeline(key).sync()
     copies = slow_copies(monkeypatch, seconds=0.1)
     monkeypatch.setattr(publisher, "_SHARE", 1000)
@@ -222,7 +222,7 @@ def test_waiting_notifications_are_published_when_dagster_is_being_ended(
     monkeypatch.setattr(publisher, "_SHARE", 1000)
     slow_copies(monkeypatch, seconds=0.1)
     pipeline = make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"})
-    shop.create_customer(created=back(shop, 20))
+    shop.create_customer(created=days_ago(shop, 20))
     pipeline.sync()
     folder.stopping.touch()
     shop.create_customer()
@@ -234,7 +234,7 @@ def test_waiting_notifications_are_published_when_dagster_is_being_ended(
 def test_dead_notifications_fail_a_check_of_their_table(
     pipeline: Pipeline, shop: Shop, server: Server, instance: dg.DagsterInstance
 ) -> None:
-    customer = shop.create_customer(created=back(shop, 20))["id"]
+    customer = shop.create_customer(created=days_ago(shop, 20))["id"]
     pipeline.sync()
     server.faults.append(Fault(path=f"/v1/customers/{customer}", status=400, times=None))
     shop.update("customers", customer, name="new")
@@ -275,7 +275,7 @@ def test_a_tick_does_not_wait_while_dagster_is_being_ended_but_applies_waiting_n
 ) -> None:
     monkeypatch.setattr(automation, "TICK_SECONDS", 30.0)
     monkeypatch.setattr(automation, "REPORT_WITHIN", 30.0)
-    shop.create_customer(created=back(shop, 20))
+    shop.create_customer(created=days_ago(shop, 20))
     pipeline.sync()
     folder.stopping.touch()
     started = time.monotonic()

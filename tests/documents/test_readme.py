@@ -22,7 +22,7 @@ from stripe_pipeline.settings.environment import load_keys
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import KEYS, MakePipeline
-from tests.stripe_state import back
+from tests.stripe_state import days_ago
 
 REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -171,7 +171,7 @@ def test_the_file_says_its_version_and_how_far_events_were_read(
         with duckdb.connect(str(folder.published), read_only=True) as connection:
             return connection.execute(sql).fetchall()
 
-    shop.create_customer(created=back(shop, 5))
+    shop.create_customer(created=days_ago(shop, 5))
     pipeline = make_pipeline({"STRIPE_API_KEY": KEYS["STRIPE_TEST_API_KEY"]})
     began = datetime.now(UTC)
     pipeline.sync()

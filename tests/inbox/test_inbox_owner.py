@@ -19,7 +19,7 @@ from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.settings.environment import load_keys
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.sync.pipeline import Pipeline
-from tests.stripe_state import ask, assert_equal_to_stripe, back
+from tests.stripe_state import ask, assert_equal_to_stripe, days_ago
 
 KEY = {"STRIPE_API_KEY": "sk_test_of_the_tests"}
 RESCANNED = "The inbox was new: Stripe's events of the last 30 days were read again"
@@ -75,7 +75,7 @@ def changed_customer_that_may_not_be_read(
     open_pipeline: OpenPipeline, folder: DataFolder, shop: Shop, server: Server
 ) -> str:
     """The id of a customer that was loaded and has changed since, while the key has lost the permission."""
-    customer = str(shop.create_customer(created=back(shop, 40), name="before")["id"])
+    customer = str(shop.create_customer(created=days_ago(shop, 40), name="before")["id"])
     open_pipeline(folder).sync()
     shop.update("customers", customer, name="after")
     server.faults.append(Fault(path="/v1/customers", status=403, times=None))
@@ -166,7 +166,7 @@ def test_an_upgrade_reads_no_events_again(
 def test_the_inbox_of_one_data_folder_is_refused_to_another_one_until_it_is_handed_over(
     open_pipeline: OpenPipeline, folder: DataFolder, shop: Shop, server: Server, shared_url: str, tmp_path: Path
 ) -> None:
-    customer = shop.create_customer(created=back(shop, 5), name="before")["id"]
+    customer = shop.create_customer(created=days_ago(shop, 5), name="before")["id"]
     open_pipeline(folder, shared_url).sync()
     shop.update("customers", customer, name="after")
     add_events(open_pipeline(folder, shared_url), shop)
@@ -235,7 +235,7 @@ def restore(folder: DataFolder, copy: Path) -> None:
 def test_a_restored_warehouse_gets_the_changes_that_were_applied_since(
     open_pipeline: OpenPipeline, folder: DataFolder, shop: Shop, server: Server, tmp_path: Path
 ) -> None:
-    customer = shop.create_customer(created=back(shop, 40), name="before")["id"]
+    customer = shop.create_customer(created=days_ago(shop, 40), name="before")["id"]
     open_pipeline(folder).sync()
     copy = tmp_path / "copy.duckdb"
     shutil.copyfile(folder.private, copy)
@@ -257,7 +257,7 @@ def test_a_restored_warehouse_gets_the_changes_that_were_applied_since(
 def test_a_copy_of_a_data_folder_is_refused_the_inbox_outside(
     open_pipeline: OpenPipeline, folder: DataFolder, shop: Shop, shared_url: str, tmp_path: Path
 ) -> None:
-    customer = shop.create_customer(created=back(shop, 40), name="before")["id"]
+    customer = shop.create_customer(created=days_ago(shop, 40), name="before")["id"]
     open_pipeline(folder, shared_url).sync()
     copy = DataFolder(tmp_path / "copy")
     copy.prepare()

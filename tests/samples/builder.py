@@ -49,7 +49,7 @@ _PREFIXES = {
     "payment_intent": ("pi_1", "pi_3"),
     "refund": ("re_1", "re_3", "re_3", "pyr_1"),
 }
-"""What ids begin with, the variants in turn; ids of other kinds begin with the kind."""
+"""The prefixes of ids, for the variants in turn; ids of other kinds begin with the kind."""
 _CURRENCIES = ("usd", "jpy", "eur", "kwd")
 _DECIMALS = ("12.5", "0", "1200", "0.000000000001")
 _RATES = (1.083, 0.0, 19.5, 1)

@@ -438,7 +438,7 @@ def test_settings_of_one_type_override_those_of_all_types(load: Load) -> None:
     types = settings.types
     assert settings.retention_of(types["charges"]) is None
     assert str(settings.retention_of(types["refunds"])) == "12 months"
-    assert settings.retention_of(types["invoice_lines"]) is None  # goes with its parent
+    assert settings.retention_of(types["invoice_lines"]) is None  # its parent's
     assert settings.cutoff(types["fee_details"]) == datetime.now(UTC).date() - timedelta(weeks=2)
     assert settings.history_of(types["charges"]) == settings.first_day == date(2023, 5, 1)
     assert settings.history_of(types["invoice_lines"]) == date(2023, 6, 1)  # its parent's

@@ -343,11 +343,11 @@ def test_the_longest_lists_are_not_held_up_by_the_others() -> None:
                 served[endpoint] += 1
 
     others = [f"/v1/{number}" for number in range(4)]
-    threads = [threading.Thread(target=read, args=(it,), daemon=True) for it in (*others, *LONGEST)]
+    threads = [threading.Thread(target=read, args=(endpoint,), daemon=True) for endpoint in (*others, *LONGEST)]
     for thread in threads:
         thread.start()
     time.sleep(4)
     limits.close()
     for thread in threads:
         thread.join(10)
-    assert min(served[it] for it in LONGEST) > 1.5 * max(served[it] for it in others) > 0
+    assert min(served[path] for path in LONGEST) > 1.5 * max(served[path] for path in others) > 0

@@ -73,7 +73,7 @@ def refused(status: int, message: str = "No.", code: str | None = None, **header
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """Gives the answers of its list one after the other, the last one forever, or what `respond` returns."""
+    """Gives the answers of its list one after the other, the last one forever, or the answers of `respond`."""
 
     daemon_threads = True
     request_queue_size = 64

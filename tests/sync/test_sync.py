@@ -24,7 +24,7 @@ from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.sync.plan import OVERLAP, SWEEP
 from stripe_pipeline.sync.report import Report
 from tests.conftest import KEYS, MakePipeline
-from tests.stripe_state import ask, assert_equal_to_stripe, back, changed, everything, rows
+from tests.stripe_state import ask, assert_equal_to_stripe, changed, days_ago, everything, rows
 
 LIVE_KEY = {"STRIPE_API_KEY": "sk_live_of_the_tests"}
 
@@ -49,7 +49,7 @@ def test_a_second_sync_and_a_backfill_of_everything_change_nothing(
     before = everything(folder.published)
 
     assert changed(pipeline.sync()) == {}
-    report = pipeline.backfill([day_of(back(shop, n)) for n in range(60)])
+    report = pipeline.backfill([day_of(days_ago(shop, n)) for n in range(60)])
     assert changed(report) == {}
 
     after = everything(folder.published)
@@ -72,11 +72,11 @@ def test_syncs_follow_a_shop_that_goes_on_trading(pipeline: Pipeline, shop: Shop
 
 
 def test_changes_of_old_objects_arrive_with_the_next_sync(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
-    customer = shop.create_customer(created=back(shop, 50))["id"]
-    deleted = shop.create_customer(created=back(shop, 49), name="Ada")["id"]
-    payment = shop.create_payment(customer, created=back(shop, 48))
-    invoice = shop.create_invoice(customer, n_lines=25, draft=True, created=back(shop, 47))["id"]
-    draft = shop.create_invoice(customer, n_lines=12, draft=True, created=back(shop, 46))["id"]
+    customer = shop.create_customer(created=days_ago(shop, 50))["id"]
+    deleted = shop.create_customer(created=days_ago(shop, 49), name="Ada")["id"]
+    payment = shop.create_payment(customer, created=days_ago(shop, 48))
+    invoice = shop.create_invoice(customer, n_lines=25, draft=True, created=days_ago(shop, 47))["id"]
+    draft = shop.create_invoice(customer, n_lines=12, draft=True, created=days_ago(shop, 46))["id"]
     pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
 
@@ -107,10 +107,10 @@ def test_changes_of_old_objects_arrive_with_the_next_sync(pipeline: Pipeline, sh
 
 
 def test_a_backfill_finds_changes_that_no_event_announced(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
-    remaining = shop.create_customer(created=back(shop, 20))["id"]
-    vanished = shop.create_customer(created=back(shop, 20))["id"]
-    on_a_clock = shop.create_customer(created=back(shop, 20))["id"]
-    payment = shop.create_payment(remaining, created=back(shop, 20))
+    remaining = shop.create_customer(created=days_ago(shop, 20))["id"]
+    vanished = shop.create_customer(created=days_ago(shop, 20))["id"]
+    on_a_clock = shop.create_customer(created=days_ago(shop, 20))["id"]
+    payment = shop.create_payment(remaining, created=days_ago(shop, 20))
     pipeline.sync()
 
     shop.update("payment_intents", payment["id"], announce=False, metadata={"order": "6735"})
@@ -119,7 +119,7 @@ def test_a_backfill_finds_changes_that_no_event_announced(pipeline: Pipeline, sh
     shop.update("customers", on_a_clock, announce=False, test_clock="clock_1")
     assert changed(pipeline.sync()) == {}
 
-    report = pipeline.backfill([day_of(back(shop, 20))])
+    report = pipeline.backfill([day_of(days_ago(shop, 20))])
     assert changed(report) == {"payment_intents": (0, 1, 0), "customers": (0, 1, 1)}
     assert_equal_to_stripe(shop, folder.published)
     assert [row["id"] for row in rows(folder.published, "test.customers") if row["test_clock"]] == [on_a_clock]
@@ -129,10 +129,10 @@ def test_objects_created_today_before_the_first_backfill_are_loaded_by_the_first
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     shop.clock.advance(DAY - shop.clock.now() % DAY + DAY / 2)  # noon: yesterday is complete once it is listed
-    shop.create_payment(created=back(shop, 1), announce=False)
-    shop.create_payment(created=back(shop, 0.25), announce=False)
+    shop.create_payment(created=days_ago(shop, 1), announce=False)
+    shop.create_payment(created=days_ago(shop, 0.25), announce=False)
     pipeline = make_pipeline()
-    yesterday = day_of(back(shop, 1))
+    yesterday = day_of(days_ago(shop, 1))
     pipeline.backfill([yesterday])
     shop.create_payment()
     pipeline.sync()
@@ -147,10 +147,10 @@ def test_a_type_that_was_enabled_today_is_listed_today(
     without.sync()
     shop.clock.advance(3 * DAY)
     without.sync()
-    shop.create_customer(created=back(shop, 0.25))
+    shop.create_customer(created=days_ago(shop, 0.25))
     without.sync()
     pipeline = make_pipeline()
-    pipeline.backfill([day_of(back(shop, 1))], ["customers"])
+    pipeline.backfill([day_of(days_ago(shop, 1))], ["customers"])
     pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
 
@@ -158,8 +158,8 @@ def test_a_type_that_was_enabled_today_is_listed_today(
 def test_a_backfill_of_one_table_loads_its_family_and_nothing_else(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    shop.create_invoice(n_lines=12, created=back(shop, 3))
-    report = pipeline.backfill([day_of(back(shop, 3))], ["invoice_lines"])
+    shop.create_invoice(n_lines=12, created=days_ago(shop, 3))
+    report = pipeline.backfill([day_of(days_ago(shop, 3))], ["invoice_lines"])
     assert changed(report) == {"invoices": (1, 0, 0), "invoice_lines": (12, 0, 0)}
     # The next sync loads everything else.
     pipeline.sync()
@@ -172,7 +172,7 @@ def test_a_sync_after_one_refund_of_an_old_charge_spends_at_most_six_requests(
 ) -> None:
     shop.seed_history(40)
     pipeline = make_pipeline(LIVE_KEY)
-    charge = shop.create_payment(livemode=True, created=back(shop, 35))["latest_charge"]
+    charge = shop.create_payment(livemode=True, created=days_ago(shop, 35))["latest_charge"]
     settle(pipeline, server)
     shop.refund(charge)
     pipeline.sync()
@@ -273,8 +273,8 @@ def test_the_sweep_finds_changes_without_events_within_a_day_and_keeps_to_its_bu
 def test_an_object_type_that_is_enabled_again_is_listed_again(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    old = shop.create_customer(name="Before", created=back(shop, 20))["id"]
-    shop.create_payment(old, created=back(shop, 20))
+    old = shop.create_customer(name="Before", created=days_ago(shop, 20))["id"]
+    shop.create_payment(old, created=days_ago(shop, 20))
     make_pipeline().sync()
     off = make_pipeline(objects={"customers": {"enabled": False}})
     off.sync()
@@ -291,8 +291,8 @@ def test_an_object_type_that_is_enabled_again_is_listed_again(
 
 
 def test_coverage_and_cursors_can_be_queried(make_pipeline: MakePipeline, shop: Shop, folder: DataFolder) -> None:
-    history = day_of(back(shop, 2))
-    shop.create_customer(created=back(shop, 1))
+    history = day_of(days_ago(shop, 2))
+    shop.create_customer(created=days_ago(shop, 1))
     make_pipeline(history=history).sync()
     today: date = day_of(shop.clock.now())
     covered = ask(
@@ -410,7 +410,7 @@ def test_a_transaction_that_does_not_exist_is_requested_once(
 def test_a_file_that_counted_parents_for_children_does_not_show_those_counts(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    shop.create_invoice(n_lines=3, created=back(shop, 5))
+    shop.create_invoice(n_lines=3, created=days_ago(shop, 5))
     pipeline = make_pipeline()
     pipeline.sync()
     pipeline.warehouse.ask("UPDATE pipeline.coverage SET listed = 1")
@@ -419,7 +419,7 @@ def test_a_file_that_counted_parents_for_children_does_not_show_those_counts(
     later.sync()
     nulls = "SELECT DISTINCT object_type FROM pipeline.coverage WHERE listed IS NULL ORDER BY 1"
     assert ask(folder.published, nulls) == [("fee_details",), ("invoice_lines",)]
-    later.backfill([day_of(back(shop, 5))])
+    later.backfill([day_of(days_ago(shop, 5))])
     lines = "SELECT max(listed), count(*) FILTER (listed IS NULL) > 0 FROM pipeline.coverage"
     assert ask(folder.published, f"{lines} WHERE object_type = 'invoice_lines'") == [(3, True)]
 
@@ -427,9 +427,9 @@ def test_a_file_that_counted_parents_for_children_does_not_show_those_counts(
 def test_days_that_only_a_backfill_has_listed_are_swept_by_the_first_sync(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    customer = shop.create_customer(name="old", created=back(shop, 5))["id"]
-    pipeline = make_pipeline(history=day_of(back(shop, 6)))
-    pipeline.backfill([day_of(back(shop, days)) for days in range(7)])
+    customer = shop.create_customer(name="old", created=days_ago(shop, 5))["id"]
+    pipeline = make_pipeline(history=day_of(days_ago(shop, 6)))
+    pipeline.backfill([day_of(days_ago(shop, days)) for days in range(7)])
     shop.update("customers", customer, name="new", announce=False)
     shop.clock.advance(2 * DAY)
     pipeline.sync()
@@ -439,7 +439,7 @@ def test_days_that_only_a_backfill_has_listed_are_swept_by_the_first_sync(
 def test_a_disabled_child_does_not_cause_its_parent_to_be_listed_at_each_sync(
     make_pipeline: MakePipeline, server: Server, shop: Shop
 ) -> None:
-    shop.create_invoice(created=back(shop, 3))
+    shop.create_invoice(created=days_ago(shop, 3))
     pipeline = make_pipeline(objects={"invoice_lines": {"enabled": False}})
     settle(pipeline, server)
     for _ in range(2):
@@ -450,8 +450,8 @@ def test_a_disabled_child_does_not_cause_its_parent_to_be_listed_at_each_sync(
 def test_a_disabled_child_is_not_stored_and_is_loaded_once_it_is_enabled(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    draft = shop.create_invoice(n_lines=13, draft=True, created=back(shop, 3))["id"]
-    shop.create_invoice(n_lines=13, created=back(shop, 2))
+    draft = shop.create_invoice(n_lines=13, draft=True, created=days_ago(shop, 3))["id"]
+    shop.create_invoice(n_lines=13, created=days_ago(shop, 2))
     off: dict[str, Any] = {"invoice_lines": {"enabled": False}}
     report = make_pipeline(objects=off).sync()
     assert not {"invoice_lines"} & (report.changes.keys() | report.listed.keys() | report.requests.keys())
@@ -469,12 +469,12 @@ def test_a_backfill_that_was_stopped_requests_only_the_remaining_days(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stripe_pipeline.sync.loading._ROWS_A_LOAD", 200)
-    first = back(shop, 40)
+    first = days_ago(shop, 40)
     for n in range(40 * 120):
         shop.create_customer(livemode=True, created=first + n * DAY // 120, announce=False)
     pipeline = make_pipeline(LIVE_KEY)
     pipeline.sync()
-    days = [day_of(back(shop, n)) for n in range(41)]
+    days = [day_of(days_ago(shop, n)) for n in range(41)]
 
     def requests(tables: list[str]) -> tuple[int, list[str]]:
         report = pipeline.backfill(days, tables)
@@ -499,15 +499,15 @@ def test_a_backfill_that_was_stopped_requests_only_the_remaining_days(
 def test_a_failed_backfill_of_which_nothing_is_left_reads_everything_again(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder
 ) -> None:
-    shop.create_customer(livemode=True, created=back(shop, 2))
-    silent = shop.create_customer(livemode=True, created=back(shop, 1))["id"]
+    shop.create_customer(livemode=True, created=days_ago(shop, 2))
+    silent = shop.create_customer(livemode=True, created=days_ago(shop, 1))["id"]
     pipeline = make_pipeline(LIVE_KEY)
     pipeline.sync()
-    days = [day_of(back(shop, n)) for n in range(4)]
+    days = [day_of(days_ago(shop, n)) for n in range(4)]
     server.faults.append(Fault(path="^/v1/refunds$", status=403, times=None))
     assert "refunds" in pipeline.backfill(days, ["customers", "refunds"]).failures
     server.faults.clear()
-    pipeline.sync(days)  # lists what had failed
+    pipeline.sync(days)  # lists the refunds that had failed
     shop.update("customers", silent, announce=False, name="changed without a word")
     report = pipeline.backfill(days, ["customers", "refunds"])
     assert report.requests["customers"] >= 1
@@ -519,10 +519,10 @@ def test_a_failed_backfill_of_which_nothing_is_left_reads_everything_again(
 def test_a_failed_backfill_is_continued_for_an_hour(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder
 ) -> None:
-    silent = shop.create_customer(livemode=True, created=back(shop, 2))["id"]
+    silent = shop.create_customer(livemode=True, created=days_ago(shop, 2))["id"]
     pipeline = make_pipeline(LIVE_KEY)
     pipeline.sync()
-    days = [day_of(back(shop, n)) for n in range(4)]
+    days = [day_of(days_ago(shop, n)) for n in range(4)]
 
     def fail() -> None:
         server.faults.append(Fault(path="^/v1/refunds$", status=403, times=None))
@@ -556,10 +556,10 @@ def test_progress_says_how_far_the_lists_are(make_pipeline: MakePipeline, shop: 
         def finished(self, report: Report) -> None:
             calls.append(("finished", 0, 0, 0))
 
-    shop.create_customer(livemode=True, created=back(shop, 2))
+    shop.create_customer(livemode=True, created=days_ago(shop, 2))
     pipeline = make_pipeline(LIVE_KEY)
     pipeline.progress = Recorder()
-    pipeline.backfill([day_of(back(shop, n)) for n in range(4)], ["customers"])
+    pipeline.backfill([day_of(days_ago(shop, n)) for n in range(4)], ["customers"])
     assert calls[-2:] == [("customers", 4, 4, 1), ("finished", 0, 0, 0)]
     assert [days for _, days, _, _ in calls[:-1]] == [1, 2, 3, 4]
 
@@ -570,8 +570,10 @@ def test_a_stopped_backfill_starts_over_if_the_settings_store_more_since(
 ) -> None:
     monkeypatch.setattr("stripe_pipeline.sync.loading._ROWS_A_LOAD", 1)
     for n in range(300):
-        shop.create_customer(livemode=True, created=back(shop, 20 - n / 20), announce=False, email="ada@example.com")
-    days = [day_of(back(shop, n)) for n in range(21)]
+        shop.create_customer(
+            livemode=True, created=days_ago(shop, 20 - n / 20), announce=False, email="ada@example.com"
+        )
+    days = [day_of(days_ago(shop, n)) for n in range(21)]
     narrow = make_pipeline(LIVE_KEY, objects={"customers": {"fields": {"exclude": ["email"]}}})
     narrow.sync()
     server.faults.append(Fault(path="/v1/customers$", nth=3, status=400, times=None))
@@ -587,9 +589,10 @@ def test_a_few_changes_spread_over_a_long_time_replace_their_rows_and_no_others(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     pipeline = make_pipeline(LIVE_KEY)
-    ids = [shop.create_customer(livemode=True, created=back(shop, n))["id"] for n in range(1, 55)]
+    ids = [shop.create_customer(livemode=True, created=days_ago(shop, n))["id"] for n in range(1, 55)]
     invoices = [
-        shop.create_invoice(ids[n], n_lines=3, draft=True, livemode=True, created=back(shop, n)) for n in (2, 30, 50)
+        shop.create_invoice(ids[n], n_lines=3, draft=True, livemode=True, created=days_ago(shop, n))
+        for n in (2, 30, 50)
     ]
     pipeline.sync()
     for n in (0, 25, 53):
@@ -606,7 +609,7 @@ def test_processes_that_read_at_the_same_time_stay_within_stripes_limits_and_a_s
     folder: DataFolder,
 ) -> None:
     shop = Shop()
-    start = back(shop, 20)
+    start = days_ago(shop, 20)
     for n in range(6000):
         shop.create_customer(livemode=True, created=start + n * 200, announce=False)
     with Server(shop, rate_limits=True) as server:

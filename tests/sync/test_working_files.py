@@ -17,7 +17,7 @@ from stripe_pipeline.days import DAY, day_of
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import MakePipeline
-from tests.stripe_state import ask, assert_equal_to_stripe, back
+from tests.stripe_state import ask, assert_equal_to_stripe, days_ago
 from tests.whole.test_traps import TEST_KEY
 
 
@@ -33,7 +33,7 @@ def test_a_run_that_lasts_for_days_keeps_its_files_while_others_begin_and_end(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder, old: int
 ) -> None:
     for n in range(250):
-        shop.create_customer(created=back(shop, 3) + n, announce=False)
+        shop.create_customer(created=days_ago(shop, 3) + n, announce=False)
     make_pipeline(TEST_KEY).sync()
 
     reached = threading.Event()
@@ -41,7 +41,7 @@ def test_a_run_that_lasts_for_days_keeps_its_files_while_others_begin_and_end(
         Fault(path="/v1/customers$", nth=3, before=lambda _: reached.set()),
         Fault(path="/v1/customers$", nth=3, delay=4.0),
     ]
-    days = [day_of(back(shop, 3)), day_of(back(shop, 3) + 250)]
+    days = [day_of(days_ago(shop, 3)), day_of(days_ago(shop, 3) + 250)]
     with ThreadPoolExecutor(1) as beside:
         lasting = beside.submit(make_pipeline(TEST_KEY).backfill, days, ["customers"])
         assert reached.wait(30)
@@ -95,7 +95,7 @@ def test_an_object_that_cannot_be_written_to_a_working_file_ends_the_run_with_a_
     remedy: str,
 ) -> None:
     pipeline: Pipeline = make_pipeline(TEST_KEY)
-    customer = shop.create_customer(name="before", created=back(shop, 3))["id"]
+    customer = shop.create_customer(name="before", created=days_ago(shop, 3))["id"]
     pipeline.sync()
     shop.update("customers", customer, name="after")
 

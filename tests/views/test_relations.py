@@ -27,7 +27,7 @@ from stripe_pipeline.views import references
 from stripe_pipeline.views.payments import payments_view
 from stripe_pipeline.views.references import picture
 from tests.conftest import MakePipeline, OpenedPipeline
-from tests.stripe_state import ask, assert_equal_to_stripe, back
+from tests.stripe_state import ask, assert_equal_to_stripe, days_ago
 
 Json = dict[str, Any]
 
@@ -53,8 +53,8 @@ def pay_in_parts(shop: Shop, invoice: str, parts: int, created: int) -> list[str
 def test_an_invoice_has_its_payments_listed_or_retrieved(
     pipeline: Pipeline, shop: Shop, server: Server, folder: DataFolder
 ) -> None:
-    listed, retrieved = (shop.create_invoice(n_lines=2, created=back(shop, 20))["id"] for _ in range(2))
-    shop.pay_invoice(listed, created=back(shop, 19))
+    listed, retrieved = (shop.create_invoice(n_lines=2, created=days_ago(shop, 20))["id"] for _ in range(2))
+    shop.pay_invoice(listed, created=days_ago(shop, 19))
     pipeline.sync()
     shop.pay_invoice(retrieved)
     young = shop.create_invoice()["id"]
@@ -76,17 +76,18 @@ def test_more_payments_than_stripe_includes_are_read_from_their_list(
     pipeline: Pipeline, shop: Shop, server: Server, folder: DataFolder
 ) -> None:
     many, ten = (
-        shop.create_invoice(lines=[{"amount": 50_000}], created=back(shop, 20), announce=False)["id"] for _ in range(2)
+        shop.create_invoice(lines=[{"amount": 50_000}], created=days_ago(shop, 20), announce=False)["id"]
+        for _ in range(2)
     )
-    pay_in_parts(shop, many, 11, back(shop, 19))
-    pay_in_parts(shop, ten, 10, back(shop, 19))
+    pay_in_parts(shop, many, 11, days_ago(shop, 19))
+    pay_in_parts(shop, ten, 10, days_ago(shop, 19))
     report = pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
     pages = [request.params for request in server.requests if request.path == "/v1/invoice_payments"]
     assert [params["invoice"] for params in pages] == [many]
     invoices = [request for request in server.requests if request.path.startswith("/v1/invoices")]
     assert report.requests["invoices"] == len(pages) + len(invoices)
-    pay_in_parts(shop, many, 100, back(shop, 0))
+    pay_in_parts(shop, many, 100, days_ago(shop, 0))
     pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
 
@@ -94,7 +95,7 @@ def test_more_payments_than_stripe_includes_are_read_from_their_list(
 def test_invoices_without_included_payments_are_stored(
     pipeline: Pipeline, shop: Shop, server: Server, folder: DataFolder
 ) -> None:
-    invoice = shop.create_invoice(created=back(shop, 20))
+    invoice = shop.create_invoice(created=days_ago(shop, 20))
     body = {"object": "list", "data": [invoice], "has_more": False, "url": "/v1/invoices"}
     server.faults.append(Fault(path="/v1/invoices$", status=200, body=body, times=None))
     report = pipeline.sync()
@@ -129,19 +130,19 @@ def payments(
 def test_a_payment_shows_the_refunds_dispute_and_balance_of_its_charge(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    customer = shop.create_customer(name="Grace", email="grace@example.com", created=back(shop, 21))["id"]
-    invoice = shop.create_invoice(customer, lines=[{"amount": 9_000}], created=back(shop, 20))["id"]
-    paid = shop.pay_invoice(invoice, created=back(shop, 19))
+    customer = shop.create_customer(name="Grace", email="grace@example.com", created=days_ago(shop, 21))["id"]
+    invoice = shop.create_invoice(customer, lines=[{"amount": 9_000}], created=days_ago(shop, 20))["id"]
+    paid = shop.pay_invoice(invoice, created=days_ago(shop, 19))
     [link] = shop.payments(invoice, False)
     intent = shop.objects("payment_intents", False)[link["payment"]["payment_intent"]]
     charge = intent["latest_charge"]
-    refund = shop.refund(charge, 1_000, created=back(shop, 3))
-    dispute = shop.dispute(charge, amount=2_000, reason="duplicate", created=back(shop, 2))
+    refund = shop.refund(charge, 1_000, created=days_ago(shop, 3))
+    dispute = shop.dispute(charge, amount=2_000, reason="duplicate", created=days_ago(shop, 2))
     pipeline.sync()
     [row] = payments(folder)
     money = shop.objects("balance_transactions", False)
     own = money[shop.objects("charges", False)[charge]["balance_transaction"]]
-    dates = {name: datetime.fromtimestamp(back(shop, days), UTC).date() for name, days in (("19", 19), ("3", 3))}
+    dates = {name: datetime.fromtimestamp(days_ago(shop, days), UTC).date() for name, days in (("19", 19), ("3", 3))}
     assert row.pop("created").date() == row.pop("default_day") == dates["19"]
     assert row.pop("refunded_at").date() == dates["3"]
     assert row.pop("available_on") == datetime.fromtimestamp(own["available_on"], UTC)
@@ -189,28 +190,28 @@ def test_a_payment_shows_the_refunds_dispute_and_balance_of_its_charge(
 def test_a_charge_is_one_row_however_many_objects_refer_to_it(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    charge = shop.create_payment(amount=9_000, created=back(shop, 20))
+    charge = shop.create_payment(amount=9_000, created=days_ago(shop, 20))
     charge_id = charge["latest_charge"]
-    refunds = [shop.refund(charge_id, 100, created=back(shop, 10 - n)) for n in range(4)]
-    shop.fail_refund(refunds[3]["id"], created=back(shop, 5))
-    shop.update("refunds", refunds[2]["id"], status="pending", created=back(shop, 5))
-    first, last = (shop.dispute(charge_id, amount=200 + n, created=back(shop, 9 - n)) for n in range(2))
-    shop.close_dispute(first["id"], won=True, created=back(shop, 1))
-    unsorted = [shop.create_invoice(lines=[{"amount": 400}], created=back(shop, 16)) for _ in range(3)]
+    refunds = [shop.refund(charge_id, 100, created=days_ago(shop, 10 - n)) for n in range(4)]
+    shop.fail_refund(refunds[3]["id"], created=days_ago(shop, 5))
+    shop.update("refunds", refunds[2]["id"], status="pending", created=days_ago(shop, 5))
+    first, last = (shop.dispute(charge_id, amount=200 + n, created=days_ago(shop, 9 - n)) for n in range(2))
+    shop.close_dispute(first["id"], won=True, created=days_ago(shop, 1))
+    unsorted = [shop.create_invoice(lines=[{"amount": 400}], created=days_ago(shop, 16)) for _ in range(3)]
     invoices = [invoice["id"] for invoice in sorted(unsorted, key=lambda invoice: invoice["id"], reverse=True)]
     for n, invoice in enumerate(invoices):  # the later, the smaller its id
-        shop.put(shop.objects("invoices", False)[invoice] | {"created": back(shop, 15 - n)})
+        shop.put(shop.objects("invoices", False)[invoice] | {"created": days_ago(shop, 15 - n)})
     for invoice in invoices[1:]:
-        shop.attach_payment(invoice, charge["id"], created=back(shop, 12))
+        shop.attach_payment(invoice, charge["id"], created=days_ago(shop, 12))
     open_link = shop.payments(invoices[1], False)[0] | {"id": "inpay_open", "invoice": invoices[0], "status": "open"}
-    shop.put(open_link | {"created": back(shop, 14)})
-    parts = shop.create_invoice(lines=[{"amount": 300}], created=back(shop, 15))["id"]
-    charges = pay_in_parts(shop, parts, 3, back(shop, 8))
+    shop.put(open_link | {"created": days_ago(shop, 14)})
+    parts = shop.create_invoice(lines=[{"amount": 300}], created=days_ago(shop, 15))["id"]
+    charges = pay_in_parts(shop, parts, 3, days_ago(shop, 8))
     pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
     row, *others = payments(folder)
     assert row["charge"] == charge_id
-    assert (row["refunds"], row["refunded_at"].date()) == (3, datetime.fromtimestamp(back(shop, 8), UTC).date())
+    assert (row["refunds"], row["refunded_at"].date()) == (3, datetime.fromtimestamp(days_ago(shop, 8), UTC).date())
     assert (row["dispute"], row["dispute_amount"]) == (last["id"], 201)
     assert row["invoice"] == invoices[1]  # the first that it paid
     assert row["net_total"] == sum(
@@ -226,17 +227,17 @@ def test_a_charge_is_one_row_however_many_objects_refer_to_it(
 def test_payments_fail_in_several_attempts_and_have_no_invoice_or_customer(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    deleted = shop.create_customer(created=back(shop, 30))["id"]
-    invoice = shop.create_invoice(deleted, created=back(shop, 20))["id"]
-    shop.pay_invoice(invoice, outcome="failed", created=back(shop, 20))
-    shop.pay_invoice(invoice, created=back(shop, 10))
+    deleted = shop.create_customer(created=days_ago(shop, 30))["id"]
+    invoice = shop.create_invoice(deleted, created=days_ago(shop, 20))["id"]
+    shop.pay_invoice(invoice, outcome="failed", created=days_ago(shop, 20))
+    shop.pay_invoice(invoice, created=days_ago(shop, 10))
     shop.delete_customer(deleted)
-    shop.create_payment(created=back(shop, 5), outcome="requires_capture")
+    shop.create_payment(created=days_ago(shop, 5), outcome="requires_capture")
     # Without an intent, like charges that are created directly.
-    bare = shop.create_payment(amount=400, created=back(shop, 4))
+    bare = shop.create_payment(amount=400, created=days_ago(shop, 4))
     shop.update("charges", bare["latest_charge"], payment_intent=None)
-    billed = shop.create_invoice(lines=[{"amount": 400}], created=back(shop, 4))["id"]
-    shop.attach_payment(billed, bare["id"], created=back(shop, 4))
+    billed = shop.create_invoice(lines=[{"amount": 400}], created=days_ago(shop, 4))["id"]
+    shop.attach_payment(billed, bare["id"], created=days_ago(shop, 4))
     [link] = shop.payments(billed, False)
     shop.put(link | {"payment": {"type": "charge", "charge": bare["latest_charge"]}})
     pipeline.sync()
@@ -261,9 +262,11 @@ def test_payments_fail_in_several_attempts_and_have_no_invoice_or_customer(
 def test_major_units_are_exact_in_every_currency(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
     for currency, amount in (("jpy", 2_750_000_000), ("kwd", 12_340), ("ugx", 500), ("usd", 1_999)):
         settled = "usd" if currency == "kwd" else None
-        paid = shop.create_payment(amount=amount, currency=currency, settlement_currency=settled, created=back(shop, 9))
+        paid = shop.create_payment(
+            amount=amount, currency=currency, settlement_currency=settled, created=days_ago(shop, 9)
+        )
         if currency == "jpy":
-            dispute = shop.dispute(paid["latest_charge"], amount=1_999, created=back(shop, 8))["id"]
+            dispute = shop.dispute(paid["latest_charge"], amount=1_999, created=days_ago(shop, 8))["id"]
             shop.update("disputes", dispute, currency="usd")
     pipeline.sync()
     by_currency = {row["currency"]: row for row in payments(folder)}
@@ -282,8 +285,8 @@ def test_major_units_are_exact_in_every_currency(pipeline: Pipeline, shop: Shop,
 
 def test_money_of_several_currencies_has_no_total(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
     for currency in ("eur", "zar"):  # one sorts before the usd of the other transactions, one after
-        charge = shop.create_payment(created=back(shop, 9))["latest_charge"]
-        refund, _ = (shop.refund(charge, 500, created=back(shop, 8)) for _ in range(2))
+        charge = shop.create_payment(created=days_ago(shop, 9))["latest_charge"]
+        refund, _ = (shop.refund(charge, 500, created=days_ago(shop, 8)) for _ in range(2))
         shop.update("balance_transactions", refund["balance_transaction"], currency=currency)
     pipeline.sync()
     for row in payments(folder):
@@ -292,10 +295,10 @@ def test_money_of_several_currencies_has_no_total(pipeline: Pipeline, shop: Shop
 
 
 def test_only_columns_that_need_a_missing_column_are_null(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
-    customer = shop.create_customer(name="Grace", email="grace@example.com", created=back(shop, 20))["id"]
-    charge = shop.create_payment(customer, created=back(shop, 9))["latest_charge"]
-    shop.refund(charge, 500, created=back(shop, 8))
-    shop.dispute(charge, created=back(shop, 7))
+    customer = shop.create_customer(name="Grace", email="grace@example.com", created=days_ago(shop, 20))["id"]
+    charge = shop.create_payment(customer, created=days_ago(shop, 9))["latest_charge"]
+    shop.refund(charge, 500, created=days_ago(shop, 8))
+    shop.dispute(charge, created=days_ago(shop, 7))
     pipeline.sync()
     [complete] = payments(folder)
 
@@ -344,10 +347,10 @@ def test_a_total_that_needs_rows_from_before_the_history_is_null_and_not_partial
 ) -> None:
     charges = []
     for age in (5, 20):
-        charges.append(shop.create_payment(amount=9_000, created=back(shop, age))["latest_charge"])
-        shop.refund(charges[-1], 1_000, created=back(shop, age - 4))
-        shop.dispute(charges[-1], amount=2_000, created=back(shop, age - 4))
-        shop.refund(charges[-1], 500, created=back(shop, 1))
+        charges.append(shop.create_payment(amount=9_000, created=days_ago(shop, age))["latest_charge"])
+        shop.refund(charges[-1], 1_000, created=days_ago(shop, age - 4))
+        shop.dispute(charges[-1], amount=2_000, created=days_ago(shop, age - 4))
+        shop.refund(charges[-1], 500, created=days_ago(shop, 1))
     make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"}, objects=objects).sync()
     money = shop.objects("balance_transactions", False).values()
     *old, young = payments(folder, "charge, net_total, net_total_decimal, refunds")
@@ -364,8 +367,8 @@ def test_a_total_that_needs_rows_from_before_the_history_is_null_and_not_partial
 def test_a_total_waits_for_the_balance_transaction_that_its_charge_names(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    charge = shop.create_payment(amount=9_000, created=back(shop, 5))["latest_charge"]
-    shop.refund(charge, 1_000, created=back(shop, 3))
+    charge = shop.create_payment(amount=9_000, created=days_ago(shop, 5))["latest_charge"]
+    shop.refund(charge, 1_000, created=days_ago(shop, 3))
     shop.update("charges", charge, balance_transaction="txn_not_here_yet")
     pipeline.sync()
     [row] = payments(folder, "net, net_total")
@@ -384,13 +387,13 @@ def test_the_total_of_a_destination_charge_includes_its_transfer_its_fee_and_rev
 ) -> None:
     def charge(days: float, fee: int | None = 1_500) -> Json:
         payment = shop.create_payment(
-            amount=10_000, destination="acct_1Seller", application_fee=fee, created=back(shop, days)
+            amount=10_000, destination="acct_1Seller", application_fee=fee, created=days_ago(shop, days)
         )
         return shop.objects("charges", False)[payment["latest_charge"]]
 
     without_fee, reversed_, plain = charge(12, None), charge(11, None), charge(9)
-    refund = shop.refund(reversed_["id"], 4_000, reverse_transfer=True, created=back(shop, 8))
-    direct = shop.create_payment(amount=10_000, application_fee=1_500, created=back(shop, 7))["latest_charge"]
+    refund = shop.refund(reversed_["id"], 4_000, reverse_transfer=True, created=days_ago(shop, 8))
+    direct = shop.create_payment(amount=10_000, application_fee=1_500, created=days_ago(shop, 7))["latest_charge"]
     pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
     rows = {row["charge"]: row for row in payments(folder, "charge, created, net, net_total")}
@@ -410,12 +413,12 @@ def test_the_total_is_null_where_a_refunded_fee_or_a_reversal_may_belong_to_the_
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     def charge(days: float, **fields: Any) -> str:
-        payment = shop.create_payment(amount=10_000, destination="acct_1Seller", created=back(shop, days), **fields)
+        payment = shop.create_payment(amount=10_000, destination="acct_1Seller", created=days_ago(shop, days), **fields)
         return str(payment["latest_charge"])
 
     with_fee = [charge(12 - n, application_fee=1_500) for n in range(4)]
     no_fee, last = charge(8), charge(1, application_fee=1_500)
-    shop.refund(with_fee[0], 4_000, reverse_transfer=True, created=back(shop, 7))
+    shop.refund(with_fee[0], 4_000, reverse_transfer=True, created=days_ago(shop, 7))
 
     def known() -> set[str]:
         pipeline.sync()
@@ -423,18 +426,20 @@ def test_the_total_is_null_where_a_refunded_fee_or_a_reversal_may_belong_to_the_
 
     # As long as no application fee was refunded, none of these charges' fees was.
     assert known() == {*with_fee, no_fee, last}
-    shop.refund(with_fee[1], 4_000, reverse_transfer=True, refund_application_fee=True, created=back(shop, 6))
-    days = [datetime.fromtimestamp(back(shop, age), UTC).date() for age in (6, 5, 4)]
+    shop.refund(with_fee[1], 4_000, reverse_transfer=True, refund_application_fee=True, created=days_ago(shop, 6))
+    days = [datetime.fromtimestamp(days_ago(shop, age), UTC).date() for age in (6, 5, 4)]
     pipeline.backfill(days)
     assert known() == {*with_fee[2:], no_fee, last}
     # A fee that was refunded without a refund of a charge may belong to any earlier charge.
     [fee] = [
         entry for entry in shop.objects("balance_transactions", False).values() if entry["source"].startswith("fr_")
     ]
-    shop.put(fee | {"id": "txn_alone", "source": "fr_alone", "created": back(shop, 5)})
+    shop.put(fee | {"id": "txn_alone", "source": "fr_alone", "created": days_ago(shop, 5)})
     pipeline.backfill(days)
     assert known() == {no_fee, last}
-    shop.put(fee | {"id": "txn_reversal", "source": "trr_alone", "type": "transfer_refund", "created": back(shop, 4)})
+    shop.put(
+        fee | {"id": "txn_reversal", "source": "trr_alone", "type": "transfer_refund", "created": days_ago(shop, 4)}
+    )
     pipeline.backfill(days)
     assert known() == {last}
 
@@ -443,7 +448,7 @@ def test_the_total_waits_for_the_transactions_of_the_transfer_and_the_fee(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     payment = shop.create_payment(
-        amount=10_000, destination="acct_1Seller", application_fee=1_500, created=back(shop, 3)
+        amount=10_000, destination="acct_1Seller", application_fee=1_500, created=days_ago(shop, 3)
     )
     charge = shop.objects("charges", False)[payment["latest_charge"]]
     money = {entry["source"]: entry for entry in shop.objects("balance_transactions", False).values()}
@@ -452,10 +457,10 @@ def test_the_total_waits_for_the_transactions_of_the_transfer_and_the_fee(
     pipeline.sync()
     assert payments(folder, "net, net_total") == [{"net": 9_680, "net_total": None}]
     shop.put(money[charge["transfer"]])
-    pipeline.backfill([datetime.fromtimestamp(back(shop, 3), UTC).date()])
+    pipeline.backfill([datetime.fromtimestamp(days_ago(shop, 3), UTC).date()])
     assert payments(folder, "net, net_total") == [{"net": 9_680, "net_total": None}]
     shop.put(money[charge["application_fee"]])
-    pipeline.backfill([datetime.fromtimestamp(back(shop, 3), UTC).date()])
+    pipeline.backfill([datetime.fromtimestamp(days_ago(shop, 3), UTC).date()])
     assert payments(folder, "net, net_total") == [{"net": 9_680, "net_total": 1_180}]
 
 
@@ -464,9 +469,9 @@ def test_the_total_waits_for_the_transactions_of_the_transfer_and_the_fee(
 def test_columns_from_a_type_that_the_key_may_not_read_are_null(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, table: str
 ) -> None:
-    charge = shop.create_payment(amount=9_000, created=back(shop, 5))["latest_charge"]
-    shop.refund(charge, 1_000, created=back(shop, 4))
-    shop.dispute(charge, amount=2_000, created=back(shop, 3))
+    charge = shop.create_payment(amount=9_000, created=days_ago(shop, 5))["latest_charge"]
+    shop.refund(charge, 1_000, created=days_ago(shop, 4))
+    shop.dispute(charge, amount=2_000, created=days_ago(shop, 3))
     pipeline = make_pipeline({"STRIPE_API_KEY": "rk_test_of_the_tests"})
     server.deny(table)
     assert set(pipeline.sync().failures) >= {table}
@@ -498,8 +503,8 @@ def test_totals_are_null_where_rows_were_pruned_by_another_date(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     for age in (20, 3):
-        charge = shop.create_payment(created=back(shop, age))["latest_charge"]
-        shop.refund(charge, 500, created=back(shop, age - 1))
+        charge = shop.create_payment(created=days_ago(shop, age))["latest_charge"]
+        shop.refund(charge, 500, created=days_ago(shop, age - 1))
     key = {"STRIPE_API_KEY": "sk_test_of_the_tests"}
     make_pipeline(key).sync()
     assert all(row["net_total"] for row in payments(folder, "net_total"))
@@ -519,9 +524,9 @@ def test_totals_are_null_where_rows_were_pruned_by_another_date(
 def test_a_day_that_was_not_listed_hides_the_totals_of_earlier_charges(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    early, late = (shop.create_payment(amount=9_000, created=back(shop, age))["latest_charge"] for age in (9, 3))
+    early, late = (shop.create_payment(amount=9_000, created=days_ago(shop, age))["latest_charge"] for age in (9, 3))
     pipeline.sync()
-    hole = datetime.fromtimestamp(back(shop, 6), UTC).date()
+    hole = datetime.fromtimestamp(days_ago(shop, 6), UTC).date()
     pipeline.warehouse.ask(f"DELETE FROM pipeline.coverage WHERE object_type = 'disputes' AND day = DATE '{hole}'")
     pipeline.warehouse.load([], cursors={})
     pipeline.publish()
@@ -568,10 +573,10 @@ def metadata_of(evaluation: dg.AssetCheckEvaluation) -> dict[str, Any]:
 @pytest.mark.both_modes
 def test_references_of_a_complete_shop_resolve(pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]) -> None:
     shop.seed_history(8)
-    deleted = shop.create_customer(created=back(shop, 10))["id"]
-    shop.create_payment(deleted, created=back(shop, 9))
-    unlisted = shop.create_customer(created=back(shop, 10), test_clock="clock_1")["id"]
-    draft = shop.create_invoice(unlisted, created=back(shop, 9), draft=True)["id"]
+    deleted = shop.create_customer(created=days_ago(shop, 10))["id"]
+    shop.create_payment(deleted, created=days_ago(shop, 9))
+    unlisted = shop.create_customer(created=days_ago(shop, 10), test_clock="clock_1")["id"]
+    draft = shop.create_invoice(unlisted, created=days_ago(shop, 9), draft=True)["id"]
     pipeline.sync()
     shop.delete_customer(deleted)
     shop.delete_invoice(draft)
@@ -588,13 +593,13 @@ def test_references_of_a_complete_shop_resolve(pipeline: Pipeline, shop: Shop, c
 def test_missing_objects_are_reported_with_examples(
     make_pipeline: MakePipeline, pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]
 ) -> None:
-    shop.create_payment(created=back(shop, 55))  # so that a missing object may be older than all stored ones
-    intent = shop.create_payment(created=back(shop, 20))
+    shop.create_payment(created=days_ago(shop, 55))  # so that a missing object may be older than all stored ones
+    intent = shop.create_payment(created=days_ago(shop, 20))
     charge = shop.objects("charges", False)[intent["latest_charge"]]
     shop.vanish("balance_transactions", charge["balance_transaction"])
-    dispute = shop.dispute(charge["id"], created=back(shop, 12))
+    dispute = shop.dispute(charge["id"], created=days_ago(shop, 12))
     shop.vanish("balance_transactions", dispute["balance_transactions"][0]["id"])
-    many = [shop.create_payment(created=back(shop, 15)) for _ in range(25)]
+    many = [shop.create_payment(created=days_ago(shop, 15)) for _ in range(25)]
     shop.vanish("payment_intents", many[0]["id"])
     pipeline.sync()
     assert all(evaluation.passed for evaluation in check().values()), (
@@ -621,10 +626,10 @@ def test_missing_objects_are_reported_with_examples(
 def test_references_to_revised_invoices_and_failed_charges_are_checked(
     make_pipeline: MakePipeline, pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]
 ) -> None:
-    first, second = (shop.create_invoice(created=back(shop, 5))["id"] for _ in range(2))
+    first, second = (shop.create_invoice(created=days_ago(shop, 5))["id"] for _ in range(2))
     shop.update("invoices", first, latest_revision=second)
     shop.update("invoices", second, from_invoice={"action": "revision", "invoice": first})
-    failed = shop.create_payment(created=back(shop, 5), outcome="failed")
+    failed = shop.create_payment(created=days_ago(shop, 5), outcome="failed")
     assert failed["last_payment_error"]["charge"]
     pipeline.sync()
     make_pipeline().sync()
@@ -632,7 +637,7 @@ def test_references_to_revised_invoices_and_failed_charges_are_checked(
     assert metadata_of(checked["invoices"]) == metadata_of(checked["payment_intents"]) == {}
     shop.update("invoices", second, from_invoice={"action": "revision", "invoice": "in_nowhere"})
     shop.update("payment_intents", failed["id"], last_payment_error={"charge": "ch_nowhere"})
-    pipeline.backfill([datetime.fromtimestamp(back(shop, 5), UTC).date()])
+    pipeline.backfill([datetime.fromtimestamp(days_ago(shop, 5), UTC).date()])
     for _ in range(2):  # a row that was just read may name an object that the next sync reads
         pipeline.sync()
     checked = check()
@@ -645,14 +650,14 @@ def test_references_to_revised_invoices_and_failed_charges_are_checked(
 def test_references_to_objects_before_the_history_are_counted_and_pass(
     pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]
 ) -> None:
-    intent = shop.create_payment(created=back(shop, 70))
-    refund, _ = (shop.refund(intent["latest_charge"], 500, created=back(shop, days)) for days in (50, 45))
-    later = shop.create_payment(created=back(shop, 55))
+    intent = shop.create_payment(created=days_ago(shop, 70))
+    refund, _ = (shop.refund(intent["latest_charge"], 500, created=days_ago(shop, days)) for days in (50, 45))
+    later = shop.create_payment(created=days_ago(shop, 55))
     shop.create_payment(
-        shop.create_customer(created=back(shop, 40), test_clock="clock_1")["id"], created=back(shop, 30)
+        shop.create_customer(created=days_ago(shop, 40), test_clock="clock_1")["id"], created=days_ago(shop, 30)
     )
     # The charge is of the history's first second, its balance transaction of the second before.
-    begins = back(shop, 60) // DAY * DAY
+    begins = days_ago(shop, 60) // DAY * DAY
     edge = shop.create_payment(created=begins)
     charge = shop.objects("charges", False)[edge["latest_charge"]]
     shop.put(shop.objects("balance_transactions", False)[charge["balance_transaction"]] | {"created": begins - 1})
@@ -687,7 +692,7 @@ def test_references_to_objects_before_the_history_are_counted_and_pass(
 def test_references_to_disabled_types_are_not_checked(
     make_pipeline: MakePipeline, pipeline: Pipeline, shop: Shop, check: Callable[..., Checked]
 ) -> None:
-    shop.create_payment(created=back(shop, 20))
+    shop.create_payment(created=days_ago(shop, 20))
     off = ("balance_transactions", "customers")
     objects = {table: {"enabled": False} for table in off}
     partial = make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"}, objects=objects)
@@ -738,11 +743,11 @@ def test_hashed_references_are_not_checked_and_rows_pruned_by_another_date_are_n
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(references, "EXAMPLES", 1)
-    charge = shop.create_payment(created=back(shop, 20))["latest_charge"]
-    shop.refund(charge, 500, created=back(shop, 19))
-    early, pruned = (shop.create_payment(created=back(shop, 40))["latest_charge"] for _ in range(2))
-    shop.refund(early, 500, created=back(shop, 35))  # older than the charges that retention leaves
-    shop.refund(pruned, 500, created=back(shop, 18))
+    charge = shop.create_payment(created=days_ago(shop, 20))["latest_charge"]
+    shop.refund(charge, 500, created=days_ago(shop, 19))
+    early, pruned = (shop.create_payment(created=days_ago(shop, 40))["latest_charge"] for _ in range(2))
+    shop.refund(early, 500, created=days_ago(shop, 35))  # older than the charges that retention leaves
+    shop.refund(pruned, 500, created=days_ago(shop, 18))
     objects: dict[str, Any] = {
         "balance_transactions": {"date_field": "available_on", "retention": "5 days"},
         "charges": {"fields": {"hash": ["balance_transaction"]}, "retention": "30 days"},
@@ -789,7 +794,7 @@ def test_the_query_shown_with_the_view_runs(pipeline: Pipeline, shop: Shop, fold
     """The query of the tables page runs on the view of the test mode."""
     page = TABLES.read_text(encoding="utf-8")
     query = page.partition("### `payments`")[2].partition("```sql\n")[2].partition("```")[0]
-    shop.create_payment(created=back(shop, 9))
+    shop.create_payment(created=days_ago(shop, 9))
     pipeline.sync()
     [row] = ask(folder.published, query.replace("live.payments", "test.payments"))
     assert row[1:3] == ("usd", Decimal("20.000"))

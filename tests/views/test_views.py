@@ -20,7 +20,7 @@ from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.views.catalog import views
 from tests.conftest import KEYS, MakePipeline
-from tests.stripe_state import ask, back, held_by_stripe, rows
+from tests.stripe_state import ask, days_ago, held_by_stripe, rows
 
 LIVE = {"STRIPE_API_KEY": KEYS["STRIPE_API_KEY"]}
 
@@ -36,7 +36,7 @@ def types(folder: DataFolder, view: str) -> dict[str, str]:
 def test_amounts_in_major_units_are_exact_in_every_currency(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    day = back(shop, 2)
+    day = days_ago(shop, 2)
     amounts = {"jpy": 1234567, "kwd": 1234567, "dkk": 1234567, "usd": 2**31 + 1, "ugx": 500}
     # Stripe's page "Supported currencies".
     integral = ["bif", "clp", "djf", "gnf", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf"]
@@ -73,7 +73,7 @@ def test_amounts_in_major_units_are_exact_in_every_currency(
 def test_custom_fields_are_typed_columns_from_any_path(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    day = back(shop, 2)
+    day = days_ago(shop, 2)
     metadata = {
         "order_id": "A-17",
         "a b": "spaced",
@@ -201,7 +201,7 @@ def test_the_default_date_is_created_or_the_date_field_of_the_settings(
 def test_the_default_day_is_the_utc_day_of_the_default_date_in_every_time_zone(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    midnight = back(shop, 3) // DAY * DAY
+    midnight = days_ago(shop, 3) // DAY * DAY
     for livemode in (True, False):
         for created in (midnight - 1, midnight, midnight + DAY - 1):
             shop.create_payment(livemode=livemode, created=created)

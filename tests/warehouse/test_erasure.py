@@ -23,7 +23,7 @@ from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.warehouse import compaction
 from tests.cli.test_cli import Project, Run, api, environment, project, run  # noqa: F401 - the command line's fixtures
 from tests.conftest import MakePipeline
-from tests.stripe_state import ask, back, changed, everything
+from tests.stripe_state import ask, changed, days_ago, everything
 from tests.test_fields import holding
 
 MARK = secrets.token_hex(16)
@@ -34,7 +34,7 @@ OTHER = secrets.token_hex(16)
 
 def trade(shop: Shop, mark: str, *, age: float = 3, **ids: Any) -> str:
     """Create a customer with every kind of object that can belong to one, each with the mark, and return the id."""
-    day = back(shop, age)
+    day = days_ago(shop, age)
     text: dict[str, Any] = {"description": f"for {mark}", "metadata": {"buyer": mark, "order": "A-17"}}
     billing = {"email": f"{mark}@example.com", "name": mark, "phone": None, "address": {"city": mark, "line1": None}}
     shipping = {"name": mark, "address": {"line1": mark}}
@@ -137,7 +137,7 @@ def test_an_erased_customer_is_in_no_file_and_amounts_ids_and_days_stay(
     assert code == "card_declined"
 
 
-def test_nothing_that_comes_later_brings_an_erased_customer_back(
+def test_no_later_change_or_list_brings_an_erased_customer_back(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     customer, other = trade(shop, MARK), trade(shop, OTHER)
@@ -155,7 +155,7 @@ def test_nothing_that_comes_later_brings_an_erased_customer_back(
             sql = f"SELECT DISTINCT metadata->>'again' FROM raw.{table} WHERE customer = '{whose}'"
             assert ask(folder.published, sql) == [(held,)], table
     assert holding(folder.root, MARK) == []
-    make_pipeline().backfill([day_of(back(shop, days)) for days in range(5)])
+    make_pipeline().backfill([day_of(days_ago(shop, days)) for days in range(5)])
     assert holding(folder.root, MARK) == []
     # New objects of the same customer, on a day of their own and announced by events.
     trade_again = shop.create_payment(customer, receipt_email=MARK)["latest_charge"]
@@ -178,14 +178,14 @@ def test_an_object_that_later_proves_to_belong_to_an_erased_customer_is_stripped
     pipeline = make_pipeline()
     pipeline.sync()
     pipeline.warehouse.erase([customer])
-    charge = shop.create_payment(customer, created=back(shop, 2))["latest_charge"]
-    dispute = shop.dispute(charge, created=back(shop, 2))["id"]
+    charge = shop.create_payment(customer, created=days_ago(shop, 2))["latest_charge"]
+    dispute = shop.dispute(charge, created=days_ago(shop, 2))["id"]
     shop.update_dispute(dispute, evidence={"customer_name": MARK}, announce=False)
-    make_pipeline().backfill([day_of(back(shop, 2))], ["disputes"])
+    make_pipeline().backfill([day_of(days_ago(shop, 2))], ["disputes"])
     assert ask(folder.published, f"SELECT evidence->>'customer_name' FROM raw.disputes WHERE id = '{dispute}'") == [
         (MARK,)
     ]
-    make_pipeline().backfill([day_of(back(shop, 2))], ["charges"])
+    make_pipeline().backfill([day_of(days_ago(shop, 2))], ["charges"])
     assert ask(folder.published, f"SELECT evidence FROM raw.disputes WHERE id = '{dispute}'") == [(None,)]
     make_pipeline().prune()
     assert holding(folder.root, MARK) == []
@@ -207,7 +207,7 @@ def test_a_run_under_way_neither_brings_an_erased_customer_back_nor_loses_anythi
         return load(batches, **others)
 
     monkeypatch.setattr(reading.warehouse, "load", erase_meanwhile)
-    reading.backfill([day_of(back(shop, 3))])
+    reading.backfill([day_of(days_ago(shop, 3))])
     assert erased
     assert holding(folder.root, MARK) == []
     assert ask(folder.published, "SELECT id FROM test.customers") == [(other,)]
@@ -229,7 +229,7 @@ def test_an_id_that_the_shop_chose_is_erased_too(
     )
     assert (customers, charges) == (1, 4)
     # The id is recognized by its hash alone.
-    make_pipeline(objects=objects).backfill([day_of(back(shop, 3))])
+    make_pipeline(objects=objects).backfill([day_of(days_ago(shop, 3))])
     assert ask(folder.published, "SELECT count(*) FROM raw.customers") == [(0,)]
     assert [name for name in holding(folder.root, MARK) if "inbox" not in name] == []
 
@@ -261,8 +261,8 @@ def test_erasing_can_be_undone_with_a_backfill(make_pipeline: MakePipeline, shop
     pipeline.sync()
     before = everything(folder.published)
     pipeline.warehouse.erase([customer])
-    assert pipeline.warehouse.keep_out_no_longer(customer) == [day_of(back(shop, 3))]
-    make_pipeline().backfill([day_of(back(shop, 3))])
+    assert pipeline.warehouse.keep_out_no_longer(customer) == [day_of(days_ago(shop, 3))]
+    make_pipeline().backfill([day_of(days_ago(shop, 3))])
     now = everything(folder.published)
     for rows in (*before.values(), *now.values()):
         for row in rows:
@@ -283,7 +283,7 @@ REDACTIONS: dict[str, dict[str, Any]] = {
 def test_values_that_stripe_redacts_are_off_the_disk_after_the_nightly_pruning(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, how: str
 ) -> None:
-    charge = shop.create_payment(created=back(shop, 3))["latest_charge"]
+    charge = shop.create_payment(created=days_ago(shop, 3))["latest_charge"]
     billing = {"email": MARK, "name": "Ada", "phone": None, "address": None}
     held: dict[str, Any] = {"receipt_email": MARK, "billing_details": billing, "metadata": {"buyer": MARK}}
     held = {name: held[name] for name in REDACTIONS[how]}
@@ -300,7 +300,7 @@ def test_values_that_stripe_redacts_are_off_the_disk_after_the_nightly_pruning(
 def test_a_mere_change_does_not_rewrite_the_file(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    customer = shop.create_customer(created=back(shop, 3), email="ada@example.com", metadata={"a": "1"})["id"]
+    customer = shop.create_customer(created=days_ago(shop, 3), email="ada@example.com", metadata={"a": "1"})["id"]
     make_pipeline().sync()
     shop.update_customer(customer, email="grace@example.com", phone="1", metadata={})
     make_pipeline().sync()
@@ -332,7 +332,7 @@ def test_every_field_that_may_hold_something_about_a_person_is_a_column() -> Non
         assert named <= set(object_type.column_names) - object_type.key_columns
 
 
-def test_the_command_erases_without_a_key_and_says_what_it_does(
+def test_the_command_erases_without_a_key_and_lists_the_rows(
     api: Server,  # noqa: F811
     project: Project,  # noqa: F811
     run: Run,  # noqa: F811
@@ -370,8 +370,8 @@ def test_undoing_names_days_that_a_backfill_reads_and_no_others(
     project: Project,  # noqa: F811
     run: Run,  # noqa: F811
 ) -> None:
-    old = api.shop.create_customer(livemode=True, created=back(api.shop, 3))["id"]
-    buyer = api.shop.create_customer(livemode=True, created=back(api.shop, 3))["id"]
+    old = api.shop.create_customer(livemode=True, created=days_ago(api.shop, 3))["id"]
+    buyer = api.shop.create_customer(livemode=True, created=days_ago(api.shop, 3))["id"]
     api.shop.create_payment(buyer, livemode=True)
     assert run("sync").status == 0
     assert run("erase", old, buyer, "--yes").status == 0

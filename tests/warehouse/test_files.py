@@ -42,7 +42,7 @@ from tests.cli.test_cli import (  # noqa: F401 - the command line's fixtures
     run,
 )
 from tests.conftest import KEYS, MakePipeline
-from tests.stripe_state import assert_equal_to_stripe, back, rows
+from tests.stripe_state import assert_equal_to_stripe, days_ago, rows
 from tests.warehouse.test_warehouse import NOON, TEST, batch_of, customer
 
 Damage = Callable[[bytes], bytes]
@@ -132,8 +132,8 @@ def test_a_private_file_that_cannot_be_opened_is_restored_and_catches_up(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, damage: Damage | None
 ) -> None:
     pipeline = make_pipeline()
-    shop.create_customer(created=back(shop, 20), name="Ada")
-    grace = shop.create_customer(created=back(shop, 20), name="Grace")["id"]
+    shop.create_customer(created=days_ago(shop, 20), name="Ada")
+    grace = shop.create_customer(created=days_ago(shop, 20), name="Grace")["id"]
     pipeline.sync()
     pipeline.sync()
     shop.delete_customer(grace)
@@ -458,7 +458,7 @@ def test_others_may_read_the_published_file_as_far_as_the_settings_say_and_nothi
     of_folder: int,
     of_file: int,
 ) -> None:
-    shop.create_customer(created=back(shop, 1), name="Ada")
+    shop.create_customer(created=days_ago(shop, 1), name="Ada")
     pipeline = make_pipeline(
         published={"readable_by": readers}, objects={"customers": {"fields": {"hash": ["email"]}}}, on_delete="remove"
     )
@@ -477,12 +477,12 @@ def test_others_may_read_the_published_file_as_far_as_the_settings_say_and_nothi
 def test_the_published_file_is_given_to_the_folders_group(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    shop.create_customer(created=back(shop, 1), name="Ada")
+    shop.create_customer(created=days_ago(shop, 1), name="Ada")
     make_pipeline(published={"readable_by": "group"}).sync()
     group = 12345 if os.geteuid() == 0 else max(os.getgroups())
     os.chown(folder.root, -1, group)
     make_pipeline(published={"readable_by": "group"}).sync()
-    shop.create_customer(created=back(shop, 1), name="Grace")
+    shop.create_customer(created=days_ago(shop, 1), name="Grace")
     make_pipeline(published={"readable_by": "group"}).sync()
     published = [folder.versions, *folder.versions.rglob("*")]
     assert len(published) > 2
@@ -493,7 +493,7 @@ def test_the_published_file_is_given_to_the_folders_group(
 def test_a_folder_that_was_open_to_all_is_closed_once_with_a_note(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    shop.create_customer(created=back(shop, 1), name="Ada")
+    shop.create_customer(created=days_ago(shop, 1), name="Ada")
     make_pipeline().sync()
     for path in (folder.root, *folder.root.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)

@@ -29,7 +29,7 @@ from stripe_pipeline.resources.pipeline import RESOURCE
 from stripe_pipeline.warehouse import compaction
 from tests.cli.test_cli import Project, Run, api, environment, project, run  # noqa: F401 - the command line's fixtures
 from tests.conftest import KEYS, MakePipeline, OpenedPipeline
-from tests.stripe_state import ask, assert_equal_to_stripe, back, changed
+from tests.stripe_state import ask, assert_equal_to_stripe, changed, days_ago
 from tests.test_fields import holding
 from tests.whole.test_traps import Held
 
@@ -68,27 +68,29 @@ def test_trap_29_pruned_rows_stay_away_until_a_longer_retention_and_a_backfill_b
     # The coverage of the first day that is kept stays: the day need not be listed again.
     covered = short.warehouse.state.covered_days()
     assert min(covered["charges"]) == min(covered["fee_details"]) == pruned["charges"].cutoff
-    assert set(pruned["charges"].days) == {day_of(back(shop, n)) for n in range(21, 47)} & set(pruned["charges"].days)
+    assert set(pruned["charges"].days) == {day_of(days_ago(shop, n)) for n in range(21, 47)} & set(
+        pruned["charges"].days
+    )
 
-    old = [charge for charge in shop.objects("charges", True).values() if charge["created"] < back(shop, 30)]
+    old = [charge for charge in shop.objects("charges", True).values() if charge["created"] < days_ago(shop, 30)]
     shop.update("charges", old[0]["id"], description="changed", livemode=True)
     lines = list(shop.objects("invoice_lines", True))
     invoices = shop.objects("invoices", True)
-    [old_invoice, *_] = [invoice for invoice, _ in lines if invoices[invoice]["created"] < back(shop, 30)]
+    [old_invoice, *_] = [invoice for invoice, _ in lines if invoices[invoice]["created"] < days_ago(shop, 30)]
     shop.update("invoices", old_invoice, description="changed", livemode=True)
     events = short.sync()
     assert events.applied
     assert counts(folder) == after
     path = f"/v1/charges/{old[0]['id']}"
     assert path not in [request.path for request in server.requests]  # nor is the charge requested
-    again = short.backfill([day_of(back(shop, n)) for n in range(46)])
+    again = short.backfill([day_of(days_ago(shop, n)) for n in range(46)])
     assert changed(again) == {}
     assert any("charges: 25 days are older than what the settings keep" in note for note in again.notes)
     assert counts(folder) == after
     assert not short.has_due_notifications(math.inf)  # no notification waits for rows that are not kept
 
     longer = make_pipeline(retention="40 days")
-    longer.backfill([day_of(back(shop, n)) for n in range(46)])
+    longer.backfill([day_of(days_ago(shop, n)) for n in range(46)])
     assert after["charges"] < counts(folder)["charges"] < before["charges"]
     assert 38 < oldest(folder, "charges") < 41
     forever = make_pipeline()
@@ -101,10 +103,10 @@ def test_trap_29_pruned_rows_stay_away_until_a_longer_retention_and_a_backfill_b
 def test_retention_goes_by_the_date_field_and_by_created_where_that_is_null(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder
 ) -> None:
-    created = back(shop, 30)
+    created = days_ago(shop, 30)
     ids = {
-        "due": shop.create_invoice(livemode=True, created=created, due_date=back(shop, 2))["id"],
-        "long due": shop.create_invoice(livemode=True, created=created, due_date=back(shop, 20))["id"],
+        "due": shop.create_invoice(livemode=True, created=created, due_date=days_ago(shop, 2))["id"],
+        "long due": shop.create_invoice(livemode=True, created=created, due_date=days_ago(shop, 20))["id"],
         "without": shop.create_invoice(livemode=True, created=created, due_date=None)["id"],
     }
     objects = {"invoices": {"date_field": "due_date", "retention": "10 days"}}
@@ -118,26 +120,26 @@ def test_retention_goes_by_the_date_field_and_by_created_where_that_is_null(
     lists = [request for request in server.requests if request.path == "/v1/invoices"]
     assert not [request for request in lists if int(request.params["created[gte]"]) <= created]
     # A change makes the invoice too old.
-    shop.update("invoices", ids["due"], due_date=back(shop, 15), livemode=True)
+    shop.update("invoices", ids["due"], due_date=days_ago(shop, 15), livemode=True)
     pipeline.sync()
     assert counts(folder)["invoices"] == counts(folder)["invoice_lines"] == 0
     # Another change makes it young enough again; later, the retention is longer.
-    shop.update("invoices", ids["due"], due_date=back(shop, 1), livemode=True)
+    shop.update("invoices", ids["due"], due_date=days_ago(shop, 1), livemode=True)
     pipeline.sync()
     assert ask(folder.published, "SELECT id FROM raw.invoices") == [(ids["due"],)]
     longer = make_pipeline(LIVE, objects={"invoices": {"date_field": "due_date", "retention": "2 months"}})
     longer.sync()
     assert counts(folder)["invoices"] == 3
     # By another date, other invoices are young enough.
-    shop.create_invoice(livemode=True, created=back(shop, 5), due_date=back(shop, 90))
+    shop.create_invoice(livemode=True, created=days_ago(shop, 5), due_date=days_ago(shop, 90))
     longer.sync()
     assert counts(folder)["invoices"] == 3
     make_pipeline(LIVE, objects={"invoices": {"retention": "2 months"}}).sync()
     assert counts(folder)["invoices"] == 4
     # Days are those of the date field, for children those of their parent's `created`.
     pruned = pipeline.prune()
-    assert pruned["invoices"].days == {day_of(at): 1 for at in (back(shop, 20), created, back(shop, 90))}
-    assert pruned["invoice_lines"].days.keys() == {day_of(created), day_of(back(shop, 5))}
+    assert pruned["invoices"].days == {day_of(at): 1 for at in (days_ago(shop, 20), created, days_ago(shop, 90))}
+    assert pruned["invoice_lines"].days.keys() == {day_of(created), day_of(days_ago(shop, 5))}
     assert ask(folder.published, "SELECT DISTINCT invoice FROM raw.invoice_lines") == [(ids["due"],)]
 
 
@@ -154,10 +156,10 @@ def test_a_child_may_be_pruned_before_its_parent_and_never_after_it(
     assert pruned == foreseen
     assert pruned.keys() == objects.keys()
     assert pruned["fee_details"].cutoff == today() - timedelta(days=5)
-    assert {day_of(back(shop, 25)), day_of(back(shop, 10))} <= pruned["fee_details"].days.keys()
+    assert {day_of(days_ago(shop, 25)), day_of(days_ago(shop, 10))} <= pruned["fee_details"].days.keys()
     for again in (False, True):
         if again:
-            pipeline.backfill([day_of(back(shop, n)) for n in range(3, 26)])
+            pipeline.backfill([day_of(days_ago(shop, n)) for n in range(3, 26)])
         assert 18 < oldest(folder, "balance_transactions") < 21
         assert oldest(folder, "fee_details") < 6
         assert oldest(folder, "charges") > 25
@@ -193,7 +195,7 @@ def test_the_next_sync_loads_rows_that_are_kept_longer_now(
     longer = make_pipeline(objects=now)
     report = longer.sync()
     assert {table for table, rows in counts(folder).items() if rows > shorter[table]} == set(tables)
-    assert report.listed["charges"] == {day_of(back(shop, 4))}
+    assert report.listed["charges"] == {day_of(days_ago(shop, 4))}
     make_pipeline().sync()
     assert_equal_to_stripe(shop, folder.published)
 
@@ -208,11 +210,11 @@ def test_a_tables_own_history_decides_which_days_are_listed(
     pipeline.sync()
     assert oldest(folder, "charges") < 11
     assert oldest(folder, "balance_transactions") > 35
-    report = pipeline.sync([day_of(back(shop, 20))])  # as a run of an older partition does
+    report = pipeline.sync([day_of(days_ago(shop, 20))])  # as a run of an older partition does
     assert any("charges: 1 days are older than what the settings keep" in note for note in report.notes)
-    assert report.listed["refunds"] == {day_of(back(shop, 20))}
+    assert report.listed["refunds"] == {day_of(days_ago(shop, 20))}
     assert oldest(folder, "charges") < 11
-    pipeline.backfill([day_of(back(shop, n)) for n in range(40)])
+    pipeline.backfill([day_of(days_ago(shop, n)) for n in range(40)])
     assert oldest(folder, "charges") < 11
     earlier = make_pipeline(LIVE, history=start, objects={"charges": {"history": "30 days"}})
     earlier.sync()
@@ -226,9 +228,11 @@ def test_loaded_rows_stay_equal_to_stripe_when_the_history_begins_later(
 ) -> None:
     """As a history that is an age does with every month."""
     unswept: dict[str, Any] = {"history": "30 days", "sweep": {"requests_a_month": 0}}
-    customer, other = (shop.create_customer(livemode=True, created=back(shop, 40), name="Ada")["id"] for _ in range(2))
+    customer, other = (
+        shop.create_customer(livemode=True, created=days_ago(shop, 40), name="Ada")["id"] for _ in range(2)
+    )
     make_pipeline(LIVE).sync()
-    never_loaded = shop.create_customer(livemode=True, created=back(shop, 70))["id"]
+    never_loaded = shop.create_customer(livemode=True, created=days_ago(shop, 70))["id"]
     later = make_pipeline(LIVE, **unswept)
     later.sync()
     if change == "switched off meanwhile":
@@ -266,7 +270,7 @@ def test_a_sweep_counts_listed_rows_even_if_few_of_them_are_kept(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder
 ) -> None:
     for age in range(20, 30):
-        start = back(shop, age) // DAY * DAY
+        start = days_ago(shop, age) // DAY * DAY
         for n in range(250):
             shop.create_payment(livemode=True, created=start + n * 60, announce=False)
     off = {table: {"enabled": False} for table in ("charges", "customers", "invoices", "payment_intents", "refunds")}
@@ -279,13 +283,13 @@ def test_a_sweep_counts_listed_rows_even_if_few_of_them_are_kept(
     for _ in range(3):
         shop.clock.advance(DAY + 3600)
         report = pipeline.sync()
-        swept = [day for day in report.listed["balance_transactions"] if day <= day_of(back(shop, 20))]
+        swept = [day for day in report.listed["balance_transactions"] if day <= day_of(days_ago(shop, 20))]
         assert 0 < report.requests["balance_transactions"] <= 8 + 4, swept  # the budget, and the changes
 
 
 def load_many_customers(make_pipeline: MakePipeline, shop: Shop) -> None:
     """Load 6,000 customers of the last 40 days, most of them older than 10, which take some 40 MB."""
-    start = back(shop, 40)
+    start = days_ago(shop, 40)
     for n in range(6000):
         shop.create_customer(livemode=True, created=start + n * 500, announce=False, description=os.urandom(3000).hex())
     make_pipeline(LIVE).sync()
@@ -318,8 +322,8 @@ def test_space_is_given_back_later_if_a_pruning_was_stopped(
 def test_a_dry_run_changes_nothing_whatever_the_settings_say_now(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    deleted = shop.create_customer(livemode=True, created=back(shop, 5), name="Gone")["id"]
-    shop.create_customer(livemode=True, created=back(shop, 5), name="Ada", phone="1")
+    deleted = shop.create_customer(livemode=True, created=days_ago(shop, 5), name="Gone")["id"]
+    shop.create_customer(livemode=True, created=days_ago(shop, 5), name="Ada", phone="1")
     make_pipeline(LIVE).sync()
     shop.delete_customer(deleted)
     make_pipeline(LIVE).sync()
@@ -336,11 +340,11 @@ def test_a_dry_run_changes_nothing_whatever_the_settings_say_now(
 def test_disabled_children_are_removed_with_their_parents(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    invoice = shop.create_invoice(livemode=True, created=back(shop, 30), due_date=back(shop, 2))["id"]
+    invoice = shop.create_invoice(livemode=True, created=days_ago(shop, 30), due_date=days_ago(shop, 2))["id"]
     dated: dict[str, Any] = {"invoices": {"date_field": "due_date", "retention": "10 days"}}
     make_pipeline(LIVE, objects=dated).sync()
     assert counts(folder)["invoice_lines"] > 0
-    shop.update("invoices", invoice, due_date=back(shop, 15), livemode=True)
+    shop.update("invoices", invoice, due_date=days_ago(shop, 15), livemode=True)
     make_pipeline(LIVE, objects=dated | {"invoice_lines": {"enabled": False}}).sync()
     assert counts(folder)["invoices"] == counts(folder)["invoice_lines"] == 0
 
@@ -358,7 +362,7 @@ def test_space_is_used_again_and_given_back_where_that_halves_the_file(
         [
             customer
             for customer in shop.objects("customers", True).values()
-            if customer["created"] >= back(shop, 0) // DAY * DAY - 10 * DAY
+            if customer["created"] >= days_ago(shop, 0) // DAY * DAY - 10 * DAY
         ]
     )
 
@@ -368,7 +372,7 @@ def test_space_is_used_again_and_given_back_where_that_halves_the_file(
 def test_objects_that_are_deleted_in_stripe_are_hidden_or_removed(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, on_delete: str
 ) -> None:
-    day = back(shop, 5)
+    day = days_ago(shop, 5)
     deleted = shop.create_customer(livemode=True, created=day, name="Gone for good")["id"]
     ada = shop.create_customer(livemode=True, created=day, name="Ada")["id"]
     draft = shop.create_invoice(ada, livemode=True, created=day, draft=True)
@@ -393,8 +397,8 @@ def test_objects_that_are_deleted_in_stripe_are_hidden_or_removed(
 def test_rows_that_were_only_hidden_are_removed_once_the_settings_say_so(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    deleted = shop.create_customer(livemode=True, created=back(shop, 5), name="Gone for good")["id"]
-    draft = shop.create_invoice(livemode=True, created=back(shop, 5), draft=True)["id"]
+    deleted = shop.create_customer(livemode=True, created=days_ago(shop, 5), name="Gone for good")["id"]
+    draft = shop.create_invoice(livemode=True, created=days_ago(shop, 5), draft=True)["id"]
     pipeline = make_pipeline()
     pipeline.sync()
     shop.delete_customer(deleted)
@@ -577,7 +581,7 @@ def old_results(instance: dg.DagsterInstance, *, ours: bool) -> list[tuple[str, 
 def test_the_asset_removes_old_runs_that_have_ended_and_reports_their_partitions_again(
     make_pipeline: MakePipeline, shop: Shop, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shop.create_customer(livemode=True, created=back(shop, 1))
+    shop.create_customer(livemode=True, created=days_ago(shop, 1))
     pipeline = make_pipeline(LIVE, history=(datetime.now(UTC) - timedelta(days=2)).date())
     defs = build_defs(resource_overrides={RESOURCE: OpenedPipeline(pipeline)})
     sync, nightly = (defs.resolve_job_def(name) for name in ("sync", "nightly"))
@@ -631,18 +635,18 @@ def test_the_asset_removes_old_runs_that_have_ended_and_reports_their_partitions
 def test_a_page_that_is_written_late_does_not_remove_an_invoice_that_became_young_enough_meanwhile(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    created = back(shop, 30)
-    invoice = shop.create_invoice(livemode=True, created=created, due_date=back(shop, 2))["id"]
+    created = days_ago(shop, 30)
+    invoice = shop.create_invoice(livemode=True, created=created, due_date=days_ago(shop, 2))["id"]
     objects = {"invoices": {"date_field": "due_date", "retention": "10 days"}}
     late, prompt = (make_pipeline(LIVE, objects=objects) for _ in range(2))
     prompt.sync()
     held = Held()
     held.lists_of(late, monkeypatch)
     with ThreadPoolExecutor(1) as thread:
-        shop.update("invoices", invoice, due_date=back(shop, 15), livemode=True, announce=False)
+        shop.update("invoices", invoice, due_date=days_ago(shop, 15), livemode=True, announce=False)
         backfill = thread.submit(late.backfill, [day_of(created)])
         assert held.has_read.wait(60)
-        shop.update("invoices", invoice, due_date=back(shop, 1), livemode=True)
+        shop.update("invoices", invoice, due_date=days_ago(shop, 1), livemode=True)
         prompt.sync()
         held.may_write.set()
         assert not backfill.result(60).failures
@@ -654,7 +658,7 @@ def test_a_page_that_is_written_late_does_not_remove_an_invoice_that_became_youn
 def test_pruning_and_removing_do_not_disturb_a_run_that_has_not_stored_its_pages_yet(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    day = back(shop, 5)
+    day = days_ago(shop, 5)
     deleted, renamed, deleted_later = (shop.create_customer(livemode=True, created=day)["id"] for _ in range(3))
     draft = shop.create_invoice(deleted_later, livemode=True, created=day, draft=True)["id"]
     late, prompt = (make_pipeline(LIVE, on_delete="remove") for _ in range(2))

@@ -24,7 +24,7 @@ from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.sync.report import Report
 from tests.conftest import KEYS, MakePipeline
 from tests.receiving import receiving
-from tests.stripe_state import ask, assert_equal_to_stripe, back, changed, rows
+from tests.stripe_state import ask, assert_equal_to_stripe, changed, days_ago, rows
 
 TEST_KEY = {"STRIPE_API_KEY": "sk_test_of_the_tests"}
 MOST = 200
@@ -58,7 +58,7 @@ def test_every_type_follows_its_webhooks_without_a_sync(
     pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
     for livemode in (True, False):
-        shop.create_payment(created=back(shop, 20), livemode=livemode)
+        shop.create_payment(created=days_ago(shop, 20), livemode=livemode)
     pipeline.sync()
     for livemode in (True, False):
         old = next(iter(shop.objects("charges", livemode)))
@@ -79,7 +79,7 @@ def test_every_type_follows_its_webhooks_without_a_sync(
 def test_a_refund_of_an_old_charge_takes_few_requests(
     make_pipeline: MakePipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    charge = shop.create_payment(created=back(shop, 30))["latest_charge"]
+    charge = shop.create_payment(created=days_ago(shop, 30))["latest_charge"]
     pipeline = make_pipeline(TEST_KEY)
     pipeline.sync()
     webhooks.requests.clear()
@@ -105,7 +105,7 @@ def test_trap_15_webhooks_that_arrive_twice_and_in_any_order_give_the_rows_of_th
     pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
     orders = list(itertools.permutations(range(3)))
-    charges = [shop.create_payment(created=back(shop, 40 + n))["latest_charge"] for n in range(len(orders))]
+    charges = [shop.create_payment(created=days_ago(shop, 40 + n))["latest_charge"] for n in range(len(orders))]
     pipeline.sync()
     webhooks.webhooks.settled()
     by_charge: list[list[str]] = []
@@ -134,7 +134,7 @@ def test_trap_16_a_page_that_is_written_late_does_not_undo_the_newer_row_of_a_we
     folder: DataFolder,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    customer = shop.create_customer(name="t0", created=back(shop, 5))["id"]
+    customer = shop.create_customer(name="t0", created=days_ago(shop, 5))["id"]
     late, prompt = make_pipeline(TEST_KEY), make_pipeline(TEST_KEY)
     prompt.sync()
     has_read, may_write, load = threading.Event(), threading.Event(), late.warehouse.load
@@ -148,7 +148,7 @@ def test_trap_16_a_page_that_is_written_late_does_not_undo_the_newer_row_of_a_we
     monkeypatch.setattr(late.warehouse, "load", held)
     with ThreadPoolExecutor(1) as thread:
         shop.update("customers", customer, name="t0 + 0.5", announce=False)
-        backfill = thread.submit(late.backfill, [day_of(back(shop, 5))], ["customers"])
+        backfill = thread.submit(late.backfill, [day_of(days_ago(shop, 5))], ["customers"])
         assert has_read.wait(60)
         shop.update("customers", customer, name="t0 + 1")
         drain(prompt, webhooks)
@@ -160,7 +160,7 @@ def test_trap_16_a_page_that_is_written_late_does_not_undo_the_newer_row_of_a_we
 def test_trap_17_a_webhook_replayed_15_days_later_does_not_bring_back_old_values(
     pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    customer, deleted = (shop.create_customer(name="first", created=back(shop, 40))["id"] for _ in range(2))
+    customer, deleted = (shop.create_customer(name="first", created=days_ago(shop, 40))["id"] for _ in range(2))
     pipeline.sync()
     webhooks.webhooks.hold()
     for renamed in (customer, deleted):
@@ -186,7 +186,7 @@ def test_trap_17_a_webhook_replayed_15_days_later_does_not_bring_back_old_values
 def test_trap_18_an_event_in_an_old_api_versions_shape_clears_no_column(
     pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    payment = shop.create_payment(description="Order 6735", created=back(shop, 3))
+    payment = shop.create_payment(description="Order 6735", created=days_ago(shop, 3))
     pipeline.sync()
     webhooks.webhooks.hold()
     old = {"id": payment["latest_charge"], "object": "charge", "created": payment["created"], "card": {}}
@@ -202,7 +202,7 @@ def test_trap_18_an_event_in_an_old_api_versions_shape_clears_no_column(
 def test_trap_19_a_deleted_customer_stays_deleted_after_late_webhooks_and_keeps_its_last_columns(
     pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    customer = shop.create_customer(name="Ada", created=back(shop, 10))["id"]
+    customer = shop.create_customer(name="Ada", created=days_ago(shop, 10))["id"]
     pipeline.sync()
     webhooks.webhooks.hold()
     shop.update("customers", customer, name="Ada Lovelace")
@@ -215,7 +215,7 @@ def test_trap_19_a_deleted_customer_stays_deleted_after_late_webhooks_and_keeps_
     assert ask(folder.published, columns) == [("Ada", True)]
     webhooks.webhooks.release(late)
     assert drain(pipeline, webhooks).applied == 1
-    pipeline.backfill([day_of(back(shop, 10))])
+    pipeline.backfill([day_of(days_ago(shop, 10))])
     assert ask(folder.published, "SELECT count(*) FROM test.customers") == [(0,)]
     assert ask(folder.published, columns) == [("Ada", True)]
 
@@ -224,7 +224,7 @@ def test_trap_19_a_deleted_customer_stays_deleted_after_late_webhooks_and_keeps_
 def test_trap_26_5000_webhooks_at_once_read_each_object_once(
     pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    customers = [shop.create_customer(created=back(shop, 40 - n / 4))["id"] for n in range(100)]
+    customers = [shop.create_customer(created=days_ago(shop, 40 - n / 4))["id"] for n in range(100)]
     pipeline.sync()
     webhooks.requests.clear()
     before = len(webhooks.webhooks.attempts)
@@ -253,7 +253,7 @@ def test_trap_28_after_a_kill_between_any_two_steps_the_next_drain_completes_the
     step: str,
     done: bool,
 ) -> None:
-    charge = shop.create_payment(created=back(shop, 30))["latest_charge"]
+    charge = shop.create_payment(created=days_ago(shop, 30))["latest_charge"]
     killed = make_pipeline()
     killed.sync()
     shop.refund(charge, amount=100)
@@ -285,7 +285,7 @@ def test_notifications_of_a_type_that_may_not_be_read_wait_and_the_others_are_ap
     make_pipeline: MakePipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
     pipeline = make_pipeline({"STRIPE_API_KEY": "rk_test_of_the_tests"})
-    charge = shop.create_payment(created=back(shop, 30))["latest_charge"]
+    charge = shop.create_payment(created=days_ago(shop, 30))["latest_charge"]
     pipeline.sync()
     webhooks.deny("refunds")
     shop.refund(charge, amount=100)
@@ -306,7 +306,7 @@ def test_notifications_of_a_type_that_may_not_be_read_wait_and_the_others_are_ap
 def test_an_object_that_cannot_be_read_is_given_up_after_five_attempts_and_delays_no_other(
     make_pipeline: MakePipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    bad, good = (shop.create_customer(name="old", created=back(shop, 30 + n))["id"] for n in range(2))
+    bad, good = (shop.create_customer(name="old", created=days_ago(shop, 30 + n))["id"] for n in range(2))
     pipeline = make_pipeline(TEST_KEY)
     pipeline.sync()
     webhooks.faults.append(Fault(path=f"/v1/customers/{bad}", status=400, times=None))
@@ -331,7 +331,7 @@ def test_an_object_that_cannot_be_read_is_given_up_after_five_attempts_and_delay
 def test_a_dead_notification_is_done_once_its_object_is_read_for_another_event(
     pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    customer = shop.create_customer(name="old", created=back(shop, 30))["id"]
+    customer = shop.create_customer(name="old", created=days_ago(shop, 30))["id"]
     pipeline.sync()
     shop.update("customers", customer, name="new")
     webhooks.webhooks.settled()

@@ -35,7 +35,7 @@ def _client(server: Server) -> httpx.Client:
 
 
 @pytest.mark.parametrize("name", sorted(PREFIXES))
-def test_any_page_is_the_emulators(bulk: Server, name: str) -> None:
+def test_any_page_equals_the_emulators(bulk: Server, name: str) -> None:
     plain = Shop()
     shop = bulk.shop
     ids = list(shop.collection(name, True))
@@ -81,7 +81,7 @@ def test_every_object_is_read_once_by_a_backfill_and_by_reading_serially(
     assert len([row for row in rows(folder.published, "raw.invoice_lines") if row["invoice"] == long]) == LONG_LINES
 
 
-def test_a_change_is_announced_and_kept(bulk: Server) -> None:
+def test_a_change_is_announced_and_stored(bulk: Server) -> None:
     charge = object_id("charges", 17)
     bulk.shop.update("charges", charge, livemode=True, description="changed")
     with _client(bulk) as client:

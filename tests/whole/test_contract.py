@@ -1,4 +1,4 @@
-"""Names that users and their programs rely on: a change of one of them breaks somebody's work."""
+"""Names that users and their programs rely on: changing one of them breaks their work."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def test_tables_views_and_their_columns(make_pipeline: MakePipeline, folder: Dat
         *(f"pipeline.{name}" for name in ("coverage", "cursors", "inbox", "published")),
     }
     views = ask(folder.published, "SELECT schema_name || '.' || view_name FROM duckdb_views() WHERE NOT internal")
-    assert {name for (name,) in views} >= {f"{mode}.{it}" for mode in ("live", "test") for it in (*TABLES, "payments")}
+    assert {name for (name,) in views} >= {
+        f"{mode}.{view}" for mode in ("live", "test") for view in (*TABLES, "payments")
+    }
     sql = "SELECT table_name, column_name, data_type FROM duckdb_columns() WHERE schema_name = 'raw'"
     columns: dict[str, dict[str, str]] = {}
     for table, column, kind in ask(folder.published, sql):

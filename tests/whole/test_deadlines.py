@@ -1,4 +1,4 @@
-"""Servers that are slow, or never done with an answer: a run ends in time and loses nothing."""
+"""Servers that are slow, or never complete an answer: a run ends in time and loses nothing."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from stripe_pipeline.stripe_api.keys import ApiKey
 from stripe_pipeline.stripe_api.rate_limits import RateLimits
 from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import KEYS, MakePipeline
-from tests.stripe_state import ask, assert_equal_to_stripe, back
+from tests.stripe_state import ask, assert_equal_to_stripe, days_ago
 
 KEY = ApiKey.from_text(KEYS["STRIPE_API_KEY"])
 LIVE_KEY = {"STRIPE_API_KEY": KEY.secret}
-SLACK = 6.0  # seconds that a busy machine may take besides
+SLACK = 6.0  # more seconds that a busy machine may take
 
 
 @contextmanager
 def trickling(head: bytes) -> Iterator[str]:
-    """A server that answers with `head` and then one byte every 50 ms, forever; its address."""
+    """The address of a server that answers with `head` and then one byte every 50 ms, forever."""
     ended = threading.Event()
 
     def serve(listener: socket.socket) -> None:
@@ -92,26 +92,26 @@ def test_a_wait_that_would_outlast_the_deadline_is_not_begun(server: Server) -> 
         assert time.monotonic() - started < 5
 
 
-def tell(pipeline: Pipeline, shop: Shop, *, livemode: bool = True) -> None:
+def add_events(pipeline: Pipeline, shop: Shop, *, livemode: bool = True) -> None:
     """Put all events into the inbox."""
     pipeline.inbox.add([notification for event in shop.events(livemode) if (notification := notification_of(event))])
 
 
-def changed_customers(pipeline: Pipeline, shop: Shop, number: int) -> None:
-    """Old customers that were loaded, and changed since."""
-    customers = [shop.create_customer(livemode=True, created=back(shop, 20 + n))["id"] for n in range(number)]
+def load_and_change_customers(pipeline: Pipeline, shop: Shop, number: int) -> None:
+    """Load old customers, and change them afterwards."""
+    customers = [shop.create_customer(livemode=True, created=days_ago(shop, 20 + n))["id"] for n in range(number)]
     pipeline.sync()
     for customer in customers:
         shop.update("customers", customer, name="changed")
-    tell(pipeline, shop)
+    add_events(pipeline, shop)
 
 
 @pytest.mark.parametrize("path", ["", "^/v1/customers/"])
-def test_trap_40_a_drain_ends_in_time_and_what_it_did_not_read_waits(
+def test_trap_40_a_drain_ends_in_time_and_unread_notifications_wait(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder, path: str
 ) -> None:
     pipeline = make_pipeline(LIVE_KEY)
-    changed_customers(pipeline, shop, 4)
+    load_and_change_customers(pipeline, shop, 4)
     server.faults.append(Fault(path=path, trickle=0.2, times=None))
     started = time.monotonic()
     report = pipeline.drain(most=200, within=2.0)
@@ -126,11 +126,11 @@ def test_trap_40_a_drain_ends_in_time_and_what_it_did_not_read_waits(
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_what_a_drain_could_read_of_a_slow_api_is_stored(
+def test_objects_that_a_drain_could_read_from_a_slow_api_are_stored(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     pipeline = make_pipeline(LIVE_KEY)
-    changed_customers(pipeline, shop, 40)
+    load_and_change_customers(pipeline, shop, 40)
     server.faults.append(Fault(path="^/v1/customers/", delay=1.0, times=None))
     drains = 0
     while pipeline.has_due_notifications(float("inf")) and drains < 12:
@@ -148,14 +148,14 @@ def test_a_key_whose_answers_trickle_leaves_time_to_the_other(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     pipeline = make_pipeline()
-    changed_customers(pipeline, shop, 2)
-    person = shop.create_customer(created=back(shop, 20))["id"]
+    load_and_change_customers(pipeline, shop, 2)
+    person = shop.create_customer(created=days_ago(shop, 20))["id"]
     pipeline.sync()
     shop.update("customers", person, name="changed")
-    tell(pipeline, shop, livemode=False)
+    add_events(pipeline, shop, livemode=False)
     customer = next(iter(shop.objects("customers", True).values()))["id"]
     shop.update("customers", customer, name="changed again")
-    tell(pipeline, shop)
+    add_events(pipeline, shop)
     server.faults.append(Fault(livemode=True, trickle=0.2, times=None))
     started = time.monotonic()
     pipeline.drain(most=200, within=8.0)
@@ -169,9 +169,9 @@ def test_a_sync_ends_in_time_and_the_next_one_goes_on(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     for n in range(12):
-        shop.create_customer(livemode=True, created=back(shop, n))
-        shop.create_payment(livemode=True, created=back(shop, n))
-    pipeline = make_pipeline(LIVE_KEY, history=day_of(back(shop, 20)))
+        shop.create_customer(livemode=True, created=days_ago(shop, n))
+        shop.create_payment(livemode=True, created=days_ago(shop, n))
+    pipeline = make_pipeline(LIVE_KEY, history=day_of(days_ago(shop, 20)))
     server.faults.append(Fault(path="^/v1/charges$", trickle=0.2, times=None))
     started = time.monotonic()
     report = pipeline.sync(within=5.0)

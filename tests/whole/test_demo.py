@@ -1,4 +1,4 @@
-"""`stripe-pipeline demo` from its start to its end, and the ends of processes that nobody asked for."""
+"""`stripe-pipeline demo` from its start to its end, and processes that end by themselves."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ DAYS = 5
 Start = Callable[..., subprocess.Popen[str]]
 
 
-def wait_until(true: Callable[[], Any], *, seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], Any], *, seconds: float = 60) -> None:
     """Wait for a condition; fails after `seconds`."""
     end = time.monotonic() + seconds
-    while not true():
+    while not condition():
         assert time.monotonic() < end, "it did not come true"
         time.sleep(0.1)
 
@@ -44,11 +44,11 @@ def started_by(pid: int) -> dict[int, str]:
     listed = subprocess.run(["ps", "-eo", "pid=,ppid=,sess=,args="], capture_output=True, text=True, check=True)
     processes = [line.split(None, 3) for line in listed.stdout.splitlines()]
     sessions = {session for _, parent, session, _ in processes if int(parent) == pid}
-    return {int(one): arguments for one, _, session, arguments in processes if session in sessions}
+    return {int(child): arguments for child, _, session, arguments in processes if session in sessions}
 
 
 def alive(pids: dict[int, str]) -> dict[int, str]:
-    """Those that have not ended."""
+    """Those of the processes that have not ended."""
     listed = subprocess.run(["ps", "-eo", "pid=,stat="], capture_output=True, text=True, check=True)
     running = {int(line.split()[0]) for line in listed.stdout.splitlines() if not line.split()[1].startswith("Z")}
     return {pid: arguments for pid, arguments in pids.items() if pid in running}
@@ -56,7 +56,7 @@ def alive(pids: dict[int, str]) -> dict[int, str]:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """What a clone needs to run."""
+    """A folder with the files that a clone needs to run."""
     root = tmp_path / "clone"
     root.mkdir()
     for name in ("dagster.yaml", "pyproject.toml", "stripe_pipeline.yaml"):
@@ -66,7 +66,7 @@ def clone(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(clone: Path) -> Iterator[Start]:
-    """Start a demo; what a failed test leaves running is ended."""
+    """Starts a demo; ends the processes that a failed test leaves running."""
     started: list[subprocess.Popen[str]] = []
     unset = {"DAGSTER_HOME", "PYTHONDONTWRITEBYTECODE"}
     environment = {
@@ -79,7 +79,7 @@ def start(clone: Path) -> Iterator[Start]:
             process = subprocess.Popen(
                 command,
                 cwd=clone,
-                # A proxy is for the outside: everything that the demo starts is on this machine.
+                # Everything that the demo starts is on this machine and must not use a proxy.
                 env=environment | {"HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"} | variables,
                 stdout=out,
                 stderr=err,
@@ -96,15 +96,15 @@ def start(clone: Path) -> Iterator[Start]:
             process.wait(30)
 
 
-def said(clone: Path) -> str:
-    """What the demo has said so far."""
+def output_of(clone: Path) -> str:
+    """The demo's output so far."""
     return (clone / "out").read_text() + (clone / "err").read_text()
 
 
 def ask(port: int, query: str, **variables: object) -> Any:
     """The data of a GraphQL answer of Dagster."""
-    asked = httpx.post(f"http://{HOST}:{port}/graphql", json={"query": query, "variables": variables}, timeout=60)
-    answer = asked.json()
+    response = httpx.post(f"http://{HOST}:{port}/graphql", json={"query": query, "variables": variables}, timeout=60)
+    answer = response.json()
     assert "errors" not in answer, answer["errors"]
     return answer["data"]
 
@@ -141,9 +141,9 @@ def test_demo_from_start_to_end(clone: Path, start: Start) -> None:
     port = free_port()
     (clone / "stripe_pipeline.yaml").write_text(f"history: {DAYS} days")
     demo = start(port, STRIPE_PIPELINE_CONFIG="stripe_pipeline.yaml")
-    wait_until(lambda: "Ctrl-C stops everything." in said(clone) or demo.poll() is not None, seconds=180)
-    assert demo.poll() is None, said(clone)
-    assert f"http://{HOST}:{port}" in said(clone)
+    wait_until(lambda: "Ctrl-C stops everything." in output_of(clone) or demo.poll() is not None, seconds=180)
+    assert demo.poll() is None, output_of(clone)
+    assert f"http://{HOST}:{port}" in output_of(clone)
     assert (clone / "err").read_text() == ""
     folder = DataFolder(clone / "data")
 
@@ -155,21 +155,22 @@ def test_demo_from_start_to_end(clone: Path, start: Start) -> None:
             "numFailed": 0,
         }
     schedules = {
-        it["name"]: it["scheduleState"]["status"] for it in ask(port, SCHEDULES)["schedulesOrError"]["results"]
+        schedule["name"]: schedule["scheduleState"]["status"]
+        for schedule in ask(port, SCHEDULES)["schedulesOrError"]["results"]
     }
     assert schedules["sync_every_15_minutes"] == "RUNNING"
 
-    # What the shop goes on doing, webhooks bring in.
-    [webhooks] = [line.split()[1] for line in said(clone).splitlines() if line.startswith("  Webhooks ")]
+    # Webhooks bring in further changes of the shop.
+    [webhooks] = [line.split()[1] for line in output_of(clone).splitlines() if line.startswith("  Webhooks ")]
     assert httpx.get(webhooks.replace("/webhooks/stripe", "/health")).json()["stored"] > 0
     charges = count(folder, "raw.charges")
     wait_until(lambda: count(folder, "raw.charges") > charges)
 
-    def told_by_sensor() -> bool:
+    def sensor_has_applied_events() -> bool:
         ticks = ask(port, TICKS)["sensorOrError"]["sensorState"]["ticks"]
         return any((tick["skipReason"] or "").startswith("Applied ") for tick in ticks)
 
-    wait_until(told_by_sensor)
+    wait_until(sensor_has_applied_events)
 
     # A backfill from the UI lists the last days once more.
     launched_at = datetime.now(UTC)
@@ -198,18 +199,18 @@ def test_demo_from_start_to_end(clone: Path, start: Start) -> None:
     assert doubled == []
 
     below = started_by(demo.pid)
-    assert len(below) >= 6  # the receiver, the emulator, Dagster and what Dagster started
+    assert len(below) >= 6  # the receiver, the emulator, Dagster and its children
     assert not [arguments for arguments in below.values() if "whsec_" in arguments or "sk_" in arguments]
     demo.send_signal(signal.SIGINT)
     assert demo.wait(30) == 0
-    assert said(clone).endswith("Stopping …\nStopped.\n")
+    assert output_of(clone).endswith("Stopping …\nStopped.\n")
     assert alive(below) == {}
     claim_port(port, option="--port")
 
     # A second start begins anew, with the demo's own settings. This time the emulator ends while it loads.
     again = start(port)
-    wait_until(lambda: "Starting Dagster" in said(clone) or again.poll() is not None)
-    assert said(clone).startswith("Removing the last demo's data from data\n")
+    wait_until(lambda: "Starting Dagster" in output_of(clone) or again.poll() is not None)
+    assert output_of(clone).startswith("Removing the last demo's data from data\n")
     wait_until(lambda: any(" dagster dev " in arguments for arguments in started_by(again.pid).values()))
     assert "history: 60 days" in (clone / "data" / "demo.yaml").read_text()
     below = started_by(again.pid)
@@ -233,7 +234,7 @@ def sleeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("sleeper")
-def test_processes_end_with_the_block_and_one_that_ends_alone_is_named(tmp_path: Path) -> None:
+def test_processes_end_with_the_block_and_one_that_ends_by_itself_is_named(tmp_path: Path) -> None:
     log = tmp_path / "sound-sleeper.log"
     with Processes(tmp_path) as processes:
         processes.start("Sound sleeper", "sleeper")
@@ -268,7 +269,7 @@ def test_processes_end_when_their_parent_is_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("sleeper")
-def test_a_log_that_grows_long_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_grows_long_is_started_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log, before = tmp_path / "talker.log", tmp_path / "talker.before.log"
     (tmp_path / "talker.py").write_text(
         "import time\nfor n in range(100):\n    print(n, 'x' * 100, flush=True)\n    time.sleep(0.02)\n"
@@ -278,12 +279,12 @@ def test_a_log_that_grows_long_is_begun_anew(tmp_path: Path, monkeypatch: pytest
         processes.start("Talker", "talker")
         with pytest.raises(ProcessEnded):
             processes.watch()
-    assert before.read_text().startswith(tuple("123456789"))  # not its first lines: these are gone
+    assert before.read_text().startswith(tuple("123456789"))  # its first lines have been removed
     assert 0 < log.stat().st_size < 5000
     assert "\0" not in log.read_text()
 
 
-def test_a_port_is_taken_while_somebody_listens() -> None:
+def test_a_port_is_taken_while_a_socket_listens() -> None:
     with socket.socket() as listener:
         listener.bind((HOST, 0))
         listener.listen()

@@ -1,4 +1,4 @@
-"""Random histories of a shop, kept by syncs that fail, crash and meet each other: in the end every row is Stripe's.
+"""Random histories of a shop, read by syncs that fail, crash and overlap: in the end, every row equals Stripe's.
 
 `make soak` runs many more of them than `make test`.
 """
@@ -45,11 +45,11 @@ from stripe_pipeline.sync.report import Report
 from stripe_pipeline.warehouse.warehouse import Warehouse
 from tests.conftest import KEYS
 from tests.stripe_state import assert_equal_to_stripe, differences
-from tests.whole.histories import ACTIONS, TELLING, Happening, Told, stock
+from tests.whole.histories import ACTIONS, ANNOUNCEMENTS, ChangeLog, Happening, stock
 
 HISTORY_DAYS = 20
 FIGURES: Counter[str] = Counter()
-"""What the histories of this process did, for the soak."""
+"""The numbers of histories, happenings, runs and crashes in this process, for the soak."""
 
 TROUBLES: tuple[dict[str, Any], ...] = (
     {"status": 500},
@@ -68,7 +68,7 @@ FAMILY = {child.name: child.parent for child in OBJECT_TYPES.values() if child.p
 STEPS = ("warehouse.load", "warehouse.publish", "warehouse.state.forget_coverage", "inbox.add", "inbox.applied")
 
 things = st.lists(
-    st.tuples(st.sampled_from(ACTIONS), st.booleans(), st.sampled_from(TELLING), st.integers(0, 999)),
+    st.tuples(st.sampled_from(ACTIONS), st.booleans(), st.sampled_from(ANNOUNCEMENTS), st.integers(0, 999)),
     min_size=2,
     max_size=12,
 )
@@ -80,11 +80,11 @@ paths = st.sampled_from(
 
 
 class Crash(Exception):
-    """Ends a run where it stands."""
+    """Stands in for the end of a run's process."""
 
 
 class LocalTime(SimpleNamespace):
-    """The local clock as the API client sees it; Stripe's clock stays when it is set."""
+    """The local clock as the API client sees it. Setting it does not change Stripe's clock."""
 
     ahead = 0.0
     monotonic = staticmethod(time.monotonic)
@@ -95,30 +95,30 @@ class LocalTime(SimpleNamespace):
 
 
 class Api(StripeApi):
-    """The client that hardly waits, and with something that can happen around one of its requests."""
+    """A client that hardly waits. Changes can happen before or after one of its requests."""
 
     around: Iterator[Callable[[], object] | None] = itertools.repeat(None)
-    """What happens before and after each request, in turn."""
+    """The change before and after each request, in turn; None for no change."""
     turn = threading.Lock()
     slowest = 0.0
     """Seconds that the longest request took since this was last set to 0."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         limits = RateLimits(account=1e6, endpoint=1e6)
-        # A first 429 pauses until less than was refused was sent in a second: requests that succeed when they are sent
-        # again need more patience than that.
+        # A first 429 pauses the client until it has sent less in the last second than when it was refused. Requests
+        # that succeed when they are sent again need more patience than that.
         super().__init__(*arguments, **options | {"limits": limits, "patience": 2.0, "max_attempts": 4})
 
     def get(self, path: str, params: Params | None = None) -> Reply:
         """As `StripeApi.get`."""
-        self._now_or_not()
+        self._next_change()
         began = time.monotonic()
         reply = super().get(path, params)
         Api.slowest = max(Api.slowest, time.monotonic() - began)
-        self._now_or_not()
+        self._next_change()
         return reply
 
-    def _now_or_not(self) -> None:
+    def _next_change(self) -> None:
         with Api.turn:
             happens = next(Api.around, None)
         if happens:
@@ -127,20 +127,20 @@ class Api(StripeApi):
 
 @cache
 def empty_warehouse() -> bytes:
-    """A private file with the schema in place: making it takes longer than a short history."""
+    """A private file with the schema in place: creating the schema takes longer than a short history."""
     with tempfile.TemporaryDirectory(dir=fast_disk()) as root:
-        made = Warehouse(DataFolder(Path(root)))
-        made.load([])
-        return made.folder.private.read_bytes()
+        warehouse = Warehouse(DataFolder(Path(root)))
+        warehouse.load([])
+        return warehouse.folder.private.read_bytes()
 
 
 def fast_disk() -> str | None:
-    """Where files need not reach a disk; histories are about order, the kill tests about what a disk holds."""
+    """A folder whose files need not reach a disk: histories test the order of changes, other tests the disk."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 class Histories(RuleBasedStateMachine):
-    """A shop, two pipelines on one data folder, and what both live through."""
+    """A shop, two pipelines on one data folder, and the changes and failures that they meet."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class Histories(RuleBasedStateMachine):
         today = time.time() // DAY * DAY
         self.shop = Shop(clock=Clock(today + moment - time.time()))
         stock(self.shop)
-        self.told = Told(self.shop)
+        self.log = ChangeLog(self.shop)
         self.server = self.stack.enter_context(Server(self.shop))
         root = Path(self.stack.enter_context(tempfile.TemporaryDirectory(dir=fast_disk())))
         self.folder = DataFolder(root)
@@ -181,7 +181,7 @@ class Histories(RuleBasedStateMachine):
 
     def _all(self, happenings: Sequence[Happening]) -> None:
         for happening in happenings:
-            self.told.happen(happening)
+            self.log.happen(happening)
         FIGURES["happenings"] += len(happenings)
 
     @rule(happenings=things)
@@ -203,18 +203,18 @@ class Histories(RuleBasedStateMachine):
 
     @rule(ahead=st.sampled_from((0.0, 600.0, -600.0, 0.7)))
     def set_the_local_clock(self, ahead: float) -> None:
-        """Somebody corrects it, or gets it wrong."""
+        """The local clock is corrected, or set wrong."""
         self.local.ahead = ahead
 
     @rule(happenings=things)
     def sync(self, happenings: list[Happening]) -> None:
-        """Nothing disturbs it: what could be known when it began is right."""
+        """A sync that nothing disturbs: everything that could be known when it began is right."""
         self._all(happenings)
         self._clean(self.pipelines[0].sync)
 
     @rule(n=st.integers(0, HISTORY_DAYS + 3))
     def sync_with_a_day(self, n: int) -> None:
-        """A sync that also lists a day, of today's if `n` is 0."""
+        """A sync that also lists a day, today if `n` is 0."""
         self._clean(lambda: self.pipelines[0].sync([day_of(self.shop.clock.now()) - timedelta(days=n)]))
 
     @rule(happenings=things, path=paths, nth=nths, times=st.integers(1, 2), trouble=st.sampled_from(TROUBLES))
@@ -258,7 +258,7 @@ class Histories(RuleBasedStateMachine):
         outer=st.sampled_from(("backfill", "backfill", "sync")),
     )
     def two_at_once(self, nth: int, before: list[Happening], after: list[Happening], inner: str, outer: str) -> None:
-        """While one run waits for an answer, or has one it did not store yet, things happen and another one runs."""
+        """While one run waits for an answer, or has not stored one yet, changes happen and another run is made."""
         first, second = (
             pipeline.sync if kind == "sync" else lambda p=pipeline: p.backfill(self._days(range(HISTORY_DAYS)))
             for kind, pipeline in zip((outer, inner), self.pipelines, strict=True)
@@ -280,7 +280,7 @@ class Histories(RuleBasedStateMachine):
         only=st.sampled_from((None, "charges", "fee_details", "invoices")),
     )
     def backfill(self, ns: list[int], only: str | None) -> None:
-        """Of random days."""
+        """A backfill of random days."""
         self._run(lambda: self.pipelines[1].backfill(self._days(ns), only and [only]))
 
     @rule(
@@ -295,8 +295,8 @@ class Histories(RuleBasedStateMachine):
         self._all(happenings)
         owner: Any = self.pipelines[0]
         *names, name = step.split(".")
-        for it in names:
-            owner = getattr(owner, it)
+        for attribute in names:
+            owner = getattr(owner, attribute)
         real = getattr(owner, name)
         left = itertools.count()
 
@@ -320,7 +320,7 @@ class Histories(RuleBasedStateMachine):
         today = day_of(self.shop.clock.now())
         return [today - timedelta(days=n) for n in ns]
 
-    # How many events there are may depend on how fast the machine is, and what is drawn must not.
+    # The number of events may depend on the speed of the machine, the drawn values must not.
     @rule(happenings=things, seed=st.integers(0, 2**32), most=st.sampled_from((2, 1000)))
     def webhooks(self, happenings: list[Happening], seed: int, most: int) -> None:
         """Some of the latest events come as webhooks, in any order and some of them twice."""
@@ -342,8 +342,8 @@ class Histories(RuleBasedStateMachine):
     def _run(self, work: Callable[[], Report], *, apart: bool = True) -> Report:
         FIGURES["runs"] += 1
         if apart:
-            # Runs that follow each other closer than Stripe's clock is known to them put right at the next sync what
-            # they took for older than it is.
+            # A run that follows another within the error of Stripe's clock may take a change for older than it is; the
+            # next sync corrects that.
             self.shop.clock.advance(1 + CLOCK_ERROR)
         self.wrong = True
         try:
@@ -359,14 +359,14 @@ class Histories(RuleBasedStateMachine):
         began = self.shop.clock.now() + 1 + CLOCK_ERROR
         Api.slowest = 0.0
         report = self._run(work)
-        # Where the machine stands still, Stripe's clock is known by as much worse as the answers were late.
+        # If the machine stalls, the estimate of Stripe's clock is worse by as much as the answers were late.
         began -= Api.slowest
         self.wrong = True
         assert not report.failures, report.failures
         for table, livemode, key, stripe, ours in differences(self.shop, self.folder.published):
-            known_from = self.told.known_from.get((FAMILY.get(table, table), livemode, key[0]), 0.0)
-            # No event tells that money became available: it is looked up once an hour. And Stripe's clock is known to
-            # about two seconds only: a first sync right after midnight may not know yet that there is a new day.
+            known_from = self.log.known_from.get((FAMILY.get(table, table), livemode, key[0]), 0.0)
+            # No event announces that money became available: the status is read once an hour. And Stripe's clock is
+            # known to about two seconds only: a first sync right after midnight may not know yet that a day has begun.
             settled = table == "balance_transactions" and _but_status(stripe) == _but_status(ours)
             assert known_from > began or settled or began % DAY < 3, (table, livemode, key, stripe, ours)
         self._no_row_twice()
@@ -380,7 +380,7 @@ class Histories(RuleBasedStateMachine):
                 assert connection.execute(sql).fetchall() == [], object_type.name
 
     def teardown(self) -> None:
-        """A day later everything is right, told or not, and nothing is left to do."""
+        """A day later everything is right, announced or not, and a further sync changes nothing."""
         with self.stack:
             if self.wrong or not hasattr(self, "pipelines"):
                 return
@@ -399,7 +399,8 @@ def _but_status(obj: dict[str, Any] | None) -> dict[str, Any]:
 
 
 TestHistories = pytest.mark.timeout(1200)(Histories.TestCase)  # a minute on an idle machine
-# Always the same ones, so that a failure is due to the change. `make smoke` runs more, `make soak` a thousand.
+# Always the same histories, so that a failure is due to a change of the code.
+# `make smoke` runs more of them, `make soak` a thousand.
 TestHistories.settings = settings(
     max_examples=8,
     stateful_step_count=6,
@@ -410,8 +411,8 @@ TestHistories.settings = settings(
 )
 
 
-def test_what_another_run_read_later_is_not_overwritten() -> None:
-    """The one thing that random histories meet too seldom for a few of them."""
+def test_rows_that_another_run_read_later_are_not_overwritten() -> None:
+    """A case that a few random histories meet too seldom."""
     history = Histories()
     history.start(moment=40_000, ahead=0, before=[("customer", True, "at once", 1)])
     try:

@@ -87,7 +87,7 @@ def test_sync_materializes_our_tables_only(merged: dg.Definitions, instance: dg.
         instance=instance, partition_key=today().isoformat(), raise_on_error=False
     )
     assert result.success
-    keys = {it.asset_key.to_user_string() for it in result.get_asset_materialization_events() if it.asset_key}
+    keys = {event.asset_key.to_user_string() for event in result.get_asset_materialization_events() if event.asset_key}
     views = {f"{schema}/{view}" for schema in ("live", "test") for view in (*OBJECT_TYPES, "payments")}
     assert keys == views | {f"raw/{table}" for table in OBJECT_TYPES}
     assert steps(result) == {"stripe"}
@@ -99,11 +99,11 @@ def test_the_nightly_job_runs_our_pruning_and_checks_only(merged: dg.Definitions
     result = merged.resolve_job_def("nightly").execute_in_process(instance=instance)
     assert result.success
     assert steps(result) == {"retention", *NIGHTLY}
-    assert {it.check_name for it in result.get_asset_check_evaluations()} == set(NIGHTLY)
+    assert {evaluation.check_name for evaluation in result.get_asset_check_evaluations()} == set(NIGHTLY)
     assert RAN == []
 
 
-def test_our_jobs_run_in_one_process_and_the_others_as_they_say(merged: dg.Definitions) -> None:
+def test_our_jobs_run_in_one_process_and_the_others_with_their_own_executor(merged: dg.Definitions) -> None:
     executors = {job.name: job.executor_def for job in merged.resolve_all_job_defs() if job.name != "__ASSET_JOB"}
     assert executors == {
         "sync": dg.in_process_executor,
@@ -112,7 +112,7 @@ def test_our_jobs_run_in_one_process_and_the_others_as_they_say(merged: dg.Defin
     }
 
 
-def test_another_locations_job_of_the_same_name_does_not_hold_up_ours(
+def test_another_locations_job_of_the_same_name_does_not_delay_ours(
     merged: dg.Definitions, instance: dg.DagsterInstance
 ) -> None:
     @dg.job(name="sync")

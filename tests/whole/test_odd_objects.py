@@ -1,4 +1,4 @@
-"""One object that Stripe cannot show, or shows oddly: it alone waits, is counted and named, and its type goes on."""
+"""An object that Stripe cannot show, or shows wrongly, waits, is counted and named, and does not stop its type."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stripe_pipeline.sync import pipeline as sync
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.sync.report import Report
 from tests.conftest import MakePipeline
-from tests.stripe_state import ask, assert_equal_to_stripe, back
+from tests.stripe_state import ask, assert_equal_to_stripe, days_ago
 from tests.whole.test_traps import TEST_KEY
 
 ODD_ANSWERS: dict[str, dict[str, Any]] = {
@@ -56,7 +56,7 @@ def names(folder: DataFolder) -> dict[str, str]:
 
 
 def waiting(folder: DataFolder) -> list[tuple[Any, ...]]:
-    """What analysts see of what could not be read."""
+    """The notifications of unread objects, as analysts see them."""
     return ask(folder.published, "SELECT object_id, attempts, state FROM pipeline.inbox ORDER BY ALL")
 
 
@@ -84,7 +84,7 @@ def give_up(pipeline: Pipeline) -> list[Report]:
 def test_trap_34_an_object_that_cannot_be_read_alone_waits_and_is_given_up(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, how: str
 ) -> None:
-    bad, good = (shop.create_customer(name="before", created=back(shop, n))["id"] for n in (3, 5))
+    bad, good = (shop.create_customer(name="before", created=days_ago(shop, n))["id"] for n in (3, 5))
     pipeline.sync()
     for customer in (bad, good):
         shop.update("customers", customer, name="after")
@@ -112,7 +112,7 @@ def test_trap_34_an_object_that_cannot_be_read_alone_waits_and_is_given_up(
 
 def changed_customer_that_answers_500(pipeline: Pipeline, server: Server, shop: Shop) -> str:
     """The id of a customer that was loaded, has changed since, and cannot be read again."""
-    customer = str(shop.create_customer(name="before", created=back(shop, 3))["id"])
+    customer = str(shop.create_customer(name="before", created=days_ago(shop, 3))["id"])
     pipeline.sync()
     shop.update("customers", customer, name="after")
     server.faults.append(Fault(path=f"/v1/customers/{customer}$", times=None, status=500))
@@ -130,14 +130,14 @@ def test_the_only_object_of_its_type_is_compared_with_the_list(
 
 
 @pytest.mark.parametrize("down", ["/v1/customers", "/v1/customers/", "/v1/"])
-def test_while_stripe_is_down_nothing_is_counted(
+def test_while_stripe_is_down_no_attempt_is_counted(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, down: str
 ) -> None:
-    customers = [shop.create_customer(name="before", created=back(shop, n))["id"] for n in range(2, 9)]
+    customers = [shop.create_customer(name="before", created=days_ago(shop, n))["id"] for n in range(2, 9)]
     pipeline.sync()
     for customer in customers[:3]:
         shop.update("customers", customer, name="after")
-    # The events are told by a webhook.
+    # The events arrive as webhooks.
     inbox = Inbox(folder)
     inbox.add([notification for event in shop.events(False) if (notification := notification_of(event))])
     inbox.close()
@@ -154,7 +154,7 @@ def test_while_stripe_is_down_nothing_is_counted(
 
 
 @pytest.mark.parametrize("status", [403, 429])
-def test_a_refused_permission_and_a_rate_limit_are_about_the_type(
+def test_a_refused_permission_and_a_rate_limit_count_against_the_type(
     make_pipeline: MakePipeline,
     server: Server,
     shop: Shop,
@@ -164,7 +164,7 @@ def test_a_refused_permission_and_a_rate_limit_are_about_the_type(
 ) -> None:
     monkeypatch.setattr(sync, "StripeApi", functools.partial(StripeApi, patience=0.2))
     pipeline = make_pipeline(TEST_KEY, sweep={"requests_a_month": 0})
-    bad = shop.create_customer(created=back(shop, 3))["id"]
+    bad = shop.create_customer(created=days_ago(shop, 3))["id"]
     pipeline.sync()
     shop.update("customers", bad, name="after")
     server.faults.append(Fault(path=f"/v1/customers/{bad}$", times=None, status=status))
@@ -186,10 +186,10 @@ def test_a_further_notification_of_a_dead_object_tries_again(
 
 
 @pytest.mark.parametrize("where", ["lines", "payments"])
-def test_an_invoice_whose_lines_or_payments_cannot_be_read_is_kept_out_of_its_days_list(
+def test_an_invoice_whose_lines_or_payments_cannot_be_read_is_left_out_of_its_days_list(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, where: str
 ) -> None:
-    created = back(shop, 5)
+    created = days_ago(shop, 5)
     lines = 12 if where == "lines" else 1
     bad, good = (shop.create_invoice(created=created, n_lines=lines)["id"] for _ in range(2))
     other = shop.create_invoice(n_lines=1, created=created)["id"]
@@ -199,16 +199,18 @@ def test_an_invoice_whose_lines_or_payments_cannot_be_read_is_kept_out_of_its_da
         cut = {"object": "list", "data": [], "has_more": True, "url": "/v1/invoice_payments"}
         shop.update("invoices", bad, announce=False, payments=cut)
         fault = Fault(path="/v1/invoice_payments$", nth=1, times=None, status=500)
-        server.faults.append(Fault(path="/v1/invoice_payments$", nth=1, times=None, before=lambda it: it.params))
+        server.faults.append(
+            Fault(path="/v1/invoice_payments$", nth=1, times=None, before=lambda request: request.params)
+        )
     server.faults.append(fault)
     report = pipeline.sync()
-    if where == "payments":  # all requests for payments fail: that is not about the invoice
+    if where == "payments":  # all requests for payments fail, which does not count against the invoice
         assert isinstance(report.failures["invoices"], Unavailable)
         return
     assert report.failures.keys() == {"invoices", "invoice_lines"}
     assert bad in str(report.failures["invoices"])
-    there = "SELECT id FROM test.invoices ORDER BY id"
-    assert ask(folder.published, there) == sorted([(good,), (other,)])
+    invoices = "SELECT id FROM test.invoices ORDER BY id"
+    assert ask(folder.published, invoices) == sorted([(good,), (other,)])
     assert waiting(folder) == [(bad, 1, "waiting")]
     assert listed(folder, "invoices", day_of(created)) == [(2, 3)]
 
@@ -220,7 +222,7 @@ def test_an_invoice_whose_lines_or_payments_cannot_be_read_is_kept_out_of_its_da
     ]
     assert not pipeline.sync().failures
 
-    # A list that meets it again says so, and neither fails nor forgets it.
+    # A list that has the invoice again names it, and neither fails nor removes the notification.
     again = pipeline.backfill([day_of(created)], ["invoices"])
     assert not again.failures
     assert [note for note in again.notes if bad in note]
@@ -229,14 +231,14 @@ def test_an_invoice_whose_lines_or_payments_cannot_be_read_is_kept_out_of_its_da
     server.faults.clear()
     pipeline.inbox.retry()
     assert not pipeline.sync().failures
-    assert ask(folder.published, there) == sorted([(good,), (other,), (bad,)])
+    assert ask(folder.published, invoices) == sorted([(good,), (other,), (bad,)])
     assert_equal_to_stripe(shop, folder.published)
 
 
 def test_a_stored_object_that_a_list_cannot_complete_keeps_its_row(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    created = back(shop, 5)
+    created = days_ago(shop, 5)
     bad = shop.create_invoice(n_lines=12, created=created)["id"]
     shop.create_invoice(n_lines=12, created=created)
     pipeline.sync()
@@ -247,10 +249,10 @@ def test_a_stored_object_that_a_list_cannot_complete_keeps_its_row(
     assert waiting(folder) == [(bad, 1, "waiting")]
 
 
-def test_what_a_list_leaves_out_and_cannot_be_asked_for_keeps_its_row_and_its_day_is_complete(
+def test_an_object_that_a_list_lacks_and_that_cannot_be_read_keeps_its_row_and_its_day_is_complete(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    created = back(shop, 5)
+    created = days_ago(shop, 5)
     left_out, other = (shop.create_customer(name="before", created=created)["id"] for _ in range(2))
     pipeline.sync()
     shop.vanish("customers", left_out)
@@ -271,7 +273,7 @@ def test_what_a_list_leaves_out_and_cannot_be_asked_for_keeps_its_row_and_its_da
 
 
 def spoil(change: Callable[[list[dict[str, Any]]], object]) -> Callable[[bytes], bytes]:
-    """Change what a page holds."""
+    """A function that changes the objects of a page."""
 
     def spoiled(body: bytes) -> bytes:
         page = orjson.loads(body)
@@ -282,7 +284,7 @@ def spoil(change: Callable[[list[dict[str, Any]]], object]) -> Callable[[bytes],
 
 
 def _of(data: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    return next((it for it in data if it.get("name") == name), {})
+    return next((obj for obj in data if obj.get("name") == name), {})
 
 
 ODD_IN_LISTS: dict[str, Callable[[list[dict[str, Any]]], object]] = {
@@ -295,15 +297,15 @@ ODD_IN_LISTS: dict[str, Callable[[list[dict[str, Any]]], object]] = {
     "with a control character in its id": lambda data: _of(data, "bad").update(id="a\nb"),
     "without an id": lambda data: _of(data, "bad").pop("id", None),
     "with an empty id": lambda data: _of(data, "bad").update(id=""),
-    "not an object": lambda data: [data.__setitem__(n, 7) for n, it in enumerate(data) if it.get("name") == "bad"],  # type: ignore[call-overload]
+    "not an object": lambda data: [data.__setitem__(n, 7) for n, obj in enumerate(data) if obj.get("name") == "bad"],  # type: ignore[call-overload]
 }
 
 
 @pytest.mark.parametrize("how", ODD_IN_LISTS)
-def test_trap_39_an_odd_object_in_a_list_is_kept_out_named_and_read_later(
+def test_trap_39_an_odd_object_in_a_list_is_left_out_named_and_read_later(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, how: str
 ) -> None:
-    created = back(shop, 5)
+    created = days_ago(shop, 5)
     for n in range(230):
         shop.create_customer(name=f"{n}", created=created + n, announce=False)
     bad = shop.create_customer(name="bad", created=created + 115, announce=False)["id"]
@@ -317,13 +319,13 @@ def test_trap_39_an_odd_object_in_a_list_is_kept_out_named_and_read_later(
     assert (attempts, state) == (1, "waiting")
     assert object_id in (bad, f"(no id) {day_of(created)}")
 
-    if object_id == bad:  # it is fine where it is asked for alone
+    if object_id == bad:  # the object is right where it is read by its id
         assert not pipeline.sync().failures
     else:  # its day is listed again
         server.requests.clear()
         assert pipeline.sync().failures
-        windows = [it.params["created"] for it in server.requests if it.path == "/v1/customers"]
-        assert {day_of(int(it["gte"])) for it in windows} == {day_of(created)}
+        windows = [request.params["created"] for request in server.requests if request.path == "/v1/customers"]
+        assert {day_of(int(window["gte"])) for window in windows} == {day_of(created)}
         give_up(pipeline)
         assert [state for _, _, state in waiting(folder)] == ["dead"]
         assert not pipeline.sync().failures
@@ -338,7 +340,7 @@ def test_trap_39_an_odd_object_in_a_list_is_kept_out_named_and_read_later(
 def test_trap_39_an_odd_object_may_be_the_last_of_its_page(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, last: bool
 ) -> None:
-    created = back(shop, 5)
+    created = days_ago(shop, 5)
     for n in range(250):
         bad = n == (150 if last else 149)  # newest first: the hundredth is the last of the first page
         shop.create_customer(name="bad" if bad else f"{n}", created=created + n, announce=False)
@@ -351,7 +353,7 @@ def test_trap_39_an_odd_object_may_be_the_last_of_its_page(
 def test_an_object_on_two_pages_is_stored_and_counted_once(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    created = day_start(day_of(back(shop, 5)))  # so that the rest of the day is not split into windows
+    created = day_start(day_of(days_ago(shop, 5)))  # so that the rest of the day is not split into windows
     for n in range(230):
         shop.create_customer(name=f"{n}", created=created + n, announce=False)
     first: list[dict[str, Any]] = []
@@ -370,8 +372,8 @@ def test_an_object_on_two_pages_is_stored_and_counted_once(
 def test_trap_39_half_a_surrogate_pair_is_replaced_and_named(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    odd = shop.create_customer(name="HALF", metadata={"note": "HALF"}, created=back(shop, 3), announce=False)["id"]
-    other = shop.create_customer(name="whole 🎉", created=back(shop, 3), announce=False)["id"]
+    odd = shop.create_customer(name="HALF", metadata={"note": "HALF"}, created=days_ago(shop, 3), announce=False)["id"]
+    other = shop.create_customer(name="whole 🎉", created=days_ago(shop, 3), announce=False)["id"]
 
     def halve(body: bytes) -> bytes:
         return body.replace(b"HALF", b"a\\ud83dz")
@@ -404,12 +406,12 @@ ODD_VALUES: dict[str, bytes] = {
 
 @pytest.mark.parametrize("where", ["name", "balance", "metadata", "unknown"])
 @pytest.mark.parametrize("how", ODD_VALUES)
-def test_an_odd_value_stops_nothing(
+def test_an_odd_value_does_not_fail_a_sync(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, how: str, where: str
 ) -> None:
     value: dict[str, Any] = {where: "ODD VALUE"}
-    odd = shop.create_customer(created=back(shop, 3), announce=False, **value)["id"]
-    other = shop.create_customer(name="fine", created=back(shop, 3), announce=False)["id"]
+    odd = shop.create_customer(created=days_ago(shop, 3), announce=False, **value)["id"]
+    other = shop.create_customer(name="fine", created=days_ago(shop, 3), announce=False)["id"]
     server.faults.append(
         Fault(path="/v1/", times=None, change=lambda body: body.replace(b'"ODD VALUE"', ODD_VALUES[how]))
     )
@@ -418,11 +420,11 @@ def test_an_odd_value_stops_nothing(
 
 
 @pytest.mark.parametrize("value", [b'"' + b"x" * 40_000_000 + b'"', b"[" * 400 + b"]" * 400])
-def test_a_row_that_cannot_be_loaded_is_kept_out(
+def test_a_row_that_cannot_be_loaded_is_left_out(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, value: bytes
 ) -> None:
-    odd = shop.create_customer(name="ODD", created=back(shop, 3), announce=False)["id"]
-    other = shop.create_customer(name="fine", created=back(shop, 3), announce=False)["id"]
+    odd = shop.create_customer(name="ODD", created=days_ago(shop, 3), announce=False)["id"]
+    other = shop.create_customer(name="fine", created=days_ago(shop, 3), announce=False)["id"]
     server.faults.append(Fault(path="/v1/", times=None, change=lambda body: body.replace(b'"ODD"', value)))
     report = pipeline.sync()
     assert odd in str(report.failures["customers"])
@@ -431,19 +433,19 @@ def test_a_row_that_cannot_be_loaded_is_kept_out(
     assert waiting(folder) == [(odd, 1, "waiting")]
 
 
-def test_trap_39_a_day_that_is_not_listed_to_its_end_is_named_and_the_others_go_on(
+def test_trap_39_a_day_that_is_not_listed_to_its_end_is_named_and_the_others_are_loaded(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     for n in range(40):
-        shop.create_customer(created=back(shop, n), announce=False)
-    created = back(shop, 20)
+        shop.create_customer(created=days_ago(shop, n), announce=False)
+    created = days_ago(shop, 20)
 
-    def holds_it(request: Any) -> bool:
+    def includes_the_day(request: Any) -> bool:
         window = request.params.get("created", {})
         return bool(window) and int(window["gte"]) <= created < int(window.get("lt", 1e12))
 
     empty = {"object": "list", "data": [], "has_more": True, "url": "/v1/customers"}
-    server.faults.append(Fault(path="/v1/customers$", times=None, where=holds_it, body=empty))
+    server.faults.append(Fault(path="/v1/customers$", times=None, where=includes_the_day, body=empty))
     report = pipeline.sync()
     assert str(day_of(created)) in str(report.failures["customers"])
     assert len(names(folder)) == 39
@@ -452,7 +454,7 @@ def test_trap_39_a_day_that_is_not_listed_to_its_end_is_named_and_the_others_go_
 
     customer = next(iter(names(folder)))
     shop.update("customers", customer, name="after")
-    assert pipeline.sync().failures, "what is not complete is not green"
+    assert pipeline.sync().failures, "a sync with an incomplete day fails"
     assert names(folder)[customer] == "after"
     server.faults.clear()
     assert not pipeline.sync().failures

@@ -1,4 +1,4 @@
-"""Customers whose ids the shop has chosen itself: read, changed and deleted like any other."""
+"""Customers whose ids the shop has chosen are read, changed and deleted like any other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stripe_pipeline.objects import CUSTOMERS, OBJECT_TYPES
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.views.references import dangling
 from tests.conftest import MakePipeline
-from tests.stripe_state import ask, assert_equal_to_stripe, back
+from tests.stripe_state import ask, assert_equal_to_stripe, days_ago
 from tests.whole.test_traps import TEST_KEY, deliver
 
 OWN_IDS = [
@@ -41,7 +41,7 @@ def test_trap_35_customers_with_ids_of_the_shops_own_are_read_changed_and_delete
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     for number, own in enumerate(OWN_IDS):
-        shop.create_customer(id=own, name="before", created=back(shop, 3 + number))
+        shop.create_customer(id=own, name="before", created=days_ago(shop, 3 + number))
     pipeline.sync()
     assert names(folder) == dict.fromkeys(OWN_IDS, "before")
 
@@ -65,7 +65,7 @@ def test_webhooks_about_customers_with_ids_of_the_shops_own_are_applied(
 ) -> None:
     pipeline.sync()
     for own in OWN_IDS:
-        shop.create_customer(id=own, name="before", created=back(shop, 2), announce=False)
+        shop.create_customer(id=own, name="before", created=days_ago(shop, 2), announce=False)
         shop.update("customers", own, name="after")
     deliver(folder, shop.events(False))
     assert not pipeline.drain(most=1000).failures
@@ -78,11 +78,11 @@ def test_webhooks_about_customers_with_ids_of_the_shops_own_are_applied(
 def test_trap_41_the_same_id_in_both_modes_names_two_customers(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, apart: int
 ) -> None:
-    """Made on the same day or on another one; changed, deleted, missing, listed again and pruned one by one."""
-    made = {livemode: back(shop, 5) + apart * livemode for livemode in (True, False)}
+    """Created on the same day or on different days; changed, deleted, missing and listed again one by one."""
+    times = {livemode: days_ago(shop, 5) + apart * livemode for livemode in (True, False)}
     for own in ("user 1", "user 2", "user 3"):
         for livemode in (True, False):
-            shop.create_customer(id=own, name=f"{own} {livemode}", created=made[livemode], livemode=livemode)
+            shop.create_customer(id=own, name=f"{own} {livemode}", created=times[livemode], livemode=livemode)
     both = make_pipeline()
     assert not both.sync().failures
     assert_equal_to_stripe(shop, folder.published)
@@ -101,7 +101,7 @@ def test_trap_41_the_same_id_in_both_modes_names_two_customers(
     assert_equal_to_stripe(shop, folder.published)
 
     shop.vanish("customers", "user 3", livemode=True)
-    assert not both.backfill([day_of(it) for it in made.values()], ["customers"]).failures
+    assert not both.backfill([day_of(created) for created in times.values()], ["customers"]).failures
     assert_equal_to_stripe(shop, folder.published)
     tombstones = "SELECT livemode, id FROM raw.customers WHERE _deleted_at IS NOT NULL ORDER BY id"
     assert ask(folder.published, tombstones) == [(False, "user 2"), (True, "user 3")]
@@ -109,29 +109,29 @@ def test_trap_41_the_same_id_in_both_modes_names_two_customers(
 
 
 @pytest.mark.both_modes
-def test_trap_41_a_customer_of_the_other_mode_is_not_what_a_row_names(
+def test_trap_41_a_row_does_not_refer_to_a_customer_of_the_other_mode(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     for livemode in (True, False):
-        shop.create_customer(id="user 1", created=back(shop, 3), livemode=livemode)
-        shop.create_payment("user 1", created=back(shop, 2), livemode=livemode)
+        shop.create_customer(id="user 1", created=days_ago(shop, 3), livemode=livemode)
+        shop.create_payment("user 1", created=days_ago(shop, 2), livemode=livemode)
     both = make_pipeline()
     both.sync()
-    both.sync()  # references are looked at in rows that were read before a tick began
+    both.sync()  # references are checked in rows that were read before a sync began
     with duckdb.connect(str(folder.private)) as connection:
         connection.execute("DELETE FROM raw.customers WHERE livemode")
     charges = OBJECT_TYPES["charges"]
-    [customer] = [it for it in charges.references if it.target == "customers"]
-    [(looked_at, missing, _, ids, _)] = both.warehouse.ask(dangling(charges, customer, date(2020, 1, 1)))
-    assert (looked_at, missing, ids) == (2, 1, ["user 1"])
+    [customer] = [reference for reference in charges.references if reference.target == "customers"]
+    [(checked, missing, _, ids, _)] = both.warehouse.ask(dangling(charges, customer, date(2020, 1, 1)))
+    assert (checked, missing, ids) == (2, 1, ["user 1"])
 
 
 @pytest.mark.both_modes
-def test_trap_41_a_file_in_which_one_took_the_others_place_is_completed(
+def test_trap_41_a_file_in_which_one_customer_replaced_the_other_is_completed(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     for livemode in (True, False):
-        shop.create_customer(id="user 1", created=back(shop, 9), livemode=livemode)
+        shop.create_customer(id="user 1", created=days_ago(shop, 9), livemode=livemode)
     make_pipeline().sync()
     with duckdb.connect(str(folder.private)) as connection:  # as format 4 left it
         connection.execute("DELETE FROM raw.customers WHERE NOT livemode")
@@ -142,10 +142,10 @@ def test_trap_41_a_file_in_which_one_took_the_others_place_is_completed(
 
 
 @pytest.mark.both_modes
-def test_trap_41_to_erase_a_customer_is_to_erase_the_id_in_both_modes(
+def test_trap_41_erasing_a_customer_erases_the_id_in_both_modes(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    days = {livemode: back(shop, 3 + livemode) for livemode in (True, False)}
+    days = {livemode: days_ago(shop, 3 + livemode) for livemode in (True, False)}
     for livemode, day in days.items():
         shop.create_customer(id="user 1", created=day, livemode=livemode)
     both = make_pipeline()
@@ -159,7 +159,7 @@ def test_trap_41_to_erase_a_customer_is_to_erase_the_id_in_both_modes(
 def test_a_deletion_that_nothing_announced_is_found_by_a_list(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    created = back(shop, 5)
+    created = days_ago(shop, 5)
     for own in OWN_IDS:
         shop.create_customer(id=own, created=created)
     pipeline.sync()
@@ -170,27 +170,27 @@ def test_a_deletion_that_nothing_announced_is_found_by_a_list(
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_pages_may_end_with_such_an_id(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+def test_pages_may_end_with_an_id_of_the_shops_own(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
     for number in range(250):
-        shop.create_customer(id=f"a/b?c#d {number}%+é", created=back(shop, 2) + number, announce=False)
+        shop.create_customer(id=f"a/b?c#d {number}%+é", created=days_ago(shop, 2) + number, announce=False)
     assert not pipeline.sync().failures
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_what_belongs_to_such_a_customer_names_it(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
-    shop.create_customer(id="a/b +é", created=back(shop, 3))
-    shop.create_payment("a/b +é", created=back(shop, 2))
-    shop.create_invoice("a/b +é", n_lines=12, created=back(shop, 2))
+def test_objects_of_such_a_customer_refer_to_it(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
+    shop.create_customer(id="a/b +é", created=days_ago(shop, 3))
+    shop.create_payment("a/b +é", created=days_ago(shop, 2))
+    shop.create_invoice("a/b +é", n_lines=12, created=days_ago(shop, 2))
     pipeline.sync()
     joined = "SELECT count(*) FROM test.customers c JOIN test.{} o ON o.customer = c.id"
-    assert [ask(folder.published, joined.format(it)) for it in ("charges", "invoices")] == [[(1,)], [(1,)]]
+    assert [ask(folder.published, joined.format(table)) for table in ("charges", "invoices")] == [[(1,)], [(1,)]]
 
 
 @pytest.mark.parametrize("own", [".", ".."])
 def test_an_object_whose_id_a_url_cannot_carry_is_read_with_its_day(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, own: str
 ) -> None:
-    shop.create_customer(id=own, name="before", created=back(shop, 3), announce=False)
+    shop.create_customer(id=own, name="before", created=days_ago(shop, 3), announce=False)
     pipeline.sync()
     shop.update("customers", own, name="after")
     server.requests.clear()
@@ -200,11 +200,11 @@ def test_an_object_whose_id_a_url_cannot_carry_is_read_with_its_day(
 
 
 @pytest.mark.parametrize("own", [".", ".."])
-def test_where_such_an_object_may_be_deleted_its_row_stays_and_the_attempts_are_counted(
+def test_if_such_an_object_may_be_deleted_its_row_stays_and_the_attempts_are_counted(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, own: str
 ) -> None:
-    shop.create_customer(id=own, created=back(shop, 3), announce=False)
-    deleted = shop.create_customer(created=back(shop, 3), announce=False)["id"]
+    shop.create_customer(id=own, created=days_ago(shop, 3), announce=False)
+    deleted = shop.create_customer(created=days_ago(shop, 3), announce=False)["id"]
     pipeline.sync()
     shop.delete_customer(own)
     shop.delete_customer(deleted)
@@ -221,9 +221,9 @@ def test_where_such_an_object_may_be_deleted_its_row_stays_and_the_attempts_are_
 def test_an_event_whose_object_has_no_valid_id_is_named_and_the_scan_goes_on(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    customer = shop.create_customer(name="before", created=back(shop, 3))["id"]
+    customer = shop.create_customer(name="before", created=days_ago(shop, 3))["id"]
     pipeline.sync()
-    odd: dict[str, Any] = {"id": "a\nb", "object": "customer", "created": back(shop, 1)}
+    odd: dict[str, Any] = {"id": "a\nb", "object": "customer", "created": days_ago(shop, 1)}
     shop.emit_event("customer.updated", odd, livemode=False)
     shop.update("customers", customer, name="after")
     report = pipeline.sync()

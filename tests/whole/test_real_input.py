@@ -1,7 +1,7 @@
-"""Objects as Stripe sends them at seven API versions arrive in the tables with nothing lost.
+"""Objects as Stripe sends them at seven API versions are stored without loss.
 
-Those of `tests.samples` are made up and always there. Objects recorded from Stripe are read besides where their folder
-is.
+The objects of `tests.samples` are made up and always available. Objects recorded from Stripe are read as well if their
+folder exists.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ LINE = INVOICE_LINES.object
 
 
 @functools.cache
-def _made() -> dict[str, list[Json]]:
-    """The objects of the project's own, by API version; lines come with their invoice."""
+def _made_up() -> dict[str, list[Json]]:
+    """The made-up objects by API version; lines come with their invoice."""
     return {
         f"made {version}": [obj for obj in _within(made_objects(version)) if obj["object"] != LINE]
         for version in VERSIONS
@@ -67,13 +67,13 @@ def _recorded() -> dict[str, list[Json]]:
                 cases.setdefault(f"{version}, state {number}", []).append(obj)
     for objects in cases.values():
         invoices = {obj["id"] for obj in objects if obj["object"] == "invoice"}
-        # A line cannot be read where its invoice is not.
+        # A line cannot be read without its invoice.
         objects[:] = [obj for obj in objects if obj["object"] != LINE or obj["invoice"] in invoices]
     return {name: objects for name, objects in cases.items() if objects}
 
 
 def _recorded_objects() -> dict[str, list[Json]]:
-    """Every recorded object of the nine types by API version or file, also those that lie within others."""
+    """Every recorded object of the nine types by API version or file, also those that are nested in others."""
     samples: dict[str, list[Json]] = {}
     for path in sorted((SAMPLES / "recorded").glob("[!_]*.json")):
         for obj in json.loads(path.read_bytes()):
@@ -94,7 +94,7 @@ def _recorded_objects() -> dict[str, list[Json]]:
 
 
 def _within(value: Any) -> Iterator[Json]:
-    """The objects that could be listed: `value` itself and whatever it holds, outermost first."""
+    """The objects that could be listed: `value` itself and those nested in it, outermost first."""
     if isinstance(value, list):
         for item in value:
             yield from _within(item)
@@ -125,7 +125,7 @@ def _history(days: Iterable[date]) -> date:
 
 
 def _modes_of(objects: Iterable[Json]) -> set[bool]:
-    """The modes these objects are of; one that does not tell is of test mode."""
+    """The modes of these objects; an object that does not say so is of the test mode."""
     return {bool(obj.get("livemode")) for obj in objects}
 
 
@@ -134,22 +134,22 @@ def _keys_for(objects: Iterable[Json]) -> dict[str, str]:
     return {name: key for name, key in KEYS.items() if key.startswith("sk_live_") in live}
 
 
-def _as_rows_tell(table: str, objects: Objects) -> Objects:
-    """What must come back: a line of an old API version does not name its invoice, its row does."""
+def _as_stored(table: str, objects: Objects) -> Objects:
+    """The objects as rows represent them: a line of an old API version does not name its invoice, but its row does."""
     if table != INVOICE_LINES.name:
         return objects
     return {key: {"invoice": key[0]} | obj for key, obj in objects.items()}
 
 
-@pytest.mark.parametrize("case", _made() | _recorded())
+@pytest.mark.parametrize("case", _made_up() | _recorded())
 def test_everything_in_an_object_is_in_its_row_and_stays_there(
     case: str, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
 ) -> None:
-    objects = (_made() | _recorded())[case]
+    objects = (_made_up() | _recorded())[case]
     _put(shop, objects)
     days = _days(objects)
     pipeline = make_pipeline(_keys_for(objects), history=_history(days))
-    # Stripe's samples were made in 2009, by their own telling, which no settings file may ask for.
+    # Stripe's samples say that they were created in 2009, which is too early for a settings file.
     pipeline.settings = pipeline.settings.model_copy(update={"history": min(days)})
 
     report = pipeline.sync(days)
@@ -159,13 +159,13 @@ def test_everything_in_an_object_is_in_its_row_and_stays_there(
     seen = Counter[str]()
     for table, object_type in OBJECT_TYPES.items():
         for livemode in _modes_of(objects):
-            stripe = _as_rows_tell(table, held_by_stripe(shop, object_type, livemode=livemode))
+            stripe = _as_stored(table, held_by_stripe(shop, object_type, livemode=livemode))
             warehouse = held_by_warehouse(folder.published, object_type, livemode=livemode)
             assert warehouse == stripe, f"{table} differs"
             seen[table] += len(warehouse)
             for obj in objects:
                 if obj["object"] == object_type.object != LINE and bool(obj.get("livemode")) is livemode:
-                    # The sample itself, so that nothing depends on how the emulator keeps it.
+                    # The sample itself, so that nothing depends on how the emulator stores it.
                     assert _without_lists(warehouse[(obj["id"],)]) == _without_lists(
                         without_nulls(without_client_secrets(obj))
                     )
@@ -203,7 +203,7 @@ def _rows_in(objects: Iterable[Json]) -> Counter[str]:
 
 def _without_lists(obj: Json) -> Json:
     """An invoice apart from its lines and payments: one recorded line joins its invoice only after that was recorded,
-    and payments are sent only where they are asked for."""
+    and payments are sent only on request."""
     return {name: value for name, value in obj.items() if name not in ("lines", "payments")}
 
 
@@ -220,7 +220,7 @@ def test_objects_of_all_nine_types_are_made_for_each_version(version: str) -> No
     assert len(ids) == len(set(ids))
 
 
-def test_the_recorded_samples_are_read_where_they_are() -> None:
+def test_the_recorded_samples_are_read_if_they_exist() -> None:
     counted = sum((_rows_in(objects) for objects in _recorded().values()), Counter[str]())
     assert bool(counted) is SAMPLES.is_dir()
     if counted:
@@ -241,7 +241,7 @@ def test_recorded_objects_have_the_fields_that_are_declared_for_their_version(ve
 
 
 def _customers() -> dict[str, Json]:
-    """A customer of the oldest and of the newest version, and one of the newest fixtures where they are."""
+    """A customer of the oldest and of the newest version, and one of the newest fixtures if there are any."""
     customers = {
         f"made {version}": next(obj for obj in made_objects(version) if obj["object"] == "customer")
         for version in (VERSIONS[0], VERSIONS[-1])

@@ -1,4 +1,4 @@
-"""Restricted keys: which permissions suffice, and whose account a key is that may not read the account."""
+"""Restricted keys: the permissions that suffice, and the account of a key that may not read its account."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stripe_pipeline.errors import SettingsError, StripePipelineError, Warehouse
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.settings.model import Settings
 from tests.conftest import MakePipeline
-from tests.stripe_state import ask, assert_equal_to_stripe, back, everything
+from tests.stripe_state import ask, assert_equal_to_stripe, days_ago, everything
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 KEYS = {"STRIPE_API_KEY": "rk_live_of_the_tests", "STRIPE_TEST_API_KEY": "rk_test_of_the_tests"}
@@ -32,7 +32,7 @@ NEEDED = {
     "Invoices": "invoices",
     "PaymentIntents": "payment_intents",
 }
-"""What the README asks for, and what cannot be read without it."""
+"""The permissions that the README asks for, and the type or path that cannot be read without each."""
 
 
 def permissions_in_readme() -> list[str]:
@@ -51,18 +51,18 @@ def restricted(server: Server) -> Server:
 
 def named(folder: DataFolder) -> set[str]:
     """The accounts in all tables that have one."""
-    tables = {f"pipeline.{it}": "account" for it in ("keys", "cursors", "coverage")}
-    tables |= {f"raw.{it}": "_account" for it in OBJECT_TYPES}
+    tables = {f"pipeline.{table}": "account" for table in ("keys", "cursors", "coverage")}
+    tables |= {f"raw.{table}": "_account" for table in OBJECT_TYPES}
     every = " UNION ".join(f"SELECT {column} FROM {table}" for table, column in tables.items())
     return {account for (account,) in ask(folder.published, every)}
 
 
-def test_the_readme_asks_for_what_is_needed() -> None:
+def test_the_readme_asks_for_the_needed_permissions() -> None:
     assert permissions_in_readme() == [*NEEDED]
 
 
 @pytest.mark.both_modes
-def test_these_permissions_load_everything(
+def test_these_permissions_suffice_to_load_everything(
     restricted: Server, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
 ) -> None:
     shop.seed_history(60)  # as the demo does
@@ -74,7 +74,9 @@ def test_these_permissions_load_everything(
 
 @pytest.mark.both_modes
 @pytest.mark.parametrize("permission", NEEDED)
-def test_none_of_them_can_be_left_out(restricted: Server, make_pipeline: MakePipeline, permission: str) -> None:
+def test_none_of_these_permissions_can_be_left_out(
+    restricted: Server, make_pipeline: MakePipeline, permission: str
+) -> None:
     restricted.permissions.restrict(LIVE["STRIPE_API_KEY"], NEEDED.keys() - {permission})
     try:
         failures = make_pipeline(LIVE, history="3 days").sync().failures
@@ -84,12 +86,12 @@ def test_none_of_them_can_be_left_out(restricted: Server, make_pipeline: MakePip
     assert "permission" in str(failures[NEEDED[permission]])
 
 
-# Whose account it is
+# The account of a key
 
 
 @pytest.fixture
 def nameless(restricted: Server) -> Server:
-    """The emulator with such keys, whose account no refusal names."""
+    """The emulator with the restricted keys, whose account no refusal names."""
     restricted.permissions.wording = Wording.NAMES_NO_ACCOUNT
     return restricted
 
@@ -130,7 +132,7 @@ def test_an_account_stays_unnamed_until_something_names_it(
     nameless.requests.clear()
     assert not make_pipeline(KEYS).sync().failures
     assert "/v1/account" not in {request.path for request in nameless.requests}
-    # Another request that is refused names it, and what was stored gets the name.
+    # The refusal of another request names the account, and the stored rows get the name.
     nameless.permissions.wording = Wording.NAMES_PERMISSION
     nameless.permissions.deny("disputes")
     shop.create_payment(livemode=True)
@@ -142,12 +144,12 @@ def test_an_account_stays_unnamed_until_something_names_it(
     nameless.requests.clear()
     assert not make_pipeline(KEYS, account=shop.account).sync().failures
     assert named(folder) == {shop.account}
-    # Nothing is read again for it: the cursors and the days that are complete kept their places.
+    # Nothing is read again for that: the cursors and the complete days were kept.
     assert len([request for request in nameless.requests if request.path == "/v1/charges"]) <= 2
 
 
 @pytest.mark.both_modes
-def test_an_unnamed_account_is_asked_for_once_a_day(
+def test_an_unnamed_account_is_requested_once_a_day(
     nameless: Server, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
 ) -> None:
     make_pipeline(LIVE).sync()
@@ -161,7 +163,7 @@ def test_an_unnamed_account_is_asked_for_once_a_day(
 
 
 @pytest.mark.both_modes
-def test_a_new_key_of_the_same_unnamed_account_is_known_by_what_it_sees(
+def test_a_new_key_of_the_same_unnamed_account_is_recognized_by_its_objects(
     nameless: Server, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
 ) -> None:
     shop.create_payment(livemode=True)
@@ -176,7 +178,7 @@ def test_a_new_key_of_the_same_unnamed_account_is_known_by_what_it_sees(
 
 @pytest.fixture
 def other_shop() -> Iterator[Server]:
-    """Another account's Stripe, with keys as `nameless` has them."""
+    """An emulator of another account, with the keys of `nameless`."""
     with Server(Shop(seed=2, account="acct_1OtherShop")) as running:
         for key in (*KEYS.values(), *ANOTHER.values()):
             running.permissions.restrict(key, permissions_in_readme())
@@ -207,7 +209,7 @@ def test_accounts_do_not_mix(
     assert (shop.account if held == "named" else "an account whose name is not known") in refused.value.what
     assert "name another folder in STRIPE_PIPELINE_DATA" in refused.value.remedy
     assert everything(folder.published) == before
-    # The key that belongs to it still works.
+    # The key of the stored account still works.
     assert not make_pipeline(LIVE).sync().failures
 
 
@@ -215,15 +217,15 @@ def test_accounts_do_not_mix(
 def test_an_empty_unnamed_account_proves_nothing_for_another_key(
     nameless: Server, other_shop: Server, make_pipeline: MakePipeline, folder: DataFolder
 ) -> None:
-    """Days that were complete of one account say nothing of another's."""
+    """Complete days of one account prove nothing about another's."""
     make_pipeline(LIVE).sync()
-    other_shop.shop.create_payment(livemode=True, created=back(other_shop.shop, 10))
+    other_shop.shop.create_payment(livemode=True, created=days_ago(other_shop.shop, 10))
     assert not make_pipeline(ANOTHER, url=other_shop.url).sync().failures
     assert_equal_to_stripe(other_shop.shop, folder.published)
 
 
 @pytest.mark.both_modes
-def test_what_cannot_be_told_is_not_assumed(
+def test_a_key_whose_account_cannot_be_recognized_is_refused(
     nameless: Server, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
 ) -> None:
     shop.create_payment(livemode=True)
@@ -236,10 +238,10 @@ def test_what_cannot_be_told_is_not_assumed(
 
 
 @pytest.mark.both_modes
-def test_deleted_test_data_has_a_way_out(
+def test_deleted_test_data_has_a_remedy(
     nameless: Server, other_shop: Server, shop: Shop, make_pipeline: MakePipeline
 ) -> None:
-    """`Delete all test data` leaves nothing that a new key could be known by."""
+    """`Delete all test data` leaves no object by which a new key could be recognized."""
     shop.create_payment(livemode=True)
     make_pipeline(LIVE).sync()
     with pytest.raises(WarehouseError, match="set `account` in the settings file"):
@@ -256,9 +258,9 @@ def test_check_asks_for_no_permission_to_read_the_account(
     for name, key in KEYS.items():
         monkeypatch.setenv(name, key)
     check()
-    said = capfd.readouterr()
-    assert ("Live key\n" in said.out, "Test key\n" in said.out, said.err) == (True, True, "")
-    assert "accounts_kyc" not in said.out
+    captured = capfd.readouterr()
+    assert ("Live key\n" in captured.out, "Test key\n" in captured.out, captured.err) == (True, True, "")
+    assert "accounts_kyc" not in captured.out
     nameless.permissions.wording = Wording.NAMES_PERMISSION
     check()
     assert f"Live key of {nameless.shop.account}" in capfd.readouterr().out

@@ -1,6 +1,6 @@
 """The traps that real systems fell into (docs/stripe.md#traps), from the emulator to the published file.
 
-Traps 25 and 26 are about receiving webhooks and have their tests beside the receiver.
+Traps 25 and 26 are about receiving webhooks; their tests are those of the receiver and of webhooks.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from stripe_pipeline.sync.context import EVENTS
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.sync.plan import OVERLAP
 from tests.conftest import KEYS, MakePipeline
-from tests.stripe_state import all_columns, ask, assert_equal_to_stripe, back, changed, everything, rows
+from tests.stripe_state import all_columns, ask, assert_equal_to_stripe, changed, days_ago, everything, rows
 
 LIVE_KEY = {"STRIPE_API_KEY": "sk_live_of_the_tests"}
 TEST_KEY = {"STRIPE_API_KEY": "rk_test_of_the_tests"}
-NEVER = 10**9  # seconds after which an event is visible that only a webhook tells
+NEVER = 10**9  # seconds until an event is visible that only a webhook announces
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def requests_of(server: Server, path: str) -> list[LoggedRequest]:
 
 
 def deliver(folder: DataFolder, events: Sequence[dict[str, Any]]) -> None:
-    """Put what these events tell into the inbox, one by one, as another process does that receives webhooks."""
+    """Put notifications of these events into the inbox one by one, as a process that receives webhooks does."""
     inbox = Inbox(folder)
     for event in events:
         notification = notification_of(event)
@@ -79,7 +79,7 @@ def deliver(folder: DataFolder, events: Sequence[dict[str, Any]]) -> None:
 def test_trap_01_an_invoice_with_25_lines_has_25_rows_all_fresh_after_a_change_and_24_after_one_is_removed(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    invoice = shop.create_invoice(n_lines=25, draft=True, created=back(shop, 3))["id"]
+    invoice = shop.create_invoice(n_lines=25, draft=True, created=days_ago(shop, 3))["id"]
     pipeline.sync()
     counted = "SELECT count(*), count(*) FILTER (description = 'fresh') FROM test.invoice_lines"
     assert ask(folder.published, counted) == [(25, 0)]
@@ -99,7 +99,7 @@ def test_trap_01_an_invoice_with_25_lines_has_25_rows_all_fresh_after_a_change_a
 def test_trap_02_a_charge_with_13_refunds_has_13_rows_and_refund_failed_changes_one(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    charge = shop.create_payment(amount=2600, created=back(shop, 50))["latest_charge"]
+    charge = shop.create_payment(amount=2600, created=days_ago(shop, 50))["latest_charge"]
     pipeline.sync()
     refunds = [shop.refund(charge, amount=100 + n)["id"] for n in range(13)]
     pipeline.sync()
@@ -113,21 +113,26 @@ def test_trap_02_a_charge_with_13_refunds_has_13_rows_and_refund_failed_changes_
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_trap_03_an_events_name_does_not_decide_what_its_object_becomes(
+def test_trap_03_an_events_name_does_not_decide_the_type_of_its_object(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    charge = shop.create_payment(created=back(shop, 2))["latest_charge"]
-    refund = shop.refund(charge, amount=10, created=back(shop, 1), announce=False)["id"]
-    invoice = shop.create_invoice(n_lines=2, created=back(shop, 2))
+    charge = shop.create_payment(created=days_ago(shop, 2))["latest_charge"]
+    refund = shop.refund(charge, amount=10, created=days_ago(shop, 1), announce=False)["id"]
+    invoice = shop.create_invoice(n_lines=2, created=days_ago(shop, 2))
     pipeline.sync()
     server.requests.clear()
 
     refunded = shop.update("refunds", refund, announce=False, metadata={"seen": "yes"})
     shop.emit_event("charge.refund.updated", refunded, livemode=False)
-    subscription = {"id": "sub_1", "object": "subscription", "created": back(shop, 1), "customer": invoice["customer"]}
+    subscription = {
+        "id": "sub_1",
+        "object": "subscription",
+        "created": days_ago(shop, 1),
+        "customer": invoice["customer"],
+    }
     shop.emit_event("customer.subscription.updated", subscription, livemode=False)
     shop.emit_event("invoice.updated", invoice, livemode=False)
-    shop.emit_event("invoice.upcoming", {"object": "invoice", "created": back(shop, 0)}, livemode=False)
+    shop.emit_event("invoice.upcoming", {"object": "invoice", "created": days_ago(shop, 0)}, livemode=False)
     report = pipeline.sync()
 
     assert not report.failures
@@ -137,10 +142,10 @@ def test_trap_03_an_events_name_does_not_decide_what_its_object_becomes(
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_trap_04_after_31_days_a_changed_old_object_is_found_and_it_says_so(
+def test_trap_04_after_31_days_a_changed_old_object_is_found_and_a_note_says_so(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    old = shop.create_customer(name="before", created=back(shop, 20))["id"]
+    old = shop.create_customer(name="before", created=days_ago(shop, 20))["id"]
     pipeline.sync()
     shop.update("customers", old, name="after")
     shop.clock.advance(31 * DAY)
@@ -155,11 +160,11 @@ def test_trap_04_after_exactly_30_days_nothing_is_lost(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, seconds: int
 ) -> None:
     pipeline = make_pipeline(TEST_KEY, sweep={"requests_a_month": 0})
-    late = shop.create_customer(name="before", created=back(shop, 20))["id"]
-    prompt = shop.create_customer(name="before", created=back(shop, 20))["id"]
+    late = shop.create_customer(name="before", created=days_ago(shop, 20))["id"]
+    prompt = shop.create_customer(name="before", created=days_ago(shop, 20))["id"]
     pipeline.sync()
     [(cursor,)] = ask(folder.published, f"SELECT epoch(read_until) FROM pipeline.cursors WHERE name = '{EVENTS}'")
-    # Made before the last scan, visible only after it.
+    # Created before the last scan, visible only after it.
     changed_late = shop.update("customers", late, announce=False, name="after")
     shop.emit_event("customer.updated", changed_late, livemode=False, created=int(cursor) - 40, visible_after=50)
     shop.update("customers", prompt, name="after", created=int(cursor))
@@ -172,10 +177,10 @@ def test_trap_04_after_exactly_30_days_nothing_is_lost(
 def test_trap_05_a_type_that_is_quiet_for_60_days_is_not_reloaded_at_each_sync(
     make_pipeline: MakePipeline, server: Server, shop: Shop
 ) -> None:
-    shop.clock.advance(1.5 * DAY - shop.clock.now() % DAY)  # noon, so that no day ends during the last ticks
-    pipeline = make_pipeline(TEST_KEY, history=day_of(back(shop, 100)), sweep={"requests_a_month": 0})
-    shop.create_invoice(n_lines=12, created=back(shop, 90))
-    shop.create_payment(created=back(shop, 90))
+    shop.clock.advance(1.5 * DAY - shop.clock.now() % DAY)  # noon, so that no day ends during the last syncs
+    pipeline = make_pipeline(TEST_KEY, history=day_of(days_ago(shop, 100)), sweep={"requests_a_month": 0})
+    shop.create_invoice(n_lines=12, created=days_ago(shop, 90))
+    shop.create_payment(created=days_ago(shop, 90))
     pipeline.sync()
     for _ in range(3):
         shop.clock.advance(20 * DAY)
@@ -192,7 +197,7 @@ def test_trap_05_a_type_that_is_quiet_for_60_days_is_not_reloaded_at_each_sync(
 def test_trap_06_a_change_between_the_page_that_lists_it_and_the_end_of_the_first_load_is_caught(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    customers = [shop.create_customer(created=back(shop, n / 10), announce=False)["id"] for n in range(150)]
+    customers = [shop.create_customer(created=days_ago(shop, n / 10), announce=False)["id"] for n in range(150)]
 
     def change(_: LoggedRequest) -> None:
         shop.update("customers", customers[3], name="changed")
@@ -208,8 +213,8 @@ def test_trap_06_a_change_between_the_page_that_lists_it_and_the_end_of_the_firs
 def test_trap_07_an_event_that_is_visible_late_or_shares_its_second_with_the_cursor_is_caught(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    late = shop.create_customer(created=back(shop, 20))["id"]
-    same = shop.create_customer(created=back(shop, 19))["id"]
+    late = shop.create_customer(created=days_ago(shop, 20))["id"]
+    same = shop.create_customer(created=days_ago(shop, 19))["id"]
     shop.clock.advance(OVERLAP + 60)
     pipeline.sync()
     shop.clock.advance(900)
@@ -227,12 +232,12 @@ def test_trap_07_an_event_that_is_visible_late_or_shares_its_second_with_the_cur
     assert name_of(folder, late) == "changed"
 
 
-def test_trap_08_what_changes_without_an_event_is_caught_within_a_day(
+def test_trap_08_changes_without_an_event_are_caught_within_a_day(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    young = shop.create_payment(created=back(shop, 0.001))
-    old = shop.create_payment(created=back(shop, 40))
-    # Pending until the start of the third day after it was made.
+    young = shop.create_payment(created=days_ago(shop, 0.001))
+    old = shop.create_payment(created=days_ago(shop, 40))
+    # Pending until the start of the third day after its creation.
     due = day_start(day_of(shop.clock.now())) - 2 * DAY
     pending = shop.create_payment(created=due)["latest_charge"]
     pipeline.sync()
@@ -255,7 +260,7 @@ def test_trap_08_balance_transactions_turn_available_without_a_list_of_their_day
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     pipeline = make_pipeline(TEST_KEY, sweep={"requests_a_month": 0})
-    shop.create_payment(created=back(shop, 1))
+    shop.create_payment(created=days_ago(shop, 1))
     [transaction] = shop.objects("balance_transactions", False)
     pipeline.sync()
     shop.clock.advance(8 * DAY)
@@ -268,8 +273,8 @@ def test_trap_08_balance_transactions_turn_available_without_a_list_of_their_day
 def test_trap_09_a_type_that_is_refused_keeps_its_rows_and_coverage_and_the_others_go_on(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    charge = shop.create_payment(created=back(shop, 5))["latest_charge"]
-    shop.refund(charge, amount=100, created=back(shop, 4))
+    charge = shop.create_payment(created=days_ago(shop, 5))["latest_charge"]
+    shop.refund(charge, amount=100, created=days_ago(shop, 4))
     pipeline.sync()
     before = rows(folder.published, "raw.refunds")
     covered = "SELECT * FROM pipeline.coverage WHERE object_type = 'refunds' ORDER BY day"
@@ -283,7 +288,7 @@ def test_trap_09_a_type_that_is_refused_keeps_its_rows_and_coverage_and_the_othe
     assert rows(folder.published, "raw.refunds") == before
     assert ask(folder.published, covered) == coverage
     assert ask(folder.published, "SELECT amount_refunded FROM test.charges") == [(300,)]
-    refused = pipeline.backfill([day_of(back(shop, 4))])
+    refused = pipeline.backfill([day_of(days_ago(shop, 4))])
     assert refused.failures.keys() == {"refunds"}
     assert ask(folder.published, covered) == coverage
 
@@ -296,15 +301,15 @@ def test_trap_09_a_type_that_is_refused_keeps_its_rows_and_coverage_and_the_othe
 def test_trap_09_a_type_that_is_refused_between_two_pages_keeps_its_rows_and_cursor(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, status: int
 ) -> None:
-    shop.create_payment(created=back(shop, 50))
+    shop.create_payment(created=days_ago(shop, 50))
     pipeline.sync()
     before = everything(folder.published)
-    kept = (
+    progress = (
         "SELECT name, read_until FROM pipeline.cursors WHERE name = 'balance_transactions' UNION ALL"
         " SELECT object_type || day, listed_at FROM pipeline.coverage"
         " WHERE object_type IN ('balance_transactions', 'fee_details') ORDER BY 1"
     )
-    known = ask(folder.published, kept)
+    known = ask(folder.published, progress)
 
     for _ in range(230):
         shop.payout(100)
@@ -316,7 +321,7 @@ def test_trap_09_a_type_that_is_refused_between_two_pages_keeps_its_rows_and_cur
     assert isinstance(report.failures["balance_transactions"], RequestRefused if status == 400 else PermissionMissing)
     assert rows(folder.published, "raw.balance_transactions") == before["balance_transactions"]
     assert rows(folder.published, "raw.fee_details") == before["fee_details"]
-    assert ask(folder.published, kept) == known
+    assert ask(folder.published, progress) == known
     assert ask(folder.published, "SELECT name FROM test.customers") == [("goes on",)]
     server.faults.clear()
     assert not pipeline.sync().failures
@@ -327,7 +332,7 @@ def test_trap_10_a_429_is_waited_out_as_long_as_stripe_asks_for(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     for n in range(150):
-        shop.create_customer(created=back(shop, n / 10), announce=False)
+        shop.create_customer(created=days_ago(shop, n / 10), announce=False)
     server.faults.append(Fault(path="/v1/customers$", nth=2, times=2, status=429, headers={"Retry-After": "1"}))
     assert not pipeline.sync().failures
     assert_equal_to_stripe(shop, folder.published)
@@ -344,17 +349,17 @@ def test_trap_10_a_429_that_never_ends_fails_loudly_and_the_next_run_goes_on_fro
 ) -> None:
     monkeypatch.setattr(sync, "StripeApi", functools.partial(StripeApi, patience=0.5))
     for n in range(250):
-        shop.create_customer(created=back(shop, n / 10), announce=False)
+        shop.create_customer(created=days_ago(shop, n / 10), announce=False)
     server.faults.append(Fault(path="/v1/customers$", nth=3, status=429, times=None))
     report = make_pipeline(TEST_KEY).sync()
     assert report.failures.keys() == {"customers"}
     assert isinstance(report.failures["customers"], Unavailable)
     assert "429" in str(report.failures["customers"])
-    [(kept, newest, oldest)] = ask(
+    [(covered, newest, oldest)] = ask(
         folder.published, "SELECT count(*), max(day), min(day) FROM pipeline.coverage WHERE object_type = 'customers'"
     )
-    assert 15 <= kept <= 21  # two pages of ten customers a day, and the days around them that are complete
-    assert (newest - oldest).days == kept - 1
+    assert 15 <= covered <= 21  # two pages of ten customers a day, and the days around them that are complete
+    assert (newest - oldest).days == covered - 1
 
     server.faults.clear()
     server.requests.clear()
@@ -366,13 +371,13 @@ def test_trap_10_a_429_that_never_ends_fails_loudly_and_the_next_run_goes_on_fro
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_trap_11_a_page_that_arrives_broken_is_asked_for_again(
+def test_trap_11_a_page_that_arrives_broken_is_requested_again(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     for n in range(120):
-        charge = shop.create_payment(created=back(shop, n / 6), announce=False)["latest_charge"]
-        shop.refund(charge, created=back(shop, n / 7), announce=False)
-        shop.create_invoice(created=back(shop, n / 8), announce=False)
+        charge = shop.create_payment(created=days_ago(shop, n / 6), announce=False)["latest_charge"]
+        shop.refund(charge, created=days_ago(shop, n / 7), announce=False)
+        shop.create_invoice(created=days_ago(shop, n / 8), announce=False)
     server.faults += [
         Fault(path="/v1/charges$", nth=2, cut=0.7),
         Fault(path="/v1/customers$", nth=2, drop=True),
@@ -386,7 +391,7 @@ def test_trap_11_a_page_that_arrives_broken_is_asked_for_again(
 
 
 @pytest.mark.parametrize("how", [{"cut": 0.9}, {"truncate": 0.9}, {"status": 200, "body": '{"object": "list"}'}])
-def test_trap_11_of_a_page_that_never_arrives_whole_nothing_is_stored(
+def test_trap_11_nothing_is_stored_of_a_page_that_never_arrives_complete(
     make_pipeline: MakePipeline,
     server: Server,
     shop: Shop,
@@ -396,7 +401,7 @@ def test_trap_11_of_a_page_that_never_arrives_whole_nothing_is_stored(
 ) -> None:
     monkeypatch.setattr(sync, "StripeApi", functools.partial(StripeApi, max_attempts=2))
     for n in range(30):
-        shop.create_customer(created=back(shop, n), announce=False)
+        shop.create_customer(created=days_ago(shop, n), announce=False)
     server.faults.append(Fault(path="/v1/customers$", times=None, **how))
     report = make_pipeline(TEST_KEY).sync()
     assert report.failures.keys() == {"customers"}
@@ -407,15 +412,15 @@ def test_trap_11_of_a_page_that_never_arrives_whole_nothing_is_stored(
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_trap_12_the_first_run_loads_the_whole_history_asked_for(
+def test_trap_12_the_first_run_loads_the_whole_history_of_the_settings(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     for days in (399, 200, 31, 29, 0.001):
-        charge = shop.create_payment(created=back(shop, days))["latest_charge"]
-        shop.refund(charge, amount=1, created=back(shop, days))
-        shop.dispute(charge, created=back(shop, days))
-        shop.create_invoice(n_lines=11, created=back(shop, days))
-    make_pipeline(TEST_KEY, history=day_of(back(shop, 400))).sync()
+        charge = shop.create_payment(created=days_ago(shop, days))["latest_charge"]
+        shop.refund(charge, amount=1, created=days_ago(shop, days))
+        shop.dispute(charge, created=days_ago(shop, days))
+        shop.create_invoice(n_lines=11, created=days_ago(shop, days))
+    make_pipeline(TEST_KEY, history=day_of(days_ago(shop, 400))).sync()
     assert ask(folder.published, "SELECT count(*) FROM test.customers") == [(5,)]
     assert_equal_to_stripe(shop, folder.published)
 
@@ -447,7 +452,7 @@ def test_trap_13_reading_in_parallel_gives_the_same_as_reading_serially(
             shop.create_customer(created=created, announce=False)
     server.requests.clear()
     parallel.backfill(days, ["customers"])
-    assert len(bounds()) > 4  # it did read side by side
+    assert len(bounds()) > 4  # the list was read in parallel
     in_parallel = ask(folder.published, "SELECT id FROM test.customers ORDER BY id")
 
     with StripeApi(parallel._keys[-1], base_url=server.url) as api:
@@ -457,11 +462,11 @@ def test_trap_13_reading_in_parallel_gives_the_same_as_reading_serially(
     assert len(serially) > 2200
 
 
-def test_trap_14_the_object_a_page_starts_after_is_deleted_between_pages(
+def test_trap_14_the_object_that_a_page_starts_after_is_deleted_between_pages(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     for n in range(250):
-        shop.create_customer(created=back(shop, n / 10), announce=False)
+        shop.create_customer(created=days_ago(shop, n / 10), announce=False)
     server.faults.append(
         Fault(
             path="/v1/customers$",
@@ -476,8 +481,8 @@ def test_trap_14_the_object_a_page_starts_after_is_deleted_between_pages(
     )
     assert not pipeline.sync().failures
     assert [request.status for request in requests_of(server, "/v1/customers")].count(400) == 1
-    # The one that is gone was listed before: that it is gone is told by its event, or found by the next list.
-    pipeline.backfill([day_of(back(shop, n)) for n in range(30)])
+    # The deleted customer was listed before: an event announces the deletion, or the next list finds it.
+    pipeline.backfill([day_of(days_ago(shop, n)) for n in range(30)])
     assert ask(folder.published, "SELECT count(*) FROM test.customers") == [(249,)]
     assert_equal_to_stripe(shop, folder.published)
 
@@ -485,28 +490,28 @@ def test_trap_14_the_object_a_page_starts_after_is_deleted_between_pages(
 def test_trap_14_an_invoice_is_deleted_between_its_page_and_its_lines(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    kept, unread, known = (
-        shop.create_invoice(n_lines=25, draft=True, created=back(shop, days))["id"] for days in (9, 8, 7)
+    remaining, unread, known = (
+        shop.create_invoice(n_lines=25, draft=True, created=days_ago(shop, days))["id"] for days in (9, 8, 7)
     )
     server.faults.append(Fault(path=f"{unread}/lines", before=lambda _: shop.delete_invoice(unread)))
     assert not pipeline.sync().failures
-    assert {row["id"] for row in rows(folder.published, "test.invoices")} == {kept, known}
+    assert {row["id"] for row in rows(folder.published, "test.invoices")} == {remaining, known}
 
     shop.update("invoices", known, description="read again, with its lines")
     server.faults.append(Fault(path=f"{known}/lines", before=lambda _: shop.delete_invoice(known)))
     assert not pipeline.sync().failures
-    assert [row["id"] for row in rows(folder.published, "test.invoices")] == [kept]
+    assert [row["id"] for row in rows(folder.published, "test.invoices")] == [remaining]
     assert_equal_to_stripe(shop, folder.published)
 
 
 # Stale or wrong rows
 
 
-def test_trap_15_webhooks_twice_and_in_every_order_within_one_second_give_what_the_api_says(
+def test_trap_15_webhooks_that_arrive_twice_and_in_any_order_within_one_second_give_the_rows_of_the_api(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     orders = list(itertools.permutations(range(3)))
-    charges = [shop.create_payment(created=back(shop, 40 + n))["latest_charge"] for n in range(len(orders))]
+    charges = [shop.create_payment(created=days_ago(shop, 40 + n))["latest_charge"] for n in range(len(orders))]
     at = int(shop.clock.now())
     webhooks: list[list[dict[str, Any]]] = []
     for charge in charges:
@@ -530,16 +535,16 @@ def test_trap_15_webhooks_twice_and_in_every_order_within_one_second_give_what_t
         for charge in charges:
             shop.update("charges", charge, announce=False, description=f"state {step}")
         pipeline.sync()
-        found = ask(
+        stored = ask(
             folder.published, "SELECT DISTINCT description, amount_refunded, disputed FROM test.charges ORDER BY ALL"
         )
-        assert found == [(f"state {step}", 100, True)]
+        assert stored == [(f"state {step}", 100, True)]
     assert len(shop_now) == len(orders)
     assert shop.objects("charges", False).keys() == {row["id"] for row in rows(folder.published, "test.charges")}
 
 
 class Held:
-    """What a run reads stays unwritten until it is let go."""
+    """Holds back what a run has read until the test lets the run write."""
 
     def __init__(self) -> None:
         self.has_read = threading.Event()
@@ -557,7 +562,7 @@ class Held:
         monkeypatch.setattr(pipeline.warehouse, "load", held)
 
     def single_objects(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Hold the single objects that ticks read."""
+        """Hold the single objects that syncs read."""
         read_again = Reader.read_again
 
         def held(reader: Reader, ids: Iterable[str], **others: Any) -> Any:
@@ -573,24 +578,24 @@ class Held:
         assert self.may_write.wait(60)
 
 
-def test_trap_16_a_page_that_is_written_late_does_not_undo_what_a_webhook_brought_meanwhile(
+def test_trap_16_a_page_that_is_written_late_does_not_undo_the_newer_row_of_a_webhook(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    day = back(shop, 5)
+    day = days_ago(shop, 5)
     customer = shop.create_customer(name="t0", created=day)["id"]
-    gone = shop.create_customer(name="t0", created=day)["id"]
+    deleted = shop.create_customer(name="t0", created=day)["id"]
     invoice = shop.create_invoice(n_lines=3, draft=True, created=day)["id"]
     late, prompt = make_pipeline(TEST_KEY), make_pipeline(TEST_KEY)
     prompt.sync()
     held = Held()
     held.lists_of(late, monkeypatch)
     with ThreadPoolExecutor(1) as thread:
-        # The page says what no row says yet, so that writing it would change something.
+        # The page differs from the stored rows, so that writing it would change something.
         shop.update("customers", customer, name="t0 + 0.5", announce=False)
         backfill = thread.submit(late.backfill, [day_of(day)])
         assert held.has_read.wait(60)
         shop.update("customers", customer, name="t0 + 1")
-        shop.delete_customer(gone)
+        shop.delete_customer(deleted)
         shop.add_invoice_line(invoice)
         prompt.sync()
         held.may_write.set()
@@ -603,36 +608,38 @@ def test_trap_16_a_page_that_is_written_late_does_not_undo_what_a_webhook_brough
 def test_trap_16_a_webhooks_answer_that_is_written_late_does_not_undo_a_list_made_meanwhile(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    customer = shop.create_customer(name="t0", created=back(shop, 5))["id"]
+    customer = shop.create_customer(name="t0", created=days_ago(shop, 5))["id"]
     late, prompt = make_pipeline(TEST_KEY), make_pipeline(TEST_KEY)
     prompt.sync()
     shop.update("customers", customer, name="t0 + 1")
     held = Held()
     held.single_objects(monkeypatch)
     with ThreadPoolExecutor(1) as thread:
-        tick = thread.submit(late.sync)
+        held_sync = thread.submit(late.sync)
         assert held.has_read.wait(60)
         shop.update("customers", customer, name="t0", announce=False)
-        prompt.backfill([day_of(back(shop, 5))])  # the list finds the row as it is
+        prompt.backfill([day_of(days_ago(shop, 5))])  # the list finds the row as it is
         held.may_write.set()
-        assert not tick.result(60).failures
+        assert not held_sync.result(60).failures
     assert name_of(folder, customer) == "t0"
 
 
 def test_trap_17_a_webhook_replayed_15_days_later_does_not_bring_back_old_values(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    customer = shop.create_customer(name="first", created=back(shop, 40))["id"]
-    gone = shop.create_customer(name="Ada", created=back(shop, 40))["id"]
+    customer = shop.create_customer(name="first", created=days_ago(shop, 40))["id"]
+    deleted = shop.create_customer(name="Ada", created=days_ago(shop, 40))["id"]
     pipeline.sync()
     webhooks = [
-        shop.emit_event("customer.updated", shop.objects("customers", False)[it], livemode=False, visible_after=NEVER)
-        for it in (customer, gone)
+        shop.emit_event(
+            "customer.updated", shop.objects("customers", False)[object_id], livemode=False, visible_after=NEVER
+        )
+        for object_id in (customer, deleted)
     ]
     deliver(folder, webhooks)
     pipeline.sync()
     shop.update("customers", customer, name="second")
-    shop.delete_customer(gone)
+    shop.delete_customer(deleted)
     pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
 
@@ -643,16 +650,16 @@ def test_trap_17_a_webhook_replayed_15_days_later_does_not_bring_back_old_values
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_trap_18_an_event_in_an_old_api_versions_shape_blanks_out_nothing(
+def test_trap_18_an_event_in_an_old_api_versions_shape_clears_no_column(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    payment = shop.create_payment(description="Order 6735", created=back(shop, 3))
-    invoice = shop.create_invoice(n_lines=3, created=back(shop, 3))["id"]
+    payment = shop.create_payment(description="Order 6735", created=days_ago(shop, 3))
+    invoice = shop.create_invoice(n_lines=3, created=days_ago(shop, 3))["id"]
     pipeline.sync()
     before = everything(folder.published)
 
     old_charge = {"id": payment["latest_charge"], "object": "charge", "created": payment["created"], "card": {}}
-    old_invoice = {"id": invoice, "object": "invoice", "date": back(shop, 3), "lines": {"data": [], "count": 0}}
+    old_invoice = {"id": invoice, "object": "invoice", "date": days_ago(shop, 3), "lines": {"data": [], "count": 0}}
     for kind, obj in (("charge.updated", old_charge), ("invoice.updated", old_invoice)):
         event = shop.emit_event(kind, obj, livemode=False, visible_after=NEVER)
         shop.put(event | {"api_version": "2015-10-16"}, livemode=False)
@@ -670,25 +677,25 @@ def test_trap_18_an_event_in_an_old_api_versions_shape_blanks_out_nothing(
         ]
 
 
-def test_trap_19_a_deleted_customer_stays_gone_and_keeps_its_last_columns_in_the_base_table(
+def test_trap_19_a_deleted_customer_stays_deleted_and_keeps_its_last_columns_in_the_base_table(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    customer = shop.create_customer(name="Ada", email="ada@example.com", created=back(shop, 10))["id"]
+    customer = shop.create_customer(name="Ada", email="ada@example.com", created=days_ago(shop, 10))["id"]
     pipeline.sync()
     last = shop.objects("customers", False)[customer]
     shop.delete_customer(customer)
     pipeline.sync()
-    kept = "SELECT name, email, _deleted_at IS NOT NULL FROM raw.customers"
+    stored = "SELECT name, email, _deleted_at IS NOT NULL FROM raw.customers"
     visible = "SELECT count(*) FROM test.customers"
     assert ask(folder.published, visible) == [(0,)]
-    assert ask(folder.published, kept) == [("Ada", "ada@example.com", True)]
+    assert ask(folder.published, stored) == [("Ada", "ada@example.com", True)]
 
     shop.emit_event("customer.updated", last, livemode=False)
     pipeline.sync()
     assert ask(folder.published, visible) == [(0,)]
-    pipeline.backfill([day_of(back(shop, 10))])
+    pipeline.backfill([day_of(days_ago(shop, 10))])
     assert ask(folder.published, visible) == [(0,)]
-    assert ask(folder.published, kept) == [("Ada", "ada@example.com", True)]
+    assert ask(folder.published, stored) == [("Ada", "ada@example.com", True)]
     covered = "SELECT sum(\"rows\")::INT FROM pipeline.coverage WHERE object_type = 'customers'"
     assert ask(folder.published, covered) == [(0,)]
 
@@ -698,7 +705,7 @@ def test_trap_20_equal_fees_are_rows_of_their_own_and_a_list_that_shrinks_is_tri
 ) -> None:
     fee = {"amount": 30, "application": None, "currency": "usd", "description": "Fixed fee", "type": "stripe_fee"}
     percent = fee | {"amount": 58, "description": "2.9 %"}
-    shop.create_payment(fees=[fee, fee, percent], created=back(shop, 2))
+    shop.create_payment(fees=[fee, fee, percent], created=days_ago(shop, 2))
     pipeline.sync()
     fees = "SELECT position, amount FROM test.fee_details ORDER BY position"
     sums = (
@@ -710,7 +717,7 @@ def test_trap_20_equal_fees_are_rows_of_their_own_and_a_list_that_shrinks_is_tri
 
     [transaction] = shop.objects("balance_transactions", False)
     shop.update("balance_transactions", transaction, fee_details=[fee], fee=30)
-    pipeline.backfill([day_of(back(shop, 2))])
+    pipeline.backfill([day_of(days_ago(shop, 2))])
     assert ask(folder.published, fees) == [(0, 30)]
     assert ask(folder.published, sums) == [(30, 30)]
     assert ask(folder.published, "SELECT count(*) FROM raw.fee_details") == [(1,)]
@@ -750,41 +757,41 @@ def test_trap_21_a_key_of_another_account_is_refused(
     assert everything(folder.published) == before
 
 
-def test_trap_22_amounts_are_kept_in_minor_units_however_large(
+def test_trap_22_amounts_are_stored_in_minor_units_however_large(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     for currency, amount in (("jpy", 5000), ("kwd", 12345), ("usd", 2**31 + 1), ("idr", 2**53 + 1)):
-        shop.create_payment(amount=amount, currency=currency, created=back(shop, 2))
+        shop.create_payment(amount=amount, currency=currency, created=days_ago(shop, 2))
     pipeline.sync()
     expected = [("idr", 2**53 + 1), ("jpy", 5000), ("kwd", 12345), ("usd", 2**31 + 1)]
     for table in ("charges", "payment_intents", "balance_transactions"):
-        found = ask(folder.published, f"SELECT currency, amount FROM test.{table} ORDER BY currency")
-        assert found == expected, table
+        stored = ask(folder.published, f"SELECT currency, amount FROM test.{table} ORDER BY currency")
+        assert stored == expected, table
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_trap_23_metadata_keeps_its_keys_and_values_and_loses_what_is_removed(
+def test_trap_23_metadata_keeps_its_keys_and_values_and_loses_removed_ones(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     metadata = {"a b": "1", "a_b": "2", "A_B": "3", "emoji": "👩‍🚀 ok", "long": "é" * 500, "gone": "soon"}
-    customer = shop.create_customer(metadata=metadata, created=back(shop, 2))["id"]
+    customer = shop.create_customer(metadata=metadata, created=days_ago(shop, 2))["id"]
     pipeline.sync()
-    asked = (
+    query = (
         "SELECT metadata->>'a b', metadata->>'a_b', metadata->>'A_B', metadata->>'emoji', metadata->>'long',"
         " metadata->>'gone' FROM test.customers"
     )
-    assert ask(folder.published, asked) == [tuple(metadata.values())]
+    assert ask(folder.published, query) == [tuple(metadata.values())]
     del metadata["gone"]
     shop.update("customers", customer, metadata=metadata)
     pipeline.sync()
-    assert ask(folder.published, asked) == [(*metadata.values(), None)]
+    assert ask(folder.published, query) == [(*metadata.values(), None)]
     assert_equal_to_stripe(shop, folder.published)
 
 
 def test_trap_24_columns_survive_nulls_expanded_references_new_fields_and_changed_types(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    day = back(shop, 2)
+    day = days_ago(shop, 2)
     plain = shop.create_payment(created=day)["latest_charge"]
     expanded = shop.create_payment(created=day)["latest_charge"]
     shop.update("charges", expanded, customer={"id": "cus_1", "object": "customer", "name": "Ada"}, announce=False)
@@ -798,12 +805,12 @@ def test_trap_24_columns_survive_nulls_expanded_references_new_fields_and_change
         described = {name for (name, *_) in ask(folder.published, f"DESCRIBE raw.{object_type.name}")}
         assert described == set(all_columns(object_type))
     assert ask(folder.published, "SELECT count(review), count(*) FROM test.charges") == [(0, 3)]
-    found = ask(
+    stored = ask(
         folder.published,
         "SELECT id, customer, amount, _extra->'amount'->>'value', (_extra->'loyalty'->>'points')::INT"
         " FROM test.charges",
     )
-    assert sorted(found) == sorted(
+    assert sorted(stored) == sorted(
         [(plain, None, 2000, None, None), (expanded, "cus_1", 2000, None, None), (odd, None, None, "2000", 7)]
     )
     assert_equal_to_stripe(shop, folder.published)
@@ -816,7 +823,7 @@ def test_trap_24_columns_survive_nulls_expanded_references_new_fields_and_change
 def settings_file(shop: Shop, tmp_path: Path) -> Path:
     """The settings file of pipelines that run as processes of their own."""
     path = tmp_path / "settings.yaml"
-    path.write_text(f"history: {day_of(back(shop, 60))}\n", encoding="utf-8")
+    path.write_text(f"history: {day_of(days_ago(shop, 60))}\n", encoding="utf-8")
     return path
 
 
@@ -836,7 +843,7 @@ def process(program: str, *arguments: str, server: Server, folder: DataFolder, s
     )
 
 
-_TICKS = """
+_SYNCS = """
 from stripe_pipeline.sync.pipeline import Pipeline
 with Pipeline.from_environment() as pipeline:
     for _ in range(3):
@@ -858,9 +865,9 @@ def test_trap_27_schedule_webhooks_and_backfill_at_once_with_analysts_reading(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder, settings_file: Path
 ) -> None:
     for n in range(12):
-        charge = shop.create_payment(created=back(shop, n / 2))["latest_charge"]
-        shop.create_invoice(n_lines=n, created=back(shop, n / 2))
-        shop.refund(charge, amount=5, created=back(shop, n / 3))
+        charge = shop.create_payment(created=days_ago(shop, n / 2))["latest_charge"]
+        shop.create_invoice(n_lines=n, created=days_ago(shop, n / 2))
+        shop.refund(charge, amount=5, created=days_ago(shop, n / 3))
     make_pipeline(TEST_KEY).sync()
     cursor = f"SELECT read_until FROM pipeline.cursors WHERE name = '{EVENTS}'"
     stop = threading.Event()
@@ -870,7 +877,7 @@ def test_trap_27_schedule_webhooks_and_backfill_at_once_with_analysts_reading(
         opened = 0
         while not stop.is_set():
             with duckdb.connect(str(folder.published), read_only=True) as connection:
-                for _ in range(3):  # whoever keeps a connection keeps what it saw
+                for _ in range(3):  # a connection keeps the version that it opened
                     [(at,)] = connection.execute(cursor).fetchall()
                     doubles = "SELECT id FROM test.charges GROUP BY id HAVING count(*) > 1"
                     assert connection.execute(doubles).fetchall() == []
@@ -887,7 +894,7 @@ def test_trap_27_schedule_webhooks_and_backfill_at_once_with_analysts_reading(
         analysts = [threads.submit(read) for _ in range(2)]
         webhooks = [threads.submit(refresh, make_pipeline(TEST_KEY)) for _ in range(2)]
         processes = [
-            process(program, server=server, folder=folder, settings=settings_file) for program in (_TICKS, _BACKFILLS)
+            process(program, server=server, folder=folder, settings=settings_file) for program in (_SYNCS, _BACKFILLS)
         ]
         try:
             ended = [(running.communicate(timeout=120)[1], running.returncode) for running in processes]
@@ -936,7 +943,7 @@ _STEPS = [
 
 
 def killed_at(number: int, server: Server, command: list[subprocess.Popen[str]]) -> None:
-    """Let the emulator kill a process instead of answering its request number so-and-so."""
+    """Make the emulator kill a process instead of answering the request of this number."""
 
     def kill(_: LoggedRequest) -> None:
         command[0].kill()
@@ -945,12 +952,12 @@ def killed_at(number: int, server: Server, command: list[subprocess.Popen[str]])
 
 
 @pytest.mark.parametrize("step", [*_STEPS, "request 2", "request 5"])
-def test_trap_28_killed_between_two_steps_the_next_run_completes_the_work(
+def test_trap_28_after_a_kill_between_two_steps_the_next_run_completes_the_work(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, settings_file: Path, step: str
 ) -> None:
-    charge = shop.create_payment(created=back(shop, 50))["latest_charge"]
-    customer = shop.create_customer(name="Ada", created=back(shop, 40))["id"]
-    invoice = shop.create_invoice(n_lines=12, draft=True, created=back(shop, 30))["id"]
+    charge = shop.create_payment(created=days_ago(shop, 50))["latest_charge"]
+    customer = shop.create_customer(name="Ada", created=days_ago(shop, 40))["id"]
+    invoice = shop.create_invoice(n_lines=12, draft=True, created=days_ago(shop, 30))["id"]
     pipeline.sync()
     shop.refund(charge)
     shop.delete_customer(customer)
@@ -965,7 +972,7 @@ def test_trap_28_killed_between_two_steps_the_next_run_completes_the_work(
     assert (children[0].returncode, problem) == (-signal.SIGKILL, "")
     server.faults.clear()
 
-    for table, object_type in OBJECT_TYPES.items():  # what analysts see meanwhile is whole
+    for table, object_type in OBJECT_TYPES.items():  # the published file has no row twice
         key = ", ".join(("livemode", *object_type.key))
         assert ask(folder.published, f"SELECT {key} FROM raw.{table} GROUP BY {key} HAVING count(*) > 1") == []
     assert not pipeline.sync().failures
@@ -974,12 +981,12 @@ def test_trap_28_killed_between_two_steps_the_next_run_completes_the_work(
 
 
 @pytest.mark.parametrize("run", ["sync", "backfill"])
-def test_trap_28_a_first_run_that_is_killed_again_and_again_is_completed_by_the_next(
+def test_trap_28_a_first_run_that_is_killed_repeatedly_is_completed_by_the_next(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder, settings_file: Path, run: str
 ) -> None:
     for n in range(12):
-        shop.create_payment(created=back(shop, n), announce=False)
-        shop.create_invoice(n_lines=11, created=back(shop, n), announce=False)
+        shop.create_payment(created=days_ago(shop, n), announce=False)
+        shop.create_invoice(n_lines=11, created=days_ago(shop, n), announce=False)
     for number in (2, 12):
         children: list[subprocess.Popen[str]] = []
         killed_at(number, server, children)
@@ -991,14 +998,14 @@ def test_trap_28_a_first_run_that_is_killed_again_and_again_is_completed_by_the_
     assert ask(folder.published, "SELECT count(*) FROM raw.invoice_lines") == [(132,)]
 
 
-def test_trap_29_what_is_older_than_the_history_stays_out_until_a_longer_history_brings_it_in(
+def test_trap_29_objects_older_than_the_history_stay_out_until_a_longer_history_loads_them(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    first = day_of(back(shop, 10))
-    old = shop.create_customer(created=back(shop, 30))["id"]
+    first = day_of(days_ago(shop, 10))
+    old = shop.create_customer(created=days_ago(shop, 30))["id"]
     edge = shop.create_customer(created=day_start(first) - 1)["id"]
     young = shop.create_customer(created=day_start(first))["id"]
-    charge = shop.create_payment(created=back(shop, 30))["latest_charge"]
+    charge = shop.create_payment(created=days_ago(shop, 30))["latest_charge"]
     pipeline = make_pipeline(TEST_KEY, history=first)
     pipeline.sync()
     for customer in (old, edge, young):
@@ -1013,9 +1020,9 @@ def test_trap_29_what_is_older_than_the_history_stays_out_until_a_longer_history
     assert [row["id"] for row in rows(folder.published, "raw.customers")] == [young]
     assert requests_of(server, f"/v1/customers/{edge}") == []
     assert rows(folder.published, "raw.charges") == []
-    assert [row["id"] for row in rows(folder.published, "raw.refunds")] == [refund]  # made today
+    assert [row["id"] for row in rows(folder.published, "raw.refunds")] == [refund]  # created today
 
-    make_pipeline(TEST_KEY, history=day_of(back(shop, 60))).sync()
+    make_pipeline(TEST_KEY, history=day_of(days_ago(shop, 60))).sync()
     assert_equal_to_stripe(shop, folder.published)
 
 
@@ -1042,8 +1049,8 @@ def test_trap_31_a_local_clock_that_is_wrong_loses_nothing(
     pipeline: Pipeline, shop: Shop, folder: DataFolder, minutes: int
 ) -> None:
     shop.clock.advance(minutes * 60)
-    customer = shop.create_customer(created=back(shop, 0))["id"]
-    shop.create_payment(customer, created=back(shop, 2))
+    customer = shop.create_customer(created=days_ago(shop, 0))["id"]
+    shop.create_payment(customer, created=days_ago(shop, 2))
     pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
     for _ in range(20):
@@ -1056,7 +1063,7 @@ def test_trap_31_a_local_clock_that_is_wrong_loses_nothing(
 
 @pytest.mark.parametrize("minutes", [-10, 10])
 @pytest.mark.parametrize("set_back", [0.0, 1.0])
-def test_trap_31_with_a_wrong_local_clock_what_changes_right_after_it_was_read_is_not_taken_for_old(
+def test_trap_31_with_a_wrong_local_clock_a_change_right_after_a_read_is_not_taken_for_old(
     pipeline: Pipeline,
     server: Server,
     shop: Shop,
@@ -1065,7 +1072,7 @@ def test_trap_31_with_a_wrong_local_clock_what_changes_right_after_it_was_read_i
     minutes: int,
     set_back: float,
 ) -> None:
-    """Stripe tells its time in whole seconds, so one run may think it earlier than the one before it did."""
+    """Stripe's dates are whole seconds, so that a run may estimate an earlier time than the run before."""
     local, passed = [float(int(time.time()))], [0.0]
     clocks = SimpleNamespace(time=lambda: local[0], monotonic=lambda: passed[0])
     monkeypatch.setattr(server_clock, "time", clocks)
@@ -1076,17 +1083,17 @@ def test_trap_31_with_a_wrong_local_clock_what_changes_right_after_it_was_read_i
         passed[0] += seconds
         shop.clock.advance(seconds)
 
-    customer = shop.create_customer(created=back(shop, 2))["id"]
-    gone = shop.create_customer(created=back(shop, 3))["id"]
+    customer = shop.create_customer(created=days_ago(shop, 2))["id"]
+    deleted = shop.create_customer(created=days_ago(shop, 3))["id"]
     # The first answer comes on the full second and tells the time exactly, the others do not.
     server.faults.append(Fault(path="/v1/events", before=lambda _: pass_by(0.3)))
     pipeline.sync()
     shop.update("customers", customer, name="changed")
-    shop.delete_customer(gone)
+    shop.delete_customer(deleted)
     pass_by(0.3)
     local[0] -= set_back
     pipeline.sync()
-    if set_back:  # then what was read is refused, and asked for again
+    if set_back:  # then the answer is refused, and the object is requested again
         pass_by(2)
         pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)

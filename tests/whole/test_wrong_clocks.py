@@ -1,4 +1,4 @@
-"""Wrong clocks, Stripe's, a proxy's or the machine's: what is stored and what arrives afterwards."""
+"""Wrong clocks, Stripe's, a proxy's or the machine's: the stored times, and the changes that arrive afterwards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import MakePipeline
-from tests.stripe_state import ask, assert_equal_to_stripe, back
+from tests.stripe_state import ask, assert_equal_to_stripe, days_ago
 
 LIVE_KEY = {"STRIPE_API_KEY": "sk_live_of_the_tests"}
 TIMES = {
@@ -27,7 +27,7 @@ TIMES = {
 } | {f"raw.{table}": "_fetched_at" for table in OBJECT_TYPES}
 
 
-def no_time_in_the_future(shop: Shop, folder: DataFolder) -> None:
+def assert_no_time_in_the_future(shop: Shop, folder: DataFolder) -> None:
     latest = " UNION ALL ".join(
         f"SELECT '{table}' AS place, epoch_us(max({column})) / 1e6 AS latest FROM {table}"
         for table, column in TIMES.items()
@@ -46,10 +46,10 @@ def trade(shop: Shop) -> None:
 
 @pytest.fixture
 def pipeline(make_pipeline: MakePipeline, shop: Shop) -> Pipeline:
-    """Of the live mode, with a history of three days."""
+    """A pipeline of the live mode, with a history of three days."""
     for days in (0.01, 1, 2):
-        shop.create_payment(livemode=True, created=back(shop, days))
-    return make_pipeline(LIVE_KEY, history=day_of(back(shop, 3)))
+        shop.create_payment(livemode=True, created=days_ago(shop, days))
+    return make_pipeline(LIVE_KEY, history=day_of(days_ago(shop, 3)))
 
 
 @pytest.mark.parametrize("seconds", [DAY, -DAY])
@@ -62,25 +62,25 @@ def test_trap_33_one_answer_with_a_wrong_date_loses_nothing(
         pipeline.sync()
         trade(shop)
     server.faults.append(Fault(path=path, date=ahead(seconds)))
-    pipeline.sync([day_of(back(shop, 1))])
+    pipeline.sync([day_of(days_ago(shop, 1))])
     assert server.faults[0].hits
-    no_time_in_the_future(shop, folder)
+    assert_no_time_in_the_future(shop, folder)
     assert_equal_to_stripe(shop, folder.published)
     trade(shop)
     pipeline.sync()
-    no_time_in_the_future(shop, folder)
+    assert_no_time_in_the_future(shop, folder)
     assert_equal_to_stripe(shop, folder.published)
 
 
 @pytest.mark.parametrize("nth", [1, 2, 4])
-def test_trap_33_a_wrong_date_amid_a_backfill_leaves_out_nothing(
+def test_trap_33_a_wrong_date_amid_a_backfill_loses_nothing(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, nth: int
 ) -> None:
     pipeline.sync()
-    days = [day_of(back(shop, n)) for n in range(4)]
+    days = [day_of(days_ago(shop, n)) for n in range(4)]
     server.faults.append(Fault(nth=nth, date=ahead(DAY)))
     pipeline.backfill(days)
-    no_time_in_the_future(shop, folder)
+    assert_no_time_in_the_future(shop, folder)
     trade(shop)
     pipeline.backfill(days)
     assert_equal_to_stripe(shop, folder.published)
@@ -104,7 +104,7 @@ def test_trap_33_dates_that_are_sent_twice_or_without_a_zone_are_understood(
     server.faults.append(Fault(date=date, times=None))
     for _ in range(3):
         pipeline.sync()
-        no_time_in_the_future(shop, folder)
+        assert_no_time_in_the_future(shop, folder)
         assert_equal_to_stripe(shop, folder.published)
         trade(shop)
 
@@ -125,7 +125,7 @@ def test_a_wrong_date_costs_an_idle_sync_one_request(pipeline: Pipeline, server:
 
 @pytest.mark.parametrize("seconds", [7 * 3600, 600, -600, DAY])
 @pytest.mark.parametrize("path", ["^/v1/events$", "^/v1/balance_transactions$"])
-def test_an_endpoint_whose_dates_are_always_wrong_hides_nothing(
+def test_an_endpoint_whose_dates_are_always_wrong_hides_no_change(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, path: str, seconds: float
 ) -> None:
     pipeline.sync()
@@ -134,16 +134,16 @@ def test_an_endpoint_whose_dates_are_always_wrong_hides_nothing(
         trade(shop)
         assert not pipeline.sync().notes
         assert_equal_to_stripe(shop, folder.published)
-        no_time_in_the_future(shop, folder)
+        assert_no_time_in_the_future(shop, folder)
 
 
 def damage(folder: DataFolder, by: str) -> None:
-    """Put all times ahead, as a wrong idea of Stripe's clock does."""
+    """Move all stored times ahead, as a wrong estimate of Stripe's clock does."""
     with duckdb.connect(str(folder.private)) as connection:
         for table, column in TIMES.items():
             connection.execute(f"UPDATE {table} SET {column} = {column} + INTERVAL {by}")
         connection.execute("UPDATE pipeline.clock SET lowest = lowest + 86400, highest = highest + 86400")
-        # The day that is the present one by such a clock.
+        # The present day by such a clock.
         connection.execute(
             f"INSERT INTO pipeline.coverage SELECT * REPLACE ((day + INTERVAL {by})::DATE AS day)"
             " FROM pipeline.coverage WHERE day = (SELECT max(day) FROM pipeline.coverage)"
@@ -152,19 +152,19 @@ def damage(folder: DataFolder, by: str) -> None:
 
 @pytest.mark.parametrize("by", ["1 DAY", "300 DAYS"])
 @pytest.mark.parametrize("first", ["sync", "backfill"])
-def test_a_file_with_times_in_the_future_heals_and_says_so(
+def test_a_file_with_times_in_the_future_is_corrected_with_a_note(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, by: str, first: str
 ) -> None:
-    old = shop.create_customer(livemode=True, created=back(shop, 2))["id"]
-    gone = shop.create_customer(livemode=True, created=back(shop, 2))["id"]
+    old = shop.create_customer(livemode=True, created=days_ago(shop, 2))["id"]
+    deleted = shop.create_customer(livemode=True, created=days_ago(shop, 2))["id"]
     pipeline.sync()
     damage(folder, by)
     trade(shop)
     shop.update("customers", old, name="changed meanwhile")
-    shop.delete_customer(gone)
-    report = pipeline.sync() if first == "sync" else pipeline.backfill([day_of(back(shop, 1))])
+    shop.delete_customer(deleted)
+    report = pipeline.sync() if first == "sync" else pipeline.backfill([day_of(days_ago(shop, 1))])
     assert [note for note in report.notes if "ahead of Stripe's clock" in note]
-    no_time_in_the_future(shop, folder)
+    assert_no_time_in_the_future(shop, folder)
     pipeline.sync()
     assert_equal_to_stripe(shop, folder.published)
     server.requests.clear()
@@ -173,17 +173,17 @@ def test_a_file_with_times_in_the_future_heals_and_says_so(
     assert len(server.requests) == 2
 
 
-def test_rows_alone_with_times_in_the_future_are_read_again_at_their_next_change(
+def test_if_only_rows_have_times_in_the_future_they_are_read_again_at_their_next_change(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    customer = shop.create_customer(livemode=True, created=back(shop, 2))["id"]
+    customer = shop.create_customer(livemode=True, created=days_ago(shop, 2))["id"]
     pipeline.sync()
     with duckdb.connect(str(folder.private)) as connection:
         connection.execute("UPDATE raw.customers SET _fetched_at = _fetched_at + INTERVAL 1 YEAR")
     shop.update("customers", customer, name="changed")
     assert pipeline.sync().notes
     assert_equal_to_stripe(shop, folder.published)
-    no_time_in_the_future(shop, folder)
+    assert_no_time_in_the_future(shop, folder)
 
 
 def test_notifications_do_not_wait_for_a_clock_that_was_set_back(

@@ -1,6 +1,6 @@
-"""Fields that the settings leave out or hash: nowhere to be found, and changed at any time.
+"""Fields that the settings leave out or hash: no file holds their values, and the settings may change at any time.
 
-Everything runs on the real path: emulator, pipeline, published file. What the settings file may say is in
+Everything runs on the real path: emulator, pipeline, published file. Valid and invalid settings are tested in
 `test_settings`.
 """
 
@@ -48,7 +48,7 @@ def holding(folder: Path, text: str) -> list[str]:
 
 
 def in_rows(path: Path, text: str) -> bool:
-    """Whether a row of any table of a DuckDB file holds it."""
+    """Whether a row of any table of a DuckDB file holds `text`."""
     with duckdb.connect(str(path), read_only=True) as connection:
         tables = connection.execute("SELECT schema_name || '.' || table_name FROM duckdb_tables()").fetchall()
         return any(
@@ -72,7 +72,7 @@ NOWHERE = {
 
 
 def trade(shop: Shop) -> str:
-    """A customer whose address stands in every object that can hold it; the customer's id."""
+    """Create a customer whose address is in every object that can hold one; returns the customer's id."""
     day = back(shop, 3)
     customer = shop.create_customer(created=day, email=ADDRESS, name="Ada")["id"]
     paid = shop.create_payment(created=day, customer=customer, receipt_email=ADDRESS)
@@ -124,10 +124,10 @@ def test_what_is_left_out_later_is_removed_from_every_file(
     shutil.copy(folder.private, folder.private.with_name("compacted.duckdb"))  # what a killed compaction leaves
     with duckdb.connect(str(folder.published), read_only=True) as reading:
         later = fields(**NOWHERE)
-        # What is not read any more is there all the same.
+        # Rows of a disabled type are still stored.
         later["objects"]["invoices"] = {"enabled": False, "fields": {"hash": ["customer_email"]}}
         make_pipeline(**later).sync()
-        # Who was reading goes on.
+        # An open connection keeps its version.
         assert reading.execute("SELECT email FROM test.customers").fetchall() == [(ADDRESS,)]
     assert holding(folder.root, ADDRESS) == []
     assert ask(folder.published, "SELECT name FROM test.customers") == [("Ada",)]
@@ -154,7 +154,7 @@ def test_what_is_wanted_again_comes_with_a_backfill_and_until_then_every_sync_sa
 
 
 def assert_equal_to_stripe_but_for_extra(shop: Shop, folder: DataFolder) -> None:
-    """Every field is there again."""
+    """Every field has its value again."""
     assert ask(folder.published, "SELECT email FROM test.customers") == [(ADDRESS,)]
     assert ask(folder.published, "SELECT receipt_email FROM test.charges") == [(ADDRESS,)]
     assert ask(folder.published, "SELECT _extra->>'$.customer.email' FROM test.charges") == [(ADDRESS,)]
@@ -195,7 +195,7 @@ def test_hashed_fields_tell_nothing_and_still_join(make_pipeline: MakePipeline, 
         invoices={"hash": ["customer_email"], "exclude": ["customer_name"]},
     )
     make_pipeline(**hashed).sync()
-    assert folder.hash_key.stat().st_mode & 0o077 == 0  # nobody else reads it
+    assert folder.hash_key.stat().st_mode & 0o077 == 0  # only this user may read the file
     joined = "SELECT count(*) FROM test.customers c JOIN test.charges h ON c.email = h.receipt_email"
     assert ask(folder.published, joined) == [(1,)]
     assert ask(folder.published, "SELECT email = customer_email FROM test.customers, test.invoices") == [(True,)]
@@ -205,7 +205,7 @@ def test_hashed_fields_tell_nothing_and_still_join(make_pipeline: MakePipeline, 
     key = folder.hash_key.read_bytes()
     assert (
         address == hmac.new(key, ADDRESS.encode(), "sha256").hexdigest()[:32]
-    )  # as whoever has the key may look for it
+    )  # as somebody with the key can compute it
     assert expanded == address
     assert holding(folder.root, ADDRESS) == []
     make_pipeline(**hashed).backfill([day_of(back(shop, 3))])
@@ -327,7 +327,7 @@ def test_fees_that_other_objects_hold_are_found_again(
         make_pipeline().sync()
         [note] = [note for note in make_pipeline().sync().notes if "--only disputes" in note]
         assert "without balance_transactions (fee_details.description);" in note
-        if again:  # left out once more, nothing is missed
+        if again:  # if the field is left out again, no backfill is due
             left_out = make_pipeline(**fields(fee_details={"exclude": ["description"]}))
             assert left_out.sync().notes == []
     make_pipeline().backfill([day_of(back(shop, 2))], ["disputes"])
@@ -449,7 +449,7 @@ def test_dagster_and_the_inbox_hold_nothing_of_it_either(api: Server, project: P
     api.shop.update_customer(customer, name="Ada L.", livemode=True)
     assert run("sync").status == 0
     assert ask(project.folder.published, f"SELECT name FROM live.customers WHERE id = '{customer}'") == [("Ada L.",)]
-    assert len(list(project.root.rglob("*.db"))) > 2  # Dagster's storage is among what is searched
+    assert len(list(project.root.rglob("*.db"))) > 2  # Dagster's storage is among the files searched
     assert holding(project.root, ADDRESS) == []
 
 
@@ -462,7 +462,7 @@ def test_what_is_left_out_of_a_child_or_not_known_is_left_out_of_what_holds_it(
     for table, object_id in (("charges", charge), ("customers", next(iter(shop.objects("customers", False))))):
         shop.update(table, object_id, announce=False, brand_new=ADDRESS)
     [(invoice, line_id)] = shop.objects("invoice_lines", False)
-    shop.update_invoice_line(invoice, line_id, announce=False, object=None)  # where it is tells what it is too
+    shop.update_invoice_line(invoice, line_id, announce=False, object=None)  # its place shows the type, too
     if later:
         make_pipeline().sync()
         assert ask(
@@ -473,7 +473,7 @@ def test_what_is_left_out_of_a_child_or_not_known_is_left_out_of_what_holds_it(
         "fee_details": {"exclude": ["description"]},
         "charges": {"exclude": ["_extra"]},
         "customers": {"exclude": ["_extra"]},
-        # Of a line in its invoice both have a say.
+        # The rules of both tables apply to a line in its invoice.
         "invoices": {"exclude": ["lines.data.description", "lines.data.parent"]},
         "invoice_lines": {"exclude": ["metadata", "period.start", "parent.type"]},
     }
@@ -483,7 +483,7 @@ def test_what_is_left_out_of_a_child_or_not_known_is_left_out_of_what_holds_it(
     assert '"description"' not in held
     assert holding(folder.root, "brand_new") == []
     assert ask(folder.published, "SELECT _extra FROM test.customers") == [(None,)]
-    # Nor is it what a reference came with.
+    # Of an expanded reference, only the id is stored.
     [customer] = shop.objects("customers", False)
     assert ask(folder.published, "SELECT _extra, customer FROM test.charges") == [(None, customer)]
     [(line,)] = ask(folder.published, "SELECT lines->'$.data[0]' FROM test.invoices")
@@ -519,7 +519,7 @@ def test_what_was_hashed_and_is_left_out_now_is_not_missed(
 
 
 def expand_refund(shop: Shop) -> str:
-    """A refund that holds its charge, which holds its customer; the customer's id."""
+    """Create a refund that holds its charge, which holds its customer; returns the customer's id."""
     customer = trade(shop)
     [charge] = shop.objects("charges", False).values()
     refund = shop.refund(charge["id"], 500, created=back(shop, 2))["id"]
@@ -575,7 +575,7 @@ def test_a_hashed_reference_is_the_same_however_it_is_sent_and_names_no_row(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
     expand_refund(shop)
-    shop.create_payment(created=back(shop, 2))  # of no customer
+    shop.create_payment(created=back(shop, 2))  # without a customer
     hashed = fields(charges={"hash": ["customer"]}, invoices={"hash": ["customer"]}, refunds={"hash": ["charge"]})
     make_pipeline(**hashed).sync()
     [(customer,)] = ask(folder.published, "SELECT customer FROM test.invoices")
@@ -648,7 +648,8 @@ SECRETS = ("pi_1_secret_Aa1", "src_client_secret_Bb2", "seti_1_secret_Cc3", "ek_
 
 
 def keep_secrets_everywhere(shop: Shop) -> str:
-    """A payment whose client secret stands wherever Stripe puts one, and in the shop's metadata; the intent's id."""
+    """Create a payment with client secrets wherever Stripe puts them, and in the shop's metadata; returns the intent's
+    id."""
     day = back(shop, 3)
     intent = shop.create_payment(created=day, metadata={"client_secret": "the shop's own"})["id"]
     [charge] = shop.objects("charges", False)
@@ -711,7 +712,7 @@ def test_secrets_that_stripe_says_must_not_be_stored_are_nowhere(
 
     monkeypatch.setattr(pipeline.warehouse, "load", load_and_look)
     report = pipeline.sync()
-    assert report.notes == []  # nobody is asked to read them again
+    assert report.notes == []  # no backfill is recommended
     assert on_their_way
     assert not any(secret in lines for lines in on_their_way for secret in SECRETS)
     assert [holding(folder.root, secret) for secret in SECRETS] == [[]] * len(SECRETS)
@@ -734,7 +735,7 @@ def test_secrets_are_erased_from_files_that_hold_them(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep_secrets_everywhere(shop)
-    with monkeypatch.context() as before:  # as versions without these rules wrote it
+    with monkeypatch.context() as before:  # writes the file as versions without these rules did
         before.setattr("stripe_pipeline.fields.SECRET", "no such text")
         before.setattr("stripe_pipeline.fields._secrets_of", lambda _: frozenset())
         before.setattr("stripe_pipeline.fields._kept_secrets", lambda _, object_type: frozenset(object_type.secrets))

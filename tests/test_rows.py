@@ -1,4 +1,4 @@
-"""What Stripe sends, expected or not, stands in the tables as it was sent; nothing it sends stops the other types."""
+"""Every value that Stripe sends, expected or not, is stored as sent; an object without a row stops no other type."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_unknown_fields_can_be_queried(loader: Loader) -> None:
     report = loader.load(loader.object("customer", "cus_1", name="Ada", **unknown, nothing=None))
 
     assert report.failures == {}
-    assert report.surprises.seen == {}  # New fields are Stripe's daily business.
+    assert report.surprises.seen == {}  # Stripe adds fields all the time.
     assert loader.query("SELECT _extra->>'$.loyalty.tier', _extra->'loyalty'->'points'->>1 FROM test.customers") == [
         ("gold", "2")
     ]
@@ -283,7 +283,7 @@ def test_columns_exist_though_nothing_is_in_them(loader: Loader) -> None:
             names = [name for name, *_ in columns]
             if schema == "raw":
                 assert names == stored
-            else:  # what views add comes behind
+            else:  # the columns that views add come last
                 shown = [name for name in stored if name != "_deleted_at"]
                 assert names[: len(shown) + 2] == [*shown, "default_date", "default_day"]
     assert loader.query("SELECT phone, business_name FROM test.customers") == [(None, None)]
@@ -381,7 +381,7 @@ _FITTING: dict[Kind, st.SearchStrategy[Any]] = {
     KINDS["boolean"]: st.booleans(),
     KINDS["number"]: st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.integers(-(2**53), 2**53)),
 }
-"""Values that a column of this kind is made for; of other kinds, text."""
+"""Values that fit a column, by kind; text fits the other kinds."""
 
 
 @st.composite
@@ -416,7 +416,7 @@ def test_whatever_is_in_an_object_comes_back(folder: DataFolder, drawn: tuple[Ob
     file.write_bytes(
         b"".join(
             shape(object_type, obj, account=MODE.account, livemode=False, fetched_at=1e9, surprises=surprises)
-            # As they come from Stripe: text.
+            # Parsed from text, as Stripe's objects are.
             for obj in orjson.loads(orjson.dumps(objects))
         )
     )
@@ -432,7 +432,7 @@ def test_whatever_is_in_an_object_comes_back(folder: DataFolder, drawn: tuple[Ob
         row = loaded[obj["id"]]
         expected = without_nulls(obj)
         if "livemode" in all_columns(object_type) and not _adds_livemode(object_type):
-            expected = {"livemode": False} | expected  # The key's mode, where the object does not tell.
+            expected = {"livemode": False} | expected  # the key's mode, if the object has none
         assert _equal(restore(object_type, row), expected)
         assert row["livemode"] is (obj.get("livemode") is True)
 
@@ -442,7 +442,7 @@ def _adds_livemode(object_type: ObjectType) -> bool:
 
 
 def _equal(first: Any, second: Any) -> bool:
-    """As `_same`, but a number column does not tell 1 from 1.0."""
+    """Like `_same`, but 1 and 1.0 are equal, as in a number column."""
     if isinstance(first, float) and first.__class__ is not second.__class__ and second.__class__ is int:
         return math.isclose(first, second, rel_tol=0, abs_tol=0)
     if isinstance(first, dict) and isinstance(second, dict):

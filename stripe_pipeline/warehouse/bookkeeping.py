@@ -192,7 +192,8 @@ def name_account(connection: duckdb.DuckDBPyConnection, mode: Mode) -> None:
 
 
 def name_rows(connection: duckdb.DuckDBPyConnection, mode: Mode) -> None:
-    """Names rows that a run has just stored without a name, if another run has learned the name meanwhile."""
+    """Assigns the account's name to rows that a run has just stored without it, if another run has learned the name
+    meanwhile."""
     accounts = connection.execute(f"SELECT account FROM pipeline.keys WHERE livemode = {mode.livemode}").fetchall()
     names = {account for (account,) in accounts}
     if names and UNNAMED not in names:

@@ -11,8 +11,8 @@ from stripe_pipeline.data_folder import CATALOG
 from stripe_pipeline.objects import Column, ObjectType
 
 ROW_GROUP = 10_240
-"""Rows compressed and written together: about as many as a backfill loads at once. DuckDB's own 122,880 stay in memory
-until all are loaded, and are compressed anew at each load until then."""
+"""How many rows DuckDB compresses and writes together: about as many as a backfill loads at once. With DuckDB's default
+of 122,880, an incomplete group stays in memory and is compressed again with each load."""
 
 
 def exists(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, column: Column, text: str) -> bool:

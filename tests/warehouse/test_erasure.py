@@ -1,6 +1,6 @@
-"""Erasing a person: gone from every row, file and byte, kept out of whatever comes later, and bookkeeping stays whole.
+"""Erasing a person: no row or file holds personal data, later reads do not bring it back, and amounts stay complete.
 
-From the emulator to the published file. What Stripe itself redacts reaches the disk with the next pruning.
+From the emulator to the published file. Data that Stripe itself redacts leaves the disk with the next pruning.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from tests.stripe_state import ask, back, changed, everything
 from tests.test_fields import holding
 
 MARK = secrets.token_hex(16)
-"""Stands in everything personal, and does not compress."""
+"""A text in all personal data of one customer, which does not compress."""
 OTHER = secrets.token_hex(16)
-"""The same of somebody else."""
+"""The same for another customer."""
 
 
 def trade(shop: Shop, mark: str, *, days_ago: float = 3, **ids: Any) -> str:
-    """A customer with every kind of object that can belong to one, each of which copies what it can; the id."""
+    """Create a customer with objects of every type that can belong to one, all with personal data; returns the id."""
     day = back(shop, days_ago)
     text: dict[str, Any] = {"description": f"for {mark}", "metadata": {"buyer": mark, "order": "A-17"}}
     billing = {"email": f"{mark}@example.com", "name": mark, "phone": None, "address": {"city": mark, "line1": None}}
@@ -61,7 +61,7 @@ def trade(shop: Shop, mark: str, *, days_ago: float = 3, **ids: Any) -> str:
 
 
 def buy(shop: Shop, charge: str, mark: str) -> None:
-    """Have a charge copy what it can of its buyer."""
+    """Fill a charge with personal data of its buyer."""
     billing = {"email": f"{mark}@example.com", "name": mark, "phone": None, "address": {"city": mark, "line1": None}}
     customer = shop.objects("charges", False)[charge]["customer"]
     person = customer and {"id": customer, "object": "customer", "name": mark}
@@ -78,7 +78,7 @@ def buy(shop: Shop, charge: str, mark: str) -> None:
 
 
 def money(folder: DataFolder) -> dict[str, list[tuple[Any, ...]]]:
-    """What bookkeeping needs of every table."""
+    """The columns that bookkeeping needs, by table."""
     return {
         name: ask(
             folder.published,
@@ -144,20 +144,20 @@ def test_nothing_that_comes_later_brings_an_erased_customer_back(
     pipeline = make_pipeline()
     pipeline.sync()
     pipeline.warehouse.erase([customer])
-    # The same objects again, by events and by lists.
+    # The same objects are read again, by events and by lists.
     shop.update_customer(customer, name=MARK, email=MARK)
     for table in ("charges", "payment_intents", "invoices", "refunds", "disputes"):
         for object_id in shop.objects(table, False):
             shop.update(table, object_id, metadata={"again": "yes"})
     make_pipeline().sync()
-    for table in ("charges", "invoices"):  # no event tells of metadata of a payment intent
+    for table in ("charges", "invoices"):  # no event announces metadata of a payment intent
         for whose, held in ((customer, None), (other, "yes")):
             sql = f"SELECT DISTINCT metadata->>'again' FROM raw.{table} WHERE customer = '{whose}'"
             assert ask(folder.published, sql) == [(held,)], table
     assert holding(folder.root, MARK) == []
     make_pipeline().backfill([day_of(back(shop, days)) for days in range(5)])
     assert holding(folder.root, MARK) == []
-    # New objects of the same customer, for the first time in a day of their own and told by webhooks.
+    # New objects of the same customer, created on a new day and announced by webhooks.
     trade_again = shop.create_payment(customer, receipt_email=MARK)["latest_charge"]
     buy(shop, trade_again, MARK)
     dispute = shop.dispute(trade_again)["id"]
@@ -228,7 +228,7 @@ def test_an_id_that_the_shop_chose_is_erased_too(
         folder.published, "SELECT count(DISTINCT customer), count(*) FROM raw.charges WHERE customer IS NOT NULL"
     )
     assert (customers, charges) == (1, 4)
-    # Known again by the hash alone.
+    # The hash alone identifies the customer.
     make_pipeline(objects=objects).backfill([day_of(back(shop, 3))])
     assert ask(folder.published, "SELECT count(*) FROM raw.customers") == [(0,)]
     assert [name for name in holding(folder.root, MARK) if "inbox" not in name] == []
@@ -248,7 +248,7 @@ def test_a_key_by_which_erased_ids_are_known_that_cannot_be_used_is_said_with_a_
     with pytest.raises(WarehouseError, match=r"hash.key, .* is empty") as refused:
         warehouse.erase(["jane@example.com"])
     assert "does not identify erased customers whose ids your shop chose" in refused.value.remedy
-    # As it says.
+    # The remedy works.
     folder.hash_key.unlink()
     warehouse.erase(["jane@example.com"])
     folder.hash_key.unlink()
@@ -348,7 +348,7 @@ def test_the_command_erases_without_a_key_and_says_what_it_does(
     assert unknown.status == 2
     assert "holds no customer cus_Nobody" in unknown.err
     assert "--unknown" in unknown.err
-    monkeypatch.setattr("sys.stdin", io.StringIO(""))  # nobody there to answer
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))  # nobody answers
     declined = run("erase", customer)
     assert declined.status == 1
     assert "payment_intents" in declined.out
@@ -411,5 +411,5 @@ def test_dagster_and_the_inbox_hold_nothing_of_an_erased_customer(
     assert run("erase", customer, "--yes").status == 0
     api.shop.update_customer(customer, phone=mark, livemode=True)
     assert run("sync").status == 0
-    assert len(list(project.root.rglob("*.db"))) > 2  # Dagster's storage is among what is searched
+    assert len(list(project.root.rglob("*.db"))) > 2  # Dagster's storage is among the files searched
     assert holding(project.root, mark) == []

@@ -49,7 +49,7 @@ Damage = Callable[[bytes], bytes]
 
 
 def noise(at: float) -> Damage:
-    """4 KB of other bytes, this far into the file."""
+    """Damage that overwrites 4 KB, `at` a share of the file's length."""
 
     def damage(content: bytes) -> bytes:
         start = int(at * len(content))
@@ -63,7 +63,7 @@ def names_of(folder: DataFolder) -> set[str]:
     return {row["name"] for row in rows(folder.published, "test.customers")}
 
 
-# What only looks
+# Commands that only read
 
 
 def test_what_only_looks_makes_nothing_and_needs_no_key(
@@ -138,7 +138,7 @@ def test_a_private_file_that_cannot_be_opened_is_restored_and_catches_up(
     pipeline.sync()
     shop.delete_customer(grace)
     shop.create_customer(name="Edith")
-    # Applied, and not published: the copy lacks it, and the inbox takes it for done.
+    # Applied and not published: the copy lacks the change, and the inbox counts it as applied.
     pipeline.inbox.add([notification for event in shop.events(False) if (notification := notification_of(event))])
     assert pipeline.drain(most=200).applied
     pipeline.__exit__()
@@ -318,7 +318,7 @@ def test_clean_names_what_it_removes_asks_and_leaves_the_rest(
 
 
 def answer(project: Project, text: str) -> int:  # noqa: F811
-    """The exit status of `clean` on a terminal where somebody types this."""
+    """The exit status of `clean` on a terminal where somebody types `text`."""
     terminal, its_other_end = pty.openpty()
     with subprocess.Popen([COMMAND, "clean"], cwd=project.root, stdin=its_other_end, stdout=subprocess.PIPE) as ended:
         os.write(terminal, f"{text}\n".encode())
@@ -357,7 +357,7 @@ def test_clean_leaves_what_is_in_use(loaded: Project, run: Run) -> None:  # noqa
 
 @contextlib.contextmanager
 def files_up_to(size: int) -> Iterator[None]:
-    """No file of this process can grow beyond so many bytes, as on a full disk; for whoever runs the tests."""
+    """Keep each file of this process below `size` bytes, as a full disk would; this needs no special rights."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -405,7 +405,7 @@ def test_a_disk_that_fills_up_keeps_what_was_there(
 
 @contextlib.contextmanager
 def told_why_it_stops() -> Iterator[None]:
-    """What is done here may end with an error, which says that a file cannot grow and what to do."""
+    """Allow the body to end with an error, which has to say that a file cannot grow, with a remedy."""
     problem = None
     try:
         yield
@@ -417,12 +417,12 @@ def told_why_it_stops() -> Iterator[None]:
 
 
 def assert_opens(database: Path) -> None:
-    """A whole database."""
+    """Assert that the database can be opened and read."""
     with duckdb.connect(str(database), read_only=True) as connection:
         connection.execute("SELECT bit_xor(hash(t)) FROM raw.charges t").fetchall()
 
 
-# Who may read what
+# Permissions
 
 
 def modes(folder: DataFolder) -> dict[str, int]:
@@ -436,7 +436,7 @@ def modes(folder: DataFolder) -> dict[str, int]:
 
 @pytest.fixture
 def usual_umask() -> Iterator[None]:
-    """What most machines have: new files are everyone's to read."""
+    """The umask of most machines: everyone may read new files."""
     before = os.umask(0o022)
     yield
     os.umask(before)
@@ -514,7 +514,7 @@ def test_a_data_folder_in_which_other_things_lie_keeps_its_mode(
 
 
 def test_files_of_another_user_are_named_with_a_remedy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = Path(tempfile.mkdtemp())  # which another user can reach, other than `tmp_path`
+    root = Path(tempfile.mkdtemp())  # unlike `tmp_path`, other users can reach it
     try:
         folder = DataFolder(root / "data")
         monkeypatch.setenv("STRIPE_PIPELINE_DATA", str(folder.root))
@@ -563,7 +563,7 @@ def test_a_remedy_for_what_another_user_owns_names_a_command_that_works(
 
 
 def as_another_user(root: Path, path: Path) -> str:
-    """What a pipeline says of a data folder in which only `path` is not its user's."""
+    """The error of a pipeline whose user owns the data folder except `path`."""
     if os.geteuid() != 0:
         path.chmod(0)
         return trouble_of(lambda: DataFolder(root / "data").prepare())

@@ -1,4 +1,4 @@
-"""What is too old is removed, stays away, and comes back where it is wanted again; deleted rows are hidden or removed.
+"""Rows that are too old are removed, and return with a longer retention; deleted rows are hidden or removed.
 
 From the emulator to the published file; docs/stripe.md#trap-29-pruned-rows.
 """
@@ -65,7 +65,7 @@ def test_trap_29_pruned_rows_stay_away_until_a_longer_retention_and_a_backfill_b
     for table in after:
         assert 0 < after[table] < before[table]
         assert oldest(folder, table) < 21
-    # The first day that is kept is known as it was: it need not be listed again.
+    # The first day that is kept stays covered: it need not be listed again.
     covered = short.warehouse.state.covered_days()
     assert min(covered["charges"]) == min(covered["fee_details"]) == pruned["charges"].cutoff
     assert set(pruned["charges"].days) == {day_of(back(shop, n)) for n in range(21, 47)} & set(pruned["charges"].days)
@@ -85,14 +85,14 @@ def test_trap_29_pruned_rows_stay_away_until_a_longer_retention_and_a_backfill_b
     assert changed(again) == {}
     assert any("charges: 25 days are older than what the settings keep" in note for note in again.notes)
     assert counts(folder) == after
-    assert not short.has_due_notifications(math.inf)  # nothing waits for rows that are not wanted
+    assert not short.has_due_notifications(math.inf)  # no notification waits for a row that is too old
 
     longer = make_pipeline(retention="40 days")
     longer.backfill([day_of(back(shop, n)) for n in range(46)])
     assert after["charges"] < counts(folder)["charges"] < before["charges"]
     assert 38 < oldest(folder, "charges") < 41
     for_ever = make_pipeline()
-    for_ever.sync()  # days that are not covered are listed without being asked for
+    for_ever.sync()  # a sync lists the days that are not covered
     assert counts(folder) == before
     assert_equal_to_stripe(shop, folder.published)
 
@@ -113,21 +113,21 @@ def test_retention_goes_by_the_date_field_and_by_created_where_that_is_null(
     assert ask(folder.published, "SELECT DISTINCT invoice FROM raw.invoice_lines") == [(ids["due"],)]
     pipeline.prune()
     server.requests.clear()
-    pipeline.sync()  # whose days hold rows that are kept, and are known
+    pipeline.sync()  # the days of kept rows are covered
     lists = [request for request in server.requests if request.path == "/v1/invoices"]
     assert not [request for request in lists if int(request.params["created[gte]"]) <= created]
-    # It becomes too old by a change.
+    # A change makes the invoice too old.
     shop.update("invoices", ids["due"], due_date=back(shop, 15), livemode=True)
     pipeline.sync()
     assert counts(folder)["invoices"] == counts(folder)["invoice_lines"] == 0
-    # And young enough again, and prolonged.
+    # Another change makes it young enough again.
     shop.update("invoices", ids["due"], due_date=back(shop, 1), livemode=True)
     pipeline.sync()
     assert ask(folder.published, "SELECT id FROM raw.invoices") == [(ids["due"],)]
     longer = make_pipeline(LIVE, objects={"invoices": {"date_field": "due_date", "retention": "2 months"}})
     longer.sync()
     assert counts(folder)["invoices"] == 3
-    # By another date others are young enough.
+    # By another date field, another invoice is young enough.
     shop.create_invoice(livemode=True, created=back(shop, 5), due_date=back(shop, 90))
     longer.sync()
     assert counts(folder)["invoices"] == 3
@@ -204,7 +204,7 @@ def test_the_tables_own_history_is_what_is_listed(
     pipeline.sync()
     assert oldest(folder, "charges") < 11
     assert oldest(folder, "balance_transactions") > 35
-    report = pipeline.sync([day_of(back(shop, 20))])  # as a run of an older partition does
+    report = pipeline.sync([day_of(back(shop, 20))])  # like a run of an older partition
     assert any("charges: 1 days are older than what the settings keep" in note for note in report.notes)
     assert report.listed["refunds"] == {day_of(back(shop, 20))}
     assert oldest(folder, "charges") < 11
@@ -219,7 +219,7 @@ def test_the_tables_own_history_is_what_is_listed(
 def test_what_was_loaded_stays_equal_to_stripe_where_the_history_begins_later(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, change: str
 ) -> None:
-    """As one that is an age does with every month."""
+    """A history that is an age begins later every month."""
     unswept: dict[str, Any] = {"history": "30 days", "sweep": {"requests_a_month": 0}}
     customer, other = (shop.create_customer(livemode=True, created=back(shop, 40), name="Ada")["id"] for _ in range(2))
     make_pipeline(LIVE).sync()
@@ -243,7 +243,7 @@ def test_what_was_loaded_stays_equal_to_stripe_where_the_history_begins_later(
     make_pipeline(LIVE, **unswept).sync()
     names = [("Ada",)] if change == "deleted" else [("Ada",), ("Grace",)]
     assert ask(folder.published, "SELECT name FROM live.customers ORDER BY 1") == names
-    # What is known is not listed again, nor is what lies between.
+    # Neither the covered days nor those between them are listed again.
     server.requests.clear()
     shop.update("customers", other, name="Ada L.", livemode=True)
     report = make_pipeline(LIVE, **unswept).sync()
@@ -300,7 +300,7 @@ def test_space_is_given_back_later_where_a_pruning_was_stopped_before(
             WarehouseError, match=r"Rows that were too old were removed, but .* could not be made smaller: No sp"
         ):
             make_pipeline(LIVE, retention="10 days").prune()
-    # Whether DuckDB frees blocks depends on how the rows lie.
+    # Whether DuckDB frees blocks depends on the order of the rows.
     monkeypatch.setattr("stripe_pipeline.warehouse.compaction._mostly_free", lambda connection: False)
     pruned = make_pipeline(LIVE, retention="10 days").prune()
     assert pruned["customers"].rows == 0
@@ -399,7 +399,7 @@ def test_the_asset_prunes_and_tells_rows_by_day_and_a_dry_run_only_tells(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, instance: dg.DagsterInstance
 ) -> None:
     shop.seed_history(20)
-    history = today() - timedelta(days=22)  # each day is told to Dagster, which takes its time
+    history = today() - timedelta(days=22)  # few days, because reporting a day to Dagster takes time
     make_pipeline(history=history).sync()
     before = counts(folder)
     short = make_pipeline(history=history, retention="10 days")
@@ -420,7 +420,7 @@ def test_the_asset_prunes_and_tells_rows_by_day_and_a_dry_run_only_tells(
     assert {table: before[table] - left for table, left in counts(folder).items()} == {t: rows[t] for t in before}
     assert defs.resolve_schedule_def("nightly").default_status is dg.DefaultScheduleStatus.RUNNING
     assert dg.AssetKey("retention") not in set(
-        defs.resolve_job_def("sync").asset_layer.selected_asset_keys  # a tick does not prune
+        defs.resolve_job_def("sync").asset_layer.selected_asset_keys  # a sync does not prune
     )
 
 
@@ -488,9 +488,9 @@ def test_old_runs_are_forgotten_and_what_they_materialized_is_not(
     report_again(instance, pipeline.settings, pipeline.warehouse.state.covered_days())
     assert instance.get_materialized_partitions(key) == days
 
-    forget_events_without_a_run(instance)  # too little to be worth it
+    forget_events_without_a_run(instance)  # too few to be worthwhile
     assert instance.get_materialized_partitions(key) == days
-    forget_events_without_a_run(instance, over=0)  # not ours alone
+    forget_events_without_a_run(instance, over=0)  # the storage also holds events of others
     assert instance.get_materialized_partitions(key) == days
     instance.wipe_assets([dg.AssetKey("theirs")])
     storage = Path(instance.storage_directory()).parent / "history" / "runs" / ".db"
@@ -498,7 +498,7 @@ def test_old_runs_are_forgotten_and_what_they_materialized_is_not(
     forget_events_without_a_run(instance, over=0)
     assert storage.stat().st_size < size
     assert instance.get_materialized_partitions(key) == set()
-    for _ in range(2):  # once is enough
+    for _ in range(2):  # the second report adds nothing
         report_again(instance, pipeline.settings, pipeline.warehouse.state.covered_days())
         assert instance.get_materialized_partitions(key) == days
         assert len(instance.fetch_materializations(key, limit=100).records) == len(days)
@@ -539,7 +539,7 @@ def empty_job(name: str) -> dg.JobDefinition:
 
 
 def record_tick(instance: dg.DagsterInstance, name: str, *, days_ago: float, location: str = "here") -> None:
-    """Have Dagster know a sensor and a tick of it, as its daemon stores them."""
+    """Store a sensor and one of its ticks in Dagster, as the daemon does."""
     kind = {"job_name": name, "job_type": {"__enum__": "InstigatorType.SENSOR"}}
     where = {"__class__": "RegisteredRepositoryLocationOrigin", "location_name": location}
     repository = {"repository_location_origin": where, "repository_name": "__repository__"}
@@ -569,7 +569,7 @@ def record_tick(instance: dg.DagsterInstance, name: str, *, days_ago: float, loc
 
 @contextlib.contextmanager
 def results_of_checks(instance: dg.DagsterInstance) -> Iterator[sqlite3.Connection]:
-    """Where Dagster keeps the results of checks."""
+    """The database in which Dagster keeps the results of checks."""
     file = Path(instance.storage_directory()).parent / "history" / "runs" / "index.db"
     with contextlib.closing(sqlite3.connect(file)) as storage, storage:
         yield storage
@@ -611,7 +611,7 @@ def test_the_asset_forgets_old_runs_that_have_ended_and_shows_what_they_material
     with sqlite3.connect(Path(instance.storage_directory()).parent / "history" / "runs.db") as storage:
         storage.execute("UPDATE runs SET create_timestamp = '2020-01-01 00:00:00' WHERE run_id <> ?", [young])
     storage.close()
-    # As if the drains had reported much, of days that are not kept any more.
+    # As if drains had reported many events, of days that are no longer kept.
     monkeypatch.setattr(forget_events_without_a_run, "__kwdefaults__", {"over": 0})
     instance.report_runless_asset_event(dg.AssetMaterialization(key, partition="2020-01-01"))
     for name, location in (("webhook_refresh", "here"), ("theirs", "here"), ("nightly", "there")):
@@ -688,7 +688,7 @@ def test_neither_pruning_nor_removing_meets_a_run_that_has_read_and_not_yet_stor
     with ThreadPoolExecutor(1) as thread:
         backfill = thread.submit(late.backfill, [day_of(day)])
         assert held.has_read.wait(60)
-        # What it has read holds these yet.
+        # The lists that this run has read still hold these objects.
         shop.delete_customer(deleted_later)
         shop.delete_invoice(draft)
         prompt.sync()

@@ -39,7 +39,7 @@ def customer(name: str, *, object_id: str = "cus_1", created: int = NOON) -> dic
 def batch_of(
     tmp_path: Path, *objects: dict[str, Any], at: float, of: ObjectType = CUSTOMERS, mode: Mode = TEST, **fields: Any
 ) -> Batch:
-    """What one request, sent `at` seconds, brought."""
+    """The batch of one request, sent at `at`, in Unix seconds."""
     batch = Batch(of, (), mode, **fields)
     for obj in objects:
         line = shape(of, obj, account="acct_1", livemode=mode.livemode, fetched_at=at, surprises=Surprises())
@@ -51,7 +51,7 @@ def batch_of(
 
 
 def listed(at: float) -> Any:
-    """A complete list of the day, sent `at`: more arguments of `batch_of`."""
+    """Arguments of `batch_of` for a complete list of the day, requested at `at`."""
     return {"days": [ListedDay(DAY, at, NOON + 43_200, "test")]}
 
 
@@ -82,7 +82,7 @@ def test_what_was_requested_before_a_complete_list_of_its_day_is_older_than_it(
     warehouse: Warehouse, tmp_path: Path
 ) -> None:
     warehouse.load([batch_of(tmp_path, customer("old"), at=NOON)])
-    # The list finds the same, so the row stays as it was; it is known as of the list all the same.
+    # The list holds the same values, so the row is not written; the list still outdates earlier requests.
     warehouse.load([batch_of(tmp_path, customer("old"), at=NOON + 30, **listed(NOON + 30))])
     warehouse.load([batch_of(tmp_path, customer("in between"), at=NOON + 20)])
     warehouse.load([batch_of(tmp_path, customer("never listed", object_id="cus_2"), at=NOON + 20)])
@@ -280,7 +280,7 @@ def test_the_published_file_is_an_immutable_version_behind_a_link(warehouse: War
     with duckdb.connect(str(published), read_only=True) as reader:
         tags = reader.execute("SELECT tags FROM duckdb_databases() WHERE database_name = 'stripe'").fetchall()
         assert "v1.4" in str(tags)
-        # A reader keeps its version while newer ones come.
+        # A reader keeps its version while newer ones are published.
         warehouse.load([batch_of(tmp_path, customer("Grace", object_id="cus_2"), at=NOON)])
         warehouse.publish()
         assert reader.execute("SELECT count(*) FROM test.customers").fetchall() == [(1,)]
@@ -297,7 +297,7 @@ def test_nothing_new_is_not_published_again(warehouse: Warehouse, tmp_path: Path
 
 
 def slow_copies(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[float]:
-    """Let each publish take at least so long; when each copy began, from then on."""
+    """Make each publish take at least `seconds`; returns a list to which the start of each copy is added."""
     copies = []
 
     def copy(source: Path, target: Path) -> None:
@@ -327,7 +327,7 @@ def test_publishing_keeps_to_its_share_of_the_time_across_processes(
     assert Warehouse(warehouse.folder).publish(force=False)
     assert len(copies) == 2
     warehouse.load([batch_of(tmp_path, customer("c"), at=NOON + 2)])
-    # By a clock that was set back.
+    # The clock has been set back.
     monkeypatch.setattr(time, "time", lambda: ended - 3600)
     assert Warehouse(warehouse.folder).publish(force=False)
     assert len(copies) == 3

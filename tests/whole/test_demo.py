@@ -240,7 +240,7 @@ def test_processes_end_with_the_block_and_one_that_ends_by_itself_is_named(tmp_p
         processes.start("Sound sleeper", "sleeper")
         processes.wait_for(lambda: log.read_text() != "", name="The sleeper", seconds=20)
         processes.check()
-        with pytest.raises(ProcessEnded, match=r"was not ready within 0 seconds. The logs in"):
+        with pytest.raises(ProcessEnded, match=r"was not ready within 0 seconds. See the logs in"):
             processes.wait_for(lambda: False, name="The sleeper", seconds=0)
         below = started_by(os.getpid())
         processes.start("Nothing there", "not_there")

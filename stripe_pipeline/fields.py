@@ -319,7 +319,7 @@ def _path_of(name: str, object_type: ObjectType, *, of_list: str) -> tuple[str, 
     keys = object_type.key_columns
     if not PATH.fullmatch(name):
         raise ValueError(
-            f"names {name!r} under `{of_list}`: names are separated by dots, those with dots in double quotes"
+            f"names {name!r} under `{of_list}`: separate names by dots, and put a name with dots in double quotes"
         )
     path = path_from(name)
     if path[0] not in columns and name != UNKNOWN:
@@ -328,7 +328,7 @@ def _path_of(name: str, object_type: ObjectType, *, of_list: str) -> tuple[str, 
     if of_list != "include" and path[0] in keys:
         raise ValueError(f"names {name!r} under `{of_list}`: rows need {', '.join(sorted(keys))}")
     if len(path) > 1 and not columns[path[0]].kind.is_nested:
-        raise ValueError(f"names {name!r} under `{of_list}`, but {path[0]} holds nothing below it")
+        raise ValueError(f"names {name!r} under `{of_list}`, but {path[0]} has no fields below it")
     if path[0] == "metadata" and len(path) > 2:
         raise ValueError(
             f"names {name!r} under `{of_list}`, but metadata holds text: a key with dots goes in double quotes"

@@ -23,9 +23,8 @@ _OBJECT = re.compile(r"[a-z_.]{1,60}")
 LONGEST_ROW = 16_000_000
 """Bytes; DuckDB reads at most 16 MiB of JSON as one object."""
 _SHOWN = 80  # characters of an id in a message
-_KEPT_OUT = (
-    "The object is left out; the others of its type are stored. If later runs show this message again, report it"
-)
+LEFT_OUT = "The object is left out; the others of its type are stored. If later runs show this message again, report it"
+"""The remedy of a `BadObject`."""
 # Shops may choose the ids of their customers. Percent-encoded, an id of this length still fits into a URL.
 _ID = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,500}")
 
@@ -131,10 +130,10 @@ def _line(row: Mapping[str, Any], obj: Mapping[str, Any]) -> bytes:
     try:
         line = orjson.dumps(row) + b"\n"
     except TypeError as error:  # nested deeper than 254 levels, most likely
-        raise BadObject(f"Stripe sent {_name(obj)}, which cannot be written as JSON ({error})", _KEPT_OUT) from None
+        raise BadObject(f"Stripe sent {_name(obj)}, which cannot be written as JSON ({error})", LEFT_OUT) from None
     if len(line) > LONGEST_ROW:
         raise BadObject(
-            f"Stripe sent {_name(obj)} with {len(line):,} bytes, more than the {LONGEST_ROW:,} of a row", _KEPT_OUT
+            f"Stripe sent {_name(obj)} with {len(line):,} bytes, more than the {LONGEST_ROW:,} of a row", LEFT_OUT
         )
     return line
 
@@ -165,15 +164,15 @@ def check(obj: Mapping[str, Any], object_type: ObjectType, *, livemode: bool) ->
     id_of(obj)
     created_of(obj)
     if obj.get("object", object_type.object) != object_type.object:
-        raise BadObject(f"Stripe sent {_name(obj)} where {object_type.name} were requested", _KEPT_OUT)
+        raise BadObject(f"Stripe sent {_name(obj)} where {object_type.name} were requested", LEFT_OUT)
     if isinstance(obj.get("livemode"), bool) and obj["livemode"] is not livemode:
         of_key, of_object = ("live", "test") if livemode else ("test", "live")
-        raise BadObject(f"Stripe sent {_name(obj)}, which is {of_object} data, to a {of_key} key", _KEPT_OUT)
+        raise BadObject(f"Stripe sent {_name(obj)}, which is {of_object} data, to a {of_key} key", LEFT_OUT)
 
 
 def _bad(obj: Mapping[str, Any], name: str) -> BadObject:
     # The value may hold fields that the settings leave out.
-    return BadObject(f"Stripe sent {_name(obj)} whose {name} is {shown(obj.get(name))}", _KEPT_OUT)
+    return BadObject(f"Stripe sent {_name(obj)} whose {name} is {shown(obj.get(name))}", LEFT_OUT)
 
 
 def _name(obj: Mapping[str, Any]) -> str:

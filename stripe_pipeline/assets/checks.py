@@ -167,7 +167,7 @@ def _judge(counts: Iterable[_Counts]) -> _Verdict:
     wrong = []
     for count in counts:
         label = count.reference.label
-        metadata[f"{label}: not here"] = dg.MetadataValue.int(count.missing)
+        metadata[f"{label}: missing"] = dg.MetadataValue.int(count.missing)
         if count.explained:
             metadata[f"{label}: before the history or never listed"] = dg.MetadataValue.int(count.explained)
         if count.missing > count.explained:

@@ -151,7 +151,7 @@ def _problem_of(
     if column in taken:
         return "has the name of an existing column"
     if not PATH.fullmatch(custom.path):
-        return f"has the path {custom.path!r}: names are separated by dots, those with dots in double quotes"
+        return f"has the path {custom.path!r}: separate names by dots, and put a name with dots in double quotes"
     kinds = {known.name: known.kind for known in object_type.table_columns}
     first, *below = custom.steps
     if first not in kinds:
@@ -159,7 +159,7 @@ def _problem_of(
         problem = f"begins with {first!r}, which is not a field of {object_type.name}{like}"
         return f"{problem}; fields that this version does not know are below _extra"
     if below and not kinds[str(first)].is_nested:
-        return f"takes {custom.path!r}, but {first} holds nothing below it"
+        return f"takes {custom.path!r}, but {first} has no fields below it"
     if first == "metadata" and (len(below) > 1 or isinstance(custom.steps[-1], int)):
         return (
             f"takes {custom.path!r}, but metadata holds only text by name: put a name that contains dots, or is a"

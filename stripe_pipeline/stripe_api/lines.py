@@ -14,15 +14,13 @@ from stripe_pipeline.batch import Mode
 from stripe_pipeline.errors import BadObject, CursorLost, NotFound
 from stripe_pipeline.fields import FieldFilter
 from stripe_pipeline.objects import ObjectType
-from stripe_pipeline.rows import Surprises, created_of, id_of, shape
+from stripe_pipeline.rows import LEFT_OUT, Surprises, created_of, id_of, shape
 from stripe_pipeline.stripe_api.client import StripeApi
 from stripe_pipeline.stripe_api.day_files import LinesByTable
 from stripe_pipeline.stripe_api.listing import everything
 from stripe_pipeline.stripe_api.paths import object_path
 from stripe_pipeline.stripe_api.probe import Probe
 from stripe_pipeline.stripe_api.refusals import RESOURCE_MISSING
-
-_KEPT_OUT = "It is left out, and the others of its type are loaded; report it with this message if this persists"
 
 
 class Lines:
@@ -64,7 +62,7 @@ class Lines:
         try:
             return self._shaped(obj, children, sent_at, surprises)
         except RecursionError:
-            raise BadObject(f"The object {id_of(obj)!r} is nested too deeply", _KEPT_OUT) from None
+            raise BadObject(f"The object {id_of(obj)!r} is nested too deeply", LEFT_OUT) from None
 
     def _children_in(self, child: ObjectType, obj: dict[str, Any]) -> list[dict[str, Any]]:
         """All children of an object: the embedded ones or, if Stripe truncated them, the whole list."""
@@ -81,7 +79,7 @@ class Lines:
         if not isinstance(children, list) or not all(isinstance(entry, dict) for entry in children):
             raise BadObject(
                 f"Stripe sent the {self._object_type.object} {id_of(obj)}, whose {child.embedded_in} are not objects",
-                _KEPT_OUT,
+                LEFT_OUT,
             )
         return children
 

@@ -192,14 +192,14 @@ def test_disabling_a_parent_disables_its_children(load: Load) -> None:
         ("objects: {fee_details: {fields: {exclude: [position]}}}", "names 'position' under `exclude`: rows need"),
         ("objects: {customers: {fields: {exclude: [emial]}}}", "not a field of customers .did you mean email"),
         ("objects: {customers: {fields: {exclude: email}}}", "should be a list such as"),
-        ("objects: {customers: {fields: {exclude: [email.domain]}}}", "email holds nothing below it"),
+        ("objects: {customers: {fields: {exclude: [email.domain]}}}", "email has no fields below it"),
         (
             "objects: {customers: {fields: {exclude: [metadata.item.sku]}}}",
             "metadata holds text: a key with dots goes in",
         ),
         ("objects: {fee_details: {on_delete: remove}}", "come and go with their balance_transactions; set it there"),
         ("objects: {customers: {fields: {exclude: [email], hash: [email]}}}", "under both `hash` and `exclude`"),
-        ("objects: {charges: {fields: {exclude: [outcome..type]}}}", "names are separated by dots"),
+        ("objects: {charges: {fields: {exclude: [outcome..type]}}}", "separate names by dots"),
         ("objects: {charges: {fields: {exclude: [_extra.new]}}}", "'_extra.new' under `exclude`, which is not a field"),
         (
             "objects: {customers: {fields: {exclude: [address], hash: [address.line1]}}}",
@@ -224,7 +224,7 @@ def test_disabling_a_parent_disables_its_children(load: Load) -> None:
         ("objects: {charges: {custom_fields: {default_date: outcome.x}}}", "has the name of an existing column"),
         ("objects: {charges: {custom_fields: {default_day: outcome.x}}}", "has the name of an existing column"),
         ("objects: {charges: {custom_fields: {'a b': outcome.x}}}", "should be named with lower-case letters"),
-        ("objects: {charges: {custom_fields: {risk: outcome..x}}}", "names are separated by dots"),
+        ("objects: {charges: {custom_fields: {risk: outcome..x}}}", "separate names by dots"),
         ("objects: {charges: {custom_fields: {risk: outcom.x}}}", "not a field of charges .did you mean outcome"),
         (
             "objects: {charges: {custom_fields: {risk: {path: outcome, type: colour}}}}",
@@ -232,7 +232,7 @@ def test_disabling_a_parent_disables_its_children(load: Load) -> None:
         ),
         (
             "objects: {charges: {custom_fields: {email: customer.email}}}",
-            "takes 'customer.email', but customer holds nothing below it",
+            "takes 'customer.email', but customer has no fields below it",
         ),
         (
             "objects: {charges: {fields: {exclude: [outcome.type]}, custom_fields: {a: outcome.type}}}",
@@ -242,7 +242,7 @@ def test_disabling_a_parent_disables_its_children(load: Load) -> None:
             "objects: {charges: {fields: {exclude: [outcome]}, custom_fields: {a: outcome.type}}}",
             "takes 'outcome.type', which `fields` leaves out",
         ),
-        ("objects: {charges: {custom_fields: {a: status.x}}}", "takes 'status.x', but status holds nothing below it"),
+        ("objects: {charges: {custom_fields: {a: status.x}}}", "takes 'status.x', but status has no fields below it"),
         ("rate: {share: 50%}\nrate: {share: 60%}", "line 2, column 1: `rate` occurs twice"),
         ("objects: {charges: {title: a, title: b}}", "line 1, column 31: `title` occurs twice"),
         (

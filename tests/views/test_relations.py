@@ -611,14 +611,14 @@ def test_missing_objects_are_reported_with_examples(
     assert checked["charges"].severity is dg.AssetCheckSeverity.WARN
     assert "1 of balance_transaction → balance_transactions" in (checked["charges"].description or "")
     assert metadata_of(checked["charges"]) == {
-        "payment_intent → payment_intents: not here": 1,
+        "payment_intent → payment_intents: missing": 1,
         "payment_intent → payment_intents: before the history or never listed": 1,
         "payment_intent → payment_intents: examples": many[0]["id"],
-        "balance_transaction → balance_transactions: not here": 1,
+        "balance_transaction → balance_transactions: missing": 1,
         "balance_transaction → balance_transactions: examples": charge["balance_transaction"],
     }
     assert metadata_of(checked["disputes"]) == {
-        "balance_transactions → balance_transactions: not here": 1,
+        "balance_transactions → balance_transactions: missing": 1,
         "balance_transactions → balance_transactions: examples": dispute["balance_transactions"][0]["id"],
     }
 
@@ -666,18 +666,18 @@ def test_references_to_objects_before_the_history_are_counted_and_pass(
     checked = check()
     assert all(evaluation.passed for evaluation in checked.values())
     assert metadata_of(checked["refunds"]) == {
-        "charge → charges: not here": 2,
+        "charge → charges: missing": 2,
         "charge → charges: before the history or never listed": 2,
         "charge → charges: examples": intent["latest_charge"],
-        "payment_intent → payment_intents: not here": 2,
+        "payment_intent → payment_intents: missing": 2,
         "payment_intent → payment_intents: before the history or never listed": 2,
         "payment_intent → payment_intents: examples": intent["id"],
     }
-    assert metadata_of(checked["charges"]).pop("customer → customers: not here") == 1  # Stripe does not list it
+    assert metadata_of(checked["charges"]).pop("customer → customers: missing") == 1  # Stripe does not list it
     assert {
         name: value for name, value in metadata_of(checked["charges"]).items() if name.startswith("balance_transaction")
     } == {
-        "balance_transaction → balance_transactions: not here": 1,
+        "balance_transaction → balance_transactions: missing": 1,
         "balance_transaction → balance_transactions: before the history or never listed": 1,
         "balance_transaction → balance_transactions: examples": charge["balance_transaction"],
     }
@@ -760,7 +760,7 @@ def test_hashed_references_are_not_checked_and_rows_pruned_by_another_date_are_n
     assert all(evaluation.passed for evaluation in checked.values())
     assert not any(name.startswith("balance_transaction → ") for name in checked["charges"].metadata)
     refunds = metadata_of(checked["refunds"])
-    assert refunds["balance_transaction → balance_transactions: not here"] == 3
+    assert refunds["balance_transaction → balance_transactions: missing"] == 3
     assert refunds["charge → charges: before the history or never listed"] == 2
     assert refunds["charge → charges: examples"] == pruned  # the reference that is hardest to explain comes first
 

@@ -53,6 +53,8 @@ class PrivateFile:
         self._process_lock = filelock.FileLock(folder.lock, timeout=_LOCK_TIMEOUT, thread_local=False, mode=0o600)
         self._prepared = False
         self._duckdb: duckdb.DuckDBPyConnection | None = None
+        self._empty = False
+        """Whether an empty warehouse in memory is attached instead of the file, which is missing."""
         self._session: tuple[int, duckdb.DuckDBPyConnection] | None = None
         """The thread that keeps the file open, and its connection."""
 
@@ -136,7 +138,8 @@ class PrivateFile:
                     self._prepare(connection)
                 yield connection
                 connection.execute("USE memory")
-                connection.execute(f"DETACH {CATALOG}")
+                if not self._empty:
+                    connection.execute(f"DETACH {CATALOG}")
         except BaseException as error:
             # DuckDB's state is unknown, so it is discarded.
             self.end_duckdb()
@@ -155,21 +158,9 @@ class PrivateFile:
             yield
         except (duckdb.Error, OSError) as error:
             message = f"{failure.format(self.folder.private)}: {first_line(error)}"
-            raise WarehouseError(f"{message}. {consequence}" if consequence else message, self._remedy(error)) from None
-
-    def _remedy(self, error: Exception) -> str:
-        if self.folder.private.is_dir():
-            return "Move this folder away, then run again"
-        if cause_of(error) is Cause.IN_USE:
-            return (
-                "Another program has it open: close that program, then run again. To query, open"
-                f" {self.folder.published} instead"
-            )
-        if cause_of(error) is Cause.DAMAGED:  # and opened only to be read
-            if versions := stand_ins(self.folder):
-                return _restoring(versions[0])
-            return cannot_be_restored(self.folder).remedy
-        return remedy(error, self.folder.private)
+            raise WarehouseError(
+                f"{message}. {consequence}" if consequence else message, _remedy(self.folder, error)
+            ) from None
 
     def _prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Migrates the file to the settings, unless this was done."""
@@ -202,6 +193,7 @@ class PrivateFile:
         """Attaches the private file. A file that is missing or cannot be opened is restored from the published file; if
         nothing was ever published, a new file is created."""
         private = self.folder.private
+        self._detach_empty()
         if not private.exists():
             if stand_ins(self.folder):
                 restore(self.folder, "the file is missing")
@@ -249,6 +241,7 @@ class PrivateFile:
         """Attaches the private file, or an empty one in memory if the file is missing."""
         private, connection = self.folder.private, self._duckdb_of_ours()
         if private.exists():
+            self._detach_empty()
             attach(connection, private)
             if not _is_empty(connection):
                 connection.execute(f"USE {CATALOG}")
@@ -259,15 +252,24 @@ class PrivateFile:
                 f"The warehouse {private} is missing or empty",
                 _restoring(versions[0]),
             )
-        connection.execute(f"ATTACH ':memory:' AS {CATALOG}")
+        if not self._empty:
+            connection.execute(f"ATTACH ':memory:' AS {CATALOG}")
+            connection.execute(f"USE {CATALOG}")
+            self.layout.ensure(connection, private)
+            self._empty = True
         connection.execute(f"USE {CATALOG}")
-        self.layout.ensure(connection, private)
         return connection
+
+    def _detach_empty(self) -> None:
+        if self._empty and self._duckdb is not None:
+            self._duckdb.execute(f"DETACH {CATALOG}")
+        self._empty = False
 
     def end_duckdb(self) -> None:
         if self._duckdb is not None:
             self._duckdb.close()
             self._duckdb = None
+        self._empty = False
 
     def checkpoint(self, connection: duckdb.DuckDBPyConnection) -> None:
         with self.explained("{} could not be written to the end", "The loaded data is in its write-ahead log"):
@@ -283,6 +285,22 @@ class PrivateFile:
         """The rows that a SELECT on the private file returns."""
         with self.open() as connection:
             return connection.execute(sql).fetchall()
+
+
+def _remedy(folder: DataFolder, error: Exception) -> str:
+    """What to do about an error of the private file."""
+    if folder.private.is_dir():
+        return "Move this folder away, then run again"
+    if cause_of(error) is Cause.IN_USE:
+        return (
+            "Another program has it open: close that program, then run again. To query, open"
+            f" {folder.published} instead"
+        )
+    if cause_of(error) is Cause.DAMAGED:  # and opened only to be read
+        if versions := stand_ins(folder):
+            return _restoring(versions[0])
+        return cannot_be_restored(folder).remedy
+    return remedy(error, folder.private)
 
 
 def _restoring(stand_in: StandIn) -> str:

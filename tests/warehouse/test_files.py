@@ -71,6 +71,7 @@ def test_commands_that_only_read_create_nothing_and_need_no_key(
     run: Run,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    project.remove_dagster_storage()
     project.settings("history: 3 days\nretention: 6 months\nobjects: {customers: {fields: {hash: [email]}}}")
     before = sorted(project.root.rglob("*"))
     assert run("check").status == 0

@@ -218,7 +218,7 @@ def test_demo_from_start_to_end(clone: Path, start: Start) -> None:
     os.kill(emulator, signal.SIGKILL)
     assert again.wait(60) == 1
     errors = (clone / "err").read_text()
-    assert errors.startswith("error: Stripe emulator ended by itself (exit status -9). Its log ")
+    assert errors.startswith("error: Stripe emulator ended by itself (exit status -9). See its log, ")
     assert len(errors.splitlines()) == 1
     assert alive(below) == {}
 

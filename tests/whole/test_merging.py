@@ -112,6 +112,7 @@ def test_our_jobs_run_in_one_process_and_the_others_with_their_own_executor(merg
     }
 
 
+@pytest.mark.dagster_files
 def test_another_locations_job_of_the_same_name_does_not_delay_ours(
     merged: dg.Definitions, instance: dg.DagsterInstance
 ) -> None:

@@ -117,7 +117,7 @@ def test_the_settings_name_the_account(
     with pytest.raises(WarehouseError, match=f"holds account {shop.account}, this key is of acct_1Other"):
         make_pipeline(LIVE, account="acct_1Other").sync()
     nameless.permissions.wording = Wording.NAMES_PERMISSION
-    with pytest.raises(SettingsError, match=r"`account: acct_1Other`.*is of acct_1Demo"):
+    with pytest.raises(SettingsError, match=r"`account: acct_1Other`.*belongs to acct_1Demo"):
         make_pipeline(ANOTHER, account="acct_1Other").sync()
 
 

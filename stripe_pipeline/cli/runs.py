@@ -181,7 +181,7 @@ def _undo_erasure(warehouse: Warehouse, customer: str) -> None:
     days = warehouse.keep_out_no_longer(customer)
     if days is None:
         raise SettingsError(f"{customer} was not erased here", "Correct the id")
-    out.print(f"{customer} is no longer kept out.")
+    out.print(f"Later runs store {customer} again.")
     if days:
         out.print(
             f"`stripe-pipeline backfill --from {days[0]} --to {days[-1]}` loads the data that Stripe still holds."

@@ -56,9 +56,9 @@ def identify(api: StripeApi, key: ApiKey, warehouse: Warehouse, *, configured: s
     several stored objects) or if this cannot be determined, `SettingsError` if Stripe and the settings name different
     accounts, and the errors of `StripeApi.get`.
     """
-    known = warehouse.keys.account_of(key.fingerprint)
     reported = api.account() or UNNAMED
     with warehouse.session():
+        known = warehouse.keys.account_of(key.fingerprint)
         _compare(reported, configured, warehouse)
         held = warehouse.keys.accounts_of(livemode=key.livemode)
     account = reported or known or UNNAMED

@@ -28,8 +28,8 @@ def other_account(folder: DataFolder, held: str, account: str, *, missing: int |
         )
     holds = f"The data folder {folder.root} holds {called(held)}"
     remedy = (
-        "Use a key of that account, or name another folder in STRIPE_PIPELINE_DATA; if its content is no longer needed,"
-        " `stripe-pipeline clean` empties the folder"
+        "Use a key of that account, or name another folder in STRIPE_PIPELINE_DATA. If you no longer need the data"
+        " in this folder, `stripe-pipeline clean` removes the data"
     )
     if missing == 0:
         return WarehouseError(

@@ -154,7 +154,8 @@ def commands() -> dict[str, set[str]]:
 
 
 def wrong_command(shown: str, known: dict[str, set[str]]) -> str:
-    """The problem with the command in a piece of code; empty if there is no problem, or no command."""
+    """What is wrong with the command that a piece of code shows. Empty if the command is right, or if the code shows
+    no command."""
     match = _COMMAND.search(re.sub("^(?=webhooks )", "stripe-pipeline ", shown))
     if not match:
         return ""

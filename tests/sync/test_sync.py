@@ -283,7 +283,7 @@ def test_an_object_type_that_is_enabled_again_is_listed_again(
     shop.clock.advance(2 * OVERLAP)
     off.sync()
     assert ask(folder.published, "SELECT name FROM test.customers") == [("Before",)]
-    # A table that is no longer updated is not joined with tables that are.
+    # The views do not join a disabled table, whose rows are out of date, with tables that are up to date.
     assert ask(folder.published, "SELECT customer, customer_name FROM test.payments") == [(old, None)]
     make_pipeline().sync()
     assert ask(folder.published, "SELECT customer_name FROM test.payments") == [("After",)]

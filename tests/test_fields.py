@@ -27,6 +27,7 @@ from stripe_pipeline.warehouse.schema import FORMAT
 from tests.cli.test_cli import Project, Run, api, environment, project, run  # noqa: F401 - the command line's fixtures
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, changed, days_ago, rows
+from tests.variants import varied
 
 ADDRESS = "ada.of.the.tests@example.com"
 LIVE = {"STRIPE_API_KEY": KEYS["STRIPE_API_KEY"]}
@@ -312,7 +313,7 @@ def test_a_run_that_read_the_settings_before_a_change_and_opens_the_file_after_i
     assert {len(value) for value in hashes[0]} == {32}
 
 
-@pytest.mark.parametrize("how", ["exclude", "hash"])
+@pytest.mark.parametrize("how", varied(["exclude", "hash"]))
 def test_fees_in_other_objects_can_be_read_again(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, how: str
 ) -> None:
@@ -336,7 +337,7 @@ def test_fees_in_other_objects_can_be_read_again(
     assert ask(folder.published, "SELECT balance_transactions::VARCHAR FROM raw.disputes") == [(held,)]
 
 
-@pytest.mark.parametrize("ahead", [-3, 600])
+@pytest.mark.parametrize("ahead", varied([-3, 600]))
 def test_a_field_that_is_included_again_is_reported_whatever_the_local_clock_says(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, ahead: int
 ) -> None:
@@ -361,7 +362,7 @@ def test_a_backfill_is_asked_for_only_where_the_settings_allow_it(make_pipeline:
     assert make_pipeline(objects={"customers": {"enabled": False}}).sync().notes == []
 
 
-@pytest.mark.parametrize("first", ["invoices", "invoice_lines"])
+@pytest.mark.parametrize("first", varied(["invoices", "invoice_lines"]))
 def test_a_field_that_two_rules_hash_is_hashed_once(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, first: str
 ) -> None:
@@ -456,7 +457,7 @@ def test_dagster_and_the_inbox_do_not_hold_excluded_fields(api: Server, project:
     assert holding(project.root, ADDRESS) == []
 
 
-@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("later", varied([True, False]))
 def test_fields_excluded_from_a_child_and_unknown_fields_are_removed_from_the_objects_around_them(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, later: bool
 ) -> None:
@@ -561,7 +562,7 @@ def test_the_field_object_need_not_hold_text(make_pipeline: MakePipeline, shop: 
     assert ask(folder.published, "SELECT outcome FROM test.charges") == [('{"object":{}}',)]
 
 
-@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("later", varied([True, False]))
 def test_names_of_nested_fields_may_have_spaces_and_dots(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, later: bool
 ) -> None:
@@ -695,7 +696,7 @@ def put_secrets_everywhere(shop: Shop) -> str:
     return str(intent)
 
 
-@pytest.mark.parametrize("settings", [{}, fields(payment_intents={"exclude": ["shipping"]})])
+@pytest.mark.parametrize("settings", varied([{}, fields(payment_intents={"exclude": ["shipping"]})]))
 def test_secrets_that_stripe_says_must_not_be_stored_are_stored_nowhere(
     make_pipeline: MakePipeline,
     shop: Shop,
@@ -755,6 +756,7 @@ def test_secrets_are_erased_from_files_that_hold_them(
     assert rows(folder.published, "raw.payment_intents") == before_listing
 
 
+@pytest.mark.thorough
 def test_a_secret_is_stored_only_where_the_settings_name_it(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:

@@ -25,6 +25,7 @@ from stripe_pipeline.sync.report import Report
 from stripe_pipeline.warehouse.warehouse import Warehouse
 from tests.conftest import MakePipeline
 from tests.stripe_state import all_columns, assert_equal_to_stripe, rows, without_nulls
+from tests.variants import varied
 
 Json = dict[str, Any]
 
@@ -304,7 +305,7 @@ BAD: list[Json] = [
 BAD_TYPES = ("charges", "customers", "disputes", "payment_intents", "refunds", "invoices")
 
 
-@pytest.mark.parametrize(("has_more", "shift"), [(False, 0), (True, 1)])
+@pytest.mark.parametrize(("has_more", "shift"), varied([(False, 0), (True, 1)]))
 def test_an_object_that_no_row_can_hold_is_left_out_and_its_type_fails(
     loader: Loader, server: Server, has_more: bool, shift: int
 ) -> None:

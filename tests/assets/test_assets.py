@@ -232,6 +232,7 @@ def page(defs: dg.Definitions, instance: dg.DagsterInstance) -> Iterator[Webserv
 
 @pytest.mark.both_modes
 @pytest.mark.dagster_files
+@pytest.mark.thorough
 def test_planned_checks_keep_their_status_while_rows_arrive(
     defs: dg.Definitions,
     instance: dg.DagsterInstance,

@@ -45,6 +45,7 @@ from stripe_pipeline.stripe_api import client as stripe_api
 from stripe_pipeline.warehouse.schema import FORMAT
 from tests.conftest import KEYS
 from tests.stripe_state import assert_equal_to_stripe
+from tests.variants import varied
 
 REPOSITORY = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).parent / "stripe-pipeline"
@@ -282,7 +283,7 @@ def test_drain_applies_the_notifications_of_the_inbox_and_reports_to_dagster(
     api.shop.update("customers", customer, livemode=True, name=name, announce=False)  # all tests share the shop
 
 
-@pytest.mark.parametrize("how", ["half", "noise"])
+@pytest.mark.parametrize("how", varied(["half", "noise"]))
 def test_a_damaged_inbox_is_named_and_can_be_moved_away(loaded: Project, run: Run, api: Server, how: str) -> None:
     customer = next(iter(api.shop.objects("customers", True)))
     api.shop.update("customers", customer, livemode=True, name="told before")
@@ -509,6 +510,7 @@ def test_an_unreachable_api(loaded: Project, run: Run, monkeypatch: pytest.Monke
     assert loaded.stored() == before
 
 
+@pytest.mark.thorough
 def test_an_api_that_answers_with_html(loaded: Project, run: Run, api: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stripe_api, "FIRST_BACKOFF", 0.001)
     before = loaded.stored()
@@ -606,12 +608,14 @@ def test_a_dagster_storage_that_cannot_be_written(project: Project, run: Run) ->
 
 @pytest.mark.parametrize(
     ("name", "how"),
-    [
-        ("history/runs/index.db", "half"),
-        ("history/runs/index.db", "noise inside"),
-        ("history/runs.db", "noise"),
-        ("schedules/schedules.db", "half"),
-    ],
+    varied(
+        [
+            ("history/runs/index.db", "half"),
+            ("history/runs/index.db", "noise inside"),
+            ("history/runs.db", "noise"),
+            ("schedules/schedules.db", "half"),
+        ]
+    ),
 )
 def test_a_damaged_file_of_dagsters_history_is_named_and_can_be_moved_away(
     loaded: Project, run: Run, api: Server, name: str, how: str
@@ -675,6 +679,7 @@ def test_a_dagster_yaml_that_cannot_be_used(project: Project, run: Run, written:
     assert_refused(run("sync"), "Dagster cannot use its storage", message, f"Correct dagster.yaml in {project.root}")
 
 
+@pytest.mark.thorough
 def test_simultaneous_first_runs_create_dagsters_storage_once(project: Project) -> None:
     project.remove_dagster_storage()
     running = [process("sync", cwd=project.root) for _ in range(2)]

@@ -217,6 +217,7 @@ inbox.close()
 """
 
 
+@pytest.mark.thorough
 def test_several_processes_may_add_and_apply_at_once(folder: DataFolder, url: str | None, open_inbox: Open) -> None:
     environment = os.environ | {"STRIPE_PIPELINE_DATA": str(folder.root)}
     children = [

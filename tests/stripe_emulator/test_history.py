@@ -38,6 +38,7 @@ def test_size_and_time() -> None:
     assert live / 15 < test < live / 6
 
 
+@pytest.mark.thorough
 def test_the_same_seed_and_day_give_the_same_shop(seeded: Shop) -> None:
     again, other = _shop(), _shop(seed=2)
     assert _everything(again) == _everything(seeded)

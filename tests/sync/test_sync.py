@@ -25,6 +25,7 @@ from stripe_pipeline.sync.plan import OVERLAP, SWEEP
 from stripe_pipeline.sync.report import Report
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, changed, days_ago, everything, rows
+from tests.variants import varied
 
 LIVE_KEY = {"STRIPE_API_KEY": "sk_live_of_the_tests"}
 
@@ -60,6 +61,7 @@ def test_a_second_sync_and_a_backfill_of_everything_change_nothing(
         ]
 
 
+@pytest.mark.thorough
 @pytest.mark.both_modes
 def test_syncs_follow_a_shop_that_goes_on_trading(pipeline: Pipeline, shop: Shop, folder: DataFolder) -> None:
     shop.seed_history(10)
@@ -208,6 +210,7 @@ def test_a_key_that_is_refused_does_not_stop_the_other_mode(
     assert len(rows(folder.published, "live.customers")) == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.both_modes
 def test_after_an_outage_the_next_sync_goes_on(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder
@@ -305,7 +308,7 @@ def test_coverage_and_cursors_can_be_queried(make_pipeline: MakePipeline, shop: 
 
 
 @pytest.mark.both_modes
-@pytest.mark.parametrize("retention", [None, "10 days"])
+@pytest.mark.parametrize("retention", varied(["10 days", None]))
 def test_coverage_counts_the_listed_and_the_stored_rows_of_each_table(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, retention: str | None
 ) -> None:
@@ -341,7 +344,7 @@ def read_the_captured_charge(how: str, pipeline: Pipeline, shop: Shop) -> Report
 
 
 @pytest.mark.both_modes
-@pytest.mark.parametrize("how", ["drain", "sync", "backfill"])
+@pytest.mark.parametrize("how", varied(["drain", "sync", "backfill"]))
 def test_a_transaction_that_a_charge_names_late_is_read_in_the_same_run(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, how: str
 ) -> None:
@@ -367,7 +370,7 @@ def test_a_transaction_that_a_charge_names_late_is_read_in_the_same_run(
 
 
 @pytest.mark.both_modes
-@pytest.mark.parametrize("how", ["drain", "sync", "backfill"])
+@pytest.mark.parametrize("how", varied(["drain", "sync", "backfill"]))
 def test_a_named_transaction_that_cannot_be_read_waits_and_is_read_later(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, how: str
 ) -> None:

@@ -28,6 +28,7 @@ from stripe_pipeline.views.payments import payments_view
 from stripe_pipeline.views.references import picture
 from tests.conftest import MakePipeline, OpenedPipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, days_ago
+from tests.variants import varied
 
 Json = dict[str, Any]
 
@@ -465,7 +466,7 @@ def test_the_total_waits_for_the_transactions_of_the_transfer_and_the_fee(
 
 
 @pytest.mark.both_modes
-@pytest.mark.parametrize("table", ["disputes", "refunds", "balance_transactions"])
+@pytest.mark.parametrize("table", varied(["disputes", "refunds", "balance_transactions"]))
 def test_columns_from_a_type_that_the_key_may_not_read_are_null(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, table: str
 ) -> None:

@@ -25,6 +25,7 @@ from tests.cli.test_cli import Project, Run, api, environment, project, run  # n
 from tests.conftest import MakePipeline
 from tests.stripe_state import ask, changed, days_ago, everything
 from tests.test_fields import holding
+from tests.variants import varied
 
 MARK = secrets.token_hex(16)
 """In all personal fields of a customer; does not compress."""
@@ -213,7 +214,9 @@ def test_a_run_under_way_neither_brings_an_erased_customer_back_nor_loses_anythi
     assert ask(folder.published, "SELECT id FROM test.customers") == [(other,)]
 
 
-@pytest.mark.parametrize("settings", [{}, {"hash": ["customer"]}], ids=["plain", "hashed"])
+@pytest.mark.parametrize(
+    "settings", varied([pytest.param({"hash": ["customer"]}, id="hashed"), pytest.param({}, id="plain")])
+)
 def test_an_id_that_the_shop_chose_is_erased_too(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, settings: dict[str, Any]
 ) -> None:
@@ -279,7 +282,7 @@ REDACTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("how", REDACTIONS)
+@pytest.mark.parametrize("how", varied(REDACTIONS))
 def test_values_that_stripe_redacts_are_off_the_disk_after_the_nightly_pruning(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, how: str
 ) -> None:
@@ -365,6 +368,7 @@ def test_the_command_erases_without_a_key_and_lists_the_rows(
     assert run("erase", customer, "--undo").status == 2
 
 
+@pytest.mark.thorough
 def test_undoing_names_days_that_a_backfill_reads_and_no_others(
     api: Server,  # noqa: F811
     project: Project,  # noqa: F811

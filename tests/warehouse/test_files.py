@@ -43,6 +43,7 @@ from tests.cli.test_cli import (  # noqa: F401 - the command line's fixtures
 )
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import assert_equal_to_stripe, days_ago, rows
+from tests.variants import varied
 from tests.warehouse.test_warehouse import NOON, TEST, batch_of, customer
 
 Damage = Callable[[bytes], bytes]
@@ -119,15 +120,18 @@ def test_a_private_file_without_a_schema_counts_as_empty(project: Project, run: 
 
 @pytest.mark.parametrize(
     "damage",
-    [
-        pytest.param(lambda content: b"", id="empty"),
-        pytest.param(lambda content: content[:100], id="cut in its header"),
-        pytest.param(lambda content: content[:12_288], id="cut behind its headers"),
-        pytest.param(lambda content: bytes(12_288) + content[12_288:], id="headers zeroed"),
-        pytest.param(lambda content: b"no database " * 1000, id="text"),
-        pytest.param(noise(0.0), id="noise at its start"),
-        pytest.param(None, id="missing"),
-    ],
+    varied(
+        [
+            pytest.param(lambda content: b"", id="empty"),
+            pytest.param(lambda content: content[:100], id="cut in its header"),
+            pytest.param(lambda content: content[:12_288], id="cut behind its headers"),
+            pytest.param(lambda content: bytes(12_288) + content[12_288:], id="headers zeroed"),
+            pytest.param(lambda content: b"no database " * 1000, id="text"),
+            pytest.param(noise(0.0), id="noise at its start"),
+            pytest.param(None, id="missing"),
+        ],
+        quick=2,
+    ),
 )
 def test_a_private_file_that_cannot_be_opened_is_restored_and_catches_up(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, damage: Damage | None
@@ -369,7 +373,9 @@ def files_up_to(size: int) -> Iterator[None]:
 
 
 @pytest.mark.both_modes
-@pytest.mark.parametrize("size", [0, 4_096, 12_288, 40_000, 280_000, 550_000, 1_000_000, 1_300_000, 2_000_000])
+@pytest.mark.parametrize(
+    "size", varied([40_000, 1_000_000, 0, 4_096, 12_288, 280_000, 550_000, 1_300_000, 2_000_000], quick=2)
+)
 def test_a_full_disk_is_named_at_every_step_and_leaves_nothing_half_written(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, size: int
 ) -> None:
@@ -386,7 +392,7 @@ def test_a_full_disk_is_named_at_every_step_and_leaves_nothing_half_written(
 
 
 @pytest.mark.both_modes
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.95, 1.02])
+@pytest.mark.parametrize("share", varied([0.7, 0.0, 0.3, 0.95, 1.02]))
 def test_a_disk_that_fills_up_keeps_the_stored_rows(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, share: float
 ) -> None:

@@ -31,6 +31,7 @@ from tests.cli.test_cli import Project, Run, api, environment, project, run  # n
 from tests.conftest import KEYS, MakePipeline, OpenedPipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, changed, days_ago
 from tests.test_fields import holding
+from tests.variants import varied
 from tests.whole.test_traps import Held
 
 LIVE = {"STRIPE_API_KEY": KEYS["STRIPE_API_KEY"]}
@@ -172,7 +173,7 @@ def test_a_child_may_be_pruned_before_its_parent_and_never_after_it(
 
 @pytest.mark.both_modes
 @pytest.mark.parametrize(
-    ("was_there", "date_field", "retention"), [(True, "available_on", "20 days"), (False, "created", "3 days")]
+    ("was_there", "date_field", "retention"), varied([(True, "available_on", "20 days"), (False, "created", "3 days")])
 )
 def test_the_next_sync_loads_rows_that_are_kept_longer_now(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, was_there: bool, date_field: str, retention: str
@@ -222,7 +223,9 @@ def test_a_tables_own_history_decides_which_days_are_listed(
 
 
 @pytest.mark.both_modes
-@pytest.mark.parametrize("change", ["changed", "deleted", "changed in a gap", "switched off meanwhile"])
+@pytest.mark.parametrize(
+    "change", varied(["changed", "deleted", "changed in a gap", "switched off meanwhile"], quick=2)
+)
 def test_loaded_rows_stay_equal_to_stripe_when_the_history_begins_later(
     make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, change: str
 ) -> None:
@@ -295,6 +298,7 @@ def load_many_customers(make_pipeline: MakePipeline, shop: Shop) -> None:
     make_pipeline(LIVE).sync()
 
 
+@pytest.mark.thorough
 @pytest.mark.both_modes
 def test_space_is_given_back_later_if_a_pruning_was_stopped(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
@@ -349,6 +353,7 @@ def test_disabled_children_are_removed_with_their_parents(
     assert counts(folder)["invoices"] == counts(folder)["invoice_lines"] == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.both_modes
 def test_space_is_used_again_and_given_back_where_that_halves_the_file(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
@@ -368,7 +373,7 @@ def test_space_is_used_again_and_given_back_where_that_halves_the_file(
 
 
 @pytest.mark.both_modes
-@pytest.mark.parametrize("on_delete", ["hide", "remove"])
+@pytest.mark.parametrize("on_delete", varied(["hide", "remove"]))
 def test_objects_that_are_deleted_in_stripe_are_hidden_or_removed(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, on_delete: str
 ) -> None:
@@ -447,6 +452,7 @@ def files(instance: dg.DagsterInstance) -> set[str]:
     return {path.name for path in Path(instance.storage_directory()).parent.rglob("*") if path.is_file()}
 
 
+@pytest.mark.thorough
 @pytest.mark.both_modes
 @pytest.mark.dagster_files
 def test_old_runs_are_removed_and_their_partitions_are_reported_again(

@@ -369,6 +369,7 @@ def test_old_versions_are_removed_once_no_reader_can_be_opening_them(
     assert [first.exists(), second.exists(), third.exists()] == [False, True, True]
 
 
+@pytest.mark.thorough
 def test_readers_and_writers_never_meet(warehouse: Warehouse, tmp_path: Path) -> None:
     """Loads and publishing go on while four threads open, read and close the published file."""
     warehouse.load([batch_of(tmp_path, customer("0"), at=NOON)])
@@ -396,6 +397,7 @@ def test_readers_and_writers_never_meet(warehouse: Warehouse, tmp_path: Path) ->
     assert names(warehouse) == ["14"]
 
 
+@pytest.mark.thorough
 def test_several_processes_take_turns(folder: DataFolder) -> None:
     """Four processes move cursors at once; none gets a lock error and none of the cursors is lost."""
     program = (

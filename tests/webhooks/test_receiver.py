@@ -438,6 +438,7 @@ def test_events_answered_200_are_in_the_new_inbox_after_the_old_one_was_moved_aw
     assert receiver.stored() == [old["id"]]
 
 
+@pytest.mark.thorough
 def test_a_client_that_does_not_send_its_body_is_cut_off_and_delays_no_other(receiver: Receiver) -> None:
     started = time.monotonic()
     with (
@@ -470,6 +471,7 @@ def test_the_receiver_ends_at_once_with_clients_connected(receiver: Receiver, nu
     assert (receiver.process.returncode, printed) == (0, "Stopped.\n")
 
 
+@pytest.mark.thorough
 def test_the_reason_why_the_receiver_cannot_start_is_printed(tmp_path: Path, shared: Receiver) -> None:
     for environment, options, message in (
         ({}, (), "No webhook signing secret is set"),

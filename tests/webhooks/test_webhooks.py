@@ -25,6 +25,7 @@ from stripe_pipeline.sync.report import Report
 from tests.conftest import KEYS, MakePipeline
 from tests.receiving import receiving
 from tests.stripe_state import ask, assert_equal_to_stripe, changed, days_ago, rows
+from tests.variants import varied
 
 TEST_KEY = {"STRIPE_API_KEY": "sk_test_of_the_tests"}
 MOST = 200
@@ -220,6 +221,7 @@ def test_trap_19_a_deleted_customer_stays_deleted_after_late_webhooks_and_keeps_
     assert ask(folder.published, columns) == [("Ada", True)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("server", [20], indirect=True)
 def test_trap_26_5000_webhooks_at_once_read_each_object_once(
     pipeline: Pipeline, webhooks: Server, shop: Shop, folder: DataFolder
@@ -242,7 +244,7 @@ class Killed(BaseException):
     """Stands in for the end of the process."""
 
 
-@pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("done", varied([pytest.param(False, id="before"), pytest.param(True, id="after")]))
 @pytest.mark.parametrize("step", ["warehouse.load", "inbox.applied", "warehouse.publish"])
 def test_trap_28_after_a_kill_between_any_two_steps_the_next_drain_completes_the_work(
     make_pipeline: MakePipeline,

@@ -137,6 +137,7 @@ def count(folder: DataFolder, table: str) -> int:
         return int(connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0])
 
 
+@pytest.mark.thorough
 def test_demo_from_start_to_end(clone: Path, start: Start) -> None:
     port = free_port()
     (clone / "stripe_pipeline.yaml").write_text(f"history: {DAYS} days")

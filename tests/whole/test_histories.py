@@ -402,7 +402,7 @@ TestHistories = pytest.mark.timeout(1200)(Histories.TestCase)  # a minute on an 
 # Always the same histories, so that a failure is due to a change of the code.
 # `make smoke` runs more of them, `make soak` a thousand.
 TestHistories.settings = settings(
-    max_examples=8,
+    max_examples=4,
     stateful_step_count=6,
     deadline=None,
     derandomize=True,

@@ -31,6 +31,7 @@ from tests.stripe_state import (
     without_client_secrets,
     without_nulls,
 )
+from tests.variants import varied
 
 Json = dict[str, Any]
 
@@ -141,7 +142,7 @@ def _as_stored(table: str, objects: Objects) -> Objects:
     return {key: {"invoice": key[0]} | obj for key, obj in objects.items()}
 
 
-@pytest.mark.parametrize("case", _made_up() | _recorded())
+@pytest.mark.parametrize("case", [*varied(reversed(_made_up()), quick=2), *varied(_recorded(), quick=0)])
 def test_everything_in_an_object_is_in_its_row_and_stays_there(
     case: str, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder
 ) -> None:

@@ -18,6 +18,7 @@ from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.settings.model import Settings
 from tests.conftest import MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, days_ago, everything
+from tests.variants import varied
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 KEYS = {"STRIPE_API_KEY": "rk_live_of_the_tests", "STRIPE_TEST_API_KEY": "rk_test_of_the_tests"}
@@ -97,7 +98,7 @@ def nameless(restricted: Server) -> Server:
 
 
 @pytest.mark.both_modes
-@pytest.mark.parametrize("wording", [Wording.NAMES_PERMISSION, Wording.NAMES_DASHBOARD])
+@pytest.mark.parametrize("wording", varied([Wording.NAMES_PERMISSION, Wording.NAMES_DASHBOARD]))
 def test_a_refusal_names_the_account(
     restricted: Server, shop: Shop, make_pipeline: MakePipeline, folder: DataFolder, wording: Wording
 ) -> None:
@@ -188,7 +189,7 @@ def other_shop() -> Iterator[Server]:
 
 
 @pytest.mark.both_modes
-@pytest.mark.parametrize("held", ["named", "unnamed"])
+@pytest.mark.parametrize("held", varied(["named", "unnamed"]))
 @pytest.mark.parametrize("key", ["named", "unnamed"])
 def test_accounts_do_not_mix(
     nameless: Server,

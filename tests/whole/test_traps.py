@@ -40,6 +40,7 @@ from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.sync.plan import OVERLAP
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import all_columns, ask, assert_equal_to_stripe, changed, days_ago, everything, rows
+from tests.variants import varied
 
 LIVE_KEY = {"STRIPE_API_KEY": "sk_live_of_the_tests"}
 TEST_KEY = {"STRIPE_API_KEY": "rk_test_of_the_tests"}
@@ -155,7 +156,7 @@ def test_trap_04_after_31_days_a_changed_old_object_is_found_and_a_note_says_so(
     assert_equal_to_stripe(shop, folder.published)
 
 
-@pytest.mark.parametrize("seconds", [-1, 0, 1])
+@pytest.mark.parametrize("seconds", varied([0, -1, 1]))
 def test_trap_04_after_exactly_30_days_nothing_is_lost(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, seconds: int
 ) -> None:
@@ -297,7 +298,7 @@ def test_trap_09_a_type_that_is_refused_keeps_its_rows_and_coverage_and_the_othe
     assert_equal_to_stripe(shop, folder.published)
 
 
-@pytest.mark.parametrize("status", [400, 403])
+@pytest.mark.parametrize("status", varied([403, 400]))
 def test_trap_09_a_type_that_is_refused_between_two_pages_keeps_its_rows_and_cursor(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, status: int
 ) -> None:
@@ -951,7 +952,7 @@ def killed_at(number: int, server: Server, command: list[subprocess.Popen[str]])
     server.faults.append(Fault(nth=number, before=kill))
 
 
-@pytest.mark.parametrize("step", [*_STEPS, "request 2", "request 5"])
+@pytest.mark.parametrize("step", varied(["request 2", *_STEPS, "request 5"], quick=3))
 def test_trap_28_after_a_kill_between_two_steps_the_next_run_completes_the_work(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, settings_file: Path, step: str
 ) -> None:
@@ -980,7 +981,7 @@ def test_trap_28_after_a_kill_between_two_steps_the_next_run_completes_the_work(
     assert len(rows(folder.published, "raw.invoice_lines")) == 11
 
 
-@pytest.mark.parametrize("run", ["sync", "backfill"])
+@pytest.mark.parametrize("run", varied(["sync", "backfill"]))
 def test_trap_28_a_first_run_that_is_killed_repeatedly_is_completed_by_the_next(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder, settings_file: Path, run: str
 ) -> None:
@@ -1044,7 +1045,7 @@ def test_trap_30_an_idle_sync_spends_two_requests_and_rewrites_nothing(
     assert everything(folder.published) == before
 
 
-@pytest.mark.parametrize("minutes", [-10, 10])
+@pytest.mark.parametrize("minutes", varied([-10, 10]))
 def test_trap_31_a_local_clock_that_is_wrong_loses_nothing(
     pipeline: Pipeline, shop: Shop, folder: DataFolder, minutes: int
 ) -> None:
@@ -1061,7 +1062,7 @@ def test_trap_31_a_local_clock_that_is_wrong_loses_nothing(
     assert_equal_to_stripe(shop, folder.published)
 
 
-@pytest.mark.parametrize("minutes", [-10, 10])
+@pytest.mark.parametrize("minutes", varied([-10, 10]))
 @pytest.mark.parametrize("set_back", [0.0, 1.0])
 def test_trap_31_with_a_wrong_local_clock_a_change_right_after_a_read_is_not_taken_for_old(
     pipeline: Pipeline,

@@ -17,6 +17,7 @@ from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, days_ago
+from tests.variants import varied
 
 LIVE_KEY = {"STRIPE_API_KEY": "sk_live_of_the_tests"}
 TIMES = {
@@ -52,8 +53,8 @@ def pipeline(make_pipeline: MakePipeline, shop: Shop) -> Pipeline:
     return make_pipeline(LIVE_KEY, history=day_of(days_ago(shop, 3)))
 
 
-@pytest.mark.parametrize("seconds", [DAY, -DAY])
-@pytest.mark.parametrize("path", ["", "^/v1/events$", "^/v1/balance_transactions$", "^/v1/charges$"])
+@pytest.mark.parametrize("seconds", varied([DAY, -DAY]))
+@pytest.mark.parametrize("path", varied(["", "^/v1/events$", "^/v1/balance_transactions$", "^/v1/charges$"]))
 @pytest.mark.parametrize("loaded", [False, True])
 def test_trap_33_one_answer_with_a_wrong_date_loses_nothing(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, path: str, seconds: float, loaded: bool
@@ -72,7 +73,7 @@ def test_trap_33_one_answer_with_a_wrong_date_loses_nothing(
     assert_equal_to_stripe(shop, folder.published)
 
 
-@pytest.mark.parametrize("nth", [1, 2, 4])
+@pytest.mark.parametrize("nth", varied([1, 2, 4]))
 def test_trap_33_a_wrong_date_amid_a_backfill_loses_nothing(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, nth: int
 ) -> None:
@@ -86,7 +87,7 @@ def test_trap_33_a_wrong_date_amid_a_backfill_loses_nothing(
     assert_equal_to_stripe(shop, folder.published)
 
 
-@pytest.fixture(params=["America/Los_Angeles", "Asia/Tokyo"])
+@pytest.fixture(params=varied(["America/Los_Angeles", "Asia/Tokyo"]))
 def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The time zone of the machine."""
     monkeypatch.setenv("TZ", request.param)
@@ -123,8 +124,8 @@ def test_a_wrong_date_costs_an_idle_sync_one_request(pipeline: Pipeline, server:
     assert not report.notes
 
 
-@pytest.mark.parametrize("seconds", [7 * 3600, 600, -600, DAY])
-@pytest.mark.parametrize("path", ["^/v1/events$", "^/v1/balance_transactions$"])
+@pytest.mark.parametrize("seconds", varied([7 * 3600, 600, -600, DAY]))
+@pytest.mark.parametrize("path", varied(["^/v1/events$", "^/v1/balance_transactions$"]))
 def test_an_endpoint_whose_dates_are_always_wrong_hides_no_change(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, path: str, seconds: float
 ) -> None:
@@ -150,8 +151,8 @@ def damage(folder: DataFolder, by: str) -> None:
         )
 
 
-@pytest.mark.parametrize("by", ["1 DAY", "300 DAYS"])
-@pytest.mark.parametrize("first", ["sync", "backfill"])
+@pytest.mark.parametrize("by", varied(["1 DAY", "300 DAYS"]))
+@pytest.mark.parametrize("first", varied(["sync", "backfill"]))
 def test_a_file_with_times_in_the_future_is_corrected_with_a_note(
     pipeline: Pipeline, server: Server, shop: Shop, folder: DataFolder, by: str, first: str
 ) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import dagster as dg
 
@@ -26,21 +27,26 @@ from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.deadline import Deadline
 from stripe_pipeline.sync.pipeline import DRAIN_TIME, Pipeline
 from stripe_pipeline.sync.report import Report
-from stripe_pipeline.warehouse import publisher
 
-TICK_SECONDS = 10.0
-"""Seconds that the sensor waits for notifications inside its tick. Dagster stores a row per tick, starts the next tick
-at once after a tick of 5 seconds or more, ends a tick that takes 60, and waits for a running tick before it shuts
-down."""
-REPORT_WITHIN = 4.0
-"""Seconds after its first notification within which a tick ends and reports to Dagster."""
-MAX_OBJECTS = 200
-"""Most objects per mode that a tick reads again: 8 seconds at 25 requests a second. A run reads a larger backlog."""
-READ_WITHIN = 30.0
-"""Seconds for which a tick may read Stripe: the tick must also load and publish before Dagster ends it at 60."""
 # A process per step costs seconds and gains nothing: the requests already run in parallel.
 _EXECUTOR = dg.in_process_executor
 _POLL = 0.1  # seconds
+
+
+@dataclass(frozen=True)
+class TickLimits:
+    """How long a tick of the sensor takes, in seconds, and how much it reads."""
+
+    wait: float = 10.0
+    """For how long a tick waits for notifications. Dagster stores a row per tick, starts the next tick at once after a
+    tick of 5 seconds or more, ends a tick that takes 60, and waits for a running tick before it shuts down."""
+    report_within: float = 4.0
+    """How soon after its first notification a tick ends and reports to Dagster."""
+    read_within: float = 30.0
+    """For how long a tick may read Stripe: the tick must also load and publish before Dagster ends it at 60."""
+    objects: int = 200
+    """Most objects per mode that a tick reads again: 8 seconds at 25 requests a second. A run reads a larger
+    backlog."""
 
 
 def _sync_under_way(instance: dg.DagsterInstance) -> str | None:
@@ -79,49 +85,54 @@ def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     return dg.RunRequest(run_key=f"{context.scheduled_execution_time:%Y-%m-%d}")
 
 
-@dg.sensor(
-    name=SENSOR,
-    job_name=SYNC_JOB,
-    description="Applies webhooks within about a second: waits for them inside its tick, reads their objects again,"
-    " loads and publishes. A tick requests a run of sync only if there are more objects than it can read. Ticks show"
-    " as skipped; what they applied is in their logs and in the events of the assets.",
-    minimum_interval_seconds=1,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    required_resource_keys={RESOURCE},
-)
-def webhook_refresh(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-    """Waits for notifications and drains them.
+def build_sensor(limits: TickLimits) -> dg.SensorDefinition:
+    """The sensor `webhook_refresh`, with these limits for each of its ticks."""
 
-    It has no cursor: the inbox holds the notifications that still wait, and the data folder the last publish.
-    """
-    opens: OpensPipeline = getattr(context.resources, RESOURCE)
-    report = Report()
-    events: Sequence[dg.AssetMaterialization | dg.AssetCheckEvaluation] = ()
-    trouble: StripePipelineError | None = None
-    backlog = False
-    ends = Deadline(TICK_SECONDS)
-    try:
-        with opens.open() as pipeline:
-            try:
-                backlog = _refresh(pipeline, report, context.instance, ends)
-            finally:
-                events = events_without_a_run(report, pipeline, context.instance)
-    except StripePipelineError as error:
-        trouble = error
-        context.log.error(str(error))
-        _wait_for(ends)  # so that a lasting error does not fail a tick every few seconds
-    for sentence in report.notes:
-        context.log.warning(sentence)
-    for tables, failure in by_cause(report.failures):
-        context.log.error("%s could not be brought up to date: %s", ", ".join(tables), failure)
-    summary = _summary(report, trouble)
-    if events:
-        context.log.info(summary)
-    return dg.SensorResult(
-        run_requests=[dg.RunRequest(partition_key=today().isoformat())] if backlog else None,
-        skip_reason=None if backlog else summary,
-        asset_events=events,
+    @dg.sensor(
+        name=SENSOR,
+        job_name=SYNC_JOB,
+        description="Applies webhooks within about a second: waits for them inside its tick, reads their objects again,"
+        " loads and publishes. A tick requests a run of sync only if there are more objects than it can read. Ticks"
+        " show as skipped; what they applied is in their logs and in the events of the assets.",
+        minimum_interval_seconds=1,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        required_resource_keys={RESOURCE},
     )
+    def webhook_refresh(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        """Waits for notifications and drains them.
+
+        It has no cursor: the inbox holds the notifications that still wait, and the data folder the last publish.
+        """
+        opens: OpensPipeline = getattr(context.resources, RESOURCE)
+        report = Report()
+        events: Sequence[dg.AssetMaterialization | dg.AssetCheckEvaluation] = ()
+        trouble: StripePipelineError | None = None
+        backlog = False
+        ends = Deadline(limits.wait)
+        try:
+            with opens.open() as pipeline:
+                try:
+                    backlog = _refresh(pipeline, report, context.instance, ends, limits)
+                finally:
+                    events = events_without_a_run(report, pipeline, context.instance)
+        except StripePipelineError as error:
+            trouble = error
+            context.log.error(str(error))
+            _wait_for(ends)  # so that a lasting error does not fail a tick every few seconds
+        for sentence in report.notes:
+            context.log.warning(sentence)
+        for tables, failure in by_cause(report.failures):
+            context.log.error("%s could not be brought up to date: %s", ", ".join(tables), failure)
+        summary = _summary(report, trouble)
+        if events:
+            context.log.info(summary)
+        return dg.SensorResult(
+            run_requests=[dg.RunRequest(partition_key=today().isoformat())] if backlog else None,
+            skip_reason=None if backlog else summary,
+            asset_events=events,
+        )
+
+    return webhook_refresh
 
 
 def events_without_a_run(
@@ -145,13 +156,15 @@ def events_without_a_run(
     ]
 
 
-def _refresh(pipeline: Pipeline, report: Report, instance: dg.DagsterInstance, ends: Deadline) -> bool:
+def _refresh(
+    pipeline: Pipeline, report: Report, instance: dg.DagsterInstance, ends: Deadline, limits: TickLimits
+) -> bool:
     """Apply incoming notifications while the tick lasts; returns whether they are so many that a run has to read them.
 
     A drain waits until its rows may be published, or Dagster is shutting down. Sooner, nobody would see the rows, and
     an object that is announced repeatedly would be read repeatedly.
     """
-    reading, pause = Deadline(READ_WITHIN), Deadline(0)
+    reading, pause = Deadline(limits.read_within), Deadline(0)
     while not ends.passed:
         stopping = pipeline.folder.stopping.exists()
         due = pipeline.has_due_notifications()
@@ -160,15 +173,17 @@ def _refresh(pipeline: Pipeline, report: Report, instance: dg.DagsterInstance, e
         if not due or not (stopping or (pause.passed and pipeline.warehouse.publisher.due())):
             time.sleep(_POLL)
             continue
-        ends = Deadline(min(ends.left(), REPORT_WITHIN))
-        if pipeline.objects_to_read() > MAX_OBJECTS and _sync_under_way(instance):
+        ends = Deadline(min(ends.left(), limits.report_within))
+        if pipeline.objects_to_read() > limits.objects and _sync_under_way(instance):
             break  # that run reads the whole backlog
         try:
-            pipeline.drain(most=MAX_OBJECTS, report=report, within=min(DRAIN_TIME, reading.left()))
+            pipeline.drain(most=limits.objects, report=report, within=min(DRAIN_TIME, reading.left()))
         finally:
             pipeline.publish()
-        pause = Deadline(publisher.PAUSE)  # also if nothing changed and so nothing was published
-        if pipeline.objects_to_read() > MAX_OBJECTS:
+        pause = Deadline(
+            pipeline.warehouse.publisher.pace.pause
+        )  # also if nothing changed and so nothing was published
+        if pipeline.objects_to_read() > limits.objects:
             return not _sync_under_way(instance)
     return False
 
@@ -219,4 +234,6 @@ def build_automation(settings: Settings, at_night: Sequence[dg.AssetChecksDefini
         tags=RUN_TAGS,
         executor_def=_EXECUTOR,
     )
-    return dg.Definitions(jobs=[sync, night], schedules=[sync_every_15_minutes, nightly], sensors=[webhook_refresh])
+    return dg.Definitions(
+        jobs=[sync, night], schedules=[sync_every_15_minutes, nightly], sensors=[build_sensor(TickLimits())]
+    )

@@ -19,9 +19,11 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY
 from stripe_pipeline.settings.environment import load_keys
 from stripe_pipeline.settings.model import Settings
+from stripe_pipeline.stripe_api.retries import Retries
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.sync.plan import SETTLED
 from stripe_pipeline.sync.report import Progress
+from stripe_pipeline.warehouse.publisher import Pace
 from stripe_pipeline.warehouse.warehouse import Warehouse
 from tests.stripe_cli import StripeCli, install
 
@@ -90,20 +92,29 @@ def stripe_cli(server: Server, tmp_path: Path) -> StripeCli:
 
 @pytest.fixture
 def make_pipeline(server: Server, folder: DataFolder, request: pytest.FixtureRequest) -> Iterator[MakePipeline]:
-    """Make pipelines from the emulator into the data folder; keyword arguments are settings.
+    """Make pipelines from the emulator into the data folder; other keyword arguments are settings.
 
     The pipelines have the test mode's key and, with the mark `both_modes`, the live mode's, too.
     """
     keys = TEST_KEY if request.node.get_closest_marker("both_modes") is None else KEYS
     opened: list[Pipeline] = []
 
-    def make(environment: dict[str, str] = keys, *, url: str = server.url, **settings: object) -> Pipeline:
+    def make(
+        environment: dict[str, str] = keys,
+        *,
+        url: str = server.url,
+        retries: Retries | None = None,
+        pace: Pace | None = None,
+        **settings: object,
+    ) -> Pipeline:
         start = (datetime.now(UTC) - timedelta(days=60)).date()
         pipeline = Pipeline(
             settings=Settings.model_validate({"history": start} | settings),
             keys=load_keys(environment),
             folder=folder,
             base_url=url,
+            retries=retries,
+            pace=pace,
         )
         opened.append(pipeline)
         return pipeline

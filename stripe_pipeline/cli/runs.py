@@ -241,7 +241,7 @@ def drain() -> None:
 
     The sensor of `dev` and `demo` does the same continuously.
     """
-    from stripe_pipeline.automation import MAX_OBJECTS, events_without_a_run
+    from stripe_pipeline.automation import TickLimits, events_without_a_run
     from stripe_pipeline.sync.pipeline import SYNC_TIME, Pipeline
     from stripe_pipeline.sync.report import Report
 
@@ -253,7 +253,7 @@ def drain() -> None:
             # A user who runs the command does not want to wait for the next attempt.
             while pipeline.has_due_notifications(math.inf) and report.applied > applied:
                 applied = report.applied
-                pipeline.drain(most=MAX_OBJECTS, report=report, due=math.inf, within=SYNC_TIME)
+                pipeline.drain(most=TickLimits.objects, report=report, due=math.inf, within=SYNC_TIME)
         finally:
             pipeline.publish()
             for event in events_without_a_run(report, pipeline, instance):

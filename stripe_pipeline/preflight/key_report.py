@@ -27,6 +27,7 @@ from stripe_pipeline.stripe_api.client import StripeApi
 from stripe_pipeline.stripe_api.keys import ApiKey
 from stripe_pipeline.stripe_api.listing import everything
 from stripe_pipeline.stripe_api.rate_limits import ENDPOINT_RATE, LIVE_ACCOUNT_RATE, TEST_ACCOUNT_RATE, RateLimits
+from stripe_pipeline.stripe_api.retries import Retries
 from stripe_pipeline.stripe_api.version import API_VERSION
 from stripe_pipeline.sync.account import identify
 from stripe_pipeline.sync.plan import followed_since, kept_days, unlisted
@@ -37,9 +38,7 @@ from stripe_pipeline.webhooks.endpoints import DESCRIPTION
 from stripe_pipeline.webhooks.receiver import PATH
 
 # A user at a terminal should learn soon that Stripe does not answer.
-_ATTEMPTS = 3
-_PATIENCE = 20.0
-_TIMEOUT = 20.0
+_RETRIES = Retries(max_attempts=3, patience=20.0, silence=20.0)
 _RECORDING = 0.018  # seconds that Dagster takes to record a day of a table, on SQLite
 _SECRET_NAMES = {True: "STRIPE_WEBHOOK_SECRET", False: "STRIPE_TEST_WEBHOOK_SECRET"}
 
@@ -203,9 +202,7 @@ def _check(
             key,
             base_url=base_url,
             limits=limits,
-            max_attempts=_ATTEMPTS,
-            patience=_PATIENCE,
-            timeout=_TIMEOUT,
+            retries=_RETRIES,
         ) as api,
     ):
         try:

@@ -32,15 +32,11 @@ from stripe_pipeline.stripe_api.deadline import Deadline
 from stripe_pipeline.stripe_api.keys import ApiKey
 from stripe_pipeline.stripe_api.rate_limits import RateLimits, endpoint_of
 from stripe_pipeline.stripe_api.refusals import Read, cursor_lost, given_up, odd_answer, refused
+from stripe_pipeline.stripe_api.retries import Retries
 from stripe_pipeline.stripe_api.version import API_VERSION
 
 logger = logging.getLogger(__name__)
 MAX_LIMIT = 100  # objects per page, docs/stripe.md#lists
-TIMEOUT = 60.0  # seconds of silence
-REQUEST_TIMEOUT = 120.0  # seconds for a whole request, even if bytes keep arriving
-FIRST_BACKOFF = 0.5
-MAX_BACKOFF = 8.0
-
 _TIME = "time"  # counts requests that confirm Stripe's time: they read no object
 Params = Mapping[str, str | int | Sequence[str]]
 _Query = list[tuple[str, str]]
@@ -97,10 +93,8 @@ class _Answer:
 class StripeApi:
     """Reads with one key; thread-safe; as a context manager, closes itself.
 
-    `limits` says when a request may be sent: by default, Stripe's own limits. A request is sent at most `max_attempts`
-    times; after a 429 it is retried for `patience` seconds instead. `timeout` is how many seconds Stripe may be silent
-    before the connection counts as dropped, `request_timeout` how many seconds a request may take from the connection
-    to the last byte of its answer. The client stops sending and waiting once `deadline` has passed.
+    `limits` says when a request may be sent: by default, Stripe's own limits. `retries` says how long the client tries
+    to read an answer. The client stops sending and waiting once `deadline` has passed.
     """
 
     def __init__(
@@ -108,10 +102,7 @@ class StripeApi:
         key: ApiKey,
         *,
         base_url: str = BASE_URL,
-        max_attempts: int = 6,
-        patience: float = 120.0,
-        timeout: float = TIMEOUT,
-        request_timeout: float = REQUEST_TIMEOUT,
+        retries: Retries | None = None,
         deadline: Deadline | None = None,
         limits: RateLimits | None = None,
     ) -> None:
@@ -120,10 +111,7 @@ class StripeApi:
         self.livemode = key.livemode
         self.clock = ServerClock()
         self._server = url.netloc or base_url
-        self._max_attempts = max_attempts
-        self._patience = patience
-        self._timeout = timeout
-        self._request_timeout = request_timeout
+        self.retries = retries or Retries()
         self._deadline = deadline or Deadline()
         self._limits = limits or RateLimits.of_stripe(livemode=key.livemode)
         self._lock = threading.Lock()
@@ -132,7 +120,7 @@ class StripeApi:
         self._in_flight = 0
         self._closed = threading.Event()
         self._key = key
-        self._connections = connections(self._base_url, timeout)
+        self._connections = connections(self._base_url, self.retries.silence)
         self._account: str | None = None
         self._witnesses = Witnesses(self.clock, self._deadline)
 
@@ -214,16 +202,16 @@ class StripeApi:
                 self._witnesses.confirm(endpoint, self._ask_for_time)
                 return Reply(answer.data, answer.sent + self.clock.offset, answer.repaired)
             attempts += 1
-            pause = random.uniform(0.0, min(MAX_BACKOFF, FIRST_BACKOFF * 2 ** min(attempts - 1, 10)))
+            pause = random.uniform(0.0, self.retries.pause(attempts))
             pause = max(pause, answer.retry_after * random.uniform(1.0, 1.1))
             if answer.status == 429:
                 now = time.monotonic()
                 limited_since = now if limited_since is None else limited_since
-                if now + pause - limited_since > self._patience:
+                if now + pause - limited_since > self.retries.patience:
                     raise given_up(path, self._server, answer, attempts)
             else:
                 failures += 1
-                if answer.final or failures >= self._max_attempts:
+                if answer.final or failures >= self.retries.max_attempts:
                     raise given_up(path, self._server, answer, attempts)
             if pause >= self._deadline.left():
                 raise OutOfTime(path, last_seen=answer.seen)
@@ -280,7 +268,7 @@ class StripeApi:
     def _ask(self, endpoint: str, path: str, query: _Query, *, spent_on: str | None = None) -> _Answer | Failure:
         """Send the request once and read the whole answer. The request counts for `spent_on` or else `endpoint`."""
         turn = self._limits.acquire(endpoint, self._deadline)
-        seconds = min(self._request_timeout, self._deadline.left())
+        seconds = min(self.retries.request_time, self._deadline.left())
         if not seconds:
             raise OutOfTime(path)
         with self._sending(spent_on or endpoint), TimeLimit(seconds) as limit:
@@ -293,7 +281,8 @@ class StripeApi:
                     headers=_headers(self._key),
                     redirect=False,
                     timeout=urllib3.Timeout(
-                        connect=min(self._timeout, CONNECT_TIMEOUT, seconds), read=min(self._timeout, seconds)
+                        connect=min(self.retries.silence, CONNECT_TIMEOUT, seconds),
+                        read=min(self.retries.silence, seconds),
                     ),
                 )
             except urllib3.exceptions.HTTPError as problem:

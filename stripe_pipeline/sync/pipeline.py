@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import date
-from typing import TypedDict
 
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY
@@ -35,6 +34,7 @@ from stripe_pipeline.stripe_api.deadline import Deadline
 from stripe_pipeline.stripe_api.keys import ApiKey
 from stripe_pipeline.stripe_api.rate_limits import RateLimits
 from stripe_pipeline.stripe_api.reader import Reader
+from stripe_pipeline.stripe_api.retries import Retries
 from stripe_pipeline.sync.account import mode_of, remember_name
 from stripe_pipeline.sync.context import EVENTS, Context
 from stripe_pipeline.sync.loading import THREADS
@@ -43,6 +43,7 @@ from stripe_pipeline.sync.report import Progress, Report
 from stripe_pipeline.sync.run import Run
 from stripe_pipeline.sync.working_files import working_folder
 from stripe_pipeline.warehouse.pruning import Pruned
+from stripe_pipeline.warehouse.publisher import Pace
 from stripe_pipeline.warehouse.warehouse import Warehouse
 
 logger = logging.getLogger(__name__)
@@ -50,17 +51,8 @@ SYNC_TIME = 3600.0  # seconds that a sync may read; the next one continues
 DRAIN_TIME = 25.0  # seconds that a drain may read: a tick of the sensor must have loaded and published within a minute
 
 
-class _RetryBudget(TypedDict, total=False):
-    """How soon a run gives up on Stripe, where sooner than the defaults of `StripeApi`."""
-
-    max_attempts: int
-    patience: float
-    timeout: float
-    request_timeout: float
-
-
 # One request must not use up the time of a drain.
-_DRAIN_BUDGET = _RetryBudget(max_attempts=2, patience=10.0, timeout=10.0, request_timeout=10.0)
+_DRAIN_RETRIES = Retries(max_attempts=2, patience=10.0, silence=10.0, request_time=10.0)
 
 
 class Pipeline:
@@ -76,20 +68,26 @@ class Pipeline:
         inbox_url: str | None = None,
         progress: Progress | None = None,
         current_settings: Callable[[], Settings] | None = None,
+        retries: Retries | None = None,
+        pace: Pace | None = None,
     ) -> None:
-        """`current_settings` rereads the settings, for a file that may change during the run."""
+        """`current_settings` rereads the settings, for a file that may change during the run.
+
+        `retries` applies to all runs, instead of their own; `pace` to publishing, instead of the usual one.
+        """
         self.settings = settings
         self.folder = folder
         self._keys = keys
         self._modes = {key.livemode for key in keys}
         self._base_url = base_url
+        self._retries = retries
         self.progress = progress
         folder.prepare()
         self._was_open = folder.restrict(settings.published.readable_by)
         rules = {name: settings.rules(object_type) for name, object_type in settings.types.items()}
         hash_key = load_hash_key(folder) if settings.hashes else None
         self.fields = FieldFilter(rules, hash_key)
-        self.warehouse = Warehouse(folder, settings, hash_key, current_settings=current_settings)
+        self.warehouse = Warehouse(folder, settings, hash_key, current_settings=current_settings, pace=pace)
         self.inbox = Inbox(folder, inbox_url)
         self._identity: Identity | None = None
 
@@ -145,7 +143,7 @@ class Pipeline:
             lambda run: run.drain(most, until),
             self.settings.enabled,
             report=report,
-            budget=_DRAIN_BUDGET,
+            retries=_DRAIN_RETRIES,
             within=within,
             publish=False,
         )
@@ -195,7 +193,7 @@ class Pipeline:
         object_types: Iterable[ObjectType],
         *,
         report: Report | None = None,
-        budget: _RetryBudget | None = None,
+        retries: Retries | None = None,
         within: float = math.inf,
         urgent: bool = True,
         publish: bool = True,
@@ -236,7 +234,7 @@ class Pipeline:
                 )
                 own = deadline.part(len(self._keys) - n)
                 with StripeApi(
-                    key, base_url=self._base_url, limits=limits, deadline=own, **(budget or _RetryBudget())
+                    key, base_url=self._base_url, limits=limits, deadline=own, retries=self._retries or retries
                 ) as api:
                     try:
                         mode, cursors = mode_of(api, key, self.warehouse, configured=self.settings.account)

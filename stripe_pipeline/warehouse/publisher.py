@@ -19,13 +19,21 @@ from stripe_pipeline.data_folder import DataFolder, Readers
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.storage_errors import reason, remedy
 
-_KEEP = 30  # seconds that a replaced version is kept, for readers that have resolved the link but not yet opened it
-PAUSE = 2.0
-"""Minimum seconds between two publishes."""
-_SHARE = 10  # publishing may take at most 1/_SHARE of the time
 _LONGEST = 3600.0  # seconds; a recorded publish that took longer is invalid
 _CHUNK = 1 << 30
 _NAME = "%Y%m%dT%H%M%S.%fZ"  # start of a version's name; its revision follows
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often versions are published and removed."""
+
+    pause: float = 2.0
+    """Minimum seconds between two publishes."""
+    share: int = 10
+    """Publishing may take at most 1/`share` of the time."""
+    keep: float = 30.0
+    """Seconds that a replaced version is kept, for readers that have resolved the link but not yet opened the file."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +47,22 @@ class _Publish:
 class Publisher:
     """Publishes copies of the private file, one at a time; the caller holds the warehouse's lock."""
 
-    def __init__(self, folder: DataFolder, readers: Readers = Readers.OWNER) -> None:
+    def __init__(self, folder: DataFolder, readers: Readers = Readers.OWNER, pace: Pace | None = None) -> None:
         self.folder = folder
+        self.pace = pace or Pace()
         self._readers = readers
         self._last = _Publish()  # the last one of this process, which other processes may not know of
 
     def due(self) -> bool:
-        """Whether publishing now stays within its share of the time, and `PAUSE` seconds have passed.
+        """Whether publishing now stays within its share of the time, and the pause has passed.
 
         Publishes by other processes count, too: a sensor reopens the warehouse in each of its ticks.
         """
         last = max(self._last, self._noted(), key=lambda publish: publish.ended)
         passed = time.time() - last.ended
-        return passed < 0 or passed >= max(PAUSE, _SHARE * last.seconds)  # < 0: the clock has been set back since
+        return passed < 0 or passed >= max(
+            self.pace.pause, self.pace.share * last.seconds
+        )  # < 0: the clock has been set back since
 
     def published_revision(self) -> int | None:
         """The published warehouse revision; None if it is missing or cannot be determined."""
@@ -117,7 +128,7 @@ class Publisher:
                     os.utime(version)
                 except OSError as error:  # its message does not name the file
                     raise type(error)(error.errno, error.strerror, str(version)) from None
-            elif version != keep and time.time() - version.stat().st_mtime > _KEEP:
+            elif version != keep and time.time() - version.stat().st_mtime > self.pace.keep:
                 shutil.rmtree(version, ignore_errors=True)
 
 

@@ -30,7 +30,7 @@ from stripe_pipeline.warehouse.keys import Keys
 from stripe_pipeline.warehouse.load import Loader
 from stripe_pipeline.warehouse.private_file import PrivateFile
 from stripe_pipeline.warehouse.pruning import Pruned, prune
-from stripe_pipeline.warehouse.publisher import Publisher
+from stripe_pipeline.warehouse.publisher import Pace, Publisher
 from stripe_pipeline.warehouse.queries import RowQueries
 from stripe_pipeline.warehouse.recovery import read_through, remove
 from stripe_pipeline.warehouse.schema import Layout
@@ -51,15 +51,16 @@ class Warehouse:
         *,
         read_only: bool = False,
         current_settings: Callable[[], Settings] | None = None,
+        pace: Pace | None = None,
     ) -> None:
         """The file is migrated to `settings` when it is first opened, unless it is `read_only`: then a missing file
         counts as an empty one, and no file is created.
 
         `hash_key` is needed if the settings hash fields. `current_settings` reads the settings again, because they may
-        change during a run: if they then differ from `settings`, opening the file fails.
+        change during a run: if they then differ from `settings`, opening the file fails. `pace`: as for `Publisher`.
         """
         self.folder = folder
-        self.publisher = Publisher(folder, settings.published.readable_by)
+        self.publisher = Publisher(folder, settings.published.readable_by, pace)
         self.file = PrivateFile(folder, Layout(settings, hash_key, current_settings), read_only=read_only)
         self.state = State(self.file, settings)
         self.keys = Keys(self.file)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,9 @@ import dagster as dg
 import pytest
 
 from stripe_emulator import Fault, Server, Shop
-from stripe_pipeline import automation
 from stripe_pipeline.assets.checks import CHECK
 from stripe_pipeline.assets.keys import RUN_TAGS, SYNC_JOB
-from stripe_pipeline.automation import webhook_refresh
+from stripe_pipeline.automation import TickLimits, build_sensor
 from stripe_pipeline.cli.processes import Processes
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of, today
@@ -31,26 +30,21 @@ from stripe_pipeline.errors import SettingsError
 from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.resources.pipeline import RESOURCE
 from stripe_pipeline.sync.pipeline import Pipeline
-from stripe_pipeline.warehouse import publisher
-from stripe_pipeline.warehouse.publisher import PAUSE
+from stripe_pipeline.warehouse.publisher import Pace
 from tests.conftest import MakePipeline, OpenedPipeline
 from tests.stripe_state import assert_equal_to_stripe, days_ago
 from tests.warehouse.test_warehouse import slow_copies
 
+KEY = {"STRIPE_API_KEY": "sk_test_of_the_tests"}
+SHORT = TickLimits(wait=1.0, report_within=0.5)
+AT_ONCE = Pace(pause=0.0, share=0)
+SELDOM = Pace(pause=0.0, share=1000)
+
 
 @pytest.fixture
 def pipeline(make_pipeline: MakePipeline) -> Pipeline:
-    """A pipeline of the test mode."""
-    return make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"})
-
-
-@pytest.fixture(autouse=True)
-def short_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ticks of a second, and publishing whenever something changed."""
-    monkeypatch.setattr(automation, "TICK_SECONDS", 1.0)
-    monkeypatch.setattr(automation, "REPORT_WITHIN", 0.5)
-    monkeypatch.setattr(publisher, "_SHARE", 0)
-    monkeypatch.setattr(publisher, "PAUSE", 0.0)
+    """A pipeline of the test mode that publishes whenever something changed."""
+    return make_pipeline(KEY, pace=AT_ONCE)
 
 
 _definitions = cache(build_defs)
@@ -66,10 +60,10 @@ class Tick:
     """Of the runs that the tick requests."""
 
 
-def tick(opens: object, instance: dg.DagsterInstance) -> Tick:
+def tick(opens: object, instance: dg.DagsterInstance, limits: TickLimits = SHORT) -> Tick:
     """One tick of the sensor."""
     with dg.build_sensor_context(instance=instance, resources={RESOURCE: opens}, definitions=_definitions()) as context:
-        done = webhook_refresh.evaluate_tick(context)
+        done = build_sensor(limits).evaluate_tick(context)
     runs = [request.partition_key for request in done.run_requests or ()]
     return Tick(done.skip_message or "", done.asset_events, runs)
 
@@ -127,15 +121,15 @@ def test_a_tick_without_events_says_so_and_reads_nothing(
 
 
 def test_objects_that_are_too_many_for_a_tick_become_one_run(
-    pipeline: Pipeline, shop: Shop, folder: DataFolder, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline, shop: Shop, folder: DataFolder, instance: dg.DagsterInstance
 ) -> None:
-    monkeypatch.setattr(automation, "MAX_OBJECTS", 3)
+    limits = replace(SHORT, objects=3)
     customers = [shop.create_customer(name="old", created=days_ago(shop, 20 + n))["id"] for n in range(9)]
     pipeline.sync()
     for customer in customers:
         shop.update("customers", customer, name="new")
     add_events(pipeline, shop)
-    result = tick(OpenedPipeline(pipeline), instance)
+    result = tick(OpenedPipeline(pipeline), instance, limits)
     assert result.partitions == [today().isoformat()]
     tables = [event for event in result.events if isinstance(event, dg.AssetMaterialization) and event.partition]
     assert len(tables) == 3, "the first objects are read at once"
@@ -144,7 +138,7 @@ def test_objects_that_are_too_many_for_a_tick_become_one_run(
     job = _definitions().resolve_job_def(SYNC_JOB)
     run = instance.create_run_for_job(job, tags=RUN_TAGS, status=dg.DagsterRunStatus.STARTED)
     assert run.job_name == SYNC_JOB
-    result = tick(OpenedPipeline(pipeline), instance)
+    result = tick(OpenedPipeline(pipeline), instance, limits)
     assert not result.partitions, "the run reads the other objects"
     assert pipeline.inbox.objects_due() == 6
     pipeline.sync()
@@ -152,14 +146,9 @@ def test_objects_that_are_too_many_for_a_tick_become_one_run(
 
 
 def test_an_object_that_is_announced_repeatedly_is_read_once_in_two_seconds(
-    pipeline: Pipeline,
-    shop: Shop,
-    server: Server,
-    folder: DataFolder,
-    instance: dg.DagsterInstance,
-    monkeypatch: pytest.MonkeyPatch,
+    make_pipeline: MakePipeline, shop: Shop, server: Server, folder: DataFolder, instance: dg.DagsterInstance
 ) -> None:
-    monkeypatch.setattr(publisher, "PAUSE", PAUSE)
+    pipeline = make_pipeline(KEY, pace=Pace(share=0))
     customers = [shop.create_customer(created=days_ago(shop, 20 + n))["id"] for n in range(2)]
     pipeline.sync()
     server.requests.clear()
@@ -190,23 +179,21 @@ def test_webhooks_wait_until_publishing_is_due_over_many_ticks(
     instance: dg.DagsterInstance,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    key = {"STRIPE_API_KEY": "sk_test_of_the_tests"}
     shop.create_customer(created=days_ago(shop, 20))
-    make_pipeline(key).sync()
+    make_pipeline(KEY).sync()
     copies = slow_copies(monkeypatch, seconds=0.1)
-    monkeypatch.setattr(publisher, "_SHARE", 1000)
     folder.publishing.unlink()  # as if the last publish had been long ago
     summaries = []
     for _ in range(3):
         shop.create_customer()
-        add_events(make_pipeline(key), shop)
-        summaries.append(tick(OpenedPipeline(make_pipeline(key)), instance).message)  # each tick has its own pipeline
+        add_events(make_pipeline(KEY), shop)
+        # Each tick has its own pipeline.
+        summaries.append(tick(OpenedPipeline(make_pipeline(KEY, pace=SELDOM)), instance).message)
     assert summaries[0].startswith("Applied")
     assert summaries[1:] == ["No events applied"] * 2
     assert len(copies) == 1
     server.requests.clear()
-    monkeypatch.setattr(publisher, "_SHARE", 0)
-    assert tick(OpenedPipeline(make_pipeline(key)), instance).message.startswith("Applied 2 events")
+    assert tick(OpenedPipeline(make_pipeline(KEY, pace=AT_ONCE)), instance).message.startswith("Applied 2 events")
     assert len(copies) == 2
     assert_equal_to_stripe(shop, folder.published)
 
@@ -219,9 +206,8 @@ def test_waiting_notifications_are_published_when_dagster_is_being_ended(
     instance: dg.DagsterInstance,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(publisher, "_SHARE", 1000)
     slow_copies(monkeypatch, seconds=0.1)
-    pipeline = make_pipeline({"STRIPE_API_KEY": "sk_test_of_the_tests"})
+    pipeline = make_pipeline(KEY, pace=SELDOM)
     shop.create_customer(created=days_ago(shop, 20))
     pipeline.sync()
     folder.stopping.touch()
@@ -271,18 +257,17 @@ def test_an_invalid_setting_is_reported_without_a_failed_tick(
 
 
 def test_a_tick_does_not_wait_while_dagster_is_being_ended_but_applies_waiting_notifications(
-    pipeline: Pipeline, shop: Shop, folder: DataFolder, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline, shop: Shop, folder: DataFolder, instance: dg.DagsterInstance
 ) -> None:
-    monkeypatch.setattr(automation, "TICK_SECONDS", 30.0)
-    monkeypatch.setattr(automation, "REPORT_WITHIN", 30.0)
+    limits = TickLimits(wait=30.0, report_within=30.0)
     shop.create_customer(created=days_ago(shop, 20))
     pipeline.sync()
     folder.stopping.touch()
     started = time.monotonic()
-    assert tick(OpenedPipeline(pipeline), instance).message == "No events applied"
+    assert tick(OpenedPipeline(pipeline), instance, limits).message == "No events applied"
     shop.create_customer()
     add_events(pipeline, shop)
-    assert tick(OpenedPipeline(pipeline), instance).message.startswith("Applied")
+    assert tick(OpenedPipeline(pipeline), instance, limits).message.startswith("Applied")
     assert time.monotonic() - started < 25
     assert_equal_to_stripe(shop, folder.published)
 

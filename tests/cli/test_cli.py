@@ -41,7 +41,6 @@ from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.inbox.inbox import Inbox
 from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.stripe_api import client as stripe_api
 from stripe_pipeline.warehouse.schema import FORMAT
 from tests.conftest import KEYS
 from tests.stripe_state import assert_equal_to_stripe
@@ -500,8 +499,7 @@ def test_a_key_that_may_not_read_everything(project: Project, run: Run, api: Ser
     assert_equal_to_stripe(api.shop, project.folder.published)
 
 
-def test_an_unreachable_api(loaded: Project, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stripe_api, "FIRST_BACKOFF", 0.001)
+def test_an_unreachable_api(loaded: Project, run: Run) -> None:
     before = loaded.stored()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # not listening: connections are refused
@@ -511,8 +509,7 @@ def test_an_unreachable_api(loaded: Project, run: Run, monkeypatch: pytest.Monke
 
 
 @pytest.mark.thorough
-def test_an_api_that_answers_with_html(loaded: Project, run: Run, api: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stripe_api, "FIRST_BACKOFF", 0.001)
+def test_an_api_that_answers_with_html(loaded: Project, run: Run, api: Server) -> None:
     before = loaded.stored()
     api.faults.append(Fault(path="/v1/(?!account)", body="<html>[Sign in]</html>", times=None))
     day = f"{today()}"

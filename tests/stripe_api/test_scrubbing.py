@@ -13,8 +13,10 @@ from stripe_pipeline.batch import Batch, Mode
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import StripePipelineError, WarehouseError, scrub
 from stripe_pipeline.objects import CUSTOMERS
+from stripe_pipeline.stripe_api.retries import Retries
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.warehouse.warehouse import Warehouse
+from tests.conftest import MakePipeline
 from tests.stripe_state import ask
 
 EMAIL = "jane.roe+shop@mail.example.com"
@@ -65,13 +67,12 @@ def assert_nowhere(folder: DataFolder, text: str) -> None:
 def test_an_address_in_an_error_of_stripe_reaches_no_log_and_no_file(
     server: Server,
     shop: Shop,
-    pipeline: Pipeline,
+    make_pipeline: MakePipeline,
     folder: DataFolder,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
     status: int,
 ) -> None:
-    monkeypatch.setattr("stripe_pipeline.stripe_api.client.FIRST_BACKOFF", 0.0)
+    pipeline = make_pipeline(retries=Retries(first_pause=0.0))
     caplog.set_level(logging.DEBUG)
     customer = shop.create_customer()["id"]
     pipeline.sync()

@@ -12,7 +12,7 @@ import traceback
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -22,10 +22,10 @@ import pytest
 import stripe
 
 from stripe_pipeline import errors
-from stripe_pipeline.stripe_api import client as stripe_api
-from stripe_pipeline.stripe_api.client import FIRST_BACKOFF, MAX_BACKOFF, Reply, StripeApi
+from stripe_pipeline.stripe_api.client import Reply, StripeApi
 from stripe_pipeline.stripe_api.keys import ApiKey
 from stripe_pipeline.stripe_api.rate_limits import RateLimits
+from stripe_pipeline.stripe_api.retries import Retries
 
 SECRET = "sk_test_4eC39HqLyjWDarjtT1zdp7dc"
 KEY = ApiKey.from_text(SECRET)
@@ -131,17 +131,13 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-def real_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stripe_api, "FIRST_BACKOFF", FIRST_BACKOFF)
-    monkeypatch.setattr(stripe_api, "MAX_BACKOFF", MAX_BACKOFF)
+HURRIED = Retries(patience=1, first_pause=0.01, longest_pause=0.02)
 
 
 @pytest.fixture
-def api(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[StripeApi]:
+def api(server: Server) -> Iterator[StripeApi]:
     """A client in a hurry: no rate limits, short waits."""
-    monkeypatch.setattr(stripe_api, "FIRST_BACKOFF", 0.01)
-    monkeypatch.setattr(stripe_api, "MAX_BACKOFF", 0.02)
-    with StripeApi(KEY, base_url=server.url, limits=RateLimits(account=1e6, endpoint=1e6), patience=1) as api:
+    with StripeApi(KEY, base_url=server.url, limits=RateLimits(account=1e6, endpoint=1e6), retries=HURRIED) as api:
         yield api
 
 
@@ -261,7 +257,7 @@ def test_a_passing_fault_is_retried(server: Server, api: StripeApi, trouble: Ans
 @pytest.mark.parametrize("trouble", PASSING_FAULTS.values(), ids=PASSING_FAULTS.keys())
 def test_a_lasting_fault_is_named_after_the_last_retry(server: Server, api: StripeApi, trouble: Answer) -> None:
     server.answers = [trouble]
-    api._patience, api._max_attempts = 0.3, 2
+    api.retries = replace(HURRIED, patience=0.3, max_attempts=2)
     with pytest.raises(errors.Unavailable) as caught:
         api.get("/v1/charges/ch_1")
     error = caught.value
@@ -281,7 +277,7 @@ def test_a_lasting_fault_is_named_after_the_last_retry(server: Server, api: Stri
 def test_an_unreachable_server_is_given_up_after_seconds(
     server: Server, api: StripeApi, waits: Waits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real_pauses(monkeypatch)
+    api.retries = Retries()
     monkeypatch.setattr("random.uniform", lambda low, high: high)
     server.server_close()
     with pytest.raises(errors.Unavailable, match=r"from 127.0.0.1:\d+ failed 6 times.*refused.*Check the network"):
@@ -297,18 +293,15 @@ def test_a_silent_server_is_given_up(server: Server) -> None:
         return DROP
 
     server.respond = keep_silent
-    with StripeApi(KEY, base_url=server.url, timeout=0.1, max_attempts=1) as api:
+    with StripeApi(KEY, base_url=server.url, retries=Retries(silence=0.1, max_attempts=1)) as api:
         with pytest.raises(errors.Unavailable, match="failed once, the last time with ReadTimeout"):
             api.get("/v1/charges")
         release.set()
 
 
-def test_a_pause_grows_is_bounded_and_is_random(
-    server: Server, api: StripeApi, waits: Waits, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pause_grows_is_bounded_and_is_random(server: Server, api: StripeApi, waits: Waits) -> None:
     server.answers = [refused(500)]
-    api._max_attempts = 400
-    real_pauses(monkeypatch)
+    api.retries = Retries(max_attempts=400)
     with pytest.raises(errors.Unavailable):
         api.get("/v1/charges")
     assert all(pause <= 0.5 * 2**turn for turn, pause in enumerate(waits.seconds[:5]))
@@ -333,7 +326,7 @@ def test_retry_after_is_honoured(
     server: Server, api: StripeApi, waits: Waits, status: int, value: str, low: float, high: float
 ) -> None:
     """An HTTP date counts from the server's own clock, which is years behind here."""
-    api._patience = 120
+    api.retries = replace(HURRIED, patience=120)
     answer = refused(status, Retry_After=value)
     answer.date = 1_700_000_000
     server.answers = [answer, OK]
@@ -475,7 +468,7 @@ def test_no_key_is_in_an_error_or_a_log(server: Server, api: StripeApi, caplog: 
         *(refused(status, f"About {SECRET} and whsec_abcdef") for status in (400, 401, 403, 404, 409, 429, 500)),
     ]:
         server.answers = [answer]
-        api._patience = 0.05
+        api.retries = replace(HURRIED, patience=0.05)
         with pytest.raises(errors.ApiError) as caught:
             api.get("/v1/charges")
         error = caught.value

@@ -23,6 +23,7 @@ from stripe_pipeline.rows import Surprises, shape
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.warehouse import publisher
 from stripe_pipeline.warehouse.bookkeeping import StoppedBackfill
+from stripe_pipeline.warehouse.publisher import Pace
 from stripe_pipeline.warehouse.warehouse import Warehouse
 from tests.stripe_state import all_columns, rows
 
@@ -352,20 +353,19 @@ def test_the_time_of_the_last_publish_may_be_unreadable(
     assert [row["name"] for row in rows(warehouse.folder.published, "test.customers")] == ["b"]
 
 
-def test_old_versions_are_removed_once_no_reader_can_be_opening_them(
-    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def publish(name: str) -> Path:
+def test_old_versions_are_removed_once_no_reader_can_be_opening_them(folder: DataFolder, tmp_path: Path) -> None:
+    def publish(name: str, pace: Pace | None = None) -> Path:
+        warehouse = Warehouse(folder, pace=pace)
         warehouse.load([batch_of(tmp_path, customer(name), at=NOON + len(name))])
         warehouse.publish()
-        return warehouse.folder.published.resolve().parent
+        warehouse.close()
+        return folder.published.resolve().parent
 
     first = publish("a")
     second = publish("bb")
     assert first.exists()
-    monkeypatch.setattr(publisher, "_KEEP", 0)
     time.sleep(0.05)
-    third = publish("ccc")
+    third = publish("ccc", Pace(keep=0))
     assert [first.exists(), second.exists(), third.exists()] == [False, True, True]
 
 

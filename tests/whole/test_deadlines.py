@@ -19,6 +19,7 @@ from stripe_pipeline.stripe_api.client import StripeApi
 from stripe_pipeline.stripe_api.deadline import Deadline
 from stripe_pipeline.stripe_api.keys import ApiKey
 from stripe_pipeline.stripe_api.rate_limits import RateLimits
+from stripe_pipeline.stripe_api.retries import Retries
 from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, days_ago
@@ -70,7 +71,7 @@ def test_trap_40_an_answer_that_trickles_is_cut_off(head: bytes) -> None:
     with trickling(head) as url:
         started = time.monotonic()
         with (
-            StripeApi(KEY, base_url=url, limits=limits, max_attempts=1, request_timeout=0.5) as api,
+            StripeApi(KEY, base_url=url, limits=limits, retries=Retries(max_attempts=1, request_time=0.5)) as api,
             pytest.raises(Unavailable, match="not complete after"),
         ):
             api.get("/v1/charges")

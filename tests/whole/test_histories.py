@@ -34,10 +34,10 @@ from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.settings.environment import load_keys
 from stripe_pipeline.settings.model import Settings
-from stripe_pipeline.stripe_api import client as stripe_api
 from stripe_pipeline.stripe_api import clock as server_clock
 from stripe_pipeline.stripe_api.client import Params, Reply, StripeApi
 from stripe_pipeline.stripe_api.rate_limits import RateLimits
+from stripe_pipeline.stripe_api.retries import Retries
 from stripe_pipeline.sync import pipeline as sync
 from stripe_pipeline.sync.context import CLOCK_ERROR
 from stripe_pipeline.sync.pipeline import Pipeline
@@ -107,7 +107,8 @@ class Api(StripeApi):
         limits = RateLimits(account=1e6, endpoint=1e6)
         # A first 429 pauses the client until it has sent less in the last second than when it was refused. Requests
         # that succeed when they are sent again need more patience than that.
-        super().__init__(*arguments, **options | {"limits": limits, "patience": 2.0, "max_attempts": 4})
+        retries = Retries(patience=2.0, max_attempts=4, first_pause=0.001)
+        super().__init__(*arguments, **options | {"limits": limits, "retries": retries})
 
     def get(self, path: str, params: Params | None = None) -> Reply:
         """As `StripeApi.get`."""
@@ -153,7 +154,6 @@ class Histories(RuleBasedStateMachine):
     def start(self, moment: int, ahead: float, before: list[Happening]) -> None:
         """At a moment of the day that is drawn, on a machine whose clock may be wrong."""
         self.stack.enter_context(mock.patch.object(server_clock, "time", self.local))
-        self.stack.enter_context(mock.patch.object(stripe_api, "FIRST_BACKOFF", 0.001))
         self.stack.enter_context(mock.patch.object(sync, "StripeApi", Api))
         self.local.ahead = ahead
         today = time.time() // DAY * DAY

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,9 +16,7 @@ from stripe_pipeline.errors import ObjectsUnread, PermissionMissing, Unavailable
 from stripe_pipeline.inbox.inbox import Inbox
 from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.inbox.tables import MAX_ATTEMPTS
-from stripe_pipeline.stripe_api import client as stripe_api
-from stripe_pipeline.stripe_api.client import StripeApi
-from stripe_pipeline.sync import pipeline as sync
+from stripe_pipeline.stripe_api.retries import Retries
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.sync.report import Report
 from tests.conftest import MakePipeline
@@ -44,11 +41,9 @@ ODD_ANSWERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def pipeline(make_pipeline: MakePipeline, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
+def pipeline(make_pipeline: MakePipeline) -> Pipeline:
     """A pipeline of the test mode that does not wait long between attempts and does not sweep."""
-    monkeypatch.setattr(sync, "StripeApi", functools.partial(StripeApi, max_attempts=2))
-    monkeypatch.setattr(stripe_api, "FIRST_BACKOFF", 0.01)
-    return make_pipeline(TEST_KEY, sweep={"requests_a_month": 0})
+    return make_pipeline(TEST_KEY, retries=Retries(max_attempts=2, first_pause=0.01), sweep={"requests_a_month": 0})
 
 
 def names(folder: DataFolder) -> dict[str, str]:
@@ -161,10 +156,8 @@ def test_a_refused_permission_and_a_rate_limit_count_against_the_type(
     shop: Shop,
     folder: DataFolder,
     status: int,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sync, "StripeApi", functools.partial(StripeApi, patience=0.2))
-    pipeline = make_pipeline(TEST_KEY, sweep={"requests_a_month": 0})
+    pipeline = make_pipeline(TEST_KEY, retries=Retries(patience=0.2), sweep={"requests_a_month": 0})
     bad = shop.create_customer(created=days_ago(shop, 3))["id"]
     pipeline.sync()
     shop.update("customers", bad, name="after")

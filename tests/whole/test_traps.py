@@ -5,7 +5,6 @@ Traps 25 and 26 are about receiving webhooks; their tests are those of the recei
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 import signal
@@ -34,7 +33,7 @@ from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.stripe_api import clock as server_clock
 from stripe_pipeline.stripe_api.client import StripeApi
 from stripe_pipeline.stripe_api.reader import Reader
-from stripe_pipeline.sync import pipeline as sync
+from stripe_pipeline.stripe_api.retries import Retries
 from stripe_pipeline.sync.context import EVENTS
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.sync.plan import OVERLAP
@@ -346,13 +345,12 @@ def test_trap_10_a_429_is_waited_out_as_long_as_stripe_asks_for(
 
 
 def test_trap_10_a_429_that_never_ends_fails_loudly_and_the_next_run_goes_on_from_there(
-    make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+    make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
-    monkeypatch.setattr(sync, "StripeApi", functools.partial(StripeApi, patience=0.5))
     for n in range(250):
         shop.create_customer(created=days_ago(shop, n / 10), announce=False)
     server.faults.append(Fault(path="/v1/customers$", nth=3, status=429, times=None))
-    report = make_pipeline(TEST_KEY).sync()
+    report = make_pipeline(TEST_KEY, retries=Retries(patience=0.5)).sync()
     assert report.failures.keys() == {"customers"}
     assert isinstance(report.failures["customers"], Unavailable)
     assert "429" in str(report.failures["customers"])
@@ -393,18 +391,12 @@ def test_trap_11_a_page_that_arrives_broken_is_requested_again(
 
 @pytest.mark.parametrize("how", [{"cut": 0.9}, {"truncate": 0.9}, {"status": 200, "body": '{"object": "list"}'}])
 def test_trap_11_nothing_is_stored_of_a_page_that_never_arrives_complete(
-    make_pipeline: MakePipeline,
-    server: Server,
-    shop: Shop,
-    folder: DataFolder,
-    monkeypatch: pytest.MonkeyPatch,
-    how: dict[str, Any],
+    make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder, how: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(sync, "StripeApi", functools.partial(StripeApi, max_attempts=2))
     for n in range(30):
         shop.create_customer(created=days_ago(shop, n), announce=False)
     server.faults.append(Fault(path="/v1/customers$", times=None, **how))
-    report = make_pipeline(TEST_KEY).sync()
+    report = make_pipeline(TEST_KEY, retries=Retries(max_attempts=2)).sync()
     assert report.failures.keys() == {"customers"}
     assert rows(folder.published, "raw.customers") == []
     assert ask(folder.published, "SELECT count(*) FROM pipeline.coverage WHERE object_type = 'customers'") == [(0,)]

@@ -44,7 +44,7 @@ class EmulatedType:
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Accepted values by filter, where Stripe refuses other values."""
     time_filters: tuple[str, ...] = ("created",)
-    """Filters of the list that take a time or a time range."""
+    """Filters of the list that take a time or a time range: fields that hold a time, or null."""
     included: Mapping[str, IncludedList] = field(default_factory=dict)
     """Expandable lists, by the field that holds the expanded list."""
     update_events: tuple[str, ...] = ()

@@ -37,8 +37,8 @@ def _needed() -> dict[str, set[str]]:
 
 
 NEEDED = _needed()
-"""The permissions that a key needs, by their names in the Dashboard, and what cannot be read without each: types, or the
-path of the events."""
+"""The permissions that a key needs, by their names in the Dashboard, and what cannot be read without each: types, or
+the path of the events."""
 
 
 def permissions_in_readme() -> list[str]:

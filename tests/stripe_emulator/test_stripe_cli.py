@@ -50,7 +50,7 @@ def test_lists_and_cursors(cli: Cli, shop: Shop) -> None:
 
 
 def test_every_type_is_listed_and_retrieved(cli: Cli, shop: Shop) -> None:
-    shop.seed_history(3)
+    shop.seed_history(10)
     shop.create_customer(name="Jürgen 🎉")
     for name in LISTED:
         truth = {key: obj for key, obj in shop.objects(name, False).items() if obj.get("test_clock") is None}

@@ -1,9 +1,10 @@
 """Stripe's object types, and the kinds of their columns: one declaration each.
 
 Tables, assets, checks, the views on one table each, event routing, listing, what `check` tries, relations and
-docs/tables.md are derived from `OBJECT_TYPES`: for the pipeline, another type is one more entry here, and the
-references of other types to the new type. What the emulator does with a type is declared in `stripe_emulator.types`.
-All that depends on a column's kind is declared in `KINDS`. `rows` defines a row's JSON, `warehouse` the SQL.
+docs/tables.md are derived from `OBJECT_TYPES`: for the pipeline, another type is one more entry here, and what the
+entries of other types say about the new type (`references`, `announced_by`). What the emulator needs of a type is in
+`stripe_emulator.types`. All that depends on a column's kind is declared in `KINDS`. `rows` defines a row's JSON,
+`warehouse` the SQL.
 
 Fields and types are those of the API version that every request asks for (`stripe_api.version`). More facts about the
 types: docs/stripe.md#object-types.

@@ -17,6 +17,7 @@ import typer
 
 import stripe_pipeline.cli.main  # noqa: F401  (registers the commands)
 from stripe_pipeline.cli.app import app
+from stripe_pipeline.settings.model import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = "docs"
@@ -235,6 +236,12 @@ def test_names_that_the_recipes_mention_exist() -> None:
     sources_of += [REPOSITORY / name for name in others]
     words = {word for file in sources_of for word in re.findall(r"\w+", file.read_text(encoding="utf-8"))}
     assert {name for name in names if not words.issuperset(name.split("."))} == set()
+
+
+def test_the_readme_names_every_table() -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    section = text.partition("\n## The data\n")[2].partition("\n## ")[0]
+    assert {object_type.name for object_type in Settings().enabled} <= set(_SPAN.findall(section))
 
 
 def test_the_pages_are_easy_to_read_in_a_terminal() -> None:

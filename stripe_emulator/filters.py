@@ -46,7 +46,6 @@ def _conditions(access: Access, emulated_type: EmulatedType, params: Json) -> li
         name: parameters.text(params, name) for name in emulated_type.filters if name in params and name != "payment"
     }
     parameters.choices(equal, emulated_type.choices.items())
-    due_since, due_until = parameters.time_range(params, "due_date")
     conditions: list[Condition] = []
     # Stripe lists customers of a test clock only if the request names the clock.
     if emulated_type.name == "customers" and "test_clock" not in equal:
@@ -59,10 +58,8 @@ def _conditions(access: Access, emulated_type: EmulatedType, params: Json) -> li
         conditions.append(lambda _, obj: _has(obj, equal))
     if paid_by:
         conditions.append(lambda _, obj: _has(obj["payment"], paid_by))
-    if due_since is not None or due_until is not None:
-        earliest, end = due_since or 0, math.inf if due_until is None else due_until
-        conditions.append(lambda _, obj: obj.get("due_date") is not None and earliest <= obj["due_date"] < end)
-    return conditions
+    times = [name for name in emulated_type.time_filters if name in params and name != "created"]
+    return conditions + [_between(params, name) for name in times]
 
 
 def _event_condition(params: Json, now: float) -> Condition:
@@ -74,6 +71,12 @@ def _event_condition(params: Json, now: float) -> Condition:
         return not patterns or any(pattern.fullmatch(event["type"]) for pattern in patterns)
 
     return meets
+
+
+def _between(params: Json, name: str) -> Condition:
+    since, until = parameters.time_range(params, name)
+    earliest, end = since or 0, math.inf if until is None else until
+    return lambda _, obj: obj.get(name) is not None and earliest <= obj[name] < end
 
 
 def _has(obj: Json, values: Json) -> bool:

@@ -1,8 +1,9 @@
 """The emulated object types: one declaration each.
 
 This module declares how the API's types differ: names, ids, filters, permissions. The content of objects belongs to
-`templates`, actions on objects to `shop`, and their fields to `stripe_pipeline.objects`. Adding a type requires a new
-entry in `TYPES` and a template.
+`templates`, actions on objects to `shop`, and their fields to `stripe_pipeline.objects`. Every type that the pipeline
+lists needs an entry in `TYPES`, a template, an action of the shop that adds such objects, and a place in the shop's
+history where that action is used.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class EmulatedType:
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Accepted values by filter, where Stripe refuses other values."""
     time_filters: tuple[str, ...] = ("created",)
-    """Filters of the list that take a time or a time range."""
+    """Filters of the list that take a time or a time range: fields that hold a time, or null."""
     included: Mapping[str, IncludedList] = field(default_factory=dict)
     """Expandable lists, by the field that holds the expanded list."""
     update_events: tuple[str, ...] = ()

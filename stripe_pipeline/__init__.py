@@ -1,4 +1,4 @@
-"""Nine Stripe object types in DuckDB, equal to Stripe, kept fresh by Dagster.
+"""Payments, invoices, customers and balance from Stripe in DuckDB, equal to Stripe, kept fresh by Dagster.
 
 For notebooks: `stripe_pipeline.query("SELECT … FROM live.charges")` gives a DataFrame of the published file.
 """

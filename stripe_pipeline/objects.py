@@ -1,8 +1,10 @@
-"""The nine Stripe object types, and the kinds of their columns: one declaration each.
+"""Stripe's object types, and the kinds of their columns: one declaration each.
 
-Tables, assets, views, event routing, listing, relations and the documentation table are derived from `OBJECT_TYPES`; a
-tenth type is one more entry here. All that depends on a column's kind is declared in `KINDS`. `rows` defines a row's
-JSON, `warehouse` the SQL.
+Tables, assets, checks, the views on one table each, event routing, listing, what `check` tries, relations and
+docs/tables.md are derived from `OBJECT_TYPES`: for the pipeline, another type is one more entry here, and what the
+entries of other types say about the new type (`references`, `announced_by`). What the emulator needs of a type is in
+`stripe_emulator.types`. All that depends on a column's kind is declared in `KINDS`. `rows` defines a row's JSON,
+`warehouse` the SQL.
 
 Fields and types are those of the API version that every request asks for (`stripe_api.version`). More facts about the
 types: docs/stripe.md#object-types.
@@ -188,7 +190,7 @@ class ObjectType:
     include: tuple[Included, ...] = ()
     """The lists that Stripe is asked to send with each object."""
     references: tuple[Reference, ...] = ()
-    """The columns that name objects of these nine types."""
+    """The columns that name objects of declared types."""
     secrets: tuple[str, ...] = ()
     """Fields that Stripe says must not be stored: kept only where the settings name them."""
     personal: tuple[str, ...] = ()

@@ -72,7 +72,7 @@ def changed_views(
 def _shown(settings: Settings) -> list[tuple[View, str]]:
     """The views that have rows with these settings, each in the schema of each mode."""
     enabled = {object_type.name for object_type in settings.enabled}
-    shown = [view for view in views(settings) if view.tables[0] in enabled]
+    shown = [view for view in views(settings) if enabled & ({view.rows_of} if view.rows_of else set(view.tables))]
     return [(view, schema) for schema in MODES for view in shown]
 
 
@@ -102,16 +102,22 @@ def _spec(view: View, schema: str, settings: Settings) -> dg.AssetSpec:
 def _materializations(
     warehouse: Warehouse, settings: Settings, wanted: Collection[tuple[View, str]]
 ) -> list[dg.AssetMaterialization]:
-    """Row counts and newest times of these views, without reading the views that combine tables."""
+    """Row counts and newest times of these views, without reading the views that combine tables.
+
+    For a view whose rows cannot be counted that way, the number of its tables' rows shows that one was removed.
+    """
     enabled = {object_type.name for object_type in settings.enabled}
     tables = {f"{schema}.{table}" for view, schema in wanted for table in view.tables if table in enabled}
     shown = warehouse.rows.shown(sorted(tables))
     materializations = []
     for view, schema in wanted:
-        rows, _ = shown[f"{schema}.{view.tables[0]}"]
-        metadata: dict[str, int | dg.TimestampMetadataValue] = {"dagster/row_count": rows}
-        of_tables = [shown[f"{schema}.{table}"] for table in view.tables if table in enabled]
-        if newest := max((at for _, at in of_tables if at is not None), default=None):
+        of_tables = {table: shown[f"{schema}.{table}"] for table in view.tables if table in enabled}
+        metadata: dict[str, int | dg.TimestampMetadataValue] = (
+            {"dagster/row_count": of_tables[view.rows_of][0]}
+            if view.rows_of
+            else {"rows of its tables": sum(rows for rows, _ in of_tables.values())}
+        )
+        if newest := max((at for _, at in of_tables.values() if at is not None), default=None):
             metadata["newest row read"] = dg.MetadataValue.timestamp(newest)
         materializations.append(dg.AssetMaterialization(view_key(view, schema), metadata=metadata))
     return materializations

@@ -37,7 +37,7 @@ def enter_project(
         bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Keeps nine Stripe object types in DuckDB, equal to Stripe.
+    """Keeps payments, invoices, customers and balance from Stripe in DuckDB, equal to Stripe.
 
     Try it without an account: stripe-pipeline demo. With an account: set STRIPE_API_KEY, then run stripe-pipeline check
     and stripe-pipeline dev.

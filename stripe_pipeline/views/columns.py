@@ -1,13 +1,13 @@
-"""Descriptions of the columns of base tables and their views: unit, referenced object, effect of the settings.
-
-Columns of a view that combines tables are declared in its own module.
+"""Descriptions of the columns of base tables and their views: unit, referenced object, effect of the settings. And the
+columns that a view that combines tables can select; its own columns are declared in its own module.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 
-from stripe_pipeline.objects import Column, Kind, ObjectType
+from stripe_pipeline.objects import OBJECT_TYPES, Column, Kind, ObjectType
 from stripe_pipeline.settings.model import CustomField, CustomType, Settings
 from stripe_pipeline.views.money import MAJOR_UNITS
 from stripe_pipeline.views.view import DescribedColumn
@@ -76,3 +76,37 @@ def _texts(column: Column, object_type: ObjectType, settings: Settings) -> Itera
     for path in sorted(rules.hash):
         if path[0] == column.name:
             yield f"`{'.'.join(path[1:])}` is hashed" if path[1:] else "Hashed"
+
+
+def selectable(settings: Settings) -> dict[str, list[str]]:
+    """The columns that a view can rely on, by table name: those that the settings keep, without hashed references,
+    which do not name a row."""
+    return {object_type.name: _naming(object_type, settings) for object_type in settings.enabled}
+
+
+def _naming(object_type: ObjectType, settings: Settings) -> list[str]:
+    hashed = settings.rules(object_type).hash
+    return [
+        column.name for column in object_type.columns if not column.kind.names_object or (column.name,) not in hashed
+    ]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The views on single tables in one schema, from which a view that combines tables selects."""
+
+    schema: str
+    columns: Mapping[str, Collection[str]]
+    """The columns of `selectable`; a table that is not kept is missing."""
+
+    def has(self, table: str, *names: str) -> bool:
+        """Whether a table has these columns."""
+        return set(names) <= set(self.columns.get(table, ()))
+
+    def rows(self, table: str, names: str) -> str:
+        """The SELECT of these columns, null if missing; no rows if the first column, the key here, is missing."""
+        wanted = names.split()
+        kinds = {column.name: column.kind for column in OBJECT_TYPES[table].columns}
+        existing = {name for name in wanted if self.has(table, wanted[0], name)}
+        listed = ", ".join(name if name in existing else f"NULL::{kinds[name].sql_type} AS {name}" for name in wanted)
+        return f"(SELECT {listed}" + (f" FROM {self.schema}.{table})" if existing else " WHERE false)")

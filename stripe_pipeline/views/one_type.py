@@ -24,6 +24,7 @@ def view_of(object_type: ObjectType, settings: Settings) -> View:
         description=object_type.description,
         columns=of_view(object_type, settings),
         tables=(object_type.name,),
+        rows_of=object_type.name,
         select=lambda schema: _select(object_type, settings, livemode=MODES[schema]),
     )
 

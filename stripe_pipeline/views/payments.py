@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 
 from stripe_pipeline.days import utc_day
-from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
 from stripe_pipeline.settings.model import Settings
+from stripe_pipeline.views.columns import Source, selectable
 from stripe_pipeline.views.money import MAJOR_UNITS, major_units
 from stripe_pipeline.views.view import MODES, DescribedColumn, View
 
@@ -59,7 +59,7 @@ _COLUMNS = (
 
 def payments(settings: Settings) -> View:
     """The view with the columns that the settings keep."""
-    column_names = {object_type.name: _naming(object_type, settings) for object_type in settings.enabled}
+    columns = selectable(settings)
     return View(
         name="payments",
         title="Payments",
@@ -67,7 +67,8 @@ def payments(settings: Settings) -> View:
         " on the balance.",
         columns=tuple(_columns()),
         tables=("charges", "customers", "invoices", "refunds", "disputes", "balance_transactions"),
-        select=lambda schema: payments_view(schema, column_names, livemode=MODES[schema]),
+        rows_of="charges",
+        select=lambda schema: payments_view(Source(schema, columns)),
     )
 
 
@@ -78,35 +79,14 @@ def _columns() -> Iterator[DescribedColumn]:
             yield DescribedColumn(f"{column.name}_decimal", MAJOR_UNITS, f"`{column.name}` in major units")
 
 
-def _naming(object_type: ObjectType, settings: Settings) -> list[str]:
-    """The names of the columns, without hashed references, which do not name a row."""
-    hashed = settings.rules(object_type).hash
-    return [
-        column.name for column in object_type.columns if not column.kind.names_object or (column.name,) not in hashed
-    ]
+def payments_view(source: Source) -> str:
+    """The SELECT of `payments`: one row per charge, with its outcome.
 
-
-def payments_view(schema: str, columns: Mapping[str, Collection[str]], *, livemode: bool) -> str:
-    """The SELECT of `payments` on the views of `schema`: one row per charge, with its outcome.
-
-    `columns`: the names of the columns that the views have, by table name; a table that is not kept is missing.
-    `livemode`: which mode the views of `schema` show.
     A value is null where a column it needs is missing, or where `pipeline.coverage` does not show that the tables it
     needs are complete from the charge's day on. Amounts are in minor units of `currency`, from `gross` to `net_total`
     of `balance_currency`; each `…_decimal` beside them is in major units.
     """
-
-    def has(table: str, *names: str) -> bool:
-        return set(names) <= set(columns.get(table, ()))
-
-    def rows(table: str, names: str) -> str:
-        """These columns of a table, null if missing; no rows if the first column, its key here, is missing."""
-        wanted = names.split()
-        kinds = {column.name: column.kind for column in OBJECT_TYPES[table].columns}
-        existing = {name for name in wanted if has(table, wanted[0], name)}
-        listed = ", ".join(name if name in existing else f"NULL::{kinds[name].sql_type} AS {name}" for name in wanted)
-        return f"(SELECT {listed}" + (f" FROM {schema}.{table})" if existing else " WHERE false)")
-
+    has, rows = source.has, source.rows
     day = utc_day("c.created")
 
     def known(sql: str, *needed: str, also: str = "true") -> str:
@@ -182,7 +162,7 @@ SELECT
     c.balance_transaction, b.currency AS balance_currency, {money("gross")}, {money("fee")}, {money("net")},
     b.available_on, b.status = 'available' AS payout_ready, {money("net_total")}
 FROM (SELECT *, COALESCE(payment_intent, id) AS payment FROM {charges}) c
-CROSS JOIN ({_complete_since(livemode=livemode)}) k
+CROSS JOIN ({_complete_since(livemode=MODES[source.schema])}) k
 CROSS JOIN (
     -- The last reversal of a transfer, and the last refund of an application fee, whose charge is not known.
     SELECT max(created) FILTER (reversal AND NOT named) AS reversed, max(created) FILTER (NOT reversal) AS fee_refunded,

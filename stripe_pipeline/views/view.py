@@ -37,6 +37,9 @@ class View:
     columns: tuple[DescribedColumn, ...]
     """In the order of the SELECT."""
     tables: tuple[str, ...]
-    """Names of the object types shown. The view has a row for each row of the first type that exists in Stripe."""
+    """Names of the object types shown."""
+    rows_of: str | None
+    """The one of `tables` whose objects each have one row in the view; None for a view that groups or unites rows.
+    Dagster shows the number of these objects, as counting the view's own rows would run its query at every sync."""
     select: Callable[[str], str]
     """The SELECT in a schema of `MODES`."""

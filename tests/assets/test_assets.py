@@ -17,7 +17,7 @@ from stripe_emulator import Fault, Server, Shop
 from stripe_pipeline.assets.checks import CHECK, EVALUATED_AT, REFERENCES, UNIQUE
 from stripe_pipeline.assets.columns import SCHEMA
 from stripe_pipeline.assets.keys import RUN_TAGS
-from stripe_pipeline.assets.views import build_view_assets
+from stripe_pipeline.assets.views import build_view_assets, changed_views
 from stripe_pipeline.automation import events_without_a_run, sync_every_15_minutes
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of, today
@@ -25,8 +25,13 @@ from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.resources.pipeline import RESOURCE
+from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.sync.report import Report
+from stripe_pipeline.views import catalog
+from stripe_pipeline.views.catalog import COMBINED, views
+from stripe_pipeline.views.columns import Source, selectable
+from stripe_pipeline.views.view import DescribedColumn, View
 from tests.conftest import MakePipeline, OpenedPipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, days_ago
 from tests.webserver import Webserver, webserver
@@ -71,7 +76,8 @@ def test_the_location_has_the_names_of_the_contract(defs: dg.Definitions) -> Non
     graph = defs.resolve_asset_graph()
     keys = {key.to_user_string() for key in graph.get_all_asset_keys()}
     tables = {f"{schema}/{table}" for schema in ("raw", "live", "test") for table in OBJECT_TYPES}
-    assert keys == tables | {"live/payments", "test/payments", "retention"}
+    combined = {f"{schema}/{view(Settings()).name}" for schema in ("live", "test") for view in COMBINED}
+    assert keys == tables | combined | {"retention"}
     partitionings = {graph.get(dg.AssetKey(["raw", table])).partitions_def for table in OBJECT_TYPES}
     assert len(partitionings) == 1
     [daily] = partitionings
@@ -354,24 +360,76 @@ def test_a_view_is_materialized_when_its_rows_change(
 ) -> None:
     job = defs.resolve_job_def("sync")
     customer = shop.create_customer(created=days_ago(shop, 9))["id"]
-    views = {f"{schema}/{view}" for schema in ("live", "test") for view in (*OBJECT_TYPES, "payments")}
+    every = views(Settings())
+    known = {f"{schema}/{view.name}" for schema in ("live", "test") for view in every}
+    of_customers = {f"test/{view.name}" for view in every if "customers" in view.tables}
+    assert of_customers >= {"test/customers", "test/payments"}
 
     def synced_views() -> set[str]:
         result = job.execute_in_process(instance=instance, partition_key=today().isoformat())
         assert {event.step_key for event in result.all_node_events} == {"stripe"}, "a sync runs one step"
-        return views & {
+        return known & {
             event.asset_key.to_user_string() for event in result.get_asset_materialization_events() if event.asset_key
         }
 
-    assert synced_views() == views
+    assert synced_views() == known
     assert synced_views() == set()
     shop.update("customers", customer, name="Grace")
-    assert synced_views() == {"test/customers", "test/payments"}
+    assert synced_views() == of_customers
     shop.update("customers", customer, name="Ada")
     history = (datetime.now(UTC) - timedelta(days=10)).date()
     make_pipeline(history=history).sync()  # without a report to Dagster
-    assert synced_views() == {"test/customers", "test/payments"}
+    assert synced_views() == of_customers
     assert synced_views() == set()
+
+
+def customers_by_currency(settings: Settings) -> View:
+    """A view whose rows are not those of a table."""
+    columns = selectable(settings)
+    return View(
+        name="customers_by_currency",
+        title="Customers by currency",
+        description="One row per currency.",
+        columns=(DescribedColumn("currency", "VARCHAR"), DescribedColumn("customers", "BIGINT")),
+        tables=("customers", "charges"),
+        rows_of=None,
+        select=lambda schema: (
+            "SELECT currency, count(id) AS customers"
+            f" FROM {Source(schema, columns).rows('customers', 'id currency')} GROUP BY currency"
+        ),
+    )
+
+
+def test_a_view_that_groups_rows_has_no_row_count_and_is_materialized_when_a_row_is_removed(
+    monkeypatch: pytest.MonkeyPatch, instance: dg.DagsterInstance, shop: Shop, make_pipeline: MakePipeline
+) -> None:
+    monkeypatch.setattr(catalog, "COMBINED", (*COMBINED, customers_by_currency))
+    first, *_ = [shop.create_customer(created=days_ago(shop, age), currency="usd")["id"] for age in (3, 2, 1)]
+    pipeline = make_pipeline()
+
+    def reported() -> dict[str, Any] | None:
+        pipeline.sync()
+        changed = changed_views(instance, pipeline.warehouse, pipeline.settings)
+        for materialization in changed:
+            instance.report_runless_asset_event(materialization)
+        by_view = {"/".join(one.asset_key.path): one.metadata for one in changed}
+        metadata = by_view.get("test/customers_by_currency")
+        return None if metadata is None else {name: entry.value for name, entry in metadata.items()}
+
+    before = reported()
+    assert before is not None
+    assert before.keys() == {"rows of its tables", "newest row read"}
+    assert before["rows of its tables"] == 3
+    assert reported() is None
+    shop.delete_customer(first)
+    after = reported()
+    assert after is not None
+    assert after == before | {"rows of its tables": 2}
+    assert ask(pipeline.folder.published, "FROM test.customers_by_currency") == [("usd", 2)]
+    without = make_pipeline(objects={"customers": {"enabled": False}, "charges": {"enabled": False}}).settings
+    assert not [key for key in build_view_assets(without).keys if "customers_by_currency" in key.path]
+    some = make_pipeline(objects={"customers": {"enabled": False}}).settings
+    assert [key for key in build_view_assets(some).keys if "customers_by_currency" in key.path]
 
 
 @pytest.mark.both_modes

@@ -17,6 +17,7 @@ import typer
 
 import stripe_pipeline.cli.main  # noqa: F401  (registers the commands)
 from stripe_pipeline.cli.app import app
+from stripe_pipeline.settings.model import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = "docs"
@@ -231,9 +232,16 @@ def test_names_that_the_recipes_mention_exist() -> None:
     names = {name for name in names if not _PATH.fullmatch(name)}
     assert len(names) > 10
     sources_of = [*(REPOSITORY / "stripe_pipeline").rglob("*.py"), *(REPOSITORY / "stripe_emulator").rglob("*.py")]
-    sources_of += [REPOSITORY / "tests/whole/test_real_input.py", REPOSITORY / "Makefile"]
+    others = ("tests/whole/test_real_input.py", "tests/stripe_emulator/test_schemas.py", "Makefile")
+    sources_of += [REPOSITORY / name for name in others]
     words = {word for file in sources_of for word in re.findall(r"\w+", file.read_text(encoding="utf-8"))}
     assert {name for name in names if not words.issuperset(name.split("."))} == set()
+
+
+def test_the_readme_names_every_table() -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    section = text.partition("\n## The data\n")[2].partition("\n## ")[0]
+    assert {object_type.name for object_type in Settings().enabled} <= set(_SPAN.findall(section))
 
 
 def test_the_pages_are_easy_to_read_in_a_terminal() -> None:

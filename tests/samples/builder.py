@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
+from stripe_emulator.types import BY_OBJECT
 from stripe_pipeline.days import DAY
 from stripe_pipeline.objects import BY_STRIPE_OBJECT
 from tests.samples.declarations import declared_fields, is_declared
@@ -39,17 +40,8 @@ VARIANTS = (
     Variant(name="odd", number=3, nulls=0.4, items=3, odd=True),
 )
 
-_PREFIXES = {
-    "balance_transaction": ("txn_",),
-    "charge": ("ch_1", "ch_3", "ch_3", "py_3"),
-    "customer": ("cus_", "cus_", "cus_", "Kundin Nr. 7/ä+"),
-    "dispute": ("dp_1", "du_1"),
-    "invoice": ("in_1",),
-    "line_item": ("il_1", "il_tmp_1"),
-    "payment_intent": ("pi_1", "pi_3"),
-    "refund": ("re_1", "re_3", "re_3", "pyr_1"),
-}
-"""The prefixes of ids, for the variants in turn; ids of other kinds begin with the kind."""
+_OWN_ID = "Kundin Nr. 7/ä+"
+"""The beginning of an id that a shop chose; Stripe lets it choose those of customers."""
 _CURRENCIES = ("usd", "jpy", "eur", "kwd")
 _DECIMALS = ("12.5", "0", "1200", "0.000000000001")
 _RATES = (1.083, 0.0, 19.5, 1)
@@ -160,14 +152,17 @@ class Builder:
             case "text":
                 return random.choice(_ODD_TEXTS) if variant.odd else f"{name} {random.randrange(10**6)}"
             case "time":
-                # All objects are made on two days, so that few days need to be listed.
-                days = (0, 2) if name == "created" else (-400, 400)
-                return self._start + random.randrange(days[0] * DAY, days[1] * DAY)
+                return self._created() if name == "created" else self._start + random.randrange(-400 * DAY, 400 * DAY)
             case "url":
                 return (
                     f"https://shop.example/{name}?payment_intent_client_secret=pi_{random.randrange(10**9)}_secret_9x"
                 )
         return None
+
+    def _created(self) -> int:
+        """The second in which all objects of a variant are made, so that none is younger than one that names it. The
+        variants are made on two days, so that few days need to be listed."""
+        return self._start + self._variant.number * 2 * DAY // len(VARIANTS)
 
     def _list_of(self, name: str, kind: str) -> Json:
         data = [self._object(kind) for _ in range(self._variant.items)]
@@ -194,11 +189,12 @@ class Builder:
     def _id(self, within: str, kind: str, number: int) -> str:
         """An id. A listed object has the number 0 of its own kind."""
         variant = self._variant
-        prefixes = _PREFIXES.get(kind, (f"{kind}_",))
         where = within if within == "every invoice" else f"{within} {variant.name}"
         token = hashlib.sha256(f"{self._version} {where} {kind} {number}".encode()).hexdigest()
-        prefix = prefixes[0] if within == "every invoice" else prefixes[variant.number % len(prefixes)]
-        return f"{prefix}{token[:24]}"
+        if kind == "customer" and variant.odd:
+            return f"{_OWN_ID}{token[:24]}"
+        prefixes = BY_OBJECT[kind].id_prefixes if kind in BY_OBJECT else (kind,)
+        return f"{prefixes[variant.number % len(prefixes)]}_1{token[:23]}"
 
     def _leaves_out(self) -> bool:
         return self._random.random() < self._variant.nulls

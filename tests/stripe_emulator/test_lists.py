@@ -126,6 +126,7 @@ def test_every_documented_filter(shop: Shop, get: Get) -> None:
         "invoices?collection_method=send_invoice": [draft],
         f"invoices?due_date[lte]={NOW + 10}": [invoice],
         f"invoices?due_date[gt]={NOW + 10}": [],
+        f"invoices?due_date[lt]={NOW + 10}": [],
         f"invoices?due_date={NOW + 10}": [invoice],
     }
     for query, objects in expected.items():

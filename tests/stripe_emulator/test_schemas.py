@@ -34,14 +34,6 @@ SOMETIMES = {
 }
 """Declared columns that Stripe does not send with every object."""
 
-ADDED = {
-    "balance_transactions": {"livemode"},
-    "fee_details": {"balance_transaction", "position", "created", "livemode"},
-    "invoice_lines": {"created"},
-    "refunds": {"livemode"},
-}
-"""Declared columns that the pipeline adds."""
-
 
 @cache
 def _document() -> Mapping[str, Any]:
@@ -117,11 +109,11 @@ def test_the_validators_refuse_wrong_objects(seeded: Shop) -> None:
     assert _complaints(_validator("charge"), charge) == [": 'billing_details' is a required property"]
 
 
-@pytest.mark.parametrize("name", [*LISTED, "invoice_lines"])
+@pytest.mark.parametrize("name", [name for name, object_type in OBJECT_TYPES.items() if "id" in object_type.key])
 def test_objects_match_stripes_description(seeded: Shop, name: str) -> None:
     validator = _validator(OBJECT_TYPES[name].object)
     variants = _variants(obj for mode in (True, False) for obj in seeded.objects(name, mode).values())
-    assert len(variants) > 2
+    assert variants, "the history has none"
     for obj in variants:
         assert _complaints(validator, obj) == [], obj["id"]
 
@@ -221,7 +213,7 @@ def test_small_objects_match_stripes_description(shop: Shop, server: Server) -> 
 
 @pytest.mark.parametrize("name", OBJECT_TYPES)
 def test_objects_have_the_declared_columns(seeded: Shop, name: str) -> None:
-    declared = set(OBJECT_TYPES[name].column_names) - ADDED.get(name, set())
+    declared = {column.name for column in OBJECT_TYPES[name].columns if not column.added}
     sometimes = set(SOMETIMES.get(name, "").split())
     assert sometimes <= declared
     for mode in (True, False):

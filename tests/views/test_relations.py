@@ -24,6 +24,7 @@ from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.resources.pipeline import RESOURCE
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.views import references
+from stripe_pipeline.views.columns import Source
 from stripe_pipeline.views.payments import payments_view
 from stripe_pipeline.views.references import picture
 from tests.conftest import MakePipeline, OpenedPipeline
@@ -122,7 +123,7 @@ def payments(
     }
     with duckdb.connect(str(folder.published), read_only=True) as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        view = f"({payments_view('test', stored, livemode=False)})" if without else "test.payments"
+        view = f"({payments_view(Source('test', stored))})" if without else "test.payments"
         cursor = connection.execute(f"SELECT {columns} FROM {view} ORDER BY created, charge")
         names = [column[0] for column in cursor.description or []]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

@@ -10,6 +10,7 @@ import pytest
 
 from stripe_emulator import Server, Shop
 from stripe_emulator.permissions import Wording
+from stripe_emulator.types import TYPES
 from stripe_pipeline.cli.check import check
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
@@ -20,26 +21,38 @@ from tests.conftest import MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, days_ago, everything
 from tests.variants import varied
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SECURITY = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
 KEYS = {"STRIPE_API_KEY": "rk_live_of_the_tests", "STRIPE_TEST_API_KEY": "rk_test_of_the_tests"}
 LIVE = {"STRIPE_API_KEY": "rk_live_of_the_tests"}
 ANOTHER = {"STRIPE_API_KEY": "rk_live_another_one"}
-NEEDED = {
-    "Balance Transaction Sources": "balance_transactions",
-    "Charges and Refunds": "charges",
-    "Customers": "customers",
-    "Disputes": "disputes",
-    "Events": "/v1/events",
-    "Invoices": "invoices",
-    "PaymentIntents": "payment_intents",
-}
-"""The permissions that the README asks for, and the type or path that cannot be read without each."""
+
+
+def _needed() -> dict[str, set[str]]:
+    needed = {TYPES["events"].permission_label: {"/v1/events"}}
+    for object_type in Settings().enabled:
+        if object_type.endpoint:
+            needed.setdefault(TYPES[object_type.name].permission_label, set()).add(object_type.name)
+    return needed
+
+
+NEEDED = _needed()
+"""The permissions that a key needs, by their names in the Dashboard, and what cannot be read without each: types, or
+the path of the events."""
 
 
 def permissions_in_readme() -> list[str]:
     """The Dashboard's names of the permissions that step 2 asks for."""
     [sentence] = re.findall(r"restricted key[^.]*?that may \*\*read\*\*(.*?)\.", README, re.DOTALL)
     return [" ".join(name.split()) for name in re.findall(r"_([^_]+)_", sentence)]
+
+
+def permissions_in_security() -> list[str]:
+    """The Dashboard's names of the permissions in the table, without what stands in parentheses."""
+    table = SECURITY.partition("| permission in the Stripe Dashboard |")[2].partition("\n\n")[0]
+    cells = [line.split("|")[1] for line in table.splitlines()[2:]]
+    return [name.strip() for cell in cells for name in re.sub(r"\(.*?\)", "", cell).split(",")]
 
 
 @pytest.fixture
@@ -58,8 +71,9 @@ def named(folder: DataFolder) -> set[str]:
     return {account for (account,) in ask(folder.published, every)}
 
 
-def test_the_readme_asks_for_the_needed_permissions() -> None:
-    assert permissions_in_readme() == [*NEEDED]
+def test_the_pages_ask_for_the_needed_permissions() -> None:
+    assert permissions_in_readme() == sorted(NEEDED)
+    assert sorted(permissions_in_security()) == sorted(NEEDED)
 
 
 @pytest.mark.both_modes
@@ -83,8 +97,9 @@ def test_none_of_these_permissions_can_be_left_out(
         failures = make_pipeline(LIVE, history="3 days").sync().failures
     except StripePipelineError as error:
         failures = {"/v1/events": error}
-    assert NEEDED[permission] in failures
-    assert "permission" in str(failures[NEEDED[permission]])
+    assert NEEDED[permission] <= failures.keys()
+    for name in NEEDED[permission]:
+        assert "permission" in str(failures[name])
 
 
 # The account of a key

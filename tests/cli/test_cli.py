@@ -282,7 +282,8 @@ def test_drain_applies_the_notifications_of_the_inbox_and_reports_to_dagster(
     api.shop.update("customers", customer, livemode=True, name=name, announce=False)  # all tests share the shop
 
 
-@pytest.mark.parametrize("how", varied(["half", "noise"]))
+@pytest.mark.thorough
+@pytest.mark.parametrize("how", ["half", "noise"])
 def test_a_damaged_inbox_is_named_and_can_be_moved_away(loaded: Project, run: Run, api: Server, how: str) -> None:
     customer = next(iter(api.shop.objects("customers", True)))
     api.shop.update("customers", customer, livemode=True, name="told before")
@@ -309,6 +310,7 @@ def test_a_damaged_inbox_is_named_and_can_be_moved_away(loaded: Project, run: Ru
     assert_equal_to_stripe(api.shop, loaded.folder.published)
 
 
+@pytest.mark.thorough
 def test_an_inbox_of_another_data_folder_is_refused_until_it_is_adopted(
     loaded: Project, run: Run, api: Server, tmp_path: Path
 ) -> None:

@@ -261,6 +261,7 @@ def test_a_damaged_write_ahead_log_leaves_the_rows_of_the_file(folder: DataFolde
     assert not log.exists()
 
 
+@pytest.mark.thorough
 def test_a_damaged_file_that_cannot_be_restored_is_left_with_a_remedy_that_works(
     loaded: Project,  # noqa: F811
     run: Run,  # noqa: F811

@@ -411,6 +411,7 @@ TestHistories.settings = settings(
 )
 
 
+@pytest.mark.thorough
 def test_rows_that_another_run_read_later_are_not_overwritten() -> None:
     """A case that a few random histories meet too seldom."""
     history = Histories()

@@ -850,6 +850,7 @@ with Pipeline.from_environment() as pipeline:
 """
 
 
+@pytest.mark.thorough
 def test_trap_27_schedule_webhooks_and_backfill_at_once_with_analysts_reading(
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder, settings_file: Path
 ) -> None:

@@ -180,9 +180,8 @@ def _refresh(
             pipeline.drain(most=limits.objects, report=report, within=min(DRAIN_TIME, reading.left()))
         finally:
             pipeline.publish()
-        pause = Deadline(
-            pipeline.warehouse.publisher.pace.pause
-        )  # also if nothing changed and so nothing was published
+        # Also if nothing changed and so nothing was published.
+        pause = Deadline(pipeline.warehouse.publisher.pace.pause)
         if pipeline.objects_to_read() > limits.objects:
             return not _sync_under_way(instance)
     return False

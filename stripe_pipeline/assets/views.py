@@ -104,7 +104,7 @@ def _materializations(
 ) -> list[dg.AssetMaterialization]:
     """Row counts and newest times of these views, without reading the views that combine tables.
 
-    For a view whose rows cannot be counted that way, the number of its tables' rows shows that one was removed.
+    A view that groups or unites rows has the number of its tables' rows instead.
     """
     enabled = {object_type.name for object_type in settings.enabled}
     tables = {f"{schema}.{table}" for view, schema in wanted for table in view.tables if table in enabled}

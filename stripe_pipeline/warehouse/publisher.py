@@ -60,9 +60,9 @@ class Publisher:
         """
         last = max(self._last, self._noted(), key=lambda publish: publish.ended)
         passed = time.time() - last.ended
-        return passed < 0 or passed >= max(
-            self.pace.pause, self.pace.share * last.seconds
-        )  # < 0: the clock has been set back since
+        if passed < 0:  # the clock has been set back since
+            return True
+        return passed >= max(self.pace.pause, self.pace.share * last.seconds)
 
     def published_revision(self) -> int | None:
         """The published warehouse revision; None if it is missing or cannot be determined."""

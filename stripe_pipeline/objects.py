@@ -151,6 +151,16 @@ class Reference:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FlatColumn:
+    """A column of the view on one table that shows a text from below a nested column."""
+
+    name: str
+    path: str
+    """Names separated by dots, for example `outcome.risk_level`."""
+    description: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Included:
     """A list in an object that Stripe omits unless requested, and then truncates to ten."""
 
@@ -189,6 +199,8 @@ class ObjectType:
     """The timestamp that dates a row: `default_date` in the views, and the basis of retention."""
     include: tuple[Included, ...] = ()
     """The lists that Stripe is asked to send with each object."""
+    flat: tuple[FlatColumn, ...] = ()
+    """The columns that the view adds, so that common questions need no JSON paths."""
     references: tuple[Reference, ...] = ()
     """The columns that name objects of declared types."""
     secrets: tuple[str, ...] = ()
@@ -311,6 +323,31 @@ CHARGES = ObjectType(
             presentment_details radar_options refunds shipping source transfer_data
         """,
     ),
+    flat=(
+        FlatColumn(
+            name="card_brand", path="payment_method_details.card.brand", description="Brand of the card, such as `visa`"
+        ),
+        FlatColumn(
+            name="card_country",
+            path="payment_method_details.card.country",
+            description="Country of the card's issuer, as two letters",
+        ),
+        FlatColumn(
+            name="card_funding",
+            path="payment_method_details.card.funding",
+            description="`credit`, `debit`, `prepaid` or `unknown`",
+        ),
+        FlatColumn(
+            name="decline_code",
+            path="outcome.reason",
+            description="Why the charge was declined, blocked or placed in review; null for others",
+        ),
+        FlatColumn(
+            name="risk_level",
+            path="outcome.risk_level",
+            description="Radar's assessment: `normal`, `elevated`, `highest`",
+        ),
+    ),
     personal=("billing_details", "receipt_email", "shipping"),
     about_person=("description", "level3", "metadata", "payment_method_details", "receipt_url", "source"),
     references=(
@@ -420,6 +457,10 @@ INVOICE_LINES = ObjectType(
         decimal="quantity_decimal",
         nested="discount_amounts discounts metadata parent period pretax_credit_amounts pricing taxes",
     ),
+    flat=(
+        FlatColumn(name="price", path="pricing.price_details.price", description="ID of the price"),
+        FlatColumn(name="product", path="pricing.price_details.product", description="ID of the product"),
+    ),
     about_person=("description", "metadata"),
     references=(Reference(column="invoice", target="invoices", may_be_older=False),),
 )
@@ -477,6 +518,13 @@ INVOICES = ObjectType(
             shipping_cost shipping_details status_details status_transitions threshold_reason
             total_discount_amounts total_pretax_credit_amounts total_taxes
         """,
+    ),
+    flat=(
+        FlatColumn(
+            name="subscription",
+            path="parent.subscription_details.subscription",
+            description="ID of the subscription that the invoice is for",
+        ),
     ),
     secrets=("confirmation_secret",),
     personal=(

@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from stripe_pipeline.data_folder import Readers
 from stripe_pipeline.errors import did_you_mean
 from stripe_pipeline.fields import PATH, STEP, FieldRules, rules_of
-from stripe_pipeline.objects import OBJECT_TYPES, ObjectType, family_of
+from stripe_pipeline.objects import OBJECT_TYPES, FlatColumn, ObjectType, family_of
 from stripe_pipeline.settings.ages import FOREVER, LONGEST, Age, age_or_date, age_or_forever, first_day
 
 _COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
@@ -297,6 +297,14 @@ class Settings(_Section):
     def custom_fields(self, object_type: ObjectType) -> Mapping[str, CustomField]:
         """The columns that the views add from paths, by name."""
         return self._of(object_type).custom_fields
+
+    def flat_columns(self, object_type: ObjectType) -> tuple[FlatColumn, ...]:
+        """The flat columns of the type's view: those whose nested column is stored and whose name no custom field
+        has."""
+        columns, custom = self.types[object_type.name].column_names, self.custom_fields(object_type)
+        return tuple(
+            flat for flat in object_type.flat if flat.path.partition(".")[0] in columns and flat.name not in custom
+        )
 
     def history_begins(self, object_type: ObjectType) -> Age | date:
         """When the history of this type begins, as the settings say it; for children, as for their parent."""

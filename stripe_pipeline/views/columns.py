@@ -1,5 +1,6 @@
-"""Descriptions of the columns of base tables and their views: unit, referenced object, effect of the settings. And the
-columns that a view that combines tables can select; its own columns are declared in its own module.
+"""Descriptions of the columns of base tables and the views on them: unit, referenced object, effect of the settings.
+
+Also the columns that a view on several tables may select. The columns of such a view are declared in its own module.
 """
 
 from __future__ import annotations
@@ -48,6 +49,10 @@ def of_view(object_type: ObjectType, settings: Settings) -> tuple[DescribedColum
             for column in object_type.columns
             if column.kind.in_minor_units
         ]
+    columns += [
+        DescribedColumn(flat.name, "VARCHAR", f"{flat.description}: `{flat.path}`")
+        for flat in settings.flat_columns(object_type)
+    ]
     kinds = {column.name: column.kind for column in object_type.table_columns}
     columns += [
         DescribedColumn(name, _type_of(custom, kinds[str(custom.steps[0])]), f"Custom: `{custom.path}`")
@@ -80,14 +85,19 @@ def _texts(column: Column, object_type: ObjectType, settings: Settings) -> Itera
 
 def selectable(settings: Settings) -> dict[str, list[str]]:
     """The columns that a view can rely on, by table name: those that the settings keep, without hashed references,
-    which do not name a row."""
+    which do not name a row, and the flat columns."""
     return {object_type.name: _naming(object_type, settings) for object_type in settings.enabled}
 
 
 def _naming(object_type: ObjectType, settings: Settings) -> list[str]:
     hashed = settings.rules(object_type).hash
     return [
-        column.name for column in object_type.columns if not column.kind.names_object or (column.name,) not in hashed
+        *(
+            column.name
+            for column in object_type.columns
+            if not column.kind.names_object or (column.name,) not in hashed
+        ),
+        *(flat.name for flat in settings.flat_columns(object_type)),
     ]
 
 
@@ -106,7 +116,8 @@ class Source:
     def rows(self, table: str, names: str) -> str:
         """The SELECT of these columns, null if missing; no rows if the first column, the key here, is missing."""
         wanted = names.split()
-        kinds = {column.name: column.kind for column in OBJECT_TYPES[table].columns}
+        types = {column.name: column.kind.sql_type for column in OBJECT_TYPES[table].columns}
+        types |= {flat.name: "VARCHAR" for flat in OBJECT_TYPES[table].flat}
         existing = {name for name in wanted if self.has(table, wanted[0], name)}
-        listed = ", ".join(name if name in existing else f"NULL::{kinds[name].sql_type} AS {name}" for name in wanted)
+        listed = ", ".join(name if name in existing else f"NULL::{types[name]} AS {name}" for name in wanted)
         return f"(SELECT {listed}" + (f" FROM {self.schema}.{table})" if existing else " WHERE false)")

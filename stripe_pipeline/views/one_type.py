@@ -41,9 +41,10 @@ def _select(object_type: ObjectType, settings: Settings, *, livemode: bool) -> s
             if column.kind.in_minor_units
         ]
     columns = {column.name: column for column in object_type.table_columns}
+    added = {flat.name: CustomField(path=flat.path) for flat in settings.flat_columns(object_type)}
     shown += [
         f"{_at_path(columns[str(custom.steps[0])], custom)} AS {_quoted(name)}"
-        for name, custom in settings.custom_fields(object_type).items()
+        for name, custom in {**added, **settings.custom_fields(object_type)}.items()
     ]
     where = "livemode" if livemode else "NOT livemode"
     return f"SELECT {', '.join(shown)} FROM raw.{object_type.name} WHERE {where} AND _deleted_at IS NULL"

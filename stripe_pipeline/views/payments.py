@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from stripe_pipeline.days import utc_day
+from stripe_pipeline.objects import CHARGES
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.views.columns import Source, selectable
 from stripe_pipeline.views.money import MAJOR_UNITS, major_units
@@ -40,6 +41,8 @@ _COLUMNS = (
         "invoice", "VARCHAR", "ID of the invoice; of several for one payment, paid before open, then the oldest"
     ),
     DescribedColumn("invoice_number", "VARCHAR", "Number of that invoice"),
+    *(DescribedColumn(flat.name, "VARCHAR", flat.description) for flat in CHARGES.flat),
+    DescribedColumn("failure_code", "VARCHAR", "Code of the error, if the charge failed"),
     DescribedColumn("refunds", "BIGINT", "Number of refunds that are `succeeded` or `pending`"),
     DescribedColumn("refunded_at", "TIMESTAMPTZ", "When the last of these refunds was created"),
     DescribedColumn("dispute", "VARCHAR", "ID of the latest dispute"),
@@ -139,7 +142,8 @@ def payments_view(source: Source) -> str:
     charges = rows(
         "charges",
         "id created currency amount amount_captured amount_refunded status paid captured refunded disputed customer"
-        " payment_intent balance_transaction transfer application_fee",
+        " payment_intent balance_transaction transfer application_fee failure_code "
+        + " ".join(flat.name for flat in CHARGES.flat),
     )
     transfers = f"{rows('charges', 'id transfer application_fee created')} WHERE transfer IS NOT NULL"
     refunds_of_fees = (
@@ -155,6 +159,7 @@ SELECT
     c.status, c.paid, c.captured, c.refunded, c.disputed,
     c.customer, u.name AS customer_name, u.email AS customer_email,
     c.payment_intent, i.paid.id AS invoice, i.paid.number AS invoice_number,
+    {", ".join(f"c.{flat.name}" for flat in CHARGES.flat)}, c.failure_code,
     {known("COALESCE(r.refunds, 0)", "refunds charge status")} AS refunds,
     {known("r.refunded_at", "refunds charge status")} AS refunded_at,
     {of_dispute("id")} AS dispute, {of_dispute("status")} AS dispute_status, {of_dispute("reason")} AS dispute_reason,

@@ -19,7 +19,7 @@ from stripe_pipeline.days import DAY
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.views.catalog import views
-from tests.conftest import KEYS, MakePipeline
+from tests.conftest import KEYS, TEST_KEY, MakePipeline
 from tests.stripe_state import ask, days_ago, held_by_stripe, rows
 
 LIVE = {"STRIPE_API_KEY": KEYS["STRIPE_API_KEY"]}
@@ -183,6 +183,57 @@ def test_custom_fields_are_typed_columns_from_any_path(
     make_pipeline(LIVE, objects={"charges": {"custom_fields": {"order": "metadata.order_id"}}}).sync()
     assert ask(folder.published, 'SELECT "order" FROM live.charges') == [("A-17",)]  # no backfill is needed
     assert "spaced" not in types(folder, "live.charges")
+
+
+def at(obj: Any, path: str) -> Any:
+    """The value at a dotted path in Stripe's object; None where a part is missing."""
+    for name in path.split("."):
+        obj = obj.get(name) if obj else None
+    return obj
+
+
+def test_flat_columns_have_the_values_of_their_paths(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    day = days_ago(shop, 2)
+    for outcome in ("succeeded", "failed"):
+        shop.create_payment(created=day, outcome=outcome)
+    shop.create_invoice(created=day, n_lines=12, subscription="sub_1")
+    shop.create_invoice(created=day)
+    make_pipeline(TEST_KEY).sync()
+    flat = {name: object_type.flat for name, object_type in OBJECT_TYPES.items() if object_type.flat}
+    assert flat.keys() == {"charges", "invoices", "invoice_lines"}
+    for table, columns in flat.items():
+        shown = {
+            tuple(row[name] for name in OBJECT_TYPES[table].key): row for row in rows(folder.published, f"test.{table}")
+        }
+        held = held_by_stripe(shop, OBJECT_TYPES[table], livemode=False)
+        assert shown.keys() == held.keys()
+        for column in columns:
+            values = {key: at(obj, column.path) for key, obj in held.items()}
+            assert {key: row[column.name] for key, row in shown.items()} == values
+            assert any(values.values()), column.name
+    [lines] = ask(folder.published, "SELECT count(*), count(subscription) FROM test.invoice_lines")
+    assert lines == (13, 12)
+
+    names = "card_brand, card_country, card_funding, failure_code, decline_code, risk_level"
+    of_payments = ask(folder.published, f"SELECT charge, {names} FROM test.payments ORDER BY charge")
+    assert of_payments == ask(folder.published, f"SELECT id, {names} FROM test.charges ORDER BY id")
+    assert {row[5] for row in of_payments} == {None, "generic_decline"}
+
+
+def test_flat_columns_give_way_to_custom_fields_and_to_fields_that_are_not_stored(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    shop.create_payment(created=days_ago(shop, 2), outcome="failed")
+    custom = {"risk_level": {"path": "outcome.risk_score", "type": "number"}}
+    charges: dict[str, Any] = {"custom_fields": custom, "fields": {"exclude": ["payment_method_details"]}}
+    make_pipeline(TEST_KEY, objects={"charges": charges}).sync()
+    kinds = types(folder, "test.charges")
+    assert (kinds["risk_level"], kinds["decline_code"]) == ("DOUBLE", "VARCHAR")
+    assert "card_brand" not in kinds
+    sql = "SELECT card_brand, decline_code, risk_level, failure_code FROM test.payments"
+    assert ask(folder.published, sql) == [(None, "generic_decline", None, "card_declined")]
 
 
 @pytest.mark.both_modes

@@ -117,7 +117,7 @@ def payments(
     """
     without = without or {}
     stored = {
-        table: set(object_type.column_names) - set(without.get(table, ()))
+        table: {*object_type.column_names, *(flat.name for flat in object_type.flat)} - set(without.get(table, ()))
         for table, object_type in OBJECT_TYPES.items()
         if table not in without or without[table]
     }
@@ -169,6 +169,12 @@ def test_a_payment_shows_the_refunds_dispute_and_balance_of_its_charge(
         "payment_intent": intent["id"],
         "invoice": invoice,
         "invoice_number": paid["number"],
+        "card_brand": "visa",
+        "card_country": "US",
+        "card_funding": "credit",
+        "decline_code": None,
+        "failure_code": None,
+        "risk_level": "normal",
         "refunds": 1,
         "dispute": dispute["id"],
         "dispute_status": "needs_response",

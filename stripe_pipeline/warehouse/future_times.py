@@ -65,8 +65,10 @@ def put_right(
     connection.execute(f"UPDATE pipeline.lacking SET since = {_moment(now)} WHERE since > {future}")
     for table in OBJECT_TYPES:
         if f"raw.{table}" in wrong:
+            # Of a null and a time, `least` returns the time, and a row that exists would count as deleted.
+            deleted = f"CASE WHEN _deleted_at IS NOT NULL THEN least(_deleted_at, {known}) END"
             connection.execute(
-                f"UPDATE raw.{table} SET _fetched_at = {known}, _deleted_at = least(_deleted_at, {known})"
+                f"UPDATE raw.{table} SET _fetched_at = {known}, _deleted_at = {deleted}"
                 f" WHERE _fetched_at > {future} AND {of_rows}"
             )
     connection.execute("UPDATE pipeline.meta SET revision = revision + 1")

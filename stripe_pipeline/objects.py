@@ -171,6 +171,9 @@ class ObjectType:
     """Stripe's `object` value, by which events are routed, for example `charge`."""
     description: str
     columns: tuple[Column, ...]
+    optional: bool = False
+    """Loaded only where the settings switch the type on; has no table otherwise. Children are optional as their parent
+    is."""
     key: tuple[str, ...] = ("id",)
     """Columns that identify a row within its mode (docs/stripe.md#ids-and-secrets)."""
     endpoint: str | None = None

@@ -278,6 +278,13 @@ class Settings(_Section):
         return tuple(t for t in self.types.values() if on(t) and (t.parent is None or on(OBJECT_TYPES[t.parent])))
 
     @property
+    def required(self) -> tuple[ObjectType, ...]:
+        """The object types that have a table, in table order: all but the optional types that are off. Of an optional
+        type that was on before, the file keeps the table."""
+        enabled = {object_type.name for object_type in self.enabled}
+        return tuple(t for t in self.types.values() if not t.optional or family_of(t).name in enabled)
+
+    @property
     def announcing(self) -> tuple[ObjectType, ...]:
         """The object types whose events must be received, in table order: the enabled types, and types whose events
         announce changes of an enabled type, which may be switched off themselves."""

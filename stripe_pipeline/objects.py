@@ -603,6 +603,11 @@ OBJECT_TYPES: Mapping[str, ObjectType] = {
 }
 """All object types by table name."""
 
+DEFAULT_TYPES: Mapping[str, ObjectType] = {
+    name: object_type for name, object_type in OBJECT_TYPES.items() if not object_type.optional
+}
+"""The object types that are loaded unless the settings switch one off, by table name."""
+
 BY_STRIPE_OBJECT: Mapping[str, ObjectType] = {
     object_type.object: object_type for object_type in OBJECT_TYPES.values() if object_type.endpoint
 }

@@ -17,7 +17,7 @@ from stripe_emulator import Server, Shop
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY
 from stripe_pipeline.errors import WarehouseError
-from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.objects import DEFAULT_TYPES
 from stripe_pipeline.views.catalog import views
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import ask, days_ago, held_by_stripe, rows
@@ -191,7 +191,7 @@ def test_the_default_date_is_created_or_the_date_field_of_the_settings(
 ) -> None:
     shop.seed_history(5)
     make_pipeline(objects={"balance_transactions": {"date_field": "available_on"}}).sync()
-    for table in OBJECT_TYPES:
+    for table in DEFAULT_TYPES:
         column = "available_on" if table == "balance_transactions" else "created"
         [(same,)] = ask(folder.published, f"SELECT bool_and(default_date = {column}) FROM live.{table}")
         assert same, table
@@ -213,7 +213,7 @@ def test_the_default_day_is_the_utc_day_of_the_default_date_in_every_time_zone(
     with duckdb.connect(str(folder.published), read_only=True) as connection:
         for zone, schema in product(("UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago"), ("live", "test")):
             connection.execute(f"SET TimeZone = '{zone}'")
-            for table in OBJECT_TYPES:
+            for table in DEFAULT_TYPES:
                 column = moved.get(table, {}).get("date_field", "created")
                 days = connection.execute(f"SELECT default_day, epoch({column}) FROM {schema}.{table}").fetchall()
                 assert all(day == (at and datetime.fromtimestamp(at, UTC).date()) for day, at in days), table
@@ -251,12 +251,12 @@ def test_both_modes_are_stored_side_by_side_and_each_view_shows_one(
     make_pipeline().sync()
     shop.delete_customer(deleted)
     make_pipeline().sync()
-    for table in OBJECT_TYPES:
+    for table in DEFAULT_TYPES:
         for schema, livemode in (("live", True), ("test", False)):
             [(number, clean)] = ask(
                 folder.published, f"SELECT count(*), bool_and(livemode = {livemode}) FROM {schema}.{table}"
             )
-            assert number == len(held_by_stripe(shop, OBJECT_TYPES[table], livemode=livemode))
+            assert number == len(held_by_stripe(shop, DEFAULT_TYPES[table], livemode=livemode))
             assert clean or not number
     assert ask(folder.published, f"SELECT count(*) FROM raw.customers WHERE id = '{deleted}'") == [(1,)]
 

@@ -21,7 +21,7 @@ from benchmarks.measuring import Options, Spent, apart
 from stripe_pipeline.batch import Mode
 from stripe_pipeline.data_folder import CATALOG, DataFolder
 from stripe_pipeline.days import DAY, day_start
-from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.objects import DEFAULT_TYPES
 from stripe_pipeline.warehouse.sql import attach
 
 DAYS = 730
@@ -122,13 +122,13 @@ def _fill(url: str, folder: Path, charges: int, first: date, last: date) -> None
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET enable_progress_bar = false")
         connection.execute("SET memory_limit = '4GB'")
-        for object_type in OBJECT_TYPES.values():
+        for object_type in DEFAULT_TYPES.values():
             count = numbers.get(object_type.parent or object_type.name)
             if count is not None:
                 _multiply(connection, object_type.name, count, numbers["customers"], day_start(first))
         # Every day was listed completely a moment ago.
         connection.execute("DELETE FROM pipeline.coverage")
-        for table in OBJECT_TYPES:
+        for table in DEFAULT_TYPES:
             connection.execute(
                 "INSERT INTO pipeline.coverage"
                 ' (object_type, account, livemode, day, listed_at, listed_until, "rows", how, listed)'
@@ -145,7 +145,7 @@ def _fill(url: str, folder: Path, charges: int, first: date, last: date) -> None
 
 def _multiply(connection: duckdb.DuckDBPyConnection, table: str, count: int, customers: int, start: int) -> None:
     """Replace the first object's row by the rows of `count` objects."""
-    object_type = OBJECT_TYPES[table]
+    object_type = DEFAULT_TYPES[table]
     names = [
         name
         for (name,) in connection.execute(

@@ -128,7 +128,8 @@ def overview() -> str:
     for object_type in OBJECT_TYPES.values():
         source = f"`{object_type.endpoint}`" if object_type.endpoint else f"embedded in `{object_type.parent}`"
         one_row = descriptions().rows.get(object_type.name, object_type.description)
-        rows.append((f"[`{object_type.name}`](#{object_type.name})", one_row, source))
+        off = "; off by default" if object_type.optional else ""
+        rows.append((f"[`{object_type.name}`](#{object_type.name})", f"{one_row}{off}", source))
     return _table(("table", "one row is", "source"), rows)
 
 
@@ -159,6 +160,9 @@ def _object_type(object_type: ObjectType) -> str:
 def _facts(object_type: ObjectType) -> Iterator[str]:
     if one_row := descriptions().rows.get(object_type.name):
         yield f"One row is {one_row}."
+    if object_type.optional:
+        setting = f"objects: {{{object_type.name}: {{enabled: true}}}}"
+        yield f"Off by default; the settings switch the type on: `{setting}`"
     if object_type.endpoint:
         reference = f"{STRIPE_REFERENCE}/{object_type.endpoint.removeprefix('/v1/')}/object"
         yield f"Endpoint: `{object_type.endpoint}` ([Stripe's reference]({reference}))"

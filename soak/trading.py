@@ -14,7 +14,7 @@ import duckdb
 
 from stripe_emulator import Server, Shop
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.objects import DEFAULT_TYPES
 from tests.receiving import receiving
 from tests.stripe_state import assert_equal_to_stripe
 
@@ -67,7 +67,7 @@ def run_once(server: Server, folder: DataFolder) -> None:
 def assert_whole(published: Path) -> None:
     """Check that the published file opens and is consistent: no row twice, children with their parents."""
     with duckdb.connect(str(published), read_only=True) as connection:
-        for object_type in OBJECT_TYPES.values():
+        for object_type in DEFAULT_TYPES.values():
             key = ", ".join(object_type.key)
             sql = f"SELECT count(*), count(DISTINCT ({key})) FROM raw.{object_type.name}"
             [(rows, keys)] = connection.execute(sql).fetchall()

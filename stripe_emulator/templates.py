@@ -376,6 +376,47 @@ def balance_transaction(
     }
 
 
+def payout(
+    object_id: str,
+    created: int,
+    livemode: bool,
+    amount: int,
+    currency: str,
+    balance_transaction: str,
+    arrival_date: int,
+) -> Json:
+    """An automatic payout that has not arrived at the bank yet."""
+    return {
+        "id": object_id,
+        "object": "payout",
+        "amount": amount,
+        "application_fee": None,
+        "application_fee_amount": None,
+        "arrival_date": arrival_date,
+        "automatic": True,
+        "balance_transaction": balance_transaction,
+        "created": created,
+        "currency": currency,
+        "description": "STRIPE PAYOUT",
+        "destination": "ba_1DemoShop000000000000000",
+        "failure_balance_transaction": None,
+        "failure_code": None,
+        "failure_message": None,
+        "livemode": livemode,
+        "metadata": {},
+        "method": "standard",
+        "original_payout": None,
+        "payout_method": None,
+        "reconciliation_status": "in_progress",
+        "reversed_by": None,
+        "source_type": "card",
+        "statement_descriptor": None,
+        "status": "pending",
+        "trace_id": {"status": "pending", "value": None},
+        "type": "bank_account",
+    }
+
+
 def refund(object_id: str, created: int, charge: Json, amount: int, balance_transaction: str | None) -> Json:
     """A successful refund."""
     return {

@@ -151,6 +151,18 @@ TYPES: Mapping[str, EmulatedType] = {
             permission_label="PaymentIntents",
         ),
         EmulatedType(
+            name="payouts",
+            object="payout",
+            label="payout",
+            id_parameter="payout",
+            id_prefixes=("po",),
+            filters=("destination", "status"),
+            time_filters=("created", "arrival_date"),
+            update_events=("payout.updated",),
+            permission="payout",
+            permission_label="Payouts",
+        ),
+        EmulatedType(
             name="refunds",
             object="refund",
             label="refund",

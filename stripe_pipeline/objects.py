@@ -181,6 +181,9 @@ class ObjectType:
     """Stripe's `object` value, by which events are routed, for example `charge`."""
     description: str
     columns: tuple[Column, ...]
+    optional: bool = False
+    """Loaded only where the settings switch the type on; has no table otherwise. Children are optional as their parent
+    is."""
     key: tuple[str, ...] = ("id",)
     """Columns that identify a row within its mode (docs/stripe.md#ids-and-secrets)."""
     endpoint: str | None = None
@@ -273,7 +276,7 @@ BALANCE_TRANSACTIONS = ObjectType(
     object="balance_transaction",
     description="What moved the Stripe balance: charges, refunds, disputes, fees, payouts.",
     endpoint="/v1/balance_transactions",
-    announced_by=("charges", "disputes", "refunds"),
+    announced_by=("charges", "disputes", "payouts", "refunds"),
     about_person=("description",),  # the charge's
     columns=_columns(
         added={"livemode": "boolean"},
@@ -288,6 +291,7 @@ BALANCE_TRANSACTIONS = ObjectType(
         Reference(column="source", target="charges", prefixes=("ch_", "py_"), may_be_older=True),
         Reference(column="source", target="refunds", prefixes=("re_", "pyr_"), may_be_older=True),
         Reference(column="source", target="disputes", prefixes=("dp_", "du_"), may_be_older=True),
+        Reference(column="source", target="payouts", prefixes=("po_",), may_be_older=True),
     ),
 )
 
@@ -601,6 +605,43 @@ PAYMENT_INTENTS = ObjectType(
     ),
 )
 
+PAYOUTS = ObjectType(
+    name="payouts",
+    object="payout",
+    optional=True,
+    description="Money that left the Stripe balance for a bank account or card.",
+    endpoint="/v1/payouts",
+    events=(
+        "payout.canceled",
+        "payout.created",
+        "payout.failed",
+        "payout.paid",
+        "payout.reconciliation_completed",
+        "payout.updated",
+    ),
+    columns=_columns(
+        text="""
+            currency description failure_code failure_message id method object payout_method
+            reconciliation_status source_type statement_descriptor status type
+        """,
+        reference="""
+            application_fee balance_transaction destination failure_balance_transaction
+            original_payout reversed_by
+        """,
+        amount="amount application_fee_amount",
+        timestamp="arrival_date created",
+        boolean="automatic livemode",
+        nested="metadata trace_id",
+    ),
+    about_person=("description", "metadata"),
+    references=(
+        Reference(column="balance_transaction", target="balance_transactions", may_be_older=False),
+        Reference(column="failure_balance_transaction", target="balance_transactions", may_be_older=False),
+        Reference(column="original_payout", target="payouts", may_be_older=True),
+        Reference(column="reversed_by", target="payouts", may_be_older=False),
+    ),
+)
+
 REFUNDS = ObjectType(
     name="refunds",
     object="refund",
@@ -643,10 +684,16 @@ OBJECT_TYPES: Mapping[str, ObjectType] = {
         INVOICE_LINES,
         INVOICES,
         PAYMENT_INTENTS,
+        PAYOUTS,
         REFUNDS,
     )
 }
 """All object types by table name."""
+
+DEFAULT_TYPES: Mapping[str, ObjectType] = {
+    name: object_type for name, object_type in OBJECT_TYPES.items() if not object_type.optional
+}
+"""The object types that are loaded unless the settings switch one off, by table name."""
 
 BY_STRIPE_OBJECT: Mapping[str, ObjectType] = {
     object_type.object: object_type for object_type in OBJECT_TYPES.values() if object_type.endpoint

@@ -85,10 +85,16 @@ def held_by_warehouse(published: Published, object_type: ObjectType, *, livemode
     return objects
 
 
+def stored(published: Published) -> list[ObjectType]:
+    """The types that have a table in the published file: those that are on, and optional types that were on before."""
+    tables = {row["table_name"] for row in rows(published, "duckdb_tables()") if row["schema_name"] == "raw"}
+    return [object_type for name, object_type in OBJECT_TYPES.items() if name in tables]
+
+
 def differences(shop: Shop, published: Path) -> Iterator[Difference]:
-    """All objects that differ, in any table and mode."""
+    """All objects that differ, in any stored table and mode."""
     with duckdb.connect(str(published), read_only=True) as connection:
-        for object_type in OBJECT_TYPES.values():
+        for object_type in stored(connection):
             for livemode in (True, False):
                 stripe = held_by_stripe(shop, object_type, livemode=livemode)
                 warehouse = held_by_warehouse(connection, object_type, livemode=livemode)
@@ -132,7 +138,8 @@ def changed(report: Report) -> dict[str, tuple[int, int, int]]:
 
 def everything(published: Path) -> dict[str, list[dict[str, Any]]]:
     """All base rows, in a fixed order."""
-    return {table: sorted(rows(published, f"raw.{table}"), key=str) for table in OBJECT_TYPES}
+    tables = [object_type.name for object_type in stored(published)]
+    return {table: sorted(rows(published, f"raw.{table}"), key=str) for table in tables}
 
 
 def ask(published: Path, sql: str) -> list[tuple[Any, ...]]:

@@ -41,7 +41,7 @@ class Loader:
         self.folder = folder
         self.now = int(shop.clock.now())
         self.today = datetime.fromtimestamp(self.now, UTC).date()
-        self._pipeline = make_pipeline(TEST_KEYS, history=self.today)
+        self._pipeline = make_pipeline(TEST_KEYS, history=self.today, objects="all")
 
     def load(self, *objects: Json) -> Report:
         for obj in objects:
@@ -427,7 +427,7 @@ def test_any_object_is_restored_as_it_was(folder: DataFolder, drawn: tuple[Objec
     batch = Batch(object_type, (), MODE, files={object_type.name: [file]})
     created = [obj["created"] for obj in objects]
     batch.first, batch.last = min(created), max(created)
-    warehouse = Warehouse(folder)
+    warehouse = Warehouse(folder, Settings.model_validate({"objects": "all"}))
     warehouse.load([batch])
     warehouse.publish()
     loaded = {row["id"]: row for row in rows(folder.published, f"raw.{object_type.name}")}

@@ -105,7 +105,8 @@ class _Trade:
 
     def _payout(self, currency: str, at: int) -> None:
         if self._shop.balance(currency, self._livemode, at) > 0:
-            self._shop.payout(currency=currency, livemode=self._livemode, created=at)
+            payout = self._shop.payout(currency=currency, livemode=self._livemode, created=at)
+            self._later(at + DAY, self._shop.complete_payout, payout["source"])
 
     # Customers
 

@@ -24,7 +24,7 @@ from stripe_pipeline.views.view import MODES
 _OUR_ASSETS = {
     RETENTION,
     *(key_of(object_type) for object_type in OBJECT_TYPES.values()),
-    *(view_key(view, schema) for view in views(Settings()) for schema in MODES),
+    *(view_key(view, schema) for view in views(Settings(), OBJECT_TYPES.values()) for schema in MODES),
 }
 _ASSETS_JOB = "__ASSET_JOB"  # Dagster's name for the job of a backfill, and of assets materialized by hand
 _FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]

@@ -16,7 +16,6 @@ import filelock
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import SettingsError, StripePipelineError, WarehouseError
 from stripe_pipeline.inbox.inbox import Inbox
-from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.run_locks import SUFFIX
 from stripe_pipeline.sqlite_files import sqlite_cause_of
 from stripe_pipeline.storage_errors import Cause, reason, remedy
@@ -106,8 +105,7 @@ class Cleaning:
         warehouse = Warehouse(self.folder, read_only=True)
         try:
             accounts = sorted(warehouse.keys.accounts())
-            tables = (f"SELECT count(*) FROM raw.{table}" for table in OBJECT_TYPES)
-            rows = sum(number for (number,) in warehouse.ask(" UNION ALL ".join(tables)))
+            rows = warehouse.rows.number()
         except StripePipelineError:
             return "an unknown account, because the warehouse cannot be read"
         finally:

@@ -129,7 +129,8 @@ def _path_alone(value: object) -> object:
 class ObjectSettings(_Section):
     """Settings of one object type. `history`, `retention` and `on_delete` default to those at the top of the file."""
 
-    enabled: bool = True
+    enabled: bool | None = None
+    """By default, a type is on unless the type is optional; a child follows its parent."""
     title: str | None = None
     date_field: str | None = None
     fields: Fields = Fields()
@@ -140,6 +141,16 @@ class ObjectSettings(_Section):
 
 
 _STANDARD = ObjectSettings()
+_ALL = "all"
+
+
+def _all_or_each(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if value == _ALL:
+        return {name: {"enabled": True} for name in OBJECT_TYPES}
+    like = did_you_mean(value, [_ALL])
+    raise ValueError(f"is {value!r}{like}: write `{_ALL}` to load every type, or lines of `table: settings`")
 
 
 def _problem_of(
@@ -188,7 +199,8 @@ class Settings(_Section):
     inbox: Inbox = Inbox()
     runs: Runs = Runs()
     published: Published = Published()
-    objects: dict[str, ObjectSettings] = {}
+    objects: Annotated[dict[str, ObjectSettings], BeforeValidator(_all_or_each)] = {}
+    """By table name. The text `all` switches every type on."""
 
     @model_validator(mode="after")
     def _check_objects(self) -> Self:
@@ -271,19 +283,27 @@ class Settings(_Section):
     @property
     def enabled(self) -> tuple[ObjectType, ...]:
         """The object types that are loaded, in table order. A child is loaded only together with its parent."""
+        return tuple(object_type for object_type in self.types.values() if self._is_on(object_type))
 
-        def on(object_type: ObjectType) -> bool:
-            return self._of(object_type).enabled
+    def _is_on(self, object_type: ObjectType) -> bool:
+        enabled = self._of(object_type).enabled
+        if object_type.parent:
+            return enabled is not False and self._is_on(OBJECT_TYPES[object_type.parent])
+        return not object_type.optional if enabled is None else enabled
 
-        return tuple(t for t in self.types.values() if on(t) and (t.parent is None or on(OBJECT_TYPES[t.parent])))
+    @property
+    def required(self) -> tuple[ObjectType, ...]:
+        """The object types that have a table, in table order: all but the optional types that are off. Of an optional
+        type that was on before, the file keeps the table."""
+        return tuple(t for t in self.types.values() if not t.optional or self._is_on(family_of(t)))
 
     @property
     def announcing(self) -> tuple[ObjectType, ...]:
         """The object types whose events must be received, in table order: the enabled types, and types whose events
-        announce changes of an enabled type, which may be switched off themselves."""
+        announce changes of an enabled type, which may be switched off themselves unless they are optional."""
         enabled = {object_type.name for object_type in self.enabled}
         announcing = {name for object_type in self.enabled for name in object_type.announced_by}
-        return tuple(t for t in OBJECT_TYPES.values() if t.events and t.name in enabled | announcing)
+        return tuple(t for t in self.required if t.events and t.name in enabled | announcing)
 
     @property
     def event_types(self) -> tuple[str, ...]:

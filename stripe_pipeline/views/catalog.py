@@ -6,8 +6,9 @@ the assets and docs/tables.md follow.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from stripe_pipeline.objects import ObjectType
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.views.one_type import view_of
 from stripe_pipeline.views.payments import payments
@@ -17,15 +18,15 @@ COMBINED: tuple[Callable[[Settings], View], ...] = (payments,)
 """Views that combine several tables."""
 
 
-def views(settings: Settings) -> tuple[View, ...]:
-    """The views of the file with these settings."""
+def views(settings: Settings, types: Iterable[ObjectType] | None = None) -> tuple[View, ...]:
+    """The views of a file that has the tables of these types, by default of those that the settings require."""
     return (
-        *(view_of(object_type, settings) for object_type in settings.types.values()),
+        *(view_of(object_type, settings) for object_type in (settings.required if types is None else types)),
         *(combined(settings) for combined in COMBINED),
     )
 
 
-def selects(settings: Settings) -> dict[str, str]:
+def selects(settings: Settings, types: Iterable[ObjectType]) -> dict[str, str]:
     """The SELECT of every view by its qualified name, for example `live.charges`, in the order of `views`."""
-    every = views(settings)
+    every = views(settings, types)
     return {f"{schema}.{view.name}": view.select(schema) for schema in MODES for view in every}

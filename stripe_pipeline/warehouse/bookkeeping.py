@@ -14,10 +14,10 @@ import duckdb
 
 from stripe_pipeline.batch import Batch, ListedDay, Mode
 from stripe_pipeline.inbox.notification import Entry
-from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
+from stripe_pipeline.objects import ObjectType
 from stripe_pipeline.rows import microseconds
 from stripe_pipeline.warehouse.accounts import UNNAMED
-from stripe_pipeline.warehouse.sql import literal
+from stripe_pipeline.warehouse.sql import literal, stored_types
 
 BOOKKEEPING = ("cursors", "coverage", "backfills")  # tables of `pipeline` with an account and a mode
 _NAMED = 5  # fields named in a message
@@ -109,7 +109,7 @@ def record_coverage(
 
 
 def rows_left(connection: duckdb.DuckDBPyConnection) -> int:
-    counts = " UNION ALL ".join(f"SELECT count(*) AS number FROM raw.{table}" for table in OBJECT_TYPES)
+    counts = " UNION ALL ".join(f"SELECT count(*) AS number FROM raw.{table}" for table in stored_types(connection))
     [(left,)] = connection.execute(f"SELECT sum(number) FROM ({counts})").fetchall()
     return int(left)
 
@@ -164,7 +164,9 @@ def proves_nothing(connection: duckdb.DuckDBPyConnection, fingerprint: str, mode
     """Whether the key is new and no stored row of its mode could be requested with the key: a list read without an
     account name may have come from another account, which was empty."""
     known = connection.execute(f"SELECT 1 FROM pipeline.keys WHERE fingerprint = {literal(fingerprint)}").fetchall()
-    rows = " OR ".join(f"EXISTS (FROM raw.{table} WHERE livemode = {mode.livemode})" for table in OBJECT_TYPES)
+    rows = " OR ".join(
+        f"EXISTS (FROM raw.{table} WHERE livemode = {mode.livemode})" for table in stored_types(connection)
+    )
     [(stored,)] = connection.execute(f"SELECT {rows}").fetchall()
     return not known and not stored
 
@@ -181,7 +183,7 @@ def name_account(connection: duckdb.DuckDBPyConnection, mode: Mode) -> None:
     renamed = 0
     for table, column in (
         *((f"pipeline.{name}", "account") for name in ("keys", *BOOKKEEPING)),
-        *((f"raw.{name}", "_account") for name in OBJECT_TYPES),
+        *((f"raw.{name}", "_account") for name in stored_types(connection)),
     ):
         [(rows,)] = connection.execute(
             f"UPDATE {table} SET {column} = {literal(mode.account)} WHERE {unnamed.format(column)}"

@@ -66,18 +66,14 @@ class Erasure:
         hash_key: bytes | None,
         own_key: Callable[[], bytes],
     ) -> None:
-        """`types` have the columns that the settings keep. `hash_key` is the key of the settings if they hash fields.
-        `own_key` returns the data folder's own key, which identifies customers whose id the shop chose."""
+        """`types` are those that have a table, with the columns that the settings keep. `hash_key` is the key of the
+        settings if they hash fields. `own_key` returns the data folder's own key, which identifies customers whose id
+        the shop chose."""
         self._connection = connection
         self._types = types
         self._hash_key = hash_key
         self._own_key = own_key
         self._fresh = False
-
-    def has_any(self) -> bool:
-        """Whether any customer was erased."""
-        [(any_erased,)] = self._connection.execute("SELECT EXISTS (FROM pipeline.erased)").fetchall()
-        return bool(any_erased)
 
     def begin(self) -> None:
         """Creates the list of erased objects, which the other methods need."""
@@ -273,6 +269,12 @@ class Erasure:
             yield
         finally:
             self._connection.remove_function("bare")
+
+
+def any_erased(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether any customer was erased."""
+    [(erased,)] = connection.execute("SELECT EXISTS (FROM pipeline.erased)").fetchall()
+    return bool(erased)
 
 
 def own_key(folder: DataFolder) -> bytes:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import duckdb
 
 from stripe_pipeline.days import DAY, day_of, day_start
-from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.rows import microseconds
-from stripe_pipeline.warehouse.sql import literal
+from stripe_pipeline.warehouse.sql import literal, stored_types
 
 TOLERANCE = 60.0
 """Seconds ahead of Stripe's clock that are tolerated: estimates of the clock differ slightly between runs, and such a
@@ -34,7 +33,8 @@ def put_right(
     future = _moment(latest + TOLERANCE)
     places = {f"pipeline.{table}": (column, of_mode) for table, column in _CHECKED.items()}
     places["pipeline.gone"] = ("found_at", "true")
-    places |= {f"raw.{table}": ("_fetched_at", of_rows) for table in OBJECT_TYPES}
+    tables = stored_types(connection)
+    places |= {f"raw.{table}": ("_fetched_at", of_rows) for table in tables}
     checks = ", ".join(
         f"EXISTS (FROM {table} WHERE {column} > {future} AND {condition})"
         for table, (column, condition) in places.items()
@@ -63,10 +63,12 @@ def put_right(
     connection.execute(f"DELETE FROM pipeline.backfills WHERE began > {future} AND {of_mode}")
     connection.execute(f"UPDATE pipeline.gone SET found_at = {known} WHERE found_at > {future}")
     connection.execute(f"UPDATE pipeline.lacking SET since = {_moment(now)} WHERE since > {future}")
-    for table in OBJECT_TYPES:
+    for table in tables:
         if f"raw.{table}" in wrong:
+            # Of a null and a time, `least` returns the time, and a row that exists would count as deleted.
+            deleted = f"CASE WHEN _deleted_at IS NOT NULL THEN least(_deleted_at, {known}) END"
             connection.execute(
-                f"UPDATE raw.{table} SET _fetched_at = {known}, _deleted_at = least(_deleted_at, {known})"
+                f"UPDATE raw.{table} SET _fetched_at = {known}, _deleted_at = {deleted}"
                 f" WHERE _fetched_at > {future} AND {of_rows}"
             )
     connection.execute("UPDATE pipeline.meta SET revision = revision + 1")

@@ -6,12 +6,11 @@ This module holds stored data on keys. Asking Stripe for a key's account belongs
 from __future__ import annotations
 
 from stripe_pipeline.batch import Mode
-from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.warehouse.accounts import UNNAMED, other_account
 from stripe_pipeline.warehouse.bookkeeping import BOOKKEEPING, Example, mode_condition, name_account, proves_nothing
 from stripe_pipeline.warehouse.merge import DELETABLE
 from stripe_pipeline.warehouse.private_file import PrivateFile
-from stripe_pipeline.warehouse.sql import literal
+from stripe_pipeline.warehouse.sql import literal, stored_types
 
 
 class Keys:
@@ -44,11 +43,12 @@ class Keys:
 
     def examples(self, *, livemode: bool) -> list[Example]:
         """The newest object of each listed type that exists in Stripe, types that cannot be deleted there first."""
+        with self.file.open() as connection:
+            listed = [name for name, object_type in stored_types(connection).items() if object_type.endpoint]
         newest = (
             f"(SELECT '{table}', id, _account FROM raw.{table} WHERE livemode = {livemode} AND _deleted_at IS NULL"
             " ORDER BY created DESC LIMIT 1)"
-            for table in sorted(OBJECT_TYPES, key=lambda name: name in DELETABLE)
-            if OBJECT_TYPES[table].endpoint
+            for table in sorted(listed, key=lambda name: name in DELETABLE)
         )
         return [Example(*row) for select in newest for row in self.file.ask(select)]
 

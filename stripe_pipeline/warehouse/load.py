@@ -17,7 +17,7 @@ from stripe_pipeline.objects import ObjectType
 from stripe_pipeline.settings.model import OnDelete, Settings
 from stripe_pipeline.stripe_api.clock import Reading
 from stripe_pipeline.warehouse.bookkeeping import name_rows, record_coverage, set_clock, set_cursor, stage_days
-from stripe_pipeline.warehouse.erasure import Erasure, load_order, own_key
+from stripe_pipeline.warehouse.erasure import Erasure, any_erased, load_order, own_key
 from stripe_pipeline.warehouse.file_state import get_state
 from stripe_pipeline.warehouse.merge import (
     apply_tombstones,
@@ -34,6 +34,7 @@ from stripe_pipeline.warehouse.private_file import PrivateFile
 from stripe_pipeline.warehouse.pruning import expire, young_enough
 from stripe_pipeline.warehouse.recovery import LINEAGE
 from stripe_pipeline.warehouse.schema import settings_changed
+from stripe_pipeline.warehouse.sql import stored_types
 
 
 class Loader:
@@ -148,13 +149,13 @@ class Loader:
 
     def erasure(self, connection: duckdb.DuckDBPyConnection, *, even_none: bool = False) -> Erasure | None:
         """The erasure that keeps erased customers out; None if nobody was erased, unless `even_none`."""
+        if not even_none and not any_erased(connection):
+            return None
         erasure = Erasure(
             connection,
-            self._settings.types,
+            stored_types(connection, self._settings.types),
             hash_key=self._hash_key,
             own_key=lambda: own_key(self.folder),
         )
-        if not even_none and not erasure.has_any():
-            return None
         erasure.begin()
         return erasure

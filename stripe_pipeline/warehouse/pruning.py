@@ -16,6 +16,7 @@ import duckdb
 from stripe_pipeline.days import day_start, utc_day
 from stripe_pipeline.objects import ObjectType, children_of
 from stripe_pipeline.settings.model import Settings
+from stripe_pipeline.warehouse.sql import stored_types
 
 
 @dataclass
@@ -73,7 +74,8 @@ def prune(connection: duckdb.DuckDBPyConnection, settings: Settings) -> dict[str
     """Deletes rows that are too old, with their coverage, in the current transaction; by table name, for tables with a
     retention and their children."""
     pruned: dict[str, Pruned] = {}
-    for object_type in settings.types.values():
+    types = stored_types(connection, settings.types)
+    for object_type in types.values():
         if object_type.parent is None and (cutoff := settings.cutoff(object_type)):
             too_old = f"NOT ({young_enough(object_type, cutoff)})"
             for child in children_of(object_type):
@@ -82,7 +84,7 @@ def prune(connection: duckdb.DuckDBPyConnection, settings: Settings) -> dict[str
             pruned[object_type.name] = Pruned(cutoff, _delete(connection, object_type, too_old))
             if object_type.date_field == "created":
                 _uncover(connection, (object_type, *children_of(object_type)), cutoff)
-    for object_type in settings.types.values():
+    for object_type in types.values():
         if object_type.parent and (cutoff := settings.cutoff(object_type)):
             of_table = pruned.setdefault(object_type.name, Pruned())
             of_table.cutoff = cutoff

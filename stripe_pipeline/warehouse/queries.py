@@ -15,7 +15,7 @@ from stripe_pipeline.objects import ObjectType
 from stripe_pipeline.rows import microseconds
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.views.references import JUST_BEFORE, followed, named_by
-from stripe_pipeline.warehouse.bookkeeping import mode_condition
+from stripe_pipeline.warehouse.bookkeeping import mode_condition, rows_left
 from stripe_pipeline.warehouse.merge import created_between, gone_condition, rows_of
 from stripe_pipeline.warehouse.private_file import PrivateFile
 from stripe_pipeline.warehouse.pruning import young_enough
@@ -111,6 +111,11 @@ class RowQueries:
             f" ORDER BY 1 LIMIT {most}"
         )
         return [str(key) for (key,) in shared]
+
+    def number(self) -> int:
+        """How many rows all tables hold."""
+        with self.file.open() as connection:
+            return rows_left(connection)
 
     def shown(self, tables: Iterable[str]) -> dict[str, tuple[int, float | None]]:
         """The content of these tables or views, by qualified name, for example `live.charges`: how many rows, and the

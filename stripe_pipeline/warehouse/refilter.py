@@ -28,13 +28,16 @@ class Refilter:
     def __init__(
         self,
         settings: Settings,
+        types: Mapping[str, ObjectType],
         hash_key: bytes | None,
         kept_secrets: Mapping[str, frozenset[str]],
         secrets: str,
         hash_key_name: str,
     ) -> None:
-        """`secrets` and `hash_key_name` are the values that the file stores: see `Layout`."""
+        """`types` are those that have a table. `secrets` and `hash_key_name` are the values that the file stores: see
+        `Layout`."""
         self._settings = settings
+        self._types = types
         self._hash_key = hash_key
         self._kept_secrets = kept_secrets
         self._secrets = secrets
@@ -70,7 +73,7 @@ class Refilter:
             for name in sorted(rules.left_out & columns.get(f"raw.{table}", set())):
                 connection.execute(f'ALTER TABLE raw.{table} DROP COLUMN "{name}"')
                 erased = True
-            if self._settings.on_delete_of(object_type) is OnDelete.REMOVE:
+            if table in self._types and self._settings.on_delete_of(object_type) is OnDelete.REMOVE:
                 removed = connection.execute(f"DELETE FROM raw.{table} WHERE _deleted_at IS NOT NULL RETURNING 1")
                 erased |= bool(removed.fetchall())
         for object_type in self._settings.types.values():
@@ -87,7 +90,7 @@ class Refilter:
         """Records that rows of the type, and of others that hold its objects, were read without these fields."""
         lacking = {object_type.name: fields}
         listed = family_of(object_type)
-        for other in self._settings.types.values():
+        for other in self._types.values():
             if family_of(other) is listed:
                 continue  # both are read together
             for column in other.table_columns:
@@ -143,7 +146,7 @@ class Refilter:
 
         connection.create_function("filtered", filtered, ["VARCHAR"] * 3, "VARCHAR")
         try:
-            for table, object_type in self._settings.types.items():
+            for table, object_type in self._types.items():
                 for column in object_type.table_columns:
                     if where := _concerned(object_type, column, rules):
                         name = f'"{column.name}"'
@@ -168,7 +171,7 @@ class Refilter:
         any_changed = False
         connection.create_function("secretless", secretless, ["VARCHAR"] * 3, "VARCHAR")
         try:
-            for table, object_type in self._settings.types.items():
+            for table, object_type in self._types.items():
                 stay = self._kept_secrets.get(object_type.object, frozenset()) | {"metadata"}
                 for column in object_type.table_columns:
                     if not column.kind.may_hold_secret or column.name in stay:

@@ -17,13 +17,13 @@ import orjson
 from stripe_pipeline.data_folder import CATALOG
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.fields import kept_secrets
-from stripe_pipeline.objects import OBJECT_TYPES, Column
+from stripe_pipeline.objects import OBJECT_TYPES, Column, ObjectType, family_of
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.views.catalog import selects, views
 from stripe_pipeline.views.view import MODES
 from stripe_pipeline.warehouse.file_state import get_state, set_state, set_states
 from stripe_pipeline.warehouse.refilter import Refilter, convert_rules, recorded_rules, retention_note
-from stripe_pipeline.warehouse.sql import literal
+from stripe_pipeline.warehouse.sql import literal, stored_types
 
 FORMAT = 6
 """The version of the layout; to be raised when older releases could no longer write the file correctly."""
@@ -68,7 +68,7 @@ class Layout:
         self._settings = settings
         self._current_settings = current_settings
         self._hash_key = hash_key
-        self._views = selects(settings)
+        self._views = selects(settings, settings.types.values())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -82,7 +82,9 @@ class Layout:
             ]
             for object_type in self._settings.types.values()
         ]
-        required = [self._views, list(self._comments()), rules, self._hash_key_name, self._secrets]
+        tables = [object_type.name for object_type in self._settings.required]
+        comments = list(self._comments(self._settings.types))
+        required = [self._views, comments, rules, tables, self._hash_key_name, self._secrets]
         return hashlib.sha256(orjson.dumps(required)).hexdigest()
 
     @cached_property
@@ -122,7 +124,9 @@ class Layout:
                     f"{path} was written by a newer stripe_pipeline (format {format_before}, this one knows {FORMAT})",
                     "Upgrade stripe_pipeline",
                 )
-        statements = list(self._missing(columns))
+        types = self._types(columns)
+        of_types = self._views_on(types)
+        statements = list(self._missing(columns, types, of_types))
         connection.execute("BEGIN")
         for statement in statements:
             connection.execute(statement)
@@ -141,16 +145,15 @@ class Layout:
                 raise settings_changed()
             if columns:
                 refilter = Refilter(
-                    self._settings, self._hash_key, self._kept_secrets, self._secrets, self._hash_key_name
+                    self._settings, types, self._hash_key, self._kept_secrets, self._secrets, self._hash_key_name
                 )
                 refilter.apply(connection, columns)
-            for name, select in self._views.items():
+            for name, select in of_types.items():
                 connection.execute(f"CREATE OR REPLACE VIEW {name} AS {select}")
-            for statement in self._comments():
+            for statement in self._comments(types):
                 connection.execute(statement)
-            types = self._settings.types.values()
             applied = {"hash key": self._hash_key_name, "secrets": self._secrets, "layout": self.fingerprint}
-            for object_type in types:
+            for object_type in self._settings.types.values():
                 applied |= recorded_rules(object_type, self._settings.rules(object_type))
                 applied[f"retention of {object_type.name}"] = retention_note(self._settings, object_type)
             set_states(connection, applied)
@@ -161,17 +164,36 @@ class Layout:
 
     def make_views(self, connection: duckdb.DuckDBPyConnection, names: Collection[str]) -> None:
         """Recreates all views, because some depend on others, and reads those in `names`, in one transaction."""
+        types = stored_types(connection, self._settings.types)
         connection.execute("BEGIN")
-        for name, select in self._views.items():
+        for name, select in self._views_on(types).items():
             connection.execute(f"CREATE OR REPLACE VIEW {name} AS {select}")
         for name in names:
             connection.execute(f"FROM {name} LIMIT 1").fetchall()
-        for statement in self._comments():
+        for statement in self._comments(types):
             connection.execute(statement)
         connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
         connection.execute("COMMIT")
 
-    def _missing(self, columns: Mapping[str, set[str]]) -> Iterator[str]:
+    def _types(self, columns: Mapping[str, set[str]]) -> dict[str, ObjectType]:
+        """The types that are to have a table in a file with these tables: those that the settings require, and those
+        that the file holds, with their children."""
+        names = {object_type.name for object_type in self._settings.required}
+        return {
+            name: object_type
+            for name, object_type in self._settings.types.items()
+            if name in names or f"raw.{family_of(object_type).name}" in columns
+        }
+
+    def _views_on(self, types: Mapping[str, ObjectType]) -> dict[str, str]:
+        """The SELECT of each view, by qualified name, without the views on single types that have no table."""
+        missing = self._settings.types.keys() - types.keys()
+        return {name: select for name, select in self._views.items() if name.partition(".")[2] not in missing}
+
+    def _missing(
+        self, columns: Mapping[str, set[str]], types: Mapping[str, ObjectType], of_types: Mapping[str, str]
+    ) -> Iterator[str]:
+        """The statements that create the parts that a file with these tables lacks; `of_types`: the views."""
         for schema in ("raw", *MODES, "pipeline"):
             yield f"CREATE SCHEMA IF NOT EXISTS {schema}"
         for name, body in _PIPELINE_TABLES.items():
@@ -195,7 +217,7 @@ class Layout:
             yield f"UPDATE pipeline.meta SET format = {FORMAT} WHERE format <> {FORMAT}"
         else:
             yield f"INSERT INTO pipeline.meta VALUES ({FORMAT}, 0, uuid())"
-        for object_type in self._settings.types.values():
+        for object_type in types.values():
             table = f"raw.{object_type.name}"
             declared = {column.name: _definition(column) for column in object_type.table_columns}
             missing = [definition for name, definition in declared.items() if name not in columns.get(table, set())]
@@ -205,14 +227,15 @@ class Layout:
                 yield from (f"ALTER TABLE {table} ADD COLUMN {definition}" for definition in missing)
 
         if columns:  # `ensure` creates all views of a new file
-            for name, select in self._views.items():
+            for name, select in of_types.items():
                 if name not in columns:
                     yield f"CREATE OR REPLACE VIEW {name} AS {select}"
 
-    def _comments(self) -> Iterator[str]:
-        for view in views(self._settings):
+    def _comments(self, types: Mapping[str, ObjectType]) -> Iterator[str]:
+        """The statements that comment the tables of these types, and the views."""
+        for view in views(self._settings, types.values()):
             text = f"{view.title}. {view.description}"
-            if view.name in self._settings.types:
+            if view.name in types:
                 yield f"COMMENT ON TABLE raw.{view.name} IS {literal(text)}"
             for schema in MODES:
                 of_mode = f"{text} {schema.capitalize()} mode only, without deleted objects."

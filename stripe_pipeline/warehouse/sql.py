@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import duckdb
 
 from stripe_pipeline.data_folder import CATALOG
-from stripe_pipeline.objects import Column, ObjectType
+from stripe_pipeline.objects import OBJECT_TYPES, Column, ObjectType
 
 ROW_GROUP = 10_240
 """How many rows DuckDB compresses and writes together: about as many as a backfill loads at once. With DuckDB's default
 of 122,880, an incomplete group stays in memory and is compressed again with each load."""
+
+
+def stored_types(
+    connection: duckdb.DuckDBPyConnection, types: Mapping[str, ObjectType] = OBJECT_TYPES
+) -> dict[str, ObjectType]:
+    """Those of `types` that have a table in the attached file, by table name, in the order of `types`.
+
+    Whatever sweeps stored rows goes over these: the file may lack the table of an optional type, and may hold the table
+    of an optional type that was switched off.
+    """
+    tables = connection.execute(
+        f"SELECT table_name FROM duckdb_tables() WHERE database_name = '{CATALOG}' AND schema_name = 'raw'"
+    ).fetchall()
+    return {name: object_type for name, object_type in types.items() if (name,) in tables}
 
 
 def exists(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, column: Column, text: str) -> bool:

@@ -18,7 +18,7 @@ from stripe_pipeline.batch import Batch, Loaded, Mode
 from stripe_pipeline.data_folder import CATALOG, DataFolder
 from stripe_pipeline.days import DAY
 from stripe_pipeline.inbox.notification import Entry
-from stripe_pipeline.objects import CUSTOMERS, OBJECT_TYPES
+from stripe_pipeline.objects import CUSTOMERS
 from stripe_pipeline.run_locks import abandoned
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.clock import Reading
@@ -34,6 +34,7 @@ from stripe_pipeline.warehouse.publisher import Pace, Publisher
 from stripe_pipeline.warehouse.queries import RowQueries
 from stripe_pipeline.warehouse.recovery import read_through, remove
 from stripe_pipeline.warehouse.schema import Layout
+from stripe_pipeline.warehouse.sql import stored_types
 from stripe_pipeline.warehouse.state import State
 
 _DEFAULTS = Settings()
@@ -198,11 +199,13 @@ class Warehouse:
     def unidentified_references(self) -> list[str]:
         """Columns that name customers and that the settings leave out, for example `charges.customer`: these
         columns cannot identify customers' rows."""
+        with self.file.open() as connection:
+            stored = stored_types(connection, self._settings.types)
         return [
             f"{name}.{reference.column}"
-            for name, object_type in OBJECT_TYPES.items()
+            for name, object_type in stored.items()
             for reference in object_type.references
-            if reference.target == CUSTOMERS.name and reference.column not in self._settings.types[name].column_names
+            if reference.target == CUSTOMERS.name and reference.column not in object_type.column_names
         ]
 
 

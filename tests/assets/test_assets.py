@@ -23,7 +23,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of, today
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.inbox.notification import notification_of
-from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.objects import DEFAULT_TYPES
 from stripe_pipeline.resources.pipeline import RESOURCE
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.sync.pipeline import Pipeline
@@ -75,10 +75,10 @@ def test_the_location_has_the_names_of_the_contract(defs: dg.Definitions) -> Non
     dg.Definitions.validate_loadable(defs)
     graph = defs.resolve_asset_graph()
     keys = {key.to_user_string() for key in graph.get_all_asset_keys()}
-    tables = {f"{schema}/{table}" for schema in ("raw", "live", "test") for table in OBJECT_TYPES}
+    tables = {f"{schema}/{table}" for schema in ("raw", "live", "test") for table in DEFAULT_TYPES}
     combined = {f"{schema}/{view(Settings()).name}" for schema in ("live", "test") for view in COMBINED}
     assert keys == tables | combined | {"retention"}
-    partitionings = {graph.get(dg.AssetKey(["raw", table])).partitions_def for table in OBJECT_TYPES}
+    partitionings = {graph.get(dg.AssetKey(["raw", table])).partitions_def for table in DEFAULT_TYPES}
     assert len(partitionings) == 1
     [daily] = partitionings
     assert isinstance(daily, dg.DailyPartitionsDefinition)
@@ -130,7 +130,7 @@ def test_the_job_records_every_day_it_loaded(
     result = job.execute_in_process(instance=instance, partition_key=today().isoformat())
     assert result.success
     assert_equal_to_stripe(shop, folder.published)
-    for table in OBJECT_TYPES:
+    for table in DEFAULT_TYPES:
         assert len(materialized(instance, "raw", table)) == 11
     day = day_of(days_ago(shop, 2)).isoformat()
     created = [obj for mode in (True, False) for obj in shop.objects("charges", mode).values()]
@@ -192,7 +192,7 @@ def test_a_table_without_changes_is_materialized_once_a_day(
         assert daily
         statuses = {
             table: instance.get_status_by_partition(dg.AssetKey(["raw", table]), [today().isoformat()], daily) or {}
-            for table in OBJECT_TYPES
+            for table in DEFAULT_TYPES
         }
         return {
             table
@@ -200,7 +200,7 @@ def test_a_table_without_changes_is_materialized_once_a_day(
             if {status.name for status in by_day.values() if status} == {"FAILED"}
         }
 
-    assert synced() == OBJECT_TYPES.keys()
+    assert synced() == DEFAULT_TYPES.keys()
     assert synced() == set()
     assert failed() == set()
     customer = shop.create_customer()["id"]
@@ -208,7 +208,7 @@ def test_a_table_without_changes_is_materialized_once_a_day(
     shop.update("customers", customer, name="Grace")
     server.faults.append(Fault(path=f"/v1/customers/{customer}", status=403, times=None))
     server.faults.append(Fault(path="/v1/customers", status=403, times=None))
-    assert synced() == OBJECT_TYPES.keys() - {"customers"}
+    assert synced() == DEFAULT_TYPES.keys() - {"customers"}
     assert failed() == {"customers"}
 
 
@@ -496,7 +496,7 @@ def test_a_type_that_fails_is_named_and_the_others_are_materialized(
     assert "refunds" in str(failure.user_failure_data.description)
     assert "rak_refund_read" in str(failure.user_failure_data.description)
     assert materialized(instance, "raw", "refunds") == set()
-    for table in OBJECT_TYPES.keys() - {"refunds"}:
+    for table in DEFAULT_TYPES.keys() - {"refunds"}:
         assert today().isoformat() in materialized(instance, "raw", table)
 
 
@@ -525,6 +525,21 @@ def test_a_disabled_object_has_no_assets(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert not {"raw/invoices", "raw/invoice_lines", "live/invoices", "test/invoice_lines"} & keys
 
 
+@pytest.mark.usefixtures("instance")
+def test_an_optional_type_has_assets_and_checks_once_the_type_is_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    settings = tmp_path / "settings.yaml"
+    monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(settings))
+    assets = {dg.AssetKey([schema, "payouts"]) for schema in ("raw", "live", "test")}
+    for text, there in (("", set()), ("objects: all", assets)):
+        settings.write_text(text)
+        graph = build_defs().resolve_asset_graph()
+        assert assets & set(graph.get_all_asset_keys()) == there
+        checks = {key.name for key in graph.asset_check_keys if key.asset_key == dg.AssetKey(["raw", "payouts"])}
+        assert checks == ({CHECK, REFERENCES, UNIQUE} if there else set())
+
+
 def test_a_run_checks_that_each_announced_change_was_read(
     defs: dg.Definitions, instance: dg.DagsterInstance, server: Server, shop: Shop, make_pipeline: MakePipeline
 ) -> None:
@@ -542,7 +557,7 @@ def test_a_run_checks_that_each_announced_change_was_read(
             if evaluation.check_name == CHECK
         }
 
-    listed = {name for name, object_type in OBJECT_TYPES.items() if object_type.endpoint}
+    listed = {name for name, object_type in DEFAULT_TYPES.items() if object_type.endpoint}
     assert checked() == dict.fromkeys(listed, True)
     server.faults.append(Fault(path=f"/v1/customers/{customer}", status=400, times=None))
     shop.update("customers", customer, name="new")

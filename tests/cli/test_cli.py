@@ -40,7 +40,7 @@ from stripe_pipeline.days import day_of, today
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.inbox.inbox import Inbox
 from stripe_pipeline.inbox.notification import notification_of
-from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.objects import DEFAULT_TYPES
 from stripe_pipeline.warehouse.schema import FORMAT
 from tests.conftest import KEYS
 from tests.stripe_state import assert_equal_to_stripe
@@ -88,7 +88,7 @@ class Project:
                 self.folder.published.readlink(),
                 connection.execute("SELECT * FROM pipeline.meta").fetchall(),
                 connection.execute("SELECT * FROM pipeline.cursors ORDER BY ALL").fetchall(),
-                [connection.execute(f"SELECT count(*) FROM raw.{table}").fetchall() for table in OBJECT_TYPES],
+                [connection.execute(f"SELECT count(*) FROM raw.{table}").fetchall() for table in DEFAULT_TYPES],
             )
 
 
@@ -199,7 +199,7 @@ def process(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
 def test_sync_prints_only_its_table_and_is_recorded_as_the_job(project: Project, run: Run, api: Server) -> None:
     first = run("sync")
     assert (first.status, first.err) == (0, "")
-    assert [line.split()[0] for line in first.out.splitlines()] == ["table", *OBJECT_TYPES]
+    assert [line.split()[0] for line in first.out.splitlines()] == ["table", *DEFAULT_TYPES]
     assert_equal_to_stripe(api.shop, project.folder.published)
 
     again = run("sync")
@@ -209,7 +209,7 @@ def test_sync_prints_only_its_table_and_is_recorded_as_the_job(project: Project,
         assert [(record.job_name, record.status) for record in instance.get_runs()] == [
             ("sync", dg.DagsterRunStatus.SUCCESS)
         ] * 2
-        for table in OBJECT_TYPES:
+        for table in DEFAULT_TYPES:
             days = instance.get_materialized_partitions(dg.AssetKey(["raw", table]))
             assert days == {f"{today() - timedelta(days=n)}" for n in range(DAYS + 1)}
 
@@ -491,8 +491,8 @@ def test_a_key_that_may_not_read_everything(project: Project, run: Run, api: Ser
     assert_refused(ended, "charges not updated", "'rak_charge_read'", "Add the permission", "disable the object")
     assert [line.split()[:2] for line in ended.out.splitlines() if "failed" in line] == [["charges", "failed"]]
     with duckdb.connect(str(project.folder.published), read_only=True) as connection:
-        full = {table for table in OBJECT_TYPES if connection.execute(f"SELECT 1 FROM raw.{table}").fetchone()}
-    at_stripe = {table for table in OBJECT_TYPES for mode in (True, False) if api.shop.objects(table, mode)}
+        full = {table for table in DEFAULT_TYPES if connection.execute(f"SELECT 1 FROM raw.{table}").fetchone()}
+    at_stripe = {table for table in DEFAULT_TYPES for mode in (True, False) if api.shop.objects(table, mode)}
     assert full == at_stripe - {"charges"}
 
     assert checked.status == 1
@@ -518,7 +518,7 @@ def test_an_api_that_answers_with_html(loaded: Project, run: Run, api: Server) -
     day = f"{today()}"
     # Each table fails with the same error, which is printed once.
     ended = run("backfill", "--from", day, "--to", day)
-    assert_refused(ended, *OBJECT_TYPES, "not updated: GET /v1/", "text/html", "Check the network, STRIPE_API_BASE")
+    assert_refused(ended, *DEFAULT_TYPES, "not updated: GET /v1/", "text/html", "Check the network, STRIPE_API_BASE")
     api.faults[:] = [Fault(body="<html>[Sign in]</html>", times=None)]
     assert_refused(run("backfill", "--from", day, "--to", day), "text/html", "Check the network, STRIPE_API_BASE")
     assert loaded.stored() == before

@@ -17,7 +17,7 @@ import pytest
 
 from stripe_emulator import Server, Shop
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.objects import DEFAULT_TYPES
 from stripe_pipeline.settings.environment import load_keys
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.sync.pipeline import Pipeline
@@ -104,7 +104,7 @@ def test_all_queries_work_and_every_table_can_be_fetched(published: Path, versio
     shown = [sql for of_page in by_page.values() for sql in of_page]
     assert len(shown) >= 10
     tables = [
-        f"SELECT * FROM {schema}.{table} LIMIT 20" for schema in ("raw", "live", "test") for table in OBJECT_TYPES
+        f"SELECT * FROM {schema}.{table} LIMIT 20" for schema in ("raw", "live", "test") for table in DEFAULT_TYPES
     ]
     tables += [f"SELECT * FROM {schema}.payments LIMIT 20" for schema in ("live", "test")]
     tables += [f"SELECT * FROM pipeline.{table}" for table in ("coverage", "cursors", "inbox", "published")]

@@ -27,7 +27,7 @@ from stripe_pipeline.cli.main import main
 from stripe_pipeline.cli.processes import free_port
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
-from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.objects import DEFAULT_TYPES
 from stripe_pipeline.preflight import key_report
 from stripe_pipeline.settings.model import Settings
 from tests.conftest import KEYS, MakePipeline
@@ -161,6 +161,23 @@ def test_the_missing_permissions_of_a_restricted_key_are_named(run: Run, server:
     assert ended.err.count("Add the permission to the key") == 3
 
 
+def test_an_optional_type_needs_a_permission_once_the_type_is_on(run: Run, server: Server, project: Path) -> None:
+    server.deny("payouts")
+    server.shop.payout(100, livemode=True, created=days_ago(server.shop, 3))
+    ended = run("check", **RESTRICTED)
+    assert (ended.status, ended.err) == (0, "")
+    assert "payouts" not in ended.out
+    (project / "stripe_pipeline.yaml").write_text("objects: {payouts: {enabled: true}}")
+    ended = run("check", **RESTRICTED)
+    assert ended.status == 1
+    assert words_of("payouts", ended)[0] == "no: rak_payout_read"
+    assert "The key may not read payouts" in ended.err
+    server.allow("payouts")
+    ended = run("check", **RESTRICTED)
+    assert ended.status == 0
+    assert words_of("payouts", ended) == ["1 1 yes", "0 1 yes"]
+
+
 def test_disabled_types_need_not_be_readable(run: Run, server: Server, project: Path) -> None:
     server.deny("invoices")
     (project / "stripe_pipeline.yaml").write_text("objects: {invoices: {enabled: false}}")
@@ -287,7 +304,7 @@ def test_the_estimate_is_close_to_a_first_load(
     server.requests.clear()
     pipeline = make_pipeline(LIVE, history="24 days")
     pipeline.sync()
-    shown = pipeline.warehouse.rows.shown(f"live.{table}" for table in OBJECT_TYPES).values()
+    shown = pipeline.warehouse.rows.shown(f"live.{table}" for table in DEFAULT_TYPES).values()
     assert 0.8 <= rows / sum(number for number, _ in shown) <= 1.4
     assert 0.6 <= requests / len(server.requests) <= 1.6
 
@@ -295,7 +312,7 @@ def test_the_estimate_is_close_to_a_first_load(
     assert (loaded.status, loaded.err) == (0, "")
     assert "To load: nothing; the stored data is complete." in loaded.text
     assert words_of("charges", loaded) == ["0 0 yes"]
-    besides = [request for request in server.requests if request.path.strip("/").split("/")[-1] not in OBJECT_TYPES]
+    besides = [request for request in server.requests if request.path.strip("/").split("/")[-1] not in DEFAULT_TYPES]
     assert len(server.requests) == len(besides) + LISTS
     assert sorted(request.path for request in besides) == ["/v1/account", "/v1/events", "/v1/webhook_endpoints"]
 

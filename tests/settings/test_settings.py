@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from stripe_pipeline.errors import SettingsError
-from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.objects import DEFAULT_TYPES, OBJECT_TYPES
 from stripe_pipeline.settings.ages import Age
 from stripe_pipeline.settings.environment import api_base, load_keys, webhook_secrets
 from stripe_pipeline.settings.loading import load_settings
@@ -51,7 +51,7 @@ def test_unset_keys_have_their_defaults(load: Load, text: str) -> None:
     settings = load(text)
     assert settings.first_day == months_ago(24)
     assert settings.rate.share == 0.8
-    assert names(settings) == set(OBJECT_TYPES)
+    assert names(settings) == set(DEFAULT_TYPES)
 
 
 def test_the_file_that_comes_with_the_project_holds_the_defaults() -> None:
@@ -65,6 +65,7 @@ def test_the_commented_lines_of_that_file_are_valid(load: Load) -> None:
     assert settings.objects["charges"].custom_fields["quantity"].type == "integer"
     assert settings.rules(OBJECT_TYPES["customers"]).left_out == {"phone"}
     assert "disputes" not in names(settings)
+    assert "payouts" in names(settings)
 
 
 def test_every_example_on_the_pages_is_valid(load: Load) -> None:
@@ -130,9 +131,15 @@ def test_share_is_a_fraction_or_a_percentage(load: Load, text: str, share: float
     assert load(f"rate: {{share: {text}}}").rate.share == share
 
 
+def test_optional_types_are_on_where_the_settings_switch_these_on(load: Load) -> None:
+    assert names(load("")) == names(load("objects: {payouts: {title: Bank transfers}}")) == set(DEFAULT_TYPES)
+    assert names(load("objects: {payouts: {enabled: true}}")) == {*DEFAULT_TYPES, "payouts"}
+    assert names(load("objects: all")) == set(OBJECT_TYPES)
+
+
 def test_disabling_a_parent_disables_its_children(load: Load) -> None:
     settings = load("objects: {invoices: {enabled: false}, charges: {title: Card charges}}")
-    assert names(settings) == set(OBJECT_TYPES) - {"invoices", "invoice_lines"}
+    assert names(settings) == set(DEFAULT_TYPES) - {"invoices", "invoice_lines"}
     assert settings.title(OBJECT_TYPES["charges"]) == "Card charges"
     assert settings.title(OBJECT_TYPES["fee_details"]) == "fee details"
 
@@ -253,7 +260,7 @@ def test_disabling_a_parent_disables_its_children(load: Load) -> None:
         ("a: !!timestamp foo", "line 1, column 4: 'foo' is not a timestamp"),
         ("a: !!bool perhaps", "line 1, column 4: 'perhaps' is not a bool"),
         (
-            "\n".join(["objects:", *(f"  {name}: {{enabled: false}}" for name in OBJECT_TYPES)]),
+            "\n".join(["objects:", *(f"  {name}: {{enabled: false}}" for name in DEFAULT_TYPES)]),
             "line 1: `objects` switches every type off",
         ),
         ('objects: {charges: {title: "a\\0b"}}', "`objects.charges.title` contains a NUL character"),
@@ -275,6 +282,11 @@ def test_disabling_a_parent_disables_its_children(load: Load) -> None:
             "takes 'lines.data.0.amount', which `fields` leaves out",
         ),
         ("objects: {chrages: {}}", "line 1: `objects.chrages` is not an object type .did you mean charges"),
+        ("objects: {payout: {}}", "`objects.payout` is not an object type .did you mean payouts"),
+        ("objects: al", r"line 1: `objects` is 'al' \(did you mean all\?\): write `all` to load every type, or lines"),
+        ("objects: payouts", "`objects` is 'payouts': write `all` to load every type"),
+        ("objects: [payouts]", "`objects` should be lines of `key: value`"),
+        ("objects: {all: true}", "`objects.all` should be lines of `key: value`"),
     ],
 )
 def test_an_invalid_setting_is_named(load: Load, text: str, message: str) -> None:
@@ -409,6 +421,9 @@ def test_the_event_types_are_those_that_announce_changes_of_enabled_types(load: 
     assert "charge" not in [t.object for t in without.announcing]
     assert "charge.dispute.created" in without.event_types
     assert "charge.captured" not in without.event_types
+    with_payouts = load("objects: {payouts: {enabled: true}}")
+    added = set(with_payouts.event_types) - set(everything.event_types)
+    assert added == set(OBJECT_TYPES["payouts"].events)
 
 
 def test_there_may_be_several_webhook_secrets_of_both_modes() -> None:

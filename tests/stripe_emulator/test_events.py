@@ -82,7 +82,17 @@ def test_the_events_that_each_action_announces(shop: Shop) -> None:
     assert announced() == ["invoice.created", "invoice.deleted"]
     shop.delete_customer(person)
     assert announced() == ["customer.deleted"]
-    shop.payout()
+    paid_out, sent_back, canceled = (shop.payout()["source"] for _ in range(3))
+    assert announced() == ["payout.created"] * 3
+    shop.complete_payout(paid_out)
+    completed = ["payout.reconciliation_completed", "payout.updated"]
+    assert announced() == [*completed, "payout.paid", "payout.updated"]
+    shop.fail_payout(sent_back)
+    assert announced() == ["payout.failed", "payout.updated"]
+    shop.cancel_payout(canceled)
+    assert announced() == ["payout.canceled", "payout.updated"]
+    shop.update("payouts", paid_out, metadata={"a": "b"})
+    assert announced() == ["payout.updated"]
     shop.update("payment_intents", paid["id"], metadata={"a": "b"})
     shop.update("charges", paid["latest_charge"], announce=False, metadata={"a": "b"})
     assert announced() == []
@@ -101,6 +111,8 @@ def test_no_action_announces_an_event_with_announce_off(shop: Shop) -> None:
     shop.remove_invoice_line(invoice, shop.add_invoice_line(invoice, announce=False)["id"], announce=False)
     shop.pay_invoice(invoice, announce=False)
     shop.delete_customer(person, announce=False)
+    for end in (shop.complete_payout, shop.fail_payout, shop.cancel_payout):
+        end(shop.payout(announce=False)["source"], announce=False)
     assert shop.events(False) == []
 
 

@@ -88,6 +88,9 @@ def test_money_adds_up(seeded: Shop) -> None:
             assert transaction["net"] == transaction["amount"] - transaction["fee"]
             expected = "pending" if transaction["available_on"] > NOW else "available"
             assert transaction["status"] == expected
+        for payout in seeded.objects("payouts", mode).values():
+            transaction = seeded.objects("balance_transactions", mode)[payout["balance_transaction"]]
+            assert (transaction["source"], transaction["net"]) == (payout["id"], -payout["amount"])
         refunded: Counter[str] = Counter()
         for refund in seeded.objects("refunds", mode).values():
             refunded[refund["charge"]] += refund["amount"] if refund["status"] == "succeeded" else 0

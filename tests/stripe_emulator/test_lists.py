@@ -128,6 +128,8 @@ def test_every_documented_filter(shop: Shop, get: Get) -> None:
         f"invoices?due_date[gt]={NOW + 10}": [],
         f"invoices?due_date[lt]={NOW + 10}": [],
         f"invoices?due_date={NOW + 10}": [invoice],
+        "payouts?status=pending": [{"id": payout["source"]}],
+        "payouts?status=paid": [],
     }
     for query, objects in expected.items():
         assert ids(get(f"/v1/{query}")) == [obj["id"] for obj in objects], query
@@ -316,6 +318,8 @@ def test_a_payout_takes_the_available_balance(shop: Shop) -> None:
     payout = shop.payout(created=sale["available_on"])
     assert (payout["amount"], payout["net"], payout["type"]) == (1000 - sale["net"], 1000 - sale["net"], "payout")
     assert shop.balance("usd", False, sale["available_on"]) == 0
+    shop.fail_payout(payout["source"], created=sale["available_on"])
+    assert shop.balance("usd", False, sale["available_on"]) == -payout["amount"]
     assert shop.payout(300)["amount"] == -300
 
 

@@ -16,7 +16,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, days_between
 from stripe_pipeline.errors import AuthenticationFailed, Unavailable
 from stripe_pipeline.inbox.notification import notification_of
-from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.objects import DEFAULT_TYPES
 from stripe_pipeline.settings.environment import load_keys
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.sync.context import EVENTS
@@ -46,7 +46,7 @@ def test_a_second_sync_and_a_backfill_of_everything_change_nothing(
     assert not first.failures
     assert not first.surprises.seen
     assert_equal_to_stripe(shop, folder.published)
-    assert set(changed(first)) == set(OBJECT_TYPES)
+    assert set(changed(first)) == set(DEFAULT_TYPES)
     before = everything(folder.published)
 
     assert changed(pipeline.sync()) == {}
@@ -55,7 +55,7 @@ def test_a_second_sync_and_a_backfill_of_everything_change_nothing(
 
     after = everything(folder.published)
     # Objects that were read again for a notification have the time of that request; nothing else differs.
-    for table in OBJECT_TYPES:
+    for table in DEFAULT_TYPES:
         assert [row | {"_fetched_at": None} for row in after[table]] == [
             row | {"_fetched_at": None} for row in before[table]
         ]
@@ -315,7 +315,7 @@ def test_coverage_counts_the_listed_and_the_stored_rows_of_each_table(
     shop.seed_history(20)
     short = {"retention": retention} if retention else {}
     make_pipeline(objects={"fee_details": short, "invoice_lines": short}).sync()
-    held = {name: sum(len(shop.objects(name, mode)) for mode in (True, False)) for name in OBJECT_TYPES}
+    held = {name: sum(len(shop.objects(name, mode)) for mode in (True, False)) for name in DEFAULT_TYPES}
     held["customers"] -= sum(
         customer["test_clock"] is not None for customer in shop.objects("customers", False).values()
     )
@@ -323,7 +323,7 @@ def test_coverage_counts_the_listed_and_the_stored_rows_of_each_table(
     assert counted == held
     assert held["fee_details"] != held["balance_transactions"]
     rows = dict(ask(folder.published, 'SELECT object_type, sum("rows")::INT FROM pipeline.coverage GROUP BY ALL'))
-    stored = {name: ask(folder.published, f"SELECT count(*) FROM raw.{name}")[0][0] for name in OBJECT_TYPES}
+    stored = {name: ask(folder.published, f"SELECT count(*) FROM raw.{name}")[0][0] for name in DEFAULT_TYPES}
     assert rows == stored
     assert (rows == counted) is (retention is None)
 

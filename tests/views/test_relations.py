@@ -18,9 +18,9 @@ from stripe_emulator import Fault, Server, Shop
 from stripe_pipeline.assets.checks import NIGHTLY, REFERENCES, UNIQUE
 from stripe_pipeline.assets.keys import NIGHTLY_JOB, SYNC_JOB
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.days import DAY
+from stripe_pipeline.days import DAY, day_of
 from stripe_pipeline.definitions import build_defs
-from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.objects import DEFAULT_TYPES
 from stripe_pipeline.resources.pipeline import RESOURCE
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.views import references
@@ -118,7 +118,7 @@ def payments(
     without = without or {}
     stored = {
         table: {*object_type.column_names, *(flat.name for flat in object_type.flat)} - set(without.get(table, ()))
-        for table, object_type in OBJECT_TYPES.items()
+        for table, object_type in DEFAULT_TYPES.items()
         if table not in without or without[table]
     }
     with duckdb.connect(str(folder.published), read_only=True) as connection:
@@ -593,9 +593,36 @@ def test_references_of_a_complete_shop_resolve(pipeline: Pipeline, shop: Shop, c
     checked = check()
     assert metadata_of(checked["charges"]) == metadata_of(checked["invoices"]) == {}
     assert {evaluation.description for evaluation in checked.values()} == {None}
-    assert checked.keys() == {name for name, object_type in OBJECT_TYPES.items() if object_type.references}
+    assert checked.keys() == {name for name, object_type in DEFAULT_TYPES.items() if object_type.references}
     assert {table for table, evaluation in checked.items() if not evaluation.passed} == set()
     assert not any("balance_transaction" in name for evaluation in checked.values() for name in metadata_of(evaluation))
+
+
+def test_references_to_an_optional_type_are_checked_while_the_type_is_on(
+    make_pipeline: MakePipeline, shop: Shop, check: Callable[..., Checked]
+) -> None:
+    shop.fail_payout(shop.payout(100, created=days_ago(shop, 20))["source"], created=days_ago(shop, 19))
+    make_pipeline().sync()
+    make_pipeline().sync()
+    assert not any("payouts" in name for evaluation in check().values() for name in evaluation.metadata)
+    on = {"payouts": {"enabled": True}}
+    pipeline = make_pipeline(objects=on)
+    pipeline.sync()
+    pipeline.sync()
+    checked = check(objects=on)
+    assert checked["balance_transactions"].metadata["source → payouts: missing"].value == 0
+    assert {name for name in checked["payouts"].metadata if name.endswith(": missing")} == {
+        "balance_transaction → balance_transactions: missing",
+        "failure_balance_transaction → balance_transactions: missing",
+        "original_payout → payouts: missing",
+        "reversed_by → payouts: missing",
+    }
+    assert metadata_of(checked["payouts"]) == {}
+    assert len(pipeline.warehouse.ask("DELETE FROM raw.payouts RETURNING 1")) == 1
+    assert check(objects=on)["balance_transactions"].metadata["source → payouts: missing"].value == 2
+    assert len(pipeline.warehouse.ask("DELETE FROM raw.balance_transactions RETURNING 1")) == 2
+    pipeline.backfill([day_of(days_ago(shop, 20))], ["payouts"])
+    assert_equal_to_stripe(shop, pipeline.folder.published)
 
 
 def test_missing_objects_are_reported_with_examples(
@@ -720,7 +747,7 @@ def test_an_object_in_two_rows_is_reported(
     shop.seed_history(4)
     pipeline.sync()
     checked = check(UNIQUE)
-    assert checked.keys() == OBJECT_TYPES.keys()
+    assert checked.keys() == DEFAULT_TYPES.keys()
     assert all(evaluation.passed for evaluation in checked.values())
     [(fee,)] = pipeline.warehouse.ask(
         "INSERT INTO raw.fee_details FROM raw.fee_details LIMIT 1 RETURNING balance_transaction"
@@ -782,7 +809,7 @@ def test_references_are_checked_every_night_and_not_in_a_sync(
     assert (schedule.job_name, schedule.default_status) == (NIGHTLY_JOB, dg.DefaultScheduleStatus.RUNNING)
     steps = {name: {node.name for node in defs.resolve_job_def(name).nodes} for name in (SYNC_JOB, NIGHTLY_JOB)}
     assert steps == {SYNC_JOB: {"stripe"}, NIGHTLY_JOB: {"retention", *NIGHTLY}}
-    only_customers = {name: {"enabled": False} for name in OBJECT_TYPES if name != "customers"}
+    only_customers = {name: {"enabled": False} for name in DEFAULT_TYPES if name != "customers"}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump({"objects": only_customers}))
     monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(tmp_path / "settings.yaml"))
     dg.Definitions.validate_loadable(build_defs())

@@ -17,7 +17,7 @@ from stripe_emulator import Server, Shop
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY
 from stripe_pipeline.errors import WarehouseError
-from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.objects import DEFAULT_TYPES
 from stripe_pipeline.views.catalog import views
 from tests.conftest import KEYS, TEST_KEY, MakePipeline
 from tests.stripe_state import ask, days_ago, held_by_stripe, rows
@@ -201,13 +201,14 @@ def test_flat_columns_have_the_values_of_their_paths(
     shop.create_invoice(created=day, n_lines=12, subscription="sub_1")
     shop.create_invoice(created=day)
     make_pipeline(TEST_KEY).sync()
-    flat = {name: object_type.flat for name, object_type in OBJECT_TYPES.items() if object_type.flat}
+    flat = {name: object_type.flat for name, object_type in DEFAULT_TYPES.items() if object_type.flat}
     assert flat.keys() == {"charges", "invoices", "invoice_lines"}
     for table, columns in flat.items():
         shown = {
-            tuple(row[name] for name in OBJECT_TYPES[table].key): row for row in rows(folder.published, f"test.{table}")
+            tuple(row[name] for name in DEFAULT_TYPES[table].key): row
+            for row in rows(folder.published, f"test.{table}")
         }
-        held = held_by_stripe(shop, OBJECT_TYPES[table], livemode=False)
+        held = held_by_stripe(shop, DEFAULT_TYPES[table], livemode=False)
         assert shown.keys() == held.keys()
         for column in columns:
             values = {key: at(obj, column.path) for key, obj in held.items()}
@@ -242,7 +243,7 @@ def test_the_default_date_is_created_or_the_date_field_of_the_settings(
 ) -> None:
     shop.seed_history(5)
     make_pipeline(objects={"balance_transactions": {"date_field": "available_on"}}).sync()
-    for table in OBJECT_TYPES:
+    for table in DEFAULT_TYPES:
         column = "available_on" if table == "balance_transactions" else "created"
         [(same,)] = ask(folder.published, f"SELECT bool_and(default_date = {column}) FROM live.{table}")
         assert same, table
@@ -264,7 +265,7 @@ def test_the_default_day_is_the_utc_day_of_the_default_date_in_every_time_zone(
     with duckdb.connect(str(folder.published), read_only=True) as connection:
         for zone, schema in product(("UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago"), ("live", "test")):
             connection.execute(f"SET TimeZone = '{zone}'")
-            for table in OBJECT_TYPES:
+            for table in DEFAULT_TYPES:
                 column = moved.get(table, {}).get("date_field", "created")
                 days = connection.execute(f"SELECT default_day, epoch({column}) FROM {schema}.{table}").fetchall()
                 assert all(day == (at and datetime.fromtimestamp(at, UTC).date()) for day, at in days), table
@@ -302,12 +303,12 @@ def test_both_modes_are_stored_side_by_side_and_each_view_shows_one(
     make_pipeline().sync()
     shop.delete_customer(deleted)
     make_pipeline().sync()
-    for table in OBJECT_TYPES:
+    for table in DEFAULT_TYPES:
         for schema, livemode in (("live", True), ("test", False)):
             [(number, clean)] = ask(
                 folder.published, f"SELECT count(*), bool_and(livemode = {livemode}) FROM {schema}.{table}"
             )
-            assert number == len(held_by_stripe(shop, OBJECT_TYPES[table], livemode=livemode))
+            assert number == len(held_by_stripe(shop, DEFAULT_TYPES[table], livemode=livemode))
             assert clean or not number
     assert ask(folder.published, f"SELECT count(*) FROM raw.customers WHERE id = '{deleted}'") == [(1,)]
 

@@ -19,7 +19,7 @@ from stripe_pipeline.batch import Batch, Loaded
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of
 from stripe_pipeline.errors import WarehouseError
-from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.objects import DEFAULT_TYPES, OBJECT_TYPES
 from stripe_pipeline.warehouse import compaction
 from tests.cli.test_cli import Project, Run, api, environment, project, run  # noqa: F401 - the command line's fixtures
 from tests.conftest import MakePipeline
@@ -86,7 +86,7 @@ def money(folder: DataFolder) -> dict[str, list[tuple[Any, ...]]]:
             f"SELECT {', '.join(object_type.key)}, created, {'status' if name != 'fee_details' else 'type'}, amount"
             f" FROM raw.{name} ORDER BY ALL",
         )
-        for name, object_type in OBJECT_TYPES.items()
+        for name, object_type in DEFAULT_TYPES.items()
         if name not in ("customers", "invoices", "invoice_lines")
     } | {
         "invoices": ask(folder.published, "SELECT id, customer, created, status, total FROM raw.invoices ORDER BY ALL"),

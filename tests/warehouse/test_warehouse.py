@@ -18,7 +18,7 @@ from stripe_pipeline.batch import Batch, ListedDay, Mode, Tombstone
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.inbox.inbox import Inbox
-from stripe_pipeline.objects import CUSTOMERS, INVOICES, OBJECT_TYPES, ObjectType
+from stripe_pipeline.objects import CUSTOMERS, DEFAULT_TYPES, INVOICES, ObjectType
 from stripe_pipeline.rows import Surprises, shape
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.warehouse import publisher
@@ -471,7 +471,7 @@ def test_every_table_has_its_views_and_bookkeeping(warehouse: Warehouse) -> None
             "SELECT table_schema, table_name, column_name, data_type FROM information_schema.columns"
         ).fetchall()
     columns = {(schema, table, column): kind for schema, table, column, kind in declared}
-    for object_type in OBJECT_TYPES.values():
+    for object_type in DEFAULT_TYPES.values():
         for schema in ("raw", "live", "test"):
             for column in set(all_columns(object_type)) - {"_deleted_at"}:
                 assert (schema, object_type.name, column) in columns

@@ -114,7 +114,13 @@ class Trade:
 
     def payout(self) -> None:
         """Money leaves the balance; no event announces its balance transaction."""
-        self.shop.payout(self._number, livemode=self._on["livemode"])
+        self.shop.payout(self._number, **self._on)
+
+    def payout_ends(self) -> None:
+        """A payout arrives, is sent back by the bank, or is canceled."""
+        if payout := self._any("payouts", lambda obj: obj["status"] == "pending"):
+            ends = (self.shop.complete_payout, self.shop.fail_payout, self.shop.cancel_payout)
+            ends[self._number % 3](payout["id"], **self._on)
 
     def invoice(self) -> None:
         """An invoice of up to 25 lines, every other one a draft."""
@@ -172,7 +178,7 @@ class Trade:
 
     def edit(self) -> None:
         """New metadata of any object; no event announces that of a payment intent."""
-        types = ("charges", "customers", "disputes", "invoices", "payment_intents", "refunds")
+        types = ("charges", "customers", "disputes", "invoices", "payment_intents", "payouts", "refunds")
         type_name = types[self._number % len(types)]
         if obj := self._any(type_name):
             metadata = {"edit": str(self._number)} if self._number % 3 else {}
@@ -202,6 +208,7 @@ def stock(shop: Shop) -> None:
             change(charge, amount=500, **mode)
         for lines, draft in ((1, True), (12, True), (25, False)):
             shop.create_invoice(customer, n_lines=lines, draft=draft, **options())
+        shop.payout(100, **options())
 
 
 ACTIONS = tuple(name for name in vars(Trade) if not name.startswith("_"))

@@ -22,7 +22,7 @@ from stripe_pipeline.cli.processes import HOST, ProcessEnded, Processes, claim_p
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import PortTaken
-from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.objects import DEFAULT_TYPES
 
 REPOSITORY = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).parent / "stripe-pipeline"
@@ -149,7 +149,7 @@ def test_demo_from_start_to_end(clone: Path, start: Start) -> None:
     folder = DataFolder(clone / "data")
 
     stats = {tuple(node["assetKey"]["path"]): node["partitionStats"] for node in ask(port, PARTITIONS)["assetNodes"]}
-    for table in OBJECT_TYPES:
+    for table in DEFAULT_TYPES:
         assert stats["raw", table] == {
             "numPartitions": DAYS + 1,
             "numMaterialized": DAYS + 1,
@@ -176,7 +176,7 @@ def test_demo_from_start_to_end(clone: Path, start: Start) -> None:
     # A backfill from the UI lists the last days once more.
     launched_at = datetime.now(UTC)
     days = [f"{today() - timedelta(days=n)}" for n in (2, 1, 0)]
-    params = {"assetSelection": [{"path": ["raw", table]} for table in OBJECT_TYPES], "partitionNames": days}
+    params = {"assetSelection": [{"path": ["raw", table]} for table in DEFAULT_TYPES], "partitionNames": days}
     launched = ask(port, BACKFILL, params=params)["launchPartitionBackfill"]
     assert launched["__typename"] == "LaunchBackfillSuccess", launched
     finished = {"COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"}
@@ -196,7 +196,7 @@ def test_demo_from_start_to_end(clone: Path, start: Start) -> None:
             [launched_at, days],
         ).fetchall()
         doubled = connection.execute("SELECT id FROM raw.charges GROUP BY ALL HAVING count(*) > 1").fetchall()
-    assert listed == [(len(OBJECT_TYPES) * len(days),)]
+    assert listed == [(len(DEFAULT_TYPES) * len(days),)]
     assert doubled == []
 
     below = started_by(demo.pid)

@@ -44,7 +44,7 @@ from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.sync.report import Report
 from stripe_pipeline.warehouse.warehouse import Warehouse
 from tests.conftest import KEYS
-from tests.stripe_state import assert_equal_to_stripe, differences
+from tests.stripe_state import assert_equal_to_stripe, differences, stored
 from tests.whole.histories import ACTIONS, ANNOUNCEMENTS, ChangeLog, Happening, stock
 
 HISTORY_DAYS = 20
@@ -127,10 +127,11 @@ class Api(StripeApi):
 
 
 @cache
-def empty_warehouse() -> bytes:
+def empty_warehouse(*, every_type: bool) -> bytes:
     """A private file with the schema in place: creating the schema takes longer than a short history."""
     with tempfile.TemporaryDirectory(dir=fast_disk()) as root:
-        warehouse = Warehouse(DataFolder(Path(root)))
+        settings = Settings.model_validate({"objects": "all" if every_type else {}})
+        warehouse = Warehouse(DataFolder(Path(root)), settings)
         warehouse.load([])
         return warehouse.folder.private.read_bytes()
 
@@ -150,9 +151,15 @@ class Histories(RuleBasedStateMachine):
         self.local = LocalTime()
         self.wrong = False
 
-    @initialize(moment=st.integers(0, DAY - 1), ahead=st.sampled_from((0, 0, 600, -600)), before=things)
-    def start(self, moment: int, ahead: float, before: list[Happening]) -> None:
+    @initialize(
+        moment=st.integers(0, DAY - 1),
+        ahead=st.sampled_from((0, 0, 600, -600)),
+        before=things,
+        every_type=st.booleans(),
+    )
+    def start(self, moment: int, ahead: float, before: list[Happening], every_type: bool = False) -> None:
         """At a moment of the day that is drawn, on a machine whose clock may be wrong."""
+        self.objects: Any = "all" if every_type else {}
         self.stack.enter_context(mock.patch.object(server_clock, "time", self.local))
         self.stack.enter_context(mock.patch.object(sync, "StripeApi", Api))
         self.local.ahead = ahead
@@ -164,14 +171,16 @@ class Histories(RuleBasedStateMachine):
         root = Path(self.stack.enter_context(tempfile.TemporaryDirectory(dir=fast_disk())))
         self.folder = DataFolder(root)
         self.folder.prepare()
-        self.folder.private.write_bytes(empty_warehouse())
+        self.folder.private.write_bytes(empty_warehouse(every_type=every_type))
         self.first_day = day_of(today) - timedelta(days=HISTORY_DAYS)
         self.pipelines = [self._pipeline(), self._pipeline()]
         self._all(before)
 
     def _pipeline(self) -> Pipeline:
         pipeline = Pipeline(
-            settings=Settings.model_validate({"history": self.first_day, "sweep": {"requests_a_month": 1_000_000}}),
+            settings=Settings.model_validate(
+                {"history": self.first_day, "sweep": {"requests_a_month": 1_000_000}, "objects": self.objects}
+            ),
             keys=load_keys(KEYS),
             folder=self.folder,
             base_url=self.server.url,
@@ -374,7 +383,7 @@ class Histories(RuleBasedStateMachine):
 
     def _no_row_twice(self) -> None:
         with duckdb.connect(str(self.folder.published), read_only=True) as connection:
-            for object_type in OBJECT_TYPES.values():
+            for object_type in stored(connection):
                 key = ", ".join(("livemode", *object_type.key))
                 sql = f"SELECT {key} FROM raw.{object_type.name} GROUP BY {key} HAVING count(*) > 1"
                 assert connection.execute(sql).fetchall() == [], object_type.name

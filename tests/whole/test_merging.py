@@ -14,7 +14,7 @@ from stripe_pipeline.assets.keys import RUN_TAGS
 from stripe_pipeline.automation import sync_every_15_minutes
 from stripe_pipeline.days import today
 from stripe_pipeline.definitions import build_defs
-from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.objects import DEFAULT_TYPES
 from stripe_pipeline.resources.pipeline import RESOURCE
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.views.catalog import views
@@ -91,7 +91,7 @@ def test_sync_materializes_our_tables_only(merged: dg.Definitions, instance: dg.
     assert result.success
     keys = {event.asset_key.to_user_string() for event in result.get_asset_materialization_events() if event.asset_key}
     shown = {f"{schema}/{view.name}" for schema in ("live", "test") for view in views(Settings())}
-    assert keys == shown | {f"raw/{table}" for table in OBJECT_TYPES}
+    assert keys == shown | {f"raw/{table}" for table in DEFAULT_TYPES}
     assert steps(result) == {"stripe"}
     assert RAN == []
 

@@ -149,7 +149,7 @@ def test_everything_in_an_object_is_in_its_row_and_stays_there(
     objects = (_made_up() | _recorded())[case]
     _put(shop, objects)
     days = _days(objects)
-    pipeline = make_pipeline(_keys_for(objects), history=_history(days))
+    pipeline = make_pipeline(_keys_for(objects), history=_history(days), objects="all")
     # Stripe's samples say that they were created in 2009, which is too early for a settings file.
     pipeline.settings = pipeline.settings.model_copy(update={"history": min(days)})
 

@@ -15,7 +15,7 @@ from stripe_pipeline.cli.check import check
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import SettingsError, StripePipelineError, WarehouseError
-from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.objects import DEFAULT_TYPES
 from stripe_pipeline.settings.model import Settings
 from tests.conftest import MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, days_ago, everything
@@ -66,7 +66,7 @@ def restricted(server: Server) -> Server:
 def named(folder: DataFolder) -> set[str]:
     """The accounts in all tables that have one."""
     tables = {f"pipeline.{table}": "account" for table in ("keys", "cursors", "coverage")}
-    tables |= {f"raw.{table}": "_account" for table in OBJECT_TYPES}
+    tables |= {f"raw.{table}": "_account" for table in DEFAULT_TYPES}
     every = " UNION ".join(f"SELECT {column} FROM {table}" for table, column in tables.items())
     return {account for (account,) in ask(folder.published, every)}
 

@@ -29,7 +29,7 @@ from stripe_pipeline.days import DAY, day_of, day_start
 from stripe_pipeline.errors import PermissionMissing, RequestRefused, Unavailable, WarehouseError
 from stripe_pipeline.inbox.inbox import Inbox
 from stripe_pipeline.inbox.notification import notification_of
-from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.objects import DEFAULT_TYPES
 from stripe_pipeline.stripe_api import clock as server_clock
 from stripe_pipeline.stripe_api.client import StripeApi
 from stripe_pipeline.stripe_api.reader import Reader
@@ -664,7 +664,7 @@ def test_trap_18_an_event_in_an_old_api_versions_shape_clears_no_column(
     assert requests_of(server, f"/v1/charges/{payment['latest_charge']}")
     assert requests_of(server, f"/v1/invoices/{invoice}")
     after = everything(folder.published)
-    for table in OBJECT_TYPES:
+    for table in DEFAULT_TYPES:
         assert [row | {"_fetched_at": None} for row in after[table]] == [
             row | {"_fetched_at": None} for row in before[table]
         ]
@@ -723,7 +723,7 @@ def test_trap_21_every_row_of_every_type_has_the_right_livemode(
     shop.seed_history(10)
     make_pipeline(KEYS).sync()
     assert_equal_to_stripe(shop, folder.published)
-    for table in OBJECT_TYPES:
+    for table in DEFAULT_TYPES:
         counts = dict(ask(folder.published, f"SELECT livemode, count(*) FROM raw.{table} GROUP BY ALL"))
         assert counts.keys() == {True, False}, table
         assert counts[True] == len(rows(folder.published, f"live.{table}"))
@@ -790,7 +790,7 @@ def test_trap_24_columns_survive_nulls_expanded_references_new_fields_and_change
 
     assert not report.failures
     assert "charges.amount" in report.surprises.seen
-    for object_type in OBJECT_TYPES.values():
+    for object_type in DEFAULT_TYPES.values():
         described = {name for (name, *_) in ask(folder.published, f"DESCRIBE raw.{object_type.name}")}
         assert described == set(all_columns(object_type))
     assert ask(folder.published, "SELECT count(review), count(*) FROM test.charges") == [(0, 3)]
@@ -962,7 +962,7 @@ def test_trap_28_after_a_kill_between_two_steps_the_next_run_completes_the_work(
     assert (children[0].returncode, problem) == (-signal.SIGKILL, "")
     server.faults.clear()
 
-    for table, object_type in OBJECT_TYPES.items():  # the published file has no row twice
+    for table, object_type in DEFAULT_TYPES.items():  # the published file has no row twice
         key = ", ".join(("livemode", *object_type.key))
         assert ask(folder.published, f"SELECT {key} FROM raw.{table} GROUP BY {key} HAVING count(*) > 1") == []
     assert not pipeline.sync().failures

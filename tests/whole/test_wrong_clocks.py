@@ -13,7 +13,7 @@ from stripe_emulator.faults import ahead, joined, twice, without_zone
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of
 from stripe_pipeline.inbox.notification import notification_of
-from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.objects import DEFAULT_TYPES
 from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, days_ago
@@ -25,7 +25,7 @@ TIMES = {
     "pipeline.coverage": "listed_at",
     "pipeline.backfills": "began",
     "pipeline.gone": "found_at",
-} | {f"raw.{table}": "_fetched_at" for table in OBJECT_TYPES}
+} | {f"raw.{table}": "_fetched_at" for table in DEFAULT_TYPES}
 
 
 def assert_no_time_in_the_future(shop: Shop, folder: DataFolder) -> None:
@@ -178,6 +178,7 @@ def test_if_only_rows_have_times_in_the_future_they_are_read_again_at_their_next
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:
     customer = shop.create_customer(livemode=True, created=days_ago(shop, 2))["id"]
+    shop.create_customer(livemode=True, created=days_ago(shop, 2), name="unchanged")
     pipeline.sync()
     with duckdb.connect(str(folder.private)) as connection:
         connection.execute("UPDATE raw.customers SET _fetched_at = _fetched_at + INTERVAL 1 YEAR")

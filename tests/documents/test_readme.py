@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -118,7 +119,7 @@ def test_the_first_query_prints_the_header_that_readme_shows(published: Path) ->
     """Runs the command as README has it; the amounts in README are those of the demo's shop."""
     [(command, shown)] = re.findall(r"```sh\n(\.venv/bin/python -c .*?)```\n\n```text\n(.*?)```", README, re.DOTALL)
     answer = subprocess.run(
-        ["sh", "-c", command.replace(".venv/bin/python", sys.executable, 1)],
+        ["sh", "-c", command.replace(".venv/bin/python", shlex.quote(sys.executable), 1)],
         cwd=REPOSITORY,
         env=os.environ | {"STRIPE_PIPELINE_DATA": f"{published.parent}"},
         capture_output=True,

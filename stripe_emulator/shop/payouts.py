@@ -7,7 +7,7 @@ from typing import Unpack
 from stripe_emulator import templates
 from stripe_emulator.clock import DAY
 from stripe_emulator.shop.balance import Balance
-from stripe_emulator.shop.state import Moment, When, locked
+from stripe_emulator.shop.state import When, locked
 from stripe_emulator.store import Json
 
 
@@ -68,15 +68,11 @@ class Payouts(Balance):
     @locked
     def fail_payout(self, payout_id: str, *, reason: str = "account_closed", **when: Unpack[When]) -> Json:
         """Fail a payout returned by the bank: the money is back in the balance."""
-        moment = self._moment_of("payouts", payout_id, when)
-        transaction = self._return_payout(payout_id, moment, "payout_failure")
-        return self._change(
-            "payouts",
+        return self._return_payout(
             payout_id,
-            moment,
-            ("payout.failed", "payout.updated"),
+            when,
+            "payout_failure",
             status="failed",
-            failure_balance_transaction=transaction["id"],
             failure_code=reason,
             failure_message="The bank account has been closed.",
         )
@@ -84,19 +80,11 @@ class Payouts(Balance):
     @locked
     def cancel_payout(self, payout_id: str, **when: Unpack[When]) -> Json:
         """Cancel a payout that has not been sent to the bank."""
-        moment = self._moment_of("payouts", payout_id, when)
-        transaction = self._return_payout(payout_id, moment, "payout_cancel")
-        return self._change(
-            "payouts",
-            payout_id,
-            moment,
-            ("payout.canceled", "payout.updated"),
-            status="canceled",
-            failure_balance_transaction=transaction["id"],
-        )
+        return self._return_payout(payout_id, when, "payout_cancel", status="canceled")
 
-    def _return_payout(self, payout_id: str, moment: Moment, kind: str) -> Json:
-        """Book the balance transaction that returns the money of a payout."""
+    def _return_payout(self, payout_id: str, when: When, kind: str, *, status: str, **fields: str) -> Json:
+        """Book the balance transaction that returns the money of a payout, and give the payout its last status."""
+        moment = self._moment_of("payouts", payout_id, when)
         payout = self._stored("payouts", payout_id, moment.livemode)
         transaction = templates.balance_transaction(
             self._id("txn"),
@@ -110,4 +98,13 @@ class Payouts(Balance):
             available_on=moment.at,
             fees=[],
         )
-        return self._add_transaction(transaction, moment)
+        self._add_transaction(transaction, moment)
+        return self._change(
+            "payouts",
+            payout_id,
+            moment,
+            (f"payout.{status}", "payout.updated"),
+            status=status,
+            failure_balance_transaction=transaction["id"],
+            **fields,
+        )

@@ -22,7 +22,7 @@ URL = "https://shop.example.com/webhooks/stripe"
 def test_the_installed_sdk_pins_the_same_version() -> None:
     assert stripe.api_version == API_VERSION, (
         f"stripe-python {stripe.VERSION} pins {stripe.api_version}. Compare its objects with the fields in"
-        " stripe_pipeline/objects.py, then set API_VERSION in stripe_pipeline/stripe_api/version.py and name the new"
+        " stripe_pipeline/objects, then set API_VERSION in stripe_pipeline/stripe_api/version.py and name the new"
         " version in CHANGELOG.md; or install the stripe-python that pins API_VERSION"
     )
 

@@ -59,6 +59,8 @@ class Batch:
     children: tuple[ObjectType, ...]
     """The child types that were read, without disabled ones."""
     mode: Mode
+    number: int = 0
+    """Distinguishes the files of this batch from those of the reader's other batches."""
     files: dict[str, list[Path]] = field(default_factory=dict)
     """NDJSON files of `rows.shape`'s lines by table name: the type's own and its children's."""
     first: int = 2**62

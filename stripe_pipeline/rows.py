@@ -160,9 +160,11 @@ def created_of(obj: Mapping[str, Any]) -> int:
 
 
 def check(obj: Mapping[str, Any], object_type: ObjectType, *, livemode: bool) -> None:
-    """Raise `BadObject` unless `obj` is one of `object_type` in this mode, with an id and a creation time."""
+    """Raise `BadObject` unless `obj` is one of `object_type` in this mode, with an id and, if the type is dated, a
+    creation time."""
     id_of(obj)
-    created_of(obj)
+    if object_type.dated:
+        created_of(obj)
     if obj.get("object", object_type.object) != object_type.object:
         raise BadObject(f"Stripe sent {_name(obj)} where {object_type.name} were requested", LEFT_OUT)
     if isinstance(obj.get("livemode"), bool) and obj["livemode"] is not livemode:

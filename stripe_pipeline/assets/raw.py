@@ -147,7 +147,7 @@ def _report(
         own = requested if requested <= to_record else set()
         for day in sorted(own):
             context.add_asset_metadata(
-                _metadata(report, table, day), asset_key=key_of(object_type), partition_key=day.isoformat()
+                _metadata(report, object_type, day), asset_key=key_of(object_type), partition_key=day.isoformat()
             )
         for day in sorted(to_record - own):
             yield _materialization(report, object_type, day)
@@ -166,6 +166,19 @@ def _report(
         )
 
 
+def _shown_changes(report: Report, object_type: ObjectType) -> Changes:
+    """The changes to a table by partition. Of an undated type, whose rows belong to no partition, all changes are shown
+    in the present day's."""
+    changes = report.changes.get(object_type.name, Changes())
+    if object_type.dated or object_type.singleton:
+        return changes
+    moved = Changes()
+    for name in ("inserted", "updated", "deleted"):
+        if number := getattr(changes, name).total():
+            getattr(moved, name)[today()] = number
+    return moved
+
+
 def _days_to_record(
     context: dg.AssetExecutionContext, report: Report, object_type: ObjectType, requested: set[date]
 ) -> set[date]:
@@ -175,9 +188,10 @@ def _days_to_record(
     All `requested` days are recorded in a backfill, which Dagster would otherwise consider unfinished, and in a run
     that fails because of another table, which would otherwise mark those days as failed.
     """
-    changed = report.changes.get(object_type.name, Changes()).days
+    changed = _shown_changes(report, object_type).days
     expected = requested if report.failures or context.run.job_name != SYNC_JOB else set()
-    unchanged = (requested | report.listed.get(object_type.name, set())) - changed - expected
+    listed = report.listed.get(object_type.name, set()) if object_type.dated else set()
+    unchanged = (requested | listed) - changed - expected
     return changed | expected | _never_materialized(context.instance, key_of(object_type), unchanged)
 
 
@@ -197,23 +211,23 @@ def materializations(report: Report, enabled: Sequence[ObjectType]) -> list[dg.A
     return [
         _materialization(report, object_type, day)
         for object_type in enabled
-        for day in sorted(report.changes.get(object_type.name, Changes()).days)
+        for day in sorted(_shown_changes(report, object_type).days)
     ]
 
 
 def _materialization(report: Report, object_type: ObjectType, day: date) -> dg.AssetMaterialization:
     return dg.AssetMaterialization(
-        key_of(object_type), partition=day.isoformat(), metadata=_metadata(report, object_type.name, day)
+        key_of(object_type), partition=day.isoformat(), metadata=_metadata(report, object_type, day)
     )
 
 
-def _metadata(report: Report, table: str, day: date) -> dict[str, int]:
-    changes = report.changes.get(table, Changes())
+def _metadata(report: Report, object_type: ObjectType, day: date) -> dict[str, int]:
+    changes = _shown_changes(report, object_type)
     metadata = {
         "inserted": changes.inserted[day],
         "updated": changes.updated[day],
         "deleted": changes.deleted[day],
-        "requests": report.requests[table],
+        "requests": report.requests[object_type.name],
     }
     if day in changes.rows:
         metadata["dagster/partition_row_count"] = changes.rows[day]

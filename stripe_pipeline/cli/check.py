@@ -18,6 +18,7 @@ from stripe_pipeline.errors import (
 )
 from stripe_pipeline.settings.environment import api_base, load_keys
 from stripe_pipeline.settings.loading import load_settings
+from stripe_pipeline.stripe_api.rate_limits import READ_ALLOCATION
 
 if TYPE_CHECKING:
     from stripe_pipeline.preflight.key_report import KeyReport
@@ -66,7 +67,8 @@ def _show_report(report: KeyReport) -> None:
         counts = [approximately(n, exact=left.exact) for n in (left.objects, left.requests)] if left else ("", "")
         readable = f"with {checked.object_type.parent}" if checked.object_type.parent else "yes"
         table.add_row(checked.object_type.name, *counts, _readable(checked.error, readable))
-    table.add_row("events", "", "", _readable(report.events, "yes"))
+    if all(checked.object_type.name != "events" for checked in report.tables):
+        table.add_row("events", "", "", _readable(report.events, "yes"))
     out.print(table)
     print_line("To load", f"{to_load(report)}.")
     for lacking in report.lacking:
@@ -75,6 +77,11 @@ def _show_report(report: KeyReport) -> None:
         for path in checked.unseen:
             print_line("Fields", f"{checked.object_type.name}: {path} is in the settings, but no recent object has it.")
     rate = report.rate
+    print_line(
+        "30 days",
+        f"about {report.requests_a_month:,} requests if nothing changes, {report.requests_of_all_types:,} with every"
+        f" type on (`objects: all`). Stripe allows every account {READ_ALLOCATION:,}.",
+    )
     print_line(
         "Rate",
         f"{rate.account * rate.share:g} requests/s, {rate.endpoint * rate.share:g} of one type: {rate.share:.0%} of"

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from stripe_pipeline.errors import BadObject, shown
-from stripe_pipeline.objects import BY_STRIPE_OBJECT
+from stripe_pipeline.objects import ANNOUNCED_CHILDREN, BY_STRIPE_OBJECT, OBJECT_TYPES
 from stripe_pipeline.rows import is_id
 
 if TYPE_CHECKING:  # its module loads DuckDB, which the receiver's process does without
@@ -96,7 +96,12 @@ def notification_of(event: object, mode: Mode | None = None) -> Notification | N
     # Only events of connected accounts name the account (docs/stripe.md#webhooks).
     if event.get("account") is not None and (mode is None or event["account"] != mode.account):
         return None
-    name, object_id = obj.get("object"), obj.get("id")
+    name, object_id, object_created = obj.get("object"), obj.get("id"), _seconds(obj.get("created"))
+    if isinstance(name, str) and name in ANNOUNCED_CHILDREN:
+        child = ANNOUNCED_CHILDREN[name]
+        parent = obj.get(f"{child.parent_key}")
+        name, object_created = OBJECT_TYPES[f"{child.parent}"].object, None
+        object_id = parent.get("id") if isinstance(parent, dict) else parent
     if not isinstance(name, str) or name not in BY_STRIPE_OBJECT or not is_id(event_id):
         return None
     if not is_id(object_id):
@@ -113,7 +118,7 @@ def notification_of(event: object, mode: Mode | None = None) -> Notification | N
         livemode=livemode,
         object=name,
         object_id=str(object_id),
-        object_created=_seconds(obj.get("created")),
+        object_created=object_created,
         event_created=event_created,
     )
 

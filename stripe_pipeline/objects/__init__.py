@@ -13,8 +13,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from stripe_pipeline.objects.balance import BALANCE_TRANSACTIONS, FEE_DETAILS, PAYOUTS
-from stripe_pipeline.objects.billing import INVOICE_LINES, INVOICES
+from stripe_pipeline.objects.account import ACCOUNT, EVENTS
+from stripe_pipeline.objects.balance import (
+    BALANCE,
+    BALANCE_TRANSACTIONS,
+    FEE_DETAILS,
+    PAYOUT_BALANCE_TRANSACTIONS,
+    PAYOUTS,
+)
+from stripe_pipeline.objects.billing import (
+    COUPONS,
+    CREDIT_NOTE_LINES,
+    CREDIT_NOTES,
+    CUSTOMER_BALANCE_TRANSACTIONS,
+    INVOICE_DISCOUNTS,
+    INVOICE_LINES,
+    INVOICES,
+    PRICES,
+    PRODUCTS,
+    PROMOTION_CODES,
+    SUBSCRIPTION_DISCOUNTS,
+    SUBSCRIPTION_ITEMS,
+    SUBSCRIPTIONS,
+    TAX_RATES,
+)
 from stripe_pipeline.objects.declaration import (
     BOOKKEEPING,
     KINDS,
@@ -27,9 +49,23 @@ from stripe_pipeline.objects.declaration import (
     ObjectType,
     Reference,
 )
-from stripe_pipeline.objects.payments import CHARGES, CUSTOMERS, DISPUTES, PAYMENT_INTENTS, REFUNDS
+from stripe_pipeline.objects.payments import (
+    APPLICATION_FEE_REFUNDS,
+    APPLICATION_FEES,
+    CHARGES,
+    CHECKOUT_SESSION_LINES,
+    CHECKOUT_SESSIONS,
+    CUSTOMERS,
+    DISPUTES,
+    PAYMENT_INTENTS,
+    PAYMENT_METHODS,
+    REFUNDS,
+    TRANSFER_REVERSALS,
+    TRANSFERS,
+)
 
 __all__ = [
+    "ANNOUNCED_CHILDREN",
     "BOOKKEEPING",
     "BY_STRIPE_OBJECT",
     "CHARGES",
@@ -52,16 +88,39 @@ __all__ = [
 ]
 
 _DECLARED = (
+    ACCOUNT,
+    APPLICATION_FEES,
+    APPLICATION_FEE_REFUNDS,
+    BALANCE,
     BALANCE_TRANSACTIONS,
     CHARGES,
+    CHECKOUT_SESSIONS,
+    CHECKOUT_SESSION_LINES,
+    COUPONS,
+    CREDIT_NOTES,
+    CREDIT_NOTE_LINES,
     CUSTOMERS,
+    CUSTOMER_BALANCE_TRANSACTIONS,
     DISPUTES,
+    EVENTS,
     FEE_DETAILS,
-    INVOICE_LINES,
     INVOICES,
+    INVOICE_DISCOUNTS,
+    INVOICE_LINES,
     PAYMENT_INTENTS,
+    PAYMENT_METHODS,
     PAYOUTS,
+    PAYOUT_BALANCE_TRANSACTIONS,
+    PRICES,
+    PRODUCTS,
+    PROMOTION_CODES,
     REFUNDS,
+    SUBSCRIPTIONS,
+    SUBSCRIPTION_DISCOUNTS,
+    SUBSCRIPTION_ITEMS,
+    TAX_RATES,
+    TRANSFERS,
+    TRANSFER_REVERSALS,
 )
 
 OBJECT_TYPES: Mapping[str, ObjectType] = {
@@ -70,7 +129,9 @@ OBJECT_TYPES: Mapping[str, ObjectType] = {
 """All object types by table name, in alphabetical order."""
 
 DEFAULT_TYPES: Mapping[str, ObjectType] = {
-    name: object_type for name, object_type in OBJECT_TYPES.items() if not object_type.optional
+    name: object_type
+    for name, object_type in OBJECT_TYPES.items()
+    if not object_type.optional and not (object_type.parent and OBJECT_TYPES[object_type.parent].optional)
 }
 """The object types that are loaded unless the settings switch one off, by table name."""
 
@@ -81,6 +142,13 @@ BY_STRIPE_OBJECT: Mapping[str, ObjectType] = {
 
 An event's name does not say which object it carries (`charge.refund.updated` carries a refund), so nothing routes by
 name. Lines and fees are missing here on purpose: they are read with their parent."""
+
+ANNOUNCED_CHILDREN: Mapping[str, ObjectType] = {
+    object_type.object: object_type
+    for object_type in OBJECT_TYPES.values()
+    if object_type.parent and object_type.events
+}
+"""Child types whose events announce a change of their parent, by `data.object.object` of an event."""
 
 
 def children_of(object_type: ObjectType) -> tuple[ObjectType, ...]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from stripe_pipeline.objects.declaration import ObjectType, Reference, columns
+from stripe_pipeline.objects.declaration import ChildList, ObjectType, Reference, columns
 
 BALANCE_TRANSACTIONS = ObjectType(
     name="balance_transactions",
     object="balance_transaction",
     description="What moved the Stripe balance: charges, refunds, disputes, fees, payouts.",
     endpoint="/v1/balance_transactions",
-    announced_by=("charges", "disputes", "payouts", "refunds"),
+    announced_by=("charges", "disputes", "payouts", "refunds", "transfers", "application_fees"),
     about_person=("description",),  # the charge's
     columns=columns(
         added={"livemode": "boolean"},
@@ -25,6 +25,10 @@ BALANCE_TRANSACTIONS = ObjectType(
         Reference(column="source", target="refunds", prefixes=("re_", "pyr_"), may_be_older=True),
         Reference(column="source", target="disputes", prefixes=("dp_", "du_"), may_be_older=True),
         Reference(column="source", target="payouts", prefixes=("po_",), may_be_older=True),
+        Reference(column="source", target="transfers", prefixes=("tr_",), may_be_older=True),
+        Reference(column="source", target="transfer_reversals", prefixes=("trr_",), may_be_older=True),
+        Reference(column="source", target="application_fees", prefixes=("fee_",), may_be_older=True),
+        Reference(column="source", target="application_fee_refunds", prefixes=("fr_",), may_be_older=True),
     ),
 )
 
@@ -85,5 +89,50 @@ PAYOUTS = ObjectType(
         Reference(column="failure_balance_transaction", target="balance_transactions", may_be_older=False),
         Reference(column="original_payout", target="payouts", may_be_older=True),
         Reference(column="reversed_by", target="payouts", may_be_older=False),
+    ),
+)
+
+PAYOUT_BALANCE_TRANSACTIONS = ObjectType(
+    name="payout_balance_transactions",
+    object="balance_transaction",
+    description="Which balance transactions each automatic payout pays out, once Stripe has completed the list. A"
+    " payout's own balance transaction is among them.",
+    key=("payout", "balance_transaction"),
+    parent="payouts",
+    parent_key="payout",
+    child_list=ChildList(
+        path="/v1/balance_transactions",
+        parameter="payout",
+        only_if={"automatic": True, "reconciliation_status": "completed"},
+    ),
+    link="balance_transaction",
+    columns=columns(
+        leading=("payout", "balance_transaction", "created", "livemode"),
+        added={
+            "payout": "reference",
+            "balance_transaction": "reference",
+            "created": "timestamp",
+            "livemode": "boolean",
+        },
+    ),
+    references=(
+        Reference(column="payout", target="payouts", may_be_older=False),
+        Reference(column="balance_transaction", target="balance_transactions", may_be_older=True),
+    ),
+)
+
+BALANCE = ObjectType(
+    name="balance",
+    object="balance",
+    optional=True,
+    description="The Stripe balance as read once a day: a row a reading, with the time of the reading in created.",
+    endpoint="/v1/balance",
+    singleton=True,
+    key=("id", "created"),
+    columns=columns(
+        added={"id": "text", "created": "timestamp"},
+        text="object",
+        boolean="livemode",
+        nested="available connect_reserved instant_available issuing pending refund_and_dispute_prefunding",
     ),
 )

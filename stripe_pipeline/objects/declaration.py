@@ -189,8 +189,8 @@ class ObjectType:
     description: str
     columns: tuple[Column, ...]
     optional: bool = False
-    """Loaded only where the settings switch the type on; has no table otherwise. Children are optional as their parent
-    is."""
+    """Loaded only where the settings switch the type on; has no table otherwise. A child that is not optional is loaded
+    with its parent."""
     key: tuple[str, ...] = ("id",)
     """Columns that identify a row within its mode (docs/stripe.md#ids-and-secrets)."""
     endpoint: str | None = None
@@ -205,8 +205,10 @@ class ObjectType:
     """Whether there is only one object of the type: each reading is a row of its own, `created` at the reading."""
     deletable: bool = False
     """Whether an object can be deleted in Stripe while others of its type stay (docs/stripe.md#deletions)."""
+    lists_all: bool = True
+    """Whether the lists hold every object. Of other types, an object that is missing from its list may exist."""
     kept_days: int | None = None
-    """For how many days Stripe keeps the objects; None for ever. Older rows are not deleted."""
+    """For how many days Stripe lists the objects; None for ever."""
     generated: bool = False
     """Declared by `make objects` from Stripe's OpenAPI document, without traps, references and tests of its own."""
     events: tuple[str, ...] = ()
@@ -219,11 +221,17 @@ class ObjectType:
     """Column that holds the parent's id."""
     embedded_in: str | None = None
     """Field of the parent that carries these objects, or the first of them; None if the parent carries none."""
+    also_in: str | None = None
+    """Path of another field of the parent that may carry such objects, for example `lines.data.discounts`."""
     on_request: bool = False
     """Whether Stripe sends `embedded_in` only on request. The parent's row is stored without the objects."""
+    link: str | None = None
+    """Column that names the listed objects, which have rows of their own: nothing else is stored of each."""
     child_list: ChildList | None = None
     """Where to list all children of a parent that does not carry them all; by default at the parent's path, followed by
     `embedded_in`."""
+    derived: tuple[tuple[str, str], ...] = ()
+    """Added columns, each with the path of the text that fills the column, below a field that may be left out."""
     date_field: str = "created"
     """The timestamp that dates a row: `default_date` in the views, and the basis of retention."""
     include: tuple[Included, ...] = ()
@@ -262,8 +270,18 @@ class ObjectType:
     @property
     def dated(self) -> bool:
         """Whether Stripe says when an object, or its parent, was created. If not, `created` is `UNDATED` in all
-        rows."""
+        rows, or for a singleton the time of the reading."""
         return self.parent is not None or not any(c.name == "created" and c.added for c in self.columns)
+
+    @property
+    def plain(self) -> bool:
+        """Whether a parent carries all its children of this type, in a list without pages."""
+        return self.parent is not None and ("position" in self.key or (self.on_request and self.child_list is None))
+
+    @property
+    def whole(self) -> bool:
+        """Whether the list is read as a whole: no part of it can be requested by `created`."""
+        return not self.windowed or not self.dated
 
     @property
     def key_columns(self) -> frozenset[str]:

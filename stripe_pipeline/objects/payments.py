@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stripe_pipeline.objects.declaration import FlatColumn, ObjectType, Reference, columns
+from stripe_pipeline.objects.declaration import ChildList, FlatColumn, ObjectType, Reference, columns
 
 CHARGES = ObjectType(
     name="charges",
@@ -68,6 +68,10 @@ CHARGES = ObjectType(
         Reference(column="payment_intent", target="payment_intents", may_be_older=True),
         Reference(column="balance_transaction", target="balance_transactions", may_be_older=False),
         Reference(column="failure_balance_transaction", target="balance_transactions", may_be_older=False),
+        # Methods that were never attached to a customer are in no list.
+        Reference(column="payment_method", target="payment_methods", may_be_older=True, may_be_gone=True),
+        Reference(column="transfer", target="transfers", may_be_older=False),
+        Reference(column="application_fee", target="application_fees", may_be_older=False),
     ),
 )
 
@@ -77,6 +81,7 @@ CUSTOMERS = ObjectType(
     description="People and companies that pay.",
     endpoint="/v1/customers",
     events=("customer.created", "customer.deleted", "customer.updated"),
+    deletable=True,
     columns=columns(
         text="""
             business_name currency customer_account description email id individual_name
@@ -173,6 +178,7 @@ PAYMENT_INTENTS = ObjectType(
         Reference(column="customer", target="customers", may_be_older=True, may_be_gone=True),
         Reference(column="latest_charge", target="charges", may_be_older=False),
         Reference(column="last_payment_error", path="$.charge", target="charges", may_be_older=False),
+        Reference(column="payment_method", target="payment_methods", may_be_older=True, may_be_gone=True),
     ),
 )
 
@@ -204,5 +210,218 @@ REFUNDS = ObjectType(
         Reference(column="payment_intent", target="payment_intents", may_be_older=True),
         Reference(column="balance_transaction", target="balance_transactions", may_be_older=False),
         Reference(column="failure_balance_transaction", target="balance_transactions", may_be_older=False),
+        Reference(column="transfer_reversal", target="transfer_reversals", may_be_older=False),
+    ),
+)
+
+PAYMENT_METHODS = ObjectType(
+    name="payment_methods",
+    object="payment_method",
+    optional=True,
+    description="Cards, bank accounts and other ways to pay. Detached ones stay; those that were never attached to a"
+    " customer are in no list.",
+    endpoint="/v1/payment_methods",
+    windowed=False,
+    lists_all=False,
+    events=(
+        "payment_method.attached",
+        "payment_method.automatically_updated",
+        "payment_method.detached",
+        "payment_method.updated",
+    ),
+    columns=columns(
+        text="allow_redisplay customer_account id object type",
+        reference="customer",
+        timestamp="created",
+        boolean="livemode",
+        nested="""
+            acss_debit affirm afterpay_clearpay alipay alma amazon_pay au_becs_debit bacs_debit
+            bancontact billie billing_details bizum blik boleto card card_present cashapp crypto custom
+            customer_balance eps fpx giropay grabpay ideal interac_present kakao_pay klarna konbini
+            kr_card link mb_way metadata mobilepay multibanco naver_pay nz_bank_account oxxo p24
+            pay_by_bank payco paynow paypal payto pix promptpay radar_options revolut_pay samsung_pay
+            satispay scalapay sepa_debit sofort sunbit swish twint upi us_bank_account wechat_pay zip
+        """,
+    ),
+    flat=(
+        FlatColumn(name="card_brand", path="card.brand", description="Brand of the card, such as `visa`"),
+        FlatColumn(
+            name="card_country", path="card.country", description="Country of the card's issuer, as two letters"
+        ),
+        FlatColumn(name="card_funding", path="card.funding", description="`credit`, `debit`, `prepaid` or `unknown`"),
+    ),
+    personal=("billing_details",),
+    about_person=(
+        *("acss_debit", "au_becs_debit", "bacs_debit", "boleto", "card", "cashapp", "klarna", "link", "metadata"),
+        *("nz_bank_account", "paypal", "revolut_pay", "sepa_debit", "upi", "us_bank_account", "zip"),
+    ),
+    references=(Reference(column="customer", target="customers", may_be_older=True, may_be_gone=True),),
+)
+
+CHECKOUT_SESSIONS = ObjectType(
+    name="checkout_sessions",
+    object="checkout.session",
+    optional=True,
+    description="Visits of customers to a payment page, completed or not. The items are in checkout_session_lines.",
+    endpoint="/v1/checkout/sessions",
+    events=(
+        "checkout.session.async_payment_failed",
+        "checkout.session.async_payment_succeeded",
+        "checkout.session.completed",
+        "checkout.session.expired",
+    ),
+    columns=columns(
+        text="""
+            billing_address_collection cancel_url client_reference_id client_secret currency
+            customer_account customer_creation customer_email id integration_identifier locale mode object
+            origin_context payment_method_collection payment_status recovered_from
+            redirect_on_completion return_url status submit_type success_url ui_mode url
+        """,
+        reference="customer invoice payment_intent payment_link setup_intent subscription",
+        amount="amount_subtotal amount_total",
+        timestamp="created expires_at",
+        boolean="allow_promotion_codes livemode",
+        nested="""
+            adaptive_pricing after_expiration automatic_tax branding_settings collected_information
+            consent consent_collection currency_conversion custom_fields custom_text customer_details
+            discounts excluded_payment_method_types invoice_creation line_items managed_payments metadata
+            name_collection optional_items payment_method_configuration_details payment_method_options
+            payment_method_types permissions phone_number_collection presentment_details
+            saved_payment_method_options shipping_address_collection shipping_cost shipping_options
+            tax_id_collection total_details wallet_options
+        """,
+    ),
+    secrets=("client_secret",),
+    personal=("collected_information", "customer_details", "customer_email"),
+    about_person=("client_reference_id", "custom_fields", "metadata", "shipping_options", "url"),
+    references=(
+        Reference(column="customer", target="customers", may_be_older=True, may_be_gone=True),
+        Reference(column="payment_intent", target="payment_intents", may_be_older=False),
+        Reference(column="invoice", target="invoices", may_be_older=False, may_be_gone=True),
+        Reference(column="subscription", target="subscriptions", may_be_older=False),
+    ),
+)
+
+CHECKOUT_SESSION_LINES = ObjectType(
+    name="checkout_session_lines",
+    object="item",
+    description="Every item of every checkout session. The column created is the session's.",
+    key=("checkout_session", "id"),
+    parent="checkout_sessions",
+    parent_key="checkout_session",
+    embedded_in="line_items",
+    on_request=True,
+    child_list=ChildList(path="/v1/checkout/sessions/{id}/line_items"),
+    columns=columns(
+        leading=("id", "checkout_session", "created", "livemode"),
+        added={"checkout_session": "reference", "created": "timestamp", "livemode": "boolean"},
+        text="currency description id object",
+        amount="amount_discount amount_subtotal amount_tax amount_total",
+        integer="quantity",
+        nested="adjustable_quantity discounts metadata price taxes",
+    ),
+    flat=(
+        FlatColumn(name="price_id", path="price.id", description="ID of the price"),
+        FlatColumn(name="product", path="price.product", description="ID of the product"),
+    ),
+    about_person=("description", "metadata"),
+    references=(
+        Reference(column="checkout_session", target="checkout_sessions", may_be_older=False),
+        Reference(column="price", path="$.id", target="prices", may_be_older=True, may_be_gone=True),
+    ),
+)
+
+TRANSFERS = ObjectType(
+    name="transfers",
+    object="transfer",
+    optional=True,
+    description="Money moved to connected accounts. All reversals are in transfer_reversals; the column reversals holds"
+    " the first ten.",
+    endpoint="/v1/transfers",
+    events=("transfer.created", "transfer.reversed", "transfer.updated"),
+    columns=columns(
+        text="currency description id object source_type transfer_group",
+        reference="balance_transaction destination destination_payment source_transaction",
+        amount="amount amount_reversed",
+        timestamp="created",
+        boolean="livemode reversed",
+        nested="metadata reversals",
+    ),
+    about_person=("description", "metadata"),
+    references=(
+        Reference(column="balance_transaction", target="balance_transactions", may_be_older=False),
+        Reference(column="source_transaction", target="charges", prefixes=("ch_", "py_"), may_be_older=True),
+    ),
+)
+
+TRANSFER_REVERSALS = ObjectType(
+    name="transfer_reversals",
+    object="transfer_reversal",
+    description="Money taken back from connected accounts.",
+    parent="transfers",
+    parent_key="transfer",
+    embedded_in="reversals",
+    columns=columns(
+        leading=("id", "transfer", "created", "livemode"),
+        added={"livemode": "boolean"},
+        text="currency id object",
+        reference="balance_transaction destination_payment_refund source_refund transfer",
+        amount="amount",
+        timestamp="created",
+        nested="metadata",
+    ),
+    about_person=("metadata",),
+    references=(
+        Reference(column="transfer", target="transfers", may_be_older=True),
+        Reference(column="balance_transaction", target="balance_transactions", may_be_older=False),
+        Reference(column="source_refund", target="refunds", may_be_older=False),
+    ),
+)
+
+APPLICATION_FEES = ObjectType(
+    name="application_fees",
+    object="application_fee",
+    optional=True,
+    description="Fees that a platform takes from the charges of connected accounts. All refunds are in"
+    " application_fee_refunds; the column refunds holds the first ten.",
+    endpoint="/v1/application_fees",
+    events=("application_fee.created", "application_fee.refunded"),
+    columns=columns(
+        text="currency id object",
+        reference="account application balance_transaction charge originating_transaction",
+        amount="amount amount_refunded",
+        timestamp="created",
+        boolean="livemode refunded",
+        nested="fee_source refunds",
+    ),
+    references=(
+        Reference(column="balance_transaction", target="balance_transactions", may_be_older=False),
+        # The charge may belong to the connected account.
+        Reference(column="charge", target="charges", may_be_older=False, may_be_gone=True),
+        Reference(column="originating_transaction", target="charges", prefixes=("ch_", "py_"), may_be_older=True),
+    ),
+)
+
+APPLICATION_FEE_REFUNDS = ObjectType(
+    name="application_fee_refunds",
+    object="fee_refund",
+    description="Application fees that were given back.",
+    events=("application_fee.refund.updated",),
+    parent="application_fees",
+    parent_key="fee",
+    embedded_in="refunds",
+    columns=columns(
+        leading=("id", "fee", "created", "livemode"),
+        added={"livemode": "boolean"},
+        text="currency id object",
+        reference="balance_transaction fee",
+        amount="amount",
+        timestamp="created",
+        nested="metadata",
+    ),
+    about_person=("metadata",),
+    references=(
+        Reference(column="fee", target="application_fees", may_be_older=True),
+        Reference(column="balance_transaction", target="balance_transactions", may_be_older=False),
     ),
 )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,20 +136,33 @@ class Sample:
         ]
 
 
-def sample(api: StripeApi, object_type: ObjectType, windows: Sequence[Window]) -> Sample:
-    """Read up to `MOST_PAGES` pages of objects made in `windows`. Raises as `StripeApi.page` does."""
+def sample(
+    api: StripeApi, object_type: ObjectType, windows: Sequence[Window], params: Mapping[str, str | int | Sequence[str]]
+) -> Sample:
+    """Read up to `MOST_PAGES` pages of objects made in `windows`, from the list with these `params`. Raises as
+    `StripeApi.page` does."""
     taken = Sample(windows)
     for _ in range(MOST_PAGES):
         before = taken.next_page()
         if before is None:
             break
-        page = api.page(f"{object_type.endpoint}", {"created[gte]": windows[0][0], "created[lt]": before})
+        window = {"created[gte]": windows[0][0], "created[lt]": before}
+        page = api.page(f"{object_type.endpoint}", {**params, **window})
         taken.add(page.objects, before=before, has_more=page.has_more)
     return taken
 
 
+def first_page(api: StripeApi, object_type: ObjectType) -> tuple[Estimate, list[dict[str, Any]]]:
+    """The estimate for a type of which no window can be listed, from one page, and the objects of the page. Raises as
+    `StripeApi.page` does."""
+    if object_type.singleton:
+        return Estimate(1, 1, True), [api.get(f"{object_type.endpoint}").data]
+    page = api.page(f"{object_type.endpoint}", object_type.lists[0])
+    return Estimate(len(page.objects), len(object_type.lists) + page.has_more, not page.has_more), page.objects
+
+
 def of_type(taken: Sample) -> Estimate:
-    """The estimate for the sampled type itself."""
+    """The estimate for the sampled type itself, from one of its lists."""
     objects = taken.count()
     pages = objects / MAX_LIMIT
     requests = math.ceil(pages * _NOT_FULL) if pages > 1 else 1
@@ -157,7 +170,10 @@ def of_type(taken: Sample) -> Estimate:
 
 
 def of_children(taken: Sample, child: ObjectType) -> Estimate:
-    """The estimate for the children embedded in the sampled objects; each truncated list costs requests."""
+    """The estimate for the children of the sampled objects; each truncated list costs requests, and so does the list of
+    each parent that carries no children, whose number is unknown."""
+    if child.embedded_in is None:
+        return Estimate(0, round(taken.count()), False)
     numbers = [_children(obj.get(f"{child.embedded_in}")) for obj in taken.objects.values()]
     share = taken.count() / len(numbers) if numbers else 0.0
     objects = sum(number for number, _ in numbers) * share

@@ -19,18 +19,19 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_start, stretches
 from stripe_pipeline.errors import Cancelled, StripePipelineError
 from stripe_pipeline.fields import unseen
-from stripe_pipeline.objects import ObjectType, family_of
-from stripe_pipeline.preflight.estimate import Estimate, Sample, Window, of_children, of_type, sample
+from stripe_pipeline.objects import OBJECT_TYPES, ObjectType, family_of
+from stripe_pipeline.preflight.estimate import Estimate, Sample, Window, first_page, of_children, of_type, sample
 from stripe_pipeline.settings.environment import webhook_secrets
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.client import StripeApi
 from stripe_pipeline.stripe_api.keys import ApiKey
-from stripe_pipeline.stripe_api.listing import everything
+from stripe_pipeline.stripe_api.listing import everything, expand
 from stripe_pipeline.stripe_api.rate_limits import ENDPOINT_RATE, LIVE_ACCOUNT_RATE, TEST_ACCOUNT_RATE, RateLimits
+from stripe_pipeline.stripe_api.reader import included_paths
 from stripe_pipeline.stripe_api.retries import Retries
 from stripe_pipeline.stripe_api.version import API_VERSION
 from stripe_pipeline.sync.account import identify
-from stripe_pipeline.sync.plan import followed_since, kept_days, unlisted
+from stripe_pipeline.sync.plan import followed_since, kept_days, requests_a_month, unlisted
 from stripe_pipeline.warehouse.accounts import UNNAMED, other_account
 from stripe_pipeline.warehouse.bookkeeping import Covered, MissingFields
 from stripe_pipeline.warehouse.warehouse import Warehouse
@@ -126,6 +127,10 @@ class KeyReport:
     webhooks: Webhooks = Webhooks()
     lacking: tuple[MissingFields, ...] = ()
     """Fields that stored rows lack, until their days are reread."""
+    requests_a_month: int = 0
+    """The requests that 30 days without changes take, with the settings as they are."""
+    requests_of_all_types: int = 0
+    """The same with every type switched on."""
 
     @property
     def failures(self) -> dict[str, StripePipelineError]:
@@ -225,6 +230,8 @@ def _check(
             events=events.result(),
             webhooks=webhooks.result(),
             lacking=tuple(warehouse.state.lacking(mode)),
+            requests_a_month=requests_a_month(settings.enabled, settings.sweep.requests_a_month),
+            requests_of_all_types=requests_a_month(OBJECT_TYPES.values(), settings.sweep.requests_a_month),
             rate=replace(rate, slowed_down=api.slowed_down()),
         )
 
@@ -235,12 +242,15 @@ def _probe(
     """The table of a listed type, and those of its children."""
     types = (family, *(child for child in settings.enabled if child.parent == family.name))
     now = api.now()
+    if family.whole or family.singleton:
+        return _probe_whole(api, types, settings, coverage)
     history = kept_days(family, settings, coverage, now)
     names = [object_type.name for object_type in types]
     days = unlisted(names, history, coverage, now, since=followed_since(coverage))
+    params = {**expand(included_paths(family, types[1:])), **family.lists[0]}
     try:
-        taken = sample(api, family, _windows(days, until=int(now) + 1)) if days else None
-        objects = list(taken.objects.values()) if taken else api.page(f"{family.endpoint}").objects
+        taken = sample(api, family, _windows(days, until=int(now) + 1), params) if days else None
+        objects = list(taken.objects.values()) if taken else api.page(f"{family.endpoint}", params).objects
     except Cancelled:
         raise
     except StripePipelineError as error:
@@ -250,6 +260,28 @@ def _probe(
             object_type,
             left=_left(taken, object_type),
             days=len(days),
+            unseen=_unseen(settings, object_type, objects),
+        )
+        for object_type in types
+    ]
+
+
+def _probe_whole(
+    api: StripeApi, types: Sequence[ObjectType], settings: Settings, coverage: Mapping[tuple[str, date], Covered]
+) -> list[Table]:
+    """The tables of a type that is listed as a whole, or of which there is one object, and of its children."""
+    try:
+        estimate, objects = first_page(api, types[0])
+    except Cancelled:
+        raise
+    except StripePipelineError as error:
+        return [Table(object_type, error=error) for object_type in types]
+    if any(table == types[0].name for table, _ in coverage):
+        estimate = Estimate(0, 0, True)
+    return [
+        Table(
+            object_type,
+            left=Estimate(0, 0, True) if object_type.parent else estimate,
             unseen=_unseen(settings, object_type, objects),
         )
         for object_type in types

@@ -17,9 +17,10 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from stripe_pipeline.data_folder import Readers
+from stripe_pipeline.days import day_of
 from stripe_pipeline.errors import did_you_mean
 from stripe_pipeline.fields import PATH, STEP, FieldRules, rules_of
-from stripe_pipeline.objects import OBJECT_TYPES, FlatColumn, ObjectType, family_of
+from stripe_pipeline.objects import OBJECT_TYPES, UNDATED, FlatColumn, ObjectType, family_of
 from stripe_pipeline.settings.ages import FOREVER, LONGEST, Age, age_or_date, age_or_forever, first_day
 
 _COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
@@ -287,15 +288,17 @@ class Settings(_Section):
 
     def _is_on(self, object_type: ObjectType) -> bool:
         enabled = self._of(object_type).enabled
-        if object_type.parent:
-            return enabled is not False and self._is_on(OBJECT_TYPES[object_type.parent])
+        if object_type.parent and not self._is_on(OBJECT_TYPES[object_type.parent]):
+            return False
         return not object_type.optional if enabled is None else enabled
 
     @property
     def required(self) -> tuple[ObjectType, ...]:
-        """The object types that have a table, in table order: all but the optional types that are off. Of an optional
-        type that was on before, the file keeps the table."""
-        return tuple(t for t in self.types.values() if not t.optional or self._is_on(family_of(t)))
+        """The object types that have a table, in table order: all but the optional types that are off, with their
+        children. Of an optional type that was on before, the file keeps the table."""
+        return tuple(
+            t for t in self.types.values() if all(self._is_on(of) or not of.optional for of in (t, family_of(t)))
+        )
 
     @property
     def announcing(self) -> tuple[ObjectType, ...]:
@@ -354,12 +357,17 @@ class Settings(_Section):
         return retention if isinstance(retention, Age) else None
 
     def cutoff(self, object_type: ObjectType) -> date | None:
-        """The first UTC day, by the date field, whose rows of this type are kept as of today; None if all are kept."""
+        """The first UTC day, by the date field, whose rows of this type are kept as of today; None if all are kept, as
+        always of an undated type."""
+        if not object_type.dated and not object_type.singleton:
+            return None
         age = self.retention_of(object_type)
         return age.before(datetime.now(UTC).date()) if age else None
 
     def first_listed(self, object_type: ObjectType) -> date:
         """The first UTC day of `created` that is worth listing: older objects are not kept."""
+        if not object_type.dated:
+            return day_of(UNDATED)
         family = self.types[family_of(object_type).name]
         history, cutoff = self.history_of(family), self.cutoff(family)
         return max(history, cutoff) if cutoff and family.date_field == "created" else history

@@ -35,7 +35,7 @@ class _Day:
     """A day that is being listed."""
 
     left: int
-    """Seconds of the day not yet listed."""
+    """Seconds of the day not yet listed, summed over the lists that hold its objects."""
     until: int
     listed_at: float = float("inf")
     files: dict[str, Path] = field(default_factory=dict)
@@ -56,11 +56,11 @@ class DayFiles:
     def __contains__(self, day: date) -> bool:
         return day in self._days
 
-    def begin(self, days: Iterable[date], *, until: int) -> None:
-        """Begin these days, up to `until` (exclusive, Unix seconds)."""
+    def begin(self, days: Iterable[date], *, until: int, lists: int) -> None:
+        """Begin these days, up to `until` (exclusive, Unix seconds), which so many `lists` hold together."""
         for day in days:
             end = min(day_start(day) + DAY, until)
-            self._days[day] = _Day(left=end - day_start(day), until=end)
+            self._days[day] = _Day(left=(end - day_start(day)) * lists, until=end)
 
     def append(self, day: date, objects: Sequence[tuple[int, LinesByTable]], sent_at: float) -> None:
         """Write objects of one day, each with its `created`; `sent_at`: when the request was sent."""

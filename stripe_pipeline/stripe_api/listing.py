@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from stripe_pipeline.days import DAY, day_of, day_start
@@ -47,6 +48,7 @@ class Listing:
     A window is read from its newest object on. If a page shows that many objects are left while few windows are open,
     the rest is split into smaller windows that are read in parallel; a window always ends on a whole second, and
     objects of a page's last second are not emitted twice. `include`: fields that Stripe sends only on request.
+    `params`: further parameters of the list.
     `check` raises `BadObject` for an object that does not belong in the list. `give_up` gets a span (start, end) of
     at most a day that Stripe does not list, and the error; it says whether the others can go on.
     """
@@ -59,6 +61,7 @@ class Listing:
         emit: Callable[[Listed], None],
         done: Callable[[Exception | None], None],
         include: Sequence[str] = (),
+        params: Mapping[str, str] = MappingProxyType({}),
         check: Callable[[dict[str, Any]], object] = created_of,
         give_up: Callable[[int, int, Unavailable], None] | None = None,
         works: Callable[[Unavailable], bool] = lambda _: False,
@@ -69,7 +72,7 @@ class Listing:
         self._give_up = give_up
         self._works = works
         self._splits = 0
-        self._asked = _expand(include)
+        self._asked = {**expand(include), **params}
         self._emit = emit
         self._done = done
         self._lock = threading.Lock()
@@ -205,14 +208,21 @@ class Listing:
             return [obj for obj in objects if id_of(obj) not in self._shown.get(created_of(obj), ())]
 
 
-def newest_first(api: StripeApi, endpoint: str, *, since: int, include: Sequence[str] = ()) -> Iterator[Page]:
+def newest_first(
+    api: StripeApi,
+    endpoint: str,
+    *,
+    since: int,
+    include: Sequence[str] = (),
+    params: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Page]:
     """The pages of objects created since `since` (Unix seconds, inclusive), each object once.
 
-    `include`: fields that Stripe sends only on request.
+    `include`: fields that Stripe sends only on request. `params`: further parameters of the list.
     Continues at the same point if the object that a page should start after vanishes; raises `CursorLost` if this
     repeats without progress, otherwise as `StripeApi.page` does.
     """
-    window = left = _expand(include) | {"created[gte]": since}
+    window = left = {**expand(include), **params, "created[gte]": since}
     shown: set[str] = set()
     futile = 0
     cursor: str | None = None
@@ -259,21 +269,30 @@ def outside(obj: dict[str, Any], start: int, end: float) -> BadObject:
     )
 
 
-def everything(api: StripeApi, path: str, params: Params | None = None) -> list[dict[str, Any]]:
-    """All objects of a list without a window, newest first.
+def whole_list(api: StripeApi, path: str, params: Params | None = None) -> Iterator[Page]:
+    """The pages of a list without a window, each object once.
 
     Starts over if the object that a page should start after vanishes; raises `CursorLost` if this keeps happening,
     otherwise as `StripeApi.page` does.
     """
+    shown: set[str] = set()
     for attempt in range(_RESTARTS + 1):
         try:
-            return [obj for page in api.pages(path, params) for obj in page.objects]
+            for page in api.pages(path, params):
+                objects = [obj for obj in page.objects if not is_id(obj.get("id")) or obj["id"] not in shown]
+                shown.update(obj["id"] for obj in objects if is_id(obj.get("id")))
+                yield replace(page, objects=objects)
+            return
         except CursorLost:
             if attempt == _RESTARTS:
                 raise
-    raise AssertionError("unreachable")
 
 
-def _expand(include: Sequence[str]) -> dict[str, str | int | Sequence[str]]:
+def everything(api: StripeApi, path: str, params: Params | None = None) -> list[dict[str, Any]]:
+    """All objects of a list without a window. Starts over, and raises, as `whole_list` does."""
+    return [obj for page in whole_list(api, path, params) for obj in page.objects]
+
+
+def expand(include: Sequence[str]) -> dict[str, str | int | Sequence[str]]:
     """The list parameter that requests fields of the objects."""
     return {"expand": [f"data.{field}" for field in include]} if include else {}

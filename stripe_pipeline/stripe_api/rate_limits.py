@@ -24,6 +24,7 @@ from typing import Any
 import orjson
 
 from stripe_pipeline.errors import Cancelled, OutOfTime, WarehouseError
+from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.storage_errors import reason, remedy
 from stripe_pipeline.stripe_api.deadline import Deadline
 
@@ -31,6 +32,8 @@ from stripe_pipeline.stripe_api.deadline import Deadline
 ENDPOINT_RATE = 25.0
 LIVE_ACCOUNT_RATE = 100.0
 TEST_ACCOUNT_RATE = 25.0
+READ_ALLOCATION = 10_000
+"""Read requests that Stripe allows every account in 30 days; more if it has many transactions."""
 
 SPARE = 1.5
 """Requests per second reserved for catching up: requests sent evenly arrive unevenly, so that one second may
@@ -56,6 +59,12 @@ _REMEMBERED = 10.0  # seconds for which sent requests are remembered; a 429 that
 _LONGEST_PAUSE = 120.0  # seconds; times further ahead are from before the clock restarted
 _LARGEST = 1_000_000  # bytes; a bucket makes 200
 _ACCOUNT = "account"
+_NAMESPACES = frozenset(
+    endpoint.split("/")[2]
+    for object_type in OBJECT_TYPES.values()
+    if (endpoint := object_type.endpoint) and endpoint.count("/") == 3
+)
+"""First parts of paths whose second part names the type, such as `checkout` of `/v1/checkout/sessions`."""
 
 Wait = Callable[[threading.Event, float | None], bool]
 
@@ -67,7 +76,9 @@ def endpoint_of(path: str) -> str:
     Ids in `path` are percent-encoded (`paths.object_path`), so a slash in an id does not start a segment.
     """
     parts = path.strip("/").split("/")
-    return "/" + "/".join("{id}" if place == 2 else part for place, part in enumerate(parts[:4])).removesuffix("/{id}")
+    id_at = 3 if parts[1] in _NAMESPACES else 2
+    named = ["{id}" if place == id_at else part for place, part in enumerate(parts[: id_at + 2])]
+    return "/" + "/".join(named).removesuffix("/{id}")
 
 
 class Bucket:

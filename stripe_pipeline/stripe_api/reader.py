@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import date
@@ -21,12 +21,12 @@ from stripe_pipeline.batch import Batch, Mode, Tombstone
 from stripe_pipeline.days import DAY, day_of, day_start, days_between, stretches
 from stripe_pipeline.errors import BadObject, NotFound, OutOfTime, StripePipelineError, Unavailable
 from stripe_pipeline.fields import FieldFilter
-from stripe_pipeline.objects import ObjectType
+from stripe_pipeline.objects import UNDATED, ObjectType
 from stripe_pipeline.rows import Surprises, check, created_of, id_of, is_id
-from stripe_pipeline.stripe_api.client import StripeApi
+from stripe_pipeline.stripe_api.client import Page, StripeApi
 from stripe_pipeline.stripe_api.day_files import DayFiles, DayRead, LinesByTable, append
 from stripe_pipeline.stripe_api.lines import Lines
-from stripe_pipeline.stripe_api.listing import Listed, Listing, newest_first, outside
+from stripe_pipeline.stripe_api.listing import Listed, Listing, expand, newest_first, outside, whole_list
 from stripe_pipeline.stripe_api.paths import NAMELESS, object_path
 from stripe_pipeline.stripe_api.probe import Probe
 from stripe_pipeline.stripe_api.refusals import RESOURCE_MISSING, odd_answer
@@ -59,6 +59,8 @@ class Reader:
     ) -> None:
         self.object_type = object_type
         self.children = children
+        self._carried = tuple(child for child in children if child.embedded_in)
+        """The children that can be read without a request for each parent."""
         self.mode = mode
         self.surprises = Surprises()
         self._unread: dict[str, Unread] = {}
@@ -69,10 +71,11 @@ class Reader:
         self._executor = executor
         self._lock = threading.Lock()
         self._days = DayFiles(folder, object_type.name)
+        self._swept: frozenset[date] = frozenset()
         self._batches = itertools.count()
         assert object_type.endpoint is not None
         self._endpoint: str = object_type.endpoint
-        self._include = [included.column for included in object_type.include]
+        self._include = included_paths(object_type, children)
         self._probe = Probe(api, self._endpoint)
         self._lines = Lines(api, object_type, children, mode, fields, self._probe)
 
@@ -90,9 +93,16 @@ class Reader:
         with self._lock:
             return dict(self._unread)
 
-    def batch(self) -> Batch:
-        """An empty batch for this reader's objects."""
-        return Batch(self.object_type, self.children, self.mode)
+    def endpoint_of(self, child: ObjectType) -> str:
+        """The endpoint of the list of all children of a parent; `id` stands for the parent's."""
+        if child.child_list:
+            return child.child_list.path.format(id="id")
+        return f"{self._endpoint}/id/{child.embedded_in}"
+
+    def batch(self, *, swept: bool = False) -> Batch:
+        """An empty batch for this reader's objects; `swept`: for those of days that `list_days` sweeps."""
+        children = self._carried if swept else self.children
+        return Batch(self.object_type, children, self.mode, number=next(self._batches))
 
     def list_days(
         self,
@@ -101,35 +111,93 @@ class Reader:
         until: int,
         read: Callable[[DayRead], None],
         done: Callable[[Exception | None], None],
+        swept: Collection[date] = (),
     ) -> None:
         """List `days` completely, up to `until` (exclusive, Unix seconds), in the background.
 
-        `read` is called once for each day when it is complete, from several threads; `done` once at the end, with the
-        first error, if any.
+        Of `swept` days, children that take a request for each parent are not read. `read` is called once for each day
+        when it is complete, from several threads; `done` once at the end, with the first error, if any.
         """
         begun = {day for day in days if day_start(day) < until}
-        self._days.begin(begun, until=until)
+        self._swept = frozenset(swept)
+        lists = self.object_type.lists
+        self._days.begin(begun, until=until, lists=len(lists))
         windows = [(day_start(first), min(day_start(last) + DAY, until)) for first, last in stretches(begun)]
         if not windows:
             done(None)
             return
         self._folder.mkdir(parents=True, exist_ok=True)
+        if self.object_type.whole:
+            self._executor.submit(self._list_whole, windows, read, done)
+            return
 
         def emit(listed: Listed) -> None:
             for day in self._store(listed):
                 read(day)
 
-        listing = Listing(
-            self._api,
-            self._endpoint,
-            emit=emit,
-            done=done,
-            include=self._include,
-            check=self._check,
-            give_up=self._give_up,
-            works=lambda error: self._probe.is_special(error, None),
-        )
-        listing.start(windows, self._executor)
+        ended: list[Exception | None] = []
+
+        def end(error: Exception | None) -> None:
+            with self._lock:
+                ended.append(error)
+                last = len(ended) == len(lists)
+            if last:
+                done(next(filter(None, ended), None))
+
+        for params in lists:
+            listing = Listing(
+                self._api,
+                self._endpoint,
+                emit=emit,
+                done=end,
+                include=self._include,
+                params=params,
+                check=self._check,
+                give_up=self._give_up,
+                works=lambda error: self._probe.is_special(error, None),
+            )
+            listing.start(windows, self._executor)
+
+    def _list_whole(
+        self,
+        windows: Sequence[tuple[int, int]],
+        read: Callable[[DayRead], None],
+        done: Callable[[Exception | None], None],
+    ) -> None:
+        """List the type without a window and store the objects in `windows` (end exclusive, Unix seconds)."""
+        try:
+            began = math.inf
+            span = (windows[0][0], windows[-1][1])
+            for params in self.object_type.lists:
+                for page in whole_list(self._api, self._endpoint, {**expand(self._include), **params}):
+                    began = min(began, page.sent_at)
+                    good = [obj for obj in self._sound(page, span) if _within(self._created(obj), windows)]
+                    self._store(Listed(good, [], 0, 0, page.sent_at, page.repaired))
+                for start, end in windows:
+                    with self._lock:
+                        complete = self._days.cover(start, end, began)
+                    for day in complete:
+                        read(day)
+        except Exception as error:
+            done(error)
+        else:
+            done(None)
+
+    def _sound(self, page: Page, span: tuple[int, int]) -> list[dict[str, Any]]:
+        """The objects of a page that are of this type and mode; the others are kept out (`_keep_out`)."""
+        sound = []
+        for obj in page.objects:
+            try:
+                self._check(obj)
+            except BadObject as error:
+                self._keep_out(obj, error, span)
+            else:
+                sound.append(obj)
+        return sound
+
+    def _created(self, obj: dict[str, Any]) -> int:
+        """The `created` of the object's row, Unix seconds; raises `BadObject` if Stripe sent no valid time."""
+        return created_of(obj) if self.object_type.dated else UNDATED
 
     def _check(self, obj: dict[str, Any]) -> None:
         check(obj, self.object_type, livemode=self.mode.livemode)
@@ -145,7 +213,7 @@ class Reader:
         completed = self._with_children(listed.objects, listed.sent_at, repaired=listed.repaired)
         by_day: dict[date, list[tuple[int, LinesByTable]]] = {}
         for obj, lines in completed:
-            created = created_of(obj)
+            created = self._created(obj)
             by_day.setdefault(day_of(created), []).append((created, lines))
         for obj, error in listed.odd:
             self._keep_out(obj, error, (listed.start, listed.end))
@@ -155,7 +223,7 @@ class Reader:
                     self._days.append(day, objects, listed.sent_at)
                 else:  # out of order: the day was complete
                     for obj, _ in completed:
-                        if day_of(created_of(obj)) == day:
+                        if day_of(self._created(obj)) == day:
                             self._unread[id_of(obj)] = Unread(id_of(obj), None, outside(obj, listed.start, listed.end))
             return self._days.cover(listed.start, listed.end, listed.sent_at)
 
@@ -168,7 +236,9 @@ class Reader:
         surprises = Surprises()
         for obj in objects:
             try:
-                lines = self._lines.of(obj, sent_at, surprises, repaired=repaired)
+                swept = self._swept and day_of(self._created(obj)) in self._swept
+                children = self._carried if swept else self.children
+                lines = self._lines.of(obj, sent_at, surprises, repaired=repaired, children=children)
             except StripePipelineError as error:
                 self._keep_out(obj, self._probe.blame(error, id_of(obj)), (0, 0))
             else:
@@ -181,7 +251,7 @@ class Reader:
     def _keep_out(self, obj: dict[str, Any], error: StripePipelineError, span: tuple[int, int]) -> None:
         """Record a listed object that cannot be stored; `span` is the part of the list that contained it."""
         try:
-            created: int | None = created_of(obj)
+            created: int | None = self._created(obj)
         except BadObject:
             created = None
         if span != (0, 0) and not (created is not None and span[0] <= created < span[1]):
@@ -209,7 +279,6 @@ class Reader:
         batch.read_again = True
         bad: dict[str, StripePipelineError] = {}
         self._folder.mkdir(parents=True, exist_ok=True)
-        stem = f"again-{next(self._batches)}"
         wanted = sorted(set(ids))
         for object_id, result in zip(wanted, self._executor.map(self._retrieve, wanted), strict=True):
             if isinstance(result, StripePipelineError):
@@ -219,8 +288,7 @@ class Reader:
             else:
                 created, lines = result
                 if created >= since:
-                    batch.first, batch.last = min(batch.first, created), max(batch.last, created)
-                    self._write(batch, stem, lines)
+                    self._add(batch, created, lines)
         return batch, bad
 
     def list_since(self, since: int) -> tuple[Batch, set[str]]:
@@ -230,29 +298,47 @@ class Reader:
         """
         batch = self.batch()
         ids: set[str] = set()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        stem = f"since-{next(self._batches)}"
-        for page in newest_first(self._api, self._endpoint, since=since, include=self._include):
-            good = []
-            for obj in page.objects:
-                try:
-                    self._check(obj)
-                    if created_of(obj) < since:
-                        raise outside(obj, since, math.inf)
-                except BadObject as error:
-                    self._keep_out(obj, error, (since, int(page.sent_at) + 1))
-                else:
-                    good.append(obj)
-            for obj, lines in self._with_children(good, page.sent_at, repaired=page.repaired):
-                created = created_of(obj)
-                ids.add(id_of(obj))
-                batch.first, batch.last = min(batch.first, created), max(batch.last, created)
-                self._write(batch, stem, lines)
+        for params in self.object_type.lists:
+            for page in newest_first(self._api, self._endpoint, since=since, include=self._include, params=params):
+                ids |= self.take(page, batch, since=since)
         return batch, ids
 
-    def _write(self, batch: Batch, stem: str, lines: LinesByTable) -> None:
+    def take(self, page: Page, batch: Batch, *, since: int) -> set[str]:
+        """Add a page of objects created since `since` (Unix seconds, inclusive) to `batch`; returns the ids.
+
+        Raises as `StripeApi.page` does, and `OSError`.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        span = (since, int(page.sent_at) + 1)
+        good = []
+        for obj in self._sound(page, span):
+            if created_of(obj) < since:
+                self._keep_out(obj, outside(obj, since, math.inf), span)
+            else:
+                good.append(obj)
+        ids = set()
+        for obj, lines in self._with_children(good, page.sent_at, repaired=page.repaired):
+            ids.add(id_of(obj))
+            self._add(batch, created_of(obj), lines)
+        return ids
+
+    def read_singleton(self) -> Batch:
+        """Read the only object of the type, with the time of the reading. Raises as `StripeApi.get` does, `BadObject`,
+        and `OSError`."""
+        batch = self.batch()
+        batch.read_again = True
+        self._folder.mkdir(parents=True, exist_ok=True)
+        reply = self._api.get(self._endpoint)
+        lines = self._lines.of(reply.data, reply.sent_at, self.surprises, repaired=reply.repaired)
+        if lines is not None:
+            self._add(batch, int(reply.sent_at), lines)
+        return batch
+
+    def _add(self, batch: Batch, created: int, lines: LinesByTable) -> None:
+        """Write the lines of an object to the batch's files."""
+        batch.first, batch.last = min(batch.first, created), max(batch.last, created)
         for table, rows in lines.items():
-            batch.files[table] = [append(self._folder, f"{table}-{stem}", rows)]
+            batch.files[table] = [append(self._folder, f"{table}-batch{batch.number}", rows)]
 
     def _retrieve(self, object_id: str) -> Tombstone | StripePipelineError | tuple[int, LinesByTable]:
         asked_at = self._api.now()
@@ -282,4 +368,17 @@ class Reader:
             return Tombstone(object_id, reply.sent_at)
         with self._lock:
             self.surprises.update(surprises)
-        return created_of(obj), lines
+        return self._created(obj), lines
+
+
+def included_paths(object_type: ObjectType, children: Iterable[ObjectType]) -> list[str]:
+    """The fields of an object that Stripe is asked to send."""
+    paths = [included.column for included in object_type.include]
+    for child in children:
+        if child.on_request:
+            paths += [path for path in (child.embedded_in, child.also_in) if path]
+    return paths
+
+
+def _within(second: int, windows: Iterable[tuple[int, int]]) -> bool:
+    return any(start <= second < end for start, end in windows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from datetime import date
 
 from stripe_pipeline.days import DAY, day_start
@@ -46,9 +46,12 @@ def ask_the_time(context: Context, days: Mapping[str, Collection[date]]) -> None
     first = next((name for name, wanted in days.items() if wanted), None)
     if first is None:
         return
-    window = {"created[gte]": day_start(min(days[first])), "created[lt]": day_start(max(days[first])) + DAY}
+    object_type = context.readers[first].object_type
+    params: dict[str, str | int | Sequence[str]] = {"limit": 1, **object_type.lists[0]}
+    if not object_type.whole:
+        params |= {"created[gte]": day_start(min(days[first])), "created[lt]": day_start(max(days[first])) + DAY}
     try:
-        context.api.get(f"{context.readers[first].object_type.endpoint}", {"limit": 1, **window})
+        context.api.get(f"{object_type.endpoint}", params)
     except (AuthenticationFailed, Cancelled):
         raise
     except ApiError as error:

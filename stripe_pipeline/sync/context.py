@@ -60,12 +60,20 @@ class Context:
     def count_requests(self) -> None:
         """Add the requests and the surprises to the report."""
         before = self.report.requests.total()
+        # Several types may be read from one endpoint, whose requests count for the first one.
+        counted: set[str] = set()
+
+        def count(table: str, endpoint: str) -> None:
+            if endpoint not in counted:
+                counted.add(endpoint)
+                self.report.requests[table] += self.api.spent_on(endpoint)
+
         for name, reader in self.readers.items():
-            endpoint = reader.object_type.endpoint
-            self.report.requests[name] += self.api.spent_on(f"{endpoint}")
+            count(name, f"{reader.object_type.endpoint}")
             for included in reader.object_type.include:
-                self.report.requests[name] += self.api.spent_on(included.endpoint)
-            for child in reader.children:
-                self.report.requests[child.name] += self.api.spent_on(f"{endpoint}/id/{child.embedded_in}")
+                count(name, included.endpoint)
             self.report.surprises.update(reader.surprises)
+        for reader in self.readers.values():
+            for child in reader.children:
+                count(child.name, reader.endpoint_of(child))
         self.report.requests[EVENTS] += self.api.spent() - (self.report.requests.total() - before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from stripe_pipeline.batch import Batch
 from stripe_pipeline.days import DAY
 from stripe_pipeline.errors import (
     AuthenticationFailed,
@@ -14,6 +15,7 @@ from stripe_pipeline.errors import (
 )
 from stripe_pipeline.inbox.notification import Notification, notification_of
 from stripe_pipeline.objects import BY_STRIPE_OBJECT
+from stripe_pipeline.stripe_api.client import Page
 from stripe_pipeline.stripe_api.listing import newest_first
 from stripe_pipeline.sync.context import EVENTS, Context
 from stripe_pipeline.sync.plan import (
@@ -34,6 +36,10 @@ class EventScan:
         self._settings = context.settings
         self._report = context.report
         self._identity = context.identity
+        self._context = context
+        # The table of events, if the settings switch it on, takes the events from the scan.
+        self._reader = context.readers.get(EVENTS)
+        self._batch = self._reader.batch() if self._reader else None
 
     def take_first_cursor(self) -> float:
         """Set the event cursor before any list starts, so that the next sync sees all changes made in between."""
@@ -69,6 +75,7 @@ class EventScan:
         try:
             for page in newest_first(self._api, "/v1/events", since=int(cursor) - OVERLAP):
                 started = page.sent_at if started is None else started
+                self._keep(page, int(cursor) - OVERLAP)
                 notifications = [self._notification_of(event) for event in page.objects]
                 self._inbox.add(
                     [
@@ -85,6 +92,17 @@ class EventScan:
             self._report.failures[EVENTS] = error
             return None
         return started
+
+    def batches(self) -> list[Batch]:
+        """The scanned events, to be loaded if their table is on."""
+        return [self._batch] if self._batch and self._batch.files else []
+
+    def _keep(self, page: Page, since: int) -> None:
+        if self._reader and self._batch:
+            try:
+                self._reader.take(page, self._batch, since=since)
+            except OSError as error:
+                self._context.fail(self._reader, error)
 
     def _notification_of(self, event: dict[str, Any]) -> Notification | None:
         try:

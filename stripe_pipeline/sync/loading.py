@@ -10,7 +10,7 @@ import gc
 import queue
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 
@@ -23,10 +23,7 @@ from stripe_pipeline.errors import (
 from stripe_pipeline.stripe_api.day_files import DayRead
 from stripe_pipeline.stripe_api.reader import Reader, Unread
 from stripe_pipeline.sync.context import CLOCK_ERROR, Context
-from stripe_pipeline.sync.plan import (
-    Plan,
-    add_day,
-)
+from stripe_pipeline.sync.plan import SWEEP, Plan, add_day
 from stripe_pipeline.sync.unread import UnreadObjects
 
 THREADS = 6  # per listed type: 25 requests a second per endpoint, at 100 to 240 ms each
@@ -78,6 +75,7 @@ class Loading:
                 self._readers[name].list_days(
                     wanted,
                     until=until,
+                    swept={day for day, how in wanted.items() if how == SWEEP},
                     read=lambda day, name=name: days_read.put((name, day)),  # type: ignore[misc]
                     done=lambda error, name=name: days_read.put((name, error)),  # type: ignore[misc]
                 )
@@ -85,7 +83,8 @@ class Loading:
         rows: Counter[str] = Counter()
         done: Counter[str] = Counter()
         failed: dict[str, StripePipelineError] = {}
-        batches: dict[str, Batch] = {}
+        batches: dict[tuple[str, bool], Batch] = {}
+        """By type, and whether the days were swept."""
         began = loaded_at = time.monotonic()
         held = 0
         while open_lists or batches:
@@ -96,8 +95,11 @@ class Loading:
                     pass
                 else:
                     if isinstance(item, DayRead):
-                        batch = batches.setdefault(name, self._readers[name].batch())
-                        add_day(batch, item, how=days[name][item.listed.day])
+                        how = days[name][item.listed.day]
+                        swept = how == SWEEP
+                        if (name, swept) not in batches:
+                            batches[name, swept] = self._readers[name].batch(swept=swept)
+                        add_day(batches[name, swept], item, how=how)
                         rows[name] += item.rows
                         done[name] += 1
                         held += item.rows
@@ -115,7 +117,8 @@ class Loading:
                             failed[name] = self._context.fail(self._readers[name], item)
                             if not isinstance(item, Unavailable):
                                 # Refused half-way: its rows stay as they were. A late batch is kept.
-                                batches.pop(name, None)
+                                for swept in (True, False):
+                                    batches.pop((name, swept), None)
             if batches and (not open_lists or held >= _ROWS_A_LOAD or time.monotonic() - loaded_at >= _SECONDS_A_LOAD):
                 self.load(list(batches.values()))
                 self._warehouse.publish(force=False)
@@ -130,6 +133,7 @@ class Loading:
             if batch.days:
                 self._unread.note(batch.object_type.name)
                 batch.kept_out = frozenset(self._unread.of(batch.object_type.name))
+                batch.skip_missing_check |= not batch.object_type.lists_all
         loaded = self._warehouse.load(batches, cursors=cursors, clock=self._api.clock.read())
         self._report.add(loaded)
         self.revision = loaded.revision
@@ -158,6 +162,19 @@ class Loading:
             again.days = [listed for listed in batch.days if listed.day in missing]
             again.skip_missing_check = True
             self.load([again])
+
+    def read_singletons(self, names: Iterable[str], cursors: dict[tuple[Mode, str], float]) -> None:
+        """Read these types, of which there is one object each, and load the readings; moves the cursor of each type
+        that was read to the present."""
+        for name in names:
+            reader = self._readers[name]
+            try:
+                batch = reader.read_singleton()
+            except Exception as error:
+                self._context.fail(reader, error)
+            else:
+                self.load([batch])
+                cursors[self._context.mode, name] = self._api.now()
 
     def read(
         self, reader: Reader, plan: Plan, made_since: float | None, oldest: int, *, notified: bool

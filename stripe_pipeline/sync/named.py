@@ -47,7 +47,7 @@ class NamedTransactions:
             return True
         reader = self._readers[BALANCE_TRANSACTIONS]
         coverage = self._warehouse.state.coverage(self._mode)
-        plan = plan_type(BALANCE_TRANSACTIONS, wanted, (), coverage, self._api.now(), young_since=None)
+        plan = plan_type(reader.object_type, wanted, (), coverage, self._api.now(), young_since=None)
         ids = plan.ids
         if plan.days:
             if self._loading.list_days({BALANCE_TRANSACTIONS: dict.fromkeys(plan.days, how)}):

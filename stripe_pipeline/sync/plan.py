@@ -6,14 +6,14 @@ This module decides what to read. Reading belongs to `stripe_api.reader`, the or
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 
 from stripe_pipeline.batch import Batch
 from stripe_pipeline.days import DAY, day_of, day_start, days_between
 from stripe_pipeline.inbox.notification import Notification
-from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
+from stripe_pipeline.objects import OBJECT_TYPES, UNDATED, ObjectType
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.day_files import DayRead
 from stripe_pipeline.stripe_api.paths import is_addressable
@@ -25,7 +25,9 @@ SETTLED = 300  # a day's list counts as complete this long after the day ends, s
 FRESH = 30  # a drain lists objects younger than this, in seconds, instead of retrieving them one by one
 JUST_BEFORE = 10  # seconds by which a balance transaction may precede the event that announces it
 BALANCE_TRANSACTIONS = "balance_transactions"
+SYNCS_A_DAY = 96
 _PAGE = 100
+_LEAST_SWEPT = 0.3  # share of the sweep's requests that remain for days of the past, whatever the daily lists take
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Plan:
 
 
 def plan_type(
-    name: str,
+    object_type: ObjectType,
     wanted: Mapping[str, int | None],
     listing: Collection[date],
     coverage: Mapping[tuple[str, date], Covered],
@@ -48,7 +50,7 @@ def plan_type(
 ) -> Plan:
     """The cheapest requests that read each wanted object once: none for objects that are listed anyway, one list for
     young objects, a day's list if it has fewer pages than wanted objects or one of them cannot be read by its id,
-    otherwise one retrieve per object."""
+    otherwise one retrieve per object. Of a type that is listed as a whole, a part of the list costs as much as all."""
     ids: set[str] = set()
     days: set[date] = set()
     by_day: dict[date, set[str]] = {}
@@ -58,6 +60,8 @@ def plan_type(
             ids.add(object_id)
         elif not is_addressable(object_id):
             days |= {day_of(created)} - set(listing)
+        elif object_type.whole:
+            ids |= set() if day_of(created) in listing else {object_id}
         elif young_since is not None and created >= young_since:
             young[object_id] = created
         else:
@@ -70,7 +74,7 @@ def plan_type(
     for day, of_day in by_day.items():
         if day in listing:
             continue
-        covered = coverage.get((name, day))
+        covered = coverage.get((object_type.name, day))
         if covered and day_start(day) + DAY + SETTLED <= now and math.ceil((covered.listed + 1) / _PAGE) < len(of_day):
             days.add(day)
         else:
@@ -105,8 +109,50 @@ def kept_days(
 ) -> list[date]:
     """The days of a listed type that are kept in sync with Stripe, oldest first: days loaded before its history, then
     the history."""
+    if object_type.singleton:
+        return []
+    if not object_type.dated:
+        return [day_of(UNDATED)]
+    if object_type.kept_days is not None:
+        first = max(first_kept_by_stripe(object_type.kept_days, now), settings.first_listed(object_type))
+        return days_between(first, day_of(now))
     history = days_between(settings.first_listed(object_type), day_of(now))
     return [*loaded_before(object_type, settings, coverage), *history]
+
+
+def first_kept_by_stripe(kept_days: int, now: float) -> date:
+    """The first UTC day whose objects Stripe still lists all if it lists them for so many days."""
+    return day_of(now - kept_days * DAY) + timedelta(days=1)
+
+
+def whole_list_is_due(
+    object_type: ObjectType, days: Sequence[date], coverage: Mapping[tuple[str, date], Covered], now: float
+) -> bool:
+    """Whether the list of a type that is listed as a whole, and holds these `days`, is due, as it is once a day."""
+    listed_at = [covered.listed_at for day in days if (covered := coverage.get((object_type.name, day)))]
+    return bool(listed_at) and min(listed_at) < now - DAY
+
+
+def sweep_budget(enabled: Iterable[ObjectType], allowed: int) -> float:
+    """The requests that a day's sweep may spend if the settings allow so many in 30 days: the daily lists of the
+    optional types are paid from these requests."""
+    a_day = allowed / 30
+    return max(
+        a_day - daily_lists(object_type for object_type in enabled if object_type.optional), a_day * _LEAST_SWEPT
+    )
+
+
+def daily_lists(enabled: Iterable[ObjectType]) -> int:
+    """How many requests the lists of a day take on an idle account: each type lists a day after its end, or its whole
+    list."""
+    return sum(len(object_type.lists) for object_type in enabled if object_type.endpoint)
+
+
+def requests_a_month(enabled: Collection[ObjectType], allowed: int) -> int:
+    """How many requests an idle account takes in 30 days for each key: the syncs, the daily lists, and the sweep, for
+    which the settings allow so many."""
+    scans = 2 if any(object_type.name == BALANCE_TRANSACTIONS for object_type in enabled) else 1
+    return math.ceil(30 * (SYNCS_A_DAY * scans + daily_lists(enabled) + sweep_budget(enabled, allowed)))
 
 
 def loaded_before(
@@ -163,6 +209,7 @@ def unlisted(
 
 def days_to_sweep(
     to_list: Mapping[str, dict[date, str]],
+    kept: Mapping[str, Sequence[date]],
     coverage: Mapping[tuple[str, date], Covered],
     now: float,
     *,
@@ -170,20 +217,25 @@ def days_to_sweep(
 ) -> None:
     """Add the days that were listed longest ago, as `budget` requests allow: they may hold changes without events.
 
-    A day costs its share of pages, plus one request if no neighbouring day is listed with it.
+    `kept`: the days of each type that are kept in sync. A day costs its share of pages, plus one request if no
+    neighbouring day is listed with it, for each of the type's lists.
     """
+    within = {name: set(days) for name, days in kept.items() if not OBJECT_TYPES[name].whole}
     oldest = sorted(
         (covered.listed_at, name, day, covered.listed)
         for (name, day), covered in coverage.items()
-        if name in to_list and day not in to_list[name] and covered.listed_at < now - DAY
+        if name in to_list
+        and day not in to_list[name]
+        and covered.listed_at < now - DAY
+        and day in within.get(name, ())
     )
     for _, name, day, objects in oldest:
         beside = {day - timedelta(days=1), day + timedelta(days=1)} & to_list[name].keys()
-        cost = objects / _PAGE + (0 if beside else 1)
+        cost = objects / _PAGE + (0 if beside else len(OBJECT_TYPES[name].lists))
         if cost > budget:
             break
         budget -= cost
-        to_list[name][day] = "sweep"
+        to_list[name][day] = SWEEP
 
 
 def add_day(batch: Batch, day: DayRead, *, how: str) -> None:

@@ -22,7 +22,7 @@ from stripe_pipeline.errors import (
     Unavailable,
 )
 from stripe_pipeline.inbox.notification import Notification
-from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.objects import OBJECT_TYPES, UNDATED
 from stripe_pipeline.sync.backfill import ask_the_time, stopped_backfill
 from stripe_pipeline.sync.context import CLOCK_ERROR, EVENTS, Context
 from stripe_pipeline.sync.events import EVENTS_KEPT, EventScan
@@ -35,12 +35,15 @@ from stripe_pipeline.sync.plan import (
     OVERLAP,
     SWEEP,
     days_to_sweep,
+    first_kept_by_stripe,
     followed_since,
     kept_days,
     oldest_kept,
     plan_type,
+    sweep_budget,
     transactions_since,
     unlisted,
+    whole_list_is_due,
 )
 from stripe_pipeline.sync.unread import UnreadObjects
 from stripe_pipeline.warehouse.bookkeeping import Covered
@@ -83,14 +86,23 @@ class Run:
             scanned_at = self._events.scan(known[EVENTS])
         cursors = known
 
-        to_list = self._days_to_list(days, coverage, now, how="first load" if first else "sync")
+        kept = {
+            name: kept_days(reader.object_type, self._settings, coverage, now) for name, reader in self._readers.items()
+        }
+        to_list = self._days_to_list(days, kept, coverage, now, how="first load" if first else "sync")
         swept = cursors.get(SWEEP, -math.inf) <= now - DAY
         if swept:
             if not self._mode.account:
                 # Once a day: the key may have been given the permission since.
                 with suppress(Unavailable, RequestRefused):
                     self._api.account()
-            days_to_sweep(to_list, coverage, now, budget=self._settings.sweep.requests_a_month / 30)
+            days_to_sweep(
+                to_list,
+                kept,
+                coverage,
+                now,
+                budget=sweep_budget(self._settings.enabled, self._settings.sweep.requests_a_month),
+            )
         # No event announces balance transactions: every sync lists those made since the last one.
         looked = cursors.get(BALANCE_TRANSACTIONS, cursors.get(EVENTS))
         followed = cursors.get(EVENTS)
@@ -105,7 +117,11 @@ class Run:
             money_since=None if looked is None else looked - OVERLAP,
             due=due,
         )
-        moved = {}
+        batches += self._events.batches()
+        moved: dict[tuple[Mode, str], float] = {}
+        self._loading.read_singletons(
+            [name for name in self._singletons() if cursors.get(name, -math.inf) <= now - DAY], moved
+        )
         if scanned_at is not None:
             moved[self._mode, EVENTS] = scanned_at
         if swept:
@@ -175,7 +191,14 @@ class Run:
         wanted = self._notifications.wanted(notifications, due, oldest)
         plans = {}
         for name in self._readers:
-            plans[name] = plan_type(name, wanted[name], to_list[name], coverage, now, young_since=young_since)
+            plans[name] = plan_type(
+                self._readers[name].object_type,
+                wanted[name],
+                to_list[name],
+                coverage,
+                now,
+                young_since=young_since,
+            )
             to_list[name] |= dict.fromkeys(plans[name].days, how)
         failed = self._loading.list_days(to_list)
         if (
@@ -203,6 +226,9 @@ class Run:
             self._unread.note(name)
         return batches, failed, bad
 
+    def _singletons(self) -> list[str]:
+        return [name for name, reader in self._readers.items() if reader.object_type.singleton]
+
     def _end_sync(self, cursors: dict[tuple[Mode, str], float]) -> None:
         self._loading.load([], cursors)
         for lacking in self._warehouse.state.lacking(self._mode):
@@ -228,23 +254,40 @@ class Run:
         return True
 
     def _days_to_list(
-        self, requested: set[date], coverage: Mapping[tuple[str, date], Covered], now: float, *, how: str
+        self,
+        requested: set[date],
+        kept: Mapping[str, Sequence[date]],
+        coverage: Mapping[tuple[str, date], Covered],
+        now: float,
+        *,
+        how: str,
     ) -> dict[str, dict[date, str]]:
-        """The days that each type must list, with the reason; among them those that are `requested`."""
+        """The days that each type must list, with the reason; among them those that are `requested`. `kept`: the days
+        of each type that are kept in sync with Stripe."""
         listed = {}
         since = followed_since(coverage)
         for name, reader in self._readers.items():
-            days = kept_days(reader.object_type, self._settings, coverage, now)
-            listed[name] = dict.fromkeys(unlisted(reader.tables, days, coverage, now, since=since), how)
+            missing = unlisted(reader.tables, kept[name], coverage, now, since=since)
+            if reader.object_type.whole and (
+                missing or whole_list_is_due(reader.object_type, kept[name], coverage, now)
+            ):
+                missing = set(kept[name])
+            listed[name] = dict.fromkeys(missing, how)
             listed[name] |= dict.fromkeys(self._kept(name, requested), "backfill")
         return listed
 
     def _kept(self, name: str, days: set[date]) -> set[date]:
-        """The `days` that the settings keep; a note reports the others."""
-        first = self._settings.first_listed(self._settings.types[name])
+        """The `days` that the settings keep; a note reports the others. Of an undated type, the day of all rows."""
+        object_type = self._settings.types[name]
+        if not object_type.dated:
+            return set() if object_type.singleton or not days else {day_of(UNDATED)}
+        first = self._settings.first_listed(object_type)
+        if object_type.kept_days is not None:
+            first = max(first, first_kept_by_stripe(object_type.kept_days, self._api.now()))
         within = {day for day in days if day >= first}
         if left_out := len(days) - len(within):
-            self._report.note(f"{name}: {left_out} days are older than what the settings keep (from {first} on)")
+            keeper = "the settings keep" if object_type.kept_days is None else "the settings and Stripe keep"
+            self._report.note(f"{name}: {left_out} days are older than what {keeper} (from {first} on)")
         return within
 
     def _forget_everything(self, gap: float) -> None:
@@ -287,6 +330,7 @@ class Run:
                 )
             to_list[name] = dict.fromkeys(wanted[name] - done, "backfill")
         failed = self._loading.list_days(to_list)
+        self._loading.read_singletons([name for name in self._singletons() if name in self._asked_for], {})
         named = self._named.lacking(since=began - CLOCK_ERROR, days=wanted)
         if not failed and self._named.read(named, named(), how="backfill"):
             self._warehouse.state.end_backfill(self._mode, request)

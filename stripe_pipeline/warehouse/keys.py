@@ -8,7 +8,6 @@ from __future__ import annotations
 from stripe_pipeline.batch import Mode
 from stripe_pipeline.warehouse.accounts import UNNAMED, other_account
 from stripe_pipeline.warehouse.bookkeeping import BOOKKEEPING, Example, mode_condition, name_account, proves_nothing
-from stripe_pipeline.warehouse.merge import DELETABLE
 from stripe_pipeline.warehouse.private_file import PrivateFile
 from stripe_pipeline.warehouse.sql import literal, stored_types
 
@@ -44,11 +43,15 @@ class Keys:
     def examples(self, *, livemode: bool) -> list[Example]:
         """The newest object of each listed type that exists in Stripe, types that cannot be deleted there first."""
         with self.file.open() as connection:
-            listed = [name for name, object_type in stored_types(connection).items() if object_type.endpoint]
+            listed = [
+                object_type
+                for object_type in stored_types(connection).values()
+                if object_type.endpoint and not object_type.singleton
+            ]
         newest = (
-            f"(SELECT '{table}', id, _account FROM raw.{table} WHERE livemode = {livemode} AND _deleted_at IS NULL"
-            " ORDER BY created DESC LIMIT 1)"
-            for table in sorted(listed, key=lambda name: name in DELETABLE)
+            f"(SELECT '{object_type.name}', id, _account FROM raw.{object_type.name}"
+            f" WHERE livemode = {livemode} AND _deleted_at IS NULL ORDER BY created DESC LIMIT 1)"
+            for object_type in sorted(listed, key=lambda listed_type: listed_type.deletable)
         )
         return [Example(*row) for select in newest for row in self.file.ask(select)]
 

@@ -6,6 +6,7 @@ tables to `bookkeeping`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import duckdb
@@ -119,7 +120,7 @@ class Loader:
         else:
             stage(connection, parent, batch, erasure)
             if retention[parent.name] and parent.name in batch.files:
-                expired = expire(connection, parent, retention[parent.name], bounds)
+                expired = expire(connection, parent, retention[parent.name], bounds, batch.mode)
                 if not batch.days:  # else the days' coverage refuses rows requested earlier
                     remember_gone(connection, batch, expired)
             if batch.days and not batch.skip_missing_check:
@@ -138,8 +139,13 @@ class Loader:
                 counts = row_counts(connection, object_type, touched)
                 table_changes.rows.update({day: counts[day, True] + counts[day, False] for day in touched})
                 if batch.days:
+                    if object_type.parent and not object_type.dated_by_parent:
+                        # A day covers the children of the parents created on the day, whenever these were created.
+                        counts = Counter(
+                            {(day.day, batch.mode.livemode): day.objects.get(object_type.name, 0) for day in batch.days}
+                        )
                     record_coverage(connection, object_type, batch, counts)
-        for table in ("listed", "incoming", "known", "accepted", "accepted_children"):
+        for table in ("listed", "incoming", "known", "accepted", "accepted_children", "parents"):
             connection.execute(f"DROP TABLE IF EXISTS temp.{table}")
 
     def _retention(self, object_type: ObjectType) -> str:

@@ -16,18 +16,17 @@ import duckdb
 
 from stripe_pipeline.batch import Batch, Changes, Loaded, Mode
 from stripe_pipeline.days import DAY, day_start, stretches, utc_day
-from stripe_pipeline.objects import Column, ObjectType, children_of
+from stripe_pipeline.objects import Column, ObjectType
 from stripe_pipeline.rows import microseconds
 from stripe_pipeline.storage_errors import reason
 from stripe_pipeline.warehouse.bookkeeping import mode_condition
 from stripe_pipeline.warehouse.erasure import Erasure, redacted
 from stripe_pipeline.warehouse.file_state import DAILY, request_compaction
-from stripe_pipeline.warehouse.sql import literal, qualified
+from stripe_pipeline.warehouse.sql import literal, qualified, stored_children
 
 _LONGEST_RUN = DAY  # seconds from reading a page to loading it
 _NEAR = 2048  # rows that DuckDB reads together
 _FEW = 500  # places to fetch rows from
-DELETABLE = ("customers", "invoices")  # docs/stripe.md#deletions
 
 
 def merge_batch(
@@ -56,11 +55,12 @@ def merge_batch(
         if retention[child.name]:
             connection.execute(f"DELETE FROM temp.incoming WHERE NOT ({retention[child.name]})")
         assert child.parent_key is not None
-        known = _stored_rows(connection, child, child.parent_key, "SELECT id FROM temp.accepted", bounds)
+        of_child = bounds_of(child, batch.mode, bounds)
+        known = _stored_rows(connection, child, child.parent_key, "SELECT id FROM temp.accepted", of_child)
         _classify_children(connection, child, known)
         if redacted(connection, child, "temp.accepted_children", known):
             request_compaction(connection, DAILY)
-        _replace(connection, child, "accepted_children", bounds, loaded.changes[child.name], rewrite_unchanged=False)
+        _replace(connection, child, "accepted_children", of_child, loaded.changes[child.name], rewrite_unchanged=False)
 
 
 def nothing_stored(connection: duckdb.DuckDBPyConnection, batch: Batch, of_days: str) -> bool:
@@ -90,26 +90,34 @@ def insert_new_days(
         if not files:
             continue
         table = f"raw.{object_type.name}"
+        inserted = of_days
+        if object_type.parent and not object_type.dated_by_parent:
+            # Deletes the rows of parents that are too old, too, which precede their children in the batch.
+            inserted = f"{rows_of(batch.mode)} AND {object_type.parent_key} IN (SELECT id FROM temp.parents)"
+            connection.execute(
+                f"CREATE OR REPLACE TEMP TABLE parents AS SELECT DISTINCT {object_type.parent_key} AS id"
+                f" FROM ({_lines_of(object_type, files, batch.latest)})"
+            )
         names = ", ".join(_quoted(column) for column in object_type.table_columns)
         if erasure:
             # Erased data must not reach the file, not even within a transaction.
             stage(connection, object_type, batch, erasure)
         lines = f"SELECT {names} FROM temp.incoming" if erasure else _lines_of(object_type, files, batch.latest)
         connection.execute(f"INSERT INTO {table} ({names}) {lines}")
-        _keep_latest(connection, object_type, table, of_days)
+        _keep_latest(connection, object_type, table, inserted)
         if retention[object_type.name]:
             # After `_keep_latest`: of two versions, the earlier one may be young enough and wrong.
             [(too_old,)] = connection.execute(
-                f"DELETE FROM {table} WHERE {of_days} AND NOT ({retention[object_type.name]})"
+                f"DELETE FROM {table} WHERE {inserted} AND NOT ({retention[object_type.name]})"
             ).fetchall()
             parents_gone |= bool(too_old) and object_type is batch.object_type
         if parents_gone and object_type.parent_key:
             connection.execute(
-                f"DELETE FROM {table} WHERE {of_days} AND {object_type.parent_key} NOT IN"
+                f"DELETE FROM {table} WHERE {inserted} AND {object_type.parent_key} NOT IN"
                 f" (SELECT id FROM raw.{batch.object_type.name} WHERE {of_days})"
             )
         counted = connection.execute(
-            f"SELECT {utc_day('created')}, count(*) FROM {table} WHERE {of_days} GROUP BY ALL"
+            f"SELECT {utc_day('created')}, count(*) FROM {table} WHERE {inserted} GROUP BY ALL"
         ).fetchall()
         loaded.changes[object_type.name].inserted.update(dict(counted))
 
@@ -152,6 +160,12 @@ def _stored_rows(
         f"CREATE OR REPLACE TEMP TABLE known AS {rows or f'SELECT * FROM raw.{object_type.name} LIMIT 0'}"
     )
     return "temp.known"
+
+
+def bounds_of(object_type: ObjectType, mode: Mode, bounds: str) -> str:
+    """The condition for rows that meet `bounds`, a condition on `created`, or whose parents meet `bounds`: of children
+    with a `created` of their own, all rows of the mode."""
+    return rows_of(mode) if object_type.parent and not object_type.dated_by_parent else bounds
 
 
 def touched_rows(batch: Batch) -> str:
@@ -316,7 +330,7 @@ def apply_tombstones(connection: duckdb.DuckDBPyConnection, batch: Batch, loaded
 
     Rows that are only marked keep their last values.
     """
-    for object_type in (batch.object_type, *children_of(batch.object_type)):
+    for object_type in (batch.object_type, *stored_children(connection, batch.object_type)):
         key = object_type.parent_key or "id"
         for tombstone in batch.tombstones:
             at = microseconds(tombstone.found_at)

@@ -13,10 +13,12 @@ from datetime import date
 
 import duckdb
 
+from stripe_pipeline.batch import Mode
 from stripe_pipeline.days import day_start, utc_day
-from stripe_pipeline.objects import ObjectType, children_of
+from stripe_pipeline.objects import ObjectType
 from stripe_pipeline.settings.model import Settings
-from stripe_pipeline.warehouse.sql import stored_types
+from stripe_pipeline.warehouse.merge import bounds_of
+from stripe_pipeline.warehouse.sql import stored_children, stored_types
 
 
 @dataclass
@@ -44,7 +46,7 @@ def _date_of(object_type: ObjectType) -> str:
 
 
 def expire(
-    connection: duckdb.DuckDBPyConnection, parent: ObjectType, retention: str, bounds: str
+    connection: duckdb.DuckDBPyConnection, parent: ObjectType, retention: str, bounds: str, mode: Mode
 ) -> list[tuple[str, int]]:
     """Removes rows that do not meet `retention`, a condition, from `temp.incoming`; and the stored rows of the same
     objects, with their children, also of disabled types.
@@ -65,8 +67,11 @@ def expire(
         [ids, fetched],
     ).fetchall()
     older_ids = [object_id for (object_id,) in older]
-    for table, key in ((parent.name, "id"), *((child.name, child.parent_key) for child in children_of(parent))):
-        connection.execute(f"DELETE FROM raw.{table} WHERE {bounds} AND {key} IN (SELECT unnest(?))", [older_ids])
+    for object_type in (parent, *stored_children(connection, parent)):
+        key, of_type = object_type.parent_key or "id", bounds_of(object_type, mode, bounds)
+        connection.execute(
+            f"DELETE FROM raw.{object_type.name} WHERE {of_type} AND {key} IN (SELECT unnest(?))", [older_ids]
+        )
     return expired
 
 
@@ -78,12 +83,13 @@ def prune(connection: duckdb.DuckDBPyConnection, settings: Settings) -> dict[str
     for object_type in types.values():
         if object_type.parent is None and (cutoff := settings.cutoff(object_type)):
             too_old = f"NOT ({young_enough(object_type, cutoff)})"
-            for child in children_of(object_type):
+            children = [child for child in types.values() if child.parent == object_type.name]
+            for child in children:
                 of_parent = f"{child.parent_key} IN (SELECT id FROM raw.{object_type.name} WHERE {too_old})"
                 pruned[child.name] = Pruned(days=_delete(connection, child, of_parent))
             pruned[object_type.name] = Pruned(cutoff, _delete(connection, object_type, too_old))
             if object_type.date_field == "created":
-                _uncover(connection, (object_type, *children_of(object_type)), cutoff)
+                _uncover(connection, (object_type, *children), cutoff)
     for object_type in types.values():
         if object_type.parent and (cutoff := settings.cutoff(object_type)):
             of_table = pruned.setdefault(object_type.name, Pruned())

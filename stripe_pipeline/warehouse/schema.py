@@ -182,7 +182,9 @@ class Layout:
         return {
             name: object_type
             for name, object_type in self._settings.types.items()
-            if name in names or f"raw.{family_of(object_type).name}" in columns
+            if name in names
+            or f"raw.{name}" in columns
+            or (not object_type.optional and f"raw.{family_of(object_type).name}" in columns)
         }
 
     def _views_on(self, types: Mapping[str, ObjectType]) -> dict[str, str]:

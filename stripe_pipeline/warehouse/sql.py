@@ -8,7 +8,7 @@ from pathlib import Path
 import duckdb
 
 from stripe_pipeline.data_folder import CATALOG
-from stripe_pipeline.objects import OBJECT_TYPES, Column, ObjectType
+from stripe_pipeline.objects import OBJECT_TYPES, Column, ObjectType, children_of
 
 ROW_GROUP = 10_240
 """How many rows DuckDB compresses and writes together: about as many as a backfill loads at once. With DuckDB's default
@@ -27,6 +27,15 @@ def stored_types(
         f"SELECT table_name FROM duckdb_tables() WHERE database_name = '{CATALOG}' AND schema_name = 'raw'"
     ).fetchall()
     return {name: object_type for name, object_type in types.items() if (name,) in tables}
+
+
+def stored_children(connection: duckdb.DuckDBPyConnection, parent: ObjectType) -> tuple[ObjectType, ...]:
+    """The child types of `parent` that have a table in the attached file."""
+    children = children_of(parent)
+    if not any(child.optional for child in children):
+        return children  # their tables come with the parent's
+    stored = stored_types(connection)
+    return tuple(child for child in children if child.name in stored)
 
 
 def exists(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, column: Column, text: str) -> bool:

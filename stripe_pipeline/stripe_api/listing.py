@@ -6,6 +6,7 @@ Storing the objects belongs to `reader`; reading a single page belongs to `clien
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -58,17 +59,19 @@ class Listing:
         api: StripeApi,
         endpoint: str,
         *,
-        emit: Callable[[Listed], None],
+        emit: Callable[[Listed], object],
         done: Callable[[Exception | None], None],
         include: Sequence[str] = (),
         params: Mapping[str, str] = MappingProxyType({}),
         check: Callable[[dict[str, Any]], object] = created_of,
+        created: Callable[[dict[str, Any]], int] = created_of,
         give_up: Callable[[int, int, Unavailable], None] | None = None,
         works: Callable[[Unavailable], bool] = lambda _: False,
     ) -> None:
         self._api = api
         self._endpoint = endpoint
         self._check = check
+        self._created = created
         self._give_up = give_up
         self._works = works
         self._splits = 0
@@ -134,7 +137,7 @@ class Listing:
             if not page.has_more:
                 self._emit(Listed(objects, odd, start, left, page.sent_at, page.repaired))
                 return
-            oldest = min(left - 1, created_of(good[-1])) if good else left - 1
+            oldest = min(left - 1, self._created(good[-1])) if good else left - 1
             self._emit(Listed(objects, odd, oldest + 1, left, page.sent_at, page.repaired))
             if not good:
                 self._remember(left - 1, tail)
@@ -144,7 +147,7 @@ class Listing:
             # Not an odd object: after an object outside the window, a page may be empty
             # (docs/stripe.md#lists).
             cursor = good[-1]["id"]
-            at_oldest = {obj["id"] for obj in good if created_of(obj) == oldest}
+            at_oldest = {obj["id"] for obj in good if self._created(obj) == oldest}
             tail = tail | at_oldest if oldest + 1 == left else at_oldest
             listed_span = left - oldest
             left = oldest + 1
@@ -165,7 +168,7 @@ class Listing:
             try:
                 self._check(obj)
                 id_of(obj)
-                if not start <= created_of(obj) < end:
+                if not start <= self._created(obj) < end:
                     raise outside(obj, start, end)
             except BadObject as error:
                 odd.append((obj, error))
@@ -205,7 +208,100 @@ class Listing:
         with self._lock:
             if not self._shown:
                 return objects
-            return [obj for obj in objects if id_of(obj) not in self._shown.get(created_of(obj), ())]
+            return [obj for obj in objects if id_of(obj) not in self._shown.get(self._created(obj), ())]
+
+
+class WholeListing:
+    """One type's list of which no window can be requested; used as `Listing` is, except that objects outside the
+    windows are left out.
+
+    `created` returns the `created` of an object's row. The list may be long, so that each page is emitted as it is
+    read. If the list must be started over, an object that was deleted meanwhile counts as listed: its event, or the
+    next list, reports the deletion.
+    """
+
+    def __init__(
+        self,
+        api: StripeApi,
+        endpoint: str,
+        *,
+        emit: Callable[[Listed], object],
+        done: Callable[[Exception | None], None],
+        include: Sequence[str],
+        params: Mapping[str, str],
+        check: Callable[[dict[str, Any]], object],
+        created: Callable[[dict[str, Any]], int],
+        **_of_windows: object,
+    ) -> None:
+        self._api = api
+        self._endpoint = endpoint
+        self._emit = emit
+        self._done = done
+        self._params = {**expand(include), **params}
+        self._check = check
+        self._created = created
+
+    def start(self, windows: Sequence[tuple[int, int]], executor: Executor) -> None:
+        """Read the list and emit its objects in `windows` (start inclusive, end exclusive, Unix seconds); `done` is
+        called once, at the end, with the error, if any."""
+        executor.submit(self._run, windows)
+
+    def _run(self, windows: Sequence[tuple[int, int]]) -> None:
+        try:
+            self._read(windows)
+        except Exception as error:
+            self._done(error)
+        else:
+            self._done(None)
+
+    def _read(self, windows: Sequence[tuple[int, int]]) -> None:
+        began = math.inf
+        all_odd: list[tuple[dict[str, Any], BadObject]] = []
+        for page in self._pages():
+            began = min(began, page.sent_at)
+            good = []
+            for obj in page.objects:
+                try:
+                    self._check(obj)
+                    created = self._created(obj)
+                except BadObject as error:
+                    all_odd.append((obj, error))
+                else:
+                    if any(start <= created < end for start, end in windows):
+                        good.append(obj)
+            self._emit(Listed(good, [], 0, 0, page.sent_at, page.repaired))
+        for start, end in windows:
+            self._emit(Listed([], all_odd if end == windows[-1][1] else [], start, end, began))
+
+    def _pages(self) -> Iterator[Page]:
+        """The pages of the list, each object once."""
+        shown: set[str] = set()
+        for attempt in range(_RESTARTS + 1):
+            try:
+                for page in self._api.pages(self._endpoint, self._params):
+                    objects = [obj for obj in page.objects if not is_id(obj.get("id")) or obj["id"] not in shown]
+                    shown.update(obj["id"] for obj in objects if is_id(obj.get("id")))
+                    yield replace(page, objects=objects)
+                return
+            except CursorLost:
+                if attempt == _RESTARTS:
+                    raise
+
+
+def at_last(lists: int, done: Callable[[Exception | None], None]) -> Callable[[Exception | None], None]:
+    """A function to be called at the end of each of so many `lists`, from any thread: the last call passes the first
+    error to `done`."""
+    lock = threading.Lock()
+    ended: list[Exception | None] = []
+
+    def end(error: Exception | None) -> None:
+        with lock:
+            ended.append(error)
+            last = len(ended) == lists
+        if last:
+            done(next(filter(None, ended), None))
+
+    return end
 
 
 def newest_first(
@@ -269,28 +365,19 @@ def outside(obj: dict[str, Any], start: int, end: float) -> BadObject:
     )
 
 
-def whole_list(api: StripeApi, path: str, params: Params | None = None) -> Iterator[Page]:
-    """The pages of a list without a window, each object once.
+def everything(api: StripeApi, path: str, params: Params | None = None) -> list[dict[str, Any]]:
+    """All objects of a list without a window, newest first, as of one moment.
 
     Starts over if the object that a page should start after vanishes; raises `CursorLost` if this keeps happening,
     otherwise as `StripeApi.page` does.
     """
-    shown: set[str] = set()
     for attempt in range(_RESTARTS + 1):
         try:
-            for page in api.pages(path, params):
-                objects = [obj for obj in page.objects if not is_id(obj.get("id")) or obj["id"] not in shown]
-                shown.update(obj["id"] for obj in objects if is_id(obj.get("id")))
-                yield replace(page, objects=objects)
-            return
+            return [obj for page in api.pages(path, params) for obj in page.objects]
         except CursorLost:
             if attempt == _RESTARTS:
                 raise
-
-
-def everything(api: StripeApi, path: str, params: Params | None = None) -> list[dict[str, Any]]:
-    """All objects of a list without a window. Starts over, and raises, as `whole_list` does."""
-    return [obj for page in whole_list(api, path, params) for obj in page.objects]
+    raise AssertionError("unreachable")
 
 
 def expand(include: Sequence[str]) -> dict[str, str | int | Sequence[str]]:

@@ -12,7 +12,6 @@ import math
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,25 +21,15 @@ from stripe_pipeline.days import DAY, day_of, day_start, days_between, stretches
 from stripe_pipeline.errors import BadObject, NotFound, OutOfTime, StripePipelineError, Unavailable
 from stripe_pipeline.fields import FieldFilter
 from stripe_pipeline.objects import UNDATED, ObjectType
-from stripe_pipeline.rows import Surprises, check, created_of, id_of, is_id
+from stripe_pipeline.rows import Surprises, check, created_of, id_of
 from stripe_pipeline.stripe_api.client import Page, StripeApi
 from stripe_pipeline.stripe_api.day_files import DayFiles, DayRead, LinesByTable, append
+from stripe_pipeline.stripe_api.left_out import LeftOut, Unread
 from stripe_pipeline.stripe_api.lines import Lines
-from stripe_pipeline.stripe_api.listing import Listed, Listing, expand, newest_first, outside, whole_list
-from stripe_pipeline.stripe_api.paths import NAMELESS, object_path
+from stripe_pipeline.stripe_api.listing import Listed, Listing, WholeListing, at_last, newest_first, outside
+from stripe_pipeline.stripe_api.paths import object_path
 from stripe_pipeline.stripe_api.probe import Probe
 from stripe_pipeline.stripe_api.refusals import RESOURCE_MISSING, odd_answer
-
-
-@dataclass(frozen=True)
-class Unread:
-    """A listed or requested object that could not be read."""
-
-    id: str
-    """The id, or `NAMELESS` and the day if Stripe sent none."""
-    created: int | None
-    """Unix seconds, if known and valid."""
-    error: StripePipelineError
 
 
 class Reader:
@@ -63,7 +52,6 @@ class Reader:
         """The children that can be read without a request for each parent."""
         self.mode = mode
         self.surprises = Surprises()
-        self._unread: dict[str, Unread] = {}
         self.unlisted: dict[date, StripePipelineError] = {}
         """Days that Stripe does not list, although it lists others."""
         self._api = api
@@ -71,6 +59,7 @@ class Reader:
         self._executor = executor
         self._lock = threading.Lock()
         self._days = DayFiles(folder, object_type.name)
+        self._left_out = LeftOut(self._days, self._lock, self._created)
         self._swept: frozenset[date] = frozenset()
         self._batches = itertools.count()
         assert object_type.endpoint is not None
@@ -90,14 +79,7 @@ class Reader:
 
         Their days count as listed all the same: callers that load such a day must make sure to retry the object.
         """
-        with self._lock:
-            return dict(self._unread)
-
-    def endpoint_of(self, child: ObjectType) -> str:
-        """The endpoint of the list of all children of a parent; `id` stands for the parent's."""
-        if child.child_list:
-            return child.child_list.path.format(id="id")
-        return f"{self._endpoint}/id/{child.embedded_in}"
+        return self._left_out.unread
 
     def batch(self, *, swept: bool = False) -> Batch:
         """An empty batch for this reader's objects; `swept`: for those of days that `list_days` sweeps."""
@@ -119,81 +101,29 @@ class Reader:
         when it is complete, from several threads; `done` once at the end, with the first error, if any.
         """
         begun = {day for day in days if day_start(day) < until}
-        self._swept = frozenset(swept)
-        lists = self.object_type.lists
+        lists, self._swept = self.object_type.lists, frozenset(swept)
         self._days.begin(begun, until=until, lists=len(lists))
         windows = [(day_start(first), min(day_start(last) + DAY, until)) for first, last in stretches(begun)]
         if not windows:
             done(None)
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        if self.object_type.whole:
-            self._executor.submit(self._list_whole, windows, read, done)
-            return
 
-        def emit(listed: Listed) -> None:
-            for day in self._store(listed):
-                read(day)
-
-        ended: list[Exception | None] = []
-
-        def end(error: Exception | None) -> None:
-            with self._lock:
-                ended.append(error)
-                last = len(ended) == len(lists)
-            if last:
-                done(next(filter(None, ended), None))
-
+        end = at_last(len(lists), done)
         for params in lists:
-            listing = Listing(
+            listing = (WholeListing if self.object_type.whole else Listing)(
                 self._api,
                 self._endpoint,
-                emit=emit,
+                emit=lambda listed: [read(day) for day in self._store(listed)],
                 done=end,
                 include=self._include,
                 params=params,
                 check=self._check,
+                created=self._created,
                 give_up=self._give_up,
                 works=lambda error: self._probe.is_special(error, None),
             )
             listing.start(windows, self._executor)
-
-    def _list_whole(
-        self,
-        windows: Sequence[tuple[int, int]],
-        read: Callable[[DayRead], None],
-        done: Callable[[Exception | None], None],
-    ) -> None:
-        """List the type without a window and store the objects in `windows` (end exclusive, Unix seconds)."""
-        try:
-            began = math.inf
-            span = (windows[0][0], windows[-1][1])
-            for params in self.object_type.lists:
-                for page in whole_list(self._api, self._endpoint, {**expand(self._include), **params}):
-                    began = min(began, page.sent_at)
-                    good = [obj for obj in self._sound(page, span) if _within(self._created(obj), windows)]
-                    self._store(Listed(good, [], 0, 0, page.sent_at, page.repaired))
-                for start, end in windows:
-                    with self._lock:
-                        complete = self._days.cover(start, end, began)
-                    for day in complete:
-                        read(day)
-        except Exception as error:
-            done(error)
-        else:
-            done(None)
-
-    def _sound(self, page: Page, span: tuple[int, int]) -> list[dict[str, Any]]:
-        """The objects of a page that are of this type and mode; the others are kept out (`_keep_out`)."""
-        sound = []
-        for obj in page.objects:
-            try:
-                self._check(obj)
-            except BadObject as error:
-                self._keep_out(obj, error, span)
-            else:
-                sound.append(obj)
-        return sound
 
     def _created(self, obj: dict[str, Any]) -> int:
         """The `created` of the object's row, Unix seconds; raises `BadObject` if Stripe sent no valid time."""
@@ -216,7 +146,7 @@ class Reader:
             created = self._created(obj)
             by_day.setdefault(day_of(created), []).append((created, lines))
         for obj, error in listed.odd:
-            self._keep_out(obj, error, (listed.start, listed.end))
+            self._left_out.add(obj, error, (listed.start, listed.end))
         with self._lock:
             for day, objects in by_day.items():
                 if day in self._days:
@@ -224,14 +154,14 @@ class Reader:
                 else:  # out of order: the day was complete
                     for obj, _ in completed:
                         if day_of(self._created(obj)) == day:
-                            self._unread[id_of(obj)] = Unread(id_of(obj), None, outside(obj, listed.start, listed.end))
+                            self._left_out.put(Unread(id_of(obj), None, outside(obj, listed.start, listed.end)))
             return self._days.cover(listed.start, listed.end, listed.sent_at)
 
     def _with_children(
         self, objects: Sequence[dict[str, Any]], sent_at: float, *, repaired: bool
     ) -> list[tuple[dict[str, Any], LinesByTable]]:
         """Each object with its own and its children's lines by table; objects that were deleted since are omitted, and
-        unreadable objects are kept out (`_keep_out`)."""
+        unreadable objects are kept out (`LeftOut`)."""
         completed = []
         surprises = Surprises()
         for obj in objects:
@@ -240,33 +170,13 @@ class Reader:
                 children = self._carried if swept else self.children
                 lines = self._lines.of(obj, sent_at, surprises, repaired=repaired, children=children)
             except StripePipelineError as error:
-                self._keep_out(obj, self._probe.blame(error, id_of(obj)), (0, 0))
+                self._left_out.add(obj, self._probe.blame(error, id_of(obj)), (0, 0))
             else:
                 if lines is not None:  # else a complete list of the day detects the deletion
                     completed.append((obj, lines))
         with self._lock:
             self.surprises.update(surprises)
         return completed
-
-    def _keep_out(self, obj: dict[str, Any], error: StripePipelineError, span: tuple[int, int]) -> None:
-        """Record a listed object that cannot be stored; `span` is the part of the list that contained it."""
-        try:
-            created: int | None = self._created(obj)
-        except BadObject:
-            created = None
-        if span != (0, 0) and not (created is not None and span[0] <= created < span[1]):
-            created = None
-        object_id = obj.get("id")
-        with self._lock:
-            if is_id(object_id):
-                self._unread[str(object_id)] = Unread(str(object_id), created, error)
-            else:
-                # Without an id, only a list of the day can read the object.
-                near = max(span[0], span[1] - 1) if created is None else created
-                name = f"{NAMELESS}{day_of(near)}"
-                self._unread[name] = Unread(name, near, error)
-            if created is not None and day_of(created) in self._days:
-                self._days.count(day_of(created))
 
     def read_again(self, ids: Iterable[str], *, since: int = 0) -> tuple[Batch, dict[str, StripePipelineError]]:
         """Retrieve each id, with its children; also returns the errors of single objects that are refused or bad while
@@ -311,9 +221,13 @@ class Reader:
         self._folder.mkdir(parents=True, exist_ok=True)
         span = (since, int(page.sent_at) + 1)
         good = []
-        for obj in self._sound(page, span):
-            if created_of(obj) < since:
-                self._keep_out(obj, outside(obj, since, math.inf), span)
+        for obj in page.objects:
+            try:
+                self._check(obj)
+                if created_of(obj) < since:
+                    raise outside(obj, since, math.inf)
+            except BadObject as error:
+                self._left_out.add(obj, error, span)
             else:
                 good.append(obj)
         ids = set()
@@ -371,6 +285,11 @@ class Reader:
         return self._created(obj), lines
 
 
+def endpoint_of_children(parent: ObjectType, child: ObjectType) -> str:
+    """The endpoint of the list of all children of a parent; `id` stands for the parent's."""
+    return child.child_list.path.format(id="id") if child.child_list else f"{parent.endpoint}/id/{child.embedded_in}"
+
+
 def included_paths(object_type: ObjectType, children: Iterable[ObjectType]) -> list[str]:
     """The fields of an object that Stripe is asked to send."""
     paths = [included.column for included in object_type.include]
@@ -378,7 +297,3 @@ def included_paths(object_type: ObjectType, children: Iterable[ObjectType]) -> l
         if child.on_request:
             paths += [path for path in (child.embedded_in, child.also_in) if path]
     return paths
-
-
-def _within(second: int, windows: Iterable[tuple[int, int]]) -> bool:
-    return any(start <= second < end for start, end in windows)

@@ -16,7 +16,7 @@ from stripe_pipeline.identity import Identity
 from stripe_pipeline.inbox.inbox import Inbox
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.client import StripeApi
-from stripe_pipeline.stripe_api.reader import Reader
+from stripe_pipeline.stripe_api.reader import Reader, endpoint_of_children
 from stripe_pipeline.sync.report import Progress, Report
 from stripe_pipeline.sync.working_files import rows_lost
 from stripe_pipeline.warehouse.warehouse import Warehouse
@@ -75,5 +75,5 @@ class Context:
             self.report.surprises.update(reader.surprises)
         for reader in self.readers.values():
             for child in reader.children:
-                count(child.name, reader.endpoint_of(child))
+                count(child.name, endpoint_of_children(reader.object_type, child))
         self.report.requests[EVENTS] += self.api.spent() - (self.report.requests.total() - before)

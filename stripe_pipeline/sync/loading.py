@@ -21,7 +21,8 @@ from stripe_pipeline.errors import (
     Unavailable,
 )
 from stripe_pipeline.stripe_api.day_files import DayRead
-from stripe_pipeline.stripe_api.reader import Reader, Unread
+from stripe_pipeline.stripe_api.left_out import Unread
+from stripe_pipeline.stripe_api.reader import Reader
 from stripe_pipeline.sync.context import CLOCK_ERROR, Context
 from stripe_pipeline.sync.plan import SWEEP, Plan, add_day
 from stripe_pipeline.sync.unread import UnreadObjects

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from datetime import date
 
-from stripe_pipeline.stripe_api.reader import Unread
+from stripe_pipeline.stripe_api.left_out import Unread
 from stripe_pipeline.sync.context import Context
 from stripe_pipeline.sync.loading import Loading
 from stripe_pipeline.sync.plan import (

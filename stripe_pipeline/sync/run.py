@@ -22,9 +22,10 @@ from stripe_pipeline.errors import (
     Unavailable,
 )
 from stripe_pipeline.inbox.notification import Notification
-from stripe_pipeline.objects import OBJECT_TYPES, UNDATED
+from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.sync.backfill import ask_the_time, stopped_backfill
 from stripe_pipeline.sync.context import CLOCK_ERROR, EVENTS, Context
+from stripe_pipeline.sync.days import Days
 from stripe_pipeline.sync.events import EVENTS_KEPT, EventScan
 from stripe_pipeline.sync.loading import Loading
 from stripe_pipeline.sync.named import NamedTransactions
@@ -35,15 +36,10 @@ from stripe_pipeline.sync.plan import (
     OVERLAP,
     SWEEP,
     days_to_sweep,
-    first_kept_by_stripe,
-    followed_since,
-    kept_days,
     oldest_kept,
     plan_type,
     sweep_budget,
     transactions_since,
-    unlisted,
-    whole_list_is_due,
 )
 from stripe_pipeline.sync.unread import UnreadObjects
 from stripe_pipeline.warehouse.bookkeeping import Covered
@@ -65,6 +61,7 @@ class Run:
         self._unread = UnreadObjects(context)
         self._loading = Loading(context, self._unread)
         self._events = EventScan(context)
+        self._days = Days(context)
         self._named = NamedTransactions(context, self._unread, self._loading)
         self._notifications = Notifications(context, self._unread, self._loading)
 
@@ -86,10 +83,8 @@ class Run:
             scanned_at = self._events.scan(known[EVENTS])
         cursors = known
 
-        kept = {
-            name: kept_days(reader.object_type, self._settings, coverage, now) for name, reader in self._readers.items()
-        }
-        to_list = self._days_to_list(days, kept, coverage, now, how="first load" if first else "sync")
+        kept = self._days.kept(coverage, now)
+        to_list = self._days.to_list(days, kept, coverage, now, how="first load" if first else "sync")
         swept = cursors.get(SWEEP, -math.inf) <= now - DAY
         if swept:
             if not self._mode.account:
@@ -253,43 +248,6 @@ class Run:
         )
         return True
 
-    def _days_to_list(
-        self,
-        requested: set[date],
-        kept: Mapping[str, Sequence[date]],
-        coverage: Mapping[tuple[str, date], Covered],
-        now: float,
-        *,
-        how: str,
-    ) -> dict[str, dict[date, str]]:
-        """The days that each type must list, with the reason; among them those that are `requested`. `kept`: the days
-        of each type that are kept in sync with Stripe."""
-        listed = {}
-        since = followed_since(coverage)
-        for name, reader in self._readers.items():
-            missing = unlisted(reader.tables, kept[name], coverage, now, since=since)
-            if reader.object_type.whole and (
-                missing or whole_list_is_due(reader.object_type, kept[name], coverage, now)
-            ):
-                missing = set(kept[name])
-            listed[name] = dict.fromkeys(missing, how)
-            listed[name] |= dict.fromkeys(self._kept(name, requested), "backfill")
-        return listed
-
-    def _kept(self, name: str, days: set[date]) -> set[date]:
-        """The `days` that the settings keep; a note reports the others. Of an undated type, the day of all rows."""
-        object_type = self._settings.types[name]
-        if not object_type.dated:
-            return set() if object_type.singleton or not days else {day_of(UNDATED)}
-        first = self._settings.first_listed(object_type)
-        if object_type.kept_days is not None:
-            first = max(first, first_kept_by_stripe(object_type.kept_days, self._api.now()))
-        within = {day for day in days if day >= first}
-        if left_out := len(days) - len(within):
-            keeper = "the settings keep" if object_type.kept_days is None else "the settings and Stripe keep"
-            self._report.note(f"{name}: {left_out} days are older than what {keeper} (from {first} on)")
-        return within
-
     def _forget_everything(self, gap: float) -> None:
         """Mark all days incomplete: Stripe's events do not cover the changes made before the oldest event."""
         self._report.note(
@@ -308,7 +266,7 @@ class Run:
     def backfill(self, days: set[date]) -> None:
         """List `days` completely, or those that the same backfill has not listed yet if it was stopped."""
         cursors = self._warehouse.state.cursors(self._mode)
-        wanted = {name: self._kept(name, days) for name in self._asked_for}
+        wanted = {name: self._days.within(name, days) for name in self._asked_for}
         request = sha256(f"{sorted(self._asked_for)} {sorted(days)}".encode()).hexdigest()
         if EVENTS not in cursors:
             self._events.take_first_cursor()

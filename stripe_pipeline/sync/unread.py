@@ -10,7 +10,7 @@ from stripe_pipeline.errors import (
 )
 from stripe_pipeline.inbox.notification import Notification
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.stripe_api.reader import Unread
+from stripe_pipeline.stripe_api.left_out import Unread
 from stripe_pipeline.sync.context import Context
 
 _SHOWN = 5  # ids in a sentence

@@ -390,7 +390,7 @@ NOTHINGS: list[object] = [None, [], {}]
         *(EVENT | {"id": event_id} for event_id in (None, 7, "", "x" * 501, "evt\x00", "evt\ud800", ["evt"])),
         *(EVENT | {"created": created} for created in (None, "1", True, -1, 1.5, 2**70)),
         *(EVENT | {"livemode": livemode} for livemode in (None, 1, "true")),
-        *(_with(object=name) for name in (*NOTHINGS, "line_item", "subscription", "CHARGE")),
+        *(_with(object=name) for name in (*NOTHINGS, "line_item", "person", "CHARGE")),
         EVENT | {"object": "v2.core.event"},
         {"id": "evt_1", "object": "v2.core.event", "type": "v1.charge.updated", "related_object": {"id": "ch_1"}},
         EVENT | {"account": "acct_of_another"},

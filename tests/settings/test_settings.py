@@ -133,7 +133,12 @@ def test_share_is_a_fraction_or_a_percentage(load: Load, text: str, share: float
 
 def test_optional_types_are_on_where_the_settings_switch_these_on(load: Load) -> None:
     assert names(load("")) == names(load("objects: {payouts: {title: Bank transfers}}")) == set(DEFAULT_TYPES)
-    assert names(load("objects: {payouts: {enabled: true}}")) == {*DEFAULT_TYPES, "payouts"}
+    with_children = {*DEFAULT_TYPES, "payouts", "payout_balance_transactions"}
+    assert names(load("objects: {payouts: {enabled: true}}")) == with_children
+    alone = load("objects: {payouts: {enabled: true}, payout_balance_transactions: {enabled: false}}")
+    assert names(alone) == {*DEFAULT_TYPES, "payouts"}
+    of_customers = {"customer_balance_transactions": {"enabled": True}}
+    assert names(load(f"objects: {of_customers}")) == {*DEFAULT_TYPES, *of_customers}
     assert names(load("objects: all")) == set(OBJECT_TYPES)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from stripe_pipeline.batch import Batch, Mode, Tombstone
 from stripe_pipeline.days import DAY, day_of, day_start, days_between, stretches
-from stripe_pipeline.errors import BadObject, NotFound, OutOfTime, StripePipelineError, Unavailable
+from stripe_pipeline.errors import BadObject, StripePipelineError, Unavailable
 from stripe_pipeline.fields import FieldFilter
 from stripe_pipeline.objects import UNDATED, ObjectType
 from stripe_pipeline.rows import Surprises, check, created_of, id_of
@@ -27,9 +27,8 @@ from stripe_pipeline.stripe_api.day_files import DayFiles, DayRead, LinesByTable
 from stripe_pipeline.stripe_api.left_out import LeftOut, Unread
 from stripe_pipeline.stripe_api.lines import Lines
 from stripe_pipeline.stripe_api.listing import Listed, Listing, WholeListing, at_last, newest_first, outside
-from stripe_pipeline.stripe_api.paths import object_path
 from stripe_pipeline.stripe_api.probe import Probe
-from stripe_pipeline.stripe_api.refusals import RESOURCE_MISSING, odd_answer
+from stripe_pipeline.stripe_api.retrieval import Retrieval
 
 
 class Reader:
@@ -67,6 +66,7 @@ class Reader:
         self._include = included_paths(object_type, children)
         self._probe = Probe(api, self._endpoint)
         self._lines = Lines(api, object_type, children, mode, fields, self._probe)
+        self._retrieval = Retrieval(api, object_type, self._lines, self._probe, self._check, self._include)
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -109,12 +109,16 @@ class Reader:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
 
+        def emit(listed: Listed) -> None:
+            for day in self._store(listed):
+                read(day)
+
         end = at_last(len(lists), done)
         for params in lists:
             listing = (WholeListing if self.object_type.whole else Listing)(
                 self._api,
                 self._endpoint,
-                emit=lambda listed: [read(day) for day in self._store(listed)],
+                emit=emit,
                 done=end,
                 include=self._include,
                 params=params,
@@ -190,15 +194,17 @@ class Reader:
         bad: dict[str, StripePipelineError] = {}
         self._folder.mkdir(parents=True, exist_ok=True)
         wanted = sorted(set(ids))
-        for object_id, result in zip(wanted, self._executor.map(self._retrieve, wanted), strict=True):
+        for object_id, result in zip(wanted, self._executor.map(self._retrieval.retrieve, wanted), strict=True):
             if isinstance(result, StripePipelineError):
                 bad[object_id] = result
             elif isinstance(result, Tombstone):
                 batch.tombstones.append(result)
             else:
-                created, lines = result
+                created = self._created(result.obj)
+                with self._lock:
+                    self.surprises.update(result.surprises)
                 if created >= since:
-                    self._add(batch, created, lines)
+                    self._add(batch, created, result.lines)
         return batch, bad
 
     def list_since(self, since: int) -> tuple[Batch, set[str]]:
@@ -253,36 +259,6 @@ class Reader:
         batch.first, batch.last = min(batch.first, created), max(batch.last, created)
         for table, rows in lines.items():
             batch.files[table] = [append(self._folder, f"{table}-batch{batch.number}", rows)]
-
-    def _retrieve(self, object_id: str) -> Tombstone | StripePipelineError | tuple[int, LinesByTable]:
-        asked_at = self._api.now()
-        surprises = Surprises()
-        try:
-            path = object_path(self._endpoint, object_id)
-            try:
-                reply = self._api.get(path, {"expand": self._include})
-            except NotFound as error:
-                if error.code != RESOURCE_MISSING:
-                    raise
-                self._probe.answered(path)
-                return Tombstone(object_id, asked_at)
-            obj = reply.data
-            if obj.get("id") != object_id or obj.get("object", self.object_type.object) != self.object_type.object:
-                raise odd_answer(path, f"is not the requested {self.object_type.object}")
-            self._probe.answered(path)
-            if obj.get("deleted"):
-                return Tombstone(object_id, reply.sent_at)
-            self._check(obj)
-            lines = self._lines.of(obj, reply.sent_at, surprises, repaired=reply.repaired)
-        except OutOfTime as error:
-            return error
-        except StripePipelineError as error:
-            return self._probe.blame(error, object_id)
-        if lines is None:
-            return Tombstone(object_id, reply.sent_at)
-        with self._lock:
-            self.surprises.update(surprises)
-        return self._created(obj), lines
 
 
 def endpoint_of_children(parent: ObjectType, child: ObjectType) -> str:

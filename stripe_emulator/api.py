@@ -7,6 +7,7 @@ expansion to `expansion`, webhook endpoints to `webhook_endpoints`.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from urllib.parse import quote, unquote_plus
 
 import orjson
@@ -20,7 +21,7 @@ from stripe_emulator.permissions import Permissions
 from stripe_emulator.shop import EVENTS_KEPT, Shop
 from stripe_emulator.store import Json, Window
 from stripe_emulator.stripe_cli import StripeCli
-from stripe_emulator.types import TYPES, EmulatedType
+from stripe_emulator.types import BY_PATH, LISTS, TYPES, EmulatedType, IncludedList
 
 
 class Api:
@@ -37,18 +38,21 @@ class Api:
             parameters.check_api_version(request.stripe_version)
         access = Access(self._shop, self._permissions, caller)
         params = dict(request.params)
+        segments = _segments(request.path)
         with self._shop.lock:
-            match (request.method, *_segments(request.path)):
+            if request.method == "GET" and (body := _read(access, segments, params)) is not None:
+                return body
+            match (request.method, *segments):
                 case ("GET", "v1", "account"):
                     return _account(access, self._shop.account, params)
                 case ("GET", "v1", "accounts", account):
                     return _account(access, account, params)
                 case ("GET", "v1", "invoices", invoice, "lines"):
                     return _lines(access, invoice, params)
-                case ("GET", "v1", type_name) if type_name in TYPES:
-                    return _list(access, TYPES[type_name], params)
-                case ("GET", "v1", type_name, object_id) if type_name in TYPES:
-                    return _retrieve(access, type_name, object_id, params)
+                case ("GET", "v1", "balance"):
+                    access.permit("balance")
+                    parameters.allow_only(params, ("expand",))
+                    return orjson.dumps(self._shop.balance_object(access.livemode))
                 case ("POST", "v1", "webhook_endpoints"):
                     return orjson.dumps(webhook_endpoints.create(access, params))
                 case ("POST", "v1", "webhook_endpoints", object_id):
@@ -63,6 +67,40 @@ class Api:
             f"Unrecognized request URL ({request.method}: {request.path}). Please see https://stripe.com/docs"
             " or we can help at https://support.stripe.com/.",
         )
+
+
+def _read(access: Access, segments: Sequence[str], params: Json) -> bytes | None:
+    """Returns a list or an object of one of `TYPES`; None for other paths."""
+    version, *parts = segments or [""]
+    for length in (2, 1):
+        emulated_type = BY_PATH.get("/".join(parts[:length]))
+        if version != "v1" or emulated_type is None or len(parts) < length:
+            continue
+        match parts[length:]:
+            case []:
+                return _list(access, emulated_type, params)
+            case [object_id]:
+                return _retrieve(access, emulated_type.name, object_id, params)
+            case [object_id, name] if (emulated_type.name, name) in LISTS:
+                return _list_below(access, emulated_type, object_id, LISTS[emulated_type.name, name], params)
+    return None
+
+
+def _list_below(access: Access, parent: EmulatedType, object_id: str, listed: IncludedList, params: Json) -> bytes:
+    """Returns the list of objects that belong to an object, at the path of that object."""
+    access.permit(listed.type_name)
+    parameters.allow_only(params, (*parameters.PAGING, *listed.filters, *listed.time_filters))
+    if not access.holds(parent.name, object_id):
+        raise access.missing(parent.name, object_id, param=parent.object.rpartition(".")[2])
+    among = access.collection(listed.type_name).with_value(listed.reference, object_id)
+    return _page(
+        access,
+        listed.type_name,
+        params,
+        among=among,
+        condition=filters.equal_to({name: params[name] for name in listed.filters if name in params}),
+        url=listed.url.format(id=object_id),
+    )
 
 
 def _account(access: Access, account: str, params: Json) -> bytes:
@@ -83,21 +121,50 @@ def _list(access: Access, emulated_type: EmulatedType, params: Json) -> bytes:
     access.permit(type_name)
     parameters.allow_only(params, (*parameters.PAGING, *emulated_type.filters, *emulated_type.time_filters))
     window = _window(access, type_name, params)
+    if emulated_type.needs and emulated_type.needs not in params:
+        raise StripeError(
+            400,
+            f"Missing required param: {emulated_type.needs}.",
+            code="parameter_missing",
+            param=emulated_type.needs,
+        )
     condition = filters.condition(access, emulated_type, params)
     collection = access.collection(type_name)
     indexed = next((name for name in collection.INDEXED if name in params and name in emulated_type.filters), None)
     among = collection.with_value(indexed, params[indexed]) if indexed else None
-    ids, more = collection.page(window, condition, among)
-    if not ids:
-        filters.check_targets(access, emulated_type, params)
+    return _page(
+        access,
+        type_name,
+        params,
+        among=among,
+        condition=condition,
+        url=f"/v1/{emulated_type.path or type_name}",
+        window=window,
+    )
+
+
+def _page(
+    access: Access,
+    type_name: str,
+    params: Json,
+    *,
+    among: Iterable[str] | None,
+    condition: filters.Condition | None,
+    url: str,
+    window: Window | None = None,
+) -> bytes:
+    """Returns a page of a list, whose objects meet `condition` and are `among` these ids."""
+    ids, more = access.collection(type_name).page(window or _window(access, type_name, params), condition, among)
+    if not ids and type_name in TYPES:
+        filters.check_targets(access, TYPES[type_name], params)
     if params.get("expand"):
         page = [orjson.loads(access.render(type_name, object_id)) for object_id in ids]
-        body = expansion.list_of(page, more, f"/v1/{type_name}")
+        body = expansion.list_of(page, more, url)
         expansion.expand(access, body, params["expand"], listed=True)
         return orjson.dumps(body)
     rendered = b",".join([access.render(type_name, object_id) for object_id in ids])
     has_more = b"true" if more else b"false"
-    return b'{"object":"list","data":[%b],"has_more":%b,"url":"/v1/%b"}' % (rendered, has_more, type_name.encode())
+    return b'{"object":"list","data":[%b],"has_more":%b,"url":"%b"}' % (rendered, has_more, url.encode())
 
 
 def _window(access: Access, type_name: str, params: Json) -> Window:

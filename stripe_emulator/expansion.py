@@ -20,8 +20,8 @@ _REFERENCES = frozenset(
 ) | {"balance_transactions", "discounts"}
 _INCLUDABLE = frozenset(
     (
-        *("cash_balance", "confirmation_secret", "data", "discount", "invoice_credit_balance", "lines"),
-        *("payments", "refunds", "sources", "subscriptions", "tax", "tax_ids"),
+        *("cash_balance", "confirmation_secret", "data", "discount", "invoice_credit_balance", "items", "line_items"),
+        *("lines", "payments", "refunds", "sources", "subscriptions", "tax", "tax_ids"),
     )
 )
 """Fields that callers can expand although the fields hold no id."""
@@ -54,6 +54,11 @@ def _expand(access: Access, value: Any, names: list[str], path: str) -> None:
     ):
         raise StripeError(400, f"This property cannot be expanded ({path}).", param="expand")
     expanded = value.get(name)
+    if name == "discounts" and isinstance(expanded, list):
+        shop = access.shop
+        expanded = value[name] = [
+            shop.discount(entry, access.livemode) if isinstance(entry, str) else entry for entry in expanded
+        ]
     if isinstance(expanded, str):
         # Customer ids may be chosen by the shop.
         type_name = "customers" if name == "customer" else type_of(expanded)

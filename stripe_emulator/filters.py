@@ -12,6 +12,7 @@ from typing import Any
 
 from stripe_emulator import parameters
 from stripe_emulator.access import Access
+from stripe_emulator.errors import StripeError
 from stripe_emulator.store import Json, reference
 from stripe_emulator.types import BY_OBJECT, EmulatedType
 
@@ -50,7 +51,9 @@ def _conditions(access: Access, emulated_type: EmulatedType, params: Json) -> li
     # Stripe lists customers of a test clock only if the request names the clock.
     if emulated_type.name == "customers" and "test_clock" not in equal:
         conditions.append(lambda _, obj: obj.get("test_clock") is None)
+    conditions += _of_catalog(emulated_type.name, equal)
     if payout := equal.pop("payout", None):
+        _check_payout(access, payout)
         conditions.append(lambda object_id, _: access.shop.payout_of(object_id, access.livemode) == payout)
     if subscription := equal.pop("subscription", None):
         conditions.append(lambda _, obj: _subscription(obj) == subscription)
@@ -60,6 +63,47 @@ def _conditions(access: Access, emulated_type: EmulatedType, params: Json) -> li
         conditions.append(lambda _, obj: _has(obj["payment"], paid_by))
     times = [name for name in emulated_type.time_filters if name in params and name != "created"]
     return conditions + [_between(params, name) for name in times]
+
+
+def equal_to(values: Json) -> Condition | None:
+    """Returns the condition for objects whose fields have these values; None without values."""
+    return (lambda _, obj: _has(obj, values)) if values else None
+
+
+def _of_catalog(type_name: str, equal: Json) -> list[Condition]:
+    """The conditions that Stripe adds to lists that would otherwise hold more; removes their filters from `equal`."""
+    conditions: list[Condition] = []
+    for name in ("active", "inclusive", "shippable"):
+        if name in equal:
+            wanted = equal.pop(name) == "true"
+            conditions.append(lambda _, obj, name=name, wanted=wanted: obj.get(name) is wanted)  # type: ignore[misc]
+        elif (type_name, name) == ("prices", "active"):
+            conditions.append(lambda _, obj: obj["active"])
+    if type_name == "prices":
+        conditions.append(lambda _, obj: not obj.get("inline"))
+    if type_name == "payment_methods":
+        conditions.append(lambda _, obj: obj["customer"] is not None)
+    if type_name == "promotion_codes" and (coupon := equal.pop("coupon", None)):
+        conditions.append(lambda _, obj: reference(obj["promotion"]["coupon"]) == coupon)
+    if type_name == "subscriptions":
+        status = equal.pop("status", None)
+        ended = ("canceled", "incomplete_expired")
+        if status is None:
+            conditions.append(lambda _, obj: obj["status"] != "canceled")
+        elif status == "ended":
+            conditions.append(lambda _, obj: obj["status"] in ended)
+        elif status != "all":
+            conditions.append(lambda _, obj: obj["status"] == status)
+    return conditions
+
+
+def _check_payout(access: Access, payout_id: str) -> None:
+    """Refuse payouts of which Stripe lists no balance transactions."""
+    if not access.holds("payouts", payout_id):
+        raise access.missing("payouts", payout_id, param="payout", status=400)
+    if not access.read("payouts", payout_id)["automatic"]:
+        message = "Balance transaction history can only be filtered on automatic transfers, not manual."
+        raise StripeError(400, message, param="payout")
 
 
 def _event_condition(params: Json, now: float) -> Condition:

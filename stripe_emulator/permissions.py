@@ -23,6 +23,7 @@ class Wording(Enum):
 _NEEDED: Mapping[str, tuple[str, str]] = {
     # The reference recommends `connected_account`; messages name this permission.
     "account": ("accounts_kyc_basic", "Accounts"),
+    "balance": ("balance", "Balance"),
     **{name: (emulated_type.permission, emulated_type.permission_label) for name, emulated_type in TYPES.items()},
 }
 """By type: the prefix of its permission names (`charge` of `charge_read`), and the row of the Dashboard's form."""

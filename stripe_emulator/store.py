@@ -32,7 +32,20 @@ class Window:
 class Collection:
     """Objects by id, ordered by `created`, then by time of insertion."""
 
-    INDEXED = ("charge", "customer", "email", "invoice", "payment_intent", "source")
+    INDEXED = (
+        *(
+            "charge",
+            "checkout_session",
+            "credit_note",
+            "customer",
+            "email",
+            "fee",
+            "invoice",
+            "payment_intent",
+            "source",
+        ),
+        *("subscription", "transfer"),
+    )
     """Indexed fields: finding objects by their values needs no full scan."""
 
     def __init__(self) -> None:

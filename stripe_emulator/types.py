@@ -16,7 +16,7 @@ from stripe_pipeline.objects import BY_STRIPE_OBJECT
 
 @dataclass(frozen=True, kw_only=True)
 class IncludedList:
-    """A list of other objects that Stripe includes in an object only on expansion."""
+    """A list of other objects that belong to an object."""
 
     type_name: str
     """The type of the listed objects, for example `refunds`."""
@@ -24,6 +24,9 @@ class IncludedList:
     """The field of the listed objects that holds the object's id, for example `charge`; one of `Collection.INDEXED`."""
     url: str
     """The URL of the whole list; `{id}` stands for the object's id."""
+    time_filters: tuple[str, ...] = ()
+    """As in `EmulatedType`, of the list at this URL."""
+    filters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +49,19 @@ class EmulatedType:
     """Accepted values by filter, where Stripe refuses other values."""
     time_filters: tuple[str, ...] = ("created",)
     """Filters of the list that take a time or a time range: fields that hold a time, or null."""
+    path: str = ""
+    """The path below `/v1/`, if it is not the name, for example `checkout/sessions`; `-` for objects that are listed
+    only with the object to which they belong, and cannot be retrieved."""
+    needs: str = ""
+    """The filter without which Stripe refuses to list the type."""
     included: Mapping[str, IncludedList] = field(default_factory=dict)
     """Expandable lists, by the field that holds the expanded list."""
+    embedded: Mapping[str, IncludedList] = field(default_factory=dict)
+    """Lists of which every object holds the first ten entries, by field."""
+    below: Mapping[str, IncludedList] = field(default_factory=dict)
+    """Lists at an object's path that the object does not hold, by the last part of the path."""
+    hidden: Mapping[str, str] = field(default_factory=dict)
+    """Fields of the stored objects that the API does not show, with the type that each of these names."""
     update_events: tuple[str, ...] = ()
     """The events that announce changed fields; empty if Stripe announces no such changes for the type."""
     permission: str
@@ -87,6 +101,21 @@ TYPES: Mapping[str, EmulatedType] = {
             label="customer",
             id_prefixes=("cus",),
             filters=("email", "test_clock"),
+            below={
+                "balance_transactions": IncludedList(
+                    type_name="customer_balance_transactions",
+                    reference="customer",
+                    url="/v1/customers/{id}/balance_transactions",
+                    time_filters=("created",),
+                    filters=("invoice",),
+                ),
+                "payment_methods": IncludedList(
+                    type_name="payment_methods",
+                    reference="customer",
+                    url="/v1/customers/{id}/payment_methods",
+                    filters=("type",),
+                ),
+            },
             update_events=("customer.updated",),
             permission="customer",
             permission_label="Customers",
@@ -173,6 +202,226 @@ TYPES: Mapping[str, EmulatedType] = {
             permission_label="Charges and Refunds",
         ),
         EmulatedType(
+            name="application_fee_refunds",
+            object="fee_refund",
+            label="fee refund",
+            id_prefixes=("fr",),
+            path="-",
+            update_events=("application_fee.refund.updated",),
+            permission="application_fee",
+            permission_label="Application Fees",
+        ),
+        EmulatedType(
+            name="application_fees",
+            object="application_fee",
+            label="application fee",
+            id_prefixes=("fee",),
+            filters=("charge",),
+            embedded={
+                "refunds": IncludedList(
+                    type_name="application_fee_refunds", reference="fee", url="/v1/application_fees/{id}/refunds"
+                )
+            },
+            permission="application_fee",
+            permission_label="Application Fees",
+        ),
+        EmulatedType(
+            name="checkout_session_lines",
+            object="item",
+            label="item",
+            id_prefixes=("li",),
+            path="-",
+            hidden={"checkout_session": "checkout_sessions"},
+            permission="checkout_session",
+            permission_label="Checkout Sessions",
+        ),
+        EmulatedType(
+            name="checkout_sessions",
+            object="checkout.session",
+            label="checkout.session",
+            id_parameter="session",
+            id_prefixes=("cs",),
+            path="checkout/sessions",
+            filters=("customer", "payment_intent", "status", "subscription"),
+            choices={"status": ("complete", "expired", "open")},
+            included={
+                "line_items": IncludedList(
+                    type_name="checkout_session_lines",
+                    reference="checkout_session",
+                    url="/v1/checkout/sessions/{id}/line_items",
+                )
+            },
+            permission="checkout_session",
+            permission_label="Checkout Sessions",
+        ),
+        EmulatedType(
+            name="coupons",
+            object="coupon",
+            label="coupon",
+            id_parameter="coupon",
+            id_prefixes=(),
+            update_events=("coupon.updated",),
+            permission="coupon",
+            permission_label="Coupons",
+        ),
+        EmulatedType(
+            name="credit_note_lines",
+            object="credit_note_line_item",
+            label="credit note line item",
+            id_prefixes=("cnli",),
+            path="-",
+            hidden={"credit_note": "credit_notes"},
+            permission="credit_note",
+            permission_label="Credit notes",
+        ),
+        EmulatedType(
+            name="credit_notes",
+            object="credit_note",
+            label="credit note",
+            id_prefixes=("cn",),
+            filters=("customer", "customer_account", "invoice"),
+            embedded={
+                "lines": IncludedList(
+                    type_name="credit_note_lines", reference="credit_note", url="/v1/credit_notes/{id}/lines"
+                )
+            },
+            update_events=("credit_note.updated",),
+            permission="credit_note",
+            permission_label="Credit notes",
+        ),
+        EmulatedType(
+            name="customer_balance_transactions",
+            object="customer_balance_transaction",
+            label="customer balance transaction",
+            id_prefixes=("cbtxn",),
+            path="-",
+            permission="customer",
+            permission_label="Customers",
+        ),
+        EmulatedType(
+            name="payment_methods",
+            object="payment_method",
+            label="PaymentMethod",
+            id_parameter="payment_method",
+            id_prefixes=("pm",),
+            filters=("customer", "customer_account", "type"),
+            time_filters=(),
+            update_events=("payment_method.updated",),
+            permission="payment_method",
+            permission_label="Payment Methods",
+        ),
+        EmulatedType(
+            name="prices",
+            object="price",
+            label="price",
+            id_parameter="price",
+            id_prefixes=("price",),
+            filters=("active", "currency", "product", "type"),
+            choices={"active": ("false", "true")},
+            update_events=("price.updated",),
+            permission="plan",
+            permission_label="Prices",
+        ),
+        EmulatedType(
+            name="products",
+            object="product",
+            label="product",
+            id_prefixes=("prod",),
+            filters=("active", "shippable", "url"),
+            update_events=("product.updated",),
+            permission="product",
+            permission_label="Products",
+        ),
+        EmulatedType(
+            name="promotion_codes",
+            object="promotion_code",
+            label="promotion code",
+            id_parameter="promotion_code",
+            id_prefixes=("promo",),
+            filters=("active", "code", "coupon", "customer"),
+            update_events=("promotion_code.updated",),
+            permission="promotion_code",
+            permission_label="Promotion Codes",
+        ),
+        EmulatedType(
+            name="subscription_items",
+            object="subscription_item",
+            label="subscription_item",
+            id_parameter="item",
+            id_prefixes=("si",),
+            filters=("subscription",),
+            needs="subscription",
+            time_filters=(),
+            permission="subscription",
+            permission_label="Subscriptions",
+        ),
+        EmulatedType(
+            name="subscriptions",
+            object="subscription",
+            label="subscription",
+            id_prefixes=("sub",),
+            filters=("collection_method", "customer", "customer_account", "status"),
+            choices={
+                "status": (
+                    "active",
+                    "all",
+                    "canceled",
+                    "ended",
+                    "incomplete",
+                    "incomplete_expired",
+                    "past_due",
+                    "paused",
+                    "trialing",
+                    "unpaid",
+                )
+            },
+            embedded={
+                "items": IncludedList(
+                    type_name="subscription_items",
+                    reference="subscription",
+                    url="/v1/subscription_items?subscription={id}",
+                )
+            },
+            update_events=("customer.subscription.updated",),
+            permission="subscription",
+            permission_label="Subscriptions",
+        ),
+        EmulatedType(
+            name="tax_rates",
+            object="tax_rate",
+            label="tax rate",
+            id_parameter="tax_rate",
+            id_prefixes=("txr",),
+            filters=("active", "inclusive"),
+            update_events=("tax_rate.updated",),
+            permission="tax_rate",
+            permission_label="Tax Rates",
+        ),
+        EmulatedType(
+            name="transfer_reversals",
+            object="transfer_reversal",
+            label="transfer reversal",
+            id_prefixes=("trr",),
+            path="-",
+            permission="transfer",
+            permission_label="Transfers",
+        ),
+        EmulatedType(
+            name="transfers",
+            object="transfer",
+            label="transfer",
+            id_prefixes=("tr",),
+            filters=("destination", "transfer_group"),
+            embedded={
+                "reversals": IncludedList(
+                    type_name="transfer_reversals", reference="transfer", url="/v1/transfers/{id}/reversals"
+                )
+            },
+            update_events=("transfer.updated",),
+            permission="transfer",
+            permission_label="Transfers",
+        ),
+        EmulatedType(
             name="webhook_endpoints",
             object="webhook_endpoint",
             label="webhook endpoint",
@@ -184,11 +433,39 @@ TYPES: Mapping[str, EmulatedType] = {
 }
 """All emulated types by name."""
 
+BY_PATH: Mapping[str, EmulatedType] = {
+    emulated_type.path or emulated_type.name: emulated_type
+    for emulated_type in TYPES.values()
+    if emulated_type.path != "-"
+}
+"""The types that can be listed and retrieved, by path below `/v1/`."""
+
+LISTS: Mapping[tuple[str, str], IncludedList] = {
+    (emulated_type.name, name): listed
+    for emulated_type in TYPES.values()
+    for name, listed in {**emulated_type.included, **emulated_type.embedded, **emulated_type.below}.items()
+    if listed.url.endswith(f"/{{id}}/{name}")
+}
+"""The lists at the paths of objects, by the type of these and the last part of the path."""
+
+PART_OF: Mapping[str, tuple[str, str]] = {
+    listed.type_name: (emulated_type.name, listed.reference)
+    for emulated_type in TYPES.values()
+    for listed in emulated_type.embedded.values()
+}
+"""The types of which objects of another type hold the first entries: that type, and the field that names the object."""
+
 BY_OBJECT: Mapping[str, EmulatedType] = {emulated_type.object: emulated_type for emulated_type in TYPES.values()}
 """All emulated types by Stripe's `object` value."""
 
-LISTED = tuple(sorted(object_type.name for object_type in BY_STRIPE_OBJECT.values()))
-"""The types that the pipeline lists."""
+LISTED = tuple(
+    sorted(
+        object_type.name
+        for object_type in BY_STRIPE_OBJECT.values()
+        if not object_type.singleton and object_type.name != "events"
+    )
+)
+"""The types that the pipeline lists, except events."""
 
 _BY_PREFIX = {prefix: emulated_type for emulated_type in TYPES.values() for prefix in emulated_type.id_prefixes}
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from stripe_emulator.shop.checkout import Checkout
+from stripe_emulator.shop.credit_notes import CreditNotes
 from stripe_emulator.shop.disputes import Disputes
-from stripe_emulator.shop.invoice_payments import InvoicePayments
+from stripe_emulator.shop.payment_methods import PaymentMethods
 from stripe_emulator.shop.payouts import Payouts
-from stripe_emulator.shop.refunds import Refunds
+from stripe_emulator.shop.subscriptions import Subscriptions
 from stripe_emulator.shop.webhook_endpoints import WebhookEndpoints
 
 
-class Actions(InvoicePayments, Refunds, Disputes, Payouts, WebhookEndpoints):
+class Actions(Subscriptions, CreditNotes, Checkout, PaymentMethods, Disputes, Payouts, WebhookEndpoints):
     """All actions; the basis of simulated trade."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from stripe_emulator import templates
+from stripe_emulator import further_templates, templates
 from stripe_emulator.clock import DAY
 from stripe_emulator.shop.changes import Changes
 from stripe_emulator.shop.state import Moment, locked
@@ -19,6 +19,25 @@ class Balance(Changes):
     def balance(self, currency: str, livemode: bool, at: int | None = None) -> int:
         """Returns a currency's available balance not yet paid out, in minor units."""
         return sum(obj["net"] for obj in self._unpaid(currency, livemode, self._at(at)))
+
+    @locked
+    def balance_object(self, livemode: bool) -> Json:
+        """Returns the balance as the API shows it: all transactions, by currency and by whether they are available.
+
+        What leaves the balance is missing there at once.
+        """
+        now = self.clock.now()
+        available: dict[str, int] = {}
+        pending: dict[str, int] = {}
+        for obj in self.collection("balance_transactions", livemode).objects.values():
+            of_kind = available if obj["available_on"] <= now or obj["net"] < 0 else pending
+            of_kind[obj["currency"]] = of_kind.get(obj["currency"], 0) + obj["net"]
+        currencies = sorted({"usd", *available, *pending})
+        return further_templates.balance(
+            livemode,
+            [(currency, available.get(currency, 0)) for currency in currencies],
+            [(currency, pending.get(currency, 0)) for currency in currencies],
+        )
 
     def _book_capture(
         self,
@@ -77,9 +96,11 @@ class Balance(Changes):
     def _book_transfer(self, charge: Json, amount: int, moment: Moment) -> str:
         """Transfer the money of a destination charge, and take the application fee back; returns the transfer's id."""
         transfer, destination = self._id("tr"), charge["transfer_data"]["destination"]
-        self._book(charge, -amount, moment, "transfer", transfer, f"Transfer to {destination}")
+        booked = self._book(charge, -amount, moment, "transfer", transfer, f"Transfer to {destination}")
+        obj = further_templates.transfer(transfer, moment.at, charge, -booked["amount"], booked)
+        self._add("transfers", obj, moment, ("transfer.created",))
         if charge["application_fee"]:
-            self._book(
+            booked = self._book(
                 charge,
                 charge["application_fee_amount"],
                 moment,
@@ -88,6 +109,8 @@ class Balance(Changes):
                 f"Application fee from {destination}",
                 kind="application_fee",
             )
+            fee = further_templates.application_fee(charge["application_fee"], moment.at, charge, booked)
+            self._add("application_fees", fee, moment, ("application_fee.created",))
         return transfer
 
     def _book(

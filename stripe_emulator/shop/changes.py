@@ -8,7 +8,7 @@ from typing import Any
 from stripe_emulator.shop.events import Events
 from stripe_emulator.shop.state import Moment, deep_copy, locked
 from stripe_emulator.store import Json, reference
-from stripe_emulator.types import BY_OBJECT, TYPES
+from stripe_emulator.types import BY_OBJECT, PART_OF, TYPES
 
 
 class Changes(Events):
@@ -74,6 +74,7 @@ class Changes(Events):
     def _add(self, type_name: str, obj: Json, moment: Moment, events: Iterable[str] = ()) -> Json:
         """Add an object created at this moment."""
         self._sides[moment.livemode].objects[type_name].put(obj["id"], obj, moment.at)
+        self._outdate_owner(type_name, obj, moment.livemode)
         self._announce(events, type_name, obj["id"], moment)
         return self._shown(type_name, obj["id"], moment.livemode)
 
@@ -84,8 +85,21 @@ class Changes(Events):
         before = self._stored(type_name, object_id, moment.livemode)
         after = before | fields
         self._sides[moment.livemode].objects[type_name].change(object_id, after)
+        self._outdate_owner(type_name, after, moment.livemode)
         self._announce(events, type_name, object_id, moment, _difference(before, after))
         return self._shown(type_name, object_id, moment.livemode)
+
+    def _remove(self, type_name: str, object_id: str, livemode: bool) -> Json:
+        """Remove and return an object."""
+        removed = self._sides[livemode].objects[type_name].remove(object_id)
+        self._outdate_owner(type_name, removed, livemode)
+        return removed
+
+    def _outdate_owner(self, type_name: str, obj: Json, livemode: bool) -> None:
+        """Forget the JSON of the object that holds the first objects of this type."""
+        if type_name in PART_OF:
+            owner, field = PART_OF[type_name]
+            self._sides[livemode].objects[owner].rendered.pop(reference(obj[field]), None)
 
 
 def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> Json:

@@ -89,13 +89,19 @@ class InvoiceLines(Changes):
 
 def totals_of(invoice: Json, lines: Iterable[Json]) -> Json:
     """Returns the amounts of an invoice derived from its lines."""
-    total = sum(line["amount"] for line in lines)
+    lines = list(lines)
+    subtotal = sum(line["amount"] for line in lines)
+    discounted: dict[str, int] = {}
+    for part in (part for line in lines for part in line["discount_amounts"]):
+        discounted[part["discount"]] = discounted.get(part["discount"], 0) + part["amount"]
+    total = subtotal - sum(discounted.values())
     due = max(total, 0)
     paid = due if invoice["status"] == "paid" else 0
     return {
-        "subtotal": total,
-        "subtotal_excluding_tax": total,
+        "subtotal": subtotal,
+        "subtotal_excluding_tax": subtotal,
         "total": total,
+        "total_discount_amounts": [{"amount": amount, "discount": name} for name, amount in discounted.items()],
         "total_excluding_tax": total,
         "amount_due": due,
         "amount_paid": paid,

@@ -24,10 +24,12 @@ class Payouts(Balance):
         created: int | None = None,
         announce: bool = True,
     ) -> Json:
-        """Begin to pay out `amount`, or the available balance of a currency; returns the balance transaction."""
+        """Begin to pay out `amount` by hand, or the available balance of a currency automatically; returns the balance
+        transaction."""
         moment = self._moment(livemode=livemode, created=created, announce=announce)
         side = self._sides[livemode]
-        paid = self._unpaid(currency, livemode, moment.at)
+        automatic = amount is None
+        paid = self._unpaid(currency, livemode, moment.at) if automatic else []
         total = sum(obj["net"] for obj in paid) if amount is None else amount
         payout_id = self._id("po")
         side.paid_out |= {obj["id"]: payout_id for obj in paid}
@@ -43,9 +45,12 @@ class Payouts(Balance):
             available_on=moment.at + DAY,
             fees=[],
         )
-        side.paid_out[obj["id"]] = payout_id
+        if automatic:
+            side.paid_out[obj["id"]] = payout_id
         transaction = self._add_transaction(obj, moment)
         payout = templates.payout(payout_id, moment.at, livemode, total, currency, obj["id"], obj["available_on"])
+        if not automatic:
+            payout |= {"automatic": False, "reconciliation_status": "not_applicable"}
         self._add("payouts", payout, moment, ("payout.created",))
         return transaction
 
@@ -53,13 +58,14 @@ class Payouts(Balance):
     def complete_payout(self, payout_id: str, **when: Unpack[When]) -> Json:
         """Let a payout arrive at the bank, and complete its reconciliation."""
         moment = self._moment_of("payouts", payout_id, when)
-        self._change(
-            "payouts",
-            payout_id,
-            moment,
-            ("payout.reconciliation_completed", "payout.updated"),
-            reconciliation_status="completed",
-        )
+        if self._stored("payouts", payout_id, moment.livemode)["automatic"]:
+            self._change(
+                "payouts",
+                payout_id,
+                moment,
+                ("payout.reconciliation_completed", "payout.updated"),
+                reconciliation_status="completed",
+            )
         trace = {"status": "supported", "value": payout_id[-12:]}
         return self._change(
             "payouts", payout_id, moment, ("payout.paid", "payout.updated"), status="paid", trace_id=trace

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-from stripe_emulator import templates
+from stripe_emulator import further_templates, templates
 from stripe_emulator.shop.balance import Balance
 from stripe_emulator.shop.state import Moment, When, locked
 from stripe_emulator.store import Json, reference
@@ -39,7 +39,7 @@ class Refunds(Balance):
         transaction = self._book(charge, -amount, moment, "refund", refund_id, description)
         refund = templates.refund(refund_id, moment.at, charge, amount, transaction["id"]) | fields
         if reverse_transfer:
-            refund["transfer_reversal"] = self._reverse_transfer(charge, amount, moment)
+            refund["transfer_reversal"] = self._reverse_transfer(charge, amount, moment, refund_id)
         if refund_application_fee:
             self._refund_application_fee(charge, amount, moment)
         shown = self._add("refunds", refund, moment, ("refund.created",))
@@ -70,15 +70,54 @@ class Refunds(Balance):
         refunded = amount >= charge["amount_captured"]
         self._change("charges", charge["id"], moment, (event,), amount_refunded=amount, refunded=refunded)
 
-    def _reverse_transfer(self, charge: Json, amount: int, moment: Moment) -> str:
+    @locked
+    def reverse_transfer(self, transfer_id: str, amount: int, **when: Unpack[When]) -> Json:
+        """Take a part of a transfer back from the connected account; returns the transfer."""
+        moment = self._moment_of("transfers", transfer_id, when)
+        charge_id = self._stored("transfers", transfer_id, moment.livemode)["source_transaction"]
+        self._reverse_transfer(self._stored("charges", charge_id, moment.livemode), amount, moment, None)
+        return self._shown("transfers", transfer_id, moment.livemode)
+
+    def _reverse_transfer(self, charge: Json, amount: int, moment: Moment, refund_id: str | None) -> str:
         """Take money back from the connected account; returns the id of the reversal."""
-        reversal = self._id("trr")
+        reversal_id = self._id("trr")
         description = f"REFUND FOR TRANSFER ({charge['transfer']})"
-        self._book(charge, amount, moment, "transfer_reversal", reversal, description, kind="transfer_refund")
-        return reversal
+        booked = self._book(
+            charge, amount, moment, "transfer_reversal", reversal_id, description, kind="transfer_refund"
+        )
+        transfer = self._stored("transfers", charge["transfer"], moment.livemode)
+        reversal = further_templates.transfer_reversal(
+            reversal_id, moment.at, transfer, booked["amount"], booked["id"]
+        ) | {"source_refund": refund_id}
+        self._add("transfer_reversals", reversal, moment)
+        total = transfer["amount_reversed"] + booked["amount"]
+        self._change(
+            "transfers",
+            transfer["id"],
+            moment,
+            ("transfer.reversed",),
+            amount_reversed=total,
+            reversed=total >= transfer["amount"],
+        )
+        return reversal_id
 
     def _refund_application_fee(self, charge: Json, amount: int, moment: Moment) -> None:
         """Refund the same share of the application fee as of the charge."""
         part = round(charge["application_fee_amount"] * amount / charge["amount"])
         description, kind = f"Refund of {charge['application_fee']}", "application_fee_refund"
-        self._book(charge, -part, moment, "platform_earning_refund", self._id("fr"), description, kind=kind)
+        refund_id = self._id("fr")
+        booked = self._book(charge, -part, moment, "platform_earning_refund", refund_id, description, kind=kind)
+        fee = self._sides[moment.livemode].objects["application_fees"].objects.get(charge["application_fee"])
+        if fee is None:
+            return  # of a direct charge: the fee is the platform's
+        obj = further_templates.application_fee_refund(refund_id, moment.at, fee, -booked["amount"], booked["id"])
+        self._add("application_fee_refunds", obj, moment)
+        total = fee["amount_refunded"] - booked["amount"]
+        self._change(
+            "application_fees",
+            fee["id"],
+            moment,
+            ("application_fee.refunded",),
+            amount_refunded=total,
+            refunded=total >= fee["amount"],
+        )

@@ -17,11 +17,14 @@ from typing import Any, TypedDict, TypeVar, cast
 import orjson
 
 from stripe_emulator.clock import Clock
-from stripe_emulator.store import Collection, Json
-from stripe_emulator.types import TYPES
+from stripe_emulator.store import Collection, Json, Window
+from stripe_emulator.types import TYPES, IncludedList
 
 EMBEDDED = 10
 """How many lines, payments, … Stripe embeds in an object."""
+_INTERNAL = frozenset({"inline"})
+"""Fields of stored objects that the API never shows: whether a price was made for one use."""
+_DISCOUNTED = {"invoice_discounts": "invoices", "subscription_discounts": "subscriptions"}
 ALPHABET = string.ascii_letters + string.digits
 """The characters of ids and secrets."""
 
@@ -69,6 +72,10 @@ class Side:
     """The payout that contains each balance transaction."""
     invoice_intents: dict[str, str] = field(default_factory=dict)
     """The payment intent that collects an invoice."""
+    discounts: dict[str, Json] = field(default_factory=dict)
+    """Discounts by id; they have no endpoint."""
+    prorations: dict[str, list[Json]] = field(default_factory=dict)
+    """Lines of the next invoice, by subscription."""
     webhook_secrets: dict[str, str] = field(default_factory=dict)
     """Secrets, by webhook endpoint."""
 
@@ -129,9 +136,37 @@ class State:
                 for transaction, obj in self.objects("balance_transactions", livemode).items()
                 for position, fee in enumerate(obj["fee_details"])
             }
-        return {
+        if type_name in _DISCOUNTED:
+            return self._discounts_of(type_name, livemode)
+        if type_name == "payout_balance_transactions":
+            payouts = self.collection("payouts", livemode).objects
+            return {
+                (payout, transaction): {}
+                for transaction, payout in self._sides[livemode].paid_out.items()
+                if payouts[payout]["reconciliation_status"] == "completed"
+            }
+        shown = {
             object_id: self._shown(type_name, object_id, livemode) for object_id in self.collection(type_name, livemode)
         }
+        if not (hidden := TYPES[type_name].hidden):
+            return shown
+        [owner] = hidden
+        return {(self._stored(type_name, key, livemode)[owner], key): obj for key, obj in shown.items()}
+
+    def _discounts_of(self, type_name: str, livemode: bool) -> dict[Any, Json]:
+        """Returns the discounts that objects of a type and their parts name."""
+        side, owners = self._sides[livemode], _DISCOUNTED[type_name]
+        named: dict[Any, Json] = {}
+        for owner, obj in side.objects[owners].objects.items():
+            parts = side.lines.get(owner, {}).values() if owners == "invoices" else ()
+            for part in (obj, *parts):
+                named |= {(owner, discount): side.discounts[discount] for discount in part["discounts"]}
+        return named
+
+    @locked
+    def discount(self, discount_id: str, livemode: bool) -> Json:
+        """Returns a discount; raises KeyError for an unknown id."""
+        return self._sides[livemode].discounts[discount_id]
 
     @locked
     def collection(self, type_name: str, livemode: bool) -> Collection:
@@ -148,6 +183,10 @@ class State:
             obj = collection.objects[object_id]
             if type_name == "invoices" and "lines" in obj:
                 obj = obj | {"lines": self._embedded_lines(obj, livemode)}
+            for name, listed in TYPES[type_name].embedded.items():
+                obj = obj | {name: self._first_of(listed, object_id, livemode)}
+            if hidden := TYPES[type_name].hidden.keys() | _INTERNAL:
+                obj = {name: value for name, value in obj.items() if name not in hidden}
             rendered = collection.rendered[object_id] = orjson.dumps(obj)
         return rendered
 
@@ -182,6 +221,15 @@ class State:
         shown: Json = orjson.loads(self.render(type_name, object_id, livemode))
         return shown
 
+    def _first_of(self, listed: IncludedList, object_id: str, livemode: bool) -> Json:
+        """Returns the first entries of the list of objects that belong to an object."""
+        collection = self._sides[livemode].objects[listed.type_name]
+        among = list(collection.with_value(listed.reference, object_id))
+        ids, more = collection.page(Window(limit=EMBEDDED), among=among)
+        data = [self._shown(listed.type_name, entry, livemode) for entry in ids]
+        url = listed.url.format(id=object_id)
+        return {"object": "list", "data": data, "has_more": more, "url": url}
+
     def _embedded_lines(self, invoice: Json, livemode: bool) -> Json:
         lines = list(self._sides[livemode].lines.get(invoice["id"], {}).values())
         embedded: Json = invoice["lines"] | {"data": lines[:EMBEDDED], "has_more": len(lines) > EMBEDDED}
@@ -191,6 +239,10 @@ class State:
 
     def _moment(self, *, livemode: bool = False, created: int | None = None, announce: bool = True) -> Moment:
         return Moment(self._at(created), livemode, announce)
+
+    def _new_moment(self, when: When) -> Moment:
+        """Returns the moment at which an object is created."""
+        return Moment(self._at(when.get("created")), bool(when.get("livemode")), when.get("announce", True))
 
     def _moment_of(self, type_name: str, object_id: str, when: When) -> Moment:
         """Returns the moment of an action, in the mode that contains the object; raises KeyError if none does."""

@@ -335,7 +335,8 @@ def _discounts(parent: str, parent_key: str, also_in: str, *, optional: bool) ->
         on_request=True,
         columns=columns(
             leading=("id", parent_key, "created", "livemode"),
-            added={"created": "timestamp", "livemode": "boolean"},
+            # A discount of a subscription is named by its invoices, too, but names no invoice.
+            added={parent_key: "reference", "created": "timestamp", "livemode": "boolean"},
             text="checkout_session customer_account id invoice invoice_item object subscription subscription_item",
             reference="customer promotion_code",
             timestamp="end start",

@@ -131,6 +131,8 @@ def _list(access: Access, emulated_type: EmulatedType, params: Json) -> bytes:
     condition = filters.condition(access, emulated_type, params)
     collection = access.collection(type_name)
     indexed = next((name for name in collection.INDEXED if name in params and name in emulated_type.filters), None)
+    if (type_name, indexed) == ("invoices", "subscription"):
+        indexed = None  # the invoice names its subscription further down
     among = collection.with_value(indexed, params[indexed]) if indexed else None
     return _page(
         access,

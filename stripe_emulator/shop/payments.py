@@ -47,7 +47,7 @@ class Payments(Balance):
         obj = templates.payment_intent(fields.get("id") or self._id("pi"), moment.at, livemode, amount, currency)
         obj |= {"customer": customer, "application_fee_amount": application_fee} | manual | fields
         if destination is not None:
-            obj["transfer_data"] = {"amount": None, "destination": destination}
+            obj["transfer_data"] = {"destination": destination}
         elif application_fee is not None:
             obj["application"] = "ca_DemoPlatform000000000000000000"
         self._add("payment_intents", obj, moment, ("payment_intent.created",))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import pytest
 import stripe
 
 from stripe_emulator import Clock, Server, Shop
+from stripe_pipeline.objects import OBJECT_TYPES
 
 NOW = 1_793_000_000
 TEST_KEY = "sk_test_emulator0001"
@@ -77,6 +79,24 @@ def error(response: httpx.Response, status: int) -> dict[str, Any]:
     assert response.status_code == status, response.text
     details: dict[str, Any] = response.json()["error"]
     return details
+
+
+def listed_objects(shop: Shop, name: str, livemode: bool) -> dict[str, dict[str, Any]]:
+    """The objects of a type that Stripe lists, by id, and not those that can only be retrieved."""
+    stored = shop.collection(name, livemode).objects
+    return {
+        object_id: obj
+        for object_id, obj in shop.objects(name, livemode).items()
+        if obj.get("test_clock") is None
+        and not stored[object_id].get("inline")
+        and (name != "payment_methods" or obj["customer"] is not None)
+    }
+
+
+def lists_of(name: str) -> list[str]:
+    """The paths, with parameters, of the lists that together hold all objects of a type."""
+    object_type = OBJECT_TYPES[name]
+    return [f"{object_type.endpoint}?{urlencode(params)}" for params in object_type.lists]
 
 
 def walk(get: Get, path: str, key: str = TEST_KEY) -> list[dict[str, Any]]:

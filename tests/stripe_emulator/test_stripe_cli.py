@@ -10,6 +10,7 @@ import pytest
 
 from stripe_emulator import Server, Shop
 from stripe_emulator.types import LISTED
+from stripe_pipeline.objects import DEFAULT_TYPES
 from tests.stripe_cli import StripeCli
 from tests.stripe_emulator.conftest import LIVE_KEY, TEST_KEY
 from tests.stripe_emulator.receiver import Receiver, wait_for
@@ -52,7 +53,7 @@ def test_lists_and_cursors(cli: Cli, shop: Shop) -> None:
 def test_every_type_is_listed_and_retrieved(cli: Cli, shop: Shop) -> None:
     shop.seed_history(10)
     shop.create_customer(name="Jürgen 🎉")
-    for name in LISTED:
+    for name in (name for name in LISTED if name in DEFAULT_TYPES):
         truth = {key: obj for key, obj in shop.objects(name, False).items() if obj.get("test_clock") is None}
         page = cli(name, "list", "--limit", "100")
         assert {obj["id"]: obj for obj in page["data"]} == truth

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import attrgetter
 
 import pytest
 import stripe
 
 from stripe_emulator import LOCK_TIMEOUT, Fault, Server, Shop
-from stripe_emulator.types import LISTED
-from tests.stripe_emulator.conftest import LIVE_KEY, NOW, TEST_KEY
+from stripe_emulator.types import LISTED, TYPES
+from stripe_pipeline.objects import OBJECT_TYPES
+from tests.stripe_emulator.conftest import LIVE_KEY, NOW, TEST_KEY, listed_objects
 
 pytestmark = pytest.mark.usefixtures("quiet_stripe")
 
@@ -27,20 +29,20 @@ def seeded_server(seeded: Shop) -> Iterator[Server]:
 @pytest.mark.parametrize("name", LISTED)
 def test_paging_through_every_type(seeded: Shop, seeded_server: Server, name: str) -> None:
     for key, livemode in ((LIVE_KEY, True), (TEST_KEY, False)):
-        service = getattr(_client(seeded_server, key).v1, name)
-        listed = {obj.id: obj for obj in service.list({"limit": 100}).auto_paging_iter()}
-        truth = {
-            object_id: obj
-            for object_id, obj in seeded.objects(name, livemode).items()
-            if name != "customers" or obj["test_clock"] is None
-        }
+        service = attrgetter(TYPES[name].path.replace("/", ".") or name)(_client(seeded_server, key).v1)
+        lists = [list(service.list({"limit": 100, **params}).auto_paging_iter()) for params in OBJECT_TYPES[name].lists]
+        listed = {obj.id: obj for objects in lists for obj in objects}
+        truth = listed_objects(seeded, name, livemode)
         assert listed.keys() == truth.keys()
         assert all(obj._data["object"] == truth[object_id]["object"] for object_id, obj in listed.items())
         newest = next(iter(listed.values()))
         assert service.retrieve(newest.id) == newest
+        if not OBJECT_TYPES[name].windowed:
+            continue
         bounds = {"gte": NOW - 20 * 86400, "lt": NOW - 86400}
-        within = [obj.id for obj in service.list({"limit": 100, "created": bounds}).auto_paging_iter()]
-        assert within == [object_id for object_id, obj in listed.items() if bounds["gte"] <= obj.created < bounds["lt"]]
+        for params, objects in zip(OBJECT_TYPES[name].lists, lists, strict=True):
+            within = [obj.id for obj in service.list({"limit": 100, "created": bounds, **params}).auto_paging_iter()]
+            assert within == [obj.id for obj in objects if bounds["gte"] <= obj.created < bounds["lt"]]
 
 
 def test_filters_expansion_and_lines(shop: Shop, server: Server) -> None:

@@ -49,6 +49,7 @@ from stripe_pipeline.objects.declaration import (
     ObjectType,
     Reference,
 )
+from stripe_pipeline.objects.generated import GENERATED
 from stripe_pipeline.objects.payments import (
     APPLICATION_FEE_REFUNDS,
     APPLICATION_FEES,
@@ -124,7 +125,8 @@ _DECLARED = (
 )
 
 OBJECT_TYPES: Mapping[str, ObjectType] = {
-    object_type.name: object_type for object_type in sorted(_DECLARED, key=lambda declared: declared.name)
+    object_type.name: object_type
+    for object_type in sorted((*GENERATED, *_DECLARED), key=lambda declared: declared.name)
 }
 """All object types by table name, in alphabetical order."""
 
@@ -136,9 +138,9 @@ DEFAULT_TYPES: Mapping[str, ObjectType] = {
 """The object types that are loaded unless the settings switch one off, by table name."""
 
 BY_STRIPE_OBJECT: Mapping[str, ObjectType] = {
-    object_type.object: object_type for object_type in OBJECT_TYPES.values() if object_type.endpoint
+    object_type.object: object_type for object_type in (*GENERATED, *_DECLARED) if object_type.endpoint
 }
-"""Object types with an endpoint, by `data.object.object` of an event.
+"""Object types with an endpoint, by `data.object.object` of an event: `account` is the key's own account.
 
 An event's name does not say which object it carries (`charge.refund.updated` carries a refund), so nothing routes by
 name. Lines and fees are missing here on purpose: they are read with their parent."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from stripe_emulator.shop.events import Events
-from stripe_emulator.shop.state import Moment, deep_copy, locked
+from stripe_emulator.shop.state import Moment, Side, deep_copy, locked
 from stripe_emulator.store import Json, reference
 from stripe_emulator.types import BY_OBJECT, PART_OF, TYPES
 
@@ -31,11 +31,10 @@ class Changes(Events):
 
     @locked
     def vanish(self, type_name: str, object_id: str, *, livemode: bool | None = None) -> None:
-        """Remove an object, and the lines of an invoice, without any event."""
+        """Remove an object, and what can be read only with it, without any event."""
         side = self._sides[self._mode(type_name, object_id, livemode)]
         side.objects[type_name].remove(object_id)
-        if type_name == "invoices":
-            side.lines.pop(object_id, None)
+        self._remove_belongings(type_name, object_id, side)
 
     @locked
     def put(
@@ -104,6 +103,15 @@ class Changes(Events):
         removed = self._sides[livemode].objects[type_name].remove(object_id)
         self._outdate_owner(type_name, removed, livemode)
         return removed
+
+    def _remove_belongings(self, type_name: str, object_id: str, side: Side) -> None:
+        """Remove what the API shows only with this object."""
+        if type_name == "invoices":
+            side.lines.pop(object_id, None)
+        if type_name == "customers":
+            transactions = side.objects["customer_balance_transactions"]
+            for transaction in list(transactions.with_value("customer", object_id)):
+                transactions.remove(transaction)
 
     def _outdate_owner(self, type_name: str, obj: Json, livemode: bool) -> None:
         """Forget the JSON of the object that holds the first objects of this type."""

@@ -19,16 +19,6 @@ class CustomerBalance(Customers):
         moment = self._moment_of("customers", customer_id, when)
         return self._move_balance(customer_id, amount, "adjustment", moment)
 
-    @locked
-    def delete_customer(self, customer_id: str, **when: Unpack[When]) -> Json:
-        """Delete a customer, with the transactions of the balance; the event carries the last complete object."""
-        moment = self._moment_of("customers", customer_id, when)
-        deleted = super().delete_customer(customer_id, **when)
-        transactions = self._sides[moment.livemode].objects["customer_balance_transactions"]
-        for transaction in list(transactions.with_value("customer", customer_id)):
-            transactions.remove(transaction)
-        return deleted
-
     def _move_balance(self, customer_id: str, amount: int, kind: str, moment: Moment, **fields: Any) -> Json:
         """Add a transaction and change the customer's balance."""
         customer = self._stored("customers", customer_id, moment.livemode)

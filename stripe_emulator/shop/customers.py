@@ -42,5 +42,6 @@ class Customers(Changes):
         self._announce(("customer.deleted",), "customers", customer_id, moment)
         side = self._sides[moment.livemode]
         side.objects["customers"].remove(customer_id)
+        self._remove_belongings("customers", customer_id, side)
         side.deleted_customers.add(customer_id)
         return templates.deleted_customer(customer_id)

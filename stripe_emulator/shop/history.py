@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from random import Random
 
@@ -17,6 +16,7 @@ from stripe_emulator.clock import DAY
 from stripe_emulator.shop.actions import Actions
 from stripe_emulator.shop.demo_data import CURRENCIES, DISPUTE_REASONS, GOODS, PLANS, edit, order_price, person, price
 from stripe_emulator.shop.odd_cases import ODD_CASES
+from stripe_emulator.shop.state import When
 from stripe_emulator.store import Json
 
 _LIVE, _TEST = 1.0, 0.1
@@ -76,6 +76,8 @@ class _Trade:
         self._days = max(days, 1)
         self._random = Random(f"{shop.seed} history {livemode}")
         self._customers: list[Json] = []
+        self._prices: dict[tuple[str, float, str], str] = {}
+        self._coupons: list[str] = []
 
     def begin(self) -> None:
         """Schedule the first day and the odd cases."""
@@ -98,9 +100,8 @@ class _Trade:
         for rate, action in plans:
             for _ in range(int(rate * pace + self._random.random())):
                 self._timeline.add(at + self._random.triangular(0, DAY - 1, DAY * 0.6), action)
-        for place, (currency, *_) in enumerate(CURRENCIES):
-            if currency == "usd" or (at // DAY + place) % 7 == 0:
-                self._timeline.add(at + 3600, partial(self._payout, currency))
+        for currency, *_ in CURRENCIES:
+            self._timeline.add(at + 3600, partial(self._payout, currency))
         self._timeline.add(at + DAY, self._trade_for_a_day)
 
     def _payout(self, currency: str, at: int) -> None:
@@ -114,8 +115,7 @@ class _Trade:
         customer = self._shop.create_customer(livemode=self._livemode, created=at, **person(self._random))
         self._customers.append(customer)
         if self._random.random() < 0.5:
-            subscription = _Subscription.draw(self._random, customer)
-            self._timeline.add(at + 300, partial(self._renew, subscription, "create"))
+            self._timeline.add(at + 300, partial(self._subscribe, customer))
         if self._random.random() < 0.25:
             self._timeline.add(at + self._random.uniform(1, 40) * DAY, partial(self._edit, customer))
         if self._random.random() < 0.04:
@@ -138,12 +138,15 @@ class _Trade:
         draw = self._random.random()
         outcome = next(outcome for outcome, share in _ORDER_OUTCOMES if draw < share)
         goods = self._random.choice(GOODS)
+        if draw > 0.95:
+            self._check_out(customer, currency, at)
+            return
         intent = self._shop.create_payment(
             customer["id"] if customer else None,
             amount=order_price(self._random, currency),
             currency=currency,
             outcome=outcome,
-            application_fee=price(1, currency) if self._random.random() < 0.03 else None,
+            **self._connected(currency),
             settlement_currency="usd" if currency == "kwd" else None,
             livemode=self._livemode,
             created=at,
@@ -151,6 +154,27 @@ class _Trade:
             metadata={"order_id": str(self._random.randint(10_000, 99_999)), "goods": goods},
         )
         self._follow_up(at, intent, outcome)
+
+    def _connected(self, currency: str) -> Json:
+        """Returns the options of payments that involve another account: direct and destination charges."""
+        draw = self._random.random()
+        if draw > 0.05 or currency == "kwd":
+            return {}
+        return {"application_fee": price(1, currency), "destination": "acct_1Supplier" if draw < 0.02 else None}
+
+    def _check_out(self, customer: Json | None, currency: str, at: int) -> None:
+        """Open a checkout session, which the customer completes or leaves."""
+        session = self._shop.create_checkout_session(
+            customer["id"] if customer else None,
+            n_lines=self._random.randint(1, 4),
+            currency=currency,
+            livemode=self._livemode,
+            created=at,
+        )["id"]
+        if self._random.random() < 0.7:
+            self._later(at + 120, self._shop.complete_checkout_session, session)
+        else:
+            self._later(at + DAY, self._shop.expire_checkout_session, session)
 
     def _follow_up(self, at: int, intent: Json, outcome: str) -> None:
         """Schedule the actions that follow a payment."""
@@ -192,36 +216,109 @@ class _Trade:
 
     # Invoices
 
-    def _renew(self, subscription: _Subscription, reason: str, at: int) -> None:
-        """Invoice a period of a subscription; `reason` is `create` for the first one, otherwise `cycle`."""
-        customer = subscription.customer
+    def _subscribe(self, customer: Json, at: int) -> None:
+        """Subscribe a customer to a plan, some of them with further seats, a trial or a coupon."""
         if customer not in self._customers:
             return
-        lines = subscription.lines()
-        if reason == "cycle" and self._random.random() < 0.1:
-            lines.append({"amount": -lines[-1]["amount"] // 2, "description": "Unused time"})
-        invoice = self._shop.create_invoice(
+        shop, random = self._shop, self._random
+        plan, dollars = random.choice(PLANS)
+        seats = min(40, max(1, int(random.expovariate(0.35))))
+        currency = customer["currency"]
+        prices = {self._price(plan, dollars, currency, at): 1}
+        # Each further seat is an item of its own.
+        prices |= {self._price(f"Seat {seat + 1}", 0.2 * dollars, currency, at): 1 for seat in range(1, seats)}
+        shop.attach_payment_method(customer["id"], livemode=self._livemode, created=at)
+        trial_days = 14 if random.random() < 0.15 else 0
+        code: Json = {}
+        if random.random() < 0.12:
+            code = shop.create_promotion_code(self._coupon(at), livemode=self._livemode, created=at)
+        subscription = shop.create_subscription(
             customer["id"],
-            lines=lines,
-            currency=customer["currency"],
-            subscription=subscription.id,
-            draft=True,
-            billing_reason=f"subscription_{reason}",
+            prices,
+            trial_days=trial_days,
+            coupon=code["promotion"]["coupon"] if code else None,
+            promotion_code=code.get("id"),
             livemode=self._livemode,
             created=at,
-        )
+        )["id"]
+        self._timeline.add(at + trial_days * DAY, partial(self._renew, subscription, "create"))
+
+    def _price(self, name: str, dollars: float, currency: str, at: int) -> str:
+        """Returns the id of the monthly price of a plan or seat, which is added with its product when first needed."""
+        key = (name, dollars, currency)
+        if key not in self._prices:
+            product = self._shop.create_product(name, livemode=self._livemode, created=at)["id"]
+            amount = price(dollars, currency)
+            added = self._shop.create_price(
+                product, amount=amount, currency=currency, livemode=self._livemode, created=at
+            )
+            self._prices[key] = str(added["id"])
+        return self._prices[key]
+
+    def _coupon(self, at: int) -> str:
+        if self._coupons == []:
+            self._coupons.append(self._shop.create_coupon(livemode=self._livemode, created=at)["id"])
+        return self._coupons[0]
+
+    def _renew(self, subscription: str, reason: str, at: int) -> None:
+        """Invoice a period of a subscription; `reason` is `create` for the first one, otherwise `cycle`."""
+        shop = self._shop
+        if shop.collection("subscriptions", self._livemode).objects[subscription]["status"] == "canceled":
+            return
+        draw = self._random.random()
+        if reason == "cycle" and draw < 0.04:
+            shop.cancel_subscription(subscription, livemode=self._livemode, created=at)
+            return
+        invoice = shop.invoice_subscription(subscription, reason=reason, livemode=self._livemode, created=at)
+        if draw > 0.9:
+            [item, *_] = sorted(
+                shop.collection("subscription_items", self._livemode).with_value("subscription", subscription)
+            )
+            self._later(at + 10 * DAY, self._upgrade, item)
         wait = 1 if reason == "create" else 3600
         self._timeline.add(at + wait, partial(self._collect, invoice["id"], 1))
         self._timeline.add(at + 30 * DAY, partial(self._renew, subscription, "cycle"))
 
+    def _upgrade(self, item: str, *, livemode: bool, created: int) -> None:
+        """Add seats to an item in the middle of a period, unless the subscription was canceled."""
+        stored = self._shop.collection("subscription_items", livemode).objects[item]
+        subscription = self._shop.collection("subscriptions", livemode).objects[stored["subscription"]]
+        if subscription["status"] != "canceled":
+            quantity = stored["quantity"] + 2
+            self._shop.change_subscription_item(item, quantity=quantity, livemode=livemode, created=created)
+
     def _collect(self, invoice: str, attempt: int, at: int) -> None:
+        """Collect the invoice of a subscription, which is past due after a failed attempt and canceled after three."""
+        when: When = {"livemode": self._livemode, "created": at}
         if self._random.random() < 0.92:
-            self._shop.pay_invoice(invoice, livemode=self._livemode, created=at)
+            paid = self._shop.pay_invoice(invoice, **when)
+            self._set_status(invoice, "active", when)
+            if paid["amount_paid"] > 100 and self._random.random() < 0.04:
+                to_balance = self._random.random() < 0.5
+                credit = partial(self._shop.create_credit_note, invoice, paid["amount_paid"] // 3)
+                self._later(at + 4 * DAY, self._credit, partial(credit, to_balance=to_balance))
         elif attempt < 3:
-            self._shop.pay_invoice(invoice, outcome="failed", livemode=self._livemode, created=at)
+            self._shop.pay_invoice(invoice, outcome="failed", **when)
+            self._set_status(invoice, "past_due", when)
             self._timeline.add(at + 3 * DAY, partial(self._collect, invoice, attempt + 1))
         else:
-            self._shop.mark_invoice_uncollectible(invoice, livemode=self._livemode, created=at)
+            self._shop.mark_invoice_uncollectible(invoice, **when)
+            self._set_status(invoice, "canceled", when)
+
+    def _credit(self, credit: Callable[..., object], *, livemode: bool, created: int) -> None:
+        credit(livemode=livemode, created=created)
+
+    def _set_status(self, invoice: str, status: str, when: When) -> None:
+        """Give the subscription of an invoice this status, unless it was canceled."""
+        parent = self._shop.collection("invoices", self._livemode).objects[invoice]["parent"]
+        subscription = parent["subscription_details"]["subscription"]
+        stored = self._shop.collection("subscriptions", self._livemode).objects[subscription]
+        if stored["status"] in (status, "canceled"):
+            return
+        if status == "canceled":
+            self._shop.cancel_subscription(subscription, **when)
+        else:
+            self._shop.update("subscriptions", subscription, status=status, **when)
 
     def _project(self, at: int) -> None:
         """Invoice a company; the invoice is paid later, voided, written off, or deleted as a draft."""
@@ -250,30 +347,3 @@ class _Trade:
             shop.void_invoice if draw < 0.22 else shop.mark_invoice_uncollectible if draw < 0.28 else shop.pay_invoice
         )
         self._later(at + self._random.uniform(1, 25) * DAY, end, invoice)
-
-
-@dataclass(frozen=True)
-class _Subscription:
-    id: str
-    customer: Json
-    plan: str
-    dollars: int
-    """Monthly price of the first seat."""
-    seats: int
-
-    @classmethod
-    def draw(cls, random: Random, customer: Json) -> _Subscription:
-        """Returns a random subscription for a customer."""
-        plan, dollars = random.choice(PLANS)
-        seats = min(40, max(1, int(random.expovariate(0.35))))
-        return cls(f"sub_1{customer['id'][5:]}", customer, plan, dollars, seats)
-
-    def lines(self) -> list[Json]:
-        """Returns one line per seat; all seats but the first are cheaper."""
-        return [
-            {
-                "amount": price(self.dollars * (1 if seat == 0 else 0.2), self.customer["currency"]),
-                "description": f"{self.plan} plan, seat {seat + 1}",
-            }
-            for seat in range(self.seats)
-        ]

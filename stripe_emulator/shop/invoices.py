@@ -94,7 +94,7 @@ class Invoices(InvoiceLines, Customers):
         self._announce(("invoice.deleted",), "invoices", invoice_id, moment)
         side = self._sides[moment.livemode]
         side.objects["invoices"].remove(invoice_id)
-        side.lines.pop(invoice_id, None)
+        self._remove_belongings("invoices", invoice_id, side)
         return {"id": invoice_id, "object": "invoice", "deleted": True}
 
     @locked

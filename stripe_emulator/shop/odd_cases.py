@@ -78,6 +78,52 @@ def _test_clock(shop: Actions, random: Random, livemode: bool, at: int) -> None:
         shop.create_customer(livemode=False, created=at, **fields)
 
 
+def _many_items(shop: Actions, random: Random, livemode: bool, at: int) -> None:
+    """A subscription with 12 items, a coupon that is deleted later, and a credit note with 12 lines."""
+    customer = shop.create_customer(livemode=livemode, created=at, **person(random) | {"currency": "usd"})["id"]
+    coupon = shop.create_coupon(livemode=livemode, created=at)["id"]
+    code = shop.create_promotion_code(coupon, livemode=livemode, created=at)["id"]
+    prices = {shop.create_price(amount=900, livemode=livemode, created=at)["id"]: 1 for _ in range(12)}
+    subscription = shop.create_subscription(
+        customer, prices, coupon=coupon, promotion_code=code, livemode=livemode, created=at
+    )["id"]
+    shop.create_tax_rate(livemode=livemode, created=at)
+    invoice = shop.invoice_subscription(subscription, reason="create", livemode=livemode, created=at)["id"]
+    shop.pay_invoice(invoice, livemode=livemode, created=at + 60)
+    shop.create_credit_note(invoice, 1200, n_lines=12, livemode=livemode, created=at + 120)
+    shop.create_credit_note(invoice, 600, to_balance=True, livemode=livemode, created=at + 180)
+    shop.delete_coupon(coupon, livemode=livemode, created=at + 240)
+
+
+def _many_goods(shop: Actions, random: Random, livemode: bool, at: int) -> None:
+    """A checkout session with 12 items."""
+    session = shop.create_checkout_session(n_lines=12, livemode=livemode, created=at)["id"]
+    shop.complete_checkout_session(session, livemode=livemode, created=at + 60)
+
+
+def _detached_card(shop: Actions, random: Random, livemode: bool, at: int) -> None:
+    customer = shop.create_customer(livemode=livemode, created=at, **person(random))["id"]
+    cards = [shop.attach_payment_method(customer, livemode=livemode, created=at)["id"] for _ in range(2)]
+    shop.detach_payment_method(cards[0], livemode=livemode, created=at + 60)
+
+
+def _destination_charge(shop: Actions, random: Random, livemode: bool, at: int) -> None:
+    """Money for a connected account, of which a part comes back with the refund, and another part later."""
+    intent = shop.create_payment(
+        amount=9000, destination="acct_1Supplier", application_fee=900, livemode=livemode, created=at
+    )
+    shop.refund(
+        intent["latest_charge"],
+        3000,
+        reverse_transfer=True,
+        refund_application_fee=True,
+        livemode=livemode,
+        created=at + 60,
+    )
+    transfer = shop.collection("charges", livemode).objects[intent["latest_charge"]]["transfer"]
+    shop.reverse_transfer(transfer, 1000, livemode=livemode, created=at + 120)
+
+
 ODD_CASES: tuple[Callable[[Actions, Random, bool, int], None], ...] = (
     _odd_metadata,
     _own_ids,
@@ -88,5 +134,9 @@ ODD_CASES: tuple[Callable[[Actions, Random, bool, int], None], ...] = (
     _same_line_twice,
     _won_and_lost_disputes,
     _test_clock,
+    _many_items,
+    _many_goods,
+    _detached_card,
+    _destination_charge,
 )
 """Each case takes a mode and the second of its start."""

@@ -207,6 +207,8 @@ class ObjectType:
     """Whether an object can be deleted in Stripe while others of its type stay (docs/stripe.md#deletions)."""
     lists_all: bool = True
     """Whether the lists hold every object. Of other types, an object that is missing from its list may exist."""
+    listed_with: str | None = None
+    """Of a type whose lists do not hold every object: the column that is null for the objects that the lists omit."""
     kept_days: int | None = None
     """For how many days Stripe lists the objects; None for ever."""
     generated: bool = False
@@ -272,6 +274,13 @@ class ObjectType:
         """Whether Stripe says when an object, or its parent, was created. If not, `created` is `UNDATED` in all
         rows, or for a singleton the time of the reading."""
         return self.parent is not None or not any(c.name == "created" and c.added for c in self.columns)
+
+    @property
+    def listed_if(self) -> str:
+        """The condition (SQL) for rows whose objects are in the type's lists, as far as the columns tell."""
+        if self.lists_all:
+            return "true"
+        return f'"{self.listed_with}" IS NOT NULL' if self.listed_with in self.column_names else "false"
 
     @property
     def plain(self) -> bool:

@@ -223,6 +223,7 @@ PAYMENT_METHODS = ObjectType(
     endpoint="/v1/payment_methods",
     windowed=False,
     lists_all=False,
+    listed_with="customer",
     events=(
         "payment_method.attached",
         "payment_method.automatically_updated",

@@ -134,7 +134,6 @@ class Loading:
             if batch.days:
                 self._unread.note(batch.object_type.name)
                 batch.kept_out = frozenset(self._unread.of(batch.object_type.name))
-                batch.skip_missing_check |= not batch.object_type.lists_all
         loaded = self._warehouse.load(batches, cursors=cursors, clock=self._api.clock.read())
         self._report.add(loaded)
         self.revision = loaded.revision

@@ -315,7 +315,8 @@ def missing_ids(
     kept_out = ", ".join(literal(object_id) for object_id in sorted(batch.kept_out))
     not_among = f" AND o.id NOT IN ({kept_out})" if kept_out else ""
     rows = connection.execute(
-        f"SELECT l.day, list(o.id) FROM (SELECT * FROM raw.{object_type.name} WHERE {retention}) o"
+        "SELECT l.day, list(o.id)"
+        f" FROM (SELECT * FROM raw.{object_type.name} WHERE {retention} AND {object_type.listed_if}) o"
         f" JOIN temp.listed l ON {utc_day('o.created')} = l.day"
         f" ANTI JOIN temp.incoming i ON o.id = i.id"
         f" WHERE {bounds.replace('created', 'o.created')}"

@@ -10,8 +10,10 @@ from typing import Any
 import orjson
 
 from stripe_emulator import Shop
+from stripe_emulator.store import reference
+from stripe_emulator.types import LISTED
 from stripe_pipeline.days import DAY
-from stripe_pipeline.objects import BY_STRIPE_OBJECT
+from stripe_pipeline.objects import BY_STRIPE_OBJECT, OBJECT_TYPES
 
 OUTCOMES = ("succeeded", "succeeded", "failed", "requires_capture", "processing", "requires_action")
 UNPAID = ("requires_payment_method", "requires_action", "requires_capture")
@@ -176,9 +178,143 @@ class Trade:
         if customer := self._any("customers"):
             self.shop.delete_customer(customer["id"], **self._on)
 
+    def catalog(self) -> None:
+        """A new product, price, coupon, promotion code or tax rate."""
+        price_of = self._any("products")
+        creations: tuple[Callable[..., object], ...] = (
+            self.shop.create_product,
+            lambda **on: self.shop.create_price(price_of["id"] if price_of else None, amount=self._number, **on),
+            lambda **on: self.shop.create_price(amount=self._number, monthly=False, inline=True, **on),
+            self.shop.create_coupon,
+            self.shop.create_promotion_code,
+            self.shop.create_tax_rate,
+        )
+        creations[self._number % len(creations)](**self._creation)
+
+    def out_of_sale(self) -> None:
+        """A price or a promotion code is made inactive, a coupon or a product deleted."""
+        type_name = ("prices", "promotion_codes", "coupons", "products")[self._number % 4]
+        if obj := self._any(type_name):
+            match type_name:
+                case "coupons":
+                    self.shop.delete_coupon(obj["id"], **self._on)
+                case "products":
+                    self.shop.delete_product(obj["id"], **self._on)
+                case _:
+                    self.shop.update(type_name, obj["id"], active=not obj["active"], **self._on)
+
+    def subscription(self) -> None:
+        """A customer subscribes: to one to twelve prices, with or without a trial and a coupon."""
+        if customer := self._any("customers"):
+            coupon = self._any("coupons") if self._number % 2 else None
+            subscription = self.shop.create_subscription(
+                customer["id"],
+                coupon=coupon["id"] if coupon else None,
+                trial_days=7 * (self._number % 3),
+                **self._creation,
+            )
+            for _ in range(self._number % 12):
+                self.shop.add_subscription_item(subscription["id"], **self._on)
+
+    def subscription_changes(self) -> None:
+        """A subscription gets another item, another quantity or one item less, is paused, resumed or canceled."""
+        subscription = self._any("subscriptions", lambda obj: obj["status"] != "canceled")
+        if subscription is None:
+            return
+        items = self.shop.collection("subscription_items", self._on["livemode"])
+        of_subscription = sorted(items.with_value("subscription", subscription["id"]))
+        item = of_subscription[self._number % len(of_subscription)] if of_subscription else None
+        match self._number % 7:
+            case 0:
+                self.shop.add_subscription_item(subscription["id"], **self._on)
+            case 1 if item:
+                self.shop.change_subscription_item(item, quantity=self._number, **self._on)
+            case 2 if item:
+                self.shop.remove_subscription_item(item, **self._on)
+            case 3:
+                self.shop.pause_subscription(subscription["id"], **self._on)
+            case 4:
+                self.shop.resume_subscription(subscription["id"], **self._on)
+            case 5:
+                self.shop.cancel_subscription(subscription["id"], at_period_end=self._number % 2 == 0, **self._on)
+
+    def subscription_invoiced(self) -> None:
+        """A period of a subscription begins."""
+        if subscription := self._any("subscriptions", lambda obj: obj["status"] != "canceled"):
+            self.shop.invoice_subscription(subscription["id"], **self._on)
+
+    def credit_note(self) -> None:
+        """An open or paid invoice is reduced, by up to twelve lines."""
+        reducible = self._any(
+            "invoices", lambda obj: (obj["amount_remaining"] if obj["status"] == "open" else obj["amount_paid"]) > 50
+        )
+        if reducible and reducible["status"] in ("open", "paid"):
+            self.shop.create_credit_note(
+                reducible["id"],
+                24,
+                n_lines=1 + self._number % 12,
+                to_balance=self._number % 2 == 0,
+                **self._on,
+            )
+
+    def credit_note_voided(self) -> None:
+        """A credit note of an open invoice is taken back."""
+        invoices = self.shop.collection("invoices", self._on["livemode"]).objects
+        note = self._any(
+            "credit_notes",
+            lambda obj: obj["status"] == "issued" and invoices.get(obj["invoice"], {}).get("status") == "open",
+        )
+        if note:
+            self.shop.void_credit_note(note["id"], **self._on)
+
+    def balance_adjusted(self) -> None:
+        """A customer owes more or less."""
+        if customer := self._any("customers"):
+            self.shop.adjust_customer_balance(customer["id"], self._number - 500, **self._on)
+
+    def card(self) -> None:
+        """A customer has one more card, or one less."""
+        if self._number % 2 and (method := self._any("payment_methods", lambda obj: obj["customer"])):
+            self.shop.detach_payment_method(method["id"], **self._on)
+        elif customer := self._any("customers"):
+            self.shop.attach_payment_method(customer["id"], **self._on)
+
+    def checkout(self) -> None:
+        """A session is opened, of which there is no event."""
+        customer = self._any("customers") if self._number % 2 else None
+        self.shop.create_checkout_session(
+            customer["id"] if customer else None,
+            n_lines=self._number % 13,
+            embedded=self._number % 3 == 0,
+            **self._creation,
+        )
+
+    def checkout_ends(self) -> None:
+        """The customer pays, or the session expires."""
+        if session := self._any("checkout_sessions", lambda obj: obj["status"] == "open" and obj["amount_total"]):
+            end = self.shop.complete_checkout_session if self._number % 2 else self.shop.expire_checkout_session
+            end(session["id"], **self._on)
+
+    def destination_charge(self) -> None:
+        """A payment whose money goes to a connected account, or a part of such money comes back."""
+        transfer = self._any("transfers", lambda obj: obj["amount"] - obj["amount_reversed"] > 100)
+        if transfer is None or self._number % 2:
+            self.shop.create_payment(
+                amount=1000 + self._number, destination="acct_1Connected", application_fee=100, **self._creation
+            )
+        elif self._number % 4:
+            self.shop.reverse_transfer(transfer["id"], 1 + self._number % 90, **self._on)
+        else:
+            options = {"reverse_transfer": True, "refund_application_fee": True}
+            self.shop.refund(transfer["source_transaction"], 50, **options, **self._on)
+
     def edit(self) -> None:
         """New metadata of any object; no event announces that of a payment intent."""
-        types = ("charges", "customers", "disputes", "invoices", "payment_intents", "payouts", "refunds")
+        types = (
+            *("charges", "customers", "disputes", "invoices", "payment_intents", "payouts", "refunds"),
+            *("products", "prices", "coupons", "promotion_codes", "tax_rates", "subscriptions", "credit_notes"),
+            *("payment_methods", "transfers"),
+        )
         type_name = types[self._number % len(types)]
         if obj := self._any(type_name):
             metadata = {"edit": str(self._number)} if self._number % 3 else {}
@@ -186,7 +322,7 @@ class Trade:
 
     def vanish(self) -> None:
         """An object vanishes without an event."""
-        type_name = ("customers", "invoices")[self._number % 2]
+        type_name = ("customers", "invoices", "products", "coupons")[self._number % 4]
         if obj := self._any(type_name):
             self.shop.vanish(type_name, obj["id"], livemode=self._on["livemode"])
 
@@ -194,7 +330,7 @@ class Trade:
 def stock(shop: Shop) -> None:
     """Create objects of every type in both modes, so that every change has an object from the start."""
     for livemode in (True, False):
-        days = iter(range(2, 15))
+        days = itertools.cycle(range(2, 15))
         mode: Any = {"livemode": livemode, "announce": False}
 
         def options(mode: Any = mode, days: Any = days) -> Any:
@@ -209,6 +345,14 @@ def stock(shop: Shop) -> None:
         for lines, draft in ((1, True), (12, True), (25, False)):
             shop.create_invoice(customer, n_lines=lines, draft=draft, **options())
         shop.payout(100, **options())
+        shop.attach_payment_method(customer, **mode)
+        coupon = shop.create_coupon(**options())["id"]
+        shop.create_promotion_code(coupon, **options())
+        shop.create_tax_rate(**options())
+        subscription = shop.create_subscription(customer, coupon=coupon, **options())["id"]
+        shop.pay_invoice(shop.invoice_subscription(subscription, **mode)["id"], **mode)
+        shop.create_checkout_session(customer, **options())
+        shop.create_payment(amount=2000, destination="acct_1Connected", application_fee=100, **options())
 
 
 ACTIONS = tuple(name for name in vars(Trade) if not name.startswith("_"))
@@ -278,8 +422,13 @@ class ChangeLog:
 
     def _state(self, livemode: bool) -> dict[Key, Any]:
         state: dict[Key, Any] = {}
-        for object_type in BY_STRIPE_OBJECT.values():
-            for object_id, obj in self.shop.objects(object_type.name, livemode).items():
-                lines = self.shop.lines(object_id, livemode) if object_type.name == "invoices" else None
-                state[object_type.name, livemode, object_id] = (obj, lines)
+        for name in LISTED:
+            for object_id, obj in self.shop.objects(name, livemode).items():
+                state[name, livemode, object_id] = (obj, [])
+        for child in OBJECT_TYPES.values():
+            if child.parent and child.name != "fee_details":  # fees are in the transaction itself
+                for key, obj in self.shop.objects(child.name, livemode).items():
+                    owner = key[0] if isinstance(key, tuple) else reference(obj[f"{child.parent_key}"])
+                    if (of_parent := state.get((child.parent, livemode, owner))) is not None:
+                        of_parent[1].append((child.name, key, obj))
         return state

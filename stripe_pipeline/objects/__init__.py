@@ -49,7 +49,7 @@ from stripe_pipeline.objects.declaration import (
     ObjectType,
     Reference,
 )
-from stripe_pipeline.objects.generated import GENERATED
+from stripe_pipeline.objects.generated import GENERATED, GENERATED_DIGEST
 from stripe_pipeline.objects.payments import (
     APPLICATION_FEE_REFUNDS,
     APPLICATION_FEES,
@@ -72,6 +72,7 @@ __all__ = [
     "CHARGES",
     "CUSTOMERS",
     "DEFAULT_TYPES",
+    "GENERATED_DIGEST",
     "INVOICES",
     "INVOICE_LINES",
     "KINDS",

@@ -6,6 +6,7 @@ its own, and is off by default.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,5 +42,10 @@ def _object_type(name: str, declared: dict[str, Any]) -> ObjectType:
     )
 
 
-GENERATED = tuple(_object_type(name, declared) for name, declared in json.loads(_FILE.read_bytes()).items())
+_TEXT = _FILE.read_bytes()
+
+GENERATED = tuple(_object_type(name, declared) for name, declared in json.loads(_TEXT).items())
 """The generated object types, in alphabetical order."""
+
+GENERATED_DIGEST = hashlib.sha256(_TEXT).hexdigest()
+"""Equal for equal declarations of all generated types."""

@@ -267,6 +267,8 @@ class Settings(_Section):
         """All object types by table name, with the columns and the default date field that these settings give them."""
 
         def shaped(object_type: ObjectType) -> ObjectType:
+            if object_type.name not in self.objects and not object_type.secrets:
+                return object_type
             left_out = self.rules(object_type).left_out
             return replace(
                 object_type,

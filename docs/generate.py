@@ -123,9 +123,11 @@ def empty_warehouse() -> Warehouse:
 
 
 def overview() -> str:
-    """A line for each object type."""
+    """A line for each object type that is not generated."""
     rows = []
     for object_type in OBJECT_TYPES.values():
+        if object_type.generated:
+            continue
         source = f"`{object_type.endpoint}`" if object_type.endpoint else f"embedded in `{object_type.parent}`"
         one_row = descriptions().rows.get(object_type.name, object_type.description)
         off = "; off by default" if object_type.optional else ""
@@ -141,8 +143,24 @@ def bookkeeping() -> str:
 
 
 def object_types() -> str:
-    """A section for each object type."""
-    return "\n\n".join(_object_type(object_type) for object_type in Settings().types.values())
+    """A section for each object type that is not generated."""
+    return "\n\n".join(_object_type(declared) for declared in Settings().types.values() if not declared.generated)
+
+
+def generated_types() -> str:
+    """A line for each generated object type."""
+    rows = []
+    for object_type in OBJECT_TYPES.values():
+        if not object_type.generated:
+            continue
+        if object_type.child_list:
+            endpoint, listed = object_type.child_list.path, f"with each of `{object_type.parent}`"
+        else:
+            endpoint, listed = f"{object_type.endpoint}", "as a whole" if object_type.whole else "by `created`"
+        events = _listed(object_type.events) or "none"
+        secrets = _listed(object_type.secrets)
+        rows.append((f"`{object_type.name}`", f"`{endpoint}`", listed, events, secrets))
+    return _table(("table", "endpoint", "listed", "events", "not stored"), rows)
 
 
 def _object_type(object_type: ObjectType) -> str:
@@ -385,6 +403,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "overview": overview,
     "bookkeeping": bookkeeping,
     "object types": object_types,
+    "generated types": generated_types,
     "relations": relations,
     "views": views,
     "pipeline": pipeline,

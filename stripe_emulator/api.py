@@ -79,7 +79,7 @@ def _read(access: Access, segments: Sequence[str], params: Json) -> bytes | None
         match parts[length:]:
             case []:
                 return _list(access, emulated_type, params)
-            case [object_id]:
+            case [object_id] if emulated_type.name != "accounts" or access.holds("accounts", object_id):
                 return _retrieve(access, emulated_type.name, object_id, params)
             case [object_id, name] if (emulated_type.name, name) in LISTS:
                 return _list_below(access, emulated_type, object_id, LISTS[emulated_type.name, name], params)
@@ -92,13 +92,18 @@ def _list_below(access: Access, parent: EmulatedType, object_id: str, listed: In
     parameters.allow_only(params, (*parameters.PAGING, *listed.filters, *listed.time_filters))
     if not access.holds(parent.name, object_id):
         raise access.missing(parent.name, object_id, param=parent.object.rpartition(".")[2])
-    among = access.collection(listed.type_name).with_value(listed.reference, object_id)
+    collection, values = access.collection(listed.type_name), {n: params[n] for n in listed.filters if n in params}
+    among = None
+    if listed.reference in collection.INDEXED:
+        among = collection.with_value(listed.reference, object_id)
+    else:
+        values[listed.reference] = object_id
     return _page(
         access,
         listed.type_name,
         params,
         among=among,
-        condition=filters.equal_to({name: params[name] for name in listed.filters if name in params}),
+        condition=filters.equal_to(values),
         url=listed.url.format(id=object_id),
     )
 

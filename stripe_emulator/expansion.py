@@ -16,7 +16,11 @@ from stripe_emulator.types import BY_OBJECT, IncludedList, type_of
 from stripe_pipeline.objects import OBJECT_TYPES
 
 _REFERENCES = frozenset(
-    column.name for object_type in OBJECT_TYPES.values() for column in object_type.columns if column.kind.names_object
+    column.name
+    for object_type in OBJECT_TYPES.values()
+    if not object_type.generated
+    for column in object_type.columns
+    if column.kind.names_object
 ) | {"balance_transactions", "discounts"}
 _INCLUDABLE = frozenset(
     (

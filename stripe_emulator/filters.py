@@ -14,7 +14,7 @@ from stripe_emulator import parameters
 from stripe_emulator.access import Access
 from stripe_emulator.errors import StripeError
 from stripe_emulator.store import Json, reference
-from stripe_emulator.types import BY_OBJECT, EmulatedType
+from stripe_emulator.types import BY_OBJECT, TYPES, EmulatedType
 
 Condition = Callable[[str, Json], bool]
 """Whether an object, given its id and content, belongs to the list."""
@@ -33,7 +33,7 @@ def condition(access: Access, emulated_type: EmulatedType, params: Json) -> Cond
 def check_targets(access: Access, emulated_type: EmulatedType, params: Json) -> None:
     """Refuse filters that name a nonexistent object."""
     for name in emulated_type.filters:
-        target = BY_OBJECT.get(name)
+        target = TYPES[emulated_type.owner] if emulated_type.owner else BY_OBJECT.get(name)
         if target is None or name not in params:
             continue
         object_id = params[name]

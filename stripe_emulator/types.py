@@ -2,75 +2,32 @@
 
 This module declares how the API's types differ: names, ids, filters, permissions. The content of objects belongs to
 `templates`, actions on objects to `shop`, and their fields to `stripe_pipeline.objects`. Every type that the pipeline
-lists needs an entry in `TYPES`, a template, an action of the shop that adds such objects, and a place in the shop's
+lists needs an entry in `_DECLARED`, a template, an action of the shop that adds such objects, and a place in the shop's
 history where that action is used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
+from stripe_emulator.declaration import EmulatedType, IncludedList
+from stripe_emulator.generated_types import LISTS_OF_GENERATED, generated_types
 from stripe_pipeline.objects import BY_STRIPE_OBJECT
 
-
-@dataclass(frozen=True, kw_only=True)
-class IncludedList:
-    """A list of other objects that belong to an object."""
-
-    type_name: str
-    """The type of the listed objects, for example `refunds`."""
-    reference: str
-    """The field of the listed objects that holds the object's id, for example `charge`; one of `Collection.INDEXED`."""
-    url: str
-    """The URL of the whole list; `{id}` stands for the object's id."""
-    time_filters: tuple[str, ...] = ()
-    """As in `EmulatedType`, of the list at this URL."""
-    filters: tuple[str, ...] = ()
+__all__ = [
+    "BY_OBJECT",
+    "BY_PATH",
+    "LISTED",
+    "LISTS",
+    "PART_OF",
+    "TYPES",
+    "EmulatedType",
+    "IncludedList",
+    "type_of",
+]
 
 
-@dataclass(frozen=True, kw_only=True)
-class EmulatedType:
-    """One type that the emulated API lists and retrieves."""
-
-    name: str
-    """The name in paths, for example `balance_transactions`."""
-    object: str
-    """Stripe's `object` value, for example `balance_transaction`."""
-    label: str
-    """The name of an object in Stripe's messages, for example `balance transaction`."""
-    id_parameter: str = "id"
-    """The name of the object's id parameter in Stripe's messages."""
-    id_prefixes: tuple[str, ...] = ()
-    """Id prefixes by which other objects refer to objects of this type, for example `ch` and `py`."""
-    filters: tuple[str, ...] = ()
-    """Filters of the list besides the time filters; all test for equality, except those of events."""
-    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Accepted values by filter, where Stripe refuses other values."""
-    time_filters: tuple[str, ...] = ("created",)
-    """Filters of the list that take a time or a time range: fields that hold a time, or null."""
-    path: str = ""
-    """The path below `/v1/`, if it is not the name, for example `checkout/sessions`; `-` for objects that are listed
-    only with the object to which they belong, and cannot be retrieved."""
-    needs: str = ""
-    """The filter without which Stripe refuses to list the type."""
-    included: Mapping[str, IncludedList] = field(default_factory=dict)
-    """Expandable lists, by the field that holds the expanded list."""
-    embedded: Mapping[str, IncludedList] = field(default_factory=dict)
-    """Lists of which every object holds the first ten entries, by field."""
-    below: Mapping[str, IncludedList] = field(default_factory=dict)
-    """Lists at an object's path that the object does not hold, by the last part of the path."""
-    hidden: Mapping[str, str] = field(default_factory=dict)
-    """Fields of the stored objects that the API does not show, with the type that each of these names."""
-    update_events: tuple[str, ...] = ()
-    """The events that announce changed fields; empty if Stripe announces no such changes for the type."""
-    permission: str
-    """The prefix of the type's permission names, for example `charge` of `charge_read`."""
-    permission_label: str
-    """The permission's name in the Dashboard's form for restricted keys, for example `Charges and Refunds`."""
-
-
-TYPES: Mapping[str, EmulatedType] = {
+_DECLARED: Mapping[str, EmulatedType] = {
     emulated_type.name: emulated_type
     for emulated_type in (
         EmulatedType(
@@ -431,6 +388,11 @@ TYPES: Mapping[str, EmulatedType] = {
         ),
     )
 }
+
+TYPES: Mapping[str, EmulatedType] = {
+    **_DECLARED,
+    **{emulated_type.name: emulated_type for emulated_type in generated_types(_DECLARED)},
+}
 """All emulated types by name."""
 
 BY_PATH: Mapping[str, EmulatedType] = {
@@ -441,10 +403,13 @@ BY_PATH: Mapping[str, EmulatedType] = {
 """The types that can be listed and retrieved, by path below `/v1/`."""
 
 LISTS: Mapping[tuple[str, str], IncludedList] = {
-    (emulated_type.name, name): listed
-    for emulated_type in TYPES.values()
-    for name, listed in {**emulated_type.included, **emulated_type.embedded, **emulated_type.below}.items()
-    if listed.url.endswith(f"/{{id}}/{name}")
+    **LISTS_OF_GENERATED,
+    **{
+        (emulated_type.name, name): listed
+        for emulated_type in TYPES.values()
+        for name, listed in {**emulated_type.included, **emulated_type.embedded, **emulated_type.below}.items()
+        if listed.url.endswith(f"/{{id}}/{name}")
+    },
 }
 """The lists at the paths of objects, by the type of these and the last part of the path."""
 
@@ -455,17 +420,19 @@ PART_OF: Mapping[str, tuple[str, str]] = {
 }
 """The types of which objects of another type hold the first entries: that type, and the field that names the object."""
 
-BY_OBJECT: Mapping[str, EmulatedType] = {emulated_type.object: emulated_type for emulated_type in TYPES.values()}
-"""All emulated types by Stripe's `object` value."""
+BY_OBJECT: Mapping[str, EmulatedType] = {
+    emulated_type.object: emulated_type for emulated_type in reversed([*TYPES.values()])
+}
+"""All emulated types by Stripe's `object` value; of several with the same, the first."""
 
 LISTED = tuple(
     sorted(
         object_type.name
         for object_type in BY_STRIPE_OBJECT.values()
-        if not object_type.singleton and object_type.name != "events"
+        if not object_type.singleton and not object_type.generated and object_type.name != "events"
     )
 )
-"""The types that the pipeline lists, except events."""
+"""The types that the pipeline lists, except events and the generated types, of which the history has no objects."""
 
 _BY_PREFIX = {prefix: emulated_type for emulated_type in TYPES.values() for prefix in emulated_type.id_prefixes}
 

@@ -37,7 +37,11 @@ SECRET = "secret"
 """Part of the name of every secret field, and of every client secret: text without this word holds none."""
 
 _CLIENT_SECRET = "client_secret"
-_BY_OBJECT = {object_type.object: object_type.name for object_type in OBJECT_TYPES.values()}
+_BY_OBJECT = {
+    # Of types with the same objects, the one that is declared by hand comes last, and wins.
+    object_type.object: object_type.name
+    for object_type in sorted(OBJECT_TYPES.values(), key=lambda declared: not declared.generated)
+}
 _DIGITS = 32  # of a hash: 128 bits
 _WORDS = {("currency",), ("status",)}  # fields with a few known values, which readers of a row need to distinguish
 

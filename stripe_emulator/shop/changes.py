@@ -37,8 +37,18 @@ class Changes(Events):
         self._remove_belongings(type_name, object_id, side)
 
     @locked
-    def put(self, obj: Json, *, livemode: bool | None = None, created: int | None = None) -> Json:
+    def put(
+        self,
+        obj: Json,
+        *,
+        livemode: bool | None = None,
+        created: int | None = None,
+        type_name: str | None = None,
+    ) -> Json:
         """Add or replace an object exactly as given, without events or settlement; returns the object.
+
+        `type_name` is needed if several types have such objects. An object that does not name the object it belongs to
+        gets that id here: the API does not show the id (`EmulatedType.hidden`).
 
         `created` sets the position in the list (default: the object's own, or now). Lines embedded in an invoice
         replace the invoice's lines unless `has_more` is set; a line is added to its `invoice`; the stub of a deleted
@@ -67,7 +77,7 @@ class Changes(Events):
             earlier = side.lines.get(obj["id"], {}) if obj["lines"].get("has_more") else {}
             side.lines[obj["id"]] = earlier | embedded
         side.deleted_customers.discard(obj["id"])
-        side.objects[BY_OBJECT[kind].name].put(obj["id"], obj, at)
+        side.objects[type_name or BY_OBJECT[kind].name].put(obj["id"], obj, at)
         return obj
 
     def _add(self, type_name: str, obj: Json, moment: Moment, events: Iterable[str] = ()) -> Json:

@@ -115,7 +115,9 @@ def _describe(object_type: ObjectType, settings: Settings) -> str:
     family = OBJECT_TYPES[object_type.parent] if object_type.parent else object_type
     age = settings.retention_of(object_type) or settings.retention_of(family)
     retention = f"kept for {age}" if age else "kept forever"
-    return f"{heading}{object_type.description}\n\nLoaded from {settings.first_listed(object_type)} on, {retention}."
+    origin = " Generated from Stripe's OpenAPI document, without tests of its own." if object_type.generated else ""
+    loaded = f"Loaded from {settings.first_listed(object_type)} on, {retention}."
+    return f"{heading}{object_type.description}{origin}\n\n{loaded}"
 
 
 def _report(

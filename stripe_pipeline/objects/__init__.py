@@ -49,6 +49,7 @@ from stripe_pipeline.objects.declaration import (
     ObjectType,
     Reference,
 )
+from stripe_pipeline.objects.generated import GENERATED, GENERATED_DIGEST
 from stripe_pipeline.objects.payments import (
     APPLICATION_FEE_REFUNDS,
     APPLICATION_FEES,
@@ -65,12 +66,14 @@ from stripe_pipeline.objects.payments import (
 )
 
 __all__ = [
+    "ALL_TYPES",
     "ANNOUNCED_CHILDREN",
     "BOOKKEEPING",
     "BY_STRIPE_OBJECT",
     "CHARGES",
     "CUSTOMERS",
     "DEFAULT_TYPES",
+    "GENERATED_DIGEST",
     "INVOICES",
     "INVOICE_LINES",
     "KINDS",
@@ -124,7 +127,8 @@ _DECLARED = (
 )
 
 OBJECT_TYPES: Mapping[str, ObjectType] = {
-    object_type.name: object_type for object_type in sorted(_DECLARED, key=lambda declared: declared.name)
+    object_type.name: object_type
+    for object_type in sorted((*GENERATED, *_DECLARED), key=lambda declared: declared.name)
 }
 """All object types by table name, in alphabetical order."""
 
@@ -135,10 +139,18 @@ DEFAULT_TYPES: Mapping[str, ObjectType] = {
 }
 """The object types that are loaded unless the settings switch one off, by table name."""
 
-BY_STRIPE_OBJECT: Mapping[str, ObjectType] = {
-    object_type.object: object_type for object_type in OBJECT_TYPES.values() if object_type.endpoint
+ALL_TYPES: Mapping[str, ObjectType] = {
+    name: object_type
+    for name, object_type in OBJECT_TYPES.items()
+    if not (object_type.generated and object_type.child_list)
 }
-"""Object types with an endpoint, by `data.object.object` of an event.
+"""The object types that `objects: all` loads, by table name: the others would take a request for each payment intent,
+customer or other parent, and are switched on by name."""
+
+BY_STRIPE_OBJECT: Mapping[str, ObjectType] = {
+    object_type.object: object_type for object_type in (*GENERATED, *_DECLARED) if object_type.endpoint
+}
+"""Object types with an endpoint, by `data.object.object` of an event: `account` is the key's own account.
 
 An event's name does not say which object it carries (`charge.refund.updated` carries a refund), so nothing routes by
 name. Lines and fees are missing here on purpose: they are read with their parent."""

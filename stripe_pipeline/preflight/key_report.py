@@ -19,7 +19,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_start, stretches
 from stripe_pipeline.errors import Cancelled, StripePipelineError
 from stripe_pipeline.fields import unseen
-from stripe_pipeline.objects import OBJECT_TYPES, ObjectType, family_of
+from stripe_pipeline.objects import ALL_TYPES, ObjectType, family_of
 from stripe_pipeline.preflight.estimate import Estimate, Sample, Window, first_page, of_children, of_type, sample
 from stripe_pipeline.settings.environment import webhook_secrets
 from stripe_pipeline.settings.model import Settings
@@ -231,7 +231,7 @@ def _check(
             webhooks=webhooks.result(),
             lacking=tuple(warehouse.state.lacking(mode)),
             requests_a_month=requests_a_month(settings.enabled, settings.sweep.requests_a_month),
-            requests_of_all_types=requests_a_month(OBJECT_TYPES.values(), settings.sweep.requests_a_month),
+            requests_of_all_types=requests_a_month(ALL_TYPES.values(), settings.sweep.requests_a_month),
             rate=replace(rate, slowed_down=api.slowed_down()),
         )
 

@@ -20,7 +20,7 @@ from stripe_pipeline.data_folder import Readers
 from stripe_pipeline.days import day_of
 from stripe_pipeline.errors import did_you_mean
 from stripe_pipeline.fields import PATH, STEP, FieldRules, rules_of
-from stripe_pipeline.objects import OBJECT_TYPES, UNDATED, FlatColumn, ObjectType, family_of
+from stripe_pipeline.objects import ALL_TYPES, OBJECT_TYPES, UNDATED, FlatColumn, ObjectType, family_of
 from stripe_pipeline.settings.ages import FOREVER, LONGEST, Age, age_or_date, age_or_forever, first_day
 
 _COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
@@ -149,7 +149,7 @@ def _all_or_each(value: object) -> object:
     if not isinstance(value, str):
         return value
     if value == _ALL:
-        return {name: {"enabled": True} for name in OBJECT_TYPES}
+        return {name: {"enabled": True} for name in ALL_TYPES}
     like = did_you_mean(value, [_ALL])
     raise ValueError(f"is {value!r}{like}: write `{_ALL}` to load every type, or lines of `table: settings`")
 
@@ -201,7 +201,7 @@ class Settings(_Section):
     runs: Runs = Runs()
     published: Published = Published()
     objects: Annotated[dict[str, ObjectSettings], BeforeValidator(_all_or_each)] = {}
-    """By table name. The text `all` switches every type on."""
+    """By table name. The text `all` switches on `ALL_TYPES`."""
 
     @model_validator(mode="after")
     def _check_objects(self) -> Self:
@@ -267,6 +267,8 @@ class Settings(_Section):
         """All object types by table name, with the columns and the default date field that these settings give them."""
 
         def shaped(object_type: ObjectType) -> ObjectType:
+            if object_type.name not in self.objects and not object_type.secrets:
+                return object_type
             left_out = self.rules(object_type).left_out
             return replace(
                 object_type,

@@ -17,7 +17,7 @@ import orjson
 from stripe_pipeline.data_folder import CATALOG
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.fields import kept_secrets
-from stripe_pipeline.objects import OBJECT_TYPES, Column, ObjectType, family_of
+from stripe_pipeline.objects import GENERATED_DIGEST, OBJECT_TYPES, Column, ObjectType, family_of
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.views.catalog import selects, views
 from stripe_pipeline.views.view import MODES
@@ -68,11 +68,17 @@ class Layout:
         self._settings = settings
         self._current_settings = current_settings
         self._hash_key = hash_key
-        self._views = selects(settings, settings.types.values())
 
     @cached_property
     def fingerprint(self) -> str:
         """A hash, equal for settings that require the same tables, fields and views."""
+        # Of the many generated types, those that are off change only with their declarations and the standard settings.
+        required = {object_type.name for object_type in self._settings.required}
+        types = {
+            name: object_type
+            for name, object_type in self._settings.types.items()
+            if not object_type.generated or name in required or name in self._settings.objects
+        }
         rules = [
             [
                 object_type.name,
@@ -80,12 +86,12 @@ class Layout:
                 self._settings.on_delete_of(object_type),
                 retention_note(self._settings, object_type),
             ]
-            for object_type in self._settings.types.values()
+            for object_type in types.values()
         ]
-        tables = [object_type.name for object_type in self._settings.required]
-        comments = list(self._comments(self._settings.types))
-        required = [self._views, comments, rules, tables, self._hash_key_name, self._secrets]
-        return hashlib.sha256(orjson.dumps(required)).hexdigest()
+        standard = [GENERATED_DIGEST, self._settings.on_delete, str(self._settings.retention)]
+        comments = list(self._comments(types))
+        parts = [self._views_on(types), comments, rules, sorted(required), standard, self._hash_key_name, self._secrets]
+        return hashlib.sha256(orjson.dumps(parts)).hexdigest()
 
     @cached_property
     def _kept_secrets(self) -> Mapping[str, frozenset[str]]:
@@ -188,9 +194,8 @@ class Layout:
         }
 
     def _views_on(self, types: Mapping[str, ObjectType]) -> dict[str, str]:
-        """The SELECT of each view, by qualified name, without the views on single types that have no table."""
-        missing = self._settings.types.keys() - types.keys()
-        return {name: select for name, select in self._views.items() if name.partition(".")[2] not in missing}
+        """The SELECT of each view of a file with the tables of these types, by qualified name."""
+        return selects(self._settings, types.values())
 
     def _missing(
         self, columns: Mapping[str, set[str]], types: Mapping[str, ObjectType], of_types: Mapping[str, str]

@@ -28,7 +28,11 @@ _PREFIX = "#/components/schemas/"
 CARD_METHOD = """allow_redisplay billing_details card created customer customer_account id livemode metadata object
     type"""
 """Fields of a payment method that is a card: each kind of method has a field of its own."""
-HELD = [name for name, object_type in OBJECT_TYPES.items() if not object_type.singleton and not object_type.link]
+HELD = [
+    name
+    for name, object_type in OBJECT_TYPES.items()
+    if not (object_type.singleton or object_type.link or object_type.generated)
+]
 """The types of which the shop has objects with fields of their own."""
 SOMETIMES = {
     "checkout_session_lines": "discounts taxes",

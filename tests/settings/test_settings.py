@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from stripe_pipeline.errors import SettingsError
-from stripe_pipeline.objects import DEFAULT_TYPES, OBJECT_TYPES
+from stripe_pipeline.objects import ALL_TYPES, DEFAULT_TYPES, OBJECT_TYPES
 from stripe_pipeline.settings.ages import Age
 from stripe_pipeline.settings.environment import api_base, load_keys, webhook_secrets
 from stripe_pipeline.settings.loading import load_settings
@@ -139,7 +139,12 @@ def test_optional_types_are_on_where_the_settings_switch_these_on(load: Load) ->
     assert names(alone) == {*DEFAULT_TYPES, "payouts"}
     of_customers = {"customer_balance_transactions": {"enabled": True}}
     assert names(load(f"objects: {of_customers}")) == {*DEFAULT_TYPES, *of_customers}
-    assert names(load("objects: all")) == set(OBJECT_TYPES)
+    assert names(load("objects: all")) == set(ALL_TYPES)
+    by_name = OBJECT_TYPES.keys() - ALL_TYPES.keys()
+    assert "setup_attempts" in by_name
+    assert all(OBJECT_TYPES[name].child_list for name in by_name)
+    of_setups = {"setup_intents": {"enabled": True}, "setup_attempts": {"enabled": True}}
+    assert names(load(f"objects: {of_setups}")) == {*DEFAULT_TYPES, *of_setups}
 
 
 def test_disabling_a_parent_disables_its_children(load: Load) -> None:

@@ -184,7 +184,7 @@ def test_answers_match_stripes_description(seeded: Shop) -> None:
         assert _complaints(_validator("account"), client.get("/v1/account").json()) == []
         assert _complaints(_validator("balance"), client.get("/v1/balance").json()) == []
         for (type_name, below), listed in LISTS.items():
-            if not below:
+            if not below or not seeded.collection(listed.type_name, True).objects:
                 continue
             owner = next(iter(seeded.collection(listed.type_name, True).objects.values()))[listed.reference]
             path = listed.url.partition("{id}")

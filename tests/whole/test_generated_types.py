@@ -102,16 +102,16 @@ def test_every_generated_type_is_loaded_with_all_that_stripe_describes(
 
 def test_secrets_of_generated_types_are_not_stored(make_pipeline: MakePipeline, shop: Shop, folder: DataFolder) -> None:
     put = put_examples(shop, livemode=False)
-    kept = {"file_links": {"enabled": True, "fields": {"include": ["id", "created", "livemode", "url"]}}}
-    make_pipeline(objects=ON).sync()
     secret = {name: object_type.secrets for name, object_type in GENERATED.items() if object_type.secrets}
     assert secret.keys() >= {"file_links", "files", "issuing_cards", "setup_intents", "webhook_endpoints"}
+    on: dict[str, Any] = {name: {"enabled": True} for name in secret}
+    make_pipeline(objects=on).sync()
     for name, fields in secret.items():
         assert any(obj.get(field) is not None for obj in put[name] for field in fields), name
         assert {*rows(folder.published, f"test.{name}")[0]}.isdisjoint(fields), name
-    make_pipeline(objects={**ON, **kept}).sync()
-    make_pipeline(objects={**ON, **kept}).backfill([])
-    assert "url" in rows(folder.published, "test.file_links")[0]
+    on["file_links"] = {"enabled": True, "fields": {"include": [*OBJECT_TYPES["file_links"].column_names]}}
+    make_pipeline(objects=on).sync()
+    assert all(row["url"] for row in rows(folder.published, "test.file_links") if row["id"] != "file_links_4")
 
 
 def test_a_type_that_the_account_may_not_list_does_not_stop_the_others(
@@ -120,7 +120,7 @@ def test_a_type_that_the_account_may_not_list_does_not_stop_the_others(
     put_examples(shop, livemode=False)
     message = "Your account is not set up to use Issuing. Please visit https://dashboard.stripe.com/issuing/overview."
     body = {"error": {"type": "invalid_request_error", "message": message}}
-    server.faults.add(Fault(path="/v1/issuing/", status=400, body=body, times=None))
+    server.faults.append(Fault(path="/v1/issuing/", status=400, body=body, times=None))
     on = ("issuing_cards", "issuing_cardholders", "reviews")
     report = make_pipeline(objects={name: {"enabled": True} for name in on}).sync()
     assert report.failures.keys() == {"issuing_cards", "issuing_cardholders"}

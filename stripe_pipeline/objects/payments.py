@@ -71,7 +71,8 @@ CHARGES = ObjectType(
         # Methods that were never attached to a customer are in no list.
         Reference(column="payment_method", target="payment_methods", may_be_older=True, may_be_gone=True),
         Reference(column="transfer", target="transfers", may_be_older=False),
-        Reference(column="application_fee", target="application_fees", may_be_older=False),
+        # The fee of a direct charge belongs to the platform.
+        Reference(column="application_fee", target="application_fees", may_be_older=False, may_be_gone=True),
     ),
 )
 

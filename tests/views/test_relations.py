@@ -20,7 +20,7 @@ from stripe_pipeline.assets.keys import NIGHTLY_JOB, SYNC_JOB
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of
 from stripe_pipeline.definitions import build_defs
-from stripe_pipeline.objects import ALL_TYPES, DEFAULT_TYPES
+from stripe_pipeline.objects import ALL_TYPES, DEFAULT_TYPES, OBJECT_TYPES
 from stripe_pipeline.resources.pipeline import RESOURCE
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.views import references

@@ -13,6 +13,7 @@ from docs import objects
 from stripe_emulator import Server, Shop
 from stripe_emulator.faults import Fault
 from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import day_of
 from stripe_pipeline.objects import OBJECT_TYPES, ObjectType, children_of
 from stripe_pipeline.rows import restore
 from tests.conftest import MakePipeline
@@ -110,7 +111,8 @@ def test_secrets_of_generated_types_are_not_stored(make_pipeline: MakePipeline, 
         assert any(obj.get(field) is not None for obj in put[name] for field in fields), name
         assert {*rows(folder.published, f"test.{name}")[0]}.isdisjoint(fields), name
     on["file_links"] = {"enabled": True, "fields": {"include": [*OBJECT_TYPES["file_links"].column_names]}}
-    make_pipeline(objects=on).sync()
+    pipeline = make_pipeline(objects=on)
+    pipeline.backfill([day_of(days_ago(shop, n)) for n in range(12)], ["file_links"])
     assert all(row["url"] for row in rows(folder.published, "test.file_links") if row["id"] != "file_links_4")
 
 

@@ -41,6 +41,7 @@ _BY_OBJECT = {
     # Of types with the same objects, the one that is declared by hand comes last, and wins.
     object_type.object: object_type.name
     for object_type in sorted(OBJECT_TYPES.values(), key=lambda declared: not declared.generated)
+    if not object_type.link  # these store none of the object's fields
 }
 _DIGITS = 32  # of a hash: 128 bits
 _WORDS = {("currency",), ("status",)}  # fields with a few known values, which readers of a row need to distinguish

@@ -11,7 +11,7 @@ from typing import Any
 
 from stripe_emulator.types import BY_OBJECT
 from stripe_pipeline.days import DAY
-from stripe_pipeline.objects import BY_STRIPE_OBJECT
+from stripe_pipeline.objects import DEFAULT_TYPES, OBJECT_TYPES
 from tests.samples.declarations import declared_fields, is_declared
 
 Json = dict[str, Any]
@@ -61,9 +61,18 @@ _SCALARS = frozenset(
 )
 
 
+LISTED = frozenset(
+    object_type.object
+    for object_type in (*DEFAULT_TYPES.values(), OBJECT_TYPES["payouts"])
+    if object_type.endpoint is not None
+)
+"""The kinds of objects that are built by themselves."""
+
+
 def made_objects(version: str) -> list[Json]:
-    """An object of each variant of every type that has a list, with everything inside it; the same at every call."""
-    return [Builder(version, variant, kind).build() for variant in VARIANTS for kind in sorted(BY_STRIPE_OBJECT)]
+    """An object of each variant of the default types that have a list, and of payouts, with everything inside it; the
+    same at every call."""
+    return [Builder(version, variant, kind).build() for variant in VARIANTS for kind in sorted(LISTED)]
 
 
 class Builder:
@@ -86,7 +95,7 @@ class Builder:
     def _object(self, kind: str) -> Json:
         fields = declared_fields(kind, self._version)
         shapes = dict(fields.always)
-        if not self._enclosing or kind not in BY_STRIPE_OBJECT:
+        if not self._enclosing or kind not in LISTED:
             # Stripe leaves lists out of a nested object unless they are requested.
             shapes |= {name: shape for name, shape in fields.sometimes.items() if not self._leaves_out()}
         object_id = self._new_id(kind, repeated=shapes.get("id") == "repeated id")

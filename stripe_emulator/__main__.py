@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="which made-up shop (default: %(default)s)")
     parser.add_argument("--days", type=int, default=60, help="days of history (default: %(default)s)")
     parser.add_argument(
-        "--trade-every", type=float, default=3.0, help="seconds between two actions; 0 for none (default: %(default)s)"
+        "--trade-every", type=float, help="seconds between two actions; 0 for none (default: the pace of the history)"
     )
     parser.add_argument("--latency-ms", type=float, default=0.0, help="added to every request (default: %(default)s)")
     parser.add_argument("--rate-limits", action=argparse.BooleanOptionalAction, default=True)
@@ -71,7 +71,9 @@ def main() -> int:
         )
         return 1
     try:
-        if options.trade_every > 0:
+        if options.trade_every is None:
+            server.go_on_trading()
+        elif options.trade_every > 0:
             server.trade_every(options.trade_every)
         print(f"Stripe emulator on {server.url}", flush=True)
         while not stop.wait(_CHECK_PARENT_SECONDS) and os.getppid() == parent:

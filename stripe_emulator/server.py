@@ -19,10 +19,14 @@ from stripe_emulator.app import create_app
 from stripe_emulator.faults import Fault, LoggedRequest
 from stripe_emulator.permissions import Permissions
 from stripe_emulator.shop import Shop
+from stripe_emulator.shop.demo_data import GOODS
 from stripe_emulator.webhooks import Webhooks
 
 _HOST = "127.0.0.1"
 _START_SECONDS = 10.0
+
+_FIRST_TRADES = (10, 60, 120, 240, 480)
+"""Seconds after the start at which a guest buys something, so that a person who watches sees changes."""
 
 
 class Server:
@@ -72,6 +76,10 @@ class Server:
     def trade_every(self, seconds: float, *, livemode: bool | None = None) -> None:
         """Perform a random action in the shop every `seconds` until the server stops."""
         self._start(lambda: self._trade(seconds, livemode))
+
+    def go_on_trading(self) -> None:
+        """Continue the shop's history at its own pace until the server stops; a few guests buy soon after the start."""
+        self._start(self._go_on_trading)
 
     def __enter__(self) -> Self:
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -136,6 +144,16 @@ class Server:
     def _trade(self, seconds: float, livemode: bool | None) -> None:
         while not self._stopping.wait(seconds):
             self.shop.trade(livemode)
+
+    def _go_on_trading(self) -> None:
+        soon, seconds = list(_FIRST_TRADES), 0
+        while not self._stopping.wait(1):
+            seconds += 1
+            self.shop.go_on()
+            if soon and seconds >= soon[0]:
+                del soon[0]
+                # Not a random action: that could end what the history still has plans for.
+                self.shop.create_payment(livemode=True, description=f"Order: {GOODS[len(soon)]}")
 
     def _disconnect(self, scope: Scope, graceful: bool) -> None:
         transport = self._connections.open[tuple(scope["client"])]

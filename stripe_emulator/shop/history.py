@@ -35,14 +35,18 @@ _ORDER_OUTCOMES = (
 """Outcomes of orders with their cumulative shares."""
 
 
-def seed_history(shop: Actions, days: int) -> None:
-    """Simulate live and test trade of the last `days` full days and of today so far."""
+def seed_history(shop: Actions, days: int) -> Callable[[int], None]:
+    """Simulate live and test trade of the last `days` full days and of today so far.
+
+    Returns a function that goes on with this trade until a given second.
+    """
     now = int(shop.clock.now())
     start = (now // DAY - days) * DAY
     timeline = Timeline()
     for livemode, size in ((True, _LIVE), (False, _TEST)):
         _Trade(shop, timeline, livemode, size, start, days).begin()
     timeline.run(now)
+    return timeline.run
 
 
 class _Trade:

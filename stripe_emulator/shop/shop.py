@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from stripe_emulator.shop.actions import Actions
 from stripe_emulator.shop.history import seed_history
 from stripe_emulator.shop.state import locked
@@ -16,6 +18,8 @@ class Shop(Actions):
     shows it. See `When`.
     """
 
+    _go_on: Callable[[int], None] | None = None
+
     @locked
     def seed_history(self, days: int = 60) -> None:
         """Fill both modes with trade of the last `days` days; the same seed and day give the same trade.
@@ -24,7 +28,7 @@ class Shop(Actions):
         """
         self._seeding = True
         try:
-            seed_history(self, days)
+            self._go_on = seed_history(self, days)
             for livemode in (True, False):
                 self._complete_captures(livemode)
         finally:
@@ -34,3 +38,9 @@ class Shop(Actions):
     def trade(self, livemode: bool | None = None) -> str:
         """Perform one plausible action now, mostly in live mode unless `livemode` is given; returns its description."""
         return trade(self, self._trade_random, livemode)
+
+    @locked
+    def go_on(self) -> None:
+        """Perform the actions that the history has scheduled until now: trade continues at the history's pace."""
+        if self._go_on is not None:
+            self._go_on(int(self.clock.now()))

@@ -323,6 +323,7 @@ def test_an_object_that_no_row_can_hold_is_left_out_and_its_type_fails(
             without_nulls(old[table] | wrong),
             old[table] | {"id": f"{table}_2"},
         ]
+        loader.shop.put(objects[-1])  # so that what belongs to the object can be listed
         page = {"object": "list", "data": objects, "has_more": has_more}
         server.faults.append(Fault(path=f"/v1/{table}$", body=page))
 

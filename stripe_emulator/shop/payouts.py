@@ -42,13 +42,13 @@ class Payouts(Balance):
             category="payout",
             source=payout_id,
             description="STRIPE PAYOUT",
-            available_on=moment.at + DAY,
+            available_on=moment.at + DAY if automatic else moment.at,
             fees=[],
         )
         if automatic:
             side.paid_out[obj["id"]] = payout_id
         transaction = self._add_transaction(obj, moment)
-        payout = templates.payout(payout_id, moment.at, livemode, total, currency, obj["id"], obj["available_on"])
+        payout = templates.payout(payout_id, moment.at, livemode, total, currency, obj["id"], moment.at + DAY)
         if not automatic:
             payout |= {"automatic": False, "reconciliation_status": "not_applicable"}
         self._add("payouts", payout, moment, ("payout.created",))

@@ -160,7 +160,7 @@ class State:
         for owner, obj in side.objects[owners].objects.items():
             parts = side.lines.get(owner, {}).values() if owners == "invoices" else ()
             for part in (obj, *parts):
-                named |= {(owner, discount): side.discounts[discount] for discount in part["discounts"]}
+                named |= {(owner, discount): side.discounts[discount] for discount in part.get("discounts") or ()}
         return named
 
     @locked

@@ -202,7 +202,7 @@ class Builder:
         token = hashlib.sha256(f"{self._version} {where} {kind} {number}".encode()).hexdigest()
         if kind == "customer" and variant.odd:
             return f"{_OWN_ID}{token[:24]}"
-        prefixes = BY_OBJECT[kind].id_prefixes if kind in BY_OBJECT else (kind,)
+        prefixes = (kind in BY_OBJECT and BY_OBJECT[kind].id_prefixes) or (kind,)
         return f"{prefixes[variant.number % len(prefixes)]}_1{token[:23]}"
 
     def _leaves_out(self) -> bool:

@@ -128,7 +128,7 @@ def overview() -> str:
     for object_type in OBJECT_TYPES.values():
         if object_type.generated:
             continue
-        source = f"`{object_type.endpoint}`" if object_type.endpoint else f"embedded in `{object_type.parent}`"
+        source = f"`{object_type.endpoint}`" if object_type.endpoint else f"read with `{object_type.parent}`"
         one_row = descriptions().rows.get(object_type.name, object_type.description)
         off = "; off by default" if object_type.optional else ""
         rows.append((f"[`{object_type.name}`](#{object_type.name})", f"{one_row}{off}", source))
@@ -185,7 +185,7 @@ def _facts(object_type: ObjectType) -> Iterator[str]:
         reference = f"{STRIPE_REFERENCE}/{object_type.endpoint.removeprefix('/v1/')}/object"
         yield f"Endpoint: `{object_type.endpoint}` ([Stripe's reference]({reference}))"
     else:
-        yield f"Parent: `{object_type.parent}`, which carries these objects in `{object_type.embedded_in}`"
+        yield f"Parent: `{object_type.parent}`, {_carried(object_type)}"
     yield f"Key within a mode: {_listed(object_type.key)}"
     if object_type.parent_key:
         yield f"Reference to the parent: `{object_type.parent_key}`"
@@ -194,6 +194,10 @@ def _facts(object_type: ObjectType) -> Iterator[str]:
     yield f"Default date: `{object_type.date_field}`"
     if object_type.events:
         yield f"Events that announce a change: {_listed(object_type.events)}"
+    if not object_type.lists_all:
+        yield "The lists do not hold every object: an object that is missing from its list stays"
+    if object_type.deletable:
+        yield "Objects can be deleted in Stripe"
     if object_type.announced_by:
         yield f"Events: none of its own; read again after events of {_listed(object_type.announced_by)}"
     if object_type.secrets:
@@ -201,6 +205,16 @@ def _facts(object_type: ObjectType) -> Iterator[str]:
     own = {column.name for column in of_table(object_type, Settings())}
     added = (column.name for column in of_view(object_type, Settings()) if column.name not in own)
     yield f"Added in the views: {_listed(added)}"
+
+
+def _carried(child: ObjectType) -> str:
+    """Where the objects of a child type come from, in words that follow their parent."""
+    if child.embedded_in is None:
+        assert child.child_list is not None
+        return f"for each of which `{child.child_list.path}` is listed"
+    fields = [path for path in (child.embedded_in, child.also_in) if path]
+    on_request = ", requested with the parent" if child.on_request else ""
+    return f"which carries these objects in {_listed(fields)}{on_request}"
 
 
 def relations() -> str:

@@ -82,7 +82,7 @@ def test_inactive_prices_are_listed_and_prices_made_for_one_use_stay_without_req
     make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
 ) -> None:
     price = shop.create_price(created=days_ago(shop, 5))["id"]
-    shop.update("prices", price, active=False)
+    shop.update("prices", price, active=False, announce=False)
     pipeline = make_pipeline(objects=on("prices"))
     pipeline.sync()
     inline = shop.create_price(inline=True)["id"]
@@ -225,6 +225,10 @@ def test_events_outlive_stripes_30_days_and_keep_their_payload_only_where_the_se
     pipeline.sync()
     seen = "SELECT type, object_id, object_type FROM test.events ORDER BY created, type"
     expected = [("customer.created", customer, "customer"), ("customer.updated", customer, "customer")]
+    assert ask(folder.published, seen) == expected
+    vanished = shop.events(False)[0]["id"]
+    shop.vanish("events", vanished)
+    pipeline.backfill([day_of(days_ago(shop, 0))])
     assert ask(folder.published, seen) == expected
     assert "data" not in rows(folder.published, "test.events")[0]
     for _ in range(3):

@@ -70,6 +70,8 @@ class Batch:
     tombstones: list[Tombstone] = field(default_factory=list)
     kept_out: frozenset[str] = frozenset()
     """Ids that the days' lists held but the files do not: these objects are not gone."""
+    without_children: bool = False
+    """Some child types were not read: the load returns the changed objects, whose children must be read."""
     skip_missing_check: bool = False
     """The days hold more objects than were read: do not look for objects missing from these days' lists."""
     read_again: bool = False
@@ -134,6 +136,8 @@ class Loaded:
     missing: list[tuple[Batch, dict[date, list[str]]]] = field(default_factory=list)
     """Ids by day that the table holds but a complete list of the day lacked. Those days were loaded but not recorded as
     listed: the pipeline must first ask Stripe whether the objects are gone."""
+    changed: list[tuple[Batch, list[str]]] = field(default_factory=list)
+    """Ids of the new and changed objects of batches that lack children."""
     revision: int = 0
     """The warehouse's after the load."""
     refused: dict[str, set[str]] = field(default_factory=dict)

@@ -96,8 +96,13 @@ def demo(
     ] = 0,
     webhook_port: WebhookPort = 0,
     trade_every: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="Seconds between two actions in the shop; 0 for none.")
-    ] = 3.0,
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="Seconds between two actions in the shop; 0 for none. By default, the shop trades as it did before.",
+        ),
+    ] = None,
 ) -> None:
     """Run everything against a made-up Stripe shop.
 
@@ -128,8 +133,9 @@ def demo(
             webhooks = _start_receiver(processes, webhook_port)
             processes.start(
                 "Stripe emulator",
-                f"stripe_emulator --port {emulator_port} --days {_DEMO_DAYS} --trade-every {trade_every}"
-                f" --rate-limits --latency-ms {_DEMO_LATENCY_MS}"
+                f"stripe_emulator --port {emulator_port} --days {_DEMO_DAYS}"
+                + ("" if trade_every is None else f" --trade-every {trade_every}")
+                + f" --rate-limits --latency-ms {_DEMO_LATENCY_MS}"
                 f" --webhook-url {webhooks} --webhook-backoff {_DEMO_BACKOFF}",
             )
             processes.wait_for(lambda: _answers(f"{emulator}/v1/charges", 401), name="The emulator", seconds=60)

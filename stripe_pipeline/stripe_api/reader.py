@@ -84,7 +84,13 @@ class Reader:
     def batch(self, *, swept: bool = False) -> Batch:
         """An empty batch for this reader's objects; `swept`: for those of days that `list_days` sweeps."""
         children = self._carried if swept else self.children
-        return Batch(self.object_type, children, self.mode, number=next(self._batches))
+        return Batch(
+            self.object_type,
+            children,
+            self.mode,
+            number=next(self._batches),
+            without_children=len(children) < len(self.children),
+        )
 
     def list_days(
         self,

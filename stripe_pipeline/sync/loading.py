@@ -145,6 +145,8 @@ class Loading:
             for files in batch.files.values():
                 for file in files:
                     file.unlink(missing_ok=True)
+        for batch, changed in loaded.changed:
+            self._read_children(batch, changed)
         for batch, missing in loaded.missing:
             ids = [object_id for of_day in missing.values() for object_id in of_day]
             reader = self._readers[batch.object_type.name]
@@ -162,6 +164,19 @@ class Loading:
             again.days = [listed for listed in batch.days if listed.day in missing]
             again.skip_missing_check = True
             self.load([again])
+
+    def _read_children(self, batch: Batch, ids: Sequence[str]) -> None:
+        """Read objects that a sweep found changed with all their children: no event may have announced the change."""
+        reader = self._readers[batch.object_type.name]
+        try:
+            again, bad = reader.read_again(ids)
+        except Exception as error:
+            self._context.fail(reader, error)
+            return
+        self._unread.note(
+            batch.object_type.name, {object_id: Unread(object_id, None, error) for object_id, error in bad.items()}
+        )
+        self.load([again])
 
     def read_singletons(self, names: Iterable[str], cursors: dict[tuple[Mode, str], float]) -> None:
         """Read these types, of which there is one object each, and load the readings; moves the cursor of each type

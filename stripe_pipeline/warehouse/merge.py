@@ -50,6 +50,10 @@ def merge_batch(
     refused = connection.execute("SELECT id FROM temp.incoming ANTI JOIN temp.accepted USING (id)").fetchall()
     loaded.refused[parent.name].update(object_id for (object_id,) in refused)
     _replace(connection, parent, "accepted", bounds, loaded.changes[parent.name], rewrite_unchanged=batch.read_again)
+    if batch.without_children:
+        changed = connection.execute("SELECT id FROM temp.accepted WHERE _change IN ('inserted', 'updated')").fetchall()
+        if changed:
+            loaded.changed.append((batch, [object_id for (object_id,) in changed]))
     for child in batch.children:
         stage(connection, child, batch, erasure)
         if retention[child.name]:

@@ -155,6 +155,9 @@ def test_customer_balance_transactions_follow_their_customer_and_no_sweep_reads_
     requested = paths(server)
     assert "/v1/customers" in requested
     assert not any(path.endswith("/balance_transactions") and "customers" in path for path in requested)
+    shop.adjust_customer_balance(customers[1], 7, announce=False)
+    shop.clock.advance(3 * DAY)
+    assert changed(pipeline.sync())["customer_balance_transactions"] == (1, 0, 0)
     shop.delete_customer(customers[0])
     assert changed(pipeline.sync())["customer_balance_transactions"] == (0, 0, 2)
     assert_equal_to_stripe(shop, folder.published)

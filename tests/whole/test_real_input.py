@@ -20,7 +20,7 @@ import pytest
 
 from stripe_emulator import Shop
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.objects import BY_STRIPE_OBJECT, DEFAULT_TYPES, INVOICE_LINES, OBJECT_TYPES
+from stripe_pipeline.objects import DEFAULT_TYPES, INVOICE_LINES, OBJECT_TYPES
 from tests.conftest import KEYS, MakePipeline
 from tests.samples import VERSIONS, declared_fields, made_objects
 from tests.stripe_state import (
@@ -43,6 +43,7 @@ OLDEST_HISTORY = date(2010, 1, 1)
 LINE = INVOICE_LINES.object
 TYPES = {**DEFAULT_TYPES, "payouts": OBJECT_TYPES["payouts"]}
 """The types of which there are samples."""
+BY_OBJECT = {object_type.object: object_type for object_type in TYPES.values() if object_type.endpoint}
 ON = {"payouts": {"enabled": True}, "payout_balance_transactions": {"enabled": False}}
 
 
@@ -104,7 +105,7 @@ def _within(value: Any) -> Iterator[Json]:
             yield from _within(item)
     elif isinstance(value, dict):
         kind = value.get("object")
-        if isinstance(kind, str) and ("created" in value if kind in BY_STRIPE_OBJECT else kind == LINE):
+        if isinstance(kind, str) and ("created" in value if kind in BY_OBJECT else kind == LINE):
             yield value
         for item in value.values():
             yield from _within(item)
@@ -194,7 +195,7 @@ def _rows_in(objects: Iterable[Json]) -> Counter[str]:
         if obj["object"] == LINE:
             keys.setdefault(INVOICE_LINES.name, set()).add((obj["invoice"], obj["id"]))
             continue
-        object_type = BY_STRIPE_OBJECT[obj["object"]]
+        object_type = BY_OBJECT[obj["object"]]
         keys.setdefault(object_type.name, set()).add(obj["id"])
         for child in (child for child in TYPES.values() if child.parent == object_type.name):
             held = obj.get(child.embedded_in or "") or []

@@ -79,7 +79,7 @@ class Subscriptions(Invoices, Catalog):
 
     @locked
     def cancel_subscription(self, subscription_id: str, *, at_period_end: bool = False, **when: Unpack[When]) -> Json:
-        """Cancel at once, or at the end of the period; canceled subscriptions can be retrieved for ever."""
+        """Cancel at once, or at the end of the period; canceled subscriptions can be retrieved forever."""
         moment = self._moment_of("subscriptions", subscription_id, when)
         details = {"comment": None, "feedback": None, "reason": "cancellation_requested"}
         fields: Json = {"canceled_at": moment.at, "cancellation_details": details}

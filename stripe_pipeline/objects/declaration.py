@@ -210,7 +210,7 @@ class ObjectType:
     listed_with: str | None = None
     """Of a type whose lists do not hold every object: the column that is null for the objects that the lists omit."""
     kept_days: int | None = None
-    """For how many days Stripe lists the objects; None for ever."""
+    """For how many days Stripe lists the objects; None if forever."""
     generated: bool = False
     """Declared by `make objects` from Stripe's OpenAPI document, without traps, references and tests of its own."""
     events: tuple[str, ...] = ()

@@ -22,7 +22,7 @@ def view_of(object_type: ObjectType, settings: Settings) -> View:
         name=object_type.name,
         title=f"{title[:1].upper()}{title[1:]}",
         description=object_type.description,
-        columns=of_view(object_type, settings),
+        describe=lambda: of_view(object_type, settings),
         tables=(object_type.name,),
         rows_of=object_type.name,
         select=lambda schema: _select(object_type, settings, livemode=MODES[schema]),

@@ -68,7 +68,7 @@ def payments(settings: Settings) -> View:
         title="Payments",
         description="One row per charge, with its customer, its invoice, its refunds, its latest dispute and its effect"
         " on the balance.",
-        columns=tuple(_columns()),
+        describe=lambda: tuple(_columns()),
         tables=("charges", "customers", "invoices", "refunds", "disputes", "balance_transactions"),
         rows_of="charges",
         select=lambda schema: payments_view(Source(schema, columns)),

@@ -390,7 +390,7 @@ def customers_by_currency(settings: Settings) -> View:
         name="customers_by_currency",
         title="Customers by currency",
         description="One row per currency.",
-        columns=(DescribedColumn("currency", "VARCHAR"), DescribedColumn("customers", "BIGINT")),
+        describe=lambda: (DescribedColumn("currency", "VARCHAR"), DescribedColumn("customers", "BIGINT")),
         tables=("customers", "charges"),
         rows_of=None,
         select=lambda schema: (

@@ -265,7 +265,7 @@ def test_planned_checks_keep_their_status_while_rows_arrive(
     def drained_meanwhile(self: Pipeline, *arguments: Any) -> Report:
         shop.create_payment(customer=customer)
         beside.inbox.add([notification for event in shop.events(False) if (notification := notification_of(event))])
-        report = beside.drain(most=100)
+        report = beside.drain(most=1000)  # more than the history has
         assert report.changes["charges"].days
         for event in events_without_a_run(report, beside, instance):
             instance.report_runless_asset_event(event)

@@ -212,9 +212,8 @@ def _carried(child: ObjectType) -> str:
     if child.embedded_in is None:
         assert child.child_list is not None
         return f"for each of which `{child.child_list.path}` is listed"
-    fields = [path for path in (child.embedded_in, child.also_in) if path]
     on_request = ", requested with the parent" if child.on_request else ""
-    return f"which carries these objects in {_listed(fields)}{on_request}"
+    return f"which carries these objects in {_listed(child.carried_in)}{on_request}"
 
 
 def relations() -> str:

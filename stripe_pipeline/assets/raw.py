@@ -172,7 +172,7 @@ def _shown_changes(report: Report, object_type: ObjectType) -> Changes:
     """The changes to a table by partition. Of an undated type, whose rows belong to no partition, all changes are shown
     in the present day's."""
     changes = report.changes.get(object_type.name, Changes())
-    if object_type.dated or object_type.singleton:
+    if object_type.dated:
         return changes
     moved = Changes()
     for name in ("inserted", "updated", "deleted"):

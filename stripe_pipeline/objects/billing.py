@@ -326,7 +326,7 @@ def _discounts(parent: str, parent_key: str, also_in: str, *, optional: bool) ->
         name=f"{parent_key}_discounts",
         object="discount",
         optional=optional,
-        description=f"The discounts that the {parent} and their {also_in.partition('.')[0]} name, with their coupons.",
+        description=f"The discounts that the {parent} and their {also_in} name, with their coupons.",
         key=(parent_key, "id"),
         parent=parent,
         parent_key=parent_key,
@@ -352,8 +352,8 @@ def _discounts(parent: str, parent_key: str, also_in: str, *, optional: bool) ->
     )
 
 
-INVOICE_DISCOUNTS = _discounts("invoices", "invoice", "lines.data.discounts", optional=True)
-SUBSCRIPTION_DISCOUNTS = _discounts("subscriptions", "subscription", "items.data.discounts", optional=False)
+INVOICE_DISCOUNTS = _discounts("invoices", "invoice", "lines", optional=True)
+SUBSCRIPTION_DISCOUNTS = _discounts("subscriptions", "subscription", "items", optional=False)
 
 CREDIT_NOTES = ObjectType(
     name="credit_notes",

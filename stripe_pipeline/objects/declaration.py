@@ -224,7 +224,7 @@ class ObjectType:
     embedded_in: str | None = None
     """Field of the parent that carries these objects, or the first of them; None if the parent carries none."""
     also_in: str | None = None
-    """Path of another field of the parent that may carry such objects, for example `lines.data.discounts`."""
+    """A list of the parent whose objects carry such objects, too, in a field of the same name: for example `lines`."""
     on_request: bool = False
     """Whether Stripe sends `embedded_in` only on request. The parent's row is stored without the objects."""
     link: str | None = None
@@ -265,15 +265,27 @@ class ObjectType:
         return {known.name: known.kind for known in self.table_columns}[column]
 
     @property
-    def dated_by_parent(self) -> bool:
-        """Whether the objects have no time of creation of their own, so that a row's `created` is the parent's."""
-        return self.parent is not None and any(column.name == "created" and column.added for column in self.columns)
+    def _has_created(self) -> bool:
+        return any(column.name == "created" and not column.added for column in self.columns)
+
+    @property
+    def dated_apart(self) -> bool:
+        """Whether these are children with a `created` of their own; in rows of other children, `created` is the
+        parent's."""
+        return self.parent is not None and self._has_created
 
     @property
     def dated(self) -> bool:
-        """Whether Stripe says when an object, or its parent, was created. If not, `created` is `UNDATED` in all
-        rows, or for a singleton the time of the reading."""
-        return self.parent is not None or not any(c.name == "created" and c.added for c in self.columns)
+        """Whether rows have a time: of creation, of the parent's creation, or of the reading of a singleton. If not,
+        `created` is `UNDATED` in all rows."""
+        return self.parent is not None or self.singleton or self._has_created
+
+    @property
+    def carried_in(self) -> list[str]:
+        """The paths below a parent at which it carries objects of this type."""
+        if self.embedded_in is None:
+            return []
+        return [self.embedded_in, *([f"{self.also_in}.data.{self.embedded_in}"] if self.also_in else [])]
 
     @property
     def listed_if(self) -> str:

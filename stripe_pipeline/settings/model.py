@@ -361,7 +361,7 @@ class Settings(_Section):
     def cutoff(self, object_type: ObjectType) -> date | None:
         """The first UTC day, by the date field, whose rows of this type are kept as of today; None if all are kept, as
         always of an undated type."""
-        if not object_type.dated and not object_type.singleton:
+        if not object_type.dated:
             return None
         age = self.retention_of(object_type)
         return age.before(datetime.now(UTC).date()) if age else None

@@ -100,11 +100,9 @@ class Lines:
     def _list_of(self, child: ObjectType, parent_id: str) -> tuple[str, Params]:
         """The path and parameters of the list of all children of a parent."""
         params: dict[str, str | int | Sequence[str]] = {}
-        # Objects below a child of another type, which are requested with the parent, are requested here, too.
-        below = f"{child.embedded_in}.data."
-        paths = [other.also_in for other in self._children if (other.also_in or "").startswith(below)]
-        if paths:
-            params["expand"] = [f"data.{path.removeprefix(below)}" for path in paths if path]
+        # What these children carry is requested with the parent, and here, too.
+        if carried := [other for other in self._children if other.also_in and other.also_in == child.embedded_in]:
+            params["expand"] = [f"data.{other.embedded_in}" for other in carried]
         if child.child_list is None:
             return object_path(f"{self._object_type.endpoint}", parent_id, f"{child.embedded_in}"), params
         if child.child_list.parameter:
@@ -118,28 +116,29 @@ class Lines:
         for child in self._children:
             if not child.on_request:
                 continue
-            holders = [obj] if child.plain else []
-            if child.also_in:
-                field, _, name = child.also_in.partition(".data.")
-                embedded = obj.get(field)
-                holders += embedded.get("data") or [] if isinstance(embedded, dict) else []
-                for other in self._children:
-                    if other.embedded_in == field:
-                        holders += children.get(other.name, [])
-                assert name == child.embedded_in
+            field = f"{child.embedded_in}"
+            if not child.plain:
+                obj.pop(field, None)
+                continue
             by_id: dict[str, dict[str, Any]] = {}
-            for holder in holders:
-                carried = holder.get(f"{child.embedded_in}")
+            for holder in [obj, *self._listed_in(obj, child.also_in, children)]:
+                carried = holder.get(field)
                 if isinstance(carried, list):
                     by_id |= {id_of(entry): entry for entry in carried if isinstance(entry, dict)}
-                    holder[f"{child.embedded_in}"] = [
-                        entry.get("id") if isinstance(entry, dict) else entry for entry in carried
-                    ]
-            if child.plain:
-                if child.name in children:
-                    children[child.name] = list(by_id.values())
-            else:
-                obj.pop(f"{child.embedded_in}", None)
+                    holder[field] = [entry.get("id") if isinstance(entry, dict) else entry for entry in carried]
+            if child.name in children:
+                children[child.name] = list(by_id.values())
+
+    def _listed_in(
+        self, obj: dict[str, Any], field: str | None, children: dict[str, list[dict[str, Any]]]
+    ) -> list[dict[str, Any]]:
+        """The objects of an object's list: those that it embeds, and those that were read as its children."""
+        embedded = obj.get(field or "")
+        listed = list(embedded.get("data") or []) if isinstance(embedded, dict) else []
+        for other in self._children:
+            if field and other.embedded_in == field:
+                listed += children.get(other.name, [])
+        return listed
 
     def _complete_included(self, obj: dict[str, Any]) -> None:
         """Complete the included lists that Stripe truncated."""
@@ -172,7 +171,7 @@ class Lines:
                 continue
             assert child.parent_key is not None
             inherited: dict[str, Any] = {child.parent_key: id_of(obj)}
-            if child.dated_by_parent:
+            if not child.dated_apart:
                 inherited["created"] = created_of(obj) if self._object_type.dated else UNDATED
             if isinstance(livemode, bool):
                 inherited["livemode"] = livemode
@@ -195,9 +194,11 @@ def _added_to(object_type: ObjectType, obj: dict[str, Any], sent_at: float) -> d
     """The values of the columns that the pipeline adds to an object of a listed type."""
     added: dict[str, Any] = {}
     if not object_type.dated:
-        added["created"] = int(sent_at) if object_type.singleton else UNDATED
-    if object_type.singleton and "id" not in obj:
-        added["id"] = object_type.object
+        added["created"] = UNDATED
+    if object_type.singleton:
+        added["created"] = int(sent_at)
+        if "id" not in obj:
+            added["id"] = object_type.object
     for column, path in object_type.derived:
         value: Any = obj
         for name in path.split("."):

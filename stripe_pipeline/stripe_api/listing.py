@@ -59,19 +59,17 @@ class Listing:
         api: StripeApi,
         endpoint: str,
         *,
-        emit: Callable[[Listed], object],
+        emit: Callable[[Listed], None],
         done: Callable[[Exception | None], None],
         include: Sequence[str] = (),
         params: Mapping[str, str] = MappingProxyType({}),
         check: Callable[[dict[str, Any]], object] = created_of,
-        created: Callable[[dict[str, Any]], int] = created_of,
         give_up: Callable[[int, int, Unavailable], None] | None = None,
         works: Callable[[Unavailable], bool] = lambda _: False,
     ) -> None:
         self._api = api
         self._endpoint = endpoint
         self._check = check
-        self._created = created
         self._give_up = give_up
         self._works = works
         self._splits = 0
@@ -137,7 +135,7 @@ class Listing:
             if not page.has_more:
                 self._emit(Listed(objects, odd, start, left, page.sent_at, page.repaired))
                 return
-            oldest = min(left - 1, self._created(good[-1])) if good else left - 1
+            oldest = min(left - 1, created_of(good[-1])) if good else left - 1
             self._emit(Listed(objects, odd, oldest + 1, left, page.sent_at, page.repaired))
             if not good:
                 self._remember(left - 1, tail)
@@ -147,7 +145,7 @@ class Listing:
             # Not an odd object: after an object outside the window, a page may be empty
             # (docs/stripe.md#lists).
             cursor = good[-1]["id"]
-            at_oldest = {obj["id"] for obj in good if self._created(obj) == oldest}
+            at_oldest = {obj["id"] for obj in good if created_of(obj) == oldest}
             tail = tail | at_oldest if oldest + 1 == left else at_oldest
             listed_span = left - oldest
             left = oldest + 1
@@ -168,7 +166,7 @@ class Listing:
             try:
                 self._check(obj)
                 id_of(obj)
-                if not start <= self._created(obj) < end:
+                if not start <= created_of(obj) < end:
                     raise outside(obj, start, end)
             except BadObject as error:
                 odd.append((obj, error))
@@ -208,7 +206,7 @@ class Listing:
         with self._lock:
             if not self._shown:
                 return objects
-            return [obj for obj in objects if id_of(obj) not in self._shown.get(self._created(obj), ())]
+            return [obj for obj in objects if id_of(obj) not in self._shown.get(created_of(obj), ())]
 
 
 class WholeListing:
@@ -225,13 +223,12 @@ class WholeListing:
         api: StripeApi,
         endpoint: str,
         *,
-        emit: Callable[[Listed], object],
+        emit: Callable[[Listed], None],
         done: Callable[[Exception | None], None],
         include: Sequence[str],
         params: Mapping[str, str],
         check: Callable[[dict[str, Any]], object],
         created: Callable[[dict[str, Any]], int],
-        **_of_windows: object,
     ) -> None:
         self._api = api
         self._endpoint = endpoint
@@ -279,9 +276,7 @@ class WholeListing:
         for attempt in range(_RESTARTS + 1):
             try:
                 for page in self._api.pages(self._endpoint, self._params):
-                    objects = [obj for obj in page.objects if not is_id(obj.get("id")) or obj["id"] not in shown]
-                    shown.update(obj["id"] for obj in objects if is_id(obj.get("id")))
-                    yield replace(page, objects=objects)
+                    yield _without(page, shown)
                 return
             except CursorLost:
                 if attempt == _RESTARTS:
@@ -331,10 +326,9 @@ def newest_first(
             futile += 1
             window, cursor = left, None
             continue
-        objects = [obj for obj in page.objects if not is_id(obj.get("id")) or obj["id"] not in shown]
-        shown.update(obj["id"] for obj in objects if is_id(obj.get("id")))
-        futile = 0 if objects else futile
-        yield replace(page, objects=objects)
+        fresh = _without(page, shown)
+        futile = 0 if fresh.objects else futile
+        yield fresh
         if not page.has_more:
             return
         inside = [
@@ -346,6 +340,13 @@ def newest_first(
             raise odd_answer(endpoint, _NOTHING_REQUESTED)
         cursor = inside[-1]["id"]
         left = left | {"created[lt]": created_of(inside[-1]) + 1}
+
+
+def _without(page: Page, shown: set[str]) -> Page:
+    """The page without the objects whose ids are among `shown`; adds the ids of the others."""
+    objects = [obj for obj in page.objects if not is_id(obj.get("id")) or obj["id"] not in shown]
+    shown.update(obj["id"] for obj in objects if is_id(obj.get("id")))
+    return replace(page, objects=objects)
 
 
 def _valid_created(obj: dict[str, Any]) -> int | None:

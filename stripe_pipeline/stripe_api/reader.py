@@ -121,18 +121,30 @@ class Reader:
 
         end = at_last(len(lists), done)
         for params in lists:
-            listing = (WholeListing if self.object_type.whole else Listing)(
-                self._api,
-                self._endpoint,
-                emit=emit,
-                done=end,
-                include=self._include,
-                params=params,
-                check=self._check,
-                created=self._created,
-                give_up=self._give_up,
-                works=lambda error: self._probe.is_special(error, None),
-            )
+            listing: Listing | WholeListing
+            if self.object_type.whole:
+                listing = WholeListing(
+                    self._api,
+                    self._endpoint,
+                    emit=emit,
+                    done=end,
+                    include=self._include,
+                    params=params,
+                    check=self._check,
+                    created=self._created,
+                )
+            else:
+                listing = Listing(
+                    self._api,
+                    self._endpoint,
+                    emit=emit,
+                    done=end,
+                    include=self._include,
+                    params=params,
+                    check=self._check,
+                    give_up=self._give_up,
+                    works=lambda error: self._probe.is_special(error, None),
+                )
             listing.start(windows, self._executor)
 
     def _created(self, obj: dict[str, Any]) -> int:
@@ -277,5 +289,5 @@ def included_paths(object_type: ObjectType, children: Iterable[ObjectType]) -> l
     paths = [included.column for included in object_type.include]
     for child in children:
         if child.on_request:
-            paths += [path for path in (child.embedded_in, child.also_in) if path]
+            paths += child.carried_in
     return paths

@@ -12,7 +12,7 @@ from stripe_pipeline.days import day_of
 from stripe_pipeline.objects import UNDATED
 from stripe_pipeline.sync.context import Context
 from stripe_pipeline.sync.plan import (
-    first_kept_by_stripe,
+    first_listable,
     followed_since,
     kept_days,
     unlisted,
@@ -62,11 +62,11 @@ class Days:
     def within(self, name: str, days: set[date]) -> set[date]:
         """The `days` that the settings keep; a note reports the others. Of an undated type, the day of all rows."""
         object_type = self._settings.types[name]
+        if object_type.singleton:
+            return set()
         if not object_type.dated:
-            return set() if object_type.singleton or not days else {day_of(UNDATED)}
-        first = self._settings.first_listed(object_type)
-        if object_type.kept_days is not None:
-            first = max(first, first_kept_by_stripe(object_type.kept_days, self._api.now()))
+            return {day_of(UNDATED)} if days else set()
+        first = first_listable(object_type, self._settings, self._api.now())
         within = {day for day in days if day >= first}
         if left_out := len(days) - len(within):
             keeper = "the settings keep" if object_type.kept_days is None else "the settings and Stripe keep"

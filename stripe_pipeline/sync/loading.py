@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
+from types import MappingProxyType
 
 from stripe_pipeline.batch import Batch, Mode
 from stripe_pipeline.days import day_start
@@ -146,37 +147,37 @@ class Loading:
                 for file in files:
                     file.unlink(missing_ok=True)
         for batch, changed in loaded.changed:
-            self._read_children(batch, changed)
+            # No event may have announced the change, so that nothing else reads the children.
+            if again := self.read_again(batch.object_type.name, changed):
+                self.load([again])
         for batch, missing in loaded.missing:
             ids = [object_id for of_day in missing.values() for object_id in of_day]
-            reader = self._readers[batch.object_type.name]
-            try:
-                again, bad = reader.read_again(ids)
-            except Exception as error:
-                self._context.fail(reader, error)
-                continue
-            # Whether these objects are gone is unknown: their rows stay, and the inbox retries.
+            # Whether objects that cannot be read are gone is unknown: their rows stay.
             created = {object_id: day_start(day) for day, of_day in missing.items() for object_id in of_day}
-            self._unread.note(
-                batch.object_type.name,
-                {object_id: Unread(object_id, created[object_id], error) for object_id, error in bad.items()},
-            )
+            again = self.read_again(batch.object_type.name, ids, created=created)
+            if again is None:
+                continue
             again.days = [listed for listed in batch.days if listed.day in missing]
             again.skip_missing_check = True
             self.load([again])
 
-    def _read_children(self, batch: Batch, ids: Sequence[str]) -> None:
-        """Read objects that a sweep found changed with all their children: no event may have announced the change."""
-        reader = self._readers[batch.object_type.name]
+    def read_again(
+        self, name: str, ids: Iterable[str], *, since: int = 0, created: Mapping[str, int] = MappingProxyType({})
+    ) -> Batch | None:
+        """Read these objects of a listed type, created since `since`, with all their children; None if the type failed.
+
+        The inbox retries objects that cannot be read. `created`: the times of creation that are known, Unix seconds.
+        """
+        reader = self._readers[name]
         try:
-            again, bad = reader.read_again(ids)
+            batch, bad = reader.read_again(ids, since=since)
         except Exception as error:
             self._context.fail(reader, error)
-            return
+            return None
         self._unread.note(
-            batch.object_type.name, {object_id: Unread(object_id, None, error) for object_id, error in bad.items()}
+            name, {object_id: Unread(object_id, created.get(object_id), error) for object_id, error in bad.items()}
         )
-        self.load([again])
+        return batch
 
     def read_singletons(self, names: Iterable[str], cursors: dict[tuple[Mode, str], float]) -> None:
         """Read these types, of which there is one object each, and load the readings; moves the cursor of each type

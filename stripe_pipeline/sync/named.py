@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from datetime import date
 
-from stripe_pipeline.stripe_api.left_out import Unread
 from stripe_pipeline.sync.context import Context
 from stripe_pipeline.sync.loading import Loading
 from stripe_pipeline.sync.plan import (
@@ -13,15 +12,12 @@ from stripe_pipeline.sync.plan import (
     oldest_kept,
     plan_type,
 )
-from stripe_pipeline.sync.unread import UnreadObjects
 
 
 class NamedTransactions:
     """The referenced transactions of one run."""
 
-    def __init__(self, context: Context, unread: UnreadObjects, loading: Loading) -> None:
-        self._context = context
-        self._unread = unread
+    def __init__(self, context: Context, loading: Loading) -> None:
         self._loading = loading
         self._api = context.api
         self._mode = context.mode
@@ -53,14 +49,10 @@ class NamedTransactions:
             if self._loading.list_days({BALANCE_TRANSACTIONS: dict.fromkeys(plan.days, how)}):
                 return False
             ids = set(named())  # made on a day other than the naming row's
-        try:
-            batch, bad = reader.read_again(ids, since=oldest_kept(reader.object_type, self._settings, coverage))
-        except Exception as error:
-            self._context.fail(reader, error)
+        # The rows that name the transactions are not examined again: the inbox retries.
+        oldest = oldest_kept(reader.object_type, self._settings, coverage)
+        batch = self._loading.read_again(BALANCE_TRANSACTIONS, ids, since=oldest)
+        if batch is None:
             return False
-        # The rows that name them are not examined again: the inbox retries.
-        self._unread.note(
-            BALANCE_TRANSACTIONS, {object_id: Unread(object_id, None, error) for object_id, error in bad.items()}
-        )
         self._loading.load([batch])
         return True

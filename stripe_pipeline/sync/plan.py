@@ -113,16 +113,18 @@ def kept_days(
         return []
     if not object_type.dated:
         return [day_of(UNDATED)]
+    history = days_between(first_listable(object_type, settings, now), day_of(now))
     if object_type.kept_days is not None:
-        first = max(first_kept_by_stripe(object_type.kept_days, now), settings.first_listed(object_type))
-        return days_between(first, day_of(now))
-    history = days_between(settings.first_listed(object_type), day_of(now))
+        return history
     return [*loaded_before(object_type, settings, coverage), *history]
 
 
-def first_kept_by_stripe(kept_days: int, now: float) -> date:
-    """The first UTC day whose objects Stripe still lists all if it lists them for so many days."""
-    return day_of(now - kept_days * DAY) + timedelta(days=1)
+def first_listable(object_type: ObjectType, settings: Settings, now: float) -> date:
+    """The first UTC day of `created` that the settings keep and whose objects Stripe still lists all."""
+    first = settings.first_listed(object_type)
+    if object_type.kept_days is None:
+        return first
+    return max(first, day_of(now - object_type.kept_days * DAY) + timedelta(days=1))
 
 
 def whole_list_is_due(

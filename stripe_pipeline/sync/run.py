@@ -62,7 +62,7 @@ class Run:
         self._loading = Loading(context, self._unread)
         self._events = EventScan(context)
         self._days = Days(context)
-        self._named = NamedTransactions(context, self._unread, self._loading)
+        self._named = NamedTransactions(context, self._loading)
         self._notifications = Notifications(context, self._unread, self._loading)
 
     def sync(self, days: set[date]) -> None:

@@ -139,7 +139,7 @@ class Loader:
                 counts = row_counts(connection, object_type, touched)
                 table_changes.rows.update({day: counts[day, True] + counts[day, False] for day in touched})
                 if batch.days:
-                    if object_type.parent and not object_type.dated_by_parent:
+                    if object_type.dated_apart:
                         # A day covers the children of the parents created on the day, whenever these were created.
                         counts = Counter(
                             {(day.day, batch.mode.livemode): day.objects.get(object_type.name, 0) for day in batch.days}

@@ -95,8 +95,7 @@ def insert_new_days(
             continue
         table = f"raw.{object_type.name}"
         inserted = of_days
-        if object_type.parent and not object_type.dated_by_parent:
-            # Deletes the rows of parents that are too old, too, which precede their children in the batch.
+        if object_type.dated_apart:  # the days are those of the parents
             inserted = f"{rows_of(batch.mode)} AND {object_type.parent_key} IN (SELECT id FROM temp.parents)"
             connection.execute(
                 f"CREATE OR REPLACE TEMP TABLE parents AS SELECT DISTINCT {object_type.parent_key} AS id"
@@ -169,7 +168,7 @@ def _stored_rows(
 def bounds_of(object_type: ObjectType, mode: Mode, bounds: str) -> str:
     """The condition for rows that meet `bounds`, a condition on `created`, or whose parents meet `bounds`: of children
     with a `created` of their own, all rows of the mode."""
-    return rows_of(mode) if object_type.parent and not object_type.dated_by_parent else bounds
+    return rows_of(mode) if object_type.dated_apart else bounds
 
 
 def touched_rows(batch: Batch) -> str:

@@ -72,9 +72,9 @@ class Api:
 def _read(access: Access, segments: Sequence[str], params: Json) -> bytes | None:
     """Returns a list or an object of one of `TYPES`; None for other paths."""
     version, *parts = segments or [""]
-    for length in (2, 1):
+    for length in (2, 1) if version == "v1" else ():
         emulated_type = BY_PATH.get("/".join(parts[:length]))
-        if version != "v1" or emulated_type is None or len(parts) < length:
+        if emulated_type is None or len(parts) < length:
             continue
         match parts[length:]:
             case []:
@@ -105,6 +105,7 @@ def _list_below(access: Access, parent: EmulatedType, object_id: str, listed: In
         among=among,
         condition=filters.equal_to(values),
         url=listed.url.format(id=object_id),
+        window=_window(access, listed.type_name, params),
     )
 
 
@@ -158,11 +159,11 @@ def _page(
     among: Iterable[str] | None,
     condition: filters.Condition | None,
     url: str,
-    window: Window | None = None,
+    window: Window,
 ) -> bytes:
     """Returns a page of a list, whose objects meet `condition` and are `among` these ids."""
-    ids, more = access.collection(type_name).page(window or _window(access, type_name, params), condition, among)
-    if not ids and type_name in TYPES:
+    ids, more = access.collection(type_name).page(window, condition, among)
+    if not ids:
         filters.check_targets(access, TYPES[type_name], params)
     if params.get("expand"):
         page = [orjson.loads(access.render(type_name, object_id)) for object_id in ids]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from stripe_emulator.shop.events import Events
-from stripe_emulator.shop.state import Moment, Side, deep_copy, locked
+from stripe_emulator.shop.state import Moment, deep_copy, locked
 from stripe_emulator.store import Json, reference
 from stripe_emulator.types import BY_OBJECT, PART_OF, TYPES
 
@@ -32,9 +32,7 @@ class Changes(Events):
     @locked
     def vanish(self, type_name: str, object_id: str, *, livemode: bool | None = None) -> None:
         """Remove an object, and what can be read only with it, without any event."""
-        side = self._sides[self._mode(type_name, object_id, livemode)]
-        side.objects[type_name].remove(object_id)
-        self._remove_belongings(type_name, object_id, side)
+        self._remove(type_name, object_id, self._mode(type_name, object_id, livemode))
 
     @locked
     def put(
@@ -99,19 +97,17 @@ class Changes(Events):
         return self._shown(type_name, object_id, moment.livemode)
 
     def _remove(self, type_name: str, object_id: str, livemode: bool) -> Json:
-        """Remove and return an object."""
-        removed = self._sides[livemode].objects[type_name].remove(object_id)
+        """Remove and return an object, and what the API shows only as a part of the object."""
+        side = self._sides[livemode]
+        removed = side.objects[type_name].remove(object_id)
         self._outdate_owner(type_name, removed, livemode)
-        return removed
-
-    def _remove_belongings(self, type_name: str, object_id: str, side: Side) -> None:
-        """Remove what the API shows only with this object."""
         if type_name == "invoices":
             side.lines.pop(object_id, None)
         if type_name == "customers":
             transactions = side.objects["customer_balance_transactions"]
             for transaction in list(transactions.with_value("customer", object_id)):
                 transactions.remove(transaction)
+        return removed
 
     def _outdate_owner(self, type_name: str, obj: Json, livemode: bool) -> None:
         """Forget the JSON of the object that holds the first objects of this type."""

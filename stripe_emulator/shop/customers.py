@@ -40,8 +40,6 @@ class Customers(Changes):
         """Delete a customer; the event carries the last complete object."""
         moment = self._moment_of("customers", customer_id, when)
         self._announce(("customer.deleted",), "customers", customer_id, moment)
-        side = self._sides[moment.livemode]
-        side.objects["customers"].remove(customer_id)
-        self._remove_belongings("customers", customer_id, side)
-        side.deleted_customers.add(customer_id)
+        self._remove("customers", customer_id, moment.livemode)
+        self._sides[moment.livemode].deleted_customers.add(customer_id)
         return templates.deleted_customer(customer_id)

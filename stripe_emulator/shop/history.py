@@ -74,8 +74,7 @@ class _Trade:
             )
 
     def _later(self, at: float, action: Callable[..., object], *args: object, **kwargs: object) -> None:
-        """Schedule one of the shop's actions."""
-        self._timeline.add(at, lambda moment: action(*args, livemode=self._livemode, created=moment, **kwargs))
+        self._timeline.later(at, self._livemode, action, *args, **kwargs)
 
     def _trade_for_a_day(self, at: int) -> None:
         grown = (at - self._start) / (self._days * DAY)

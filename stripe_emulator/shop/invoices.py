@@ -92,9 +92,7 @@ class Invoices(InvoiceLines, Customers):
         if self._stored("invoices", invoice_id, moment.livemode)["status"] != "draft":
             raise ValueError(f"only drafts can be deleted, {invoice_id} is not a draft")
         self._announce(("invoice.deleted",), "invoices", invoice_id, moment)
-        side = self._sides[moment.livemode]
-        side.objects["invoices"].remove(invoice_id)
-        self._remove_belongings("invoices", invoice_id, side)
+        self._remove("invoices", invoice_id, moment.livemode)
         return {"id": invoice_id, "object": "invoice", "deleted": True}
 
     @locked

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from random import Random
 
@@ -23,11 +22,7 @@ class RecurringSales:
         self._livemode = livemode
         self._random = random
         self._prices: dict[tuple[str, float, str], str] = {}
-        self._coupons: list[str] = []
-
-    def _later(self, at: float, action: Callable[..., object], *args: object) -> None:
-        """Schedule one of the shop's actions."""
-        self._timeline.add(at, lambda moment: action(*args, livemode=self._livemode, created=moment))
+        self._coupon_id = ""
 
     def subscribe(self, customer: Json, at: int) -> None:
         """Subscribe a customer to a plan, some of them with further seats, a trial or a coupon."""
@@ -67,9 +62,10 @@ class RecurringSales:
         return self._prices[key]
 
     def _coupon(self, at: int) -> str:
-        if self._coupons == []:
-            self._coupons.append(self._shop.create_coupon(livemode=self._livemode, created=at)["id"])
-        return self._coupons[0]
+        """Returns the id of the coupon that all promotion codes share, which is added when first needed."""
+        if not self._coupon_id:
+            self._coupon_id = str(self._shop.create_coupon(livemode=self._livemode, created=at)["id"])
+        return self._coupon_id
 
     def _renew(self, subscription: str, reason: str, at: int) -> None:
         """Invoice a period of a subscription; `reason` is `create` for the first one, otherwise `cycle`."""
@@ -85,7 +81,7 @@ class RecurringSales:
             [item, *_] = sorted(
                 shop.collection("subscription_items", self._livemode).with_value("subscription", subscription)
             )
-            self._later(at + 10 * DAY, self._upgrade, item)
+            self._timeline.later(at + 10 * DAY, self._livemode, self._upgrade, item)
         wait = 1 if reason == "create" else 3600
         self._timeline.add(at + wait, partial(self._collect, invoice["id"], 1))
         self._timeline.add(at + 30 * DAY, partial(self._renew, subscription, "cycle"))
@@ -106,8 +102,8 @@ class RecurringSales:
             self._set_status(invoice, "active", when)
             if paid["amount_paid"] > 100 and self._random.random() < 0.04:
                 to_balance = self._random.random() < 0.5
-                credit = partial(self._shop.create_credit_note, invoice, paid["amount_paid"] // 3)
-                self._later(at + 4 * DAY, self._credit, partial(credit, to_balance=to_balance))
+                credit, amount = self._shop.create_credit_note, paid["amount_paid"] // 3
+                self._timeline.later(at + 4 * DAY, self._livemode, credit, invoice, amount, to_balance=to_balance)
         elif attempt < 3:
             self._shop.pay_invoice(invoice, outcome="failed", **when)
             self._set_status(invoice, "past_due", when)
@@ -115,9 +111,6 @@ class RecurringSales:
         else:
             self._shop.mark_invoice_uncollectible(invoice, **when)
             self._set_status(invoice, "canceled", when)
-
-    def _credit(self, credit: Callable[..., object], *, livemode: bool, created: int) -> None:
-        credit(livemode=livemode, created=created)
 
     def _set_status(self, invoice: str, status: str, when: When) -> None:
         """Give the subscription of an invoice this status, unless it was canceled."""

@@ -18,6 +18,10 @@ class Timeline:
         self._added += 1
         heapq.heappush(self._entries, (int(at), self._added, action))
 
+    def later(self, at: float, livemode: bool, action: Callable[..., object], *args: object, **options: object) -> None:
+        """Schedule one of the shop's actions in a mode."""
+        self.add(at, lambda moment: action(*args, livemode=livemode, created=moment, **options))
+
     def run(self, until: int) -> None:
         """Run all due actions, including those added meanwhile."""
         while self._entries and self._entries[0][0] <= until:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from stripe_pipeline.objects.declaration import ChildList, FlatColumn, Included, ObjectType, Reference, columns
+from stripe_pipeline.objects.declaration import (
+    OF_CUSTOMER,
+    OF_PRICE,
+    ChildList,
+    FlatColumn,
+    Included,
+    ObjectType,
+    Reference,
+    columns,
+)
 
 _INLINE = True  # prices made for one use are in no list
 
@@ -123,7 +132,7 @@ INVOICES = ObjectType(
     # Since API 2025-03-31 nothing else links an invoice and its payment (docs/stripe.md#api-versions).
     include=(Included(column="payments", endpoint="/v1/invoice_payments", parameter="invoice"),),
     references=(
-        Reference(column="customer", target="customers", may_be_older=True, may_be_gone=True),
+        OF_CUSTOMER,
         Reference(
             column="payments", path="$.data[*].payment.payment_intent", target="payment_intents", may_be_older=True
         ),
@@ -219,7 +228,7 @@ PROMOTION_CODES = ObjectType(
     ),
     about_person=("metadata",),
     references=(
-        Reference(column="customer", target="customers", may_be_older=True, may_be_gone=True),
+        OF_CUSTOMER,
         Reference(column="promotion", path="$.coupon", target="coupons", may_be_older=True, may_be_gone=True),
     ),
 )
@@ -281,7 +290,7 @@ SUBSCRIPTIONS = ObjectType(
     ),
     about_person=("cancellation_details", "description", "metadata"),
     references=(
-        Reference(column="customer", target="customers", may_be_older=True, may_be_gone=True),
+        OF_CUSTOMER,
         # A draft can be deleted.
         Reference(column="latest_invoice", target="invoices", may_be_older=True, may_be_gone=True),
         Reference(column="default_payment_method", target="payment_methods", may_be_older=True, may_be_gone=True),
@@ -308,8 +317,7 @@ SUBSCRIPTION_ITEMS = ObjectType(
         nested="billing_thresholds discounts metadata price tax_rates",
     ),
     flat=(
-        FlatColumn(name="price_id", path="price.id", description="ID of the price"),
-        FlatColumn(name="product", path="price.product", description="ID of the product"),
+        *OF_PRICE,
         FlatColumn(name="interval", path="price.recurring.interval", description="Unit of the period, such as `month`"),
     ),
     about_person=("metadata",),
@@ -345,7 +353,7 @@ def _discounts(parent: str, parent_key: str, also_in: str, *, optional: bool) ->
         flat=(FlatColumn(name="coupon", path="source.coupon", description="ID of the coupon"),),
         references=(
             Reference(column=parent_key, target=parent, may_be_older=False),
-            Reference(column="customer", target="customers", may_be_older=True, may_be_gone=True),
+            OF_CUSTOMER,
             Reference(column="promotion_code", target="promotion_codes", may_be_older=True),
             Reference(column="source", path="$.coupon", target="coupons", may_be_older=True, may_be_gone=True),
         ),
@@ -376,7 +384,7 @@ CREDIT_NOTES = ObjectType(
     ),
     about_person=("memo", "metadata", "pdf"),
     references=(
-        Reference(column="customer", target="customers", may_be_older=True, may_be_gone=True),
+        OF_CUSTOMER,
         Reference(column="invoice", target="invoices", may_be_older=True),
         Reference(column="refunds", path="$[*].refund", target="refunds", may_be_older=True),
         Reference(

@@ -144,6 +144,10 @@ class Reference:
         return f"{self.name} → {self.target}"
 
 
+OF_CUSTOMER = Reference(column="customer", target="customers", may_be_older=True, may_be_gone=True)
+"""The customer of an object, who may be deleted."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FlatColumn:
     """A column of the view on one table that shows a text from below a nested column."""
@@ -152,6 +156,13 @@ class FlatColumn:
     path: str
     """Names separated by dots, for example `outcome.risk_level`."""
     description: str
+
+
+OF_PRICE = (
+    FlatColumn(name="price_id", path="price.id", description="ID of the price"),
+    FlatColumn(name="product", path="price.product", description="ID of the product"),
+)
+"""The columns of a view on objects that carry their price in the column `price`."""
 
 
 @dataclass(frozen=True, kw_only=True)

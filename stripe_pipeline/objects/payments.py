@@ -2,7 +2,29 @@
 
 from __future__ import annotations
 
-from stripe_pipeline.objects.declaration import ChildList, FlatColumn, ObjectType, Reference, columns
+from stripe_pipeline.objects.declaration import (
+    OF_CUSTOMER,
+    OF_PRICE,
+    ChildList,
+    FlatColumn,
+    ObjectType,
+    Reference,
+    columns,
+)
+
+
+def _of_card(path: str) -> tuple[FlatColumn, ...]:
+    """The columns of a view that show the card at `path`."""
+    return (
+        FlatColumn(name="card_brand", path=f"{path}.brand", description="Brand of the card, such as `visa`"),
+        FlatColumn(
+            name="card_country", path=f"{path}.country", description="Country of the card's issuer, as two letters"
+        ),
+        FlatColumn(
+            name="card_funding", path=f"{path}.funding", description="`credit`, `debit`, `prepaid` or `unknown`"
+        ),
+    )
+
 
 CHARGES = ObjectType(
     name="charges",
@@ -37,19 +59,7 @@ CHARGES = ObjectType(
         """,
     ),
     flat=(
-        FlatColumn(
-            name="card_brand", path="payment_method_details.card.brand", description="Brand of the card, such as `visa`"
-        ),
-        FlatColumn(
-            name="card_country",
-            path="payment_method_details.card.country",
-            description="Country of the card's issuer, as two letters",
-        ),
-        FlatColumn(
-            name="card_funding",
-            path="payment_method_details.card.funding",
-            description="`credit`, `debit`, `prepaid` or `unknown`",
-        ),
+        *_of_card("payment_method_details.card"),
         FlatColumn(
             name="decline_code",
             path="outcome.reason",
@@ -64,7 +74,7 @@ CHARGES = ObjectType(
     personal=("billing_details", "receipt_email", "shipping"),
     about_person=("description", "level3", "metadata", "payment_method_details", "receipt_url", "source"),
     references=(
-        Reference(column="customer", target="customers", may_be_older=True, may_be_gone=True),
+        OF_CUSTOMER,
         Reference(column="payment_intent", target="payment_intents", may_be_older=True),
         Reference(column="balance_transaction", target="balance_transactions", may_be_older=False),
         Reference(column="failure_balance_transaction", target="balance_transactions", may_be_older=False),
@@ -176,7 +186,7 @@ PAYMENT_INTENTS = ObjectType(
         *(f"last_payment_error.{field}" for field in ("payment_intent", "payment_method", "setup_intent", "source")),
     ),
     references=(
-        Reference(column="customer", target="customers", may_be_older=True, may_be_gone=True),
+        OF_CUSTOMER,
         Reference(column="latest_charge", target="charges", may_be_older=False),
         Reference(column="last_payment_error", path="$.charge", target="charges", may_be_older=False),
         Reference(column="payment_method", target="payment_methods", may_be_older=True, may_be_gone=True),
@@ -207,7 +217,7 @@ REFUNDS = ObjectType(
     about_person=("description", "destination_details", "metadata", "next_action"),
     references=(
         Reference(column="charge", target="charges", may_be_older=True),
-        Reference(column="customer", target="customers", may_be_older=True, may_be_gone=True),
+        OF_CUSTOMER,
         Reference(column="payment_intent", target="payment_intents", may_be_older=True),
         Reference(column="balance_transaction", target="balance_transactions", may_be_older=False),
         Reference(column="failure_balance_transaction", target="balance_transactions", may_be_older=False),
@@ -245,19 +255,13 @@ PAYMENT_METHODS = ObjectType(
             satispay scalapay sepa_debit sofort sunbit swish twint upi us_bank_account wechat_pay zip
         """,
     ),
-    flat=(
-        FlatColumn(name="card_brand", path="card.brand", description="Brand of the card, such as `visa`"),
-        FlatColumn(
-            name="card_country", path="card.country", description="Country of the card's issuer, as two letters"
-        ),
-        FlatColumn(name="card_funding", path="card.funding", description="`credit`, `debit`, `prepaid` or `unknown`"),
-    ),
+    flat=_of_card("card"),
     personal=("billing_details",),
     about_person=(
         *("acss_debit", "au_becs_debit", "bacs_debit", "boleto", "card", "cashapp", "klarna", "link", "metadata"),
         *("nz_bank_account", "paypal", "revolut_pay", "sepa_debit", "upi", "us_bank_account", "zip"),
     ),
-    references=(Reference(column="customer", target="customers", may_be_older=True, may_be_gone=True),),
+    references=(OF_CUSTOMER,),
 )
 
 CHECKOUT_SESSIONS = ObjectType(
@@ -297,7 +301,7 @@ CHECKOUT_SESSIONS = ObjectType(
     personal=("collected_information", "customer_details", "customer_email"),
     about_person=("client_reference_id", "custom_fields", "metadata", "shipping_options", "url"),
     references=(
-        Reference(column="customer", target="customers", may_be_older=True, may_be_gone=True),
+        OF_CUSTOMER,
         Reference(column="payment_intent", target="payment_intents", may_be_older=False),
         Reference(column="invoice", target="invoices", may_be_older=False, may_be_gone=True),
         Reference(column="subscription", target="subscriptions", may_be_older=False),
@@ -322,10 +326,7 @@ CHECKOUT_SESSION_LINES = ObjectType(
         integer="quantity",
         nested="adjustable_quantity discounts metadata price taxes",
     ),
-    flat=(
-        FlatColumn(name="price_id", path="price.id", description="ID of the price"),
-        FlatColumn(name="product", path="price.product", description="ID of the product"),
-    ),
+    flat=OF_PRICE,
     about_person=("description", "metadata"),
     references=(
         Reference(column="checkout_session", target="checkout_sessions", may_be_older=False),

@@ -280,7 +280,7 @@ class Trade:
             self.shop.attach_payment_method(customer["id"], **self._on)
 
     def checkout(self) -> None:
-        """A session is opened, of which there is no event."""
+        """A session is opened; Stripe sends no event."""
         customer = self._any("customers") if self._number % 2 else None
         self.shop.create_checkout_session(
             customer["id"] if customer else None,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -17,8 +16,9 @@ from benchmarks.backfill import backfill, finished_days, pipeline_of
 from benchmarks.bulk import KEY, Serving, object_id, serving
 from benchmarks.measuring import Options, Row, Spent, apart, new_folder
 from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.warehouse.file_copies import clone, flush
+from stripe_pipeline.warehouse.file_copies import copy_file as copy
 from stripe_pipeline.warehouse.keys import Keys
-from stripe_pipeline.warehouse.publisher import copy_file as copy
 from stripe_pipeline.warehouse.queries import RowQueries
 from stripe_pipeline.warehouse.state import State
 from stripe_pipeline.warehouse.warehouse import Warehouse
@@ -26,7 +26,6 @@ from stripe_pipeline.warehouse.warehouse import Warehouse
 CHANGES = 100
 TRIES = 3
 SMALL = 100_000
-_FICLONE = 0x40049409
 
 
 def idle(options: Options) -> list[Row]:
@@ -185,11 +184,10 @@ def _copies(folder: Path, published_in: float) -> str:
         copy(source, target)
     target.unlink()
     cloned = "this file system cannot clone"
-    with source.open("rb") as read, target.open("wb") as write, suppress(OSError), Spent() as spent:
-        fcntl.ioctl(write.fileno(), _FICLONE, read.fileno())
-        os.fsync(write.fileno())
-        cloned = "cloned"
-    target.unlink()
-    if cloned == "cloned":
-        cloned += f" in {spent.seconds:.2f} s"
+    with Spent() as spent:
+        if can_clone := clone(source, target):
+            flush(target)
+    if can_clone:
+        target.unlink()
+        cloned = f"cloned in {spent.seconds:.2f} s"
     return f"{size / 1e6:,.0f} MB: {published_in:.2f} s in the sync, a plain copy {plain.seconds:.2f} s, {cloned}"

@@ -66,7 +66,7 @@ class Setup:
         """Wait until `sql` gives `value`; queries each new version once."""
         end, seen = time.monotonic() + seconds, None
         while time.monotonic() < end:
-            version = self.folder.published.readlink()
+            version = self.folder.published.resolve()
             if version != seen:
                 seen = version
                 if self.visible(sql) == value:

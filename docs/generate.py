@@ -28,13 +28,14 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
 
 import stripe_pipeline
-from stripe_pipeline.data_folder import CATALOG, DataFolder
+from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.objects import BOOKKEEPING, OBJECT_TYPES, ObjectType, children_of
 from stripe_pipeline.settings.model import ObjectSettings, Settings
-from stripe_pipeline.views.catalog import COMBINED
+from stripe_pipeline.views.catalog import COMBINED, FOR_BI
 from stripe_pipeline.views.columns import of_table, of_view
 from stripe_pipeline.views.references import picture
-from stripe_pipeline.views.view import View
+from stripe_pipeline.views.view import BI, MODES, View
+from stripe_pipeline.warehouse.pipeline_tables import PIPELINE_TABLES, PipelineTable
 from stripe_pipeline.warehouse.warehouse import Warehouse
 
 DOCS = Path(__file__).parent
@@ -44,19 +45,11 @@ STRIPE_REFERENCE = "https://docs.stripe.com/api"
 
 _PART = re.compile(r"(<!-- generated: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _VARIABLE = re.compile(r"(?:STRIPE|DAGSTER|SSL)_[A-Z_]+")
-_SQL_NAMES = {"TIMESTAMP WITH TIME ZONE": "TIMESTAMPTZ"}
 _PLACEHOLDERS = {"objects": "<table>", "custom_fields": "<column>"}
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TableText(_Model):
-    """What a table of the schema `pipeline` holds."""
-
-    what: str
-    columns: Mapping[str, str] = {}
 
 
 class SettingText(_Model):
@@ -80,7 +73,6 @@ class Descriptions(_Model):
 
     rows: Mapping[str, str]
     views: Mapping[str, str]
-    pipeline: Mapping[str, TableText]
     settings: Mapping[str, SettingText]
     object_settings: Mapping[str, SettingText]
     environment: Mapping[str, VariableText]
@@ -100,18 +92,6 @@ class Setting:
 def descriptions() -> Descriptions:
     """What the code does not say."""
     return Descriptions.model_validate(yaml.safe_load((DOCS / "descriptions.yaml").read_text(encoding="utf-8")))
-
-
-@cache
-def layout() -> Mapping[str, Mapping[str, str]]:
-    """The SQL types of all columns that a warehouse with default settings has, by qualified table or view name."""
-    found: dict[str, dict[str, str]] = {}
-    for schema, table, column, sql_type in empty_warehouse().ask(
-        "SELECT schema_name, table_name, column_name, data_type FROM duckdb_columns()"
-        f" WHERE database_name = '{CATALOG}' ORDER BY table_oid, column_index"
-    ):
-        found.setdefault(f"{schema}.{table}", {})[column] = _SQL_NAMES.get(sql_type, sql_type)
-    return found
 
 
 def empty_warehouse() -> Warehouse:
@@ -137,8 +117,11 @@ def overview() -> str:
 
 def bookkeeping() -> str:
     """The columns that the pipeline adds to every base table."""
-    livemode = next(column for column in OBJECT_TYPES["charges"].columns if column.name == "livemode")
-    rows = [(f"`{column.name}`", column.kind.sql_type, column.description) for column in (livemode, *BOOKKEEPING)]
+    described = {column.name: column for column in of_table(OBJECT_TYPES["charges"], Settings())}
+    rows = [
+        (f"`{name}`", described[name].sql_type, described[name].description)
+        for name in ("livemode", *(column.name for column in BOOKKEEPING))
+    ]
     return _table(("column", "type", "description"), rows)
 
 
@@ -226,33 +209,30 @@ def views() -> str:
     return "\n\n".join(_view(combined(Settings())) for combined in COMBINED)
 
 
+def views_for_bi() -> str:
+    """The views for BI tools, each with its columns."""
+    return "\n\n".join(_view(for_bi(Settings())) for for_bi in FOR_BI)
+
+
 def _view(view: View) -> str:
     rows = [(f"`{column.name}`", column.sql_type, column.description) for column in view.columns]
-    text = f"{view.description} The view exists in `live` and `test`."
-    parts = [f"### `{view.name}`", _wrapped(text), descriptions().views.get(view.name, "").strip()]
+    text = f"{view.description} The view exists in `{view.schemas[0]}` and `{view.schemas[1]}`."
+    # A finance view may have the name of a table, which has a heading, too.
+    name = view.name if view.schemas == tuple(MODES) else f"{view.schemas[0]}.{view.name}"
+    notes = "" if view.schemas == tuple(BI) else descriptions().views.get(view.name, "").strip()
+    parts = [f"### `{name}`", _wrapped(text), notes]
     return "\n\n".join(filter(None, [*parts, _table(("column", "type", "description"), rows)]))
 
 
 def pipeline() -> str:
-    """The tables of the schema `pipeline`, in the order in which they are described."""
-    there = _pipeline_tables()
-    ordered = [name for name in descriptions().pipeline if name in there]
-    ordered += [name for name in there if name not in ordered]
-    return "\n\n".join(
-        _described_table(f"pipeline.{name}", name, layout()[f"pipeline.{name}"], descriptions().pipeline)
-        for name in ordered
-    )
+    """The tables of the schema `pipeline`."""
+    return "\n\n".join(_pipeline_table(name, table) for name, table in PIPELINE_TABLES.items())
 
 
-def _pipeline_tables() -> list[str]:
-    return [name.partition(".")[2] for name in layout() if name.startswith("pipeline.")]
-
-
-def _described_table(title: str, name: str, sql_types: Mapping[str, str], texts: Mapping[str, TableText]) -> str:
-    text = texts.get(name, TableText(what=""))
-    rows = [(f"`{column}`", sql_type, text.columns.get(column, "")) for column, sql_type in sql_types.items()]
-    parts = [f"### `{title}`", text.what.strip(), _table(("column", "type", "description"), rows)]
-    return "\n\n".join(filter(None, parts))
+def _pipeline_table(name: str, table: PipelineTable) -> str:
+    rows = [(f"`{column}`", sql_type, text) for column, (sql_type, text) in table.columns.items()]
+    head = f"### `pipeline.{name}`\n\n{_wrapped(table.description)}"
+    return "\n\n".join([head, _table(("column", "type", "description"), rows)])
 
 
 # Settings
@@ -419,6 +399,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "generated types": generated_types,
     "relations": relations,
     "views": views,
+    "views for bi": views_for_bi,
     "pipeline": pipeline,
     "settings": settings,
     "object settings": object_settings,
@@ -456,17 +437,10 @@ def undescribed() -> list[str]:
     ):
         described |= {f"{kind}.{path}": text.what for path, text in keys.items()}
         shown |= {f"{kind}.{key.path}": key.docstring if key.type else "" for key in keys_of(model)}
-    for view in [combined(Settings()) for combined in COMBINED]:
+    for view in [make(Settings()) for make in (*COMBINED, *FOR_BI)]:
         shown |= {f"views.{view.name}": view.description}
         shown |= {f"views.{view.name}.{column.name}": column.description for column in view.columns}
     described |= {f"views.{name}": text for name, text in texts.views.items()}
-    for name, table in texts.pipeline.items():
-        described |= {f"pipeline.{name}": table.what}
-        described |= {f"pipeline.{name}.{column}": text for column, text in table.columns.items()}
-    for name in _pipeline_tables():
-        table = texts.pipeline.get(name, TableText(what=""))
-        shown |= {f"pipeline.{name}": table.what}
-        shown |= {f"pipeline.{name}.{column}": table.columns.get(column, "") for column in layout()[f"pipeline.{name}"]}
     missing = [name for name, text in shown.items() if not (text or described.get(name))]
     obsolete = described.keys() - shown.keys()
     return [f"{name} is not described" for name in missing] + [f"{name} is not declared" for name in sorted(obsolete)]

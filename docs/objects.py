@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -245,6 +245,7 @@ def declaration(path: str, operation: Json, schema_name: str) -> dict[str, Any]:
             of_type["windowed"] = False
     of_type["columns"] = _columns(properties)
     of_type["added"] = _added(of_type, properties)
+    of_type["values"] = _values(of_type, properties)
     of_type["events"] = _events(object_name)
     item = re.compile(re.escape(path) + r"/{[a-z_]+}")
     of_type["deletable"] = not required and any(
@@ -266,6 +267,19 @@ def _columns(properties: Json) -> dict[str, str]:
     for name in sorted(properties):
         by_kind.setdefault(kind_of(name, properties[name], properties), []).append(name)
     return {kind: " ".join(names) for kind, names in sorted(by_kind.items())}
+
+
+def _values(of_type: Json, properties: Json) -> dict[str, str]:
+    """The values of each text field for which the document names values, except those of `object`."""
+    texts = [name for name in of_type["columns"].get("text", "").split() if name != "object"]
+    return {name: " ".join(values) for name in texts if (values := _enumerated(properties[name]))}
+
+
+def _enumerated(schema: Json) -> list[str]:
+    schema = resolved(schema)
+    variants: Iterable[Json] = schema.get("anyOf", ())
+    named = [*schema.get("enum", ()), *(value for variant in variants for value in _enumerated(variant))]
+    return [value for value in named if value != ""]
 
 
 def _added(of_type: Json, properties: Json) -> dict[str, str]:

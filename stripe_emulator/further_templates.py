@@ -482,5 +482,5 @@ def balance(livemode: bool, available: Sequence[tuple[str, int]], pending: Seque
         "available": amounts(available),
         "livemode": livemode,
         "pending": amounts(pending),
-        "refund_and_dispute_prefunding": {"available": amounts(available), "pending": amounts(pending)},
+        "refund_and_dispute_prefunding": {"available": amounts([("usd", 0)]), "pending": amounts([("usd", 0)])},
     }

@@ -1,7 +1,7 @@
 """The permissions of restricted keys, and Stripe's messages for refusals.
 
-`types` declares which permission a type needs. Source: Stripe's pages "API permissions reference" and
-"Permissions reference", and messages quoted by users of Stripe.
+`types` declares which permission a type needs. Source: Stripe's pages "API permissions reference", "Permissions
+reference" and "Request permissions", and messages quoted by users of Stripe.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ _NEEDED: Mapping[str, tuple[str, str]] = {
     **{name: (emulated_type.permission, emulated_type.permission_label) for name, emulated_type in TYPES.items()},
 }
 """By type: the prefix of its permission names (`charge` of `charge_read`), and the row of the Dashboard's form."""
+_IMPLIED: Mapping[str, tuple[str, ...]] = {
+    "balance_transaction_source_read": ("application_fee_read", "balance_read", "transfer_read"),
+}
+"""The further permissions that a permission includes."""
 
 
 class Permissions:
@@ -56,7 +60,8 @@ class Permissions:
         known = {f"{name}_{right}" for name, _ in _NEEDED.values() for right in ("read", "write")}
         if unknown := granted - known:
             raise ValueError(f"these are not permissions: {', '.join(sorted(unknown))}")
-        self._granted[key] = frozenset(granted)
+        implied = {other for permission in granted for other in _IMPLIED.get(permission, ())}
+        self._granted[key] = frozenset(granted | implied)
 
     def allows(self, type_name: str, key: str, right: str) -> bool:
         """Whether a restricted key may `read` or `write` this type; write access includes read access."""

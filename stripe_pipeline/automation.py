@@ -11,18 +11,21 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import dagster as dg
 
 from stripe_pipeline.assets.checks import evaluations, last_results
-from stripe_pipeline.assets.keys import NIGHTLY_JOB, RETENTION, RUN_TAGS, SENSOR, SYNC_JOB, key_of
+from stripe_pipeline.assets.dagster_storage import check_driver
+from stripe_pipeline.assets.keys import Names
+from stripe_pipeline.assets.partitions import Partitions
 from stripe_pipeline.assets.raw import materializations
 from stripe_pipeline.assets.run_locks import UNFINISHED, fail_killed_runs
 from stripe_pipeline.assets.views import changed_views
-from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import StripePipelineError, by_cause
-from stripe_pipeline.resources.pipeline import RESOURCE, OpensPipeline
+from stripe_pipeline.inbox.run_locks import RunLocks
+from stripe_pipeline.resources.pipeline import OpensPipeline
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.deadline import Deadline
 from stripe_pipeline.sync.pipeline import DRAIN_TIME, Pipeline
@@ -31,6 +34,7 @@ from stripe_pipeline.sync.report import Report
 # A process per step costs seconds and gains nothing: the requests already run in parallel.
 _EXECUTOR = dg.in_process_executor
 _POLL = 0.1  # seconds
+_SENDING = 10.0  # seconds that a tick may take to send a version to a bucket; runs may take longer
 
 
 @dataclass(frozen=True)
@@ -49,61 +53,74 @@ class TickLimits:
     backlog."""
 
 
-def _sync_under_way(instance: dg.DagsterInstance) -> str | None:
-    """The id of an unfinished run of our job `sync`, or None; a killed run counts as finished."""
-    fail_killed_runs(instance, DataFolder.from_environment())
+def _sync_under_way(instance: dg.DagsterInstance, locks: RunLocks, names: Names) -> str | None:
+    """The id of an unfinished run of our job `sync`, or None; a killed run counts as finished.
+
+    Raises `SettingsError` if Dagster's storage cannot record runs, as the next one would hang.
+    """
+    check_driver(instance)
+    fail_killed_runs(instance, locks)
     # By tag, too: another code location may have a job of this name.
-    runs = instance.get_runs(dg.RunsFilter(job_name=SYNC_JOB, tags=RUN_TAGS, statuses=UNFINISHED), limit=1)
+    ours = dg.RunsFilter(job_name=names.sync_job, tags=names.run_tags, statuses=UNFINISHED)
+    runs = instance.get_runs(ours, limit=1)
     return runs[0].run_id if runs else None
 
 
-@dg.schedule(
-    job_name=SYNC_JOB,
-    description="Requests a sync. A missed tick is not made up for: each sync determines which days are missing.",
-    cron_schedule="*/15 * * * *",
-    execution_timezone="UTC",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-)
-def sync_every_15_minutes(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """Requests a sync every 15 minutes, unless one is running."""
-    if run_id := _sync_under_way(context.instance):
-        return dg.SkipReason(f"The run {run_id} is still reading Stripe")
-    now = context.scheduled_execution_time
-    return dg.RunRequest(run_key=now.isoformat(), partition_key=f"{now:%Y-%m-%d}")
+def build_schedules(settings: Settings, names: Names) -> tuple[dg.ScheduleDefinition, dg.ScheduleDefinition]:
+    """The schedules `sync_every_15_minutes` and `nightly`."""
+
+    @dg.schedule(
+        name=names.own("sync_every_15_minutes"),
+        job_name=names.sync_job,
+        description="Requests a sync. A missed tick is not made up for: each sync determines which days are missing.",
+        cron_schedule="*/15 * * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        required_resource_keys={names.resource},
+    )
+    def sync_every_15_minutes(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        """Requests a sync every 15 minutes, unless one is running."""
+        opens: OpensPipeline = getattr(context.resources, names.resource)
+        if run_id := _sync_under_way(context.instance, opens.run_locks, names):
+            return dg.SkipReason(f"The run {run_id} is still reading Stripe")
+        now = context.scheduled_execution_time
+        return dg.RunRequest(run_key=now.isoformat(), partition_key=Partitions(settings).key_of(now.date()))
+
+    @dg.schedule(
+        name=names.own("nightly"),
+        job_name=names.nightly_job,
+        description="Prunes rows that are past their retention, proves the tables, and makes or verifies the"
+        " certificate of the last closed month.",
+        cron_schedule="20 3 * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
+    def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        """Requests the nightly job once a day; the next night makes up for a missed one."""
+        return dg.RunRequest(run_key=f"{context.scheduled_execution_time:%Y-%m-%d}")
+
+    return sync_every_15_minutes, nightly
 
 
-@dg.schedule(
-    job_name=NIGHTLY_JOB,
-    description="Prunes rows that are past their retention, and checks that each object is stored once and that the"
-    " objects it names are stored.",
-    cron_schedule="20 3 * * *",
-    execution_timezone="UTC",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-)
-def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-    """Requests the nightly job once a day; the next night makes up for a missed one."""
-    return dg.RunRequest(run_key=f"{context.scheduled_execution_time:%Y-%m-%d}")
-
-
-def build_sensor(limits: TickLimits) -> dg.SensorDefinition:
+def build_sensor(limits: TickLimits, settings: Settings, names: Names) -> dg.SensorDefinition:
     """The sensor `webhook_refresh`, with these limits for each of its ticks."""
 
     @dg.sensor(
-        name=SENSOR,
-        job_name=SYNC_JOB,
+        name=names.sensor,
+        job_name=names.sync_job,
         description="Applies webhooks within about a second: waits for them inside its tick, reads their objects again,"
         " loads and publishes. A tick requests a run of sync only if there are more objects than it can read. Ticks"
         " show as skipped; what they applied is in their logs and in the events of the assets.",
         minimum_interval_seconds=1,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        required_resource_keys={RESOURCE},
+        required_resource_keys={names.resource},
     )
     def webhook_refresh(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         """Waits for notifications and drains them.
 
         It has no cursor: the inbox holds the notifications that still wait, and the data folder the last publish.
         """
-        opens: OpensPipeline = getattr(context.resources, RESOURCE)
+        opens: OpensPipeline = getattr(context.resources, names.resource)
         report = Report()
         events: Sequence[dg.AssetMaterialization | dg.AssetCheckEvaluation] = ()
         trouble: StripePipelineError | None = None
@@ -112,13 +129,13 @@ def build_sensor(limits: TickLimits) -> dg.SensorDefinition:
         try:
             with opens.open() as pipeline:
                 try:
-                    backlog = _refresh(pipeline, report, context.instance, ends, limits)
+                    backlog = _refresh(pipeline, report, context.instance, opens.run_locks, ends, limits, names)
                 finally:
-                    events = events_without_a_run(report, pipeline, context.instance)
+                    events = events_without_a_run(report, pipeline, context.instance, names)
         except StripePipelineError as error:
             trouble = error
             context.log.error(str(error))
-            _wait_for(ends)  # so that a lasting error does not fail a tick every few seconds
+            _wait_for(ends, opens.folder.stopping)  # so that a lasting error does not fail a tick every few seconds
         for sentence in report.notes:
             context.log.warning(sentence)
         for tables, failure in by_cause(report.failures):
@@ -127,7 +144,7 @@ def build_sensor(limits: TickLimits) -> dg.SensorDefinition:
         if events:
             context.log.info(summary)
         return dg.SensorResult(
-            run_requests=[dg.RunRequest(partition_key=today().isoformat())] if backlog else None,
+            run_requests=[dg.RunRequest(partition_key=Partitions(settings).key_of(today()))] if backlog else None,
             skip_reason=None if backlog else summary,
             asset_events=events,
         )
@@ -136,7 +153,7 @@ def build_sensor(limits: TickLimits) -> dg.SensorDefinition:
 
 
 def events_without_a_run(
-    report: Report, pipeline: Pipeline, instance: dg.DagsterInstance
+    report: Report, pipeline: Pipeline, instance: dg.DagsterInstance, names: Names
 ) -> list[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
     """The events that tell Dagster of drains, which are not runs."""
     settings = pipeline.settings
@@ -145,19 +162,25 @@ def events_without_a_run(
         for object_type in settings.enabled
         if (changes := report.changes.get(object_type.name)) and changes.days
     ]
-    names = {object_type.name for object_type in changed}
-    touched = report.failures.keys() | names
+    tables = {object_type.name for object_type in changed}
+    touched = report.failures.keys() | tables
     # After the table's materialization, or Dagster considers the check older than the rows.
     return [
-        *materializations(report, settings.enabled),
-        *(changed_views(instance, pipeline.warehouse, settings, names) if names else ()),
-        *evaluations(pipeline, touched),
-        *last_results(instance, settings, changed),
+        *materializations(report, settings, names),
+        *(changed_views(instance, pipeline.warehouse, settings, names, tables) if tables else ()),
+        *evaluations(pipeline, touched, names),
+        *last_results(instance, settings, changed, names),
     ]
 
 
 def _refresh(
-    pipeline: Pipeline, report: Report, instance: dg.DagsterInstance, ends: Deadline, limits: TickLimits
+    pipeline: Pipeline,
+    report: Report,
+    instance: dg.DagsterInstance,
+    locks: RunLocks,
+    ends: Deadline,
+    limits: TickLimits,
+    names: Names,
 ) -> bool:
     """Apply incoming notifications while the tick lasts; returns whether they are so many that a run has to read them.
 
@@ -174,34 +197,29 @@ def _refresh(
             time.sleep(_POLL)
             continue
         ends = Deadline(min(ends.left(), limits.report_within))
-        if pipeline.objects_to_read() > limits.objects and _sync_under_way(instance):
+        if pipeline.objects_to_read() > limits.objects and _sync_under_way(instance, locks, names):
             break  # that run reads the whole backlog
         try:
             pipeline.drain(most=limits.objects, report=report, within=min(DRAIN_TIME, reading.left()))
         finally:
-            pipeline.publish()
+            pipeline.publish(send_within=_SENDING)
         # Also if nothing changed and so nothing was published.
         pause = Deadline(pipeline.warehouse.publisher.pace.pause)
         if pipeline.objects_to_read() > limits.objects:
-            return not _sync_under_way(instance)
+            return not _sync_under_way(instance, locks, names)
     return False
 
 
-def _wait_for(ends: Deadline) -> None:
-    """Wait until the deadline, or until Dagster shuts down."""
-    stopping = DataFolder.from_environment().stopping
+def _wait_for(ends: Deadline, stopping: Path) -> None:
+    """Wait until the deadline, or until Dagster shuts down: the file `stopping` exists."""
     while not ends.passed and not stopping.exists():
         time.sleep(_POLL)
 
 
 def _summary(report: Report, trouble: StripePipelineError | None) -> str:
-    changed = {
-        table: changes.inserted.total() + changes.updated.total() + changes.deleted.total()
-        for table, changes in report.changes.items()
-    }
     sentences = []
     if report.applied:
-        rows = ", ".join(f"{number} in {table}" for table, number in changed.items() if number)
+        rows = ", ".join(f"{number} in {table}" for table, number in report.changed_rows.items())
         sentences.append(
             f"Applied {report.applied} event{'' if report.applied == 1 else 's'}; rows changed: {rows or 'none'}"
         )
@@ -211,28 +229,31 @@ def _summary(report: Report, trouble: StripePipelineError | None) -> str:
     return ". ".join(sentences) or "No events applied"
 
 
-def build_automation(settings: Settings, at_night: Sequence[dg.AssetChecksDefinition]) -> dg.Definitions:
+def build_automation(settings: Settings, names: Names, at_night: Sequence[dg.AssetChecksDefinition]) -> dg.Definitions:
     """The jobs with their schedules and the sensor.
 
     Checks `at_night` are part of the nightly job; the sync reports the results of the others itself.
     """
-    tables = dg.AssetSelection.assets(*(key_of(object_type) for object_type in settings.enabled))
+    tables = dg.AssetSelection.assets(*(names.key_of(object_type) for object_type in settings.enabled))
     sync = dg.define_asset_job(
-        SYNC_JOB,
+        names.sync_job,
         selection=tables.without_checks(),
         description="One sync: the objects that changed in Stripe since the last one, and every day that is not"
         " complete yet.",
-        tags=RUN_TAGS,
+        tags=names.run_tags,
         executor_def=_EXECUTOR,
     )
     night = dg.define_asset_job(
-        NIGHTLY_JOB,
-        selection=dg.AssetSelection.assets(RETENTION).without_checks() | dg.AssetSelection.checks(*at_night),
-        description="Removes rows that are past their retention, old notifications and old runs, and checks that each"
-        " object is stored once and that the objects it names are stored.",
-        tags=RUN_TAGS,
+        names.nightly_job,
+        selection=dg.AssetSelection.assets(names.retention, names.certificate).without_checks()
+        | dg.AssetSelection.checks(*at_night),
+        description="Removes rows that are past their retention, old notifications and old runs, proves the tables, and"
+        " makes or verifies the certificate of the last closed month.",
+        tags=names.run_tags,
         executor_def=_EXECUTOR,
     )
     return dg.Definitions(
-        jobs=[sync, night], schedules=[sync_every_15_minutes, nightly], sensors=[build_sensor(TickLimits())]
+        jobs=[sync, night],
+        schedules=build_schedules(settings, names),
+        sensors=[build_sensor(TickLimits(), settings, names)],
     )

@@ -40,6 +40,8 @@ class ListedDay:
     """Why the day was listed, for `pipeline.coverage`."""
     objects: Mapping[str, int] = field(default_factory=dict)
     """How many objects of the type and of each child the list held, by table name, including those too old to keep."""
+    requests: tuple[str | None, str | None] = (None, None)
+    """Stripe's ids of the requests for the first and the last page of the list: receipts of what was listed."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,12 @@ class Batch:
     """The days hold more objects than were read: do not look for objects missing from these days' lists."""
     read_again: bool = False
     """The objects were requested one by one: even unchanged rows are now known as of this request."""
+    compared: str = ""
+    """How these objects were chosen, if they were read to compare their rows with Stripe. Those of listed days are
+    compared if `followed_since` is set."""
+    followed_since: float | None = None
+    """Since when events have announced all changes of this type: seconds on Stripe's clock; None if they have not. A
+    difference that no event announced is then recorded in `pipeline.drift`."""
     latest: float = 2.0**40
     """Unix seconds: no part of the batch was requested later."""
 

@@ -1,9 +1,7 @@
 """The folder of everything that the pipeline stores: `data/` unless `STRIPE_PIPELINE_DATA` names another.
 
-This module holds the paths, their permissions and the removal of all files; other modules define the files' contents.
-
-Only the owner may access the files (folders 0700, files 0600), except the published file and its versions, which the
-setting `published.readable_by` opens to the group of the data folder or to everyone.
+This module holds the paths and the removal of all files; who may read the files belongs to `permissions`, and other
+modules define the files' contents.
 """
 
 from __future__ import annotations
@@ -11,38 +9,18 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import stat
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
-from stripe_pipeline.errors import WarehouseError
+from stripe_pipeline.errors import SettingsError, WarehouseError
+from stripe_pipeline.lake import Lake, lake_of
+from stripe_pipeline.published_folder import NAME, PublishedFolder, published_bucket, published_folder
 from stripe_pipeline.storage_errors import Cause, access_remedy, cause_of, data_root, reason, remedy
 
 CATALOG = "stripe"
 """Stem of every database file, and so the name of the catalog in SQL, wherever the file lies."""
-
-_OTHERS = stat.S_IRWXG | stat.S_IRWXO
-
-
-class Readers(StrEnum):
-    """Who may read the published file."""
-
-    OWNER = "owner"
-    GROUP = "group"
-    EVERYONE = "everyone"
-
-    @property
-    def folder_mode(self) -> int:
-        """The mode of the data folder, of `versions` and of each version, which these users need to reach the file."""
-        return {Readers.OWNER: 0o700, Readers.GROUP: 0o750, Readers.EVERYONE: 0o755}[self]
-
-    @property
-    def file_mode(self) -> int:
-        """The mode of a published file, which is read-only."""
-        return {Readers.OWNER: 0o400, Readers.GROUP: 0o440, Readers.EVERYONE: 0o444}[self]
 
 
 @dataclass(frozen=True)
@@ -50,21 +28,57 @@ class DataFolder:
     """The layout of the data folder."""
 
     root: Path
+    elsewhere: PublishedFolder | None = None
+    """The folder to share, if it is not in the data folder."""
+    bucket: str | None = None
+    """The place in a bucket, as `s3://bucket/prefix`, that published files are sent to."""
+    lake: Lake | None = None
+    """The lake that holds the warehouse, if the data folder does not."""
 
     @classmethod
-    def from_environment(cls) -> DataFolder:
-        """The folder that `STRIPE_PIPELINE_DATA` names, else `data` in the working directory."""
-        return cls(data_root())
+    def from_environment(cls, environment: Mapping[str, str] = os.environ, *, default: str = "data") -> DataFolder:
+        """The folder that `STRIPE_PIPELINE_DATA` names, else `default` in the working directory; raises `SettingsError`
+        if `STRIPE_PIPELINE_PUBLISH` does not name a folder that can be shared, or `STRIPE_PIPELINE_WAREHOUSE` no lake,
+        or if both a lake and a bucket are named."""
+        return cls.at(data_root(environment, default=default), environment)
+
+    @classmethod
+    def at(cls, root: Path, environment: Mapping[str, str] = os.environ) -> DataFolder:
+        """The data folder `root`; raises `SettingsError` as `from_environment`."""
+        bucket, lake = published_bucket(environment), lake_of(environment)
+        if bucket and lake:
+            raise SettingsError(
+                "STRIPE_PIPELINE_PUBLISH names a bucket, but the tables are in a lake, of which no file is published",
+                "Unset STRIPE_PIPELINE_PUBLISH: readers attach the lake, see docs/ducklake.md",
+            )
+        return cls(root, published_folder(root, environment), bucket, lake)
+
+    @property
+    def shared(self) -> PublishedFolder:
+        """The folder to share."""
+        return self.elsewhere or PublishedFolder(self.root / "published")
 
     @property
     def published(self) -> Path:
-        """The file that analysts open: a symlink to the newest version."""
-        return self.root / f"{CATALOG}.duckdb"
+        """The file that analysts open: a symlink to the newest version in the published folder."""
+        return self.root / NAME
 
     @property
     def versions(self) -> Path:
         """Immutable copies of the warehouse, one folder each."""
-        return self.root / "versions"
+        return self.shared.versions
+
+    @property
+    def earlier_places(self) -> tuple[PublishedFolder, ...]:
+        """Other folders that versions and certificates may still lie in: where an earlier release kept these, and where
+        `STRIPE_PIPELINE_PUBLISH` pointed before."""
+        places = [PublishedFolder(self.root), PublishedFolder(self.root / "published")]
+        with contextlib.suppress(OSError):
+            target = self.root / self.published.readlink()
+            if target.name == NAME and not target.is_relative_to(self.root / "versions"):
+                places.append(PublishedFolder(target.parent))
+        mine = self.shared.root.resolve()
+        return tuple({place.root.resolve(): place for place in places if place.root.resolve() != mine}.values())
 
     @property
     def private(self) -> Path:
@@ -86,6 +100,11 @@ class DataFolder:
         """The lock of the one process that has the private file open."""
         return self.root / "private" / "writer.lock"
 
+    @property
+    def publish_lock(self) -> Path:
+        """The lock of the one process that publishes."""
+        return self.root / "private" / "publish.lock"
+
     def rates(self, *, livemode: bool) -> Path:
         """The recent use of Stripe's rate limits by all processes that use this folder."""
         return self.root / "private" / f"rates-{'live' if livemode else 'test'}.json"
@@ -94,6 +113,11 @@ class DataFolder:
     def publishing(self) -> Path:
         """When the published file was last renewed and how long that took, for all processes that use this folder."""
         return self.root / "private" / "publishing.json"
+
+    @property
+    def sent(self) -> Path:
+        """The version that was last sent to the bucket."""
+        return self.root / "private" / "sent.json"
 
     @property
     def spool(self) -> Path:
@@ -135,11 +159,13 @@ class DataFolder:
         if files in them belong to another user."""
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for folder in (self.versions, *self._private_folders):
+            self.shared.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for folder in (*self.shared.folders, *self.private_folders):
                 folder.mkdir(exist_ok=True, mode=0o700)
-            for folder in (self.root, self.versions, *self._private_folders):
+            for folder in (self.root, *self.shared.folders, *self.private_folders):
                 with tempfile.TemporaryFile(dir=folder):
                     pass
+            self.shared.take_certificates(place.certificates for place in self.earlier_places)
         except OSError as error:
             raise WarehouseError(
                 f"The data folder {self.root} cannot be written ({reason(error)}: {error.filename or self.root})",
@@ -151,7 +177,7 @@ class DataFolder:
 
     def check_access(self) -> None:
         """Raise `WarehouseError` if this user may not use a file or folder of the pipeline here."""
-        for path in (self.root, *self._private_folders, *self._private_files):
+        for path in (self.root, *self.private_folders, *self.private_files):
             try:
                 # A folder must be searched to tell whether a file is in it.
                 needed = os.R_OK | os.W_OK | (os.X_OK if path.is_dir() else 0)
@@ -161,55 +187,37 @@ class DataFolder:
             if not usable:
                 raise WarehouseError(f"{path} cannot be read and written by this user", access_remedy(path))
 
-    def restrict(self, readers: Readers) -> bool:
-        """Give all files and folders here their proper modes; True if others had more access than `readers` allows.
-
-        Files of other users stay as they are, and so does the data folder itself if it holds other files: it may be a
-        home folder.
-        """
-        opened = _set_mode(self.versions, readers.folder_mode)
-        if not self._others():
-            opened |= _set_mode(self.root, readers.folder_mode)
-        for folder in self._private_folders:
-            opened |= _set_mode(folder, 0o700)
-        for file in self._private_files:
-            opened |= _set_mode(file, 0o600)
-        for version in self.versions.iterdir() if self.versions.is_dir() else ():
-            opened |= self.open_version(version, readers)
-        return opened
-
-    def open_version(self, version: Path, readers: Readers) -> bool:
-        """Let `readers` read this version of the published file; True if others could read it before."""
-        if readers is Readers.GROUP:
-            self._give_to_group(self.versions, version, *version.glob("*.duckdb"))
-        opened = [_set_mode(file, readers.file_mode) for file in version.glob("*.duckdb")]
-        return _set_mode(version, readers.folder_mode) or any(opened)
-
-    def _give_to_group(self, *paths: Path) -> None:
-        """Give these paths to the data folder's group: new files in a folder without the set-group-ID bit get the
-        process's group."""
-        group = self.root.stat().st_gid
-        for path in paths:
-            with contextlib.suppress(OSError):  # another user's file, or this user is not in that group
-                if path.stat().st_gid != group:
-                    os.chown(path, -1, group)
-
     def contents(self) -> list[Path]:
-        """The pipeline's files and folders directly below the data folder.
+        """The pipeline's files and folders, those in the published folder first.
 
         Where the pipeline never ran, only empty folders count: other programs may use these names, too.
         """
         # Versions are removed before the private file: if this is interrupted, no version must be left to restore from.
-        known = [self.published, self.published.with_suffix(".next"), self.versions, self.private.parent, self.spool]
-        known += [self.logs, self.runs, self.running, self.stopping, self.hash_key, self.root / "demo.yaml"]
+        places = (self.shared, *self.earlier_places)
+        # A report directly in the data folder is not the pipeline's.
+        known = [path for place in places for path in place.contents() if path != self.root / self.shared.report.name]
+        known += [place.root for place in places if place.root.parent == self.root and place.holds_only_ours()]
+        known += [self.published, self.published.with_suffix(".next"), self.private.parent, self.spool]
+        known += [
+            self.logs,
+            self.runs,
+            self.running,
+            self.stopping,
+            self.hash_key,
+            self.root / "demo.yaml",
+        ]
         known += sorted(self.root.glob(f"{self.inbox.name}*"))
         marks = (self.lock, self.private, self.damaged, self.inbox, self.running, self.published)
         ran_here = any(mark.is_symlink() or mark.exists() for mark in marks)
-        existing = [path for path in known if path.is_symlink() or path.exists()]
-        return [path for path in existing if ran_here or (path.is_dir() and not any(path.iterdir()))]
+        existing = [path for path in dict.fromkeys(known) if path.is_symlink() or path.exists()]
+        return [
+            path
+            for path in existing
+            if ran_here or (path.is_dir() and all(below.is_dir() for below in path.rglob("*")))
+        ]
 
     def clear(self, *, keep: Collection[Path] = ()) -> list[Path]:
-        """Remove the pipeline's files, and the folder if no other files are in it; returns the other files.
+        """Remove the pipeline's files, and the folders if no other files are in them; returns the other files.
 
         Raises `WarehouseError`.
         """
@@ -220,8 +228,8 @@ class DataFolder:
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 else:
-                    path.unlink()
-            others = self._others()
+                    path.unlink(missing_ok=True)
+            others = self.others()
             if not others and not keep and not self.root.is_symlink():
                 with contextlib.suppress(OSError):  # a mount point, for example
                     self.root.rmdir()
@@ -232,28 +240,21 @@ class DataFolder:
             ) from error
         return others
 
-    def _others(self) -> list[Path]:
+    def others(self) -> list[Path]:
         """The other files and folders in the data folder."""
         ours = set(self.contents())
         return sorted(path for path in self.root.iterdir() if path not in ours) if self.root.is_dir() else []
 
     @property
-    def _private_folders(self) -> tuple[Path, ...]:
+    def private_folders(self) -> tuple[Path, ...]:
+        """Folders that only the owner may access."""
         return (self.private.parent, self.spool, self.logs, self.runs)
 
     @property
-    def _private_files(self) -> Iterator[Path]:
+    def private_files(self) -> Iterator[Path]:
+        """Files that only the owner may access, whether they exist or not."""
         yield from (self.private, self.private.with_name(f"{self.private.name}.wal"))
-        yield from (self.lock, self.hash_key, self.running)
+        yield from (self.lock, self.publish_lock, self.hash_key, self.running)
         yield from (self.rates(livemode=True), self.rates(livemode=False), self.publishing)
+        yield from (self.sent, self.sent.with_suffix(".lock"))
         yield from (self.inbox.with_name(f"{self.inbox.name}{suffix}") for suffix in ("", "-wal", "-shm", ".lock"))
-
-
-def _set_mode(path: Path, mode: int) -> bool:
-    """Set the mode of `path` if it exists; True if its old mode gave other users more access than `mode`."""
-    with contextlib.suppress(OSError):  # missing, or another user's file
-        before = stat.S_IMODE(path.stat().st_mode)
-        if before & 0o777 != mode:
-            path.chmod(mode | before & ~0o777)  # keeps the set-group-ID bit
-            return bool(before & ~mode & _OTHERS)
-    return False

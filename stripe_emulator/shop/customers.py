@@ -20,6 +20,8 @@ class Customers(Changes):
         """Add a customer; `fields` override those of the template."""
         moment = self._moment(livemode=livemode, created=created, announce=announce)
         obj = templates.customer(fields.get("id") or self._id("cus"), moment.at, livemode) | fields
+        if not self.numbers_by_customer:
+            obj.pop("next_invoice_sequence", None)
         return self._add("customers", obj, moment, ("customer.created",))
 
     @locked

@@ -84,7 +84,15 @@ class InvoiceLines(Changes):
     def _set_lines(self, invoice_id: str, lines: dict[str, Json], moment: Moment) -> Json:
         self._sides[moment.livemode].lines[invoice_id] = lines
         totals = totals_of(self._stored("invoices", invoice_id, moment.livemode), lines.values())
+        if paid := self._paid(invoice_id, moment.livemode):
+            totals |= {"amount_paid": paid, "amount_remaining": max(0, totals["amount_due"] - paid)}
         return self._change("invoices", invoice_id, moment, ("invoice.updated",), **totals)
+
+    def _paid(self, invoice_id: str, livemode: bool) -> int:
+        """The sum of an invoice's payments."""
+        payments = self._sides[livemode].objects["invoice_payments"]
+        paid = [payments.objects[payment] for payment in payments.with_value("invoice", invoice_id)]
+        return sum(payment["amount_paid"] for payment in paid if payment["status"] == "paid")
 
 
 def totals_of(invoice: Json, lines: Iterable[Json]) -> Json:

@@ -9,7 +9,7 @@ from stripe_emulator import templates
 from stripe_emulator.shop.customers import Customers
 from stripe_emulator.shop.invoice_lines import InvoiceLines, totals_of
 from stripe_emulator.shop.state import Moment, When, locked
-from stripe_emulator.store import Json, Window
+from stripe_emulator.store import Json, Window, reference
 
 
 class Invoices(InvoiceLines, Customers):
@@ -55,14 +55,14 @@ class Invoices(InvoiceLines, Customers):
         """Open a draft for payment."""
         moment = self._moment_of("invoices", invoice_id, when)
         invoice = self._stored("invoices", invoice_id, moment.livemode)
-        self._numbers += 1
+        number = self._next_number(reference(invoice["customer"]), moment)
         return self._change(
             "invoices",
             invoice_id,
             moment,
             ("invoice.finalized", "invoice.updated"),
             status="open",
-            number=f"DEMO-{self._numbers:06d}",
+            number=number,
             effective_at=moment.at,
             automatically_finalizes_at=None,
             next_payment_attempt=moment.at,
@@ -101,6 +101,16 @@ class Invoices(InvoiceLines, Customers):
         payments = self.collection("invoice_payments", livemode)
         ids, _ = payments.page(Window(limit=len(payments)), among=payments.with_value("invoice", invoice_id))
         return [self._shown("invoice_payments", payment, livemode) for payment in ids]
+
+    def _next_number(self, customer: str, moment: Moment) -> str:
+        """The number of the customer's next invoice."""
+        person = self._customer(customer, moment.livemode)
+        number = person.get("next_invoice_sequence") if person and self.numbers_by_customer else None
+        if person is None or number is None:
+            self._numbers += 1
+            return f"DEMO-{self._numbers:06d}"
+        self._change("customers", customer, moment, ("customer.updated",), next_invoice_sequence=number + 1)
+        return f"{person['invoice_prefix']}-{number:04d}"
 
     def _close_payments(self, invoice_id: str, status: str, moment: Moment, intent: str | None = None) -> None:
         """Set an invoice's open payments to `paid` or `canceled`: all payments, or those of this payment intent."""

@@ -29,11 +29,16 @@ class Refunds(Balance):
         """Refund `amount` of a charge (default: the unrefunded rest).
 
         For a destination charge, `reverse_transfer` takes the same amount from the connected account, and
-        `refund_application_fee` returns the same share of the fee.
+        `refund_application_fee` returns the same share of the fee. Raises `ValueError` if the charge has no transfer
+        (yet), or no fee.
         """
         moment = self._moment_of("charges", charge_id, {"livemode": livemode, "created": created, "announce": announce})
         charge = self._stored("charges", charge_id, moment.livemode)
         amount = charge["amount_captured"] - charge["amount_refunded"] if amount is None else amount
+        if reverse_transfer and charge.get("transfer") is None:
+            raise ValueError(f"the charge {charge_id} has no transfer that could be reversed")
+        if refund_application_fee and charge.get("application_fee") is None:
+            raise ValueError(f"the charge {charge_id} has no application fee that could be refunded")
         refund_id = fields.get("id") or self._id("re")
         description = f"REFUND FOR CHARGE ({charge['description'] or charge_id})"
         transaction = self._book(charge, -amount, moment, "refund", refund_id, description)
@@ -72,10 +77,14 @@ class Refunds(Balance):
 
     @locked
     def reverse_transfer(self, transfer_id: str, amount: int, **when: Unpack[When]) -> Json:
-        """Take a part of a transfer back from the connected account; returns the transfer."""
+        """Take a part of a transfer back from the connected account; returns the transfer. Raises `ValueError` if
+        less than `amount` is left of it."""
         moment = self._moment_of("transfers", transfer_id, when)
-        charge_id = self._stored("transfers", transfer_id, moment.livemode)["source_transaction"]
-        self._reverse_transfer(self._stored("charges", charge_id, moment.livemode), amount, moment, None)
+        transfer = self._stored("transfers", transfer_id, moment.livemode)
+        if amount > (left := transfer["amount"] - transfer["amount_reversed"]):
+            raise ValueError(f"{amount} is more than is left of the transfer {transfer_id}: {left}")
+        charge = self._stored("charges", transfer["source_transaction"], moment.livemode)
+        self._reverse_transfer(charge, amount, moment, None)
         return self._shown("transfers", transfer_id, moment.livemode)
 
     def _reverse_transfer(self, charge: Json, amount: int, moment: Moment, refund_id: str | None) -> str:

@@ -111,6 +111,8 @@ class State:
         """Share of successful payments that are captured asynchronously: the charge gets its balance transaction up to
         a minute later, with the charge's `created`, and `charge.updated` announces the change
         (docs/stripe.md#asynchronous-capture)."""
+        self.numbers_by_customer = True
+        """Whether invoices are numbered for each customer, as Stripe does by default, or for the account."""
         self.event_listeners: list[Callable[[str, bool], object]] = []
         """Called immediately with the id and mode of every event of an action, while the shop is locked."""
         self._random = Random(seed)

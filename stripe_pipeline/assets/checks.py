@@ -11,12 +11,15 @@ from typing import Any
 
 import dagster as dg
 
-from stripe_pipeline.assets.keys import key_of
-from stripe_pipeline.assets.run_locks import UNFINISHED, hold_run_lock
+from stripe_pipeline.assets.keys import Names
+from stripe_pipeline.assets.run_locks import UNFINISHED
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.inbox.inbox import Inbox
 from stripe_pipeline.objects import BY_STRIPE_OBJECT, ObjectType, Reference
-from stripe_pipeline.resources.pipeline import RESOURCE, OpensPipeline
+from stripe_pipeline.proof.proving import once
+from stripe_pipeline.proof.summary import summarize
+from stripe_pipeline.proof.verdict import Verdict
+from stripe_pipeline.resources.pipeline import OpensPipeline
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.views.references import dangling, followed
@@ -24,7 +27,8 @@ from stripe_pipeline.views.references import dangling, followed
 CHECK = "announced_changes_read"
 REFERENCES = "references_resolve"
 UNIQUE = "each_object_once"
-NIGHTLY = (REFERENCES, UNIQUE)
+PROVED = "proved"
+NIGHTLY = (REFERENCES, UNIQUE, PROVED)
 """The checks that read whole tables, which is too much for every sync."""
 EVALUATED_AT = "evaluated at"
 """The metadata key of a repeated result: when the check ran."""
@@ -45,7 +49,7 @@ class _Verdict:
     description: str | None = None
 
 
-def build_checks(settings: Settings) -> dict[str, dg.AssetChecksDefinition]:
+def build_checks(settings: Settings, names: Names) -> dict[str, dg.AssetChecksDefinition]:
     """The checks of the enabled types by check name, without checks that no type needs."""
     listed = [object_type for object_type in settings.enabled if object_type.endpoint]
     references = _references(settings)
@@ -55,12 +59,11 @@ def build_checks(settings: Settings) -> dict[str, dg.AssetChecksDefinition]:
         return _Verdict(not problems, _metadata(problems))
 
     def resolve(pipeline: Pipeline, object_type: ObjectType) -> _Verdict:
-        return _judge(
-            [_resolve(pipeline, settings, object_type, reference) for reference in references[object_type.name]]
-        )
+        return _resolved(pipeline, settings, object_type, references[object_type.name])
 
     checks = {
         CHECK: _build(
+            names,
             CHECK,
             listed,
             announced,
@@ -68,6 +71,7 @@ def build_checks(settings: Settings) -> dict[str, dg.AssetChecksDefinition]:
             " shows which objects and why, `stripe-pipeline webhooks retry` tries again.",
         ),
         REFERENCES: _build(
+            names,
             REFERENCES,
             [object_type for object_type in settings.enabled if object_type.name in references],
             resolve,
@@ -75,39 +79,62 @@ def build_checks(settings: Settings) -> dict[str, dg.AssetChecksDefinition]:
             dg.AssetCheckSeverity.WARN,
         ),
         UNIQUE: _build(
-            UNIQUE, settings.enabled, _unique, "Fails if an object is stored in more than one row; checked once a day."
+            names,
+            UNIQUE,
+            settings.enabled,
+            _unique,
+            "Fails if an object is stored in more than one row; checked once a day.",
+        ),
+        PROVED: _build(
+            names,
+            PROVED,
+            settings.enabled,
+            _proved,
+            "Fails if the table differs from the balance that Stripe reports, from objects that were read again or from"
+            " other tables: `pipeline.proof` has every comparison. Checked once a day.",
+            # A backfill has just read its rows: only the nightly job, and the check by itself, read a sample.
+            prepare=lambda pipeline, materializing: pipeline.prove(sample=not materializing),
         ),
     }
     return {name: check for name, check in checks.items() if check}
 
 
 def _build(
+    names: Names,
     name: str,
     tables: Sequence[ObjectType],
     judge: Callable[[Pipeline, ObjectType], _Verdict],
     description: str,
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+    *,
+    prepare: Callable[[Pipeline, bool], object] = lambda *_: None,
 ) -> dg.AssetChecksDefinition | None:
-    """The check `name` of these tables, each judged separately; None without tables."""
+    """The check `name` of these tables, each judged separately, after `prepare`; None without tables.
+
+    `prepare` is told whether the run materializes selected assets, and not only evaluates checks.
+    """
     if not tables:
         return None
 
     @dg.multi_asset_check(
-        name=name,
-        specs=[dg.AssetCheckSpec(name, asset=key_of(object_type), description=description) for object_type in tables],
+        name=names.own(name),
+        specs=[
+            dg.AssetCheckSpec(name, asset=names.key_of(object_type), description=description) for object_type in tables
+        ],
         can_subset=True,
-        required_resource_keys={RESOURCE},
+        required_resource_keys={names.resource},
     )
     def checked(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
-        opens: OpensPipeline = getattr(context.resources, RESOURCE)
+        opens: OpensPipeline = getattr(context.resources, names.resource)
         selected = {key.asset_key for key in context.selected_asset_check_keys}
         try:
-            with opens.open() as pipeline, hold_run_lock(pipeline.folder, context.run.run_id):
+            with opens.open() as pipeline, opens.run_locks.holding(context.run.run_id):
+                prepare(pipeline, bool(context.run.asset_selection))
                 for object_type in tables:
-                    if key_of(object_type) in selected:
+                    if names.key_of(object_type) in selected:
                         verdict = judge(pipeline, object_type)
                         yield dg.AssetCheckResult(
-                            asset_key=key_of(object_type),
+                            asset_key=names.key_of(object_type),
                             check_name=name,
                             passed=verdict.passed,
                             severity=severity,
@@ -126,8 +153,27 @@ def _references(settings: Settings) -> dict[str, list[Reference]]:
     return {table: references for table, references in every.items() if references}
 
 
+def _proved(pipeline: Pipeline, object_type: ObjectType) -> _Verdict:
+    proofs = [proof for proof, _ in pipeline.warehouse.proofs.stored() if proof.object_type == object_type.name]
+    shown = {
+        f"{proof.name}{f' {proof.scope}' if proof.scope else ''}": dg.MetadataValue.text(
+            f"{proof.verdict}: {proof.reason or f'{proof.left} stored, {proof.right} expected'}"
+        )
+        for proof in proofs
+        if proof.verdict is not Verdict.PROVED
+    }
+    summary = summarize((proof, 0.0) for proof in proofs)
+    metadata = {"comparisons": dg.MetadataValue.int(len(proofs)), **dict(list(shown.items())[:_SHOWN])}
+    return _Verdict(not summary.failed, metadata, summary.sentence if shown else None)
+
+
 def _unique(pipeline: Pipeline, object_type: ObjectType) -> _Verdict:
-    repeated = pipeline.warehouse.rows.repeated(object_type, most=_SHOWN)
+    repeated = [
+        proof.scope
+        for livemode in (True, False)
+        for proof in once(pipeline.warehouse.ask, object_type, livemode=livemode)
+        if proof.verdict is Verdict.FAILED and proof.scope
+    ]
     if not repeated:
         return _Verdict(True, {})
     way_out = "Please report this; a new data folder (STRIPE_PIPELINE_DATA) will hold every object once."
@@ -144,6 +190,12 @@ class _Counts:
     explained: int
     """How many of the missing objects are expected to be missing: older than the history, or never listed."""
     examples: list[str]
+
+
+def _resolved(
+    pipeline: Pipeline, settings: Settings, object_type: ObjectType, references: Iterable[Reference]
+) -> _Verdict:
+    return _judge(_resolve(pipeline, settings, object_type, reference) for reference in references)
 
 
 def _resolve(pipeline: Pipeline, settings: Settings, object_type: ObjectType, reference: Reference) -> _Counts:
@@ -181,23 +233,56 @@ def _judge(counts: Iterable[_Counts]) -> _Verdict:
     return _Verdict(False, metadata, f"References to missing objects: {missing}. {remedy}")
 
 
-def evaluations(pipeline: Pipeline, tables: Collection[str]) -> list[dg.AssetCheckEvaluation]:
+def evaluations(pipeline: Pipeline, tables: Collection[str], names: Names) -> list[dg.AssetCheckEvaluation]:
     """Whether each announced change of these tables was read, for callers that report it outside the check's step."""
     dead = dead_by_table(pipeline.inbox) if tables else {}
     return [
-        dg.AssetCheckEvaluation(
-            asset_key=key_of(object_type),
-            check_name=CHECK,
-            passed=object_type.name not in dead,
-            metadata=_metadata(dead.get(object_type.name, {})),
+        _evaluation(
+            names.key_of(object_type),
+            CHECK,
+            _Verdict(object_type.name not in dead, _metadata(dead.get(object_type.name, {}))),
         )
         for object_type in pipeline.settings.enabled
         if object_type.endpoint and object_type.name in tables
     ]
 
 
+def nightly_evaluations(pipeline: Pipeline, names: Names) -> Iterator[dg.AssetCheckEvaluation]:
+    """The nightly checks of all tables, evaluated now, for callers that report them outside the checks' steps. The
+    check `proved` shows the outcomes that are stored."""
+    references = _references(pipeline.settings)
+    for object_type in pipeline.settings.enabled:
+        key = names.key_of(object_type)
+        yield _evaluation(key, UNIQUE, _unique(pipeline, object_type))
+        yield _evaluation(key, PROVED, _proved(pipeline, object_type))
+        if followed_here := references.get(object_type.name):
+            verdict = _resolved(pipeline, pipeline.settings, object_type, followed_here)
+            yield _evaluation(key, REFERENCES, verdict, dg.AssetCheckSeverity.WARN)
+
+
+def _evaluation(
+    key: dg.AssetKey,
+    name: str,
+    verdict: _Verdict,
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+) -> dg.AssetCheckEvaluation:
+    return dg.AssetCheckEvaluation(
+        asset_key=key,
+        check_name=name,
+        passed=verdict.passed,
+        severity=severity,
+        description=verdict.description,
+        metadata=verdict.metadata,
+    )
+
+
 def last_results(
-    instance: dg.DagsterInstance, settings: Settings, tables: Iterable[ObjectType], *, run_id: str = WITHOUT_RUN
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    tables: Iterable[ObjectType],
+    names: Names,
+    *,
+    run_id: str = WITHOUT_RUN,
 ) -> list[dg.AssetCheckEvaluation]:
     """The last results of the nightly checks of these tables, to be reported again after their materialization.
 
@@ -210,7 +295,7 @@ def last_results(
         for name in NIGHTLY:
             if name == REFERENCES and object_type.name not in references:
                 continue
-            key = dg.AssetCheckKey(key_of(object_type), name)
+            key = dg.AssetCheckKey(names.key_of(object_type), name)
             history = instance.event_log_storage.get_asset_check_execution_history(key, limit=_LOOKED_BACK)
             if not history or history[0].run_id == run_id or _being_evaluated(instance, history[0]):
                 continue

@@ -3,109 +3,88 @@
 A sync shares one scan of events, one rate budget, one load and one publish, so the assets come from one multi-asset.
 """
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from datetime import date
 from typing import Any
 
 import dagster as dg
 
 from stripe_pipeline.assets import columns
 from stripe_pipeline.assets.checks import evaluations, last_results
-from stripe_pipeline.assets.keys import SYNC_JOB, key_of
-from stripe_pipeline.assets.run_locks import hold_run_lock
+from stripe_pipeline.assets.keys import Names
+from stripe_pipeline.assets.partitions import Partitions
+from stripe_pipeline.assets.progress import LoggedProgress
 from stripe_pipeline.assets.views import changed_views
 from stripe_pipeline.batch import Changes
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import Cancelled, StripePipelineError, by_cause
 from stripe_pipeline.objects import OBJECT_TYPES, ObjectType
-from stripe_pipeline.resources.pipeline import RESOURCE, OpensPipeline
+from stripe_pipeline.resources.pipeline import OpensPipeline
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.sync.report import Report
 from stripe_pipeline.views.columns import of_table
 
+SUMMARY_TAG = "summary"
+"""The tag that says in the list of runs what a run did."""
 _Event = dg.MaterializeResult[Any] | dg.AssetMaterialization | dg.AssetCheckEvaluation
-_SECONDS_BETWEEN_LINES = 10.0
 
 
-def build_raw_assets(settings: Settings) -> dg.AssetsDefinition:
-    """The base tables of every enabled object type, partitioned by the UTC day of `created`, today included."""
-    daily = dg.DailyPartitionsDefinition(start_date=settings.first_day.isoformat(), end_offset=1)
+def build_raw_assets(settings: Settings, names: Names) -> dg.AssetsDefinition:
+    """The base tables of every enabled object type, partitioned by `created`, today included."""
+    partitions_def = Partitions(settings).definition
     specs = [
         dg.AssetSpec(
-            key_of(object_type),
-            deps=[key_of(OBJECT_TYPES[object_type.parent])] if object_type.parent else [],
+            names.key_of(object_type),
+            deps=[names.key_of(OBJECT_TYPES[object_type.parent])] if object_type.parent else [],
             description=_describe(object_type, settings),
-            partitions_def=daily,
-            group_name="raw",
+            partitions_def=partitions_def,
+            group_name=names.own("raw"),
             kinds={"stripe", "duckdb"},
             skippable=True,
-            metadata={
-                "dagster/table_name": f"raw.{object_type.name}",
-                columns.SCHEMA: columns.table_schema(of_table(object_type, settings)),
-            },
+            metadata=columns.of_relation(
+                f"raw.{object_type.name}", columns.table_schema(of_table(object_type, settings))
+            ),
+            tags=columns.tags_of([object_type], settings),
         )
         for object_type in settings.enabled
     ]
 
     @dg.multi_asset(
-        name="stripe",
+        name=names.pipeline,
         specs=specs,
         can_subset=True,
         backfill_policy=dg.BackfillPolicy.single_run(),
-        required_resource_keys={RESOURCE},
+        required_resource_keys={names.resource},
         description="Reads Stripe and brings the tables up to date, each by itself: a table that fails keeps its rows.",
     )
     def stripe(context: dg.AssetExecutionContext) -> Iterator[_Event]:
-        opens: OpensPipeline = getattr(context.resources, RESOURCE)
-        days = {date.fromisoformat(key) for key in context.partition_keys}
+        opens: OpensPipeline = getattr(context.resources, names.resource)
+        partitions = Partitions(settings)
+        days = partitions.days_of(context.partition_keys)
         selected = {OBJECT_TYPES[key.path[-1]].name for key in context.selected_asset_keys}
         with ExitStack() as working:
+            progress = working.enter_context(LoggedProgress(context.log))
             try:
-                with opens.open(_Logged(context.log)) as pipeline:
-                    working.enter_context(hold_run_lock(pipeline.folder, context.run.run_id))
-                    if context.run.job_name == SYNC_JOB:
-                        # Notifications cover today; other days were requested in the UI and are listed, too.
-                        report = pipeline.sync(days - {today()})
+                with opens.open(progress) as pipeline:
+                    working.enter_context(opens.run_locks.holding(context.run.run_id))
+                    if context.run.job_name == names.sync_job:
+                        # Every sync covers the present; other partitions were requested in the UI and are listed.
+                        report = pipeline.sync(days - partitions.days_of([partitions.key_of(today())]))
                     else:
                         report = pipeline.backfill(days, selected)
                     # A separate step for the checks would cost as much as the sync.
-                    checked = evaluations(pipeline, selected)
-                    views = changed_views(context.instance, pipeline.warehouse, settings)
-            except Cancelled:
-                raise
+                    checked = evaluations(pipeline, selected, names)
+                    views = changed_views(context.instance, pipeline.warehouse, settings, names)
+            except (Cancelled, dg.DagsterExecutionInterruptedError):
+                # Without the stack of the thread that happened to wait.
+                raise dg.DagsterExecutionInterruptedError(progress.canceled) from None
             except StripePipelineError as error:
                 raise dg.Failure(description=str(error), allow_retries=False) from None
+            context.instance.add_run_tags(context.run.run_id, {SUMMARY_TAG: report.summary})
             yield from views
-            yield from _report(context, report, days, selected, settings, checked)
+            yield from _report(context, report, partitions, selected, settings, names, checked)
 
     return stripe
-
-
-class _Logged:
-    """Logs the progress of a run's lists."""
-
-    def __init__(self, log: dg.DagsterLogManager) -> None:
-        self._log = log
-        self._logged_at = time.monotonic()
-        self._now: dict[str, str] = {}
-
-    def listed(self, table: str, *, days: int, of: int, rows: int, seconds: float) -> None:
-        """Log the progress of all tables every few seconds."""
-        self._now[table] = f"{table} {pace(days=days, of=of, rows=rows, seconds=seconds)}"
-        if time.monotonic() - self._logged_at >= _SECONDS_BETWEEN_LINES:
-            self._logged_at = time.monotonic()
-            self._log.info("\n".join(["Listed so far:", *self._now.values()]))
-
-    def finished(self, report: Report) -> None:
-        """Log nothing: the materializations report it."""
-
-
-def pace(*, days: int, of: int, rows: int, seconds: float) -> str:
-    """The progress of a list, in words."""
-    left = f", about {seconds * (of - days) / days:,.0f} s left" if 0 < days < of else ""
-    return f"{days} of {of} days, {rows:,} rows, {rows / max(seconds, 0.001):,.0f} rows/s{left}"
 
 
 def _describe(object_type: ObjectType, settings: Settings) -> str:
@@ -116,16 +95,21 @@ def _describe(object_type: ObjectType, settings: Settings) -> str:
     age = settings.retention_of(object_type) or settings.retention_of(family)
     retention = f"kept for {age}" if age else "kept forever"
     origin = " Generated from Stripe's OpenAPI document, without tests of its own." if object_type.generated else ""
-    loaded = f"Loaded from {settings.first_listed(object_type)} on, {retention}."
+    loaded = (
+        f"Loaded from {settings.first_listed(object_type)} on, {retention}."
+        if object_type.dated
+        else ("Every object is loaded: Stripe does not say when they were created.")
+    )
     return f"{heading}{object_type.description}{origin}\n\n{loaded}"
 
 
 def _report(
     context: dg.AssetExecutionContext,
     report: Report,
-    days: set[date],
+    partitions: Partitions,
     selected: set[str],
     settings: Settings,
+    names: Names,
     checked: Sequence[dg.AssetCheckEvaluation],
 ) -> Iterator[_Event]:
     """Report the changes to Dagster, then fail if any table could not be brought up to date."""
@@ -143,23 +127,22 @@ def _report(
         failed = table in report.failures
         if failed:
             context.log.error("%s could not be brought up to date: %s", table, report.failures[table])
-        requested = days if table in selected and not failed else set()
-        to_record = _days_to_record(context, report, object_type, requested)
+        requested = set(context.partition_keys) if table in selected and not failed else set()
+        to_record = _partitions_to_record(context, report, object_type, requested, partitions, names)
         # One result covers all partitions of the run. Without a result, Dagster considers the step skipped.
         own = requested if requested <= to_record else set()
-        for day in sorted(own):
-            context.add_asset_metadata(
-                _metadata(report, object_type, day), asset_key=key_of(object_type), partition_key=day.isoformat()
-            )
-        for day in sorted(to_record - own):
-            yield _materialization(report, object_type, day)
+        metadata = _metadata(report, object_type, partitions, to_record)
+        for key in sorted(own):
+            context.add_asset_metadata(metadata[key], asset_key=names.key_of(object_type), partition_key=key)
+        for key in sorted(to_record - own):
+            yield dg.AssetMaterialization(names.key_of(object_type), partition=key, metadata=metadata[key])
         if own:
-            yield dg.MaterializeResult(asset_key=key_of(object_type))
+            yield dg.MaterializeResult(asset_key=names.key_of(object_type))
         if to_record:
             materialized.append(object_type)
     # After the materializations, or Dagster considers the check older than the rows.
     yield from checked
-    yield from last_results(context.instance, settings, materialized, run_id=context.run.run_id)
+    yield from last_results(context.instance, settings, materialized, names, run_id=context.run.run_id)
     if report.failures:
         raise dg.Failure(
             description=" — ".join(f"{', '.join(tables)}: {error}" for tables, error in by_cause(report.failures)),
@@ -169,8 +152,8 @@ def _report(
 
 
 def _shown_changes(report: Report, object_type: ObjectType) -> Changes:
-    """The changes to a table by partition. Of an undated type, whose rows belong to no partition, all changes are shown
-    in the present day's."""
+    """The changes to a table by day. Of an undated type, whose rows belong to no partition, all changes are shown
+    in the present day."""
     changes = report.changes.get(object_type.name, Changes())
     if object_type.dated:
         return changes
@@ -181,56 +164,68 @@ def _shown_changes(report: Report, object_type: ObjectType) -> Changes:
     return moved
 
 
-def _days_to_record(
-    context: dg.AssetExecutionContext, report: Report, object_type: ObjectType, requested: set[date]
-) -> set[date]:
-    """The days of a table whose partitions are recorded as materialized: days on which rows changed, and days that are
-    complete for the first time. Recording an unchanged day would only hide the check results.
+def _partitions_to_record(
+    context: dg.AssetExecutionContext,
+    report: Report,
+    object_type: ObjectType,
+    requested: set[str],
+    partitions: Partitions,
+    names: Names,
+) -> set[str]:
+    """The partitions of a table that are recorded as materialized: those in which rows changed, and those that were
+    listed for the first time. Recording an unchanged partition would only hide the check results.
 
-    All `requested` days are recorded in a backfill, which Dagster would otherwise consider unfinished, and in a run
-    that fails because of another table, which would otherwise mark those days as failed.
+    All `requested` partitions are recorded in a backfill, which Dagster would otherwise consider unfinished, and in a
+    run that fails because of another table, which would otherwise mark those partitions as failed.
     """
-    changed = _shown_changes(report, object_type).days
-    expected = requested if report.failures or context.run.job_name != SYNC_JOB else set()
-    listed = report.listed.get(object_type.name, set()) if object_type.dated else set()
+    changed = partitions.keys_of(_shown_changes(report, object_type).days)
+    expected = requested if report.failures or context.run.job_name != names.sync_job else set()
+    listed = partitions.keys_of(report.listed.get(object_type.name, ()) if object_type.dated else ())
     unchanged = (requested | listed) - changed - expected
-    return changed | expected | _never_materialized(context.instance, key_of(object_type), unchanged)
+    return changed | expected | _never_materialized(context.instance, names.key_of(object_type), unchanged)
 
 
-def _never_materialized(instance: dg.DagsterInstance, key: dg.AssetKey, days: set[date]) -> set[date]:
-    """The `days` that Dagster does not show as materialized."""
-    if len(days) != 1:
-        shown: Iterable[str] = instance.get_materialized_partitions(key) if days else ()
-        return days - {date.fromisoformat(partition) for partition in shown}
+def _never_materialized(instance: dg.DagsterInstance, asset: dg.AssetKey, keys: set[str]) -> set[str]:
+    """Those of the partitions `keys` that Dagster does not show as materialized."""
+    if len(keys) != 1:
+        shown: Iterable[str] = instance.get_materialized_partitions(asset) if keys else ()
+        return keys - set(shown)
     # The case of nearly every sync: looking up one partition uses an index, looking up all of them a scan.
-    [day] = days
-    result = instance.fetch_materializations(dg.AssetRecordsFilter(key, asset_partitions=[day.isoformat()]), limit=1)
-    return set() if result.records else days
+    result = instance.fetch_materializations(dg.AssetRecordsFilter(asset, asset_partitions=list(keys)), limit=1)
+    return set() if result.records else keys
 
 
-def materializations(report: Report, enabled: Sequence[ObjectType]) -> list[dg.AssetMaterialization]:
-    """One materialization per table and day with changes, for callers that report without a run."""
-    return [
-        _materialization(report, object_type, day)
-        for object_type in enabled
-        for day in sorted(_shown_changes(report, object_type).days)
-    ]
+def materializations(report: Report, settings: Settings, names: Names) -> list[dg.AssetMaterialization]:
+    """One materialization per table and partition with changes, for callers that report without a run."""
+    partitions = Partitions(settings)
+    materialized = []
+    for object_type in settings.enabled:
+        changed = partitions.keys_of(_shown_changes(report, object_type).days)
+        metadata = _metadata(report, object_type, partitions, changed)
+        materialized += [
+            dg.AssetMaterialization(names.key_of(object_type), partition=key, metadata=metadata[key])
+            for key in sorted(changed)
+        ]
+    return materialized
 
 
-def _materialization(report: Report, object_type: ObjectType, day: date) -> dg.AssetMaterialization:
-    return dg.AssetMaterialization(
-        key_of(object_type), partition=day.isoformat(), metadata=_metadata(report, object_type, day)
-    )
-
-
-def _metadata(report: Report, object_type: ObjectType, day: date) -> dict[str, int]:
+def _metadata(
+    report: Report, object_type: ObjectType, partitions: Partitions, keys: Iterable[str]
+) -> dict[str, dict[str, Any]]:
+    """The changes in each of the partitions `keys`, its rows where they are known, and whether they are not kept."""
     changes = _shown_changes(report, object_type)
-    metadata = {
-        "inserted": changes.inserted[day],
-        "updated": changes.updated[day],
-        "deleted": changes.deleted[day],
-        "requests": report.requests[object_type.name],
-    }
-    if day in changes.rows:
-        metadata["dagster/partition_row_count"] = changes.rows[day]
+    metadata: dict[str, dict[str, Any]] = {key: {"inserted": 0, "updated": 0, "deleted": 0} for key in keys}
+    for name in ("inserted", "updated", "deleted"):
+        for day, number in getattr(changes, name).items():
+            if of_partition := metadata.get(partitions.key_of(day)):
+                of_partition[name] += number
+    unchanged = [key for key, of_partition in metadata.items() if not any(of_partition.values())]
+    not_kept = partitions.not_kept(object_type, unchanged)
+    for key, of_partition in metadata.items():
+        rows = partitions.rows(key, changes.rows)
+        # Rows that were loaded before the settings left them out may still be there.
+        if key in not_kept and not rows:
+            of_partition.update(not_kept[key])
+        elif rows is not None:
+            of_partition["dagster/partition_row_count"] = rows
     return metadata

@@ -6,7 +6,7 @@ This module holds the code that all commands share. Each group of commands is a 
 from __future__ import annotations
 
 import os
-import tomllib
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 from dotenv import dotenv_values
 
+from stripe_pipeline.cli.project import find_project, init, make_project
 from stripe_pipeline.cli.terminal import out
 from stripe_pipeline.errors import (
     SettingsError,
@@ -23,6 +24,7 @@ from stripe_pipeline.settings.loading import load_settings
 from stripe_pipeline.storage_errors import Cause, access_remedy, cause_of, reason, remedy
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app.command()(init)
 
 
 def _show_version(wanted: bool) -> None:
@@ -33,24 +35,29 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def enter_project(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
     """Keeps payments, invoices, customers and balance from Stripe in DuckDB, equal to Stripe.
 
-    Try it without an account: stripe-pipeline demo. With an account: set STRIPE_API_KEY, then run stripe-pipeline check
-    and stripe-pipeline dev.
+    Try it without an account: stripe-pipeline demo. With an account: run stripe-pipeline init in an empty folder, put
+    the key into the file .env, then run stripe-pipeline check and stripe-pipeline dev.
     """
+    if context.invoked_subcommand == init.__name__ or "--help" in sys.argv:
+        return
     # Dagster resolves its storage against the working directory, so all work is done in the project folder.
     _make_paths_absolute()
-    folder = Path.cwd()
-    candidates = [folder, *folder.parents, Path(__file__).resolve().parents[2]]
-    root = next((candidate for candidate in candidates if _is_project(candidate)), None)
+    root = find_project()
     if root is None:
-        raise SettingsError(
-            f"{folder} is not in a clone of the stripe_pipeline project", "Run stripe-pipeline in the project folder"
-        )
+        root = Path.cwd()
+        if context.invoked_subcommand != "demo":
+            raise SettingsError(
+                f"{root} is not in a project folder of stripe_pipeline",
+                "Run `stripe-pipeline init` to make one here, or change to the one that you have",
+            )
+        out.print(f"Making a project in {root}: {', '.join(make_project(root))}")
     os.chdir(root)
     # As Dagster does for the processes it starts here, so that both see the same environment.
     try:
@@ -72,21 +79,10 @@ def enter_project(
 
 
 def _make_paths_absolute() -> None:
-    for name in ("STRIPE_PIPELINE_DATA", "STRIPE_PIPELINE_CONFIG"):
-        if os.environ.get(name):
+    for name in ("STRIPE_PIPELINE_DATA", "STRIPE_PIPELINE_CONFIG", "STRIPE_PIPELINE_PUBLISH"):
+        # An address is refused where the folder is used.
+        if os.environ.get(name) and ":/" not in os.environ[name]:
             os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
-
-
-def _is_project(folder: Path) -> bool:
-    """Whether the folder has `dagster.yaml` and our code location; a parent folder may be another Dagster project."""
-    try:
-        declared = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
-        return (
-            declared["tool"]["dg"]["project"]["root_module"] == "stripe_pipeline"
-            and (folder / "dagster.yaml").is_file()
-        )
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
 
 
 def check_environment() -> None:

@@ -14,9 +14,10 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import (
     PermissionMissing,
     StripePipelineError,
+    WarehouseError,
     by_cause,
 )
-from stripe_pipeline.settings.environment import api_base, load_keys
+from stripe_pipeline.settings.environment import api_base, inbox_url, load_keys
 from stripe_pipeline.settings.loading import load_settings
 from stripe_pipeline.stripe_api.rate_limits import READ_ALLOCATION
 
@@ -30,7 +31,8 @@ from stripe_pipeline.cli.display import approximately, print_line
 def check() -> None:
     """Show what each key may read, and how long loading will take.
 
-    Sends some forty requests to Stripe for each key, and changes nothing. The exit status is 1 if something is missing
+    Sends some forty requests to Stripe for each key, and changes nothing; once there is a published file, a small file
+    beside it shows how fast the file system copies, and is removed again. The exit status is 1 if something is missing
     that loading needs: a key, a permission or the events. Webhooks are shown, but do not count.
     """
     reports = key_reports()
@@ -41,8 +43,32 @@ def check() -> None:
             continue
         _show_report(report)
         complain_of_missing(report)
-    if not all(report.complete for report in reports):
+    _show_copying()
+    if not _show_bucket() or not all(report.complete for report in reports):
         raise typer.Exit(1)
+
+
+def _show_copying() -> None:
+    from stripe_pipeline.preflight.copying import try_copying
+
+    if copying := try_copying(DataFolder.from_environment()):
+        print_line("Publish", f"{copying}")
+
+
+def _show_bucket() -> bool:
+    """Shows what is in the bucket that versions are sent to; False if that could not be seen."""
+    from stripe_pipeline.warehouse.bucket import Bucket
+
+    folder = DataFolder.from_environment()
+    if not folder.bucket:
+        return True
+    try:
+        newest = Bucket(folder, folder.bucket).newest()
+    except WarehouseError as error:
+        complain(error)
+        return False
+    print_line("Bucket", f"{folder.bucket} has {newest or 'no version yet: the next run sends one'}.")
+    return True
 
 
 def key_reports() -> list[KeyReport]:
@@ -51,7 +77,7 @@ def key_reports() -> list[KeyReport]:
 
     keys, settings, folder = load_keys(), load_settings(), DataFolder.from_environment()
     with err.status("Asking Stripe …") if err.is_terminal else contextlib.nullcontext():
-        return check_keys(keys, settings=settings, folder=folder, base_url=api_base())
+        return check_keys(keys, settings=settings, folder=folder, base_url=api_base(), inbox_url=inbox_url())
 
 
 def key_of(report: KeyReport) -> str:

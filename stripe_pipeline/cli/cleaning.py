@@ -38,6 +38,13 @@ class Cleaning:
         """What would be removed, a line each; empty if there is nothing to remove."""
 
     def __enter__(self) -> Cleaning:
+        if self.folder.lake:
+            raise SettingsError(
+                "The warehouse is in a lake, which other hosts may use; `clean` removes only what is on this one",
+                "Stop all hosts, drop the database that STRIPE_PIPELINE_WAREHOUSE names, and remove the files in"
+                f" {self.folder.lake.data}. Then unset STRIPE_PIPELINE_WAREHOUSE and run `stripe-pipeline clean` on"
+                " each host",
+            )
         try:
             if self.folder.contents():
                 self.folder.check_access()
@@ -45,7 +52,8 @@ class Cleaning:
                 self.items.append(
                     f"the data folder {self.folder.root}: {self._held()}, {_size(self.folder.contents())}"
                 )
-                self._lock(self.folder.lock, "a run")
+                for lock in (self.folder.publish_lock, self.folder.lock):
+                    self._lock(lock, "a run")
                 if self.folder.hash_key.exists():
                     self.items.append(f"the key that fields are hashed with, {self.folder.hash_key}")
             if self._inbox_url and (waiting := self._waiting_elsewhere()):
@@ -115,9 +123,15 @@ class Cleaning:
     def _waiting_elsewhere(self) -> str | None:
         inbox = Inbox(self.folder, self._inbox_url)
         try:
+            hosts = inbox.presence.hosts()
             summary = inbox.summary()
         finally:
             inbox.close()
+        if hosts:
+            raise SettingsError(
+                f"The inbox that STRIPE_PIPELINE_INBOX names is in use by a process on host {', '.join(hosts)}",
+                "Stop it first",
+            )
         return (
             f"the inbox that STRIPE_PIPELINE_INBOX names, with {summary.waiting + summary.dead} unapplied notifications"
         )

@@ -17,11 +17,14 @@ from rich.table import Table
 from rich.text import Text
 
 from stripe_pipeline.cli.terminal import complain, err, out
+from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import (
     StripePipelineError,
     by_cause,
 )
+from stripe_pipeline.inbox.run_locks import RunLocks
 from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.settings.environment import inbox_url
 
 if TYPE_CHECKING:
     from stripe_pipeline.sync.pipeline import Pipeline
@@ -37,6 +40,16 @@ class ShowsProgress:
     def __init__(self, display: Display | None) -> None:
         self._display = display
         self.error: StripePipelineError | None = None
+
+    @property
+    def folder(self) -> DataFolder:
+        """The data folder of the pipeline."""
+        return DataFolder.from_environment()
+
+    @property
+    def run_locks(self) -> RunLocks:
+        """The locks of the pipeline's active runs; raises `SettingsError`."""
+        return RunLocks(self.folder, inbox_url())
 
     @contextlib.contextmanager
     def open(self, progress: RunProgress | None = None) -> Iterator[Pipeline]:
@@ -95,8 +108,7 @@ def show_report(report: Report) -> None:
             table.add_row(name, *failed, f"{report.requests[name]:,}" if report.requests[name] else "")
     if table.row_count:
         out.print(table)
-    else:
-        out.print("Nothing new.")
+    out.print(f"{report.summary}.")
     for note in report.notes:
         out.print(note)
     if report.surprises.seen:

@@ -16,6 +16,8 @@ import filelock
 
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import StripePipelineError
+from stripe_pipeline.inbox.run_locks import RunLocks
+from stripe_pipeline.settings.environment import inbox_url
 from stripe_pipeline.sqlite_files import is_damaged, sqlite_cause_of
 from stripe_pipeline.storage_errors import Cause
 
@@ -38,6 +40,7 @@ def dagster_instance() -> Iterator[DagsterInstance]:
     import dagster as dg
     from sqlalchemy.exc import DBAPIError
 
+    from stripe_pipeline.assets.dagster_storage import check_driver
     from stripe_pipeline.assets.run_locks import fail_killed_runs
 
     home = Path(os.environ["DAGSTER_HOME"])
@@ -50,18 +53,21 @@ def dagster_instance() -> Iterator[DagsterInstance]:
     except DBAPIError as error:
         raise _explained(error) from error
     except Exception as error:  # whatever YAML, Alembic and Dagster's own checks raise
+        if isinstance(error.__cause__, DBAPIError):  # dagster-postgres has given up connecting
+            raise _explained(error.__cause__) from error
         reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
         raise StripePipelineError(
             f"Dagster cannot use its storage: {reason}",
             f"Correct dagster.yaml in {home}, or the permissions of the folders it names",
         ) from error
     with instance:
+        check_driver(instance)
         for folder in _storage_folders():
             if folder.name == ".dagster":  # it holds logs of runs; another user's folder stays as it is
                 with suppress(OSError):
                     folder.chmod(0o700)
         try:
-            fail_killed_runs(instance, DataFolder.from_environment())
+            fail_killed_runs(instance, RunLocks(DataFolder.from_environment(), inbox_url()))
             yield instance
         except DBAPIError as error:
             raise _explained(error) from error

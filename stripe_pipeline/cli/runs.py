@@ -61,7 +61,8 @@ def backfill(
 ) -> None:
     """List whole days again, and correct what differs.
 
-    The same as a backfill in the UI. Days are UTC days of `created`. Rows that are already stored are compared and
+    The same as a backfill in the UI. Days are UTC days of `created`; with `partitions: month`, whole months are listed.
+    Rows that are already stored are compared and
     corrected, never duplicated.
     """
     check_environment()
@@ -96,7 +97,7 @@ def prune(
 
     The asset `retention` does the same every night, and also removes old notifications and Dagster's old runs.
     """
-    from stripe_pipeline.assets.keys import RETENTION
+    from stripe_pipeline.assets.keys import Names
     from stripe_pipeline.assets.retention import PRUNED, records
     from stripe_pipeline.sync.pipeline import look
 
@@ -106,10 +107,11 @@ def prune(
     else:
         check_environment()
         with dagster_instance() as instance:
-            result, error = _in_process(instance, None, asset_selection=[RETENTION])
+            result, error = _in_process(instance, None, asset_selection=[Names().retention])
         if not result.success:
             raise error or failure_of(result)
-        [materialization] = result.asset_materializations_for_node("retention")
+        made = result.asset_materializations_for_node("retention")
+        [materialization] = [of for of in made if of.asset_key == Names().retention]
         shown = materialization.metadata.get(PRUNED)
         pruned = [record.data for record in shown.records] if shown else []
     if not pruned:
@@ -142,7 +144,7 @@ def erase(
     from stripe_pipeline.warehouse.warehouse import Warehouse
 
     settings, folder = load_settings(), DataFolder.from_environment()
-    if not folder.private.exists() and not stand_ins(folder):
+    if not (folder.lake or folder.private.exists() or stand_ins(folder)):
         raise SettingsError(
             f"The data folder {short_path(folder.root)} holds no warehouse", "Name another one in STRIPE_PIPELINE_DATA"
         )
@@ -156,8 +158,9 @@ def erase(
     foreseen = warehouse.erase(customers, dry_run=True)
     strangers = [customer for customer, erased in foreseen.items() if not erased.known]
     if strangers and not unknown:
+        place = warehouse.file.place if folder.lake else short_path(folder.private)
         raise SettingsError(
-            f"{short_path(folder.private)} holds no customer {', '.join(strangers)}, nor anything that belongs to one",
+            f"{place} holds no customer {', '.join(strangers)}, nor anything that belongs to one",
             "Correct the id. To keep out a customer who was never loaded, add --unknown",
         )
     number = f"{len(customers)} {'customer' if len(customers) == 1 else 'customers'}"
@@ -241,6 +244,7 @@ def drain() -> None:
 
     The sensor of `dev` and `demo` does the same continuously.
     """
+    from stripe_pipeline.assets.keys import Names
     from stripe_pipeline.automation import TickLimits, events_without_a_run
     from stripe_pipeline.sync.pipeline import SYNC_TIME, Pipeline
     from stripe_pipeline.sync.report import Report
@@ -256,7 +260,7 @@ def drain() -> None:
                 pipeline.drain(most=TickLimits.objects, report=report, due=math.inf, within=SYNC_TIME)
         finally:
             pipeline.publish()
-            for event in events_without_a_run(report, pipeline, instance):
+            for event in events_without_a_run(report, pipeline, instance, Names()):
                 instance.report_runless_asset_event(event)
         waiting = pipeline.objects_to_read(math.inf)
     show_report(report)
@@ -267,20 +271,26 @@ def drain() -> None:
 
 
 def execute(*, job: str | None, first: date, last: date, tables: list[str] | None = None) -> bool:
-    """Run the job, or materialize the tables, for these days in this process, and show what it did.
+    """Run the job, or materialize the tables, for the partitions of these days in this process, and show what it did.
 
     Returns False if some tables failed, and shows why; raises `StripePipelineError` if all failed.
     """
     with Display() as display, dagster_instance() as instance:
         import dagster as dg
 
-        days = {"dagster/asset_partition_range_start": f"{first}", "dagster/asset_partition_range_end": f"{last}"}
+        from stripe_pipeline.assets.partitions import Partitions
+
+        partitions = Partitions(load_settings())
+        ends = {
+            "dagster/asset_partition_range_start": partitions.key_of(first),
+            "dagster/asset_partition_range_end": partitions.key_of(last),
+        }
         result, error = _in_process(
             instance,
             job,
             display,
-            partition_key=f"{first}" if job else None,
-            tags=None if job else days,
+            partition_key=partitions.key_of(first) if job else None,
+            tags=None if job else ends,
             asset_selection=[dg.AssetKey(["raw", table]) for table in tables] if tables else None,
         )
     if display.report:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +20,10 @@ from stripe_pipeline.cli.check import complain_of_missing, key_of, key_reports, 
 from stripe_pipeline.cli.display import print_line, short_path
 from stripe_pipeline.cli.instance import dagster_instance
 from stripe_pipeline.cli.processes import HOST, Processes, claim_port, free_port
+from stripe_pipeline.cli.prove import prove_tables, show_summary
+from stripe_pipeline.cli.report import make as make_report_now
 from stripe_pipeline.cli.runs import execute
-from stripe_pipeline.cli.terminal import err, out
+from stripe_pipeline.cli.terminal import complain, err, out
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import (
@@ -119,6 +122,7 @@ def demo(
         load_settings()  # otherwise every started process would report the same error
     emulator_port, webhook_port = emulator_port or free_port(), webhook_port or free_port()
     _claim({"--port": port, "--emulator-port": emulator_port, "--webhook-port": webhook_port})
+    os.environ.pop("STRIPE_PIPELINE_WAREHOUSE", None)  # each demo begins with an empty file
     folder = DataFolder.from_environment()
     with _claimed(folder):
         _forget_last_demo(folder)
@@ -229,13 +233,28 @@ def _say_ready(folder: DataFolder, port: int, webhooks: str | None, emulator: st
         out.print("\nThe shop keeps trading; its API accepts any key that begins with sk_test_.")
     if webhooks:
         out.print("Webhooks bring in changes within seconds, and a sync every 15 minutes brings in the")
-        out.print(f"others. To query: duckdb -readonly {published}\n")
+        out.print("others.")
     else:
         out.print("A sync brings in changes every 15 minutes; to get them now, start the job `sync` in")
-        out.print(f"the UI. To query: duckdb -readonly {published}\n")
+        out.print("the UI.")
+    out.print(f"To query, after `pip install duckdb-cli`: duckdb -readonly {shlex.quote(published)}\n")
     out.print(sql, style="cyan")
     out.print(query(sql).to_string(index=False, float_format="{:,.3f}".format))
+    if emulator:
+        out.print()
+        show_summary(prove_tables())
+        _show_report(port)
     out.print("\nCtrl-C stops everything.")
+
+
+def _show_report(port: int) -> None:
+    """Make the report, if the libraries of its charts are installed, and say where to see it."""
+    try:
+        path = short_path(make_report_now().path)
+    except StripePipelineError as error:
+        complain(error)
+        return
+    out.print(f"\nThe report: {path}, and http://{HOST}:{port}/assets/report/overview")
 
 
 def _forget_last_demo(folder: DataFolder) -> None:

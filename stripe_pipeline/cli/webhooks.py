@@ -195,7 +195,7 @@ def adopt() -> None:
     """
     from stripe_pipeline.sync.pipeline import Pipeline
 
-    with Pipeline.from_environment() as pipeline:
+    with Pipeline.from_environment(take_over=True) as pipeline:
         count = pipeline.adopt_inbox()
     out.print(
         f"The inbox belongs to this data folder; {count} {'notification waits' if count == 1 else 'notifications wait'}"

@@ -38,11 +38,11 @@ class Database:
     methods raise `WarehouseError` if the database fails.
     """
 
-    def __init__(self, folder: DataFolder, url: str | None, *, patience: float) -> None:
+    def __init__(self, folder: DataFolder, url: str | None, *, patience: float = 60.0) -> None:
         self._url = parse_url(url) if url else sa.URL.create("sqlite", database=str(folder.inbox))
-        self._is_sqlite = self._url.get_backend_name() == "sqlite"
+        self.is_sqlite = self._url.get_backend_name() == "sqlite"
         self._patience = patience
-        self._path = _path_of(self._url) if self._is_sqlite else None
+        self._path = _path_of(self._url) if self.is_sqlite else None
         self._file: tuple[int, int] | None = None
         # SQLite's files only: no connection is in use while the file is reopened.
         self._one_at_a_time = threading.RLock()
@@ -50,17 +50,17 @@ class Database:
             # Connections stay open, so that asking whether something is due costs no more than the query.
             self.engine = sa.create_engine(
                 self._url,
-                connect_args={"timeout": patience} if self._is_sqlite else _POSTGRES_TIMES,
-                pool_pre_ping=not self._is_sqlite,
+                connect_args={"timeout": patience} if self.is_sqlite else _POSTGRES_TIMES,
+                pool_pre_ping=not self.is_sqlite,
             )
         except ImportError:
             raise SettingsError(
                 "STRIPE_PIPELINE_INBOX names a Postgres database, but the client for it is not installed",
                 'Install the client: pip install "psycopg[binary]"',
             ) from None
-        if self._is_sqlite:
+        if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _make_durable)
-        with self._errors():
+        with self.errors():
             self._make()
 
     @property
@@ -70,12 +70,12 @@ class Database:
 
     def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
         """An INSERT that supports ON CONFLICT."""
-        return sqlite.insert(table) if self._is_sqlite else postgresql.insert(table)
+        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A connection for reading."""
-        with self._errors(), self._one_at_a_time if self._path else nullcontext():
+        with self.errors(), self._one_at_a_time if self._path else nullcontext():
             self._follow_file()
             with self.engine.connect() as connection:
                 yield connection
@@ -83,7 +83,7 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """A transaction, which is durable once it has ended."""
-        with self._errors(), self._one_at_a_time if self._path else nullcontext():
+        with self.errors(), self._one_at_a_time if self._path else nullcontext():
             self._follow_file()
             with self.engine.begin() as connection:
                 yield connection
@@ -94,7 +94,7 @@ class Database:
 
     def lock(self, connection: sa.Connection) -> None:
         """Block all other callers of this method until the transaction ends."""
-        if self._is_sqlite:
+        if self.is_sqlite:
             self.begin_writing(connection)
         else:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_POSTGRES_LOCK)))
@@ -104,7 +104,7 @@ class Database:
 
         Postgres locks the rows that are read instead (`with_for_update`).
         """
-        if self._is_sqlite:
+        if self.is_sqlite:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     def close(self) -> None:
@@ -116,7 +116,7 @@ class Database:
         if self._path is not None:
             _begin_file(self._path)
         with self.engine.connect() as connection:
-            if self._is_sqlite:
+            if self.is_sqlite:
                 # Readers and the one writer do not block each other.
                 self._write_ahead(connection)
             if self._path is not None:
@@ -148,7 +148,7 @@ class Database:
             self._make()
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def errors(self) -> Iterator[None]:
         """Translate the database's errors to ours, without SQL, values or passwords."""
         try:
             yield
@@ -164,7 +164,7 @@ class Database:
             password = str(self._url.password or "")
             for secret in {password, quote(password), quote_plus(password)} - {""}:
                 reason = reason.replace(secret, "…")
-            if self._is_sqlite:
+            if self.is_sqlite:
                 raise self._explained(sqlite_cause_of(cause), reason) from None
             full = getattr(cause, "sqlstate", None) == _POSTGRES_DISK_FULL
             raise WarehouseError(
@@ -203,6 +203,11 @@ class Database:
                     " reads Stripe's events of the last 30 days again"
                 )
         return WarehouseError(f"{problem} ({reason})", remedy)
+
+
+def is_postgres(url: str) -> bool:
+    """Whether `url` is an address of Postgres; raises `SettingsError` as `parse_url` does."""
+    return parse_url(url).get_backend_name() == "postgresql"
 
 
 def parse_url(url: str) -> sa.URL:

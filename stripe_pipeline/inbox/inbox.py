@@ -17,6 +17,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.inbox.database import Database
 from stripe_pipeline.inbox.notification import Claim, Entry, Notification, State, Summary
 from stripe_pipeline.inbox.owner import Owner
+from stripe_pipeline.inbox.presence import Presence
 from stripe_pipeline.inbox.tables import (
     ANEW,
     DEAD,
@@ -55,6 +56,7 @@ class Inbox:
     def __init__(self, folder: DataFolder, url: str | None = None, *, patience: float = 60.0) -> None:
         self._database = Database(folder, url, patience=patience)
         self._owner = Owner(self._database, folder, in_folder=not url)
+        self.presence = Presence(self._database)
 
     def claim(self, identity: Callable[[], Identity], modes: Collection[bool], *, take_over: bool = False) -> Claim:
         """Make sure that the inbox belongs to this warehouse, for these modes (their `livemode`).
@@ -253,6 +255,7 @@ class Inbox:
 
     def close(self) -> None:
         """Close the connections."""
+        self.presence.leave()
         self._database.close()
 
     def _entries(self, which: sa.ColumnElement[bool]) -> list[Entry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -78,12 +79,14 @@ class Claim:
     unless the inbox belonged to another warehouse, or to a later state of this one."""
 
 
-def notification_of(event: object, mode: Mode | None = None) -> Notification | None:
+def notification_of(
+    event: object, mode: Mode | None = None, tables: Collection[str] = OBJECT_TYPES.keys()
+) -> Notification | None:
     """The notification of an event; `mode` is given if the mode of the events is known.
 
-    None for events that concern no table: other objects, the invoice without an id of `invoice.upcoming`, thin events
-    (`v2.core.event`), events of connected accounts, and values that are not events. Raises `BadObject` if the event
-    names an object of one of the tables by an id that is not valid.
+    None for events that concern none of `tables`: other objects, the invoice without an id of `invoice.upcoming`, thin
+    events (`v2.core.event`), events of connected accounts, and values that are not events. Raises `BadObject` if the
+    event names an object of one of the tables by an id that is not valid.
     """
     if not isinstance(event, dict) or event.get("object", "event") != "event":
         return None
@@ -99,10 +102,14 @@ def notification_of(event: object, mode: Mode | None = None) -> Notification | N
     name, object_id, object_created = obj.get("object"), obj.get("id"), _seconds(obj.get("created"))
     if isinstance(name, str) and name in ANNOUNCED_CHILDREN:
         child = ANNOUNCED_CHILDREN[name]
+        if child.name not in tables:
+            return None
         parent = obj.get(f"{child.parent_key}")
         name, object_created = OBJECT_TYPES[f"{child.parent}"].object, None
         object_id = parent.get("id") if isinstance(parent, dict) else parent
     if not isinstance(name, str) or name not in BY_STRIPE_OBJECT or not is_id(event_id):
+        return None
+    if BY_STRIPE_OBJECT[name].name not in tables:
         return None
     if not is_id(object_id):
         if object_id is None and event.get("type") == "invoice.upcoming":

@@ -6,8 +6,9 @@ This module claims the inbox and refuses it to another warehouse. `inbox` makes 
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,6 +21,21 @@ from stripe_pipeline.inbox.notification import LARGEST, Claim
 from stripe_pipeline.inbox.tables import LOCKED_OWNERS, NOTIFICATIONS, OWNERS, REOPENED, ownership
 
 
+def check_owner(folder: DataFolder, url: str) -> None:
+    """For a data folder without a warehouse: raise `WarehouseError` if the inbox at `url` belongs to a warehouse, of
+    which this folder would become a second copy."""
+    with closing(Database(folder, url)) as database, database.reading() as connection:
+        owner = connection.execute(sa.select(OWNERS).where(OWNERS.c.warehouse != "")).first()
+        if owner:
+            raise WarehouseError(
+                f"The inbox at {database.address} belongs to the warehouse in {owner.folder}, and"
+                f" {folder.root} on this host holds no warehouse",
+                "Start the run in Dagster, or run the command where that warehouse is. For a second warehouse, name"
+                " another database in STRIPE_PIPELINE_INBOX; if that warehouse is gone, run `stripe-pipeline webhooks"
+                " adopt` here",
+            )
+
+
 class Owner:
     """The warehouse that an inbox serves.
 
@@ -29,6 +45,8 @@ class Owner:
     def __init__(self, database: Database, folder: DataFolder, *, in_folder: bool) -> None:
         self._database = database
         self._folder = folder
+        # Hosts may have folders of the same name.
+        self._place = f"{folder.root}" if database.is_sqlite else f"{folder.root} on host {platform.node()}"
         self._in_folder = in_folder
         self._claimed_by: str | None = None
 
@@ -61,7 +79,7 @@ class Owner:
                 ownership(
                     livemode,
                     warehouse.id,
-                    str(self._folder.root),
+                    self._place,
                     warehouse.revision,
                     complete=complete.get(livemode, livemode not in warehouse.followed),
                 )

@@ -58,6 +58,24 @@ OWNERS = sa.Table(
     sa.Column("complete", sa.Boolean, nullable=False),  # false until Stripe's events were read again
 )
 
+# Only in Postgres, where processes of several hosts may use an inbox.
+SHARED = sa.MetaData()
+HOLDERS = sa.Table(
+    "poke_holders",
+    SHARED,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("host", sa.String, nullable=False),  # to show
+    sa.Column("detail", sa.String, nullable=False),
+    sa.Column("seen_at", sa.Double, nullable=False),  # on the database's clock, as every time below `SHARED`
+)
+RATES = sa.Table(
+    "poke_rates",
+    SHARED,
+    sa.Column("livemode", sa.Boolean, primary_key=True),
+    sa.Column("state", sa.LargeBinary, nullable=False),
+)
+
 # Locked in the same order everywhere, before any notification: otherwise two processes would deadlock.
 LOCKED_OWNERS = sa.select(OWNERS).order_by(OWNERS.c.livemode).with_for_update()
 OPEN = NOTIFICATIONS.c.applied_at.is_(None)
@@ -113,6 +131,10 @@ def lacking(connection: sa.Connection) -> list[sa.Table | sa.Column[Any] | sa.In
     inspector = sa.inspect(connection)
     if not (inspector.has_table(NOTIFICATIONS.name) and inspector.has_table(OWNERS.name)):
         return [NOTIFICATIONS, OWNERS]
+    if connection.dialect.name == "postgresql":
+        for table in SHARED.sorted_tables:
+            if not inspector.has_table(table.name):
+                return [table]
     columns = {column["name"] for column in inspector.get_columns(NOTIFICATIONS.name)}
     indexes = {index["name"] for index in inspector.get_indexes(NOTIFICATIONS.name)}
     return [
@@ -126,6 +148,8 @@ def make_tables(connection: sa.Connection) -> None:
     inspector = sa.inspect(connection)
     older = inspector.has_table(NOTIFICATIONS.name) and not inspector.has_table(OWNERS.name)
     METADATA.create_all(connection)
+    if connection.dialect.name == "postgresql":
+        SHARED.create_all(connection)
     for column in lacking(connection):
         if isinstance(column, sa.Column):
             added = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)

@@ -105,6 +105,7 @@ class Column:
     name: str
     kind: Kind
     description: str = ""
+    """Of a column that the pipeline adds to every table; `descriptions` has the others."""
     added: bool = False
     """Not a field of Stripe's object: filled from its parent or from the key's mode."""
 
@@ -253,6 +254,8 @@ class ObjectType:
     """The columns that the view adds, so that common questions need no JSON paths."""
     references: tuple[Reference, ...] = ()
     """The columns that name objects of declared types."""
+    values: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    """The values that Stripe's OpenAPI document names for text fields of a generated type, by field."""
     secrets: tuple[str, ...] = ()
     """Fields that Stripe says must not be stored: kept only where the settings name them."""
     personal: tuple[str, ...] = ()
@@ -334,11 +337,6 @@ BOOKKEEPING = (
 )
 """Columns that every base table has besides Stripe's own."""
 
-_DESCRIPTIONS = {
-    "created": "When the object was made",
-    "livemode": "True for live data, false for test data",
-}
-
 
 def columns(
     *,
@@ -350,12 +348,4 @@ def columns(
     adds to Stripe's fields."""
     kinds = {name: kind for kind, names in fields.items() for name in names.split()} | dict(added)
     ordered = [*leading, *sorted(kinds.keys() - set(leading))]
-    return tuple(
-        Column(name, kind := KINDS[kinds[name]], _describe(name, kind), added=name in added) for name in ordered
-    )
-
-
-def _describe(name: str, kind: Kind) -> str:
-    if name in _DESCRIPTIONS:
-        return _DESCRIPTIONS[name]
-    return "In minor units of `currency`" if kind.in_minor_units else ""
+    return tuple(Column(name, KINDS[kinds[name]], added=name in added) for name in ordered)

@@ -29,6 +29,8 @@ def _object_type(name: str, declared: dict[str, Any]) -> ObjectType:
         description = f"Stripe's {stripe_object} objects. Read with a request for each of {declared['parent']}."
         path, parameter = declared.pop("path"), declared.pop("parameter", "")
         declared["child_list"] = ChildList(path=path, parameter=parameter)
+    if values := declared.pop("values", None):
+        declared["values"] = {field: tuple(named.split()) for field, named in values.items()}
     for field in _LISTS:
         if field in declared:
             declared[field] = tuple(declared[field])

@@ -7,6 +7,7 @@ belongs to `cli`, estimating a load's size to `estimate`, deciding what to read 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,10 +20,12 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_start, stretches
 from stripe_pipeline.errors import Cancelled, StripePipelineError
 from stripe_pipeline.fields import unseen
+from stripe_pipeline.inbox.database import is_postgres
+from stripe_pipeline.inbox.shared_rates import shared_rates
 from stripe_pipeline.objects import ALL_TYPES, ObjectType, family_of
 from stripe_pipeline.preflight.estimate import Estimate, Sample, Window, first_page, of_children, of_type, sample
 from stripe_pipeline.settings.environment import webhook_secrets
-from stripe_pipeline.settings.model import Settings
+from stripe_pipeline.settings.model import PartitionSize, Settings
 from stripe_pipeline.stripe_api.client import StripeApi
 from stripe_pipeline.stripe_api.keys import ApiKey
 from stripe_pipeline.stripe_api.listing import everything, expand
@@ -40,7 +43,8 @@ from stripe_pipeline.webhooks.receiver import PATH
 
 # A user at a terminal should learn soon that Stripe does not answer.
 _RETRIES = Retries(max_attempts=3, patience=20.0, silence=20.0)
-_RECORDING = 0.018  # seconds that Dagster takes to record a day of a table, on SQLite
+_RECORDING = 0.018  # seconds that Dagster takes to record a partition of a table, on SQLite
+_DAYS_OF_PARTITION = {PartitionSize.DAY: 1, PartitionSize.MONTH: 30}
 _SECRET_NAMES = {True: "STRIPE_WEBHOOK_SECRET", False: "STRIPE_TEST_WEBHOOK_SECRET"}
 
 
@@ -127,6 +131,8 @@ class KeyReport:
     webhooks: Webhooks = Webhooks()
     lacking: tuple[MissingFields, ...] = ()
     """Fields that stored rows lack, until their days are reread."""
+    partitions: PartitionSize = PartitionSize.DAY
+    """What Dagster records a partition of."""
     requests_a_month: int = 0
     """The requests that 30 days without changes take, with the settings as they are."""
     requests_of_all_types: int = 0
@@ -157,10 +163,13 @@ class KeyReport:
     def seconds(self) -> float:
         """The duration of that load at the allowed rate, including its recording in Dagster."""
         requests = {table.object_type.name: table.left.requests for table in self.tables if table.left}
-        return self.rate.seconds(requests) + _RECORDING * sum(table.days for table in self.tables)
+        partitions = sum(math.ceil(table.days / _DAYS_OF_PARTITION[self.partitions]) for table in self.tables)
+        return self.rate.seconds(requests) + _RECORDING * partitions
 
 
-def check_keys(keys: Sequence[ApiKey], *, settings: Settings, folder: DataFolder, base_url: str) -> list[KeyReport]:
+def check_keys(
+    keys: Sequence[ApiKey], *, settings: Settings, folder: DataFolder, base_url: str, inbox_url: str | None = None
+) -> list[KeyReport]:
     """Check each key at Stripe, with at most about forty requests per key.
 
     The reports contain Stripe's refusals. Raises `WarehouseError` if a warehouse exists but cannot be read, and
@@ -172,7 +181,15 @@ def check_keys(keys: Sequence[ApiKey], *, settings: Settings, folder: DataFolder
     try:
         accounts = warehouse.keys.accounts() - {UNNAMED}
         for key in keys:
-            report = _check(key, settings, warehouse, accounts, base_url=base_url, secret=secrets[key.livemode])
+            report = _check(
+                key,
+                settings,
+                warehouse,
+                accounts,
+                base_url=base_url,
+                inbox_url=inbox_url,
+                secret=secrets[key.livemode],
+            )
             if report.account and not report.refused:
                 accounts = {report.account}  # The second key's must be the same, even before the first load.
             reports.append(report)
@@ -188,6 +205,7 @@ def _check(
     accounts: Collection[str],
     *,
     base_url: str,
+    inbox_url: str | None,
     secret: tuple[str, bool],
 ) -> KeyReport:
     families = {family.name: family for family in map(family_of, settings.enabled)}
@@ -196,8 +214,10 @@ def _check(
     limits = RateLimits.of_stripe(
         livemode=key.livemode,
         share=settings.rate.share,
-        # Without a data folder, no other process uses the limits, and none is created.
-        shared=folder.rates(livemode=key.livemode) if folder.private.exists() else None,
+        # Without a data folder, no other process of this host uses the limits, and none is created.
+        shared=shared_rates(folder, inbox_url, livemode=key.livemode)
+        if folder.private.exists() or (inbox_url and is_postgres(inbox_url))
+        else None,
         urgent=True,
     )
     with (
@@ -230,8 +250,9 @@ def _check(
             events=events.result(),
             webhooks=webhooks.result(),
             lacking=tuple(warehouse.state.lacking(mode)),
-            requests_a_month=requests_a_month(settings.enabled, settings.sweep.requests_a_month),
-            requests_of_all_types=requests_a_month(ALL_TYPES.values(), settings.sweep.requests_a_month),
+            partitions=settings.partitions,
+            requests_a_month=requests_a_month(settings.enabled, settings),
+            requests_of_all_types=requests_a_month(ALL_TYPES.values(), settings),
             rate=replace(rate, slowed_down=api.slowed_down()),
         )
 

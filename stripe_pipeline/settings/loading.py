@@ -19,13 +19,13 @@ from stripe_pipeline.settings.model import Settings
 DEFAULT_FILE = "stripe_pipeline.yaml"
 
 
-def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings file that `STRIPE_PIPELINE_CONFIG` names, else `stripe_pipeline.yaml` if it is there.
+def load_settings(environment: Mapping[str, str] = os.environ, *, default: str = DEFAULT_FILE) -> Settings:
+    """Read the settings file that `STRIPE_PIPELINE_CONFIG` names, else the file `default` if it is there.
 
     Raises `SettingsError`, which names the file, the key and what is accepted.
     """
     named = environment.get("STRIPE_PIPELINE_CONFIG")
-    path = Path(named or DEFAULT_FILE)
+    path = Path(named or default)
     try:
         content, lines = _parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -50,6 +50,14 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         return Settings.model_validate({} if content is None else _without_empty(content))
     except ValidationError as error:
         raise SettingsError(f"In the settings file {path}, {_explain(error, lines)}", _remedy(error)) from None
+
+
+def settings_of(content: Mapping[str, Any]) -> Settings:
+    """The settings in `content`, which has the keys of a settings file; raises `SettingsError`."""
+    try:
+        return Settings.model_validate(_without_empty(dict(content)))
+    except ValidationError as error:
+        raise SettingsError(f"In the settings, {_explain(error, {})}", _remedy(error)) from None
 
 
 class _Loader(yaml.SafeLoader):

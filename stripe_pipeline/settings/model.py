@@ -13,18 +13,21 @@ from datetime import UTC, date, datetime
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, Self
+from zoneinfo import available_timezones
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from stripe_pipeline.data_folder import Readers
 from stripe_pipeline.days import day_of
 from stripe_pipeline.errors import did_you_mean
 from stripe_pipeline.fields import PATH, STEP, FieldRules, rules_of
 from stripe_pipeline.objects import ALL_TYPES, OBJECT_TYPES, UNDATED, FlatColumn, ObjectType, family_of
+from stripe_pipeline.permissions import Readers
 from stripe_pipeline.settings.ages import FOREVER, LONGEST, Age, age_or_date, age_or_forever, first_day
 
 _COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 _POSITION = re.compile(r"\d+", re.ASCII)
+_OWNER = re.compile(r"team:\S+|[A-Za-z0-9_%+-][A-Za-z0-9._%+-]*@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}", re.ASCII)
+"""What Dagster accepts as the owner of an asset."""
 _ACCOUNT = re.compile(r"acct_\w+", re.ASCII)
 
 
@@ -40,6 +43,19 @@ def _account(value: object) -> object:
     raise ValueError("should be the id of a Stripe account such as acct_1AbCdEfGhIjKlMnO")
 
 
+def _time_zone(value: object) -> object:
+    if isinstance(value, str) and value in available_timezones():
+        return value
+    like = did_you_mean(value, available_timezones()) if isinstance(value, str) else ""
+    raise ValueError(f"is {value!r}{like}: should be the name of a time zone such as Europe/Berlin")
+
+
+def _owner(value: object) -> object:
+    if isinstance(value, str) and _OWNER.fullmatch(value):
+        return value
+    raise ValueError(f"is {value!r}: should be a team such as team:finance, or an email address")
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,15 +63,22 @@ class _Section(BaseModel):
 class Rate(_Section):
     """How much of Stripe's rate limits the pipeline may use; the rest is headroom for other traffic."""
 
-    share: Annotated[float, BeforeValidator(_percent), Field(gt=0, le=1)] = 0.8
+    share: Annotated[float, BeforeValidator(_percent, json_schema_input_type=float | str), Field(gt=0, le=1)] = 0.8
 
 
 class Sweep(_Section):
     """The daily listing of older days, which finds changes that no event announced."""
 
-    requests_a_month: Annotated[int, Field(ge=0)] = 3000
-    """For each key. With the syncs of an idle account (5,760) and the seals, the default stays under the 10,000 reads
-    that Stripe allows every account (docs/stripe.md#limits)."""
+    requests_a_month: Annotated[int, Field(ge=0)] = 2500
+    """For each key. With the syncs of an idle account (5,760), the seals and the proofs, the default stays under the
+    10,000 reads that Stripe allows every account (docs/stripe.md#limits)."""
+
+
+class Proofs(_Section):
+    """How the tables are compared with Stripe."""
+
+    sample: Annotated[int, Field(ge=0, le=100_000)] = 25
+    """How many rows are read again each night, for each key, and compared field by field."""
 
 
 class Inbox(_Section):
@@ -76,6 +99,31 @@ class Published(_Section):
     """Who besides the pipeline's own user may read the published file."""
 
     readable_by: Readers = Readers.OWNER
+
+
+class Mrr(_Section):
+    """What counts as monthly recurring revenue besides paid periods of subscriptions."""
+
+    trials: bool = False
+    """Whether trials count, at the price of the items."""
+    past_due: bool = True
+    """Whether periods count whose invoice is overdue, has failed to be paid or is uncollectible."""
+    metered: bool = False
+    """Whether usage counts, in the period in which it arose."""
+
+
+class Compat(_Section):
+    """Views for programs that expect the tables of another tool."""
+
+    fivetran: bool = False
+    """Whether the schemas `fivetran` and `fivetran_test` exist, with the tables of Fivetran's Stripe connector."""
+
+
+class PartitionSize(StrEnum):
+    """What a partition of the assets covers."""
+
+    DAY = "day"
+    MONTH = "month"
 
 
 class OnDelete(StrEnum):
@@ -135,7 +183,9 @@ class ObjectSettings(_Section):
     title: str | None = None
     date_field: str | None = None
     fields: Fields = Fields()
-    custom_fields: dict[str, Annotated[CustomField, BeforeValidator(_path_alone)]] = {}
+    custom_fields: dict[
+        str, Annotated[CustomField, BeforeValidator(_path_alone, json_schema_input_type=CustomField | str)]
+    ] = {}
     history: Annotated[Any, BeforeValidator(age_or_date)] = None
     retention: Annotated[Any, BeforeValidator(age_or_forever)] = None
     on_delete: OnDelete | None = None
@@ -146,12 +196,29 @@ _ALL = "all"
 
 
 def _all_or_each(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    if value == _ALL:
-        return {name: {"enabled": True} for name in ALL_TYPES}
-    like = did_you_mean(value, [_ALL])
+    """The settings of each type: `all`, alone or as a key beside types, switches on those that nothing switches off."""
+    match value:
+        case "all":
+            return _each({_ALL: True})
+        case dict():
+            return _each(value)
+    like = did_you_mean(value, [_ALL]) if isinstance(value, str) else ""
     raise ValueError(f"is {value!r}{like}: write `{_ALL}` to load every type, or lines of `table: settings`")
+
+
+def _each(value: dict[Any, Any]) -> object:
+    each = {name: settings for name, settings in value.items() if name != _ALL}
+    match value.get(_ALL, False):
+        case False:
+            return each
+        case True:
+            return each | {name: _switched_on(each.get(name, {})) for name in ALL_TYPES}
+        case other:
+            raise ValueError(f"has {other!r} as `{_ALL}`: should be true or false")
+
+
+def _switched_on(settings: object) -> object:
+    return {"enabled": True, **settings} if isinstance(settings, dict) else settings
 
 
 def _problem_of(
@@ -195,13 +262,28 @@ class Settings(_Section):
     history: Annotated[Any, BeforeValidator(age_or_date)] = Field(default="24 months", validate_default=True)
     retention: Annotated[Any, BeforeValidator(age_or_forever)] = FOREVER
     on_delete: OnDelete = OnDelete.HIDE
+    partitions: PartitionSize = PartitionSize.DAY
+    """What a partition of the assets covers. Dagster records each partition of each table."""
+    time_zone: Annotated[str, BeforeValidator(_time_zone)] = "UTC"
+    """The time zone of `default_day` and of the days and months of the finance views. What is loaded, kept and complete
+    is counted in UTC days."""
+    mrr: Mrr = Mrr()
     rate: Rate = Rate()
     sweep: Sweep = Sweep()
+    proofs: Proofs = Proofs()
     inbox: Inbox = Inbox()
     runs: Runs = Runs()
+    compat: Compat = Compat()
     published: Published = Published()
-    objects: Annotated[dict[str, ObjectSettings], BeforeValidator(_all_or_each)] = {}
-    """By table name. The text `all` switches on `ALL_TYPES`."""
+    owners: tuple[Annotated[str, BeforeValidator(_owner)], ...] = ()
+    """Who is responsible for the assets, as their pages in Dagster show."""
+    bi: bool = False
+    """Whether the file has views for BI tools, in the schemas `bi` and `bi_test`."""
+    objects: Annotated[
+        dict[str, ObjectSettings],
+        BeforeValidator(_all_or_each, json_schema_input_type=dict[str, ObjectSettings | bool] | str),
+    ] = {}
+    """By table name. `all`, alone or as the key `all: true`, switches on `ALL_TYPES`."""
 
     @model_validator(mode="after")
     def _check_objects(self) -> Self:
@@ -219,6 +301,8 @@ class Settings(_Section):
             yield key, f"is not an object type{did_you_mean(name, OBJECT_TYPES)}: these are {', '.join(OBJECT_TYPES)}"
             return
         object_type, settings = OBJECT_TYPES[name], self.objects[name]
+        if object_type.optional and settings.enabled is None:
+            yield key, "is off by default: add `enabled: true`, or `enabled: false` to keep its settings for later"
         try:
             rules = self.rules(object_type)
         except ValueError as error:

@@ -73,6 +73,11 @@ class HttpAnswer:
         return self.dates if self.body is not None and (self.status == 200 or refused) else None
 
     @property
+    def request_id(self) -> str | None:
+        """Stripe's id of the request."""
+        return self.headers.get("Request-Id")
+
+    @property
     def rate_limit(self) -> str | None:
         """The rate limit that Stripe names in a 429; None if the object is locked by another request."""
         return self.headers.get("Stripe-Rate-Limited-Reason")
@@ -83,7 +88,7 @@ class HttpAnswer:
 
     def trouble(self, now: float) -> Failure | Refusal:
         """The meaning of an answer that is not a complete object with status 200; `now` is in Unix seconds."""
-        request_id = self.headers.get("Request-Id")
+        request_id = self.request_id
         retry_after = _retry_after(self.headers.get("Retry-After"), now if self.dates is None else self.dates[1])
         if self.status == 429:
             seen = f"429 ({self.rate_limit or 'the object is locked'})"

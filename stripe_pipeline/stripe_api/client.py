@@ -50,6 +50,8 @@ class Reply:
     sent_at: float
     repaired: bool = False
     """Whether parts of the object were replaced (`odd_json`)."""
+    request_id: str | None = None
+    """Stripe's id of the request, by which the Dashboard and Stripe's support find it."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Page:
     sent_at: float
     repaired: bool = False
     """As in `Reply`."""
+    request_id: str | None = None
+    """As in `Reply`."""
 
     @classmethod
     def of(cls, reply: Reply, path: str, starting_after: str | None) -> Self:
@@ -69,7 +73,8 @@ class Page:
         if not isinstance(objects, list) or not isinstance(has_more, bool):
             raise odd_answer(path, "is not a list of objects")
         # A non-object is passed to the reader as an object without an id.
-        page = cls([obj if type(obj) is dict else {} for obj in objects], has_more, reply.sent_at, reply.repaired)
+        known = [obj if type(obj) is dict else {} for obj in objects]
+        page = cls(known, has_more, reply.sent_at, reply.repaired, reply.request_id)
         if has_more and page.last in (None, starting_after):
             raise odd_answer(path, "says that more objects follow, but not after which one")
         return page
@@ -83,11 +88,13 @@ class Page:
 
 @dataclass(frozen=True)
 class _Answer:
-    """A JSON object from Stripe, the local time at which it was requested, and whether it was repaired."""
+    """A JSON object from Stripe, the local time at which it was requested, whether it was repaired, and Stripe's id of
+    the request."""
 
     data: dict[str, Any]
     sent: float
     repaired: bool
+    request_id: str | None
 
 
 class StripeApi:
@@ -200,7 +207,7 @@ class StripeApi:
                 raise
             if isinstance(answer, _Answer):
                 self._witnesses.confirm(endpoint, self._ask_for_time)
-                return Reply(answer.data, answer.sent + self.clock.offset, answer.repaired)
+                return Reply(answer.data, answer.sent + self.clock.offset, answer.repaired, answer.request_id)
             attempts += 1
             pause = random.uniform(0.0, self.retries.pause(attempts))
             pause = max(pause, answer.retry_after * random.uniform(1.0, 1.1))
@@ -299,7 +306,7 @@ class StripeApi:
         if dates := answer.stripe_dates:
             self.clock.learn(dates, sent, received)
         if answer.status == 200 and answer.body is not None:
-            return _Answer(answer.body, sent, answer.repaired)
+            return _Answer(answer.body, sent, answer.repaired, answer.request_id)
         trouble = answer.trouble(self.now())
         if isinstance(trouble, Refusal):
             raise self._refused(Read(path, endpoint), trouble)

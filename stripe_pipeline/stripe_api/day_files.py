@@ -43,6 +43,10 @@ class _Day:
     """How many objects the files hold, by table name."""
     first: int = 2**62
     last: int = -1
+    first_page: tuple[int, str | None] = (-1, None)
+    """The end of the page with the newest objects so far, Unix seconds, and the id of its request."""
+    last_page: tuple[int, str | None] = (2**62, None)
+    """The start of the page with the oldest objects so far, and the id of its request."""
 
 
 class DayFiles:
@@ -77,20 +81,28 @@ class DayFiles:
         """Count an object that was listed on this day and is not in its file."""
         self._days[day].objects[self._table] += 1
 
-    def cover(self, start: int, end: int, sent_at: float) -> list[DayRead]:
-        """Mark this span (end exclusive, Unix seconds) as listed; returns the days completed by it."""
+    def cover(
+        self, start: int, end: int, sent_at: float, requests: tuple[str | None, str | None] = (None, None)
+    ) -> list[DayRead]:
+        """Mark this span (end exclusive, Unix seconds) as listed; returns the days completed by it.
+
+        `requests`: Stripe's ids of the requests for the newest and the oldest objects of the span.
+        """
         complete = []
         for day in days_between(day_of(start), day_of(end - 1)) if end > start else []:
             entry = self._days[day]
             entry.left -= min(end, day_start(day) + DAY) - max(start, day_start(day))
             entry.listed_at = min(entry.listed_at, sent_at)
+            entry.first_page = max(entry.first_page, (end, requests[0]), key=lambda page: page[0])
+            entry.last_page = min(entry.last_page, (start, requests[1]), key=lambda page: page[0])
             if entry.left == 0:
                 complete.append(self._finish(day))
         return complete
 
     def _finish(self, day: date) -> DayRead:
         entry = self._days.pop(day)
-        listed = ListedDay(day, entry.listed_at, entry.until, objects=entry.objects)
+        receipts = (entry.first_page[1], entry.last_page[1])
+        listed = ListedDay(day, entry.listed_at, entry.until, objects=entry.objects, requests=receipts)
         return DayRead(listed, entry.files, entry.objects[self._table], (entry.first, entry.last))
 
 

@@ -41,6 +41,15 @@ class Listed:
     sent_at: float
     repaired: bool = False
     """As in `Page`."""
+    request_id: str | None = None
+    """As in `Page`."""
+    last_request: str | None = None
+    """The id of the last request, if the list took several."""
+
+    @property
+    def receipts(self) -> tuple[str | None, str | None]:
+        """The ids of the requests for the newest and for the oldest objects."""
+        return self.request_id, self.last_request or self.request_id
 
 
 class Listing:
@@ -133,10 +142,10 @@ class Listing:
             before = {obj["id"] for obj in good}
             futile = 0 if objects else futile
             if not page.has_more:
-                self._emit(Listed(objects, odd, start, left, page.sent_at, page.repaired))
+                self._emit(Listed(objects, odd, start, left, page.sent_at, page.repaired, page.request_id))
                 return
             oldest = min(left - 1, created_of(good[-1])) if good else left - 1
-            self._emit(Listed(objects, odd, oldest + 1, left, page.sent_at, page.repaired))
+            self._emit(Listed(objects, odd, oldest + 1, left, page.sent_at, page.repaired, page.request_id))
             if not good:
                 self._remember(left - 1, tail)
                 nothing = odd_answer(self._endpoint, _NOTHING_REQUESTED)
@@ -253,9 +262,11 @@ class WholeListing:
 
     def _read(self, windows: Sequence[tuple[int, int]]) -> None:
         began = math.inf
+        requests: list[str | None] = []
         all_odd: list[tuple[dict[str, Any], BadObject]] = []
         for page in self._pages():
             began = min(began, page.sent_at)
+            requests.append(page.request_id)
             good = []
             for obj in page.objects:
                 try:
@@ -268,7 +279,8 @@ class WholeListing:
                         good.append(obj)
             self._emit(Listed(good, [], 0, 0, page.sent_at, page.repaired))
         for start, end in windows:
-            self._emit(Listed([], all_odd if end == windows[-1][1] else [], start, end, began))
+            odd = all_odd if end == windows[-1][1] else []
+            self._emit(Listed([], odd, start, end, began, request_id=requests[0], last_request=requests[-1]))
 
     def _pages(self) -> Iterator[Page]:
         """The pages of the list, each object once."""

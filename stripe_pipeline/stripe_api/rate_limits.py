@@ -1,31 +1,34 @@
-"""Stripe's request limits, shared by all threads of all processes that use one data folder.
+"""Stripe's request limits, shared by all threads of all processes that use one data folder, or one inbox in Postgres.
 
-This module decides when a request may be sent. Sending it, and handling refusals, belongs to `stripe_api`.
+This module decides when a request may be sent. Sending it, and handling refusals, belongs to `stripe_api`; keeping the
+shared state, to `inbox.shared_rates`.
 
 Each endpoint has a token bucket and the account has one; a request takes a token from both at the same moment, so
 that a waiting endpoint holds no token of the account. A 429 lowers the bucket's rate to the throughput of the second
 before, at most by half; a period without 429s raises the rate again step by step. Urgent callers may borrow the next
 token; the others wait until it is repaid. All times are seconds.
+
+Where an exchange of the state takes a network's time, one exchange also plans the requests that wait at that moment: it
+takes their tokens in advance, for the times at which they may be sent.
 """
 
 from __future__ import annotations
 
-import fcntl
 import math
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import orjson
 
-from stripe_pipeline.errors import Cancelled, OutOfTime, WarehouseError
+from stripe_pipeline.errors import Cancelled, OutOfTime
+from stripe_pipeline.inbox.shared_rates import SharedRates
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.storage_errors import reason, remedy
 from stripe_pipeline.stripe_api.deadline import Deadline
 
 # Requests per second, docs/stripe.md#limits.
@@ -55,10 +58,12 @@ LEFT = 0.4
 SAME_TROUBLE = 1.0
 """Further 429s within so many seconds answer requests sent before the slow-down, and have no effect."""
 
+_SOON = 0.25  # seconds ahead of which requests are planned
 _REMEMBERED = 10.0  # seconds for which sent requests are remembered; a 429 that takes longer halves the rate
 _LONGEST_PAUSE = 120.0  # seconds; times further ahead are from before the clock restarted
-_LARGEST = 1_000_000  # bytes; a bucket makes 200
 _ACCOUNT = "account"
+_USED = "requests"
+_COUNTED = 40  # days for which requests are counted
 _NAMESPACES = frozenset(
     endpoint.split("/")[2]
     for object_type in OBJECT_TYPES.values()
@@ -79,6 +84,28 @@ def endpoint_of(path: str) -> str:
     id_at = 3 if parts[1] in _NAMESPACES else 2
     named = ["{id}" if place == id_at else part for place, part in enumerate(parts[: id_at + 2])]
     return "/" + "/".join(named).removesuffix("/{id}")
+
+
+@dataclass(frozen=True)
+class Requests:
+    """The requests that all processes sent on one UTC day."""
+
+    day: date
+    sent: int
+    """Retries included."""
+    refused: int
+    """How many of these Stripe refused with 429, for being too fast."""
+
+
+def requests_by_day(shared: SharedRates) -> list[Requests]:
+    """The requests of the last 40 days, oldest first, from the state that limits share; empty if none are counted.
+    Raises `WarehouseError` if the database that holds the state fails."""
+    text = shared.read()
+    try:
+        used = orjson.loads(text)[_USED]
+        return [Requests(date.fromisoformat(day), sent, refused) for day, (sent, refused) in sorted(used.items())]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return []
 
 
 class Bucket:
@@ -169,8 +196,8 @@ class RateLimits:
     """One bucket for the account and one for each endpoint; thread-safe.
 
     `account` and `endpoint` are requests per second, `share` (0 to 1) the share of them to use. Processes with the same
-    file in `shared` share the limits, `urgent` ones first. `clock` (monotonic seconds, the same for all processes)
-    and `wait` (waits for an event, or so many seconds) exist for tests.
+    state in `shared` share the limits, `urgent` ones first. `clock` (instead of that of `shared`) and `wait` (waits for
+    an event, or so many seconds) exist for tests.
     """
 
     def __init__(
@@ -179,9 +206,9 @@ class RateLimits:
         account: float,
         endpoint: float = ENDPOINT_RATE,
         share: float = 1.0,
-        shared: Path | None = None,
+        shared: SharedRates | None = None,
         urgent: bool = False,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
         wait: Wait = threading.Event.wait,
     ) -> None:
         if not 0 < share <= 1:
@@ -190,17 +217,19 @@ class RateLimits:
         self._share = share
         self._urgent = urgent
         self._shared = shared
-        self._clock = clock
+        self._clock = clock or (shared.clock if shared else time.monotonic)
         self._wait = wait
         self._lock = threading.Lock()
         self._closed = False
         self._account = Bucket(account, share)
+        self._used: dict[str, list[int]] = {}
         self._endpoints: dict[str, Bucket] = {}
         self._queues: dict[str, deque[threading.Event]] = {}
+        self._planned: dict[str, deque[float]] = {}
 
     @classmethod
     def of_stripe(
-        cls, *, livemode: bool, share: float = 1.0, shared: Path | None = None, urgent: bool = False
+        cls, *, livemode: bool, share: float = 1.0, shared: SharedRates | None = None, urgent: bool = False
     ) -> RateLimits:
         """Stripe's own limits for a live or a test key."""
         account = LIVE_ACCOUNT_RATE if livemode else TEST_ACCOUNT_RATE
@@ -247,15 +276,35 @@ class RateLimits:
     def _take(self, endpoint: str) -> tuple[float | None, float]:
         """Returns when the request may be sent, or None if no token was taken, and how long to wait before sending or
         retrying."""
+        planned = self._planned[endpoint]
+        while planned:
+            now, at = self._clock(), planned.popleft()
+            if at > now - _SOON:  # else the request it was planned for was given up
+                return at, max(0.0, at - now)
         with self._together():
             bucket, now = self._bucket(endpoint), self._clock()
             left = 0.0 if self._urgent or endpoint in LONGEST else LEFT
-            delay = max(bucket.wait(now), self._account.wait(now, left))
-            if delay and not self._urgent:
+            at_once = self._shared.at_once if self._shared else 1
+            in_bucket, in_account = bucket.wait(now), self._account.wait(now, left)
+            delay = max(in_bucket, in_account)
+            # The other lists must not take the account's next tokens from `LONGEST`.
+            plans = at_once > 1 and delay <= _SOON and (in_account <= in_bucket or not left)
+            if delay and not self._urgent and not plans:
                 return None, delay
-            bucket.take(now + delay)
-            self._account.take(now + delay)
+            self._spend(bucket, now + delay)
+            for _ in range(min(at_once, len(self._queues[endpoint])) - 1):
+                later = max(bucket.wait(now), self._account.wait(now, left))
+                if later > _SOON:
+                    break
+                self._spend(bucket, now + later)
+                planned.append(now + later)
             return now + delay, delay
+
+    def _spend(self, bucket: Bucket, at: float) -> None:
+        """Takes the tokens of a request that is sent at `at`."""
+        bucket.take(at)
+        self._account.take(at)
+        self._count(sent=1)
 
     @contextmanager
     def _together(self) -> Iterator[None]:
@@ -263,31 +312,17 @@ class RateLimits:
         if self._shared is None:
             yield
             return
-        # The file's own lock, released on close: `filelock` takes as long as all the rest.
-        # Overwritten without truncation, for which file systems wait for the disk.
-        try:
-            file = os.open(self._shared, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise WarehouseError(
-                f"{self._shared}, where all processes note their requests, cannot be used ({reason(error)})",
-                remedy(error, self._shared),
-            ) from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            stored = os.read(file, _LARGEST)
-            self._restore(stored)
+        with self._shared.exchange() as state:
+            self._restore(state.read)
             yield
-            state = {name: bucket.state() for name, bucket in self._endpoints.items()}
-            text = orjson.dumps(state | {_ACCOUNT: self._account.state()}).ljust(len(stored))
-            with suppress(OSError):  # a full disk is reported where rows are lost
-                os.pwrite(file, text, 0)
-        finally:
-            os.close(file)
+            states = {name: bucket.state() for name, bucket in self._endpoints.items()}
+            state.text = orjson.dumps(states | {_ACCOUNT: self._account.state(), _USED: self._used})
 
     def _restore(self, stored: bytes) -> None:
         # A missing or truncated state, or one of another version, counts as if nothing had been sent.
         with suppress(ValueError, LookupError, TypeError, AttributeError):
             states = orjson.loads(stored)
+            self._used = states.pop(_USED, {})
             if max(state["filled_at"] or 0.0 for state in states.values()) > self._clock() + _LONGEST_PAUSE:
                 return
             for name, state in states.items():
@@ -304,6 +339,19 @@ class RateLimits:
         with self._lock, self._together():
             bucket = self._account if reason.startswith("global-") else self._bucket(endpoint)
             bucket.slow_down(self._clock(), pause, sent)
+            for planned in self._planned.values():
+                planned.clear()
+            self._count(refused=1)
+
+    def _count(self, *, sent: int = 0, refused: int = 0) -> None:
+        """Counts requests of the present UTC day."""
+        day = time.strftime("%Y-%m-%d", time.gmtime())
+        if day not in self._used:
+            for earlier in sorted(self._used)[: -_COUNTED + 1]:
+                del self._used[earlier]
+            self._used[day] = [0, 0]
+        self._used[day][0] += sent
+        self._used[day][1] += refused
 
     def close(self) -> None:
         """Ends all waiting: every `acquire`, now or later, raises `Cancelled`."""
@@ -312,9 +360,12 @@ class RateLimits:
             for queue in self._queues.values():
                 for turn in queue:
                     turn.set()
+            if self._shared:
+                self._shared.close()
 
     def _bucket(self, endpoint: str) -> Bucket:
         if endpoint not in self._endpoints:
             self._endpoints[endpoint] = Bucket(self._endpoint, self._share)
             self._queues[endpoint] = deque()
+            self._planned[endpoint] = deque()
         return self._endpoints[endpoint]

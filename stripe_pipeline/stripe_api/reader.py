@@ -177,7 +177,7 @@ class Reader:
                     for obj, _ in completed:
                         if day_of(self._created(obj)) == day:
                             self._left_out.put(Unread(id_of(obj), None, outside(obj, listed.start, listed.end)))
-            return self._days.cover(listed.start, listed.end, listed.sent_at)
+            return self._days.cover(listed.start, listed.end, listed.sent_at, listed.receipts)
 
     def _with_children(
         self, objects: Sequence[dict[str, Any]], sent_at: float, *, repaired: bool

@@ -8,9 +8,11 @@ naming an account that was stored without a name, belong to `warehouse`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from stripe_pipeline.batch import Mode
 from stripe_pipeline.errors import BadObject, NotFound, PermissionMissing, RequestRefused, SettingsError
+from stripe_pipeline.identity import Identity
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.stripe_api.client import StripeApi
 from stripe_pipeline.stripe_api.keys import ApiKey
@@ -20,27 +22,57 @@ from stripe_pipeline.warehouse.bookkeeping import Example
 from stripe_pipeline.warehouse.warehouse import Warehouse
 
 
-def mode_of(
-    api: StripeApi, key: ApiKey, warehouse: Warehouse, *, configured: str | None
-) -> tuple[Mode, dict[str, float]]:
-    """Returns the key's account and mode, and the mode's cursors as `State.cursors` does.
+@dataclass(frozen=True)
+class StoredKey:
+    """What the warehouse stores about a key at the start of a run."""
 
-    Stripe is asked for the account once; later, the key's fingerprint tells. The client's clock starts with the bounds
-    that the warehouse stores. `configured`: the account that the settings name, or None. Raises as `identify` does.
-    """
-    with warehouse.session():
-        account = warehouse.keys.account_of(key.fingerprint)
-        bounds = warehouse.state.clock()
-        mode = Mode(account or UNNAMED, key.livemode)
-        cursors = warehouse.state.cursors(mode)
-    if bounds:
-        api.clock.assume(*bounds)
-    if account is None or (configured and account != configured):
-        mode = Mode(identify(api, key, warehouse, configured=configured), key.livemode)
+    account: str | None
+    """None for a key that was never used with this warehouse."""
+    cursors: dict[str, float]
+    """As `State.cursors` returns them."""
+    clock: tuple[float, float] | None
+    """The bounds of the clock error, as `State.clock` returns them."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the warehouse stores about itself and the keys at the start of a run."""
+
+    identity: Identity
+    modes: set[bool]
+    """The `livemode` values of keys that have written to the warehouse."""
+    keys: dict[str, StoredKey]
+    """By fingerprint."""
+
+    @classmethod
+    def read(cls, warehouse: Warehouse, keys: Iterable[ApiKey]) -> Stored:
+        """Reads all of it while the file is open once; raises `WarehouseError`."""
         with warehouse.session():
-            warehouse.keys.remember_key(key.fingerprint, mode)
-            cursors = warehouse.state.cursors(mode)
-    return mode, cursors
+            clock = warehouse.state.clock()
+            of_keys = {}
+            for key in keys:
+                account = warehouse.keys.account_of(key.fingerprint)
+                cursors = warehouse.state.cursors(Mode(account or UNNAMED, key.livemode))
+                of_keys[key.fingerprint] = StoredKey(account, cursors, clock)
+            return cls(warehouse.state.identity(), warehouse.keys.modes(), of_keys)
+
+
+def mode_of(
+    api: StripeApi, key: ApiKey, warehouse: Warehouse, stored: StoredKey, *, configured: str | None
+) -> tuple[Mode, dict[str, float]]:
+    """Returns the key's account and mode, and the mode's cursors.
+
+    Stripe is asked for the account once; later, the key's fingerprint tells. The client's clock starts with the stored
+    bounds. `configured`: the account that the settings name, or None. Raises as `identify` does.
+    """
+    if stored.clock:
+        api.clock.assume(*stored.clock)
+    if stored.account is not None and stored.account == (configured or stored.account):
+        return Mode(stored.account, key.livemode), stored.cursors
+    mode = Mode(identify(api, key, warehouse, configured=configured), key.livemode)
+    with warehouse.session():
+        warehouse.keys.remember_key(key.fingerprint, mode)
+        return mode, warehouse.state.cursors(mode)
 
 
 def remember_name(api: StripeApi, key: ApiKey, warehouse: Warehouse, mode: Mode) -> None:

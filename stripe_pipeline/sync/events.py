@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from stripe_pipeline.batch import Batch
@@ -76,14 +77,8 @@ class EventScan:
             for page in newest_first(self._api, "/v1/events", since=int(cursor) - OVERLAP):
                 started = page.sent_at if started is None else started
                 self._keep(page, int(cursor) - OVERLAP)
-                notifications = [self._notification_of(event) for event in page.objects]
-                self._inbox.add(
-                    [
-                        notification
-                        for notification in notifications
-                        if notification and BY_STRIPE_OBJECT[notification.object].name in enabled
-                    ]
-                )
+                notifications = [self._notification_of(event, enabled) for event in page.objects]
+                self._inbox.add([notification for notification in notifications if notification])
         except (AuthenticationFailed, Cancelled):
             raise
         except StripePipelineError as error:
@@ -104,9 +99,9 @@ class EventScan:
             except OSError as error:
                 self._context.fail(self._reader, error)
 
-    def _notification_of(self, event: dict[str, Any]) -> Notification | None:
+    def _notification_of(self, event: dict[str, Any], enabled: Collection[str]) -> Notification | None:
         try:
-            return notification_of(event, self._mode)
+            return notification_of(event, self._mode, enabled)
         except BadObject as error:
             self._report.note(str(error))
             return None

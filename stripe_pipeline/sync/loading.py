@@ -10,7 +10,7 @@ import gc
 import queue
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from types import MappingProxyType
@@ -27,6 +27,7 @@ from stripe_pipeline.stripe_api.reader import Reader
 from stripe_pipeline.sync.context import CLOCK_ERROR, Context
 from stripe_pipeline.sync.plan import SWEEP, Plan, add_day
 from stripe_pipeline.sync.unread import UnreadObjects
+from stripe_pipeline.warehouse.drift import SAMPLE
 
 THREADS = 6  # per listed type: 25 requests a second per endpoint, at 100 to 240 ms each
 _ROWS_A_LOAD = 10_000
@@ -61,6 +62,8 @@ class Loading:
         """The warehouse's after the last load."""
         self.refused: dict[str, set[str]] = {}
         """Ids, by table name, of objects not stored because a newer version is known."""
+        self.followed: Mapping[str, float] = {}
+        """Since when events have announced all changes, by table name: see `plan.followed_since`."""
 
     @_few_collections()
     def list_days(self, days: Mapping[str, Mapping[date, str]]) -> dict[str, StripePipelineError]:
@@ -101,6 +104,7 @@ class Loading:
                         swept = how == SWEEP
                         if (name, swept) not in batches:
                             batches[name, swept] = self._readers[name].batch(swept=swept)
+                            batches[name, swept].followed_since = self.followed.get(name)
                         add_day(batches[name, swept], item, how=how)
                         rows[name] += item.rows
                         done[name] += 1
@@ -159,6 +163,7 @@ class Loading:
                 continue
             again.days = [listed for listed in batch.days if listed.day in missing]
             again.skip_missing_check = True
+            again.followed_since = batch.followed_since
             self.load([again])
 
     def read_again(
@@ -178,6 +183,16 @@ class Loading:
             name, {object_id: Unread(object_id, created.get(object_id), error) for object_id, error in bad.items()}
         )
         return batch
+
+    def sample(self, name: str, ids: Collection[str]) -> int:
+        """Read these objects of a listed type again and load them, to compare their rows with Stripe; returns how many
+        were compared."""
+        batch = self.read_again(name, ids)
+        if batch is None:
+            return 0
+        batch.compared = SAMPLE
+        self.load([batch])
+        return len(set(ids) - self._unread.of(name).keys())
 
     def read_singletons(self, names: Iterable[str], cursors: dict[tuple[Mode, str], float]) -> None:
         """Read these types, of which there is one object each, and load the readings; moves the cursor of each type

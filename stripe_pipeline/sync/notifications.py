@@ -99,4 +99,6 @@ class Notifications:
             if name in self._readers:
                 self._unread.report(name, problems)
         self._inbox.applied(done, revision=self._loading.revision)
+        if done:
+            self._context.warehouse.proofs.forget_announced(done)
         self._report.applied += len(done)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import date, timedelta
 
 from stripe_pipeline.batch import Batch
-from stripe_pipeline.days import DAY, day_of, day_start, days_between
+from stripe_pipeline.days import DAY, SETTLED, day_of, day_start, days_between
 from stripe_pipeline.inbox.notification import Notification
 from stripe_pipeline.objects import OBJECT_TYPES, UNDATED, ObjectType
 from stripe_pipeline.settings.model import Settings
@@ -21,7 +21,6 @@ from stripe_pipeline.warehouse.bookkeeping import Covered
 
 SWEEP = "sweep"
 OVERLAP = 300  # seconds; events and balance transactions become visible up to a minute late (docs/stripe.md#events)
-SETTLED = 300  # a day's list counts as complete this long after the day ends, seconds
 FRESH = 30  # a drain lists objects younger than this, in seconds, instead of retrieving them one by one
 JUST_BEFORE = 10  # seconds by which a balance transaction may precede the event that announces it
 BALANCE_TRANSACTIONS = "balance_transactions"
@@ -150,11 +149,13 @@ def daily_lists(enabled: Iterable[ObjectType]) -> int:
     return sum(len(object_type.lists) for object_type in enabled if object_type.endpoint)
 
 
-def requests_a_month(enabled: Collection[ObjectType], allowed: int) -> int:
-    """How many requests an idle account takes in 30 days for each key: the syncs, the daily lists, and the sweep, for
-    which the settings allow so many."""
-    scans = 2 if any(object_type.name == BALANCE_TRANSACTIONS for object_type in enabled) else 1
-    return math.ceil(30 * (SYNCS_A_DAY * scans + daily_lists(enabled) + sweep_budget(enabled, allowed)))
+def requests_a_month(enabled: Collection[ObjectType], settings: Settings) -> int:
+    """How many requests an idle account takes in 30 days for each key, with these types: the syncs, the readings of the
+    balance, the daily lists, the nightly sample, and the sweep."""
+    scans, balances = (2, 24) if any(of.name == BALANCE_TRANSACTIONS for of in enabled) else (1, 0)
+    swept = sweep_budget(enabled, settings.sweep.requests_a_month)
+    a_day = SYNCS_A_DAY * scans + balances + daily_lists(enabled) + settings.proofs.sample + swept
+    return math.ceil(30 * a_day)
 
 
 def loaded_before(

@@ -46,6 +46,28 @@ class Report:
         if sentence not in self.notes:
             self.notes.append(sentence)
 
+    @property
+    def changed_rows(self) -> dict[str, int]:
+        """How many rows were inserted, updated or deleted, for each table with any."""
+        return {
+            table: number
+            for table, of in self.changes.items()
+            if (number := of.inserted.total() + of.updated.total() + of.deleted.total())
+        }
+
+    @property
+    def summary(self) -> str:
+        """What the run did, as one line: "41 rows changed in 5 tables, 12 requests"."""
+        sent = sum(self.requests.values())
+        requests = f"{sent:,} request{'' if sent == 1 else 's'}"
+        changed = self.changed_rows
+        if not changed:
+            return f"{requests}, nothing new"
+        rows, tables = sum(changed.values()), len(changed)
+        return (
+            f"{rows:,} row{'' if rows == 1 else 's'} changed in {tables} table{'' if tables == 1 else 's'}, {requests}"
+        )
+
     def add(self, loaded: Loaded) -> None:
         """Count a load's changes."""
         for table, changes in loaded.changes.items():

@@ -23,6 +23,7 @@ from stripe_pipeline.errors import (
 )
 from stripe_pipeline.inbox.notification import Notification
 from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.stripe_api.reader import Reader
 from stripe_pipeline.sync.backfill import ask_the_time, stopped_backfill
 from stripe_pipeline.sync.context import CLOCK_ERROR, EVENTS, Context
 from stripe_pipeline.sync.days import Days
@@ -36,11 +37,13 @@ from stripe_pipeline.sync.plan import (
     OVERLAP,
     SWEEP,
     days_to_sweep,
+    followed_since,
     oldest_kept,
     plan_type,
     sweep_budget,
     transactions_since,
 )
+from stripe_pipeline.sync.proving import Proving
 from stripe_pipeline.sync.unread import UnreadObjects
 from stripe_pipeline.warehouse.bookkeeping import Covered
 
@@ -63,6 +66,7 @@ class Run:
         self._events = EventScan(context)
         self._days = Days(context)
         self._named = NamedTransactions(context, self._loading)
+        self.proving = Proving(context, self._loading)
         self._notifications = Notifications(context, self._unread, self._loading)
 
     def sync(self, days: set[date]) -> None:
@@ -78,6 +82,7 @@ class Run:
                 self._forget_everything(now - known[EVENTS])
             coverage = self._warehouse.state.coverage(self._mode)
             self._forget_disabled(coverage)
+            self._loading.followed = followed_since(coverage)
             due = self._warehouse.rows.pending_balance_transactions(self._mode, now)
         if known.get(EVENTS) != cursors.get(EVENTS):
             scanned_at = self._events.scan(known[EVENTS])
@@ -115,7 +120,7 @@ class Run:
         batches += self._events.batches()
         moved: dict[tuple[Mode, str], float] = {}
         self._loading.read_singletons(
-            [name for name in self._singletons() if cursors.get(name, -math.inf) <= now - DAY], moved
+            [name for name in _singletons(self._readers) if cursors.get(name, -math.inf) <= now - DAY], moved
         )
         if scanned_at is not None:
             moved[self._mode, EVENTS] = scanned_at
@@ -131,10 +136,13 @@ class Run:
             self._loading.load(batches)
             if not (unread := named()):
                 self._end_sync(moved | looked_at)
+            balance_is_due = bool(unread) or self.proving.balance_is_due()
         if unread:
             self._end_sync(moved | looked_at if self._named.read(named, unread, how="sync") else moved)
         self._notifications.acknowledge(notifications, failed, bad)
         self._inbox.forget(applied_before=time.time() - self._settings.inbox.keep_days * DAY)
+        if balance_is_due and BALANCE_TRANSACTIONS not in failed:
+            self.proving.compare_balance()
 
     def drain(self, most: int, due: float) -> None:
         """Reread at most `most` objects of the notifications that may be tried at `due` (Unix seconds)."""
@@ -221,9 +229,6 @@ class Run:
             self._unread.note(name)
         return batches, failed, bad
 
-    def _singletons(self) -> list[str]:
-        return [name for name, reader in self._readers.items() if reader.object_type.singleton]
-
     def _end_sync(self, cursors: dict[tuple[Mode, str], float]) -> None:
         self._loading.load([], cursors)
         for lacking in self._warehouse.state.lacking(self._mode):
@@ -241,11 +246,7 @@ class Run:
         )
         if ahead is None:
             return False
-        self._report.note(
-            f"The warehouse held times up to {timedelta(seconds=round(ahead))} ahead of Stripe's clock, left by a wrong"
-            " Date header or clock. They were corrected: days that may be incomplete are listed again, and if the event"
-            " cursor was wrong, the last 30 days of events are read again"
-        )
+        self._report.note(_times_corrected(ahead))
         return True
 
     def _forget_everything(self, gap: float) -> None:
@@ -278,6 +279,7 @@ class Run:
         began, listed = stopped_backfill(self._context, request, wanted, now) or (now, {})
         if began == now:
             self._warehouse.state.begin_backfill(self._mode, request, now)
+        self._loading.followed = followed_since(self._warehouse.state.coverage(self._mode))
         to_list = {}
         for name in self._asked_for:
             done = listed.get(name, set())
@@ -288,8 +290,20 @@ class Run:
                 )
             to_list[name] = dict.fromkeys(wanted[name] - done, "backfill")
         failed = self._loading.list_days(to_list)
-        self._loading.read_singletons([name for name in self._singletons() if name in self._asked_for], {})
+        self._loading.read_singletons([name for name in _singletons(self._readers) if name in self._asked_for], {})
         named = self._named.lacking(since=began - CLOCK_ERROR, days=wanted)
         if not failed and self._named.read(named, named(), how="backfill"):
             self._warehouse.state.end_backfill(self._mode, request)
         self._notifications.acknowledge({}, failed, {})
+
+
+def _times_corrected(ahead: float) -> str:
+    return (
+        f"The warehouse held times up to {timedelta(seconds=round(ahead))} ahead of Stripe's clock, left by a wrong"
+        " Date header or clock. They were corrected: days that may be incomplete are listed again, and if the event"
+        " cursor was wrong, the last 30 days of events are read again"
+    )
+
+
+def _singletons(readers: Mapping[str, Reader]) -> list[str]:
+    return [name for name, reader in readers.items() if reader.object_type.singleton]

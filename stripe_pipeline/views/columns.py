@@ -5,10 +5,11 @@ Also the columns that a view on several tables may select. The columns of such a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from stripe_pipeline.objects import OBJECT_TYPES, Column, Kind, ObjectType
+from stripe_pipeline.objects.descriptions import description_of
 from stripe_pipeline.settings.model import CustomField, CustomType, Settings
 from stripe_pipeline.views.money import MAJOR_UNITS
 from stripe_pipeline.views.view import DescribedColumn
@@ -29,36 +30,67 @@ def of_table(object_type: ObjectType, settings: Settings) -> tuple[DescribedColu
         DescribedColumn(
             column.name,
             column.kind.sql_type,
-            ". ".join(_texts(column, object_type, settings)),
+            ". ".join(_texts(OBJECT_TYPES[object_type.name], column, settings)),
             nullable=column.name not in (*object_type.key, "created"),
+            rules=rules_on(object_type, [column.name], settings),
         )
         for column in object_type.table_columns
     )
 
 
+def rules_on(object_type: ObjectType, steps: Sequence[str | int], settings: Settings) -> frozenset[str]:
+    """What the settings do to the values at a path, such as a column, as in `DescribedColumn.rules`."""
+    names = tuple(step for step in steps if isinstance(step, str))
+    rules = settings.rules(object_type)
+    effects = (("excluded", rules.exclude), ("hashed", rules.hash))
+    return frozenset(
+        effect for effect, paths in effects if any(path[: len(names)] == names[: len(path)] for path in paths)
+    )
+
+
 def of_view(object_type: ObjectType, settings: Settings) -> tuple[DescribedColumn, ...]:
     """The columns of the view on one base table: the table's, and those that the view adds."""
-    columns = [column for column in of_table(object_type, settings) if column.name != "_deleted_at"]
-    columns += [
-        DescribedColumn("default_date", "TIMESTAMPTZ", f"`{object_type.date_field}`"),
-        DescribedColumn("default_day", "DATE", f"UTC day of `{object_type.date_field}`"),
+    table = object_type.name
+
+    def added(name: str, sql_type: str, description: str, *sources: str) -> DescribedColumn:
+        return DescribedColumn(name, sql_type, description, sources=tuple((table, source) for source in sources))
+
+    columns = [
+        replace(column, sources=((table, column.name),))
+        for column in of_table(object_type, settings)
+        if column.name != "_deleted_at"
     ]
-    if "currency" in {column.name for column in object_type.columns}:
-        columns += [
-            DescribedColumn(f"{column.name}_decimal", MAJOR_UNITS, f"`{column.name}` in major units of `currency`")
-            for column in object_type.columns
-            if column.kind.in_minor_units
-        ]
+    date = object_type.date_field
     columns += [
-        DescribedColumn(flat.name, "VARCHAR", f"{flat.description}: `{flat.path}`")
-        for flat in settings.flat_columns(object_type)
+        added("default_date", "TIMESTAMPTZ", f"`{date}`", date),
+        added("default_day", "DATE", f"Day of `{date}` ({settings.time_zone})", date),
+    ]
+    columns += [
+        added(f"{name}_decimal", MAJOR_UNITS, f"`{name}` in major units of `currency`", name, "currency")
+        for name in with_decimal(object_type)
     ]
     kinds = {column.name: column.kind for column in object_type.table_columns}
-    columns += [
-        DescribedColumn(name, _type_of(custom, kinds[str(custom.steps[0])]), f"Custom: `{custom.path}`")
+    at_paths = [
+        ("VARCHAR", flat.description, flat.name, CustomField(path=flat.path))
+        for flat in settings.flat_columns(object_type)
+    ]
+    at_paths += [
+        (_type_of(custom, kinds[str(custom.steps[0])]), "Custom", name, custom)
         for name, custom in settings.custom_fields(object_type).items()
     ]
+    for sql_type, text, name, custom in at_paths:
+        column = added(name, sql_type, f"{text}: `{custom.path}`", str(custom.steps[0]))
+        columns.append(replace(column, rules=rules_on(object_type, custom.steps, settings)))
     return tuple(columns)
+
+
+def with_decimal(object_type: ObjectType) -> list[str]:
+    """The amounts to which the view on one table adds a column in major units: none without `currency`, and none whose
+    column would have the name of one of Stripe's fields, such as `unit_amount_decimal`."""
+    if "currency" not in object_type.column_names:
+        return []
+    taken = OBJECT_TYPES[object_type.name].column_names
+    return [c.name for c in object_type.columns if c.kind.in_minor_units and f"{c.name}_decimal" not in taken]
 
 
 def _type_of(custom: CustomField, root: Kind) -> str:
@@ -67,13 +99,14 @@ def _type_of(custom: CustomField, root: Kind) -> str:
     return _CUSTOM_TYPES[custom.type]
 
 
-def _texts(column: Column, object_type: ObjectType, settings: Settings) -> Iterator[str]:
-    if column.description:
-        yield column.description
+def _texts(object_type: ObjectType, column: Column, settings: Settings) -> Iterator[str]:
+    """The column's meaning, the tables whose rows it names, and what the settings do to it."""
+    text = description_of(object_type, column)
     targets = [f"`{reference.target}`" for reference in object_type.references if reference.column == column.name]
-    named = " or ".join(filter(None, [", ".join(targets[:-1]), *targets[-1:]]))
-    if named:
-        yield f"Names rows of {named}" if column.kind.is_nested else f"Id of a row of {named}"
+    if named := " or ".join(filter(None, [", ".join(targets[:-1]), *targets[-1:]])):
+        yield f"{text}; {'names rows' if column.kind.is_nested else 'a row'} of {named}"
+    else:
+        yield text
     rules = settings.rules(object_type)
     for path in sorted(rules.exclude):
         if path[0] == column.name:

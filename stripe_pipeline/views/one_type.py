@@ -5,10 +5,10 @@ Only their text is created here; `warehouse.schema` stores it in the file.
 
 from __future__ import annotations
 
-from stripe_pipeline.days import utc_day
+from stripe_pipeline.days import local_day
 from stripe_pipeline.objects import Column, ObjectType
 from stripe_pipeline.settings.model import CustomField, CustomType, Settings
-from stripe_pipeline.views.columns import of_view
+from stripe_pipeline.views.columns import of_view, with_decimal
 from stripe_pipeline.views.money import major_units
 from stripe_pipeline.views.view import MODES, View
 
@@ -30,16 +30,10 @@ def view_of(object_type: ObjectType, settings: Settings) -> View:
 
 
 def _select(object_type: ObjectType, settings: Settings, *, livemode: bool) -> str:
-    names = {column.name for column in object_type.columns}
     shown = [_quoted(column.name) for column in object_type.table_columns if column.name != "_deleted_at"]
     default_date = _quoted(object_type.date_field)
-    shown += [f"{default_date} AS default_date", f"{utc_day(default_date)} AS default_day"]
-    if "currency" in names:
-        shown += [
-            f'{major_units(_quoted(column.name), "currency")} AS "{column.name}_decimal"'
-            for column in object_type.columns
-            if column.kind.in_minor_units
-        ]
+    shown += [f"{default_date} AS default_date", f"{local_day(default_date, settings.time_zone)} AS default_day"]
+    shown += [f'{major_units(_quoted(name), "currency")} AS "{name}_decimal"' for name in with_decimal(object_type)]
     columns = {column.name: column for column in object_type.table_columns}
     added = {flat.name: CustomField(path=flat.path) for flat in settings.flat_columns(object_type)}
     shown += [

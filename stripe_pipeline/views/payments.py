@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from stripe_pipeline.days import utc_day
+from stripe_pipeline.days import local_day, utc_day
 from stripe_pipeline.objects import CHARGES
 from stripe_pipeline.settings.model import Settings
-from stripe_pipeline.views.columns import Source, selectable
-from stripe_pipeline.views.money import MAJOR_UNITS, major_units
+from stripe_pipeline.views.columns import Source, rules_on, selectable
+from stripe_pipeline.views.completeness import complete_since
+from stripe_pipeline.views.invoices import invoice_of_payment
+from stripe_pipeline.views.money import in_both_units, with_major_units
 from stripe_pipeline.views.view import MODES, DescribedColumn, View
 
 _AT_ONCE = "INTERVAL 10 SECOND"  # between objects created by one request to Stripe
 
-_PAYMENTS_OF_INVOICE = (
-    '{"data": [{"status": "VARCHAR", "payment": {"payment_intent": "VARCHAR", "charge": "VARCHAR"}}]}'
-)
-
-
+_COUNTED = ("refunds", "disputes", "balance_transactions")
+"""The tables whose missing rows would change the amounts of a charge."""
 # Each is followed by a column in major units.
 _AMOUNTS = ("amount", "amount_captured", "amount_refunded", "dispute_amount", "gross", "fee", "net", "net_total")
 _COLUMNS = (
     DescribedColumn("charge", "VARCHAR", "ID of the charge"),
     DescribedColumn("created", "TIMESTAMPTZ", "When the charge was created"),
-    DescribedColumn("default_day", "DATE", "UTC day of `created`"),
+    DescribedColumn("default_day", "DATE", "Day of `created` in the time zone of the settings"),
     DescribedColumn("currency", "VARCHAR", "Currency of the charge"),
     DescribedColumn("amount", "BIGINT", "Amount of the charge"),
     DescribedColumn("amount_captured", "BIGINT", "Part of `amount` that was captured"),
@@ -58,6 +58,35 @@ _COLUMNS = (
     DescribedColumn("payout_ready", "BOOLEAN", "Whether its net amount is available"),
     DescribedColumn("net_total", "BIGINT", "Total effect on the balance, or null where it is not known to be complete"),
 )
+_SOURCES = {
+    "charge": "charges.id",
+    "default_day": "charges.created",
+    "customer_name": "customers.name",
+    "customer_email": "customers.email",
+    "invoice": "invoices.id invoices.payments",
+    "invoice_number": "invoices.number invoices.payments",
+    "refunds": "refunds.id refunds.status",
+    "refunded_at": "refunds.created refunds.status",
+    **{f"dispute{name and '_'}{name}": f"disputes.{name or 'id'}" for name in ("", "status", "reason", "amount")},
+    "balance_currency": "balance_transactions.currency",
+    "gross": "balance_transactions.amount",
+    **{name: f"balance_transactions.{name}" for name in ("fee", "net", "available_on")},
+    "payout_ready": "balance_transactions.status",
+    "net_total": "balance_transactions.net balance_transactions.source",
+}
+"""The columns from which a column is computed, unless that is the column of charges with the same name."""
+
+
+def _described(settings: Settings) -> Iterator[DescribedColumn]:
+    """The columns with their sources."""
+    paths = {flat.name: flat.path.split(".") for flat in CHARGES.flat}
+    for column in with_major_units(_COLUMNS, _AMOUNTS):
+        if path := paths.get(column.name):
+            yield replace(column, sources=(("charges", path[0]),), rules=rules_on(CHARGES, path, settings))
+            continue
+        name = column.name.removesuffix("_decimal")
+        sources = [source.partition(".") for source in _SOURCES.get(name, f"charges.{name}").split()]
+        yield replace(column, sources=tuple((table, of) for table, _, of in sources))
 
 
 def payments(settings: Settings) -> View:
@@ -68,21 +97,14 @@ def payments(settings: Settings) -> View:
         title="Payments",
         description="One row per charge, with its customer, its invoice, its refunds, its latest dispute and its effect"
         " on the balance.",
-        describe=lambda: tuple(_columns()),
+        describe=lambda: tuple(_described(settings)),
         tables=("charges", "customers", "invoices", "refunds", "disputes", "balance_transactions"),
         rows_of="charges",
-        select=lambda schema: payments_view(Source(schema, columns)),
+        select=lambda schema: payments_view(Source(schema, columns), settings.time_zone),
     )
 
 
-def _columns() -> Iterator[DescribedColumn]:
-    for column in _COLUMNS:
-        yield column
-        if column.name in _AMOUNTS:
-            yield DescribedColumn(f"{column.name}_decimal", MAJOR_UNITS, f"`{column.name}` in major units")
-
-
-def payments_view(source: Source) -> str:
+def payments_view(source: Source, time_zone: str = "UTC") -> str:
     """The SELECT of `payments`: one row per charge, with its outcome.
 
     A value is null where a column it needs is missing, or where `pipeline.coverage` does not show that the tables it
@@ -91,6 +113,7 @@ def payments_view(source: Source) -> str:
     """
     has, rows = source.has, source.rows
     day = utc_day("c.created")
+    complete = complete_since(_COUNTED, livemode=MODES[source.schema], beside=("charges",))
 
     def known(sql: str, *needed: str, also: str = "true") -> str:
         """`sql` for charges since whose day the tables are complete, null for others. `needed`: each table, followed by
@@ -136,8 +159,7 @@ def payments_view(source: Source) -> str:
     }
 
     def money(name: str) -> str:
-        amount, currency = amounts[name]
-        return f"{amount} AS {name}, {major_units(amount, currency)} AS {name}_decimal"
+        return in_both_units(name, *amounts[name])
 
     charges = rows(
         "charges",
@@ -154,7 +176,7 @@ def payments_view(source: Source) -> str:
     # Tables not joined on their unique id are grouped by the join column, so that a charge stays one row.
     return f"""
 SELECT
-    c.id AS charge, c.created, {day} AS default_day, c.currency,
+    c.id AS charge, c.created, {local_day("c.created", time_zone)} AS default_day, c.currency,
     {money("amount")}, {money("amount_captured")}, {money("amount_refunded")},
     c.status, c.paid, c.captured, c.refunded, c.disputed,
     c.customer, u.name AS customer_name, u.email AS customer_email,
@@ -167,7 +189,7 @@ SELECT
     c.balance_transaction, b.currency AS balance_currency, {money("gross")}, {money("fee")}, {money("net")},
     b.available_on, b.status = 'available' AS payout_ready, {money("net_total")}
 FROM (SELECT *, COALESCE(payment_intent, id) AS payment FROM {charges}) c
-CROSS JOIN ({_complete_since(livemode=MODES[source.schema])}) k
+CROSS JOIN ({complete}) k
 CROSS JOIN (
     -- The last reversal of a transfer, and the last refund of an application fee, whose charge is not known.
     SELECT max(created) FILTER (reversal AND NOT named) AS reversed, max(created) FILTER (NOT reversal) AS fee_refunded,
@@ -187,19 +209,7 @@ CROSS JOIN (
     )
 ) o
 LEFT JOIN {rows("customers", "id name email")} u ON u.id = c.customer
-LEFT JOIN (
-    -- Of several invoices with one payment: paid before open ones, then the oldest.
-    SELECT payment, arg_min({{'id': id, 'number': number}}, (rank, created, id)) AS paid
-    FROM (
-        SELECT id, number, created, COALESCE(it.payment.payment_intent, it.payment.charge) AS payment,
-            CASE it.status WHEN 'paid' THEN 0 WHEN 'open' THEN 1 ELSE 2 END AS rank
-        FROM (
-            SELECT id, number, created, unnest(from_json(payments, '{_PAYMENTS_OF_INVOICE}').data) AS it
-            FROM {rows("invoices", "payments id number created")}
-        )
-    )
-    GROUP BY payment
-) i ON i.payment = c.payment
+LEFT JOIN ({invoice_of_payment(source, "id number")}) i ON i.payment = c.payment
 LEFT JOIN (
     SELECT charge, count(*) AS refunds, max(created) AS refunded_at
     FROM {rows("refunds", "charge status created")} WHERE status IN ('succeeded', 'pending') GROUP BY charge
@@ -235,33 +245,3 @@ LEFT JOIN (
     GROUP BY charge
 ) n ON n.charge = c.id
 """.strip()
-
-
-def _complete_since(*, livemode: bool) -> str:
-    """The SELECT of one row: from which UTC day on `refunds`, `disputes` and `balance_transactions` are complete.
-
-    A day is complete if every object of its list is stored and kept. For each table, the result is the first day of the
-    unbroken run of complete days that reaches the last finished day listed for any of these tables or for `charges`;
-    events announce later changes. It is null without such a run: the type was never read, or its lists stopped.
-    """
-    tables = ("refunds", "disputes", "balance_transactions")
-    since = ", ".join(f"max(since) FILTER (object_type = '{table}') AS {table}" for table in tables)
-    end = "make_timestamptz(epoch_us((day + 1)::TIMESTAMP))"
-    begin = "make_timestamptz(epoch_us(day::TIMESTAMP))"
-    return f"""
-    SELECT {since} FROM (
-        SELECT object_type, min(day) AS since FROM (
-            SELECT object_type, day, last,
-                day - (row_number() OVER (PARTITION BY object_type ORDER BY day))::INTEGER AS run
-            FROM (
-                SELECT object_type, day, "rows" >= COALESCE(listed, "rows") AS whole,
-                    COALESCE(max(day) FILTER (listed_until >= {end}) OVER (), max(day) OVER ()) AS last
-                FROM pipeline.coverage
-                WHERE {"" if livemode else "NOT "}livemode AND listed_at > {begin}
-                    AND object_type IN ('charges', {", ".join(f"'{table}'" for table in tables)})
-            )
-            WHERE whole
-        )
-        GROUP BY object_type, run, last HAVING last BETWEEN min(day) AND max(day)
-    )
-"""

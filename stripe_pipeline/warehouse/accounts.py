@@ -20,23 +20,27 @@ def other_account(folder: DataFolder, held: str, account: str, *, missing: int |
     `missing`: how many of the stored objects do not exist for the key, according to Stripe, if this distinguishes the
     accounts; 0 if the key may not read any of them.
     """
-    if not folder.private.exists():
+    if not (folder.lake or folder.private.exists()):
         return WarehouseError(
             f"This key is of account {account}, the other one of {held}",
             "One data folder holds one account: use keys of the same one, or run the pipeline a second time with"
             " STRIPE_PIPELINE_DATA naming another folder",
         )
-    holds = f"The data folder {folder.root} holds {called(held)}"
-    remedy = (
-        "Use a key of that account, or name another folder in STRIPE_PIPELINE_DATA. If you no longer need the data"
-        " in this folder, `stripe-pipeline clean` removes the data"
-    )
+    if folder.lake:
+        holds, another = "The lake", "name another database in STRIPE_PIPELINE_WAREHOUSE"
+        remedy = f"Use a key of that account, or {another}"
+    else:
+        holds, another = f"The data folder {folder.root}", "name another folder in STRIPE_PIPELINE_DATA"
+        remedy = (
+            f"Use a key of that account, or {another}. If you no longer need the data in this folder,"
+            " `stripe-pipeline clean` removes the data"
+        )
+    holds = f"{holds} holds {called(held)}"
     if missing == 0:
         return WarehouseError(
             f"{holds}, and whether this key belongs to that account cannot be told: the key may not read any stored"
             " object",
-            "Set `account` in the settings file to the account that both belong to, or name another folder in"
-            " STRIPE_PIPELINE_DATA",
+            f"Set `account` in the settings file to the account that both belong to, or {another}",
         )
     message = f"{holds}, this key is of {account or 'another one'}"
     if missing:

@@ -19,7 +19,7 @@ from stripe_pipeline.rows import microseconds
 from stripe_pipeline.warehouse.accounts import UNNAMED
 from stripe_pipeline.warehouse.sql import literal, stored_types
 
-BOOKKEEPING = ("cursors", "coverage", "backfills")  # tables of `pipeline` with an account and a mode
+BOOKKEEPING = ("cursors", "coverage", "backfills", "balances")  # tables of `pipeline` with an account and a mode
 _NAMED = 5  # fields named in a message
 
 
@@ -76,11 +76,13 @@ class MissingFields:
 def stage_days(connection: duckdb.DuckDBPyConnection, days: Sequence[ListedDay]) -> None:
     """Stores the completely listed days in `temp.listed`."""
     connection.execute(
-        "CREATE OR REPLACE TEMP TABLE listed (day DATE, listed_at TIMESTAMPTZ, until TIMESTAMPTZ, how VARCHAR)"
+        "CREATE OR REPLACE TEMP TABLE listed (day DATE, listed_at TIMESTAMPTZ, until TIMESTAMPTZ, how VARCHAR,"
+        " first_request VARCHAR, last_request VARCHAR)"
     )
     values = ", ".join(
         f"('{listed.day}', make_timestamptz({microseconds(listed.listed_at)}),"
-        f" make_timestamptz({microseconds(listed.until)}), '{listed.how}')"
+        f" make_timestamptz({microseconds(listed.until)}), '{listed.how}',"
+        f" {', '.join('NULL' if request is None else literal(request) for request in listed.requests)})"
         for listed in days
     )
     connection.execute(f"INSERT INTO temp.listed VALUES {values}")
@@ -103,7 +105,8 @@ def record_coverage(
     )
     connection.execute(
         f"INSERT INTO pipeline.coverage SELECT '{object_type.name}', {literal(batch.mode.account)},"
-        f" {batch.mode.livemode}, l.day, l.listed_at, l.until, r.number, l.how, greatest(r.objects, r.number)"
+        f" {batch.mode.livemode}, l.day, l.listed_at, l.until, r.number, l.how, greatest(r.objects, r.number),"
+        " l.first_request, l.last_request"
         f" FROM temp.listed l JOIN (VALUES {rows}) r(day, number, objects) ON r.day = l.day"
     )
 
@@ -112,17 +115,6 @@ def rows_left(connection: duckdb.DuckDBPyConnection) -> int:
     counts = " UNION ALL ".join(f"SELECT count(*) AS number FROM raw.{table}" for table in stored_types(connection))
     [(left,)] = connection.execute(f"SELECT sum(number) FROM ({counts})").fetchall()
     return int(left)
-
-
-def name_version(connection: duckdb.DuckDBPyConnection, revision: int) -> None:
-    """Records in the copy about to be published which version it is. This alone does not require publishing."""
-    connection.execute("BEGIN")
-    connection.execute("DELETE FROM pipeline.published")
-    connection.execute(
-        f"INSERT INTO pipeline.published SELECT {revision}, now(), max(read_until) FILTER (livemode),"
-        " max(read_until) FILTER (NOT livemode) FROM pipeline.cursors WHERE name = 'events'"
-    )
-    connection.execute("COMMIT")
 
 
 def show_failing(connection: duckdb.DuckDBPyConnection, failing: Sequence[Entry]) -> None:

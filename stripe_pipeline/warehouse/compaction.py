@@ -19,19 +19,25 @@ def rewrite(folder: DataFolder, connection: duckdb.DuckDBPyConnection) -> None:
 
     No file is attached afterwards. After a failure, `discard` removes the remains once DuckDB has ended.
     """
-    if get_state(connection, "compact"):
-        remove(folder.damaged)
-    if get_state(connection, "compact") == NOW:
-        # Files of killed runs, and of runs that began before the settings changed, which can no longer store them.
-        for on_its_way in folder.spool.rglob("*.ndjson"):
-            on_its_way.unlink(missing_ok=True)
-    for left_over in folder.spill.glob("*"):
-        left_over.unlink(missing_ok=True)
+    discard_working_files(folder, get_state(connection, "compact"))
     compacted = _compacted(folder)
     remove(compacted)
     _copy_to(compacted, connection)
     compacted.chmod(0o600)
     compacted.replace(folder.private)
+
+
+def discard_working_files(folder: DataFolder, due: str | None) -> None:
+    """Removes the files of the data folder that may hold erased data, beside the one that is compacted; `due`: how soon
+    compacting was requested."""
+    if due:
+        remove(folder.damaged)
+    if due == NOW:
+        # Files of killed runs, and of runs that began before the settings changed, which can no longer store them.
+        for on_its_way in folder.spool.rglob("*.ndjson"):
+            on_its_way.unlink(missing_ok=True)
+    for left_over in folder.spill.glob("*"):
+        left_over.unlink(missing_ok=True)
 
 
 def discard(folder: DataFolder) -> None:

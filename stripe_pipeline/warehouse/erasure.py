@@ -120,6 +120,11 @@ class Erasure:
         with self._functions():
             for object_type in self._types.values():
                 self._strip(f"raw.{object_type.name}", object_type)
+        for table, column in (("drift", "id"), ("proof", "scope")):
+            self._connection.execute(
+                f"DELETE FROM pipeline.{table} WHERE object_type = 'customers'"
+                f" AND {column} IN (SELECT id FROM {_LIST} WHERE object_type = 'customers')"
+            )
         self._keep()
         request_compaction(self._connection, AT_ONCE)
 
@@ -146,9 +151,9 @@ class Erasure:
         """Stops keeping a customer out. Returns the UTC days of `created` of erased objects, by table name; None if
         this customer was not erased."""
         name = self._pseudonym(customer)
-        removed = self._connection.execute(
-            f"DELETE FROM pipeline.erased WHERE customer = {literal(name)} RETURNING object_type, {utc_day('created')}"
-        ).fetchall()
+        of_customer = f"FROM pipeline.erased WHERE customer = {literal(name)}"
+        removed = self._connection.execute(f"SELECT object_type, {utc_day('created')} {of_customer}").fetchall()
+        self._connection.execute(f"DELETE {of_customer}")
         days: dict[str, set[date]] = {}
         for table, day in removed:
             if day is not None:
@@ -280,8 +285,8 @@ def any_erased(connection: duckdb.DuckDBPyConnection) -> bool:
 def own_key(folder: DataFolder) -> bytes:
     """The data folder's own key, which identifies erased customers whose ids the shop chose.
 
-    The key in the environment cannot replace it, because that key may change. Raises `WarehouseError` if the key cannot
-    be stored.
+    The key in the environment cannot replace it, because that key may change; only a lake, which has no data folder of
+    its own, uses that key. Raises `WarehouseError` if the key cannot be stored.
     """
     try:
         return load_hash_key(folder, environment={})

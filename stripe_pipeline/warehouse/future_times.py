@@ -1,7 +1,7 @@
 """Correcting times in a file that lie ahead of Stripe's clock, which a wrong estimate of this clock left there.
 
 A cursor in the future skips everything until then, coverage in the future counts as a complete list, and a row read in
-the future rejects every newer one.
+the future rejects every newer one. A reading of the balance in the future would be the last one until then.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TOLERANCE = 60.0
 """Seconds ahead of Stripe's clock that are tolerated: estimates of the clock differ slightly between runs, and such a
 time is past before anything is missed."""
 
-_CHECKED = {"cursors": "read_until", "coverage": "listed_at", "backfills": "began"}
+_CHECKED = {"cursors": "read_until", "coverage": "listed_at", "backfills": "began", "balances": "read_at"}
 
 
 def put_right(
@@ -33,6 +33,7 @@ def put_right(
     future = _moment(latest + TOLERANCE)
     places = {f"pipeline.{table}": (column, of_mode) for table, column in _CHECKED.items()}
     places["pipeline.gone"] = ("found_at", "true")
+    places["pipeline.proof"] = ("checked_at", f"livemode = {livemode}")
     tables = stored_types(connection)
     places |= {f"raw.{table}": ("_fetched_at", of_rows) for table in tables}
     checks = ", ".join(
@@ -61,6 +62,10 @@ def put_right(
         f" listed_until = least(listed_until, {known}) WHERE listed_at > {future} AND {of_mode}"
     )
     connection.execute(f"DELETE FROM pipeline.backfills WHERE began > {future} AND {of_mode}")
+    connection.execute(f"DELETE FROM pipeline.balances WHERE read_at > {future} AND {of_mode}")
+    connection.execute(
+        f"UPDATE pipeline.proof SET checked_at = {yesterday} WHERE checked_at > {future} AND livemode = {livemode}"
+    )
     connection.execute(f"UPDATE pipeline.gone SET found_at = {known} WHERE found_at > {future}")
     connection.execute(f"UPDATE pipeline.lacking SET since = {_moment(now)} WHERE since > {future}")
     for table in tables:

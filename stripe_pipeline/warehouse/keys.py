@@ -8,20 +8,20 @@ from __future__ import annotations
 from stripe_pipeline.batch import Mode
 from stripe_pipeline.warehouse.accounts import UNNAMED, other_account
 from stripe_pipeline.warehouse.bookkeeping import BOOKKEEPING, Example, mode_condition, name_account, proves_nothing
-from stripe_pipeline.warehouse.private_file import PrivateFile
 from stripe_pipeline.warehouse.sql import literal, stored_types
+from stripe_pipeline.warehouse.store import Store
 
 
 class Keys:
     """The keys that have written to the private file. Every method raises `WarehouseError`."""
 
-    def __init__(self, file: PrivateFile) -> None:
+    def __init__(self, file: Store) -> None:
         self.file = file
 
     def account_of(self, fingerprint: str) -> str | None:
         """The account of the key with this fingerprint, which may be `UNNAMED`; None for a key that was never used
         here."""
-        if not self.file.folder.private.exists():
+        if not self.file.exists():
             return None
         rows = self.file.ask(f"SELECT account FROM pipeline.keys WHERE fingerprint = {literal(fingerprint)}")
         return str(rows[0][0]) if rows else None

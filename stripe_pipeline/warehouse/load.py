@@ -31,17 +31,17 @@ from stripe_pipeline.warehouse.merge import (
     stage,
     touched_rows,
 )
-from stripe_pipeline.warehouse.private_file import PrivateFile
 from stripe_pipeline.warehouse.pruning import expire, young_enough
 from stripe_pipeline.warehouse.recovery import LINEAGE
 from stripe_pipeline.warehouse.schema import settings_changed
 from stripe_pipeline.warehouse.sql import stored_types
+from stripe_pipeline.warehouse.store import Store
 
 
 class Loader:
     """Writes batches into the private file; the only code that writes rows."""
 
-    def __init__(self, file: PrivateFile, settings: Settings, hash_key: bytes | None) -> None:
+    def __init__(self, file: Store, settings: Settings, hash_key: bytes | None) -> None:
         self.file = file
         self.folder = file.folder
         self._settings = settings
@@ -77,7 +77,7 @@ class Loader:
                     raise settings_changed()
                 if get_state(connection, LINEAGE) != self.file.lineage:
                     raise WarehouseError(
-                        f"The warehouse {self.folder.private} was damaged and restored while this run was under way;"
+                        f"The warehouse {self.file.place} was damaged and restored while this run was under way;"
                         " nothing of this load was stored",
                         "Run again",
                     )
@@ -94,13 +94,10 @@ class Loader:
                     set_cursor(connection, mode, name, at)
                 if clock and clock.bounds:
                     set_clock(connection, *clock.bounds)
-                [(loaded.revision,)] = connection.execute(
-                    "UPDATE pipeline.meta SET revision = revision + 1 RETURNING revision"
-                ).fetchall()
+                connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
+                [(loaded.revision,)] = connection.execute("SELECT revision FROM pipeline.meta").fetchall()
                 connection.execute("COMMIT")
-            self.file.unwritten = True
-            if not self.file.in_session:
-                self.file.checkpoint(connection)
+            self.file.loaded(connection)
         return loaded
 
     def _load_batch(

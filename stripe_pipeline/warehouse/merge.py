@@ -20,6 +20,7 @@ from stripe_pipeline.objects import Column, ObjectType
 from stripe_pipeline.rows import microseconds
 from stripe_pipeline.storage_errors import reason
 from stripe_pipeline.warehouse.bookkeeping import mode_condition
+from stripe_pipeline.warehouse.drift import record_changes, record_deletions
 from stripe_pipeline.warehouse.erasure import Erasure, redacted
 from stripe_pipeline.warehouse.file_state import DAILY, request_compaction
 from stripe_pipeline.warehouse.sql import literal, qualified, stored_children
@@ -45,6 +46,8 @@ def merge_batch(
     parent = batch.object_type
     known = _stored_rows(connection, parent, "id", "SELECT id FROM temp.incoming", bounds)
     _classify(connection, parent, batch, known)
+    if batch.compared or (batch.days and batch.followed_since is not None):
+        record_changes(connection, parent, batch, known)
     if redacted(connection, parent, "temp.accepted", known):
         request_compaction(connection, DAILY)
     refused = connection.execute("SELECT id FROM temp.incoming ANTI JOIN temp.accepted USING (id)").fetchall()
@@ -344,14 +347,19 @@ def apply_tombstones(connection: duckdb.DuckDBPyConnection, batch: Batch, loaded
                 else f"UPDATE raw.{object_type.name} SET _deleted_at = make_timestamptz({at}),"
                 f" _fetched_at = make_timestamptz({at})"
             )
-            buried = connection.execute(
-                f"{statement} WHERE {rows_of(batch.mode)} AND {key} = ? AND _deleted_at IS NULL"
-                f" AND _fetched_at <= make_timestamptz({at}) RETURNING {utc_day('created')}",
-                [tombstone.id],
-            ).fetchall()
+            older = (
+                f"WHERE {rows_of(batch.mode)} AND {key} = {literal(tombstone.id)} AND _deleted_at IS NULL"
+                f" AND _fetched_at <= make_timestamptz({at})"
+            )
+            # A lake knows no RETURNING.
+            buried = connection.execute(f"SELECT {utc_day('created')} FROM raw.{object_type.name} {older}").fetchall()
+            if buried:
+                connection.execute(f"{statement} {older}")
             loaded.changes.setdefault(object_type.name, Changes()).deleted.update(day for (day,) in buried)
             if remove and buried:
                 request_compaction(connection, DAILY)
+    if batch.compared or batch.followed_since is not None:
+        record_deletions(connection, batch, [tombstone.id for tombstone in batch.tombstones])
     remember_gone(
         connection, batch, [(tombstone.id, microseconds(tombstone.found_at)) for tombstone in batch.tombstones]
     )

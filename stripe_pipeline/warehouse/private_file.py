@@ -1,15 +1,13 @@
-"""The private file: which process may open it and when, and restoring a damaged file.
+"""The store in a DuckDB file, the private file: which process may open it and when, and restoring a damaged file.
 
 This module opens and closes the file. Writing to the file belongs to `load`, its layout to `schema`.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import filelock
@@ -17,7 +15,7 @@ import filelock
 from stripe_pipeline.data_folder import CATALOG, DataFolder
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.storage_errors import Cause, cause_of, reason, remedy
-from stripe_pipeline.warehouse.compaction import discard, rewrite
+from stripe_pipeline.warehouse.compaction import discard, is_due, rewrite
 from stripe_pipeline.warehouse.file_state import AT_ONCE, NOW, get_state
 from stripe_pipeline.warehouse.merge import first_line
 from stripe_pipeline.warehouse.recovery import (
@@ -25,71 +23,35 @@ from stripe_pipeline.warehouse.recovery import (
     StandIn,
     cannot_be_restored,
     is_whole,
+    read_through,
     remove,
     restore,
     stand_ins,
 )
 from stripe_pipeline.warehouse.schema import Layout
-from stripe_pipeline.warehouse.sql import attach, start_duckdb
+from stripe_pipeline.warehouse.sql import attach
+from stripe_pipeline.warehouse.store import LOCK_TIMEOUT, Store
 
-_LOCK_TIMEOUT = 600  # seconds; loads hold the lock for seconds at most, so a longer wait means a hung process
 _EMPTY_FILE = 12_288  # bytes of a database without tables
 
 
-class PrivateFile:
-    """The private DuckDB file, opened only for loads and reads, by one process at a time; safe to share between
-    threads."""
+class PrivateFile(Store):
+    """The private DuckDB file."""
 
     def __init__(self, folder: DataFolder, layout: Layout, *, read_only: bool) -> None:
-        """`read_only`: the file is only read: it is neither migrated to the layout nor created."""
-        self.folder = folder
-        self.layout = layout
-        self.read_only = read_only
-        self.lineage: str | None = None
-        """Lineage of the file that this process reads and writes; a restore changes the lineage."""
-        self.unwritten = False
-        """Whether loaded data is only in the write-ahead log."""
-        self._thread_lock = threading.Lock()
-        self._process_lock = filelock.FileLock(folder.lock, timeout=_LOCK_TIMEOUT, thread_local=False, mode=0o600)
-        self._prepared = False
-        self._duckdb: duckdb.DuckDBPyConnection | None = None
+        super().__init__(folder, layout, read_only=read_only)
+        self._process_lock = filelock.FileLock(folder.lock, timeout=LOCK_TIMEOUT, thread_local=False, mode=0o600)
         self._empty = False
         """Whether an empty warehouse in memory is attached instead of the file, which is missing."""
-        self._session: tuple[int, duckdb.DuckDBPyConnection] | None = None
-        """The thread that keeps the file open, and its connection."""
 
-    def close(self) -> None:
-        """Releases the memory; the warehouse may be used again."""
-        with self._thread_lock:
-            self.end_duckdb()
+    @property
+    def place(self) -> str:
+        """The path of the file."""
+        return str(self.folder.private)
 
-    @contextmanager
-    def open(self, failure: str = "{} cannot be read") -> Iterator[duckdb.DuckDBPyConnection]:
-        """Yields the file's only connection, with the schema in place; closes it and releases the lock on exit.
-
-        `failure` is the text of a `WarehouseError` about the file (`{}`) if DuckDB fails.
-        """
-        if self._session and self._session[0] == threading.get_ident():
-            with self.explained(failure):
-                yield self._session[1]
-            return
-        with self.locked(), self.attached(failure) as connection:
-            yield connection
-
-    @contextmanager
-    def session(self) -> Iterator[None]:
-        """Keeps the file open between several reads and loads of this thread, which would each open it otherwise.
-
-        Every other process waits meanwhile, so a session must neither call Stripe nor publish.
-        """
-        with self.open() as connection:
-            outer, self._session = self._session, (threading.get_ident(), connection)
-            try:
-                yield
-            finally:
-                self._session = outer
-            if self.unwritten and not outer:
-                self.checkpoint(connection)
+    def exists(self) -> bool:
+        """Whether there is the file."""
+        return self.folder.private.exists()
 
     @contextmanager
     def locked(self, *, look: bool = False) -> Iterator[None]:
@@ -108,7 +70,7 @@ class PrivateFile:
                 self._process_lock.acquire()
             except filelock.Timeout:
                 raise WarehouseError(
-                    f"Another process has been writing to {self.folder.private} for over {_LOCK_TIMEOUT} seconds",
+                    f"Another process has been writing to {self.folder.private} for over {LOCK_TIMEOUT} seconds",
                     "See whether a stripe-pipeline or Dagster process hangs, and end it",
                 ) from None
             except OSError as error:
@@ -150,32 +112,30 @@ class PrivateFile:
                 ) from None
             raise
 
-    @contextmanager
-    def explained(self, failure: str, consequence: str = "") -> Iterator[None]:
-        """Turns DuckDB's errors into a `WarehouseError`: the failure, with the file for its `{}`, the reason, the
-        consequence and the remedy."""
-        try:
-            yield
-        except (duckdb.Error, OSError) as error:
-            message = f"{failure.format(self.folder.private)}: {first_line(error)}"
-            raise WarehouseError(
-                f"{message}. {consequence}" if consequence else message, _remedy(self.folder, error)
-            ) from None
-
     def _prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Migrates the file to the settings, unless this was done."""
         if self._prepared:
             return
         consequence = "Until this works, fields that the settings leave out may still be in it"
         with self.explained("{} could not be brought to the settings", consequence):
-            self.layout.ensure(connection, self.folder.private)
+            self.layout.ensure(connection, self.place)
             self.lineage = get_state(connection, LINEAGE)
             if get_state(connection, "compact") in (NOW, AT_ONCE):
                 self.compact(connection)
         self._prepared = True
 
-    def compact(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Rewrites the file, so that no erased data is left in it and free space is returned."""
+    def settle(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Writes the write-ahead log into the file."""
+        connection.execute(f"CHECKPOINT {CATALOG}")
+
+    def examine(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Reads the whole file: a damaged block is found while an undamaged published version may still exist."""
+        read_through(connection)
+
+    def compact(self, connection: duckdb.DuckDBPyConnection, *, if_due: bool = False) -> None:
+        """Copies everything into a new file; `if_due`: if data was erased, or half of the file is free."""
+        if if_due and not is_due(connection):
+            return
         try:
             rewrite(self.folder, connection)
         except BaseException:
@@ -183,11 +143,6 @@ class PrivateFile:
             discard(self.folder)
             raise
         self.attach()
-
-    def _duckdb_of_ours(self) -> duckdb.DuckDBPyConnection:
-        if self._duckdb is None:
-            self._duckdb = start_duckdb(self.folder.spill)
-        return self._duckdb
 
     def attach(self) -> duckdb.DuckDBPyConnection:
         """Attaches the private file. A file that is missing or cannot be opened is restored from the published file; if
@@ -199,7 +154,7 @@ class PrivateFile:
                 restore(self.folder, "the file is missing")
             else:
                 self._make()
-        connection = self._duckdb_of_ours()
+        connection = self.duckdb_of_ours()
         try:
             attach(connection, private)
         except duckdb.Error as error:
@@ -214,7 +169,7 @@ class PrivateFile:
     def _attach_restored(self, why: str) -> duckdb.DuckDBPyConnection:
         self.end_duckdb()
         restore(self.folder, why)
-        connection = self._duckdb_of_ours()
+        connection = self.duckdb_of_ours()
         attach(connection, self.folder.private)
         return connection
 
@@ -222,11 +177,12 @@ class PrivateFile:
         """Creates the private file completely or not at all."""
         new_file = self.folder.private.with_name("new.duckdb")
         remove(new_file)
-        connection = self._duckdb_of_ours()
+        connection = self.duckdb_of_ours()
         try:
             attach(connection, new_file)
             connection.execute(f"USE {CATALOG}")
-            self.layout.ensure(connection, new_file)
+            self.layout.ensure(connection, str(new_file))
+            connection.execute(f"CHECKPOINT {CATALOG}")  # DETACH would hide an error, and leave the content behind
             connection.execute("USE memory")
             connection.execute(f"DETACH {CATALOG}")
             new_file.chmod(0o600)
@@ -239,7 +195,7 @@ class PrivateFile:
 
     def _attach_to_look(self) -> duckdb.DuckDBPyConnection:
         """Attaches the private file, or an empty one in memory if the file is missing."""
-        private, connection = self.folder.private, self._duckdb_of_ours()
+        private, connection = self.folder.private, self.duckdb_of_ours()
         if private.exists():
             self._detach_empty()
             attach(connection, private)
@@ -255,7 +211,7 @@ class PrivateFile:
         if not self._empty:
             connection.execute(f"ATTACH ':memory:' AS {CATALOG}")
             connection.execute(f"USE {CATALOG}")
-            self.layout.ensure(connection, private)
+            self.layout.ensure(connection, str(private))
             self._empty = True
         connection.execute(f"USE {CATALOG}")
         return connection
@@ -266,25 +222,13 @@ class PrivateFile:
         self._empty = False
 
     def end_duckdb(self) -> None:
-        if self._duckdb is not None:
-            self._duckdb.close()
-            self._duckdb = None
+        """Ends DuckDB, and with it everything that is attached."""
+        super().end_duckdb()
         self._empty = False
 
-    def checkpoint(self, connection: duckdb.DuckDBPyConnection) -> None:
-        with self.explained("{} could not be written to the end", "The loaded data is in its write-ahead log"):
-            connection.execute(f"CHECKPOINT {CATALOG}")
-        self.unwritten = False
-
-    @property
-    def in_session(self) -> bool:
-        """Whether a thread keeps the file open."""
-        return self._session is not None
-
-    def ask(self, sql: str) -> list[tuple[Any, ...]]:
-        """The rows that a SELECT on the private file returns."""
-        with self.open() as connection:
-            return connection.execute(sql).fetchall()
+    def remedy(self, error: Exception) -> str:
+        """What to do about an error of the private file."""
+        return _remedy(self.folder, error)
 
 
 def _remedy(folder: DataFolder, error: Exception) -> str:

@@ -69,9 +69,9 @@ def expire(
     older_ids = [object_id for (object_id,) in older]
     for object_type in (parent, *stored_children(connection, parent)):
         key, of_type = object_type.parent_key or "id", bounds_of(object_type, mode, bounds)
-        connection.execute(
-            f"DELETE FROM raw.{object_type.name} WHERE {of_type} AND {key} IN (SELECT unnest(?))", [older_ids]
-        )
+        expired_rows = f"{of_type} AND {key} IN (SELECT unnest(?))"
+        _count_no_longer(connection, object_type, expired_rows, [older_ids])
+        connection.execute(f"DELETE FROM raw.{object_type.name} WHERE {expired_rows}", [older_ids])
     return expired
 
 
@@ -103,16 +103,24 @@ def _delete(connection: duckdb.DuckDBPyConnection, object_type: ObjectType, cond
         f"SELECT {_date_of(object_type)}::DATE, count(*) FROM raw.{object_type.name} WHERE {condition} GROUP BY ALL"
     ).fetchall()
     if deleted:
-        # After pruning, the table holds fewer objects of a day than its list did.
-        connection.execute(
-            f'UPDATE pipeline.coverage c SET "rows" = greatest(c."rows" - d.number, 0)'
-            f" FROM (SELECT _account, livemode, {utc_day('created')} AS day, count(*) AS number"
-            f" FROM raw.{object_type.name} WHERE ({condition}) AND _deleted_at IS NULL GROUP BY ALL) d"
-            f" WHERE c.object_type = '{object_type.name}' AND c.account = d._account AND c.livemode = d.livemode"
-            " AND c.day = d.day"
-        )
+        _count_no_longer(connection, object_type, condition)
         connection.execute(f"DELETE FROM raw.{object_type.name} WHERE {condition}")
     return Counter(dict(deleted))
+
+
+def _count_no_longer(
+    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, condition: str, values: Sequence[object] = ()
+) -> None:
+    """Takes the rows that meet `condition`, and are about to be removed, out of the coverage of their days: the table
+    then holds fewer objects of a day than its list did."""
+    connection.execute(
+        f'UPDATE pipeline.coverage c SET "rows" = greatest(c."rows" - d.number, 0)'
+        f" FROM (SELECT _account, livemode, {utc_day('created')} AS day, count(*) AS number"
+        f" FROM raw.{object_type.name} WHERE ({condition}) AND _deleted_at IS NULL GROUP BY ALL) d"
+        f" WHERE c.object_type = '{object_type.name}' AND c.account = d._account AND c.livemode = d.livemode"
+        " AND c.day = d.day",
+        list(values),
+    )
 
 
 def _uncover(connection: duckdb.DuckDBPyConnection, tables: Sequence[ObjectType], cutoff: date) -> None:

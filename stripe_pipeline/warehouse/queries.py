@@ -17,15 +17,15 @@ from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.views.references import JUST_BEFORE, followed, named_by
 from stripe_pipeline.warehouse.bookkeeping import mode_condition, rows_left
 from stripe_pipeline.warehouse.merge import created_between, gone_condition, rows_of
-from stripe_pipeline.warehouse.private_file import PrivateFile
 from stripe_pipeline.warehouse.pruning import young_enough
 from stripe_pipeline.warehouse.sql import literal
+from stripe_pipeline.warehouse.store import Store
 
 
 class RowQueries:
     """Reads rows of the private file. Every method raises `WarehouseError`."""
 
-    def __init__(self, file: PrivateFile, settings: Settings) -> None:
+    def __init__(self, file: Store, settings: Settings) -> None:
         self.file = file
         self._settings = settings
 
@@ -97,20 +97,6 @@ class RowQueries:
             )
             connection.execute("DROP TABLE temp.named")
         return {str(object_id): int(created) for object_id, created in targets}
-
-    def repeated(self, object_type: ObjectType, *, most: int) -> list[str]:
-        """At most `most` keys of this type that several rows share, which should not happen."""
-        keys = ", ".join(("livemode", *object_type.key))
-        table = f"raw.{object_type.name}"
-        # For ten million keys, the hashes fit into memory.
-        [(rows, distinct)] = self.file.ask(f"SELECT count(*), count(DISTINCT hash({keys})) FROM {table}")
-        if rows == distinct:
-            return []
-        shared = self.file.ask(
-            f"SELECT concat_ws(' ', {', '.join(object_type.key)}) FROM {table} GROUP BY {keys} HAVING count(*) > 1"
-            f" ORDER BY 1 LIMIT {most}"
-        )
-        return [str(key) for (key,) in shared]
 
     def number(self) -> int:
         """How many rows all tables hold."""

@@ -21,8 +21,9 @@ from stripe_pipeline.data_folder import CATALOG, DataFolder
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.identity import Restored
 from stripe_pipeline.storage_errors import reason, remedy
+from stripe_pipeline.warehouse.file_copies import copy_file
 from stripe_pipeline.warehouse.file_state import get_state, set_state
-from stripe_pipeline.warehouse.publisher import copy_file, versions_of
+from stripe_pipeline.warehouse.publisher import versions_of
 from stripe_pipeline.warehouse.sql import attach, literal
 
 logger = logging.getLogger(__name__)

@@ -74,8 +74,8 @@ class Refilter:
                 connection.execute(f'ALTER TABLE raw.{table} DROP COLUMN "{name}"')
                 erased = True
             if table in self._types and self._settings.on_delete_of(object_type) is OnDelete.REMOVE:
-                removed = connection.execute(f"DELETE FROM raw.{table} WHERE _deleted_at IS NOT NULL RETURNING 1")
-                erased |= bool(removed.fetchall())
+                [(removed,)] = connection.execute(f"DELETE FROM raw.{table} WHERE _deleted_at IS NOT NULL").fetchall()
+                erased |= bool(removed)
         for object_type in self._settings.types.values():
             self._forget_days(connection, object_type)
         if any(again.values()):

@@ -1,4 +1,4 @@
-"""The layout of the warehouse's file: schemas, tables, columns, views and comments, and migrating a file to it.
+"""The layout of the warehouse's file: schemas, tables, columns and views, and migrating a file to it.
 
 Stored data that the settings now leave out is erased here. Rows are written by `warehouse`, the views' text comes from
 `views`.
@@ -7,9 +7,8 @@ Stored data that the settings now leave out is erased here. Rows are written by 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cached_property
-from pathlib import Path
 
 import duckdb
 import orjson
@@ -19,52 +18,38 @@ from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.fields import kept_secrets
 from stripe_pipeline.objects import GENERATED_DIGEST, OBJECT_TYPES, Column, ObjectType, family_of
 from stripe_pipeline.settings.model import Settings
-from stripe_pipeline.views.catalog import selects, views
-from stripe_pipeline.views.view import MODES
+from stripe_pipeline.views.catalog import selects
+from stripe_pipeline.views.view import BI, FINANCE, FIVETRAN, MODES
+from stripe_pipeline.warehouse.comments import signature, write_comments
 from stripe_pipeline.warehouse.file_state import get_state, set_state, set_states
+from stripe_pipeline.warehouse.pipeline_tables import PIPELINE_TABLES
 from stripe_pipeline.warehouse.refilter import Refilter, convert_rules, recorded_rules, retention_note
-from stripe_pipeline.warehouse.sql import literal, stored_types
+from stripe_pipeline.warehouse.sql import stored_types
 
-FORMAT = 6
+FORMAT = 7
 """The version of the layout; to be raised when older releases could no longer write the file correctly."""
+_OPTIONAL = {*BI, *FIVETRAN}
+"""The schemas that exist only if the settings ask for them."""
 _CHILDREN_COUNTED = "coverage counts children"
 """Stored if `pipeline.coverage.listed` of a child counts the children."""
 _SECRETS_TAKEN_OUT = 2
 """Incremented when `fields.without_secrets` detects more secrets than before, so that existing files follow."""
-
-_PIPELINE_TABLES = {
-    "meta": "format INTEGER, revision BIGINT, id VARCHAR",
-    "keys": "fingerprint VARCHAR, account VARCHAR, livemode BOOLEAN",
-    "clock": "lowest DOUBLE, highest DOUBLE",
-    "cursors": "account VARCHAR, livemode BOOLEAN, name VARCHAR, read_until TIMESTAMPTZ",
-    # Objects without a row, because they are deleted or too old to be kept: a list being read may still hold them.
-    "gone": "object_type VARCHAR, id VARCHAR, found_at TIMESTAMPTZ, livemode BOOLEAN",
-    "coverage": "object_type VARCHAR, account VARCHAR, livemode BOOLEAN, day DATE, listed_at TIMESTAMPTZ,"
-    ' listed_until TIMESTAMPTZ, "rows" BIGINT, how VARCHAR, listed BIGINT',
-    # Inbox entries that were tried without success, as of the last publish.
-    "inbox": "event_id VARCHAR, livemode BOOLEAN, object VARCHAR, object_id VARCHAR, received_at TIMESTAMPTZ,"
-    " attempts INTEGER, state VARCHAR, error VARCHAR",
-    # Backfills that have begun and not ended.
-    "backfills": "request VARCHAR, account VARCHAR, livemode BOOLEAN, began TIMESTAMPTZ",
-    # The settings that the file was migrated to, and the work still due for them.
-    "applied": "name VARCHAR, value VARCHAR",
-    # Erased customers, and the objects that belong to them, which must not return. `customer` is an id that Stripe
-    # generated, or a keyed hash of an id that the shop chose.
-    "erased": "customer VARCHAR, object_type VARCHAR, id VARCHAR, created TIMESTAMPTZ",
-    # One row: which version of the published file this is, and up to when its events were read.
-    "published": "version BIGINT, published_at TIMESTAMPTZ, live_read_until TIMESTAMPTZ, test_read_until TIMESTAMPTZ",
-    # Fields, one per row, that rows listed before `since` lack, because the settings left them out then.
-    "lacking": "object_type VARCHAR, fields VARCHAR, since TIMESTAMPTZ",
-}
 
 
 class Layout:
     """The file's layout under the settings; `hash_key` is set if they hash."""
 
     def __init__(
-        self, settings: Settings, hash_key: bytes | None, current_settings: Callable[[], Settings] | None = None
+        self,
+        settings: Settings,
+        hash_key: bytes | None,
+        current_settings: Callable[[], Settings] | None = None,
+        *,
+        in_lake: bool = False,
     ) -> None:
-        """`current_settings` returns the present settings; without it, they are assumed unchanged."""
+        """`current_settings` returns the present settings; without it, they are assumed unchanged. A table `in_lake`
+        has no settings for its columns' compression, and a view no comments on its columns."""
+        self._in_lake = in_lake
         self._settings = settings
         self._current_settings = current_settings
         self._hash_key = hash_key
@@ -82,6 +67,7 @@ class Layout:
         rules = [
             [
                 object_type.name,
+                [_definition(column) for column in object_type.table_columns],
                 self._settings.rules(object_type).to_json(),
                 self._settings.on_delete_of(object_type),
                 retention_note(self._settings, object_type),
@@ -89,8 +75,10 @@ class Layout:
             for object_type in types.values()
         ]
         standard = [GENERATED_DIGEST, self._settings.on_delete, str(self._settings.retention)]
-        comments = list(self._comments(types))
-        parts = [self._views_on(types), comments, rules, sorted(required), standard, self._hash_key_name, self._secrets]
+        comments = signature(self._settings, types.values())
+        tables = [FORMAT, *(table.definition for table in PIPELINE_TABLES.values())]
+        own = [self._hash_key_name, self._secrets]
+        parts = [tables, self._views_on(types), comments, rules, sorted(required), standard, own]
         return hashlib.sha256(orjson.dumps(parts)).hexdigest()
 
     @cached_property
@@ -110,16 +98,25 @@ class Layout:
         """Identifies the key without revealing it."""
         return hashlib.sha256(b"stripe_pipeline " + self._hash_key).hexdigest()[:16] if self._hash_key else ""
 
-    def ensure(self, connection: duckdb.DuckDBPyConnection, path: Path, *, commit: bool = True) -> None:
+    def ensure(self, connection: duckdb.DuckDBPyConnection, place: str, *, commit: bool = True) -> None:
         """Migrates the attached file to this layout: creates missing parts and removes unwanted ones.
 
         Without `commit` the transaction stays open. Raises `WarehouseError` for a file of another program or of a newer
         version, and if the settings have changed meanwhile: another run has migrated the file to the new ones, or will.
         """
+        if self._is_applied(connection):
+            connection.execute("BEGIN")
+        else:
+            self._migrate(connection, place)
+        if commit:
+            connection.execute("COMMIT")
+
+    def _migrate(self, connection: duckdb.DuckDBPyConnection, place: str) -> None:
+        """As `ensure`, in a transaction that stays open."""
         columns = _columns(connection)
         if columns and "pipeline.meta" not in columns:
             raise WarehouseError(
-                f"{path} is a DuckDB file of another program",
+                f"{place} is a DuckDB file of another program",
                 "Move it away, or name another folder in STRIPE_PIPELINE_DATA",
             )
         format_before = FORMAT
@@ -127,7 +124,7 @@ class Layout:
             [(format_before,)] = connection.execute("SELECT format FROM pipeline.meta").fetchall()
             if format_before > FORMAT:
                 raise WarehouseError(
-                    f"{path} was written by a newer stripe_pipeline (format {format_before}, this one knows {FORMAT})",
+                    f"{place} was written by a newer stripe_pipeline (format {format_before}, this one knows {FORMAT})",
                     "Upgrade stripe_pipeline",
                 )
         types = self._types(columns)
@@ -154,10 +151,7 @@ class Layout:
                     self._settings, types, self._hash_key, self._kept_secrets, self._secrets, self._hash_key_name
                 )
                 refilter.apply(connection, columns)
-            for name, select in of_types.items():
-                connection.execute(f"CREATE OR REPLACE VIEW {name} AS {select}")
-            for statement in self._comments(types):
-                connection.execute(statement)
+            self._make_views(connection, types, columns)
             applied = {"hash key": self._hash_key_name, "secrets": self._secrets, "layout": self.fingerprint}
             for object_type in self._settings.types.values():
                 applied |= recorded_rules(object_type, self._settings.rules(object_type))
@@ -165,21 +159,39 @@ class Layout:
             set_states(connection, applied)
             if columns:
                 connection.execute("UPDATE pipeline.meta SET revision = revision + 1 WHERE revision > 0")
-        if commit:
-            connection.execute("COMMIT")
+
+    def _is_applied(self, connection: duckdb.DuckDBPyConnection) -> bool:
+        """Whether the attached file was last migrated to this layout."""
+        try:
+            [(version,)] = connection.execute("SELECT format FROM pipeline.meta").fetchall()
+            return version == FORMAT and get_state(connection, "layout") == self.fingerprint
+        except duckdb.CatalogException:
+            return False  # a new file, or one of another program
 
     def make_views(self, connection: duckdb.DuckDBPyConnection, names: Collection[str]) -> None:
         """Recreates all views, because some depend on others, and reads those in `names`, in one transaction."""
         types = stored_types(connection, self._settings.types)
         connection.execute("BEGIN")
-        for name, select in self._views_on(types).items():
-            connection.execute(f"CREATE OR REPLACE VIEW {name} AS {select}")
+        self._make_views(connection, types)
         for name in names:
             connection.execute(f"FROM {name} LIMIT 1").fetchall()
-        for statement in self._comments(types):
-            connection.execute(statement)
         connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
         connection.execute("COMMIT")
+
+    def _make_views(
+        self, connection: duckdb.DuckDBPyConnection, types: Mapping[str, ObjectType], stored: Collection[str] = ()
+    ) -> None:
+        """Creates all views with their comments, and removes those among `stored` in optional schemas that the settings
+        no longer ask for."""
+        wanted = self._views_on(types)
+        for name in set(stored) - wanted.keys():
+            if name.partition(".")[0] in _OPTIONAL:
+                connection.execute(f"DROP VIEW {name}")
+        for schema in _OPTIONAL - _schemas_of(wanted):
+            connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+        for name, select in wanted.items():
+            connection.execute(f"CREATE OR REPLACE VIEW {name} AS {select}")
+        write_comments(connection, self._settings, types.values(), on_view_columns=not self._in_lake)
 
     def _types(self, columns: Mapping[str, set[str]]) -> dict[str, ObjectType]:
         """The types that are to have a table in a file with these tables: those that the settings require, and those
@@ -201,12 +213,15 @@ class Layout:
         self, columns: Mapping[str, set[str]], types: Mapping[str, ObjectType], of_types: Mapping[str, str]
     ) -> Iterator[str]:
         """The statements that create the parts that a file with these tables lacks; `of_types`: the views."""
-        for schema in ("raw", *MODES, "pipeline"):
+        for schema in ("raw", *MODES, *FINANCE, *sorted(_OPTIONAL & _schemas_of(of_types)), "pipeline"):
             yield f"CREATE SCHEMA IF NOT EXISTS {schema}"
-        for name, body in _PIPELINE_TABLES.items():
-            yield f"CREATE TABLE IF NOT EXISTS pipeline.{name} ({body})"
+        for name in sorted(PIPELINE_TABLES.keys() - {table.removeprefix("pipeline.") for table in columns}):
+            yield from self._creating(f"pipeline.{name}", PIPELINE_TABLES[name].definition)
         if "pipeline.coverage" in columns and "listed" not in columns["pipeline.coverage"]:
             yield "ALTER TABLE pipeline.coverage ADD COLUMN listed BIGINT"  # since format 3
+        for name in ("first_request", "last_request"):
+            if "pipeline.coverage" in columns and name not in columns["pipeline.coverage"]:
+                yield f"ALTER TABLE pipeline.coverage ADD COLUMN {name} VARCHAR"  # since format 7
         if "pipeline.meta" in columns and "id" not in columns["pipeline.meta"]:
             yield "ALTER TABLE pipeline.meta ADD COLUMN id VARCHAR"  # since format 3
             yield "UPDATE pipeline.meta SET id = uuid()"
@@ -226,10 +241,12 @@ class Layout:
             yield f"INSERT INTO pipeline.meta VALUES ({FORMAT}, 0, uuid())"
         for object_type in types.values():
             table = f"raw.{object_type.name}"
-            declared = {column.name: _definition(column) for column in object_type.table_columns}
+            declared = {
+                column.name: _definition(column, stored=not self._in_lake) for column in object_type.table_columns
+            }
             missing = [definition for name, definition in declared.items() if name not in columns.get(table, set())]
             if table not in columns:
-                yield f"CREATE TABLE {table} ({', '.join(declared.values())})"
+                yield from self._creating(table, ", ".join(declared.values()))
             else:
                 yield from (f"ALTER TABLE {table} ADD COLUMN {definition}" for definition in missing)
 
@@ -238,15 +255,19 @@ class Layout:
                 if name not in columns:
                     yield f"CREATE OR REPLACE VIEW {name} AS {select}"
 
-    def _comments(self, types: Mapping[str, ObjectType]) -> Iterator[str]:
-        """The statements that comment the tables of these types, and the views."""
-        for view in views(self._settings, types.values()):
-            text = f"{view.title}. {view.description}"
-            if view.name in types:
-                yield f"COMMENT ON TABLE raw.{view.name} IS {literal(text)}"
-            for schema in MODES:
-                of_mode = f"{text} {schema.capitalize()} mode only, without deleted objects."
-                yield f"COMMENT ON VIEW {schema}.{view.name} IS {literal(of_mode)}"
+    def _creating(self, table: str, definition: str) -> Iterator[str]:
+        """The statements that create a table."""
+        yield f"CREATE TABLE {table} ({definition})"
+        if self._in_lake:
+            # Until a row was written, each statement asks the catalog for the statistics of every column.
+            first, _, _ = definition.partition(" ")
+            yield f"INSERT INTO {table} ({first}) VALUES (NULL)"
+            yield f"DELETE FROM {table}"
+
+
+def _schemas_of(names: Iterable[str]) -> set[str]:
+    """The schemas in qualified names."""
+    return {name.partition(".")[0] for name in names}
 
 
 def settings_changed() -> WarehouseError:
@@ -265,5 +286,6 @@ def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, set[str]]:
     return columns
 
 
-def _definition(column: Column) -> str:
-    return f'"{column.name}" {column.kind.sql_type} {column.kind.storage}'.rstrip()
+def _definition(column: Column, *, stored: bool = True) -> str:
+    """The column as CREATE TABLE has it; `stored`: with how a file stores it."""
+    return f'"{column.name}" {column.kind.sql_type} {column.kind.storage if stored else ""}'.rstrip()

@@ -6,26 +6,33 @@ This module holds the queries and notes that a run makes between loads. Records 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import date
+
+import orjson
 
 from stripe_pipeline.batch import Mode
 from stripe_pipeline.identity import Identity
+from stripe_pipeline.proof.balance import Part
 from stripe_pipeline.rows import microseconds
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.clock import Reading
 from stripe_pipeline.warehouse import future_times
 from stripe_pipeline.warehouse.bookkeeping import Covered, MissingFields, StoppedBackfill, mode_condition, set_clock
-from stripe_pipeline.warehouse.file_state import get_state
-from stripe_pipeline.warehouse.private_file import PrivateFile
+from stripe_pipeline.warehouse.file_state import get_state, set_state
 from stripe_pipeline.warehouse.recovery import LINEAGE, restored_since
 from stripe_pipeline.warehouse.sql import literal, start_of_day
+from stripe_pipeline.warehouse.store import Store
+
+
+def _opening_balance(mode: Mode) -> str:
+    return f"opening balance of {mode.account} {mode.livemode}"
 
 
 class State:
     """Reads and writes the `pipeline` tables outside a load. Every method raises `WarehouseError`."""
 
-    def __init__(self, file: PrivateFile, settings: Settings) -> None:
+    def __init__(self, file: Store, settings: Settings) -> None:
         self.file = file
         self._settings = settings
 
@@ -66,6 +73,22 @@ class State:
         """The bounds, in seconds, of the last known lead of Stripe's clock over the local clock."""
         bounds = self.file.ask("SELECT lowest, highest FROM pipeline.clock")
         return (float(bounds[0][0]), float(bounds[0][1])) if bounds else None
+
+    def opening_balance(self, mode: Mode) -> tuple[date, dict[Part, int] | None] | None:
+        """A UTC day, and what balance transactions created before the day add up to, in minor units by currency and
+        `balance_type`: empty if there are none, None if the sums are not known. None if nothing was stored yet."""
+        with self.file.open() as connection:
+            stored = get_state(connection, _opening_balance(mode))
+        if stored is None:
+            return None
+        day, parts = orjson.loads(stored)
+        return date.fromisoformat(day), None if parts is None else {(a, b): amount for a, b, amount in parts}
+
+    def remember_opening_balance(self, mode: Mode, day: date, amounts: Mapping[Part, int] | None) -> None:
+        """Stores what `opening_balance` returns."""
+        parts = None if amounts is None else [[*part, amount] for part, amount in amounts.items()]
+        with self.file.open() as connection:
+            set_state(connection, _opening_balance(mode), orjson.dumps([str(day), parts]).decode())
 
     def coverage(self, mode: Mode) -> dict[tuple[str, date], Covered]:
         """The coverage of completely listed days, by table name and day."""

@@ -6,6 +6,7 @@ The private file belongs to `private_file`, the only code that writes rows to `l
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -14,30 +15,40 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import duckdb
+
 from stripe_pipeline.batch import Batch, Loaded, Mode
-from stripe_pipeline.data_folder import CATALOG, DataFolder
+from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY
+from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.inbox.notification import Entry
 from stripe_pipeline.objects import CUSTOMERS
 from stripe_pipeline.run_locks import abandoned
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.clock import Reading
-from stripe_pipeline.warehouse.bookkeeping import name_version, rows_left, show_failing
-from stripe_pipeline.warehouse.compaction import is_due
+from stripe_pipeline.warehouse.bookkeeping import rows_left, show_failing
+from stripe_pipeline.warehouse.bucket import Bucket
+from stripe_pipeline.warehouse.ducklake import DuckLake
 from stripe_pipeline.warehouse.erasure import Erased
 from stripe_pipeline.warehouse.file_state import DAILY, get_state, request_compaction
 from stripe_pipeline.warehouse.keys import Keys
 from stripe_pipeline.warehouse.load import Loader
 from stripe_pipeline.warehouse.private_file import PrivateFile
+from stripe_pipeline.warehouse.proofs import Proofs
 from stripe_pipeline.warehouse.pruning import Pruned, prune
+from stripe_pipeline.warehouse.published import name_version
 from stripe_pipeline.warehouse.publisher import Pace, Publisher
 from stripe_pipeline.warehouse.queries import RowQueries
-from stripe_pipeline.warehouse.recovery import read_through, remove
+from stripe_pipeline.warehouse.recovery import remove
 from stripe_pipeline.warehouse.schema import Layout
 from stripe_pipeline.warehouse.sql import stored_types
 from stripe_pipeline.warehouse.state import State
+from stripe_pipeline.warehouse.store import Store
 
+logger = logging.getLogger(__name__)
 _DEFAULTS = Settings()
+_COPIES = 2  # times that a large file is copied without the lock, in the hope that nobody writes meanwhile
+_PREPARING = "{} could not be prepared for publishing"
 _KEEP_DAMAGED = 30 * DAY  # seconds that a damaged file is kept
 
 
@@ -62,10 +73,20 @@ class Warehouse:
         """
         self.folder = folder
         self.publisher = Publisher(folder, settings.published.readable_by, pace)
-        self.file = PrivateFile(folder, Layout(settings, hash_key, current_settings), read_only=read_only)
+        layout = Layout(settings, hash_key, current_settings, in_lake=folder.lake is not None)
+        self.file: Store = (
+            DuckLake(folder, folder.lake, layout, read_only=read_only)
+            if folder.lake
+            else PrivateFile(folder, layout, read_only=read_only)
+        )
         self.state = State(self.file, settings)
         self.keys = Keys(self.file)
         self.rows = RowQueries(self.file, settings)
+        self.proofs = Proofs(self.file)
+        self.bucket = Bucket(folder, folder.bucket) if folder.bucket else None
+        self.unsent: WarehouseError | None = None
+        """Why the bucket does not have the version that was last published."""
+        self._erased = 0
         self._settings = settings
         self._loader = Loader(self.file, settings, hash_key)
 
@@ -91,27 +112,78 @@ class Warehouse:
         """Writes the batches, with their coverage and cursors, in one transaction; see `Loader.load`."""
         return self._loader.load(batches, cursors=cursors, clock=clock)
 
-    def publish(self, *, force: bool = True, failing: Sequence[Entry] | None = None) -> bool:
+    def publish(
+        self, *, force: bool = True, failing: Sequence[Entry] | None = None, send_within: float | None = None
+    ) -> bool:
         """Publishes committed changes that are not published yet; returns False if publishing has to wait.
 
         `failing` is the new content of `pipeline.inbox`; without it, the table stays as it is. Without `force`,
-        publishes only when due (`Publisher.due`).
+        publishes only when due (`Publisher.due`), and only in the folder to share. A failure to send the file to the
+        bucket is logged and is in `unsent`; `send_within`: as for `Bucket.send`.
         """
+        if not self._publish_here(force, failing):
+            return False
+        if self.bucket and force and self.folder.published.exists():
+            try:
+                self.bucket.send(self.folder.published.resolve(), remove_before=self._erased, within=send_within)
+                self.unsent = None
+            except WarehouseError as error:
+                self.unsent = error
+                logger.warning("%s", error)
+        return True
+
+    def _publish_here(self, force: bool, failing: Sequence[Entry] | None) -> bool:
         if not force and not self.publisher.due():
             return False
-        with self.file.locked():
-            with self.file.attached("{} could not be prepared for publishing") as connection:
-                if failing is not None:
-                    show_failing(connection, failing)
-                [(revision,)] = connection.execute("SELECT revision FROM pipeline.meta").fetchall()
-                if revision in (0, self.publisher.published_revision()):
-                    return True  # nothing was ever loaded, or nothing since the last publish
-                erased = int(get_state(connection, "erased") or 0)
-                name_version(connection, revision)
-                connection.execute(f"CHECKPOINT {CATALOG}")
-            # Detached, so that no write-ahead log is left beside the file: the file alone is the whole database.
-            self.publisher.publish(revision, remove_before=erased)
+        if self.folder.lake:  # whose readers need no copy
+            with self.file.open(_PREPARING) as connection:
+                [(seen,)] = connection.execute("SELECT max(version) FROM pipeline.published").fetchall()
+                self._name_version(connection, failing, seen)
+            return True
+        with self.publisher.turn(wait=force) as is_ours:
+            if not is_ours:
+                return False
+            with self.file.locked():
+                version = self._ready_to_publish(failing)
+                copied = version is not None and self.publisher.copy()
+            if version is None:
+                return True
+            for tries_left in range(0 if copied else _COPIES, 0, -1):
+                self.publisher.copy_ahead()
+                with self.file.locked():
+                    if self.publisher.is_copied():
+                        break
+                    version = self._ready_to_publish(None) or version
+                    if tries_left > 1:
+                        self.publisher.note_state()
+                    else:
+                        self.publisher.complete()
+            self.publisher.publish(version, remove_before=self._erased)
         return True
+
+    def _ready_to_publish(self, failing: Sequence[Entry] | None) -> int | None:
+        """Completes the private file, which is locked; returns its revision. None if nothing was ever loaded, or
+        nothing since the last publish."""
+        with self.file.attached(_PREPARING) as connection:
+            self._erased = int(get_state(connection, "erased") or 0)
+            revision = self._name_version(connection, failing, self.publisher.published_revision())
+            if revision is not None:
+                self.file.settle(connection)
+        # Detached, so that no write-ahead log is left beside the file: the file alone is the whole database.
+        return revision
+
+    def _name_version(
+        self, connection: duckdb.DuckDBPyConnection, failing: Sequence[Entry] | None, seen: int | None
+    ) -> int | None:
+        """Names the version that readers see from now on; returns its revision. None if nothing was ever loaded, or
+        nothing since the revision that they have `seen`."""
+        if failing is not None:
+            show_failing(connection, failing)
+        [(revision,)] = connection.execute("SELECT revision FROM pipeline.meta").fetchall()
+        if revision in (0, seen):
+            return None
+        name_version(connection, revision, self._settings)
+        return int(revision)
 
     def prune(self, *, dry_run: bool = False) -> dict[str, Pruned]:
         """Removes rows older than their retention, or with `dry_run` only counts them, by table name.
@@ -124,11 +196,10 @@ class Warehouse:
         failure = "{} cannot be read" if dry_run else "Pruning {} failed"
         with self.file.locked(look=dry_run), self.file.attached(failure, look=dry_run) as connection:
             if not dry_run:
-                # A damaged block is found while an undamaged published version may still exist.
-                read_through(connection)
+                self.file.examine(connection)
             with self.file.explained("Pruning {} failed", "Nothing was removed"):
                 if dry_run:
-                    self.file.layout.ensure(connection, self.folder.private, commit=False)
+                    self.file.layout.ensure(connection, self.file.place, commit=False)
                 else:
                     connection.execute("BEGIN")
                 pruned = prune(connection, self._settings)
@@ -140,9 +211,8 @@ class Warehouse:
                 connection.execute("ROLLBACK" if dry_run else "COMMIT")
             if not dry_run:
                 with self.file.explained("Rows that were too old were removed, but {} could not be made smaller"):
-                    connection.execute(f"CHECKPOINT {CATALOG}")
-                    if is_due(connection):
-                        self.file.compact(connection)
+                    self.file.settle(connection)
+                    self.file.compact(connection, if_due=True)
         return pruned
 
     def make_views(self, names: Collection[str]) -> None:
@@ -173,12 +243,18 @@ class Warehouse:
                 "The customers were erased from the tables, but {} could not be rewritten",
                 "Until it is rewritten, the files still hold the erased data",
             ):
-                connection.execute(f"CHECKPOINT {CATALOG}")
+                self.file.settle(connection)
                 self.file.compact(connection)
         remove(self.folder.damaged)
         for lock in abandoned(self.folder.spool):
             shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
         self.publish()
+        if self.unsent:
+            raise WarehouseError(
+                f"The customers were erased on this machine, but earlier versions in the bucket still hold them:"
+                f" {self.unsent.what}",
+                f"{self.unsent.remedy}, and removes them",
+            )
         return erased
 
     def keep_out_no_longer(self, customer: str) -> list[date] | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,13 +16,15 @@ import duckdb
 import pytest
 
 from stripe_emulator import Fault, Server, Shop
-from stripe_pipeline.assets.checks import CHECK, EVALUATED_AT, REFERENCES, UNIQUE
+from stripe_pipeline.assets.checks import CHECK, EVALUATED_AT, PROVED, REFERENCES, UNIQUE
 from stripe_pipeline.assets.columns import SCHEMA
-from stripe_pipeline.assets.keys import RUN_TAGS
+from stripe_pipeline.assets.keys import Names
+from stripe_pipeline.assets.raw import SUMMARY_TAG
+from stripe_pipeline.assets.retention import not_kept_materializations
 from stripe_pipeline.assets.views import build_view_assets, changed_views
-from stripe_pipeline.automation import events_without_a_run, sync_every_15_minutes
+from stripe_pipeline.automation import events_without_a_run
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.days import day_of, today
+from stripe_pipeline.days import day_of, days_between, today
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.objects import DEFAULT_TYPES
@@ -31,11 +35,13 @@ from stripe_pipeline.sync.report import Report
 from stripe_pipeline.views import catalog
 from stripe_pipeline.views.catalog import COMBINED, views
 from stripe_pipeline.views.columns import Source, selectable
-from stripe_pipeline.views.view import DescribedColumn, View
+from stripe_pipeline.views.view import FINANCE, DescribedColumn, View
+from stripe_pipeline.warehouse.pruning import Pruned
 from tests.conftest import MakePipeline, OpenedPipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, days_ago
 from tests.webserver import Webserver, webserver
 
+RUN_TAGS = Names().run_tags
 RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
 
@@ -76,8 +82,13 @@ def test_the_location_has_the_names_of_the_contract(defs: dg.Definitions) -> Non
     graph = defs.resolve_asset_graph()
     keys = {key.to_user_string() for key in graph.get_all_asset_keys()}
     tables = {f"{schema}/{table}" for schema in ("raw", "live", "test") for table in DEFAULT_TYPES}
-    combined = {f"{schema}/{view(Settings()).name}" for schema in ("live", "test") for view in COMBINED}
-    assert keys == tables | combined | {"retention"}
+    combined = {
+        f"{schema}/{view.name}"
+        for view in (declared(Settings()) for declared in COMBINED)
+        if view.rows_of in (None, *DEFAULT_TYPES)
+        for schema in view.schemas
+    }
+    assert keys == tables | combined | {"retention", "proof/certificate", "report/overview"}
     partitionings = {graph.get(dg.AssetKey(["raw", table])).partitions_def for table in DEFAULT_TYPES}
     assert len(partitionings) == 1
     [daily] = partitionings
@@ -106,11 +117,11 @@ def test_assets_have_descriptions_kinds_and_columns(defs: dg.Definitions) -> Non
     descriptions = {
         column.name: column.description for column in (*shown, *specs["live/charges"].metadata[SCHEMA].columns)
     }
-    assert descriptions["amount"] == "In minor units of `currency`"
+    assert descriptions["amount"] == "Amount of the charge, in minor units of `currency`"
     assert descriptions["amount_decimal"] == "`amount` in major units of `currency`"
-    assert descriptions["customer"] == "Id of a row of `customers`"
-    assert descriptions["receipt_email"] == "Hashed"
-    assert descriptions["billing_details"] == "Without `email`"
+    assert descriptions["customer"] == "ID of the customer; a row of `customers`"
+    assert descriptions["receipt_email"] == "Email address to which the receipt is sent. Hashed"
+    assert descriptions["billing_details"] == "Name and contact data given for the payment. Without `email`"
     assert descriptions["risk"] == "Custom: `outcome.risk_level`"
     assert [dep.asset_key.to_user_string() for dep in specs["raw/invoice_lines"].deps] == ["raw/invoices"]
     assert [dep.asset_key.to_user_string() for dep in specs["live/charges"].deps] == ["raw/charges"]
@@ -119,6 +130,22 @@ def test_assets_have_descriptions_kinds_and_columns(defs: dg.Definitions) -> Non
         f"test/{table}" for table in ("charges", "customers", "invoices", "refunds", "disputes", "balance_transactions")
     }
     assert "net_total_decimal" in [column.name for column in payments.metadata[SCHEMA].columns]
+    balance = specs["finance_test/balance_by_day"]
+    assert [dep.asset_key.to_user_string() for dep in balance.deps] == ["test/balance_transactions"]
+
+
+def test_a_finance_view_with_the_name_of_a_table_depends_on_the_view_of_its_mode() -> None:
+    others = {name: {"enabled": False} for name in DEFAULT_TYPES if name != "customers"}
+    specs = build_view_assets(Settings.model_validate({"objects": others}), Names()).specs
+    above = {
+        spec.key.to_user_string(): [dep.asset_key.to_user_string() for dep in spec.deps]
+        for spec in specs
+        if "customers" in spec.key.path
+    }
+    assert above == {
+        **{f"{mode}/customers": ["raw/customers"] for mode in ("live", "test")},
+        **{f"{schema}/customers": [f"{mode}/customers"] for schema, mode in FINANCE.items()},
+    }
 
 
 @pytest.mark.both_modes
@@ -135,9 +162,7 @@ def test_the_job_records_every_day_it_loaded(
     day = day_of(days_ago(shop, 2)).isoformat()
     created = [obj for mode in (True, False) for obj in shop.objects("charges", mode).values()]
     count = len([charge for charge in created if day_of(charge["created"]).isoformat() == day])
-    recorded = latest(instance, "charges", day)
-    assert recorded.pop("requests") == 1 + len(shop.objects("charges", True)) // 100 + 1
-    assert recorded == {
+    assert latest(instance, "charges", day) == {
         "inserted": count,
         "updated": 0,
         "deleted": 0,
@@ -153,14 +178,61 @@ def test_the_job_records_every_day_it_loaded(
 def test_a_run_logs_how_far_its_lists_are(
     defs: dg.Definitions, instance: dg.DagsterInstance, shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stripe_pipeline.assets.raw._SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("stripe_pipeline.assets.progress.SECONDS_BETWEEN_LINES", 0.01)
     shop.seed_history(5)
-    result = defs.resolve_job_def("sync").execute_in_process(instance=instance, partition_key=today().isoformat())
-    lines = [event.user_message for event in instance.all_logs(result.run_id) if "Listed so far" in event.user_message]
+    job = defs.resolve_job_def("sync")
+
+    def logged() -> tuple[list[str], str]:
+        """The lines of a sync about its progress, and what its run says in the list of runs."""
+        result = job.execute_in_process(instance=instance, partition_key=today().isoformat())
+        [run] = instance.get_runs(dg.RunsFilter(run_ids=[result.run_id]))
+        messages = [event.user_message for event in instance.all_logs(result.run_id)]
+        assert run.tags[SUMMARY_TAG] in messages
+        return [message for message in messages if message.startswith("Reading Stripe for ")], run.tags[SUMMARY_TAG]
+
+    lines, summary = logged()
     assert any(
         re.search(r"charges \d+ of 11 days, [\d,]+ rows, [\d,]+ rows/s, about \d+ s left", line) for line in lines
     )
-    assert "charges 11 of 11 days" in lines[-1]
+    assert re.fullmatch(r"[\d,]+ rows changed in \d tables, [\d,]+ requests", summary)
+    lines, summary = logged()
+    assert lines, "a run that lists no days is silent"
+    assert re.fullmatch(r"\d requests, nothing new", summary)
+
+
+def test_a_backfill_that_is_canceled_says_what_is_kept(
+    defs: dg.Definitions, instance: dg.DagsterInstance, server: Server, shop: Shop
+) -> None:
+    shop.seed_history(5)
+    job = defs.resolve_job_def("sync")
+    assert job.execute_in_process(instance=instance, partition_key=today().isoformat()).success
+    server.faults.append(Fault(path="/v1/charges$", before=lambda _: signal.raise_signal(signal.SIGINT)))
+    days = [day_of(days_ago(shop, n)).isoformat() for n in (3, 0)]
+    backfill = defs.resolve_implicit_global_asset_job_def()
+    with pytest.raises(dg.DagsterExecutionInterruptedError, match="Complete days are kept, and the same backfill"):
+        backfill.execute_in_process(
+            instance=instance,
+            asset_selection=[dg.AssetKey(["raw", "charges"])],
+            tags=dict(zip(RANGE, days, strict=True)),
+        )
+
+
+def test_partitions_whose_rows_the_settings_do_not_keep_say_so(
+    make_pipeline: MakePipeline, instance: dg.DagsterInstance, shop: Shop
+) -> None:
+    pipeline = make_pipeline(objects={"charges": {"history": "30 days"}})
+    kept = pipeline.settings.first_listed(pipeline.settings.types["charges"])
+    reported = list(not_kept_materializations(instance, pipeline.settings, Names(), {}))
+    days = [event.partition for event in reported if event.asset_key.path[-1] == "charges"]
+    first = pipeline.settings.first_day
+    assert days == [day.isoformat() for day in days_between(first, kept - timedelta(days=1))]
+    assert reported[0].metadata["why"].value == f"The settings keep charges from {kept} on"
+    for event in reported:
+        instance.report_runless_asset_event(event)
+    assert list(not_kept_materializations(instance, pipeline.settings, Names(), {})) == [], "they are reported once"
+    pruned = {"charges": Pruned(kept, Counter({first: 3}))}
+    again = list(not_kept_materializations(instance, pipeline.settings, Names(), pruned))
+    assert [event.partition for event in again] == [first.isoformat()], "the rows were removed since"
 
 
 def test_a_sync_records_the_days_of_changed_rows(
@@ -267,7 +339,7 @@ def test_planned_checks_keep_their_status_while_rows_arrive(
         beside.inbox.add([notification for event in shop.events(False) if (notification := notification_of(event))])
         report = beside.drain(most=1000)  # more than the history has
         assert report.changes["charges"].days
-        for event in events_without_a_run(report, beside, instance):
+        for event in events_without_a_run(report, beside, instance, Names()):
             instance.report_runless_asset_event(event)
         return backfill(self, *arguments)
 
@@ -296,7 +368,7 @@ def test_the_results_of_the_nightly_checks_stay_shown_while_rows_arrive(
         shop.update("customers", customer, name=f"{time.monotonic()}")
         pipeline.inbox.add([notification for event in shop.events(False) if (notification := notification_of(event))])
         report = pipeline.drain(most=100)
-        for event in events_without_a_run(report, pipeline, instance):
+        for event in events_without_a_run(report, pipeline, instance, Names()):
             instance.report_runless_asset_event(event)
 
     shop.seed_history(3)
@@ -360,10 +432,10 @@ def test_a_view_is_materialized_when_its_rows_change(
 ) -> None:
     job = defs.resolve_job_def("sync")
     customer = shop.create_customer(created=days_ago(shop, 9))["id"]
-    every = views(Settings())
-    known = {f"{schema}/{view.name}" for schema in ("live", "test") for view in every}
-    of_customers = {f"test/{view.name}" for view in every if "customers" in view.tables}
-    assert of_customers >= {"test/customers", "test/payments"}
+    every = [view for view in views(Settings()) if view.rows_of in (None, *DEFAULT_TYPES)]
+    known = {f"{schema}/{view.name}" for view in every for schema in view.schemas}
+    of_customers = {f"{view.schemas[1]}/{view.name}" for view in every if "customers" in view.tables}
+    assert of_customers >= {"test/customers", "test/payments", "finance_test/customers"}
 
     def synced_views() -> set[str]:
         result = job.execute_in_process(instance=instance, partition_key=today().isoformat())
@@ -409,7 +481,7 @@ def test_a_view_that_groups_rows_has_no_row_count_and_is_materialized_when_a_row
 
     def reported() -> dict[str, Any] | None:
         pipeline.sync()
-        changed = changed_views(instance, pipeline.warehouse, pipeline.settings)
+        changed = changed_views(instance, pipeline.warehouse, pipeline.settings, Names())
         for materialization in changed:
             instance.report_runless_asset_event(materialization)
         by_view = {"/".join(one.asset_key.path): one.metadata for one in changed}
@@ -427,9 +499,9 @@ def test_a_view_that_groups_rows_has_no_row_count_and_is_materialized_when_a_row
     assert after == before | {"rows of its tables": 2}
     assert ask(pipeline.folder.published, "FROM test.customers_by_currency") == [("usd", 2)]
     without = make_pipeline(objects={"customers": {"enabled": False}, "charges": {"enabled": False}}).settings
-    assert not [key for key in build_view_assets(without).keys if "customers_by_currency" in key.path]
+    assert not [key for key in build_view_assets(without, Names()).keys if "customers_by_currency" in key.path]
     some = make_pipeline(objects={"customers": {"enabled": False}}).settings
-    assert [key for key in build_view_assets(some).keys if "customers_by_currency" in key.path]
+    assert [key for key in build_view_assets(some, Names()).keys if "customers_by_currency" in key.path]
 
 
 @pytest.mark.both_modes
@@ -443,7 +515,7 @@ def test_views_can_be_created_again_by_hand(
         connection.execute("CREATE OR REPLACE VIEW live.payments AS SELECT 1 AS spoiled")
         connection.execute("CREATE OR REPLACE VIEW live.refunds AS SELECT 1 AS spoiled")
     result = dg.materialize(
-        [build_view_assets(pipeline.settings)],
+        [build_view_assets(pipeline.settings, Names())],
         selection=dg.AssetSelection.assets("live/payments", "live/charges"),
         instance=instance,
         resources={RESOURCE: OpenedPipeline(pipeline)},
@@ -505,14 +577,16 @@ def test_the_schedule_requests_a_run_for_today_unless_one_is_under_way(
     defs: dg.Definitions, instance: dg.DagsterInstance
 ) -> None:
     at = datetime(2026, 11, 23, 0, 0, tzinfo=UTC)
-    context = dg.build_schedule_context(instance=instance, scheduled_execution_time=at)
-    request = sync_every_15_minutes(context)
-    assert isinstance(request, dg.RunRequest)
+    context = dg.build_schedule_context(
+        instance, at, resources=defs.resources, repository_def=defs.get_repository_def()
+    )
+    schedule = defs.resolve_schedule_def("sync_every_15_minutes")
+    [request] = schedule.evaluate_tick(context).run_requests or ()
     assert request.partition_key == "2026-11-23"
     run = instance.create_run_for_job(defs.resolve_job_def("sync"), tags=RUN_TAGS, status=dg.DagsterRunStatus.STARTED)
-    skip = sync_every_15_minutes(context)
-    assert isinstance(skip, dg.SkipReason)
-    assert run.run_id in str(skip.skip_message)
+    skipped = schedule.evaluate_tick(context)
+    assert not skipped.run_requests
+    assert run.run_id in str(skipped.skip_message)
 
 
 @pytest.mark.usefixtures("instance")
@@ -537,7 +611,10 @@ def test_an_optional_type_has_assets_and_checks_once_the_type_is_on(
         graph = build_defs().resolve_asset_graph()
         assert assets & set(graph.get_all_asset_keys()) == there
         checks = {key.name for key in graph.asset_check_keys if key.asset_key == dg.AssetKey(["raw", "payouts"])}
-        assert checks == ({CHECK, REFERENCES, UNIQUE} if there else set())
+        undated = [node.description or "" for node in graph.asset_nodes if node.key.path[-1] == "payment_links"]
+        assert len(undated) == (3 if there else 0)
+        assert not any("1970" in description for description in undated)
+        assert checks == ({CHECK, PROVED, REFERENCES, UNIQUE} if there else set())
 
 
 def test_a_run_checks_that_each_announced_change_was_read(

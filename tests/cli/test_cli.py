@@ -12,6 +12,7 @@ import os
 import pty
 import pwd
 import random
+import re
 import shutil
 import signal
 import socket
@@ -31,12 +32,12 @@ import pytest
 import sqlalchemy as sa
 
 from stripe_emulator import Fault, Server, Shop
-from stripe_pipeline.automation import sync_every_15_minutes
 from stripe_pipeline.cli.instance import dagster_instance
 from stripe_pipeline.cli.main import main
 from stripe_pipeline.cli.processes import free_port
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of, today
+from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.inbox.inbox import Inbox
 from stripe_pipeline.inbox.notification import notification_of
@@ -85,7 +86,7 @@ class Project:
         """The published version, and the private file's rows and cursors."""
         with duckdb.connect(str(self.folder.private), read_only=True) as connection:
             return (
-                self.folder.published.readlink(),
+                self.folder.published.resolve(),
                 connection.execute("SELECT * FROM pipeline.meta").fetchall(),
                 connection.execute("SELECT * FROM pipeline.cursors ORDER BY ALL").fetchall(),
                 [connection.execute(f"SELECT count(*) FROM raw.{table}").fetchall() for table in DEFAULT_TYPES],
@@ -199,7 +200,9 @@ def process(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
 def test_sync_prints_only_its_table_and_is_recorded_as_the_job(project: Project, run: Run, api: Server) -> None:
     first = run("sync")
     assert (first.status, first.err) == (0, "")
-    assert [line.split()[0] for line in first.out.splitlines()] == ["table", *DEFAULT_TYPES]
+    *lines, summary = first.out.splitlines()
+    assert [line.split()[0] for line in lines] == ["table", *DEFAULT_TYPES]
+    assert re.fullmatch(r"[\d,]+ rows changed in \d tables, \d+ requests\.", summary)
     assert_equal_to_stripe(api.shop, project.folder.published)
 
     again = run("sync")
@@ -212,6 +215,43 @@ def test_sync_prints_only_its_table_and_is_recorded_as_the_job(project: Project,
         for table in DEFAULT_TYPES:
             days = instance.get_materialized_partitions(dg.AssetKey(["raw", table]))
             assert days == {f"{today() - timedelta(days=n)}" for n in range(DAYS + 1)}
+
+
+def test_prove_prints_the_verdict_and_shows_the_checks_in_dagster(loaded: Project, run: Run, api: Server) -> None:
+    ended = run("prove")
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.out.splitlines()[-1].startswith("Proved up to ")
+    assert "balance ties in" in ended.out
+
+    def checks() -> dict[str, bool]:
+        """Whether the nightly checks of charges passed, as Dagster shows them."""
+        names = ("proved", "each_object_once", "references_resolve")
+        keys = [dg.AssetCheckKey(dg.AssetKey(["raw", "charges"]), name) for name in names]
+        with dg.DagsterInstance.from_config(str(loaded.root)) as instance:
+            records = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+        return {key.name: record.evaluation.passed for key, record in records.items() if record.evaluation}
+
+    assert checks() == {"proved": True, "each_object_once": True, "references_resolve": True}
+    with duckdb.connect(str(loaded.folder.private)) as connection:
+        # More than a sample can correct.
+        connection.execute("UPDATE raw.charges SET amount_refunded = amount_refunded + 7, _fetched_at = '2020-01-01'")
+    ended = run("prove")
+    assert ended.status == 1
+    assert ended.out.splitlines()[-1].startswith("Not proved: amount_refunded_is_sum_of_refunds of charges")
+    assert re.search(r"^failed amount_refunded_is_sum_of_refunds: charges \w+ \(live\): .*difference", ended.out, re.M)
+    assert not checks()["proved"]
+
+
+def test_prove_refuses_a_month_and_a_file_that_cannot_be(loaded: Project, run: Run) -> None:
+    for option, value, message in (
+        ("--month", "2026", "--month 2026 is not a month"),
+        ("--month", f"{today():%Y-%m}", "has not ended in UTC"),
+        ("--month", "2019-03", "where the history begins"),
+        ("--verify", "missing.json", "missing.json does not exist"),
+    ):
+        ended = run("prove", option, value)
+        assert ended.status == 2, option
+        assert message in ended.err
 
 
 def test_progress_is_shown_on_a_terminal(project: Project) -> None:
@@ -278,7 +318,7 @@ def test_drain_applies_the_notifications_of_the_inbox_and_reports_to_dagster(
         assert latest.asset_materialization
         assert latest.asset_materialization.metadata["updated"].value == 1
     again = run("webhooks", "drain")
-    assert (again.status, again.out) == (0, "Nothing new.\n0 events applied.\n")
+    assert (again.status, again.out) == (0, "0 requests, nothing new.\n0 events applied.\n")
     api.shop.update("customers", customer, livemode=True, name=name, announce=False)  # all tests share the shop
 
 
@@ -346,7 +386,8 @@ def test_backfill_lists_the_days_and_tables_of_its_options(loaded: Project, run:
     api.requests.clear()
     done = run("backfill", "--from", f"{first}", "--to", f"{last}", "--only", "charges,refunds", "--only", "disputes")
     assert (done.status, done.err) == (0, "")
-    assert {request.path for request in api.requests} == {"/v1/charges", "/v1/refunds", "/v1/disputes"}
+    # The check `proved` of the tables reads the balance, and no sample.
+    assert {request.path for request in api.requests} == {"/v1/charges", "/v1/refunds", "/v1/disputes", "/v1/balance"}
     assert_equal_to_stripe(api.shop, loaded.folder.published)
     api.shop.update("charges", silent, livemode=True, description=before, announce=False)
     with dg.DagsterInstance.from_config(str(loaded.root)) as instance:
@@ -527,11 +568,11 @@ def test_an_api_that_answers_with_html(loaded: Project, run: Run, api: Server) -
 def test_a_damaged_private_file_is_left_unchanged_by_other_commands_and_restored_by_the_next_run(
     loaded: Project, run: Run, api: Server
 ) -> None:
-    published = loaded.folder.published.readlink()
+    published = loaded.folder.published.resolve()
     loaded.folder.private.write_bytes(b"\0" * 100_000)
     for command in (("check",), ("prune", "--dry-run"), ("demo", "--port", f"{free_port()}")):
         assert_refused(run(*command), f"{loaded.folder.private} cannot be read", "`stripe-pipeline sync`", "clean`")
-    assert loaded.folder.published.readlink() == published
+    assert loaded.folder.published.resolve() == published
     assert loaded.folder.private.read_bytes() == b"\0" * 100_000
     restored = run("sync")
     assert restored.status == 0
@@ -669,8 +710,8 @@ def test_a_dagster_history_that_cannot_be_written_is_not_called_damaged(
         (b"# f\xfcr", "can't decode byte"),
         (b"warp: 9", "Error 1: Received unexpected config entry"),
         (
-            b"storage: {postgres: {postgres_db: {hostname: h, db_name: d, username: u, password: p}}}",
-            "dagster_postgres",
+            b"storage: {mysql: {mysql_db: {hostname: h, db_name: d, username: u, password: p}}}",
+            "dagster_mysql",
         ),
     ],
 )
@@ -754,15 +795,19 @@ def test_a_run_that_was_killed_does_not_keep_the_schedule_waiting(
             assert running.poll() is None
             time.sleep(0.05)
         instance = open_.enter_context(dg.DagsterInstance.get())
-        context = dg.build_schedule_context(instance=instance, scheduled_execution_time=datetime.now(UTC))
+        defs = build_defs()
+        every_15_minutes = defs.resolve_schedule_def("sync_every_15_minutes")
+        context = dg.build_schedule_context(
+            instance, datetime.now(UTC), resources=defs.resources, repository_def=defs.get_repository_def()
+        )
         [lock] = project.folder.runs.iterdir()
         for modified in (time.time(), 0):
             os.utime(lock, (modified, modified))
-            assert isinstance(sync_every_15_minutes(context), dg.SkipReason)
+            assert not every_15_minutes.evaluate_tick(context).run_requests
         running.kill()
         running.communicate(timeout=15)
         os.utime(lock, (0, 0))  # some seconds later
-        assert isinstance(sync_every_15_minutes(context), dg.RunRequest)
+        assert every_15_minutes.evaluate_tick(context).run_requests
         [run] = instance.get_runs()
         assert run.status is dg.DagsterRunStatus.FAILURE
         assert list(project.folder.runs.iterdir()) == []

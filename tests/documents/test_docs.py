@@ -17,14 +17,19 @@ import typer
 
 import stripe_pipeline.cli.main  # noqa: F401  (registers the commands)
 from stripe_pipeline.cli.app import app
+from stripe_pipeline.proof.balance import BALANCE
+from stripe_pipeline.proof.proving import NAMES as NAMES_OF_CHECKS
+from stripe_pipeline.proof.summary import SAMPLED
 from stripe_pipeline.settings.model import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = "docs"
 SUFFIXES = (".py", ".md", ".yaml", ".toml")
 NAMES = ("Makefile", ".ci/run")
-NOT_OURS = {"data", "node_modules", "__pycache__"}
+NOT_OURS = {"data", "dist", "node_modules", "__pycache__"}
 """Folders that hold no sources, besides hidden ones."""
+OF_USERS = {"defs.yaml", "stripe_eu_pipeline.yaml", "workspace.yaml"}
+"""Files in the projects of users."""
 
 _CITATION = re.compile(rf"(?<![\w/.-])({DOCS}/[\w./-]*\w\.md)\b(?:#([\w-]+))?")
 _HEADING = re.compile(r"#{1,6}\s+(.+?)(?:\s+#+)?\s*")
@@ -34,7 +39,7 @@ _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 _SPAN = re.compile(r"`([^`]+)`")
 _PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)*(?:\.(?:py|md|yaml|toml|lock)|/)")
 _DRAWING = re.compile(r"```mermaid\n.*?```", re.DOTALL)
-_COMMAND = re.compile(r"\bstripe-pipeline ?((?:[a-z]+ ?)*)([^#]*)")
+_COMMAND = re.compile(r"\bstripe-pipeline(?![\w-]) ?((?:[a-z]+ ?)*)([^#]*)")
 _MAKE = re.compile(r"^make((?: [\w./-]+(?![\w./-]*=))+)")
 WIDTH = 120
 
@@ -127,7 +132,7 @@ def paths(root: Path) -> Iterator[tuple[str, str, str]]:
             for span in _SPAN.finditer(line):
                 name = span[1]
                 ours = name.partition("/")[0] not in NOT_OURS and not name.startswith("_")
-                if file.name == "CHANGELOG.md" or not ours or not _PATH.fullmatch(name):
+                if file.name == "CHANGELOG.md" or not ours or name in OF_USERS or not _PATH.fullmatch(name):
                     continue
                 exists = any((start / name).exists() for start in (root, root / "stripe_pipeline"))
                 yield f"{file.relative_to(root)}:{number}", name, "" if exists else "the file does not exist"
@@ -242,6 +247,12 @@ def test_the_readme_names_every_table() -> None:
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     section = text.partition("\n## The data\n")[2].partition("\n## ")[0]
     assert {object_type.name for object_type in Settings().enabled} <= set(_SPAN.findall(section))
+
+
+def test_the_page_on_proofs_names_every_check() -> None:
+    text = (REPOSITORY / DOCS / "operating.md").read_text(encoding="utf-8")
+    section = text.partition("\n## Proofs\n")[2].partition("\n### ")[0]
+    assert {BALANCE, SAMPLED, *NAMES_OF_CHECKS} <= set(_SPAN.findall(section))
 
 
 def test_the_pages_are_easy_to_read_in_a_terminal() -> None:

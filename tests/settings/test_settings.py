@@ -132,7 +132,7 @@ def test_share_is_a_fraction_or_a_percentage(load: Load, text: str, share: float
 
 
 def test_optional_types_are_on_where_the_settings_switch_these_on(load: Load) -> None:
-    assert names(load("")) == names(load("objects: {payouts: {title: Bank transfers}}")) == set(DEFAULT_TYPES)
+    assert names(load("")) == names(load("objects: {all: false}")) == set(DEFAULT_TYPES)
     with_children = {*DEFAULT_TYPES, "payouts", "payout_balance_transactions"}
     assert names(load("objects: {payouts: {enabled: true}}")) == with_children
     alone = load("objects: {payouts: {enabled: true}, payout_balance_transactions: {enabled: false}}")
@@ -140,6 +140,9 @@ def test_optional_types_are_on_where_the_settings_switch_these_on(load: Load) ->
     of_customers = {"customer_balance_transactions": {"enabled": True}}
     assert names(load(f"objects: {of_customers}")) == {*DEFAULT_TYPES, *of_customers}
     assert names(load("objects: all")) == set(ALL_TYPES)
+    excepted = load("objects: {all: true, issuing_cards: {enabled: false}, payouts: {title: Bank transfers}}")
+    assert names(excepted) == ALL_TYPES.keys() - {"issuing_cards"}
+    assert excepted.title(OBJECT_TYPES["payouts"]) == "Bank transfers"
     by_name = OBJECT_TYPES.keys() - ALL_TYPES.keys()
     assert "setup_attempts" in by_name
     assert all(OBJECT_TYPES[name].child_list for name in by_name)
@@ -165,7 +168,13 @@ def test_disabling_a_parent_disables_its_children(load: Load) -> None:
         ("- history", "everything should be lines of `key: value`"),
         ("charges", "everything should be lines of `key: value`"),
         ("rate: 80%", "`rate` should be lines of `key: value`"),
-        ("objects: [charges]", "`objects` should be lines of `key: value`"),
+        (
+            "objects: [charges]",
+            r"`objects` is \['charges'\]: write `all` to load every type, or lines of `table: settings`",
+        ),
+        ("objects: {all: yes please}", "`objects` has 'yes please' as `all`: should be true or false"),
+        ("objects: {payouts: {title: Bank transfers}}", "`objects.payouts` is off by default: add `enabled: true`"),
+        ("objects: {all: true, setup_attempts: {title: Attempts}}", "`objects.setup_attempts` is off by default"),
         ("rate: {share: 0}", "`rate.share` should be greater than 0"),
         ("rate: {share: 120%}", "`rate.share` should be less than or equal to 1"),
         ("inbox: {keep_days: 0}", "`inbox.keep_days` should be greater than or equal to 1"),
@@ -173,6 +182,8 @@ def test_disabling_a_parent_disables_its_children(load: Load) -> None:
         ("runs: {keep_days: 9999999999}", "`runs.keep_days` should be less than or equal to 36500"),
         ("inbox: {keep_days: 9999999999}", "`inbox.keep_days` should be less than or equal to 36500"),
         ("sweep: {requests_a_month: -1}", "`sweep.requests_a_month` should be greater than or equal to 0"),
+        ("mrr: {trials: often}", "`mrr.trials` should be a valid boolean"),
+        ("mrr: {pastdue: true}", r"not a known key \(did you mean past_due\?\)"),
         ("rate: {share: most}", "`rate.share` should be a valid number"),
         ("objects: {charges: {enabled: perhaps}}", "`objects.charges.enabled` should be a valid boolean"),
         (
@@ -181,6 +192,10 @@ def test_disabling_a_parent_disables_its_children(load: Load) -> None:
         ),
         ("size: 3", "or upgrade stripe_pipeline"),
         ("retenton: forever", r"`retenton` is not a known key \(did you mean retention\?\)"),
+        ("owners: [finance]", r"`owners.0` is 'finance': should be a team such as team:finance, or an email"),
+        ('owners: ["team:"]', r"`owners.0` is 'team:': should be a team"),
+        ("owners: [a@example]", r"`owners.0` is '<e-mail address>': should be a team"),
+        ("bi: often", "`bi` should be a valid boolean"),
         ("runs: {keepdays: 3}", r"not a known key \(did you mean keep_days\?\)"),
         ("objects: {charges: {fields: {exlude: [outcome]}}}", r"not a known key \(did you mean exclude\?\)"),
         ("objects: {charges: {custom_fields: {risk: {pth: outcome.x}}}}", r"not a known key \(did you mean path\?\)"),
@@ -295,8 +310,6 @@ def test_disabling_a_parent_disables_its_children(load: Load) -> None:
         ("objects: {payout: {}}", "`objects.payout` is not an object type .did you mean payouts"),
         ("objects: al", r"line 1: `objects` is 'al' \(did you mean all\?\): write `all` to load every type, or lines"),
         ("objects: payouts", "`objects` is 'payouts': write `all` to load every type"),
-        ("objects: [payouts]", "`objects` should be lines of `key: value`"),
-        ("objects: {all: true}", "`objects.all` should be lines of `key: value`"),
     ],
 )
 def test_an_invalid_setting_is_named(load: Load, text: str, message: str) -> None:

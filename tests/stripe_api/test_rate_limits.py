@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stripe_pipeline.errors import Cancelled
+from stripe_pipeline.inbox.shared_rates import FileRates
 from stripe_pipeline.stripe_api.rate_limits import LEFT, LONGEST, QUIET, Bucket, RateLimits, endpoint_of
 
 
@@ -36,7 +37,8 @@ class FakeTime:
 def limits_on(
     fake: FakeTime, *, account: float = 100, endpoint: float = 25, share: float = 0.8, shared: Path | None = None
 ) -> RateLimits:
-    return RateLimits(account=account, endpoint=endpoint, share=share, shared=shared, clock=fake.clock, wait=fake.wait)
+    rates = FileRates(shared) if shared else None
+    return RateLimits(account=account, endpoint=endpoint, share=share, shared=rates, clock=fake.clock, wait=fake.wait)
 
 
 def send(bucket: Bucket, now: float) -> float:
@@ -289,7 +291,7 @@ def test_a_429_of_one_process_slows_down_all(tmp_path: Path) -> None:
 def test_an_urgent_process_goes_first(tmp_path: Path) -> None:
     path = tmp_path / "rates.json"
     patient, urgent = (
-        RateLimits(account=100, endpoint=40, shared=path, urgent=is_urgent) for is_urgent in (False, True)
+        RateLimits(account=100, endpoint=40, shared=FileRates(path), urgent=is_urgent) for is_urgent in (False, True)
     )
     served = 0
 

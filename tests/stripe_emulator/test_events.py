@@ -66,7 +66,7 @@ def test_the_events_that_each_action_announces(shop: Shop) -> None:
     shop.remove_invoice_line(invoice, line)
     assert announced() == ["invoice.updated"] * 3
     shop.finalize_invoice(invoice)
-    assert announced() == ["invoice.finalized", "invoice.updated"]
+    assert announced() == ["customer.updated", "invoice.finalized", "invoice.updated"]
     shop.pay_invoice(invoice, outcome="failed")
     failing = ["payment_intent.created", "charge.failed", "payment_intent.payment_failed", "customer.updated"]
     assert announced() == [*failing, "invoice.payment_failed", "invoice.updated"]
@@ -74,7 +74,7 @@ def test_the_events_that_each_action_announces(shop: Shop) -> None:
     paying = ["charge.succeeded", "payment_intent.succeeded", "customer.updated"]
     assert announced() == [*paying, "invoice.paid", "invoice.payment_succeeded", "invoice.updated"]
     open_invoices = [shop.create_invoice(person)["id"] for _ in range(2)]
-    assert announced() == ["invoice.created", "invoice.finalized", "invoice.updated"] * 2
+    assert announced() == ["invoice.created", "customer.updated", "invoice.finalized", "invoice.updated"] * 2
     shop.void_invoice(open_invoices[0])
     shop.mark_invoice_uncollectible(open_invoices[1])
     assert announced() == ["invoice.voided", "invoice.updated", "invoice.marked_uncollectible", "invoice.updated"]

@@ -114,3 +114,19 @@ def test_trade_goes_on_at_the_pace_of_the_history(traded: Shop, clock: Clock) ->
     assert week_before < week_after < 1.5 * week_before
     traded.go_on()
     assert paid(NOW, NOW + 8 * DAY) == week_after
+
+
+def test_no_more_is_reversed_than_was_transferred(shop: Shop) -> None:
+    plain = shop.create_payment(created=NOW - DAY)["latest_charge"]
+    with pytest.raises(ValueError, match="no transfer"):
+        shop.refund(plain, reverse_transfer=True)
+    with pytest.raises(ValueError, match="no application fee"):
+        shop.refund(plain, refund_application_fee=True)
+    of_destination = shop.create_payment(destination="acct_1Seller", created=NOW - DAY)["latest_charge"]
+    [transfer] = [
+        obj for obj in shop.objects("transfers", False).values() if obj["source_transaction"] == of_destination
+    ]
+    shop.reverse_transfer(transfer["id"], transfer["amount"] - 1)
+    with pytest.raises(ValueError, match=r"more than is left .*: 1$"):
+        shop.reverse_transfer(transfer["id"], 2)
+    assert shop.reverse_transfer(transfer["id"], 1)["reversed"]

@@ -176,7 +176,7 @@ def test_custom_fields_are_typed_columns_from_any_path(
     assert "order_id" not in types(folder, "raw.charges")
     for view in views(pipeline.settings):
         shown = {column.name: column.sql_type for column in view.columns}
-        stored = types(folder, f"live.{view.name}")
+        stored = types(folder, f"{view.schemas[0]}.{view.name}")
         assert {name: kind.replace("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ") for name, kind in stored.items()} == shown
         assert list(stored) == list(shown), "the asset's page shows the same order"
 
@@ -290,6 +290,8 @@ def test_titles_are_the_comments_of_tables_and_views(make_pipeline: MakePipeline
     assert comments()["raw.charges"].startswith("Jenny's card charges. ")
     assert comments()["live.charges"].startswith("Jenny's card charges. ")
     assert comments()["test.refunds"].startswith("Refunds. ")
+    assert comments()["raw.customers"].startswith("Customers. ")  # not the title of the finance view
+    assert comments()["finance.customers"].startswith("Customers and ")
     make_pipeline(objects={"charges": {"title": "Payments"}}).publish()
     assert comments()["raw.charges"].startswith("Payments. ")
 

@@ -163,7 +163,7 @@ def test_a_private_file_that_cannot_be_opened_is_restored_and_catches_up(
     assert names_of(folder) == {"Ada", "Edith"}
     assert not make_pipeline().sync().notes
     assert sorted(path.name for path in folder.private.parent.iterdir() if path.suffix != ".json") == sorted(
-        {"stripe.duckdb", "writer.lock"} | ({"damaged.duckdb"} if damage else set())
+        {"stripe.duckdb", "writer.lock", "publish.lock"} | ({"damaged.duckdb"} if damage else set())
     )
 
 
@@ -175,9 +175,12 @@ def test_damage_that_a_run_meets_ends_it_and_the_next_one_goes_on(
     shop.seed_history(5)
     pipeline.sync()
     pipeline.__exit__()
-    content = folder.private.read_bytes()
-    # In the rows, not in the catalog: the file can still be opened.
-    folder.private.write_bytes(content[: len(content) // 2])
+    with duckdb.connect(str(folder.private), read_only=True) as connection:
+        [(block,)] = connection.execute("SELECT max(block_id) FROM pragma_storage_info('raw.charges')").fetchall()
+    with folder.private.open("r+b") as file:
+        # In the rows, not in the catalog: the file can still be opened.
+        file.seek(3 * 4096 + block * 262_144)
+        file.write(bytes(4096))
     pipeline = make_pipeline()
     with pytest.raises(WarehouseError, match=r"is damaged \(.*restored from the version .*This run .* Run again"):
         pipeline.warehouse.prune()
@@ -473,7 +476,7 @@ def test_others_may_read_the_published_file_as_far_as_the_settings_say_and_nothi
     pipeline.sync()
     for version in modes(folder):
         parts = Path(version).parts
-        of_versions = version == "." or parts[0] == "versions"
+        of_versions = version == "." or parts[0] == "published"
         mode = modes(folder)[version]
         is_file = (folder.root / version).is_file()
         if of_versions:

@@ -21,6 +21,7 @@ import pytest
 
 from stripe_emulator import Server, Shop
 from stripe_pipeline.assets.dagster_history import forget_events_without_a_run, forget_runs, report_again
+from stripe_pipeline.assets.keys import Names
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, today
 from stripe_pipeline.definitions import build_defs
@@ -506,26 +507,26 @@ def test_old_runs_are_removed_and_their_partitions_are_reported_again(
     run_ids_of_others.add(of_assets[1])
     key = dg.AssetKey(["raw", "charges"])
     days = instance.get_materialized_partitions(key)
-    assert forget_runs(instance, datetime.now(UTC) - timedelta(days=1)) == 0
-    assert forget_runs(instance, datetime.now(UTC)) == len(run_ids) == 4
+    assert forget_runs(instance, datetime.now(UTC) - timedelta(days=1), Names()) == 0
+    assert forget_runs(instance, datetime.now(UTC), Names()) == len(run_ids) == 4
     assert {dagster_run.run_id for dagster_run in instance.get_runs()} == run_ids_of_others
     assert not [name for name in files(instance) if any(run_id in name for run_id in run_ids)]
     assert instance.get_materialized_partitions(key) == set()
-    report_again(instance, pipeline.settings, pipeline.warehouse.state.covered_days())
+    report_again(instance, pipeline.settings, pipeline.warehouse.state.covered_days(), Names())
     assert instance.get_materialized_partitions(key) == days
 
-    forget_events_without_a_run(instance)  # there are too few events
+    forget_events_without_a_run(instance, Names())  # there are too few events
     assert instance.get_materialized_partitions(key) == days
-    forget_events_without_a_run(instance, over=0)  # there are events of other assets
+    forget_events_without_a_run(instance, Names(), over=0)  # there are events of other assets
     assert instance.get_materialized_partitions(key) == days
     instance.wipe_assets([dg.AssetKey("theirs")])
     storage = Path(instance.storage_directory()).parent / "history" / "runs" / ".db"
     size = storage.stat().st_size
-    forget_events_without_a_run(instance, over=0)
+    forget_events_without_a_run(instance, Names(), over=0)
     assert storage.stat().st_size < size
     assert instance.get_materialized_partitions(key) == set()
     for _ in range(2):  # the second report changes nothing
-        report_again(instance, pipeline.settings, pipeline.warehouse.state.covered_days())
+        report_again(instance, pipeline.settings, pipeline.warehouse.state.covered_days(), Names())
         assert instance.get_materialized_partitions(key) == days
         assert len(instance.fetch_materializations(key, limit=100).records) == len(days)
 

@@ -284,3 +284,18 @@ def test_an_idle_sync_with_every_type_spends_two_requests_and_a_month_stays_with
         pipeline.sync()
         spent = len(paths(server)) - 2
     assert 30 * (2 * SYNCS_A_DAY + spent) <= 10_000
+
+
+def test_events_of_children_that_are_off_cost_no_request(
+    make_pipeline: MakePipeline, server: Server, shop: Shop
+) -> None:
+    customer = shop.create_customer(created=days_ago(shop, 3))["id"]
+    tax_id = {"id": "txi_1", "object": "tax_id", "customer": customer, "created": days_ago(shop, 1)}
+    by_name = make_pipeline(objects=on("customer_tax_ids"))
+    without = make_pipeline()
+    for pipeline, read in ((without, []), (by_name, [f"/v1/customers/{customer}"])):
+        pipeline.sync()
+        paths(server)
+        shop.emit_event("customer.tax_id.created", tax_id, livemode=False)
+        pipeline.sync()
+        assert [path for path in paths(server) if path.startswith("/v1/customers/")][:1] == read

@@ -33,6 +33,7 @@ from stripe_pipeline.days import DAY, day_of
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.proof.verdict import SETTLING
 from stripe_pipeline.settings.environment import load_keys
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api import clock as server_clock
@@ -45,6 +46,7 @@ from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.sync.report import Report
 from stripe_pipeline.warehouse.warehouse import Warehouse
 from tests.conftest import KEYS
+from tests.lake import IN_LAKE, lake_folder
 from tests.stripe_state import assert_equal_to_stripe, differences, stored
 from tests.whole.histories import ACTIONS, ANNOUNCEMENTS, ChangeLog, Happening, stock
 
@@ -177,9 +179,13 @@ class Histories(RuleBasedStateMachine):
         self.log = ChangeLog(self.shop)
         self.server = self.stack.enter_context(Server(self.shop))
         root = Path(self.stack.enter_context(tempfile.TemporaryDirectory(dir=fast_disk())))
-        self.folder = DataFolder(root)
-        self.folder.prepare()
-        self.folder.private.write_bytes(empty_warehouse(every_type=every_type))
+        if IN_LAKE:
+            self.folder = self.stack.enter_context(lake_folder(root, self.objects))
+            self.folder.prepare()
+        else:
+            self.folder = DataFolder(root)
+            self.folder.prepare()
+            self.folder.private.write_bytes(empty_warehouse(every_type=every_type))
         self.first_day = day_of(today) - timedelta(days=HISTORY_DAYS)
         self.pipelines = [self._pipeline(), self._pipeline()]
         self._all(before)
@@ -411,6 +417,16 @@ class Histories(RuleBasedStateMachine):
             report = self._run(self.pipelines[0].sync)
             assert not any(changes.days for changes in report.changes.values())
             assert_equal_to_stripe(self.shop, self.folder.published)
+            self.shop.clock.advance(SETTLING + 60)
+            self._run(self.pipelines[0].prove)
+            unproved = self._unproved()
+            assert unproved == [], unproved
+
+    def _unproved(self) -> list[tuple[Any, ...]]:
+        """The outcomes that are open or failed, except of what the history begins with."""
+        with duckdb.connect(str(self.folder.published), read_only=True) as connection:
+            columns = "name, object_type, livemode, currency, scope, left_side, right_side, verdict, reason"
+            return connection.execute(f"SELECT {columns} FROM pipeline.proof WHERE verdict <> 'proved'").fetchall()
 
 
 def _but_status(obj: dict[str, Any] | None) -> dict[str, Any]:
@@ -419,10 +435,10 @@ def _but_status(obj: dict[str, Any] | None) -> dict[str, Any]:
 
 TestHistories = pytest.mark.timeout(1200)(Histories.TestCase)  # a minute on an idle machine
 # Always the same histories, so that a failure is due to a change of the code.
-# `make smoke` runs more of them, `make soak` a thousand.
+# `make smoke` runs more of them, `make soak` a thousand. A lake takes several times as long.
 TestHistories.settings = settings(
-    max_examples=4,
-    stateful_step_count=6,
+    max_examples=1 if IN_LAKE else 4,
+    stateful_step_count=4 if IN_LAKE else 6,
     deadline=None,
     derandomize=True,
     database=None,

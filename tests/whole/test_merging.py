@@ -10,8 +10,7 @@ import pytest
 
 from stripe_pipeline import definitions
 from stripe_pipeline.assets.checks import NIGHTLY
-from stripe_pipeline.assets.keys import RUN_TAGS
-from stripe_pipeline.automation import sync_every_15_minutes
+from stripe_pipeline.assets.keys import Names
 from stripe_pipeline.days import today
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.objects import DEFAULT_TYPES
@@ -20,6 +19,7 @@ from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.views.catalog import views
 from tests.conftest import MakePipeline, OpenedPipeline
 
+RUN_TAGS = Names().run_tags
 RAN: list[str] = []
 """The other project's assets and checks that ran."""
 
@@ -90,7 +90,8 @@ def test_sync_materializes_our_tables_only(merged: dg.Definitions, instance: dg.
     )
     assert result.success
     keys = {event.asset_key.to_user_string() for event in result.get_asset_materialization_events() if event.asset_key}
-    shown = {f"{schema}/{view.name}" for schema in ("live", "test") for view in views(Settings())}
+    by_default = [view for view in views(Settings()) if view.rows_of in (None, *DEFAULT_TYPES)]
+    shown = {f"{schema}/{view.name}" for view in by_default for schema in view.schemas}
     assert keys == shown | {f"raw/{table}" for table in DEFAULT_TYPES}
     assert steps(result) == {"stripe"}
     assert RAN == []
@@ -100,7 +101,7 @@ def test_the_nightly_job_runs_our_pruning_and_checks_only(merged: dg.Definitions
     merged.resolve_job_def("sync").execute_in_process(instance=instance, partition_key=today().isoformat())
     result = merged.resolve_job_def("nightly").execute_in_process(instance=instance)
     assert result.success
-    assert steps(result) == {"retention", *NIGHTLY}
+    assert steps(result) == {"retention", "proof__certificate", *NIGHTLY}
     assert {evaluation.check_name for evaluation in result.get_asset_check_evaluations()} == set(NIGHTLY)
     assert RAN == []
 
@@ -109,6 +110,7 @@ def test_our_jobs_run_in_one_process_and_the_others_with_their_own_executor(merg
     executors = {job.name: job.executor_def for job in merged.resolve_all_job_defs() if job.name != "__ASSET_JOB"}
     assert executors == {
         "sync": dg.in_process_executor,
+        "report": dg.in_process_executor,
         "nightly": dg.in_process_executor,
         "everything": dg.multiprocess_executor,
     }
@@ -122,7 +124,13 @@ def test_another_locations_job_of_the_same_name_does_not_delay_ours(
     def of_another_location() -> None: ...
 
     instance.create_run_for_job(of_another_location, status=dg.DagsterRunStatus.STARTED)
-    context = dg.build_schedule_context(instance=instance, scheduled_execution_time=datetime(2026, 11, 23, tzinfo=UTC))
-    assert isinstance(sync_every_15_minutes(context), dg.RunRequest)
+    schedule = merged.resolve_schedule_def("sync_every_15_minutes")
+    context = dg.build_schedule_context(
+        instance,
+        datetime.now(UTC),
+        resources=merged.resources,
+        repository_def=merged.get_repository_def(),
+    )
+    assert schedule.evaluate_tick(context).run_requests
     instance.create_run_for_job(merged.resolve_job_def("sync"), tags=RUN_TAGS, status=dg.DagsterRunStatus.STARTED)
-    assert isinstance(sync_every_15_minutes(context), dg.SkipReason)
+    assert not schedule.evaluate_tick(context).run_requests

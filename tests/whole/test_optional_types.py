@@ -12,7 +12,9 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of
 from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.objects import ALL_TYPES, DEFAULT_TYPES, OBJECT_TYPES
+from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.sync.pipeline import Pipeline
+from stripe_pipeline.views.catalog import COMBINED
 from tests.conftest import MakePipeline
 from tests.receiving import receiving
 from tests.stripe_state import ask, assert_equal_to_stripe, changed, days_ago, everything, stored
@@ -29,9 +31,9 @@ def relations(folder: DataFolder) -> set[str]:
 
 def named(tables: set[str]) -> set[str]:
     """The qualified names of these types' tables and views, and of the views that combine types."""
+    combined = [view(Settings()) for view in COMBINED]
     return {f"{schema}.{table}" for schema in ("raw", "live", "test") for table in tables} | {
-        "live.payments",
-        "test.payments",
+        f"{schema}.{view.name}" for view in combined for schema in view.schemas
     }
 
 
@@ -155,7 +157,9 @@ def test_rows_of_a_type_that_was_switched_off_are_erased_and_filtered_and_correc
     assert erased.rows["payouts"] == 1
     assert ask(folder.published, metadata) == [(payout, None, None), (other, "others", "STRIPE PAYOUT")]
 
-    filtered = make_pipeline(objects={"payouts": {"fields": {"exclude": ["destination", "metadata.for"]}}})
+    filtered = make_pipeline(
+        objects={"payouts": {"enabled": False, "fields": {"exclude": ["destination", "metadata.for"]}}}
+    )
     filtered.sync()
     for relation in ("raw.payouts", "test.payouts"):
         assert "destination" not in [name for name, *_ in ask(folder.published, f"DESCRIBE {relation}")]
@@ -167,7 +171,7 @@ def test_rows_of_a_type_that_was_switched_off_are_erased_and_filtered_and_correc
     [(latest,)] = ask(folder.published, "SELECT epoch(max(_fetched_at)) FROM raw.payouts")
     assert latest < shop.clock.now()
 
-    short = make_pipeline(objects={"payouts": {"retention": "10 days"}})
+    short = make_pipeline(objects={"payouts": {"enabled": False, "retention": "10 days"}})
     assert short.warehouse.prune(dry_run=True)["payouts"].rows == 1
     assert short.prune()["payouts"].rows == 1
     assert ask(folder.published, "SELECT id FROM test.payouts") == [(other,)]

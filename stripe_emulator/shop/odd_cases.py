@@ -79,7 +79,7 @@ def _test_clock(shop: Actions, random: Random, livemode: bool, at: int) -> None:
 
 
 def _many_items(shop: Actions, random: Random, livemode: bool, at: int) -> None:
-    """A subscription with 12 items, a coupon that is deleted later, and a credit note with 12 lines."""
+    """A subscription with 12 items, a coupon that is deleted later and one that stays, a credit note with 12 lines."""
     customer = shop.create_customer(livemode=livemode, created=at, **person(random) | {"currency": "usd"})["id"]
     coupon = shop.create_coupon(livemode=livemode, created=at)["id"]
     code = shop.create_promotion_code(coupon, livemode=livemode, created=at)["id"]
@@ -93,6 +93,7 @@ def _many_items(shop: Actions, random: Random, livemode: bool, at: int) -> None:
     shop.create_credit_note(invoice, 1200, n_lines=12, livemode=livemode, created=at + 120)
     shop.create_credit_note(invoice, 600, to_balance=True, livemode=livemode, created=at + 180)
     shop.delete_coupon(coupon, livemode=livemode, created=at + 240)
+    shop.create_promotion_code(livemode=livemode, created=at + 300)
 
 
 def _many_goods(shop: Actions, random: Random, livemode: bool, at: int) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from stripe_emulator import Clock, Server, Shop, templates
 from stripe_emulator.types import LISTED
+from stripe_pipeline.objects import OBJECT_TYPES
 from tests.stripe_emulator.conftest import NOW
 
 DAY = 86400
@@ -45,6 +46,15 @@ def test_the_same_seed_and_day_give_the_same_shop(seeded: Shop) -> None:
     assert again.events(True) == seeded.events(True)
     assert _everything(other).keys() == _everything(seeded).keys()
     assert other.objects("charges", True).keys().isdisjoint(seeded.objects("charges", True))
+
+
+@pytest.mark.parametrize("day", range(7))
+def test_ten_days_have_every_type_that_is_declared_by_hand_whenever_they_end(day: int) -> None:
+    names = {name for name in LISTED if name in OBJECT_TYPES and not OBJECT_TYPES[name].generated}
+    for hour in (2, 14):
+        shop = _shop(now=NOW // DAY * DAY + day * DAY + hour * 3600, days=10)
+        for mode in (True, False):
+            assert [name for name in sorted(names) if not shop.objects(name, mode)] == []
 
 
 def test_later_on_the_same_day_the_history_only_grows() -> None:

@@ -577,16 +577,18 @@ def test_the_schedule_requests_a_run_for_today_unless_one_is_under_way(
     defs: dg.Definitions, instance: dg.DagsterInstance
 ) -> None:
     at = datetime(2026, 11, 23, 0, 0, tzinfo=UTC)
-    context = dg.build_schedule_context(
+    with dg.build_schedule_context(
         instance, at, resources=defs.resources, repository_def=defs.get_repository_def()
-    )
-    schedule = defs.resolve_schedule_def("sync_every_15_minutes")
-    [request] = schedule.evaluate_tick(context).run_requests or ()
-    assert request.partition_key == "2026-11-23"
-    run = instance.create_run_for_job(defs.resolve_job_def("sync"), tags=RUN_TAGS, status=dg.DagsterRunStatus.STARTED)
-    skipped = schedule.evaluate_tick(context)
-    assert not skipped.run_requests
-    assert run.run_id in str(skipped.skip_message)
+    ) as context:
+        schedule = defs.resolve_schedule_def("sync_every_15_minutes")
+        [request] = schedule.evaluate_tick(context).run_requests or ()
+        assert request.partition_key == "2026-11-23"
+        run = instance.create_run_for_job(
+            defs.resolve_job_def("sync"), tags=RUN_TAGS, status=dg.DagsterRunStatus.STARTED
+        )
+        skipped = schedule.evaluate_tick(context)
+        assert not skipped.run_requests
+        assert run.run_id in str(skipped.skip_message)
 
 
 @pytest.mark.usefixtures("instance")

@@ -797,8 +797,10 @@ def test_a_run_that_was_killed_does_not_keep_the_schedule_waiting(
         instance = open_.enter_context(dg.DagsterInstance.get())
         defs = build_defs()
         every_15_minutes = defs.resolve_schedule_def("sync_every_15_minutes")
-        context = dg.build_schedule_context(
-            instance, datetime.now(UTC), resources=defs.resources, repository_def=defs.get_repository_def()
+        context = open_.enter_context(
+            dg.build_schedule_context(
+                instance, datetime.now(UTC), resources=defs.resources, repository_def=defs.get_repository_def()
+            )
         )
         [lock] = project.folder.runs.iterdir()
         for modified in (time.time(), 0):

@@ -251,7 +251,8 @@ def test_the_sensor_requests_a_run_only_after_a_change(
     assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
 
     def tick(cursor: str | None) -> tuple[int, str | None]:
-        data = sensor.evaluate_tick(dg.build_sensor_context(instance=instance, cursor=cursor))
+        with dg.build_sensor_context(instance=instance, cursor=cursor) as context:
+            data = sensor.evaluate_tick(context)
         return len(data.run_requests or ()), data.cursor
 
     assert tick(None)[0] == 0, "nothing was ever materialized"
@@ -272,8 +273,8 @@ def test_missing_libraries_are_named(pipeline: Pipeline, monkeypatch: pytest.Mon
         report_of(pipeline)
     assert "pip install 'stripe-pipeline[report]'" in missing.value.remedy
     sensor = build_report_automation(pipeline.settings, Names()).resolve_sensor_def("report_refresh")
-    with dg.DagsterInstance.ephemeral() as instance:
-        data = sensor.evaluate_tick(dg.build_sensor_context(instance=instance))
+    with dg.DagsterInstance.ephemeral() as instance, dg.build_sensor_context(instance=instance) as context:
+        data = sensor.evaluate_tick(context)
     assert "stripe-pipeline[report]" in str(data.skip_message)
 
 

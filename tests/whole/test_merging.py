@@ -125,12 +125,12 @@ def test_another_locations_job_of_the_same_name_does_not_delay_ours(
 
     instance.create_run_for_job(of_another_location, status=dg.DagsterRunStatus.STARTED)
     schedule = merged.resolve_schedule_def("sync_every_15_minutes")
-    context = dg.build_schedule_context(
+    with dg.build_schedule_context(
         instance,
         datetime.now(UTC),
         resources=merged.resources,
         repository_def=merged.get_repository_def(),
-    )
-    assert schedule.evaluate_tick(context).run_requests
-    instance.create_run_for_job(merged.resolve_job_def("sync"), tags=RUN_TAGS, status=dg.DagsterRunStatus.STARTED)
-    assert not schedule.evaluate_tick(context).run_requests
+    ) as context:
+        assert schedule.evaluate_tick(context).run_requests
+        instance.create_run_for_job(merged.resolve_job_def("sync"), tags=RUN_TAGS, status=dg.DagsterRunStatus.STARTED)
+        assert not schedule.evaluate_tick(context).run_requests

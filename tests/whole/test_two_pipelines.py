@@ -82,10 +82,10 @@ def run(location: dg.Definitions, instance: dg.DagsterInstance, job: str, **opti
 def sync(location: dg.Definitions, instance: dg.DagsterInstance, names: Names) -> dg.ExecuteInProcessResult:
     """A run of the job of a pipeline's schedule, with the run request of its tick."""
     schedule = location.resolve_schedule_def(names.own("sync_every_15_minutes"))
-    context = dg.build_schedule_context(
+    with dg.build_schedule_context(
         instance, datetime.now(UTC), resources=location.resources, repository_def=location.get_repository_def()
-    )
-    [request] = schedule.evaluate_tick(context).run_requests or ()
+    ) as context:
+        [request] = schedule.evaluate_tick(context).run_requests or ()
     assert schedule.job_name == names.sync_job
     return run(location, instance, schedule.job_name, partition_key=request.partition_key, tags=names.run_tags)
 

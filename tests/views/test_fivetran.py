@@ -96,6 +96,58 @@ def test_the_totals_are_those_of_our_tables(make_pipeline: MakePipeline, shop: S
         assert ask(folder.published, f"SELECT count(due_date) FROM {schema}.invoice") == [(0,)]
 
 
+@pytest.mark.parametrize("loaded", [True, False])
+def test_every_charge_has_its_payment_method(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, loaded: bool
+) -> None:
+    seed_history(shop, 12)
+    for method in (
+        shop.create_payment()["payment_method"],
+        shop.attach_payment_method(shop.create_customer()["id"])["id"],
+    ):
+        shop.create_payment(payment_method=method)
+    make_pipeline(history="12 days", compat=ON, objects={"payment_methods": {"enabled": loaded}}).sync()
+    # The emulator charges an attached card as a card of any brand.
+    brand = "d.brand IS NOT NULL" if loaded else "d.brand = c.card_brand"
+    joined = (
+        f"SELECT c.id, m.type = (c.payment_method_details->>'type'), {brand} FROM test.charges c"
+        " LEFT JOIN fivetran_test.payment_method m ON m.id = c.payment_method"
+        " LEFT JOIN fivetran_test.payment_method_card d ON d.payment_method_id = m.id ORDER BY ALL"
+    )
+    of_charges = "SELECT id, true, true FROM test.charges ORDER BY ALL"
+    assert ask(folder.published, joined) == ask(folder.published, of_charges)
+    count = "SELECT count(*), count(DISTINCT id) FROM fivetran_test.payment_method"
+    [(methods, ids)] = ask(folder.published, count)
+    assert methods == ids
+    if loaded:
+        attached = ask(folder.published, "SELECT count(*) FROM test.payment_methods")
+        assert methods > attached[0][0] > 0, "guests' methods and attached ones"
+        kept = "SELECT count(*) FROM fivetran_test.payment_method WHERE created IS NOT NULL"
+        assert ask(folder.published, kept) == attached
+
+
+def test_prices_and_discounts_of_invoices(make_pipeline: MakePipeline, shop: Shop, folder: DataFolder) -> None:
+    seed_history(shop, 12)
+    price = {"unit_amount_decimal": "250.5", "price_details": None, "type": "price_details"}
+    for behavior in ("exclusive", "inclusive"):
+        taxes = [{"amount": 80, "tax_behavior": behavior}]
+        line = {"amount": 501, "quantity": 2, "description": behavior, "pricing": price, "taxes": taxes}
+        shop.create_invoice(lines=[line])
+    objects = {"subscriptions": {"enabled": True}, "invoice_discounts": {"enabled": True}}
+    make_pipeline(history="12 days", compat=ON, objects=objects).sync()
+    lines = "SELECT description, unit_amount_excluding_tax FROM fivetran_test.invoice_line_item"
+    found = ask(folder.published, f"{lines} WHERE description LIKE '%clusive' ORDER BY ALL")
+    assert found == [("exclusive", "250.5"), ("inclusive", None)]
+    discounts = "SELECT invoice_id, sum(amount) FROM fivetran_test.discount GROUP BY ALL ORDER BY ALL"
+    amounts = (
+        "SELECT id, sum(part.amount) FROM (SELECT id, unnest(from_json(total_discount_amounts,"
+        ' \'[{"amount": "BIGINT"}]\')) AS part FROM test.invoices) GROUP BY ALL ORDER BY ALL'
+    )
+    found = ask(folder.published, discounts)
+    assert found == ask(folder.published, amounts)
+    assert found
+
+
 def test_all_tables_exist_with_their_types_also_where_nothing_is_loaded(
     make_pipeline: MakePipeline, folder: DataFolder
 ) -> None:

@@ -46,7 +46,10 @@ class FivetranTable:
     """Tables to join, by alias: SQL after LEFT JOIN, in which {table: columns} stands for rows of one of our tables,
     and {invoice_of_payment} for the invoice that each payment pays."""
     only: str = ""
-    """Which of our rows are shown: a WHERE or QUALIFY over `t`; all if empty."""
+    """Which of our rows are shown: a WHERE or QUALIFY over `t`, with rows of other tables as in `joins`; all if
+    empty."""
+    also: FivetranTable | None = None
+    """Rows of another of our tables, after those of `ours`. Its columns have the same names and types."""
 
     @property
     def columns(self) -> list[Column]:
@@ -67,25 +70,49 @@ def _column(line: str) -> Column:
 def view_of(table: FivetranTable, settings: Settings) -> View:
     """The view with a null in every column whose value the settings leave out; without rows if our table is off."""
     columns = selectable(settings)
-    joined = [name for sql in table.joins.values() for name in _TABLE.findall(sql)]
-    joined += ["invoices" for sql in table.joins.values() if _INVOICE in sql]
+    parts = _parts(table)
+
+    def select(schema: str) -> str:
+        return "\nUNION ALL\n".join(_select(part, Source(FIVETRAN[schema], columns)) for part in parts)
+
+    further = f", and per {parts[1].name} that only `{parts[1].ours}` has" if parts[1:] else ""
     return View(
         name=table.name,
         title=f"{table.name} as Fivetran has it",
-        description=f"One row per row of `{table.ours}`, with the columns of Fivetran's Stripe connector.",
-        describe=lambda: tuple(_described(column, table.ours) for column in table.columns),
-        tables=tuple(dict.fromkeys([table.ours, *joined])),
-        rows_of=None if table.only else table.ours,
-        select=lambda schema: _select(table, Source(FIVETRAN[schema], columns)),
+        description=f"One row per row of `{table.ours}`{further}, with the columns of Fivetran's Stripe connector.",
+        describe=lambda: tuple(
+            _described({part.ours: column for part, column in zip(parts, of_parts, strict=True)})
+            for of_parts in zip(*(part.columns for part in parts), strict=True)
+        ),
+        tables=tuple(dict.fromkeys(name for part in parts for name in (part.ours, *_joined(part)))),
+        rows_of=None if table.only or table.also else table.ours,
+        select=select,
         schemas=tuple(FIVETRAN),
     )
 
 
-def _described(column: Column, ours: str) -> DescribedColumn:
-    if not column.value:
-        text = "Always null: Stripe's API has no such field"
-    else:
-        text = f"`{column.value}`" if _is_path(column.value, ours) else "Computed"
+def _parts(table: FivetranTable) -> list[FivetranTable]:
+    return [table, table.also] if table.also else [table]
+
+
+def _joined(table: FivetranTable) -> Iterator[str]:
+    """The names of our tables that a table needs besides `ours`."""
+    for sql in (*table.joins.values(), table.only):
+        yield from _TABLE.findall(sql)
+        if _INVOICE in sql:
+            yield "invoices"
+
+
+def _described(columns: Mapping[str, Column]) -> DescribedColumn:
+    """A column of a view; `columns`: its declaration by our table."""
+    values = [
+        (f"`{column.value}`" if _is_path(column.value, ours) else "Computed")
+        + (f" of `{ours}`" if len(columns) > 1 else "")
+        for ours, column in columns.items()
+        if column.value
+    ]
+    column = next(iter(columns.values()))
+    text = ", or ".join(values) or "Always null: Stripe's API has no such field"
     return DescribedColumn(column.name, column.sql_type.upper(), text)
 
 
@@ -100,13 +127,14 @@ def _is_path(value: str, ours: str) -> bool:
 def _select(table: FivetranTable, source: Source) -> str:
     used = dict.fromkeys(_used(table))
     shown = ",\n    ".join(f'{_value(column, table.ours)} AS "{column.name}"' for column in table.columns)
-    joins = "".join(
-        f"\nLEFT JOIN {_NAMED.sub(lambda named: _rows(source, named[1], named[2].split()), sql)}".replace(
-            _INVOICE, invoice_of_payment(source, "id")
-        )
-        for sql in table.joins.values()
-    )
-    return f"SELECT\n    {shown}\nFROM {_rows(source, table.ours, [*used])} t{joins}\n{table.only}".strip()
+
+    def with_rows(sql: str) -> str:
+        named = _NAMED.sub(lambda named: _rows(source, named[1], named[2].split()), sql)
+        return named.replace(_INVOICE, invoice_of_payment(source, "id"))
+
+    joins = "".join(f"\nLEFT JOIN {with_rows(sql)}" for sql in table.joins.values())
+    rows = _rows(source, table.ours, [*used])
+    return f"SELECT\n    {shown}\nFROM {rows} t{joins}\n{with_rows(table.only)}".strip()
 
 
 def _used(table: FivetranTable) -> Iterator[str]:

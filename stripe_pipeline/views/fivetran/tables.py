@@ -43,6 +43,46 @@ _EVIDENCE = "\n".join(
 # The payment that paid an invoice, the oldest paid one; Stripe lists it below `payments`.
 _PAID = """list_filter(from_json(t.payments, '{"data": [{"status": "VARCHAR", "payment": {"payment_intent": "VARCHAR",
     "charge": "VARCHAR"}}]}').data, lambda payment: payment.status = 'paid')[1].payment"""
+# Stripe does not list the payment methods of guests; their charges have the details. `{{` is for `format`.
+_METHODS_OF_CHARGES = (
+    "WHERE t.payment_method IS NOT NULL AND {condition} AND t.payment_method NOT IN"
+    " (SELECT id FROM {{payment_methods: id}})"
+    " QUALIFY row_number() OVER (PARTITION BY t.payment_method ORDER BY t.created DESC, t.id) = 1"
+)
+
+
+def _payment_method(name: str, *, created: str, metadata: str, of_type: str) -> str:
+    """The columns of a payment method, with the columns of our table that hold its id, `created` and so on."""
+    return f"""
+id varchar {name}
+{_address("billing_detail_address_", "billing_details.address")}
+billing_detail_email varchar billing_details.email
+billing_detail_name varchar billing_details.name
+billing_detail_phone varchar billing_details.phone
+created timestamp {created}
+customer_id varchar customer
+livemode boolean
+metadata varchar {metadata}
+type varchar {of_type}
+"""
+
+
+def _payment_method_card(name: str, *, card: str, of_type: str, charge: str = "-", secure: str = "") -> str:
+    """The columns of a card; `card` and `secure` are the paths to it and to its 3D Secure result, if there is one."""
+    secured = "\n".join(
+        f"three_d_secure_{of} varchar {f'{secure}.{of}' if secure else '-'}"
+        for of in ("authentication_flow", "result", "result_reason", "version")
+    )
+    return f"""
+payment_method_id varchar {name}
+brand varchar {card}.brand
+charge_id varchar {charge}
+funding varchar {card}.funding
+type varchar {of_type}
+wallet_type varchar {card}.wallet.type
+{secured}
+"""
+
 
 TABLES = (
     FivetranTable(
@@ -331,7 +371,9 @@ subscription_item_id varchar parent.subscription_item_details.subscription_item
 type varchar CASE json_extract_string(t.parent, '$.type') WHEN 'subscription_item_details' THEN 'subscription'
     WHEN 'invoice_item_details' THEN 'invoiceitem' END
 unique_id varchar id
-unit_amount_excluding_tax varchar -
+unit_amount_excluding_tax varchar CASE WHEN len(list_filter(from_json(t.taxes, '[{"tax_behavior": "VARCHAR"}]'),
+    lambda tax: tax.tax_behavior = 'inclusive')) > 0 THEN NULL
+    ELSE json_extract_string(t.pricing, '$.unit_amount_decimal') END
 """,
     ),
     FivetranTable(
@@ -375,35 +417,33 @@ transfer_group varchar
     FivetranTable(
         "payment_method",
         "payment_methods",
-        f"""
-id varchar
-{_address("billing_detail_address_", "billing_details.address")}
-billing_detail_email varchar billing_details.email
-billing_detail_name varchar billing_details.name
-billing_detail_phone varchar billing_details.phone
-created timestamp
-customer_id varchar customer
-livemode boolean
-metadata varchar
-type varchar
-""",
+        _payment_method("id", created="created", metadata="metadata", of_type="type"),
+        also=FivetranTable(
+            "payment_method",
+            "charges",
+            _payment_method("payment_method", created="-", metadata="-", of_type="payment_method_details.type"),
+            only=_METHODS_OF_CHARGES.format(condition="true"),
+        ),
     ),
     FivetranTable(
         "payment_method_card",
         "payment_methods",
-        """
-payment_method_id varchar id
-brand varchar card.brand
-charge_id varchar -
-funding varchar card.funding
-type varchar
-wallet_type varchar card.wallet.type
-three_d_secure_authentication_flow varchar -
-three_d_secure_result varchar -
-three_d_secure_result_reason varchar -
-three_d_secure_version varchar -
-""",
+        _payment_method_card("id", card="card", of_type="type"),
         only="WHERE t.type = 'card'",
+        also=FivetranTable(
+            "payment_method_card",
+            "charges",
+            _payment_method_card(
+                "payment_method",
+                card="payment_method_details.card",
+                of_type="payment_method_details.type",
+                charge="id",
+                secure="payment_method_details.card.three_d_secure",
+            ),
+            only=_METHODS_OF_CHARGES.format(
+                condition="json_extract_string(t.payment_method_details, '$.type') = 'card'"
+            ),
+        ),
     ),
     FivetranTable(
         "payout",
@@ -605,7 +645,9 @@ subscription_id varchar subscription
 id varchar
 type varchar 'INVOICE'
 type_id varchar invoice
-amount bigint -
+amount bigint list_sum(list_transform(list_filter(
+    from_json(i.total_discount_amounts, '[{"amount": "BIGINT", "discount": "VARCHAR"}]'),
+    lambda part: part.discount = t.id), lambda part: part.amount))
 checkout_session_id varchar checkout_session
 checkout_session_line_item_id varchar -
 coupon_id varchar coupon
@@ -618,6 +660,7 @@ promotion_code varchar
 start timestamp
 subscription_id varchar subscription
 """,
+        joins={"i": "{invoices: id total_discount_amounts} i ON i.id = t.invoice"},
     ),
     FivetranTable(
         "coupon",

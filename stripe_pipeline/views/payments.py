@@ -12,7 +12,7 @@ from stripe_pipeline.views.columns import Source, rules_on, selectable
 from stripe_pipeline.views.completeness import complete_since
 from stripe_pipeline.views.invoices import invoice_of_payment
 from stripe_pipeline.views.money import in_both_units, with_major_units
-from stripe_pipeline.views.view import MODES, DescribedColumn, View
+from stripe_pipeline.views.view import MODES, DescribedColumn, View, with_sources
 
 _AT_ONCE = "INTERVAL 10 SECOND"  # between objects created by one request to Stripe
 
@@ -80,13 +80,11 @@ _SOURCES = {
 def _described(settings: Settings) -> Iterator[DescribedColumn]:
     """The columns with their sources."""
     paths = {flat.name: flat.path.split(".") for flat in CHARGES.flat}
-    for column in with_major_units(_COLUMNS, _AMOUNTS):
+    for column in with_major_units(with_sources(_COLUMNS, _SOURCES, table="charges"), _AMOUNTS):
         if path := paths.get(column.name):
             yield replace(column, sources=(("charges", path[0]),), rules=rules_on(CHARGES, path, settings))
-            continue
-        name = column.name.removesuffix("_decimal")
-        sources = [source.partition(".") for source in _SOURCES.get(name, f"charges.{name}").split()]
-        yield replace(column, sources=tuple((table, of) for table, _, of in sources))
+        else:
+            yield column
 
 
 def payments(settings: Settings) -> View:

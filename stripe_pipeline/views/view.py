@@ -6,8 +6,8 @@ views.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 MODES = {"live": True, "test": False}
 """The schemas of the views on objects, and the `livemode` of their rows."""
@@ -39,6 +39,19 @@ class DescribedColumn:
     rules: frozenset[str] | None = None
     """What the settings do to values of the column: `excluded`, for example for some nested fields, and `hashed`. None
     for what they do to the whole of `sources`."""
+
+
+def with_sources(
+    columns: Iterable[DescribedColumn], sources: Mapping[str, str], *, table: str = ""
+) -> Iterator[DescribedColumn]:
+    """The columns with their sources, which `sources` has by the column's name, as in `charges.id refunds.status`.
+
+    A column that is not in `sources` is computed from the column of `table` with the same name, if there is a table.
+    """
+    for column in columns:
+        named = sources.get(column.name, f"{table}.{column.name}" if table else "")
+        pairs = [source.partition(".") for source in named.split()]
+        yield replace(column, sources=tuple((of, name) for of, _, name in pairs))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from stripe_pipeline.days import local_day
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.views.columns import Source, selectable
-from stripe_pipeline.views.finance.movements import CLASSES, DESCRIPTIONS, movements, sum_of
+from stripe_pipeline.views.finance.movements import CLASSES, DESCRIPTIONS, SOURCES, movements, sum_of
 from stripe_pipeline.views.money import in_both_units, with_major_units
-from stripe_pipeline.views.view import FINANCE, SCHEMAS, DescribedColumn, View
+from stripe_pipeline.views.view import FINANCE, SCHEMAS, DescribedColumn, View, with_sources
 
 _AMOUNTS = ("opening", *CLASSES, "closing")
 _COLUMNS = (
@@ -18,6 +18,12 @@ _COLUMNS = (
     *(DescribedColumn(name, "BIGINT", text) for name, text in DESCRIPTIONS.items()),
     DescribedColumn("closing", "BIGINT", "Balance when the day ended: `opening` and all columns between"),
 )
+_SOURCES = {
+    **SOURCES,
+    "day": "balance_transactions.created",
+    "opening": "balance_transactions.net",
+    "closing": "balance_transactions.net",
+}
 
 
 def balance_by_day(settings: Settings) -> View:
@@ -28,7 +34,9 @@ def balance_by_day(settings: Settings) -> View:
         title="Balance by day",
         description="One row per day, currency and `balance_type`: the balance when the day began and ended, and what"
         " changed it.",
-        describe=lambda: tuple(with_major_units(_COLUMNS, _AMOUNTS)),
+        describe=lambda: tuple(
+            with_major_units(with_sources(_COLUMNS, _SOURCES, table="balance_transactions"), _AMOUNTS)
+        ),
         tables=("balance_transactions",),
         rows_of=None,
         select=lambda schema: _select(Source(FINANCE[schema], columns), settings.time_zone, livemode=SCHEMAS[schema]),

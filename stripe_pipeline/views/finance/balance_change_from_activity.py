@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from stripe_pipeline.days import local_time
+from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.settings.model import Settings
-from stripe_pipeline.views.columns import Source, selectable
+from stripe_pipeline.views.columns import Source, rules_on, selectable
 from stripe_pipeline.views.finance.movements import CLASSES
 from stripe_pipeline.views.invoices import invoice_of_payment
 from stripe_pipeline.views.money import MAJOR_UNITS, major_units
-from stripe_pipeline.views.view import FINANCE, DescribedColumn, View
+from stripe_pipeline.views.view import FINANCE, DescribedColumn, View, with_sources
 
 _ADDRESS = ("line1", "line2", "city", "state", "postal_code", "country")
 # Prefix of the columns of each address, the table and the column that hold it, the JSON path of it, what it is.
@@ -20,6 +22,36 @@ _ADDRESSES = (
     ("shipping_address", "charges", "shipping", "$.address", "the charge's shipping address"),
     ("card_address", "charges", "billing_details", "$.address", "the charge's billing address"),
 )
+_FACING = ("balance_transactions", "charges", "refunds", "disputes")
+_SOURCES = {
+    "balance_transaction_id": "balance_transactions.id",
+    "source_id": "balance_transactions.source",
+    "gross": "balance_transactions.amount",
+    "customer_facing_amount": " ".join(f"{table}.amount" for table in _FACING),
+    "customer_facing_currency": " ".join(f"{table}.currency" for table in _FACING[1:]),
+    "automatic_payout_id": "payout_balance_transactions.payout",
+    "automatic_payout_effective_at": "payouts.arrival_date",
+    "customer_id": "charges.customer",
+    **{f"customer_{name}": f"customers.{name}" for name in ("email", "name", "description")},
+    **{f"{prefix}_{part}": f"{table}.{column}" for prefix, table, column, *_ in _ADDRESSES for part in _ADDRESS},
+    "charge_id": "charges.id",
+    "payment_intent_id": "charges.payment_intent",
+    "charge_created": "charges.created",
+    "invoice_id": "invoices.id invoices.payments",
+    "invoice_number": "invoices.number invoices.payments",
+    "subscription_id": "invoices.parent invoices.payments",
+    **dict.fromkeys(
+        ("payment_method_type", "is_link", "card_brand", "card_funding", "card_country"),
+        "charges.payment_method_details",
+    ),
+    "statement_descriptor": "charges.statement_descriptor_suffix charges.statement_descriptor",
+    "dispute_reason": "disputes.reason",
+    "payment_metadata": "payment_intents.metadata charges.metadata",
+    "refund_metadata": "refunds.metadata",
+    "trace_id": "payouts.trace_id",
+    "trace_id_status": "payouts.trace_id",
+}
+"""The columns from which a column and the one that ends in `_utc` are computed, as in `with_sources`."""
 
 
 def balance_change_from_activity(settings: Settings) -> View:
@@ -30,7 +62,7 @@ def balance_change_from_activity(settings: Settings) -> View:
         title="Balance change from activity",
         description="One row per balance transaction, except payouts, with the columns of Stripe's itemized report"
         ' "Balance change from activity". Amounts are in major units.',
-        describe=lambda: tuple(_columns()),
+        describe=lambda: tuple(_described(settings)),
         tables=(
             *("balance_transactions", "charges", "refunds", "disputes", "customers", "invoices", "payment_intents"),
             *("payouts", "payout_balance_transactions"),
@@ -39,6 +71,19 @@ def balance_change_from_activity(settings: Settings) -> View:
         select=lambda schema: _select(Source(FINANCE[schema], columns), settings.time_zone),
         schemas=tuple(FINANCE),
     )
+
+
+def _described(settings: Settings) -> Iterator[DescribedColumn]:
+    """The columns with their sources. Of an address, the settings may leave out parts."""
+    rules = {
+        f"{prefix}_{part}": rules_on(OBJECT_TYPES[table], [column, *path.split(".")[1:], part], settings)
+        for prefix, table, column, path, _ in _ADDRESSES
+        for part in _ADDRESS
+    }
+    in_utc = {f"{name}_utc": sources for name, sources in _SOURCES.items()}
+    in_utc |= {f"{name}_utc": f"balance_transactions.{name}" for name in ("created", "available_on")}
+    for column in with_sources(_columns(), _SOURCES | in_utc, table="balance_transactions"):
+        yield replace(column, rules=rules.get(column.name))
 
 
 def _columns() -> Iterator[DescribedColumn]:

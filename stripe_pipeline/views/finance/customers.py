@@ -5,7 +5,7 @@ from __future__ import annotations
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.views.columns import Source, selectable
 from stripe_pipeline.views.money import in_both_units, with_major_units
-from stripe_pipeline.views.view import FINANCE, DescribedColumn, View
+from stripe_pipeline.views.view import FINANCE, DescribedColumn, View, with_sources
 
 _AMOUNTS = ("lifetime_value", "amount_captured", "amount_refunded", "amount_disputed", "amount_lost")
 _COLUMNS = (
@@ -24,6 +24,20 @@ _COLUMNS = (
     DescribedColumn("amount_disputed", "BIGINT", "Amount of all disputes, whatever their status"),
     DescribedColumn("amount_lost", "BIGINT", "Amount of the disputes that are `lost`"),
 )
+_SOURCES = {
+    "customer": "charges.customer",
+    "currency": "charges.currency refunds.currency disputes.currency",
+    "lifetime_value": "charges.amount_captured refunds.amount disputes.amount disputes.status",
+    "payments": "charges.id charges.status charges.captured",
+    "first_payment": "charges.created",
+    "last_payment": "charges.created",
+    "amount_captured": "charges.amount_captured",
+    "refunds": "refunds.id refunds.status",
+    "amount_refunded": "refunds.amount",
+    "disputes": "disputes.id",
+    "amount_disputed": "disputes.amount",
+    "amount_lost": "disputes.amount disputes.status",
+}
 
 
 def customers(settings: Settings) -> View:
@@ -33,7 +47,7 @@ def customers(settings: Settings) -> View:
         name="customers",
         title="Customers and their lifetime value",
         description="One row per customer with payments and currency: what was paid, returned and disputed.",
-        describe=lambda: tuple(with_major_units(_COLUMNS, _AMOUNTS)),
+        describe=lambda: tuple(with_major_units(with_sources(_COLUMNS, _SOURCES, table="customers"), _AMOUNTS)),
         tables=("charges", "customers", "refunds", "disputes", "balance_transactions"),
         rows_of=None,
         select=lambda schema: _select(Source(FINANCE[schema], columns)),

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 
 from stripe_pipeline.views.columns import Source
 from stripe_pipeline.views.money import with_major_units
-from stripe_pipeline.views.view import DescribedColumn
+from stripe_pipeline.views.view import DescribedColumn, with_sources
 
 _DISCOUNT = '[{"amount": "BIGINT"}]'
 _TAX = '[{"amount": "BIGINT", "tax_behavior": "VARCHAR"}]'
 _PERIOD = '{"start": "BIGINT", "end": "BIGINT"}'
 _SECONDS = "BETWEEN 0 AND 253402300799"  # until the year 10000; other numbers must not make every query fail
+NET = "invoice_lines.amount invoice_lines.discount_amounts invoice_lines.taxes"
+"""The columns from which `net` of `invoice_lines` is computed, as in `with_sources`."""
 
 
 def invoice_lines(source: Source) -> str:
@@ -46,11 +48,12 @@ def divided(number: str, divisor: str) -> str:
     return f"(sign({number}) * ((2 * abs({number}) + {divisor}) // (2 * {divisor})))"
 
 
-def by_month(amounts: Mapping[str, str]) -> tuple[DescribedColumn, ...]:
-    """The columns of a view with these amounts, by name with their descriptions, for each month and currency."""
+def by_month(amounts: Mapping[str, str], sources: Mapping[str, str]) -> tuple[DescribedColumn, ...]:
+    """The columns of a view with these amounts, by name with their descriptions, for each month and currency; the
+    `sources` of all columns are as in `with_sources`."""
     columns = [
         DescribedColumn("month", "DATE", "First day of the month in the time zone of the settings"),
         DescribedColumn("currency", "VARCHAR", "Currency of the amounts"),
         *(DescribedColumn(name, "BIGINT", description) for name, description in amounts.items()),
     ]
-    return tuple(with_major_units(columns, amounts))
+    return tuple(with_major_units(with_sources(columns, sources), amounts))

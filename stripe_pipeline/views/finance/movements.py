@@ -30,6 +30,11 @@ DESCRIPTIONS: Mapping[str, str] = {
     "other": "All else, such as transfers, platform earnings and top-ups",
 }
 """The meaning of each class as a column, without a full stop."""
+_AMOUNT = "balance_transactions.amount balance_transactions.reporting_category"
+SOURCES: Mapping[str, str] = {
+    name: f"{_AMOUNT} balance_transactions.fee" if name == "fees" else _AMOUNT for name in CLASSES
+}
+"""The columns from which each class is computed, as in `with_sources`."""
 
 _COLUMNS = "id created currency balance_type reporting_category amount fee net"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.views.finance import recurring
-from stripe_pipeline.views.money import MAJOR_UNITS, major_units
-from stripe_pipeline.views.view import FINANCE, DescribedColumn, View
+from stripe_pipeline.views.money import major_units, with_major_units
+from stripe_pipeline.views.view import FINANCE, DescribedColumn, View, with_sources
 
 _COLUMNS = (
     DescribedColumn("month", "DATE", "First day of the month in the time zone of the settings"),
@@ -15,7 +15,6 @@ _COLUMNS = (
         "BIGINT",
         "Monthly recurring revenue at the end of the month, in minor units of `currency`; so far for the current month",
     ),
-    DescribedColumn("mrr_decimal", MAJOR_UNITS, "`mrr` in major units"),
     DescribedColumn("customers", "BIGINT", "Number of customers with recurring revenue"),
     DescribedColumn("subscriptions", "BIGINT", "Number of subscriptions with recurring revenue"),
 )
@@ -27,7 +26,7 @@ def mrr(settings: Settings) -> View:
         name="mrr",
         title="Monthly recurring revenue",
         description="One row per month and currency, from the first month with recurring revenue to the current one.",
-        describe=lambda: _COLUMNS,
+        describe=lambda: tuple(with_major_units(with_sources(_COLUMNS, recurring.SOURCES), ("mrr",))),
         tables=recurring.TABLES,
         rows_of=None,
         select=lambda schema: _select(settings, schema),

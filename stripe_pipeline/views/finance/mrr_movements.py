@@ -26,7 +26,7 @@ def mrr_movements(settings: Settings) -> View:
         title="Movements of the monthly recurring revenue",
         description="One row per month and currency, with the differences between each customer's recurring revenue at"
         " the ends of the previous month and of this one.",
-        describe=lambda: by_month(_AMOUNTS),
+        describe=lambda: by_month(_AMOUNTS, dict.fromkeys(_AMOUNTS, recurring.SOURCES["mrr"]) | recurring.SOURCES),
         tables=recurring.TABLES,
         rows_of=None,
         select=lambda schema: _select(settings, schema),

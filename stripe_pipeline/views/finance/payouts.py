@@ -5,9 +5,9 @@ from __future__ import annotations
 from stripe_pipeline.days import utc_day
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.views.columns import Source, selectable
-from stripe_pipeline.views.finance.movements import CLASSES, DESCRIPTIONS, can_classify, movements, sum_of
+from stripe_pipeline.views.finance.movements import CLASSES, DESCRIPTIONS, SOURCES, can_classify, movements, sum_of
 from stripe_pipeline.views.money import in_both_units, with_major_units
-from stripe_pipeline.views.view import FINANCE, DescribedColumn, View
+from stripe_pipeline.views.view import FINANCE, DescribedColumn, View, with_sources
 
 _AMOUNTS = ("amount", *CLASSES, "total", "returned")
 _COLUMNS = (
@@ -28,6 +28,17 @@ _COLUMNS = (
     DescribedColumn("tied", "BOOLEAN", "Whether `total` is `amount` and no balance transaction is missing"),
     DescribedColumn("returned", "BIGINT", "Amount that came back because the payout failed or was canceled"),
 )
+_PAID_OUT = "payout_balance_transactions.balance_transaction"
+_SOURCES = {
+    **SOURCES,
+    "payout": "payouts.id",
+    "arrival_day": "payouts.arrival_date",
+    "balance_transactions": _PAID_OUT,
+    "missing": f"{_PAID_OUT} balance_transactions.id",
+    "total": "balance_transactions.net",
+    "tied": f"balance_transactions.net payouts.amount {_PAID_OUT}",
+    "returned": "balance_transactions.amount payouts.failure_balance_transaction",
+}
 
 
 def payouts(settings: Settings) -> View:
@@ -37,7 +48,7 @@ def payouts(settings: Settings) -> View:
         name="payouts",
         title="Payouts and their content",
         description="One row per payout, with the balance transactions that it pays out, by class.",
-        describe=lambda: tuple(with_major_units(_COLUMNS, _AMOUNTS)),
+        describe=lambda: tuple(with_major_units(with_sources(_COLUMNS, _SOURCES, table="payouts"), _AMOUNTS)),
         tables=("payouts", "payout_balance_transactions", "balance_transactions"),
         rows_of="payouts",
         select=lambda schema: _select(Source(FINANCE[schema], columns)),

@@ -5,11 +5,19 @@ from __future__ import annotations
 from stripe_pipeline.days import DAY, local_day
 from stripe_pipeline.settings.model import Mrr, Settings
 from stripe_pipeline.views.columns import Source, selectable
-from stripe_pipeline.views.finance.lines import divided, invoice_lines
+from stripe_pipeline.views.finance.lines import NET, divided, invoice_lines
 from stripe_pipeline.views.view import FINANCE, MODES
 
 TABLES = ("subscriptions", "subscription_items", "invoices", "invoice_lines")
 """The tables that the views need. The views are empty if the settings leave out one of them, or a column below."""
+SOURCES = {
+    "month": "invoice_lines.period",
+    "currency": "invoice_lines.currency",
+    "mrr": f"{NET} invoice_lines.period invoice_lines.pricing subscription_items.price",
+    "customers": "invoices.customer",
+    "subscriptions": "invoice_lines.parent",
+}
+"""The columns from which those of the views are computed, as in `with_sources`; `mrr` stands for all amounts."""
 _NEEDED = {
     "invoice_lines": "id invoice created currency amount discount_amounts taxes period parent pricing",
     "invoices": "id customer status auto_advance attempted due_date",

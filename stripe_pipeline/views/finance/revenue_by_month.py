@@ -5,7 +5,7 @@ from __future__ import annotations
 from stripe_pipeline.days import local_day
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.views.columns import Source, selectable
-from stripe_pipeline.views.finance.lines import by_month, divided, included_taxes, invoice_lines
+from stripe_pipeline.views.finance.lines import NET, by_month, divided, included_taxes, invoice_lines
 from stripe_pipeline.views.money import in_both_units
 from stripe_pipeline.views.view import FINANCE, View
 
@@ -15,7 +15,16 @@ _AMOUNTS = {
     "credited": "Reduction by credit notes of the month: negative or 0; null if credit notes are not loaded",
     "net": "`revenue` and `credited` together",
 }
-
+_REVENUE = f"{NET} invoice_lines.period"
+_CREDITED = "credit_note_lines.amount credit_note_lines.discount_amount credit_note_lines.taxes"
+_SOURCES = {
+    "month": "invoice_lines.period credit_notes.effective_at credit_notes.created",
+    "currency": "invoice_lines.currency credit_notes.currency",
+    "revenue": _REVENUE,
+    "uncollectible": f"{_REVENUE} invoices.status",
+    "credited": _CREDITED,
+    "net": f"{_REVENUE} {_CREDITED}",
+}
 _NEEDED = {
     "invoice_lines": "id invoice currency amount discount_amounts taxes period",
     "invoices": "id status",
@@ -33,7 +42,7 @@ def revenue_by_month(settings: Settings) -> View:
         name="revenue_by_month",
         title="Revenue by month",
         description="One row per month and currency, with the revenue that the month's share of each invoice line is.",
-        describe=lambda: by_month(_AMOUNTS),
+        describe=lambda: by_month(_AMOUNTS, _SOURCES),
         tables=tuple(_NEEDED),
         rows_of=None,
         select=lambda schema: _select(Source(FINANCE[schema], columns), settings.time_zone),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from stripe_pipeline.days import local_time
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.settings.model import Settings
-from stripe_pipeline.views.columns import Source, selectable
+from stripe_pipeline.views.columns import Source, rules_on, selectable
 from stripe_pipeline.views.invoices import invoice_of_payment
 from stripe_pipeline.views.view import FIVETRAN, DescribedColumn, View
 
@@ -81,7 +81,7 @@ def view_of(table: FivetranTable, settings: Settings) -> View:
         title=f"{table.name} as Fivetran has it",
         description=f"One row per row of `{table.ours}`{further}, with the columns of Fivetran's Stripe connector.",
         describe=lambda: tuple(
-            _described({part.ours: column for part, column in zip(parts, of_parts, strict=True)})
+            _described({part.ours: column for part, column in zip(parts, of_parts, strict=True)}, settings)
             for of_parts in zip(*(part.columns for part in parts), strict=True)
         ),
         tables=tuple(dict.fromkeys(name for part in parts for name in (part.ours, *_joined(part)))),
@@ -103,8 +103,9 @@ def _joined(table: FivetranTable) -> Iterator[str]:
             yield "invoices"
 
 
-def _described(columns: Mapping[str, Column]) -> DescribedColumn:
+def _described(columns: Mapping[str, Column], settings: Settings) -> DescribedColumn:
     """A column of a view; `columns`: its declaration by our table."""
+    paths = [(ours, path) for ours, column in columns.items() for path in _paths(column.value, ours)]
     values = [
         (f"`{column.value}`" if _is_path(column.value, ours) else "Computed")
         + (f" of `{ours}`" if len(columns) > 1 else "")
@@ -113,7 +114,22 @@ def _described(columns: Mapping[str, Column]) -> DescribedColumn:
     ]
     column = next(iter(columns.values()))
     text = ", or ".join(values) or "Always null: Stripe's API has no such field"
-    return DescribedColumn(column.name, column.sql_type.upper(), text)
+    return DescribedColumn(
+        column.name,
+        column.sql_type.upper(),
+        text,
+        sources=tuple(dict.fromkeys((ours, path[0]) for ours, path in paths)),
+        rules=frozenset().union(*(rules_on(OBJECT_TYPES[ours], path, settings) for ours, path in paths)),
+    )
+
+
+def _paths(value: str, ours: str) -> Iterator[list[str]]:
+    """The columns of our table, or paths below one, that a value is computed from."""
+    flat = {column.name: column.path for column in OBJECT_TYPES[ours].flat}
+    if _is_path(value, ours):
+        yield flat.get(value, value).split(".")
+    else:
+        yield from (flat.get(name, name).split(".") for name in _WORD.findall(value))
 
 
 def _is_path(value: str, ours: str) -> bool:

@@ -172,8 +172,9 @@ def _partitions_to_record(
     partitions: Partitions,
     names: Names,
 ) -> set[str]:
-    """The partitions of a table that are recorded as materialized: those in which rows changed, and those that were
-    listed for the first time. Recording an unchanged partition would only hide the check results.
+    """The partitions of a table that are recorded as materialized: those in which rows changed, those that were listed
+    for the first time, and those that the settings do not keep, once, when a run loads several days, as the first one
+    does. Recording an unchanged partition again would only hide the check results.
 
     All `requested` partitions are recorded in a backfill, which Dagster would otherwise consider unfinished, and in a
     run that fails because of another table, which would otherwise mark those partitions as failed.
@@ -181,7 +182,9 @@ def _partitions_to_record(
     changed = partitions.keys_of(_shown_changes(report, object_type).days)
     expected = requested if report.failures or context.run.job_name != names.sync_job else set()
     listed = partitions.keys_of(report.listed.get(object_type.name, ()) if object_type.dated else ())
-    unchanged = (requested | listed) - changed - expected
+    loads = any(len(days) > 1 for days in report.listed.values())
+    not_kept = partitions.not_kept(object_type, partitions.definition.get_partition_keys()) if loads else {}
+    unchanged = (requested | listed | not_kept.keys()) - changed - expected
     return changed | expected | _never_materialized(context.instance, names.key_of(object_type), unchanged)
 
 

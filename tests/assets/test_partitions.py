@@ -130,6 +130,24 @@ def test_a_backfill_says_which_partitions_are_not_kept(
     assert "kept" not in kept
 
 
+@pytest.mark.dagster_files
+def test_the_first_sync_says_which_partitions_are_not_kept(
+    instance: dg.DagsterInstance, make_pipeline: MakePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days = [f"{day}" for day in days_between(today() - timedelta(days=5), today())]
+    objects = {"charges": {"history": date.fromisoformat(days[3])}}
+    (tmp_path / "some.yaml").write_text(f"history: {days[0]}\nobjects: {{charges: {{history: {days[3]}}}}}\n")
+    monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(tmp_path / "some.yaml"))
+    pipeline = make_pipeline(history=date.fromisoformat(days[0]), objects=objects)
+    job = build_defs(resource_overrides={RESOURCE: OpenedPipeline(pipeline)}).resolve_job_def("sync")
+    assert job.execute_in_process(instance=instance, partition_key=days[-1]).success
+    assert instance.get_materialized_partitions(CHARGES) == {*days}
+    assert [day for day in days if metadata(instance, day).get("kept") is False] == days[:3]
+    again = job.execute_in_process(instance=instance, partition_key=days[-1])
+    recorded = {event.partition for event in again.get_asset_materialization_events()}
+    assert not recorded & {*days[:3]}, "they are recorded once"
+
+
 def test_only_months_without_a_kept_day_are_not_kept() -> None:
     instance = dg.DagsterInstance.ephemeral()
     begins = date(2026, 3, 15)

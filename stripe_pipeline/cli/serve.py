@@ -48,6 +48,8 @@ _DEMO_LATENCY_MS = 20
 _DEMO_BACKOFF = 0.001  # of Stripe's waits before a webhook is sent again: a third of a second at first
 _UI_WAIT = 180  # seconds; starting takes 8 to 30, more where nothing is compiled yet
 
+REPORT_PAGE = "/assets/report/overview"
+"""The path of the report in the Dagster UI."""
 UiPort = Annotated[int, typer.Option(min=1, max=65535, metavar="PORT", help=f"Port of the Dagster UI, on {HOST}.")]
 
 WebhookPort = Annotated[
@@ -217,6 +219,8 @@ def _say_ready(folder: DataFolder, port: int, webhooks: str | None, emulator: st
         "GROUP BY currency ORDER BY payments DESC LIMIT 5"
     )
     out.print("\nReady.", style="bold green")
+    # Dagster's own first page is a timeline of runs, without a link to the report.
+    out.print(f"  Report           http://{HOST}:{port}{REPORT_PAGE}")
     out.print(f"  Dagster UI       http://{HOST}:{port}")
     if emulator:
         out.print(f"  Stripe emulator  {emulator}")
@@ -254,7 +258,7 @@ def _show_report(port: int) -> None:
     except StripePipelineError as error:
         complain(error)
         return
-    out.print(f"\nThe report: {path}, and http://{HOST}:{port}/assets/report/overview")
+    out.print(f"\nThe report: {path}, and http://{HOST}:{port}{REPORT_PAGE}")
 
 
 def _forget_last_demo(folder: DataFolder) -> None:

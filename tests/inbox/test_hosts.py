@@ -6,6 +6,7 @@ A host is a data folder here, or a process that ends without a word.
 from __future__ import annotations
 
 import contextlib
+import platform
 import subprocess
 import sys
 import time
@@ -132,6 +133,66 @@ def test_a_host_with_other_settings_is_refused_before_it_reads_anything(
             other.sync()
     with opened(host("same", **settings)) as later:
         later.sync()
+
+
+@pytest.fixture
+def on_host(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Syncs once on the host of this name, with these settings. Both hosts have the data folder, as with a lake."""
+
+    def sync(name: str, sources: Configuration) -> None:
+        monkeypatch.setattr(platform, "node", lambda: name)
+        with opened(sources) as pipeline:
+            pipeline.sync()
+
+    return sync
+
+
+NEWER = {"objects": {"customers": {"fields": {"exclude": ["email"]}}}}
+
+
+def test_a_host_whose_settings_an_idle_host_has_replaced_is_refused_before_it_reads_anything(
+    host: Callable[..., Configuration], on_host: Callable[..., None], server: Server
+) -> None:
+    older, newer = host("same"), host("same", **NEWER)
+    on_host("one", older)
+    on_host("two", newer)
+    server.requests.clear()
+    refused = (
+        r"Host two replaced the settings that this host has, on \d{4}-\d\d-\d\d at \d\d:\d\d UTC:"
+        r" objects.customers.fields. Give this host the newer settings .* run `stripe-pipeline use-settings` here"
+    )
+    for _ in range(2):
+        with pytest.raises(SettingsError, match=refused):
+            on_host("one", older)
+        assert server.requests == []
+    on_host("one", newer)  # the first remedy; the second one is tried in tests/cli
+
+
+def test_settings_that_are_new_or_go_back_on_the_same_host_are_applied(
+    host: Callable[..., Configuration], on_host: Callable[..., None]
+) -> None:
+    older, newer, newest = host("same"), host("same", **NEWER), host("same", history="30 days")
+    on_host("pod-1", older)
+    on_host("pod-2", newer)
+    on_host("pod-3", newer)  # a pod with a new name at each start
+    on_host("pod-4", newest)
+    on_host("pod-4", newer)
+    on_host("pod-5", newer)
+    with pytest.raises(
+        SettingsError, match=r"Host pod-4 replaced the settings.*: objects.balance_transactions.history"
+    ):
+        on_host("pod-5", newest)
+
+
+def test_an_inbox_that_was_cleaned_takes_any_settings(
+    host: Callable[..., Configuration], on_host: Callable[..., None], inbox_in_postgres: str
+) -> None:
+    older, newer = host("same"), host("same", **NEWER)
+    on_host("one", older)
+    on_host("two", newer)
+    with Cleaning(newer.folder, inbox_in_postgres, history=None) as cleaning:
+        cleaning.remove()
+    on_host("one", older)
 
 
 def test_the_remedy_for_another_hash_key_is_the_same_key(host: Callable[..., Configuration]) -> None:

@@ -36,7 +36,7 @@ class LoggedProgress:
 
     def finished(self, report: Report) -> None:
         """Log what the run did."""
-        self._log.info(report.summary)
+        self._log.info(report.text)
 
     @property
     def canceled(self) -> str:

@@ -101,6 +101,11 @@ class Holders:
                     yield holder
                     connection.execute(sa.delete(HOLDERS).where(HOLDERS.c.id == holder))
 
+    def exist(self, holder: str) -> bool:
+        """Whether the lock of this id is held, or was not yet forgotten."""
+        with self._database.reading() as connection:
+            return connection.execute(sa.select(HOLDERS.c.id).where(HOLDERS.c.id == holder)).first() is not None
+
     def working(self) -> list[str]:
         """The hosts on which a pipeline is open or a run active."""
         with self._database.writing() as connection:

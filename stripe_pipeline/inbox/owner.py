@@ -30,7 +30,8 @@ def check_owner(folder: DataFolder, url: str) -> None:
             raise WarehouseError(
                 f"The inbox at {database.address} belongs to the warehouse in {owner.folder}, and"
                 f" {folder.root} on this host holds no warehouse",
-                "Start the run in Dagster, or run the command where that warehouse is. For a second warehouse, name"
+                "Run the command where that warehouse is, or set STRIPE_PIPELINE_DAGSTER_URL to the address of"
+                " Dagster's web server: `sync`, `backfill` and `prune` then run there. For a second warehouse, name"
                 " another database in STRIPE_PIPELINE_INBOX; if that warehouse is gone, run `stripe-pipeline webhooks"
                 " adopt` here",
             )

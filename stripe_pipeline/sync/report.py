@@ -11,7 +11,12 @@ from stripe_pipeline.batch import Changes, Loaded
 from stripe_pipeline.errors import (
     StripePipelineError,
 )
+from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.rows import Surprises
+
+HEADINGS = ("table", "inserted", "updated", "deleted", "requests")
+FAILED = "failed"
+"""Stands in place of the numbers of a table that could not be brought up to date."""
 
 
 class Progress(Protocol):
@@ -67,6 +72,33 @@ class Report:
         return (
             f"{rows:,} row{'' if rows == 1 else 's'} changed in {tables} table{'' if tables == 1 else 's'}, {requests}"
         )
+
+    def table(self) -> list[tuple[str, ...]]:
+        """What happened to each table that changed or failed: the cells below `HEADINGS`."""
+        rows = []
+        for name in OBJECT_TYPES:
+            if name in self.changes or name in self.failures:
+                changes = self.changes.get(name, Changes())
+                numbers = (changes.inserted.total(), changes.updated.total(), changes.deleted.total())
+                shown = (FAILED, "", "") if name in self.failures else tuple(f"{number:,}" for number in numbers)
+                rows.append((name, *shown, f"{self.requests[name]:,}" if self.requests[name] else ""))
+        return rows
+
+    @property
+    def text(self) -> str:
+        """The summary, and below it the table, if any."""
+        rows = self.table()
+        if not rows:
+            return self.summary
+        widths = [max(map(len, cells)) for cells in zip(HEADINGS, *rows, strict=True)]
+        lines = [
+            "  ".join(
+                cell.rjust(width) if n else cell.ljust(width)
+                for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in (HEADINGS, *rows)
+        ]
+        return "\n".join((self.summary, *map(str.rstrip, lines)))
 
     def add(self, loaded: Loaded) -> None:
         """Count a load's changes."""

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ import sqlalchemy as sa
 
 from stripe_emulator import Server, Shop
 from stripe_pipeline.assets.keys import Names
+from stripe_pipeline.assets.run_locks import fail_killed_runs
+from stripe_pipeline.assets.runs import UNFINISHED
 from stripe_pipeline.cli.cleaning import Cleaning
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.definitions import build_defs
@@ -84,8 +86,8 @@ def test_two_hosts_with_an_own_warehouse_each_cannot_share_an_inbox(
     server.requests.clear()
     other = host("other")
     refused = (
-        r"belongs to the warehouse in \S+/first on host \S+, and \S+/other on this host holds no warehouse. Start the"
-        " run in Dagster, or run the command where that warehouse is"
+        r"belongs to the warehouse in \S+/first on host \S+, and \S+/other on this host holds no warehouse. Run the"
+        " command where that warehouse is, or set STRIPE_PIPELINE_DAGSTER_URL to the address of Dagster's web server"
     )
     with pytest.raises(WarehouseError, match=refused), opened(other) as pipeline:
         pipeline.drain(most=100)
@@ -312,6 +314,33 @@ def test_a_run_whose_host_is_gone_is_failed_by_the_next_tick_of_another_host(
     assert failed
     assert failed.status is dg.DagsterRunStatus.FAILURE
     assert list(RunLocks(here.folder, inbox_in_postgres).abandoned()) == []
+
+
+@pytest.mark.dagster_files
+@pytest.mark.parametrize("status", ["NOT_STARTED", "STARTING", "STARTED", "CANCELING"])
+def test_a_run_that_nobody_works_on_is_failed_once_it_has_been_silent(
+    inbox_in_postgres: str,
+    folder: DataFolder,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    status: str,
+) -> None:
+    names, locks = Names(), RunLocks(folder, inbox_in_postgres)
+    of_ours = build_defs(data_folder=folder.root).resolve_job_def(names.sync_job)
+    ours, theirs = (
+        instance.create_run_for_job(of_ours, status=dg.DagsterRunStatus[status], tags=tags)
+        for tags in (names.run_tags, {"of": "another project"})
+    )
+
+    def unfinished() -> set[str]:
+        fail_killed_runs(instance, locks, names)
+        return {run.run_id for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))}
+
+    assert unfinished() == {ours.run_id, theirs.run_id}, "the run has just begun"
+    monkeypatch.setattr("stripe_pipeline.assets.run_locks._SILENCE", timedelta(0))
+    with locks.holding(ours.run_id):
+        assert unfinished() == {ours.run_id, theirs.run_id}, "somebody works on the run"
+    assert unfinished() == {theirs.run_id}
 
 
 def test_a_run_that_ends_leaves_no_lock(inbox_in_postgres: str, folder: DataFolder) -> None:

@@ -13,6 +13,7 @@ import typer
 from rich.table import Table
 
 from stripe_pipeline.cli.instance import dagster_instance
+from stripe_pipeline.cli.settings import agreed
 from stripe_pipeline.cli.terminal import complain, out
 from stripe_pipeline.cli.web_server import Followed, web_server
 from stripe_pipeline.cli.webhooks import app as webhooks
@@ -150,12 +151,17 @@ def erase(
             f"The data folder {short_path(folder.root)} holds no warehouse", "Name another one in STRIPE_PIPELINE_DATA"
         )
     hash_key = load_hash_key(folder) if settings.hashes else None
-    warehouse = Warehouse(folder, settings, hash_key, current_settings=load_settings)
-    customers = list(dict.fromkeys(customers))
-    if undo:
-        for customer in customers:
-            _undo_erasure(warehouse, customer)
-        return
+    with agreed(settings, folder, hash_key):
+        warehouse = Warehouse(folder, settings, hash_key, current_settings=load_settings)
+        if undo:
+            for customer in dict.fromkeys(customers):
+                _undo_erasure(warehouse, customer)
+        else:
+            _erase(warehouse, list(dict.fromkeys(customers)), yes=yes, unknown=unknown)
+
+
+def _erase(warehouse: Warehouse, customers: list[str], *, yes: bool, unknown: bool) -> None:
+    folder = warehouse.folder
     foreseen = warehouse.erase(customers, dry_run=True)
     strangers = [customer for customer, erased in foreseen.items() if not erased.known]
     if strangers and not unknown:
@@ -330,12 +336,14 @@ def execute(*, job: str | None, first: date, last: date, tables: list[str] | Non
 def _succeeded(run: Followed, page: str) -> Followed:
     """Show what a run on another host did; ends the command if the run failed."""
     from stripe_pipeline.assets.raw import SUMMARY_TAG
+    from stripe_pipeline.sync.report import HEADINGS
 
     summary = run.tags.get(SUMMARY_TAG)
     for message in run.messages:
-        first_line, _, table = message.partition("\n")
-        if summary and first_line == summary:
-            out.print("\n".join(filter(None, (table, f"{summary}."))))
+        if message.partition("\n")[0].split() == [*HEADINGS]:
+            out.print(message)
+    if summary:
+        out.print(f"{summary}.")
     for warning in dict.fromkeys(run.warnings):
         out.print(warning)
     if run.status == "SUCCESS":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 _TIMEOUT = 60.0  # seconds for one request
 _POLL = 1.0  # seconds
 _UNREACHABLE = 60.0  # seconds that the web server may be away while a run is followed
+_STOPPING = 30.0  # seconds in which a run must have begun that is to be stopped
 _LONGEST_REASON = 300  # characters of another program's message
 _ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 _PLACE = """
@@ -151,8 +151,6 @@ class WebServer:
 
     def follow(self, run_id: str) -> Followed:
         """Wait for the end of the run. An interruption also stops the run."""
-        from dagster_graphql import DagsterGraphQLClientError
-
         followed, cursor, answered = Followed(), None, time.monotonic()
         try:
             while True:
@@ -180,9 +178,22 @@ class WebServer:
                 if not log["hasMore"]:
                     time.sleep(_POLL)
         except KeyboardInterrupt:
-            with suppress(DagsterGraphQLClientError):
-                self._client.terminate_run(run_id)
+            self._stop(run_id)
             raise
+
+    def _stop(self, run_id: str) -> None:
+        """Stop the run. Dagster cannot stop a run whose process is just starting."""
+        from dagster_graphql import DagsterGraphQLClientError
+
+        ends = time.monotonic() + _STOPPING
+        while time.monotonic() < ends:
+            try:
+                self._client.terminate_run(run_id)
+            except DagsterGraphQLClientError:
+                time.sleep(_POLL)
+            else:
+                return
+        err.print(f"The run could not be stopped: {self.page_of(run_id)} shows how it ends")
 
     def _query(self, text: str, **variables: object) -> dict[str, Any]:
         """The data of the answer to a GraphQL query."""

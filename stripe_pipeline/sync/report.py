@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Protocol
@@ -86,21 +87,19 @@ class Report:
 
     @property
     def text(self) -> str:
-        """The summary, and below it the table, if any."""
-        rows = self.table()
-        if not rows:
-            return self.summary
-        widths = [max(map(len, cells)) for cells in zip(HEADINGS, *rows, strict=True)]
-        lines = [
-            "  ".join(
-                cell.rjust(width) if n else cell.ljust(width)
-                for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in (HEADINGS, *rows)
-        ]
-        return "\n".join((self.summary, *map(str.rstrip, lines)))
+        """The table as text, with a line for each row."""
+        rows = [HEADINGS, *self.table()]
+        names, *numbers = zip(*rows, strict=True)
+        columns = [_padded(names, str.ljust), *(_padded(cells, str.rjust) for cells in numbers)]
+        lines = map("  ".join, zip(*columns, strict=True))
+        return "\n".join(map(str.rstrip, lines))
 
     def add(self, loaded: Loaded) -> None:
         """Count a load's changes."""
         for table, changes in loaded.changes.items():
             self.changes.setdefault(table, Changes()).update(changes)
+
+
+def _padded(cells: Sequence[str], pad: Callable[[str, int], str]) -> list[str]:
+    width = max(map(len, cells))
+    return [pad(cell, width) for cell in cells]

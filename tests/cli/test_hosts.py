@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -36,10 +37,10 @@ def test_use_settings_makes_all_hosts_go_back(
 ) -> None:
     older, newer = "history: 3 days", "history: 3 days\nobjects: {customers: {fields: {exclude: [email]}}}"
 
-    def on_host(name: str, settings: str, command: str) -> tuple[int, str]:
+    def on_host(name: str, settings: str, *command: str) -> tuple[int, str]:
         monkeypatch.setattr(platform, "node", lambda: name)
         project.settings(settings)
-        ended = run(command, STRIPE_PIPELINE_INBOX=inbox_in_postgres)
+        ended = run(*command, STRIPE_PIPELINE_INBOX=inbox_in_postgres)
         return ended.status, " ".join(f"{ended.out} {ended.err}".split())
 
     assert on_host("one", older, "sync")[0] == 0
@@ -48,6 +49,8 @@ def test_use_settings_makes_all_hosts_go_back(
     assert status == 2
     assert "Host two replaced the settings" in text
     assert "run `stripe-pipeline use-settings` here" in text
+    status, text = on_host("one", older, "erase", "cus_1", "--unknown", "--yes")
+    assert (status, "Host two replaced the settings" in text) == (2, True)
     assert on_host("one", older, "use-settings") == (
         0,
         "The settings of this host apply from now on; a host with other ones is refused.",
@@ -158,6 +161,25 @@ def test_a_command_on_a_host_without_the_data_folder_runs_where_that_folder_is(
     refused = run("sync", **here)
     assert refused.status == 2
     assert "error: " in refused.err
+
+    settings.write_text(f"history: {DAYS} days")
+    api.requests.clear()
+    api.faults.append(Fault(path="/v1/charges", delay=5, times=None))
+    arguments = ("backfill", "--from", day, "--to", day)
+    with mock.patch.dict(os.environ, here), process(*arguments, cwd=project.root) as interrupted:
+        while not any(request.path == "/v1/charges" for request in api.requests):
+            assert interrupted.poll() is None
+            time.sleep(0.1)
+        interrupted.send_signal(signal.SIGINT)
+        _, printed = interrupted.communicate(timeout=60)
+    assert (interrupted.returncode, printed.splitlines()[-1]) == (130, "Stopped.")
+    run_id = printed.split()[2]
+    ended = f'{{ runOrError(runId: "{run_id}") {{ ... on Run {{ status }} }} }}'
+    ends = time.monotonic() + 60
+    while server.query(ended)["runOrError"]["status"] != "CANCELED":
+        assert time.monotonic() < ends
+        time.sleep(0.5)
+    api.faults.clear()
 
     assert sorted(path.name for path in project.root.iterdir()) == [
         *("dagster.yaml", "pyproject.toml", "stripe_pipeline.yaml")

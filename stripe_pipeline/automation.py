@@ -20,7 +20,8 @@ from stripe_pipeline.assets.dagster_storage import check_driver
 from stripe_pipeline.assets.keys import Names
 from stripe_pipeline.assets.partitions import Partitions
 from stripe_pipeline.assets.raw import materializations
-from stripe_pipeline.assets.run_locks import UNFINISHED, fail_killed_runs
+from stripe_pipeline.assets.run_locks import fail_killed_runs
+from stripe_pipeline.assets.runs import UNFINISHED
 from stripe_pipeline.assets.views import changed_views
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import StripePipelineError, by_cause
@@ -59,7 +60,7 @@ def _sync_under_way(instance: dg.DagsterInstance, locks: RunLocks, names: Names)
     Raises `SettingsError` if Dagster's storage cannot record runs, as the next one would hang.
     """
     check_driver(instance)
-    fail_killed_runs(instance, locks)
+    fail_killed_runs(instance, locks, names)
     # By tag, too: another code location may have a job of this name.
     ours = dg.RunsFilter(job_name=names.sync_job, tags=names.run_tags, statuses=UNFINISHED)
     runs = instance.get_runs(ours, limit=1)

@@ -24,12 +24,12 @@ class Webserver:
     """A running web server."""
 
     def __init__(self, url: str, http: httpx.Client) -> None:
-        self._url = url
+        self.url = url
         self._http = http
 
     def query(self, text: str) -> dict[str, Any]:
         """The `data` of the answer to a GraphQL query."""
-        answer = self._http.post(f"{self._url}/graphql", json={"query": text}).json()
+        answer = self._http.post(f"{self.url}/graphql", json={"query": text}).json()
         assert "errors" not in answer, answer["errors"]
         data: dict[str, Any] = answer["data"]
         return data

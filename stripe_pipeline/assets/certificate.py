@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from stripe_pipeline.assets.failure import failure
 from stripe_pipeline.assets.freshness import EVERY_NIGHT
 from stripe_pipeline.assets.keys import Names
 from stripe_pipeline.errors import StripePipelineError
@@ -61,7 +62,7 @@ def build_certificate_asset(settings: Settings, names: Names) -> dg.AssetsDefini
                         sentences += differences
                         changed += rows
         except StripePipelineError as error:
-            raise dg.Failure(description=str(error), allow_retries=False) from None
+            raise failure(error) from None
         for sentence in sentences:
             context.log.warning(sentence)
         metadata: dict[str, Any] = {"month": str(month)}

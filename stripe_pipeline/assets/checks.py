@@ -11,8 +11,9 @@ from typing import Any
 
 import dagster as dg
 
+from stripe_pipeline.assets.failure import failure
 from stripe_pipeline.assets.keys import Names
-from stripe_pipeline.assets.run_locks import UNFINISHED
+from stripe_pipeline.assets.runs import UNFINISHED
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.inbox.inbox import Inbox
 from stripe_pipeline.objects import BY_STRIPE_OBJECT, ObjectType, Reference
@@ -142,7 +143,7 @@ def _build(
                             metadata=verdict.metadata,
                         )
         except StripePipelineError as error:
-            raise dg.Failure(description=str(error), allow_retries=False) from None
+            raise failure(error) from None
 
     return checked
 

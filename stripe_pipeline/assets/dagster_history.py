@@ -8,7 +8,7 @@ holds. Other code locations may use the same storage: only records that are cert
 import contextlib
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -19,26 +19,14 @@ from stripe_pipeline.assets.checks import EVALUATED_AT, WITHOUT_RUN, last_result
 from stripe_pipeline.assets.dagster_storage import postgres_of
 from stripe_pipeline.assets.keys import Names
 from stripe_pipeline.assets.partitions import Partitions
+from stripe_pipeline.assets.runs import ASSETS_JOB, is_ours, our_assets
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.settings.model import Settings
-from stripe_pipeline.views.catalog import views
 
-_ASSETS_JOB = "__ASSET_JOB"  # Dagster's name for the job of a backfill, and of assets materialized by hand
 _FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 _AT_ONCE = 500  # runs that are looked up together
 _SOON = timedelta(days=1)  # for records that nobody reads later
 _EVENTS_BYTES = 50_000_000
-
-
-def our_assets(names: Names) -> set[dg.AssetKey]:
-    """The asset keys that this pipeline has or had, with whatever settings."""
-    every = views(Settings.model_validate({"compat": {"fivetran": True}}), OBJECT_TYPES.values())
-    return {
-        names.certificate,
-        names.retention,
-        *(names.key_of(object_type) for object_type in OBJECT_TYPES.values()),
-        *(names.view_key(view, schema) for view in every for schema in view.schemas),
-    }
 
 
 def forget_runs(instance: dg.DagsterInstance, before: datetime, names: Names) -> int:
@@ -46,11 +34,11 @@ def forget_runs(instance: dg.DagsterInstance, before: datetime, names: Names) ->
     many."""
     deleted = 0
     assets = our_assets(names)
-    for job in (names.sync_job, names.nightly_job, _ASSETS_JOB):
+    for job in (names.sync_job, names.nightly_job, ASSETS_JOB):
         finished = dg.RunsFilter(job_name=job, statuses=_FINISHED, created_before=before)
         after_others = None
         while records := instance.get_run_records(finished, limit=_AT_ONCE, cursor=after_others):
-            run_ids = [record.dagster_run.run_id for record in records if _is_ours(record.dagster_run, names, assets)]
+            run_ids = [record.dagster_run.run_id for record in records if is_ours(record.dagster_run, names, assets)]
             for run_id in run_ids:
                 instance.delete_run(run_id)
                 _remove_files(instance, run_id)
@@ -58,14 +46,6 @@ def forget_runs(instance: dg.DagsterInstance, before: datetime, names: Names) ->
             if not run_ids:
                 after_others = records[-1].dagster_run.run_id
     return deleted
-
-
-def _is_ours(run: dg.DagsterRun, names: Names, ours: Set[dg.AssetKey]) -> bool:
-    """Whether the run is this pipeline's: another code location may have jobs of the same names."""
-    if run.job_name != _ASSETS_JOB:
-        return names.run_tags.items() <= run.tags.items()
-    assets = {*(run.asset_selection or ()), *(check.asset_key for check in run.asset_check_selection or ())}
-    return bool(assets) and ours >= assets
 
 
 def _remove_files(instance: dg.DagsterInstance, run_id: str) -> None:

@@ -37,6 +37,8 @@ class LoggedProgress:
     def finished(self, report: Report) -> None:
         """Log what the run did."""
         self._log.info(report.summary)
+        if report.table():
+            self._log.info(report.text)
 
     @property
     def canceled(self) -> str:

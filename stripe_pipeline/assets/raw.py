@@ -11,6 +11,7 @@ import dagster as dg
 
 from stripe_pipeline.assets import columns
 from stripe_pipeline.assets.checks import evaluations, last_results
+from stripe_pipeline.assets.failure import failure
 from stripe_pipeline.assets.keys import Names
 from stripe_pipeline.assets.partitions import Partitions
 from stripe_pipeline.assets.progress import LoggedProgress
@@ -79,7 +80,7 @@ def build_raw_assets(settings: Settings, names: Names) -> dg.AssetsDefinition:
                 # Without the stack of the thread that happened to wait.
                 raise dg.DagsterExecutionInterruptedError(progress.canceled) from None
             except StripePipelineError as error:
-                raise dg.Failure(description=str(error), allow_retries=False) from None
+                raise failure(error) from None
             context.instance.add_run_tags(context.run.run_id, {SUMMARY_TAG: report.summary})
             yield from views
             yield from _report(context, report, partitions, selected, settings, names, checked)

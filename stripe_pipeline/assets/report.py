@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from stripe_pipeline.assets.failure import failure
 from stripe_pipeline.assets.keys import Names
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.report.charts import check_libraries
@@ -36,10 +37,10 @@ def build_report_asset(settings: Settings, names: Names, configuration: Configur
     def overview(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         opens: OpensPipeline = getattr(context.resources, names.resource)
         try:
-            with opens.look() as warehouse:
+            with opens.look() as warehouse, opens.run_locks.holding(context.run.run_id):
                 report = make_report(warehouse.folder, settings, configuration.inbox_url())
         except StripePipelineError as error:
-            raise dg.Failure(description=str(error), allow_retries=False) from None
+            raise failure(error) from None
         return dg.MaterializeResult(metadata=metadata(report))
 
     return overview

@@ -16,6 +16,7 @@ from stripe_pipeline.assets.dagster_history import (
     remove_tick_logs,
     report_again,
 )
+from stripe_pipeline.assets.failure import failure
 from stripe_pipeline.assets.freshness import EVERY_NIGHT
 from stripe_pipeline.assets.keys import Names
 from stripe_pipeline.assets.partitions import Partitions
@@ -58,19 +59,20 @@ def build_retention_asset(settings: Settings, names: Names) -> dg.AssetsDefiniti
                 with opens.look() as warehouse:
                     foreseen = _metadata(warehouse.prune(dry_run=True))
                 return dg.MaterializeResult(metadata={"dry run": True, **foreseen})
-            with opens.open() as pipeline, opens.run_locks.holding(context.run.run_id):
-                pruned = pipeline.prune()
-                covered = pipeline.warehouse.state.covered_days()
-            for materialization in not_kept_materializations(context.instance, settings, names, pruned):
-                context.log_event(materialization)
+            with opens.run_locks.holding(context.run.run_id):
+                with opens.open() as pipeline:
+                    pruned = pipeline.prune()
+                    covered = pipeline.warehouse.state.covered_days()
+                for materialization in not_kept_materializations(context.instance, settings, names, pruned):
+                    context.log_event(materialization)
+                before = datetime.now(UTC) - timedelta(days=settings.runs.keep_days)
+                runs = forget_runs(context.instance, before, names)
+                remove_tick_logs(context.instance, before, names)
+                forget_checks(context.instance, before, names)
+                forget_events_without_a_run(context.instance, names)
+                report_again(context.instance, settings, covered, names)
         except StripePipelineError as error:
-            raise dg.Failure(description=str(error), allow_retries=False) from None
-        before = datetime.now(UTC) - timedelta(days=settings.runs.keep_days)
-        runs = forget_runs(context.instance, before, names)
-        remove_tick_logs(context.instance, before, names)
-        forget_checks(context.instance, before, names)
-        forget_events_without_a_run(context.instance, names)
-        report_again(context.instance, settings, covered, names)
+            raise failure(error) from None
         return dg.MaterializeResult(metadata={**_metadata(pruned), "runs of Dagster removed": runs})
 
     return retention

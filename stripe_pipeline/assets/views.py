@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 
 from stripe_pipeline.assets import columns
+from stripe_pipeline.assets.failure import failure
 from stripe_pipeline.assets.keys import Names
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.objects import OBJECT_TYPES
@@ -40,12 +41,12 @@ def build_view_assets(settings: Settings, names: Names) -> dg.AssetsDefinition:
         keys = context.selected_asset_keys
         selected = [(view, schema) for view, schema in _shown(settings) if names.view_key(view, schema) in keys]
         try:
-            with opens.open() as pipeline:
+            with opens.open() as pipeline, opens.run_locks.holding(context.run.run_id):
                 pipeline.warehouse.make_views([f"{schema}.{view.name}" for view, schema in selected])
                 pipeline.publish()
                 results = _materializations(pipeline.warehouse, settings, names, selected)
         except StripePipelineError as error:
-            raise dg.Failure(description=str(error), allow_retries=False) from None
+            raise failure(error) from None
         for result in results:
             yield dg.MaterializeResult(asset_key=result.asset_key, metadata=result.metadata)
 

@@ -23,7 +23,6 @@ from stripe_pipeline.errors import (
     by_cause,
 )
 from stripe_pipeline.inbox.run_locks import RunLocks
-from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.settings.environment import inbox_url
 
 if TYPE_CHECKING:
@@ -95,17 +94,13 @@ def failure_of(result: Any) -> BaseException:
 
 
 def show_report(report: Report) -> None:
-    from stripe_pipeline.batch import Changes
+    from stripe_pipeline.sync.report import FAILED, HEADINGS
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("table", "inserted", "updated", "deleted", "requests"):
+    for heading in HEADINGS:
         table.add_column(heading, justify="left" if heading == "table" else "right")
-    for name in OBJECT_TYPES:
-        if name in report.changes or name in report.failures:
-            changes = report.changes.get(name, Changes())
-            counts = (changes.inserted.total(), changes.updated.total(), changes.deleted.total())
-            failed = (Text("failed", "red"), "", "") if name in report.failures else [f"{n:,}" for n in counts]
-            table.add_row(name, *failed, f"{report.requests[name]:,}" if report.requests[name] else "")
+    for row in report.table():
+        table.add_row(*(Text(cell, "red") if cell == FAILED else cell for cell in row))
     if table.row_count:
         out.print(table)
     out.print(f"{report.summary}.")

@@ -41,6 +41,7 @@ def dagster_instance() -> Iterator[DagsterInstance]:
     from sqlalchemy.exc import DBAPIError
 
     from stripe_pipeline.assets.dagster_storage import check_driver
+    from stripe_pipeline.assets.keys import Names
     from stripe_pipeline.assets.run_locks import fail_killed_runs
 
     home = Path(os.environ["DAGSTER_HOME"])
@@ -67,7 +68,7 @@ def dagster_instance() -> Iterator[DagsterInstance]:
                 with suppress(OSError):
                     folder.chmod(0o700)
         try:
-            fail_killed_runs(instance, RunLocks(DataFolder.from_environment(), inbox_url()))
+            fail_killed_runs(instance, RunLocks(DataFolder.from_environment(), inbox_url()), Names())
             yield instance
         except DBAPIError as error:
             raise _explained(error) from error

@@ -13,7 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
-from stripe_pipeline.cli import check, prove, report, runs, serve  # noqa: F401  (each registers its commands)
+from stripe_pipeline.cli import check, prove, report, runs, serve, settings  # noqa: F401  (each registers its commands)
 from stripe_pipeline.cli.app import app
 from stripe_pipeline.cli.terminal import complain, err
 from stripe_pipeline.cli.webhooks import app as webhooks

@@ -13,14 +13,13 @@ import typer
 from rich.table import Table
 
 from stripe_pipeline.cli.instance import dagster_instance
-from stripe_pipeline.cli.terminal import out
+from stripe_pipeline.cli.settings import agreed
+from stripe_pipeline.cli.terminal import complain, out
+from stripe_pipeline.cli.web_server import Followed, web_server
 from stripe_pipeline.cli.webhooks import app as webhooks
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
-from stripe_pipeline.errors import (
-    SettingsError,
-    StripePipelineError,
-)
+from stripe_pipeline.errors import SettingsError, StripePipelineError
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.settings.environment import inbox_url
 from stripe_pipeline.settings.loading import load_settings
@@ -46,7 +45,6 @@ def sync() -> None:
 
     Does once what the schedule does every 15 minutes. The first sync loads the whole history.
     """
-    check_environment()
     if not execute(job="sync", first=today(), last=today()):
         raise typer.Exit(1)
 
@@ -65,7 +63,6 @@ def backfill(
     Rows that are already stored are compared and
     corrected, never duplicated.
     """
-    check_environment()
     settings = load_settings()
     if first > last:
         raise SettingsError(f"--from {first} is after --to {last}", "Swap them")
@@ -99,11 +96,16 @@ def prune(
     """
     from stripe_pipeline.assets.keys import Names
     from stripe_pipeline.assets.retention import PRUNED, records
+    from stripe_pipeline.assets.runs import ASSETS_JOB
     from stripe_pipeline.sync.pipeline import look
 
     if dry_run:
         with look() as warehouse:
             pruned = records(warehouse.prune(dry_run=True))
+    elif elsewhere := web_server():
+        retention = Names().retention
+        run_id = elsewhere.submit(ASSETS_JOB, near=retention, tags={}, assets=[retention])
+        pruned = _succeeded(elsewhere.follow(run_id), elsewhere.page_of(run_id)).tables.get(PRUNED, [])
     else:
         check_environment()
         with dagster_instance() as instance:
@@ -140,21 +142,26 @@ def erase(
     changes nothing at Stripe.
     """
     from stripe_pipeline.fields import load_hash_key
-    from stripe_pipeline.warehouse.recovery import stand_ins
+    from stripe_pipeline.warehouse.recovery import holds_warehouse
     from stripe_pipeline.warehouse.warehouse import Warehouse
 
     settings, folder = load_settings(), DataFolder.from_environment()
-    if not (folder.lake or folder.private.exists() or stand_ins(folder)):
+    if not holds_warehouse(folder):
         raise SettingsError(
             f"The data folder {short_path(folder.root)} holds no warehouse", "Name another one in STRIPE_PIPELINE_DATA"
         )
     hash_key = load_hash_key(folder) if settings.hashes else None
-    warehouse = Warehouse(folder, settings, hash_key, current_settings=load_settings)
-    customers = list(dict.fromkeys(customers))
-    if undo:
-        for customer in customers:
-            _undo_erasure(warehouse, customer)
-        return
+    with agreed(settings, folder, hash_key):
+        warehouse = Warehouse(folder, settings, hash_key, current_settings=load_settings)
+        if undo:
+            for customer in dict.fromkeys(customers):
+                _undo_erasure(warehouse, customer)
+        else:
+            _erase(warehouse, list(dict.fromkeys(customers)), yes=yes, unknown=unknown)
+
+
+def _erase(warehouse: Warehouse, customers: list[str], *, yes: bool, unknown: bool) -> None:
+    folder = warehouse.folder
     foreseen = warehouse.erase(customers, dry_run=True)
     strangers = [customer for customer, erased in foreseen.items() if not erased.known]
     if strangers and not unknown:
@@ -270,28 +277,51 @@ def drain() -> None:
         raise typer.Exit(1)
 
 
-def execute(*, job: str | None, first: date, last: date, tables: list[str] | None = None) -> bool:
-    """Run the job, or materialize the tables, for the partitions of these days in this process, and show what it did.
+class _Load:
+    """What a run loads, in Dagster's terms: the assets of these tables, or all, and their partitions of these days."""
 
-    Returns False if some tables failed, and shows why; raises `StripePipelineError` if all failed.
-    """
-    with Display() as display, dagster_instance() as instance:
-        import dagster as dg
+    def __init__(self, first: date, last: date, tables: list[str] | None) -> None:
+        from dagster import AssetKey
 
         from stripe_pipeline.assets.partitions import Partitions
 
-        partitions = Partitions(load_settings())
-        ends = {
-            "dagster/asset_partition_range_start": partitions.key_of(first),
+        settings = load_settings()
+        partitions = Partitions(settings)
+        self.partition = partitions.key_of(first)
+        self.day = {"dagster/partition": self.partition}
+        self.days = {
+            "dagster/asset_partition_range_start": self.partition,
             "dagster/asset_partition_range_end": partitions.key_of(last),
         }
+        self.assets = [AssetKey(["raw", table]) for table in tables] if tables else None
+        self.some_asset = AssetKey(["raw", settings.enabled[0].name])
+
+
+def execute(*, job: str | None, first: date, last: date, tables: list[str] | None = None) -> bool:
+    """Run the job, or materialize the tables, for the partitions of these days, and show what the run did: in this
+    process, or through Dagster's web server where the data folder is.
+
+    Returns False if some tables failed, and shows why; raises `StripePipelineError` if all failed.
+    """
+    if elsewhere := web_server():
+        from stripe_pipeline.assets.runs import ASSETS_JOB
+
+        load = _Load(first, last, tables)
+        run_id = elsewhere.submit(
+            job or ASSETS_JOB, near=load.some_asset, tags=load.day if job else load.days, assets=load.assets
+        )
+        _succeeded(elsewhere.follow(run_id), elsewhere.page_of(run_id))
+        return True
+    check_environment()
+    with Display() as display, dagster_instance() as instance:
+        load = _Load(first, last, tables)
         result, error = _in_process(
             instance,
             job,
             display,
-            partition_key=partitions.key_of(first) if job else None,
-            tags=None if job else ends,
-            asset_selection=[dg.AssetKey(["raw", table]) for table in tables] if tables else None,
+            partition_key=load.partition if job else None,
+            tags=None if job else load.days,
+            asset_selection=load.assets,
         )
     if display.report:
         show_report(display.report)
@@ -301,6 +331,29 @@ def execute(*, job: str | None, first: date, last: date, tables: list[str] | Non
     if not result.success:
         raise error or failure_of(result)
     return True
+
+
+def _succeeded(run: Followed, page: str) -> Followed:
+    """Show what a run on another host did; ends the command if the run failed."""
+    from stripe_pipeline.assets.raw import SUMMARY_TAG
+    from stripe_pipeline.sync.report import HEADINGS
+
+    summary = run.tags.get(SUMMARY_TAG)
+    for message in run.messages:
+        if message.partition("\n")[0].split() == [*HEADINGS]:
+            out.print(message)
+    if summary:
+        out.print(f"{summary}.")
+    for warning in dict.fromkeys(run.warnings):
+        out.print(warning)
+    if run.status == "SUCCESS":
+        return run
+    if run.status == "CANCELED":
+        raise StripePipelineError("The run was canceled in Dagster", "Start the command again: the run continues")
+    if not run.error and not summary:
+        raise StripePipelineError(f"The run failed unexpectedly: {run.failure}", f"{page} shows its log")
+    complain(run.failure)
+    raise typer.Exit(2 if run.error == SettingsError.__name__ else 1)
 
 
 def _in_process(

@@ -29,7 +29,7 @@ _CONNECTION = {
     "tcp_keepalives_count": "3",
     "idle_session_timeout": "0",
 }
-_NOW = sa.extract("epoch", sa.func.clock_timestamp())
+NOW = sa.extract("epoch", sa.func.clock_timestamp())
 _LOCK = sa.func.hashtextextended(sa.literal("stripe_pipeline ") + HOLDERS.c.id, 0)
 
 
@@ -56,20 +56,25 @@ class Holders:
 
     @contextmanager
     def holding(
-        self, kind: Kind, holder: str, detail: str = "", *, admit: Callable[[list[Held]], None] = lambda _: None
+        self,
+        kind: Kind,
+        holder: str,
+        detail: str = "",
+        *,
+        admit: Callable[[sa.Connection, list[Held]], None] = lambda *_: None,
     ) -> Iterator[None]:
         """Hold the lock `holder`, an id that no other process uses.
 
-        `admit` is called with the locks of this kind that others hold, and may refuse by raising: no other lock of the
-        database is taken meanwhile. If the connection breaks, the lock is taken again.
+        `admit` is called in a transaction, with the locks of this kind that others hold, and may refuse by raising: no
+        other lock of the database is taken meanwhile. If the connection breaks, the lock is taken again.
         """
         with self._database.errors():
             held = self._take(holder)
         try:
             with self._database.writing() as connection:
                 self._database.lock(connection)
-                admit(self._others(connection, kind))
-                row = {"id": holder, "kind": kind.value, "host": platform.node(), "detail": detail, "seen_at": _NOW}
+                admit(connection, self._others(connection, kind))
+                row = {"id": holder, "kind": kind.value, "host": platform.node(), "detail": detail, "seen_at": NOW}
                 insert = self._database.insert(HOLDERS).values(row)
                 connection.execute(insert.on_conflict_do_update(index_elements=[HOLDERS.c.id], set_=row))
         except BaseException:
@@ -87,7 +92,7 @@ class Holders:
     def abandoned(self, kind: Kind) -> Iterator[str]:
         """The ids of locks whose holders are gone. Each is held while the caller deals with it, then forgotten."""
         with self._database.reading() as connection:
-            gone = sa.select(HOLDERS.c.id).where(HOLDERS.c.kind == kind.value, HOLDERS.c.seen_at < _NOW - _GONE)
+            gone = sa.select(HOLDERS.c.id).where(HOLDERS.c.kind == kind.value, HOLDERS.c.seen_at < NOW - _GONE)
             ids = connection.execute(gone).scalars().all()
         for holder in ids:
             with self._database.writing() as connection:
@@ -95,6 +100,11 @@ class Holders:
                 if connection.execute(free.where(HOLDERS.c.id == holder)).scalar():
                     yield holder
                     connection.execute(sa.delete(HOLDERS).where(HOLDERS.c.id == holder))
+
+    def exist(self, holder: str) -> bool:
+        """Whether the lock of this id is held, or was not yet forgotten."""
+        with self._database.reading() as connection:
+            return connection.execute(sa.select(HOLDERS.c.id).where(HOLDERS.c.id == holder)).first() is not None
 
     def working(self) -> list[str]:
         """The hosts on which a pipeline is open or a run active."""
@@ -140,7 +150,7 @@ class Holders:
                 if lost:
                     connection = self._take(holder)
                     lost = False
-                connection.execute(sa.update(HOLDERS).where(HOLDERS.c.id == holder).values(seen_at=_NOW))
+                connection.execute(sa.update(HOLDERS).where(HOLDERS.c.id == holder).values(seen_at=NOW))
                 continue
             lost = True
             with suppress(sa.exc.SQLAlchemyError):

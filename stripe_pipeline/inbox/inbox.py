@@ -242,6 +242,7 @@ class Inbox:
         with self._database.writing() as connection:
             for table in METADATA.sorted_tables:
                 connection.execute(sa.delete(table))
+            self.presence.forget_settings(connection)
 
     def drop_modes(self, keep: Collection[bool]) -> int:
         """Remove unapplied notifications of a mode whose `livemode` is not in `keep`; returns how many.

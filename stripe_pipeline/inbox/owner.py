@@ -20,6 +20,8 @@ from stripe_pipeline.inbox.database import Database
 from stripe_pipeline.inbox.notification import LARGEST, Claim
 from stripe_pipeline.inbox.tables import LOCKED_OWNERS, NOTIFICATIONS, OWNERS, REOPENED, ownership
 
+_LAKE = "the lake with files in "
+
 
 def check_owner(folder: DataFolder, url: str) -> None:
     """For a data folder without a warehouse: raise `WarehouseError` if the inbox at `url` belongs to a warehouse, of
@@ -27,10 +29,15 @@ def check_owner(folder: DataFolder, url: str) -> None:
     with closing(Database(folder, url)) as database, database.reading() as connection:
         owner = connection.execute(sa.select(OWNERS).where(OWNERS.c.warehouse != "")).first()
         if owner:
+            in_lake = owner.folder.startswith(_LAKE)
             raise WarehouseError(
                 f"The inbox at {database.address} belongs to the warehouse in {owner.folder}, and"
                 f" {folder.root} on this host holds no warehouse",
-                "Start the run in Dagster, or run the command where that warehouse is. For a second warehouse, name"
+                "Set STRIPE_PIPELINE_WAREHOUSE and STRIPE_PIPELINE_WAREHOUSE_DATA here as on the other hosts. For a"
+                " second warehouse, name another database in STRIPE_PIPELINE_INBOX"
+                if in_lake
+                else "Run the command where that warehouse is, or set STRIPE_PIPELINE_DAGSTER_URL to the address of"
+                " Dagster's web server: `sync`, `backfill` and `prune` then run there. For a second warehouse, name"
                 " another database in STRIPE_PIPELINE_INBOX; if that warehouse is gone, run `stripe-pipeline webhooks"
                 " adopt` here",
             )
@@ -45,8 +52,11 @@ class Owner:
     def __init__(self, database: Database, folder: DataFolder, *, in_folder: bool) -> None:
         self._database = database
         self._folder = folder
-        # Hosts may have folders of the same name.
-        self._place = f"{folder.root}" if database.is_sqlite else f"{folder.root} on host {platform.node()}"
+        if folder.lake:
+            self._place = f"{_LAKE}{folder.lake.data}"
+        else:
+            # Hosts may have folders of the same name.
+            self._place = f"{folder.root}" if database.is_sqlite else f"{folder.root} on host {platform.node()}"
         self._in_folder = in_folder
         self._claimed_by: str | None = None
 

@@ -36,6 +36,15 @@ class RunLocks:
             database.close()  # the connections that idle until the run ends; the lock has one of its own
             yield
 
+    def exists(self, run_id: str) -> bool:
+        """Whether there is a lock of this run, held or abandoned."""
+        if (self._folder.runs / f"{run_id}{SUFFIX}").exists():
+            return True
+        if self._url is None:
+            return False
+        with closing(Database(self._folder, self._url)) as database:
+            return Holders(database).exist(run_id)
+
     def abandoned(self) -> Iterator[str]:
         """The ids of runs whose process is gone. Each lock is held while the caller deals with the run, then removed.
 

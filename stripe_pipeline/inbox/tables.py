@@ -69,6 +69,16 @@ HOLDERS = sa.Table(
     sa.Column("detail", sa.String, nullable=False),
     sa.Column("seen_at", sa.Double, nullable=False),  # on the database's clock, as every time below `SHARED`
 )
+# The settings that decide what is stored, each as often as they differ; those with the highest number apply.
+SETTINGS = sa.Table(
+    "poke_settings",
+    SHARED,
+    sa.Column("id", sa.String, primary_key=True),  # a digest of the settings
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("settings", sa.String, nullable=False),  # as JSON
+    sa.Column("host", sa.String, nullable=False),  # that began to use the settings, to show
+    sa.Column("since", sa.Double, nullable=False),
+)
 RATES = sa.Table(
     "poke_rates",
     SHARED,

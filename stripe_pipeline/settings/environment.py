@@ -6,6 +6,8 @@ import os
 import re
 from collections.abc import Mapping
 
+import urllib3
+
 from stripe_pipeline.addresses import BASE_URL, checked_base
 from stripe_pipeline.errors import SettingsError
 from stripe_pipeline.stripe_api.keys import ApiKey
@@ -73,6 +75,24 @@ def inbox_url(environment: Mapping[str, str] = os.environ) -> str | None:
     The URL may hold a password. `inbox` validates it.
     """
     return environment.get("STRIPE_PIPELINE_INBOX", "").strip() or None
+
+
+def dagster_url(environment: Mapping[str, str] = os.environ) -> str | None:
+    """The address of Dagster's web server, without a slash at its end: `STRIPE_PIPELINE_DAGSTER_URL`; None if commands
+    run on this host. Raises `SettingsError` if it is not the address of a server."""
+    text = environment.get("STRIPE_PIPELINE_DAGSTER_URL", "").strip()
+    if not text:
+        return None
+    try:
+        url = urllib3.util.parse_url(text) if re.match(r"https?://[\w\[]", text, re.IGNORECASE) else None
+    except urllib3.exceptions.LocationParseError:
+        url = None
+    if url is None or not url.host or url.auth is not None or url.query is not None or url.fragment is not None:
+        raise SettingsError(
+            "STRIPE_PIPELINE_DAGSTER_URL is not the address of a web server",
+            "Give an address like http://10.0.0.7:3000, without a user name, or unset it to run commands on this host",
+        )
+    return text.rstrip("/")
 
 
 def api_base(environment: Mapping[str, str] = os.environ) -> str:

@@ -49,7 +49,7 @@ from stripe_pipeline.sync.run import Run
 from stripe_pipeline.sync.working_files import working_folder
 from stripe_pipeline.warehouse.pruning import Pruned
 from stripe_pipeline.warehouse.publisher import Pace
-from stripe_pipeline.warehouse.recovery import stand_ins
+from stripe_pipeline.warehouse.recovery import holds_warehouse
 from stripe_pipeline.warehouse.warehouse import Warehouse
 
 logger = logging.getLogger(__name__)
@@ -328,8 +328,7 @@ def look(sources: Configuration = _STANDARD) -> Iterator[Warehouse]:
 def _check_second(sources: Configuration) -> None:
     """Raise `WarehouseError`, before any file is created, if the inbox belongs to a warehouse that is not here."""
     folder, url = sources.folder, sources.inbox_url()
-    here = folder.lake or folder.private.exists() or stand_ins(folder)
-    if url and is_postgres(url) and not here:
+    if url and is_postgres(url) and not holds_warehouse(folder):
         check_owner(folder, url)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Protocol
@@ -11,7 +12,12 @@ from stripe_pipeline.batch import Changes, Loaded
 from stripe_pipeline.errors import (
     StripePipelineError,
 )
+from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.rows import Surprises
+
+HEADINGS = ("table", "inserted", "updated", "deleted", "requests")
+FAILED = "failed"
+"""Stands in place of the numbers of a table that could not be brought up to date."""
 
 
 class Progress(Protocol):
@@ -68,7 +74,32 @@ class Report:
             f"{rows:,} row{'' if rows == 1 else 's'} changed in {tables} table{'' if tables == 1 else 's'}, {requests}"
         )
 
+    def table(self) -> list[tuple[str, ...]]:
+        """What happened to each table that changed or failed: the cells below `HEADINGS`."""
+        rows = []
+        for name in OBJECT_TYPES:
+            if name in self.changes or name in self.failures:
+                changes = self.changes.get(name, Changes())
+                numbers = (changes.inserted.total(), changes.updated.total(), changes.deleted.total())
+                shown = (FAILED, "", "") if name in self.failures else tuple(f"{number:,}" for number in numbers)
+                rows.append((name, *shown, f"{self.requests[name]:,}" if self.requests[name] else ""))
+        return rows
+
+    @property
+    def text(self) -> str:
+        """The table as text, with a line for each row."""
+        rows = [HEADINGS, *self.table()]
+        names, *numbers = zip(*rows, strict=True)
+        columns = [_padded(names, str.ljust), *(_padded(cells, str.rjust) for cells in numbers)]
+        lines = map("  ".join, zip(*columns, strict=True))
+        return "\n".join(map(str.rstrip, lines))
+
     def add(self, loaded: Loaded) -> None:
         """Count a load's changes."""
         for table, changes in loaded.changes.items():
             self.changes.setdefault(table, Changes()).update(changes)
+
+
+def _padded(cells: Sequence[str], pad: Callable[[str, int], str]) -> list[str]:
+    width = max(map(len, cells))
+    return [pad(cell, width) for cell in cells]

@@ -62,6 +62,12 @@ def stand_ins(folder: DataFolder) -> list[StandIn]:
     return copies
 
 
+def holds_warehouse(folder: DataFolder) -> bool:
+    """Whether the warehouse of this data folder exists on this host, or can be restored here; a lake is on every
+    host."""
+    return bool(folder.lake or folder.private.exists() or stand_ins(folder))
+
+
 def is_whole(path: Path) -> bool:
     """Whether everything in this database can be read: DuckDB has a checksum for each block.
 

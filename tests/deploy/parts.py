@@ -45,10 +45,19 @@ def may_hide_folders() -> bool:
     return bool(unshare and subprocess.run([unshare, "--mount", "true"], capture_output=True).returncode == 0)
 
 
-def _hiding(folders: list[str]) -> list[str]:
+def hiding(folders: list[str]) -> list[str]:
     """The beginning of a command that sees empty folders in place of these, and cannot write there."""
     hide = "; ".join(f"mount -t tmpfs -o ro none '{folder}'" for folder in folders)
     return ["unshare", "--mount", "sh", "-c", f'set -e; {hide}; exec "$@"', "sh"]
+
+
+def kill_session(leader: int) -> None:
+    """Kill all processes of a session, as if their host had lost its power."""
+    listed = subprocess.run(["ps", "-eo", "pid=,sess="], capture_output=True, text=True, check=True).stdout
+    for pid, session in map(str.split, listed.splitlines()):
+        if int(session) == leader:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
 
 
 class Part:
@@ -83,7 +92,7 @@ class Part:
         others = [f"{folder}" for folder in self.host.parent.iterdir() if folder.is_dir() and folder != self.host]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*(_hiding(others) if may_hide_folders() else ()), *self._command],
+                [*(hiding(others) if may_hide_folders() else ()), *self._command],
                 cwd=self.host,
                 env=self._environment | variables,
                 stdout=log,
@@ -92,13 +101,8 @@ class Part:
             )
 
     def kill(self) -> None:
-        """Kill the part with everything it has started, as if its host had lost its power."""
-        if not self._process:
-            return
-        listed = subprocess.run(["ps", "-eo", "pid=,sess="], capture_output=True, text=True, check=True).stdout
-        for pid, session in map(str.split, listed.splitlines()):
-            if int(session) == self._process.pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
-        self._process.wait()
-        self._process = None
+        """Kill the part with everything it has started."""
+        if self._process:
+            kill_session(self._process.pid)
+            self._process.wait()
+            self._process = None

@@ -19,8 +19,8 @@ import pytest
 import yaml
 
 from stripe_pipeline.settings.environment import inbox_url, load_keys, webhook_secrets
+from tests.deploy.hosts import SERVICE
 from tests.deploy.parts import DEPLOY, PROGRAMS, command_of, compose, variables_of
-from tests.deploy.test_several_hosts import SERVICE
 
 REPOSITORY = DEPLOY.parent
 KUBERNETES = "1.33"

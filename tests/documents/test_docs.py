@@ -39,7 +39,7 @@ _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 _SPAN = re.compile(r"`([^`]+)`")
 _PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)*(?:\.(?:py|md|yaml|toml|lock)|/)")
 _DRAWING = re.compile(r"```mermaid\n.*?```", re.DOTALL)
-_COMMAND = re.compile(r"\bstripe-pipeline(?![\w-]) ?((?:[a-z]+ ?)*)([^#]*)")
+_COMMAND = re.compile(r"\bstripe-pipeline(?![\w-]) ?((?:[a-z]+(?:-[a-z]+)* ?)*)([^#]*)")
 _MAKE = re.compile(r"^make((?: [\w./-]+(?![\w./-]*=))+)")
 WIDTH = 120
 

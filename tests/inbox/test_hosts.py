@@ -6,11 +6,12 @@ A host is a data folder here, or a process that ends without a word.
 from __future__ import annotations
 
 import contextlib
+import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ import sqlalchemy as sa
 
 from stripe_emulator import Server, Shop
 from stripe_pipeline.assets.keys import Names
+from stripe_pipeline.assets.run_locks import fail_killed_runs
+from stripe_pipeline.assets.runs import UNFINISHED
 from stripe_pipeline.cli.cleaning import Cleaning
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.definitions import build_defs
@@ -83,8 +86,8 @@ def test_two_hosts_with_an_own_warehouse_each_cannot_share_an_inbox(
     server.requests.clear()
     other = host("other")
     refused = (
-        r"belongs to the warehouse in \S+/first on host \S+, and \S+/other on this host holds no warehouse. Start the"
-        " run in Dagster, or run the command where that warehouse is"
+        r"belongs to the warehouse in \S+/first on host \S+, and \S+/other on this host holds no warehouse. Run the"
+        " command where that warehouse is, or set STRIPE_PIPELINE_DAGSTER_URL to the address of Dagster's web server"
     )
     with pytest.raises(WarehouseError, match=refused), opened(other) as pipeline:
         pipeline.drain(most=100)
@@ -132,6 +135,66 @@ def test_a_host_with_other_settings_is_refused_before_it_reads_anything(
             other.sync()
     with opened(host("same", **settings)) as later:
         later.sync()
+
+
+@pytest.fixture
+def on_host(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Syncs once on the host of this name, with these settings. Both hosts have the data folder, as with a lake."""
+
+    def sync(name: str, sources: Configuration) -> None:
+        monkeypatch.setattr(platform, "node", lambda: name)
+        with opened(sources) as pipeline:
+            pipeline.sync()
+
+    return sync
+
+
+NEWER = {"objects": {"customers": {"fields": {"exclude": ["email"]}}}}
+
+
+def test_a_host_whose_settings_an_idle_host_has_replaced_is_refused_before_it_reads_anything(
+    host: Callable[..., Configuration], on_host: Callable[..., None], server: Server
+) -> None:
+    older, newer = host("same"), host("same", **NEWER)
+    on_host("one", older)
+    on_host("two", newer)
+    server.requests.clear()
+    refused = (
+        r"Host two replaced the settings that this host has, on \d{4}-\d\d-\d\d at \d\d:\d\d UTC:"
+        r" objects.customers.fields. Give this host the newer settings .* run `stripe-pipeline use-settings` here"
+    )
+    for _ in range(2):
+        with pytest.raises(SettingsError, match=refused):
+            on_host("one", older)
+        assert server.requests == []
+    on_host("one", newer)  # the first remedy; the second one is tried in tests/cli
+
+
+def test_settings_that_are_new_or_go_back_on_the_same_host_are_applied(
+    host: Callable[..., Configuration], on_host: Callable[..., None]
+) -> None:
+    older, newer, newest = host("same"), host("same", **NEWER), host("same", history="30 days")
+    on_host("pod-1", older)
+    on_host("pod-2", newer)
+    on_host("pod-3", newer)  # a pod with a new name at each start
+    on_host("pod-4", newest)
+    on_host("pod-4", newer)
+    on_host("pod-5", newer)
+    with pytest.raises(
+        SettingsError, match=r"Host pod-4 replaced the settings.*: objects.balance_transactions.history"
+    ):
+        on_host("pod-5", newest)
+
+
+def test_an_inbox_that_was_cleaned_takes_any_settings(
+    host: Callable[..., Configuration], on_host: Callable[..., None], inbox_in_postgres: str
+) -> None:
+    older, newer = host("same"), host("same", **NEWER)
+    on_host("one", older)
+    on_host("two", newer)
+    with Cleaning(newer.folder, inbox_in_postgres, history=None) as cleaning:
+        cleaning.remove()
+    on_host("one", older)
 
 
 def test_the_remedy_for_another_hash_key_is_the_same_key(host: Callable[..., Configuration]) -> None:
@@ -251,6 +314,33 @@ def test_a_run_whose_host_is_gone_is_failed_by_the_next_tick_of_another_host(
     assert failed
     assert failed.status is dg.DagsterRunStatus.FAILURE
     assert list(RunLocks(here.folder, inbox_in_postgres).abandoned()) == []
+
+
+@pytest.mark.dagster_files
+@pytest.mark.parametrize("status", ["NOT_STARTED", "STARTING", "STARTED", "CANCELING"])
+def test_a_run_that_nobody_works_on_is_failed_once_it_has_been_silent(
+    inbox_in_postgres: str,
+    folder: DataFolder,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    status: str,
+) -> None:
+    names, locks = Names(), RunLocks(folder, inbox_in_postgres)
+    of_ours = build_defs(data_folder=folder.root).resolve_job_def(names.sync_job)
+    ours, theirs = (
+        instance.create_run_for_job(of_ours, status=dg.DagsterRunStatus[status], tags=tags)
+        for tags in (names.run_tags, {"of": "another project"})
+    )
+
+    def unfinished() -> set[str]:
+        fail_killed_runs(instance, locks, names)
+        return {run.run_id for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))}
+
+    assert unfinished() == {ours.run_id, theirs.run_id}, "the run has just begun"
+    monkeypatch.setattr("stripe_pipeline.assets.run_locks._SILENCE", timedelta(0))
+    with locks.holding(ours.run_id):
+        assert unfinished() == {ours.run_id, theirs.run_id}, "somebody works on the run"
+    assert unfinished() == {theirs.run_id}
 
 
 def test_a_run_that_ends_leaves_no_lock(inbox_in_postgres: str, folder: DataFolder) -> None:

@@ -21,6 +21,7 @@ from stripe_pipeline.errors import SettingsError, WarehouseError
 from stripe_pipeline.fields import load_hash_key
 from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.lake import Lake, lake_of
+from stripe_pipeline.settings.configuration import Configuration
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.warehouse.extensions import load_extensions
 from stripe_pipeline.warehouse.readers import open_published
@@ -283,6 +284,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.lake import Lake
 from stripe_pipeline.settings.environment import load_keys
 from stripe_pipeline.settings.model import Settings
+from stripe_pipeline.settings.configuration import Configuration
 from stripe_pipeline.sync.pipeline import Pipeline
 
 url, root, catalog, data, key, first = sys.argv[1:]
@@ -313,3 +315,20 @@ def test_of_runs_that_are_killed_nothing_is_lost_or_doubled(
         process.wait()
     make_pipeline().sync()
     assert_equal_to_stripe(shop, folder.published)
+
+
+@in_lake
+def test_a_host_that_does_not_know_the_lake_is_told_which_variables_it_lacks(
+    server: Server, folder: DataFolder, tmp_path: Path, inbox_in_postgres: str
+) -> None:
+    of_all = {"STRIPE_PIPELINE_INBOX": inbox_in_postgres, "STRIPE_API_BASE": server.url, **TEST_KEY}
+    of_lake = {
+        "STRIPE_PIPELINE_WAREHOUSE": f"ducklake:{lake(folder).catalog}",
+        "STRIPE_PIPELINE_WAREHOUSE_DATA": lake(folder).data,
+    }
+    knowing = Configuration(data_folder=tmp_path / "knowing", given_variables=of_all | of_lake)
+    with Pipeline.from_environment(sources=knowing) as pipeline:
+        assert not pipeline.sync().failures
+    refused = rf"belongs to the warehouse in the lake with files in {lake(folder).data}, and .* holds no warehouse"
+    with pytest.raises(WarehouseError, match=rf"{refused}. Set STRIPE_PIPELINE_WAREHOUSE and"):
+        Pipeline.from_environment(sources=Configuration(data_folder=tmp_path / "other", given_variables=of_all))

@@ -114,6 +114,7 @@ def test_environment_variables_are_documented() -> None:
     names = (
         *("STRIPE_API_KEY", "STRIPE_TEST_API_KEY", "STRIPE_WEBHOOK_SECRET", "STRIPE_TEST_WEBHOOK_SECRET"),
         *("STRIPE_API_BASE", "STRIPE_PIPELINE_CONFIG", "STRIPE_PIPELINE_DATA", "STRIPE_PIPELINE_INBOX"),
+        "STRIPE_PIPELINE_DAGSTER_URL",
     )
     assert [name for name in names if f"`{name}`" not in page] == []
 

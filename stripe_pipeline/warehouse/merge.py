@@ -26,7 +26,8 @@ from stripe_pipeline.warehouse.file_state import DAILY, request_compaction
 from stripe_pipeline.warehouse.sql import literal, qualified, stored_children
 
 _LONGEST_RUN = DAY  # seconds from reading a page to loading it
-_FEW = 1000  # rows that are fetched and deleted by their row ids
+_NEAR = 2048  # rows that DuckDB reads together
+_FEW = 500  # places to fetch rows from
 _KNOWN = "temp.known"
 
 
@@ -165,13 +166,22 @@ def _stored_rows(
     `_place`: DuckDB would otherwise read every column of each row group that its minimum and maximum do not rule out.
     """
     source = f"FROM raw.{object_type.name} WHERE {bounds} AND {column} IN ({ids})"
-    places = connection.execute(f"SELECT rowid {source} LIMIT {_FEW + 1}").fetchall()
+    places: list[tuple[int, int]] = []
+    for (row,) in connection.execute(f"SELECT rowid {source} ORDER BY rowid").fetchall():
+        if places and row - places[-1][1] < _NEAR:
+            places[-1] = (places[-1][0], row)
+        else:
+            places.append((row, row))
     if len(places) > _FEW:
         return f"(SELECT * {source})"
-    rows = f"rowid IN ({', '.join(str(place) for (place,) in places)})" if places else "false"
-    connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE known AS SELECT rowid AS _place, * FROM raw.{object_type.name} WHERE {rows}"
+    of_table = f"SELECT rowid AS _place, * FROM raw.{object_type.name}"
+    # Ranges, because DuckDB skips no row group for a list of row ids.
+    rows = " UNION ALL ".join(
+        f"{of_table} WHERE rowid BETWEEN {first} AND {last}"
+        + (f" AND {bounds} AND {column} IN ({ids})" if first < last else "")
+        for first, last in places
     )
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE known AS {rows or f'{of_table} LIMIT 0'}")
     return _KNOWN
 
 

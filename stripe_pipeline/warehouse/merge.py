@@ -175,7 +175,7 @@ def _stored_rows(
     if len(places) > _FEW:
         return f"(SELECT * {source})"
     of_table = f"SELECT rowid AS _place, * FROM raw.{object_type.name}"
-    # Ranges, because DuckDB skips no row group for a list of row ids.
+    # Ranges, because for a list of row ids DuckDB reads whole row groups.
     rows = " UNION ALL ".join(
         f"{of_table} WHERE rowid BETWEEN {first} AND {last}"
         + (f" AND {bounds} AND {column} IN ({ids})" if first < last else "")

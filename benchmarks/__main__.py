@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from benchmarks import backfill, dashboards, syncs, webhooks
+from benchmarks import backfill, dashboards, publishing, syncs, webhooks
 from benchmarks.measuring import Measurement, Options, Row
 from benchmarks.peers import peers
 
@@ -21,6 +21,7 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "slower": backfill.slower,
     "idle": syncs.idle,
     "changes": syncs.changes,
+    "publishing": publishing.publishing,
     "dashboards": dashboards.questions,
     "peers": peers,
     "webhooks": webhooks.webhooks,

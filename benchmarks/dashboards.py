@@ -54,16 +54,23 @@ QUESTIONS: Mapping[str, str] = {
         SELECT currency, sum(net) FROM live.balance_transactions
         WHERE status = 'available' AND available_on > now() - INTERVAL 7 DAY GROUP BY ALL
     """,
+    "payments by month": """
+        SELECT date_trunc('month', default_day) AS month, count(*), sum(amount) FROM live.payments
+        GROUP BY ALL ORDER BY ALL
+    """,
 }
+_GOALS = {"payments by month": 3}
+"""Seconds in which a question should be answered, if not in one: those to a view that joins tables."""
 
 
 def questions(options: Options) -> list[Row]:
-    """Ten questions through `live.*`, and how large the file is."""
+    """The questions through `live.*`, and how large the file is."""
     folder = large.folder(options, options.rows)
     took = apart(_ask, folder)
     rows = [
-        Row(f"dashboard: {name} ({options.rows:,} charges)", "≤ 1 s", f"{seconds:.2f} s", seconds <= 1)
+        Row(f"dashboard: {name} ({options.rows:,} charges)", f"≤ {goal} s", f"{seconds:.2f} s", seconds <= goal)
         for name, seconds in took.items()
+        for goal in [_GOALS.get(name, 1)]
     ]
     size = DataFolder(folder).published.stat().st_size / 1e6
     blocks, every_block = apart(_share_of_charges, folder)

@@ -1,11 +1,11 @@
-"""Syncs: one without changes, and one with a hundred changes in a small and in a large table; the cost to publish."""
+"""Syncs: one without changes, and one with a hundred changes in a small and in a large table."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,6 @@ from benchmarks import large
 from benchmarks.backfill import backfill, finished_days, pipeline_of
 from benchmarks.bulk import KEY, Serving, object_id, serving
 from benchmarks.measuring import Options, Row, Spent, apart, new_folder
-from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.warehouse.file_copies import clone, flush
-from stripe_pipeline.warehouse.file_copies import copy_file as copy
 from stripe_pipeline.warehouse.keys import Keys
 from stripe_pipeline.warehouse.queries import RowQueries
 from stripe_pipeline.warehouse.state import State
@@ -92,18 +89,17 @@ class Synced:
 
     loading: float
     """In the warehouse, without publishing."""
-    publishing: float
     total: float
     applied: int
 
 
 def changes(options: Options) -> list[Row]:
-    """A sync with a hundred changes of charges, in a small table and in a large one, and the time to publish them."""
+    """A sync with a hundred changes of charges, in a small table and in a large one."""
     small, big = options.scaled(SMALL, SMALL // 10, SMALL // 20), options.rows
     took = {charges: _syncs(options, charges) for charges in (small, big)}
     rows = []
     for how in _HOW:
-        few, many = took[small].syncs[how], took[big].syncs[how]
+        few, many = took[small][how], took[big][how]
         ratio = many.loading / few.loading
         rows.append(
             Row(
@@ -113,8 +109,6 @@ def changes(options: Options) -> list[Row]:
                 ratio <= 1.5,
             )
         )
-    for charges in (small, big):
-        rows.append(Row(f"publishing after it, {charges:,} charges", "by file size", took[charges].publishing))
     return rows
 
 
@@ -122,14 +116,8 @@ _HOW = {"of the last days": 7, "spread over two years": None}
 """Where the changed objects lie: how many objects lie from one of them to the next; None to spread them evenly."""
 
 
-@dataclass
-class _Took:
-    syncs: dict[str, Synced] = field(default_factory=dict)
-    publishing: str = ""
-
-
-def _syncs(options: Options, charges: int) -> _Took:
-    took = _Took()
+def _syncs(options: Options, charges: int) -> dict[str, Synced]:
+    took = {}
     folder = large.folder(options, charges)
     with serving(Serving(large.spans(charges), latency_ms=0, limits=False)) as stripe:
         for how, step in _HOW.items():
@@ -140,20 +128,20 @@ def _syncs(options: Options, charges: int) -> _Took:
                 stripe.change("charges", ids, description=f"changed {how}, {n}")
                 tries.append(apart(sync, stripe.url, folder))
             assert all(synced.applied == CHANGES for synced in tries), tries
-            took.syncs[how] = sorted(tries, key=lambda synced: synced.loading)[TRIES // 2]
-    took.publishing = apart(_copies, folder, took.syncs["of the last days"].publishing)
+            took[how] = sorted(tries, key=lambda synced: synced.loading)[TRIES // 2]
     return took
 
 
 def sync(url: str, folder: Path) -> Synced:
     """A sync; to be called in a process of its own, like the schedule's."""
-    seconds = {"loading": 0.0, "publishing": 0.0}
+    loading = 0.0
 
-    def timed(part: str, work: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(work: Callable[..., Any]) -> Callable[..., Any]:
         def measured(*args: Any, **kwargs: Any) -> Any:
+            nonlocal loading
             with Spent() as spent:
                 result = work(*args, **kwargs)
-            seconds[part] += spent.seconds
+            loading += spent.seconds
             return result
 
         return measured
@@ -164,30 +152,10 @@ def sync(url: str, folder: Path) -> Synced:
             *((State, name) for name in ("clock", "coverage", "cursors")),
             (RowQueries, "pending_balance_transactions"),
             (Warehouse, "load"),
-            (Warehouse, "publish"),
         ):
-            part = "publishing" if name == "publish" else "loading"
-            patches.enter_context(mock.patch.object(owner, name, timed(part, getattr(owner, name))))
+            patches.enter_context(mock.patch.object(owner, name, timed(getattr(owner, name))))
         with pipeline_of(url, folder, finished_days(large.DAYS)[0]) as pipeline, Spent() as total:
             report = pipeline.sync()
     if report.failures:
         raise RuntimeError(f"the sync failed: {report.failures}")
-    return Synced(**seconds, total=total.seconds, applied=report.applied)
-
-
-def _copies(folder: Path, published_in: float) -> str:
-    """How long it takes to copy a version of the file plainly, and to clone it with the kernel."""
-    source = DataFolder(folder).published
-    size = source.stat().st_size
-    target = folder / "copy.duckdb"
-    with mock.patch.object(os, "copy_file_range", side_effect=OSError), Spent() as plain:
-        copy(source, target)
-    target.unlink()
-    cloned = "this file system cannot clone"
-    with Spent() as spent:
-        if can_clone := clone(source, target):
-            flush(target)
-    if can_clone:
-        target.unlink()
-        cloned = f"cloned in {spent.seconds:.2f} s"
-    return f"{size / 1e6:,.0f} MB: {published_in:.2f} s in the sync, a plain copy {plain.seconds:.2f} s, {cloned}"
+    return Synced(loading=loading, total=total.seconds, applied=report.applied)

@@ -266,20 +266,20 @@ class Run:
 
     def backfill(self, days: set[date]) -> None:
         """List `days` completely, or those that the same backfill has not listed yet if it was stopped."""
-        cursors = self._warehouse.state.cursors(self._mode)
         wanted = {name: self._days.within(name, days) for name in self._asked_for}
         request = sha256(f"{sorted(self._asked_for)} {sorted(days)}".encode()).hexdigest()
-        if EVENTS not in cursors:
+        if EVENTS not in self._context.cursors:
             self._events.take_first_cursor()
         else:
             _, listed = stopped_backfill(self._context, request, wanted, self._api.now()) or (None, {})
             ask_the_time(self._context, {name: wanted[name] - listed.get(name, set()) for name in wanted})
-        self._put_times_right()
-        now = self._api.now()
-        began, listed = stopped_backfill(self._context, request, wanted, now) or (now, {})
-        if began == now:
-            self._warehouse.state.begin_backfill(self._mode, request, now)
-        self._loading.followed = followed_since(self._warehouse.state.coverage(self._mode))
+        with self._warehouse.session():
+            self._put_times_right()
+            now = self._api.now()
+            began, listed = stopped_backfill(self._context, request, wanted, now) or (now, {})
+            if began == now:
+                self._warehouse.state.begin_backfill(self._mode, request, now)
+            self._loading.followed = followed_since(self._warehouse.state.coverage(self._mode))
         to_list = {}
         for name in self._asked_for:
             done = listed.get(name, set())

@@ -28,6 +28,7 @@ from stripe_pipeline.warehouse.sql import literal, qualified, stored_children
 _LONGEST_RUN = DAY  # seconds from reading a page to loading it
 _NEAR = 2048  # rows that DuckDB reads together
 _FEW = 500  # places to fetch rows from
+_KNOWN = "temp.known"
 
 
 def merge_batch(
@@ -52,7 +53,15 @@ def merge_batch(
         request_compaction(connection, DAILY)
     refused = connection.execute("SELECT id FROM temp.incoming ANTI JOIN temp.accepted USING (id)").fetchall()
     loaded.refused[parent.name].update(object_id for (object_id,) in refused)
-    _replace(connection, parent, "accepted", bounds, loaded.changes[parent.name], rewrite_unchanged=batch.read_again)
+    _replace(
+        connection,
+        parent,
+        "accepted",
+        known,
+        bounds,
+        loaded.changes[parent.name],
+        rewrite_unchanged=batch.read_again,
+    )
     if batch.without_children:
         changed = connection.execute("SELECT id FROM temp.accepted WHERE _change IN ('inserted', 'updated')").fetchall()
         if changed:
@@ -67,7 +76,15 @@ def merge_batch(
         _classify_children(connection, child, known)
         if redacted(connection, child, "temp.accepted_children", known):
             request_compaction(connection, DAILY)
-        _replace(connection, child, "accepted_children", of_child, loaded.changes[child.name], rewrite_unchanged=False)
+        _replace(
+            connection,
+            child,
+            "accepted_children",
+            known,
+            of_child,
+            loaded.changes[child.name],
+            rewrite_unchanged=False,
+        )
 
 
 def nothing_stored(connection: duckdb.DuckDBPyConnection, batch: Batch, of_days: str) -> bool:
@@ -145,8 +162,8 @@ def _stored_rows(
 ) -> str:
     """The table or SELECT that holds the stored rows whose `column` is among `ids`, a SELECT.
 
-    For a few ids, the row ids are found first and only those rows are fetched: DuckDB would otherwise read every column
-    of each row group that its minimum and maximum do not rule out.
+    For a few rows, the row ids are found first and only those rows are fetched, into a table that has the row id as
+    `_place`: DuckDB would otherwise read every column of each row group that its minimum and maximum do not rule out.
     """
     source = f"FROM raw.{object_type.name} WHERE {bounds} AND {column} IN ({ids})"
     places: list[tuple[int, int]] = []
@@ -157,15 +174,15 @@ def _stored_rows(
             places.append((row, row))
     if len(places) > _FEW:
         return f"(SELECT * {source})"
+    of_table = f"SELECT rowid AS _place, * FROM raw.{object_type.name}"
+    # Ranges, because for a list of row ids DuckDB reads whole row groups.
     rows = " UNION ALL ".join(
-        f"SELECT * FROM raw.{object_type.name} WHERE rowid BETWEEN {first} AND {last}"
+        f"{of_table} WHERE rowid BETWEEN {first} AND {last}"
         + (f" AND {bounds} AND {column} IN ({ids})" if first < last else "")
         for first, last in places
     )
-    connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE known AS {rows or f'SELECT * FROM raw.{object_type.name} LIMIT 0'}"
-    )
-    return "temp.known"
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE known AS {rows or f'{of_table} LIMIT 0'}")
+    return _KNOWN
 
 
 def bounds_of(object_type: ObjectType, mode: Mode, bounds: str) -> str:
@@ -274,12 +291,14 @@ def _replace(
     connection: duckdb.DuckDBPyConnection,
     object_type: ObjectType,
     table: str,
+    known: str,
     bounds: str,
     changes: Changes,
     *,
     rewrite_unchanged: bool,
 ) -> None:
-    """Writes the incoming rows whose keys are in `temp.{table}`, and counts the changes."""
+    """Writes the incoming rows whose keys are in `temp.{table}` in place of the `known` ones, and counts the
+    changes."""
     counted = connection.execute(
         f"SELECT _change, {utc_day('created')}, count(*) FROM temp.{table} GROUP BY ALL"
     ).fetchall()
@@ -290,11 +309,18 @@ def _replace(
             getattr(changes, change)[day] += number
     written = "true" if rewrite_unchanged else "_change <> 'unchanged'"
     if totals.total() > totals["inserted"]:
-        connection.execute(
-            f"DELETE FROM raw.{object_type.name} AS old USING temp.{table} AS new"
-            f" WHERE {_same_key(object_type, 'old', 'new')} AND {written} AND _change <> 'inserted'"
-            f" AND {bounds.replace('created', 'old.created')}"
-        )
+        replaced = f"{_same_key(object_type, 'old', 'new')} AND {written} AND _change <> 'inserted'"
+        if known == _KNOWN:
+            places = connection.execute(
+                f"SELECT old._place FROM {known} AS old JOIN temp.{table} AS new ON {replaced}"
+            ).fetchall()
+            rows = f"rowid IN ({', '.join(str(place) for (place,) in places)})" if places else "false"
+            connection.execute(f"DELETE FROM raw.{object_type.name} WHERE {rows}")
+        else:
+            connection.execute(
+                f"DELETE FROM raw.{object_type.name} AS old USING temp.{table} AS new"
+                f" WHERE {replaced} AND {bounds.replace('created', 'old.created')}"
+            )
     names = ", ".join(_quoted(column) for column in object_type.table_columns)
     of_these = f"SELECT {', '.join(object_type.key)} FROM temp.{table} WHERE {written} AND _change <> 'deleted'"
     connection.execute(

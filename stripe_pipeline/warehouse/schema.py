@@ -32,6 +32,8 @@ _OPTIONAL = {*BI, *FIVETRAN}
 """The schemas that exist only if the settings ask for them."""
 _CHILDREN_COUNTED = "coverage counts children"
 """Stored if `pipeline.coverage.listed` of a child counts the children."""
+_COMMENTS = "comments"
+"""Stored while comments of the file are missing, because its views were created anew."""
 _SECRETS_TAKEN_OUT = 2
 """Incremented when `fields.without_secrets` detects more secrets than before, so that existing files follow."""
 
@@ -181,8 +183,8 @@ class Layout:
     def _make_views(
         self, connection: duckdb.DuckDBPyConnection, types: Mapping[str, ObjectType], stored: Collection[str] = ()
     ) -> None:
-        """Creates all views with their comments, and removes those among `stored` in optional schemas that the settings
-        no longer ask for."""
+        """Creates all views, and removes those among `stored` in optional schemas that the settings no longer ask
+        for."""
         wanted = self._views_on(types)
         for name in set(stored) - wanted.keys():
             if name.partition(".")[0] in _OPTIONAL:
@@ -191,7 +193,18 @@ class Layout:
             connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
         for name, select in wanted.items():
             connection.execute(f"CREATE OR REPLACE VIEW {name} AS {select}")
+        set_state(connection, _COMMENTS, "due")
+
+    def complete(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Writes the comments of the attached file that are due, before it is published. A thousand comments take most
+        of a second: meanwhile, a first load reads lists already."""
+        if get_state(connection, _COMMENTS) is None:
+            return
+        types = stored_types(connection, self._settings.types)
+        connection.execute("BEGIN")
         write_comments(connection, self._settings, types.values(), on_view_columns=not self._in_lake)
+        set_state(connection, _COMMENTS, None)
+        connection.execute("COMMIT")
 
     def _types(self, columns: Mapping[str, set[str]]) -> dict[str, ObjectType]:
         """The types that are to have a table in a file with these tables: those that the settings require, and those

@@ -182,6 +182,7 @@ class Warehouse:
         [(revision,)] = connection.execute("SELECT revision FROM pipeline.meta").fetchall()
         if revision in (0, seen):
             return None
+        self.file.layout.complete(connection)
         name_version(connection, revision, self._settings)
         return int(revision)
 

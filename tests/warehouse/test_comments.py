@@ -104,6 +104,15 @@ def test_comments_stay_when_the_file_is_compacted_and_when_views_are_created_ane
     assert ask(folder.published, WITHOUT) == []
 
 
+def test_comments_that_a_run_did_not_write_are_written_by_the_next_publish(
+    make_pipeline: MakePipeline, folder: DataFolder
+) -> None:
+    make_pipeline().warehouse.load([])  # ends before it publishes
+    assert ask(folder.private, WITHOUT) != []
+    make_pipeline().publish()
+    assert ask(folder.published, WITHOUT) == []
+
+
 def test_duckdb_stores_no_comments_on_schemas() -> None:
     """When this fails, `warehouse.comments` can describe the schemas, too."""
     with duckdb.connect() as connection:

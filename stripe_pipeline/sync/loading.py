@@ -133,6 +133,7 @@ class Loading:
 
     def load(self, batches: Sequence[Batch], cursors: dict[tuple[Mode, str], float] | None = None) -> None:
         """Load; then check whether each object missing from a complete list is deleted, and load the result."""
+        batches = [batch for batch in batches if batch.files or batch.days or batch.tombstones]
         if not batches and not cursors:
             return
         for batch in batches:

@@ -7,7 +7,7 @@ to DuckDB's extensions to `extensions`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,10 @@ from stripe_pipeline.errors import SettingsError, WarehouseError
 from stripe_pipeline.lake import DATA_VARIABLE, VARIABLE, Lake
 from stripe_pipeline.storage_errors import reason
 from stripe_pipeline.warehouse.compaction import discard_working_files
-from stripe_pipeline.warehouse.extensions import load_extensions
+from stripe_pipeline.warehouse.extensions import load_extensions, starting_options
 from stripe_pipeline.warehouse.file_state import AT_ONCE, NOW, get_state, set_state
 from stripe_pipeline.warehouse.merge import first_line
+from stripe_pipeline.warehouse.s3 import create_secret_of_environment
 from stripe_pipeline.warehouse.schema import Layout
 from stripe_pipeline.warehouse.sql import literal
 from stripe_pipeline.warehouse.store import LOCK_TIMEOUT, Store
@@ -59,10 +60,10 @@ class DuckLake(Store):
 
     def exists(self) -> bool:
         """Whether the catalog has the table `pipeline.meta`."""
-        guard = self._connected()
-        [has_catalog] = guard.execute("SELECT to_regclass('ducklake_table') IS NOT NULL").fetchone() or [False]
+        if self._attached:
+            return True
         made = "SELECT 1 FROM ducklake_table WHERE table_name = 'meta' AND end_snapshot IS NULL"
-        return bool(has_catalog) and guard.execute(made).fetchone() is not None
+        return self._ask("SELECT to_regclass('ducklake_table')") != [(None,)] and bool(self._ask(made))
 
     @contextmanager
     def locked(self, *, look: bool = False) -> Iterator[None]:
@@ -75,20 +76,37 @@ class DuckLake(Store):
                 return
             if not self._prepared:
                 self.folder.prepare()
-            guard = self._connected()
-            try:
-                guard.execute(f"SELECT pg_advisory_lock({_LOCK})")
-            except psycopg.errors.LockNotAvailable:
-                raise WarehouseError(
-                    f"Another process has been writing to {self.place} for over {LOCK_TIMEOUT} seconds",
-                    "See whether a stripe-pipeline or Dagster process hangs on any host, and end it",
-                ) from None
+            self._take_lock()
             try:
                 yield
             finally:
                 # If the connection is lost, so is the lock.
                 with contextlib.suppress(psycopg.Error):
-                    guard.execute(f"SELECT pg_advisory_unlock({_LOCK})")
+                    if self._guard is not None:
+                        self._guard.execute(f"SELECT pg_advisory_unlock({_LOCK})")
+
+    def _take_lock(self) -> None:
+        import psycopg
+
+        try:
+            self._ask(f"SELECT pg_advisory_lock({_LOCK})")
+        except psycopg.errors.LockNotAvailable:
+            raise WarehouseError(
+                f"Another process has been writing to {self.place} for over {LOCK_TIMEOUT} seconds",
+                "See whether a stripe-pipeline or Dagster process hangs on any host, and end it",
+            ) from None
+
+    def _ask(self, sql: str) -> list[Any]:
+        """What the catalog's database answers; the connection is opened again if it was lost."""
+        import psycopg
+
+        guard = self._connected()
+        try:
+            return guard.execute(sql).fetchall()
+        except psycopg.OperationalError:
+            if not guard.broken:
+                raise
+            return self._connected().execute(sql).fetchall()
 
     def _connected(self) -> psycopg.Connection[Any]:
         """The connection to the catalog's database, opened again if it was lost."""
@@ -99,13 +117,8 @@ class DuckLake(Store):
                 f"{VARIABLE} names a Postgres database, but the client for it is not installed",
                 'Install the client: pip install "psycopg[binary]"',
             ) from None
-        if self._guard is not None:
-            try:
-                self._guard.execute("SELECT 1")
-                return self._guard
-            except psycopg.Error:
-                self._guard.close()
-                self._guard = None
+        if self._guard is not None and not self._guard.broken:
+            return self._guard
         try:
             guard = psycopg.connect(self._lake.catalog, autocommit=True, connect_timeout=_CONNECT_TIMEOUT)
             guard.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}s'")
@@ -126,10 +139,11 @@ class DuckLake(Store):
         try:
             with self.explained(failure):
                 connection = self._attach(look=look or self.read_only)
-                if not (look or self.read_only):
+                if not (look or self.read_only or self._prepared):
+                    self.begin_reading(connection)
                     self._prepare(connection)
                 yield connection
-                connection.execute("USE memory")
+                self._end_reading(connection)
         except BaseException:
             self.end_duckdb()  # its state is unknown
             raise
@@ -146,20 +160,56 @@ class DuckLake(Store):
                 self._empty = True
                 return connection
             attach_lake(connection, self._lake, read_only=self.read_only)
+            connection.execute(f"USE {CATALOG}")
             self._attached = True
-        connection.execute(f"USE {CATALOG}")
         return connection
 
     def _prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Migrates the lake to the settings, unless this was done."""
-        if self._prepared:
-            return
+        """Migrates the lake to the settings."""
         consequence = "Until this works, fields that the settings leave out may still be in it"
         with self.explained("{} could not be brought to the settings", consequence):
-            self.layout.ensure(connection, self.place)
+            if not self.layout.is_applied(connection):
+                self._end_reading(connection)
+                self.layout.ensure(connection, self.place)
             if get_state(connection, "compact") in (NOW, AT_ONCE):
                 self.compact(connection)
         self._prepared = True
+
+    def starting_options(self) -> dict[str, str]:
+        """Those that spare verifying the extensions that come in packages."""
+        return starting_options(_extensions(self._lake))
+
+    def begin_reading(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Begins a transaction, unless one is open: each takes four statements of the catalog."""
+        if not self._in_transaction:
+            connection.execute("BEGIN")
+            self._in_transaction = True
+
+    def _end_reading(self, connection: duckdb.DuckDBPyConnection) -> None:
+        if self._in_transaction:
+            connection.execute("COMMIT")
+            self._in_transaction = False
+
+    def may_be_tried_again(self, error: duckdb.Error) -> bool:
+        """Whether another process has written first, which this process has let by losing the lock. Takes the lock."""
+        if "conflict" not in str(error):
+            return False
+        self._take_lock()
+        return True
+
+    def may_hold_later(self, columns: Mapping[str, str], moment: float) -> bool:
+        """Whether one of these columns, by table, may hold a time after the moment, by the catalog's statistics."""
+        named = ", ".join(f"('{table}', '{column}')" for table, column in columns.items())
+        [(later,)] = self._ask(
+            "SELECT EXISTS (SELECT FROM ducklake_table_column_stats s"
+            " JOIN ducklake_column c USING (table_id, column_id)"
+            " JOIN ducklake_table t USING (table_id) JOIN ducklake_schema n USING (schema_id)"
+            " WHERE c.end_snapshot IS NULL AND t.end_snapshot IS NULL AND n.end_snapshot IS NULL"
+            f" AND (n.schema_name || '.' || t.table_name, c.column_name) IN ({named})"
+            " AND CASE WHEN c.column_type = 'timestamptz' THEN s.max_value::timestamptz END"
+            f" > to_timestamp({moment!r}))"
+        )
+        return bool(later)
 
     def settle(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Nothing: a commit is complete."""
@@ -171,6 +221,7 @@ class DuckLake(Store):
         """Writes rows in the catalog into files, and few files in place of many; removes files that no query reads any
         more, at once if data was erased."""
         due = get_state(connection, "compact")
+        self._end_reading(connection)  # each of the following calls has a transaction of its own
         erased = not if_due or due is not None
         if erased:
             discard_working_files(self.folder, due)
@@ -239,14 +290,19 @@ class DuckLake(Store):
 
 def attach_lake(connection: duckdb.DuckDBPyConnection, lake: Lake, *, read_only: bool) -> None:
     """Attaches the lake, which is created if it is missing unless it is only to be read."""
-    needed = ["postgres_scanner", "ducklake"]
-    load_extensions(connection, [*needed, "httpfs"] if lake.data.startswith("s3:") else needed)
+    load_extensions(connection, _extensions(lake))
+    if lake.data.startswith("s3:"):
+        create_secret_of_environment(connection)
     connection.execute("SET pg_pool_health_check_query = ''")  # a statement before each other one
     options = f"DATA_PATH {literal(lake.data)}, DATA_INLINING_ROW_LIMIT {_INLINED}"
     connection.execute(
         f"ATTACH {literal(f'ducklake:postgres:{lake.catalog}')} AS {CATALOG}"
         f" ({options}{', READ_ONLY' if read_only else ''})"
     )
+
+
+def _extensions(lake: Lake) -> tuple[str, ...]:
+    return ("postgres_scanner", "ducklake", *(("httpfs",) if lake.data.startswith("s3:") else ()))
 
 
 def place_of(lake: Lake) -> str:

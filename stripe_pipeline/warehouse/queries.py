@@ -58,6 +58,9 @@ class RowQueries:
         name. Left out: ids requested after the row was read and found gone; ids named by rows of days that no list of
         `target` covers yet, which the next list brings; and ids named by rows too old for `target`.
         """
+        read = {f"raw.{object_type.name}": "_fetched_at" for object_type in self._settings.enabled}
+        if not (any(days.values()) or self.file.may_hold_later(read, since)):
+            return {}
         cutoff = self._settings.cutoff(target)
         fetched = f"_fetched_at >= make_timestamptz({microseconds(since)})"
         covered = f"FROM pipeline.coverage WHERE object_type = '{target.name}' AND {mode_condition(mode)}"

@@ -137,8 +137,7 @@ class Warehouse:
             return False
         if self.folder.lake:  # whose readers need no copy
             with self.file.open(_PREPARING) as connection:
-                [(seen,)] = connection.execute("SELECT max(version) FROM pipeline.published").fetchall()
-                self._name_version(connection, failing, seen)
+                self.file.transact(connection, lambda connection: self._name_version(connection, failing, None))
             return True
         with self.publisher.turn(wait=force) as is_ours:
             if not is_ours:
@@ -166,7 +165,8 @@ class Warehouse:
         nothing since the last publish."""
         with self.file.attached(_PREPARING) as connection:
             self._erased = int(get_state(connection, "erased") or 0)
-            revision = self._name_version(connection, failing, self.publisher.published_revision())
+            seen = self.publisher.published_revision()
+            revision = self.file.transact(connection, lambda connection: self._name_version(connection, failing, seen))
             if revision is not None:
                 self.file.settle(connection)
         # Detached, so that no write-ahead log is left beside the file: the file alone is the whole database.
@@ -200,26 +200,30 @@ class Warehouse:
             with self.file.explained("Pruning {} failed", "Nothing was removed"):
                 if dry_run:
                     self.file.layout.ensure(connection, self.file.place, commit=False)
+                    pruned = prune(connection, self._settings)
+                    connection.execute("ROLLBACK")
                 else:
-                    connection.execute("BEGIN")
-                pruned = prune(connection, self._settings)
-                removed = sum(of_table.rows for of_table in pruned.values())
-                if removed and not dry_run:
-                    connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
-                    if removed >= rows_left(connection):
-                        request_compaction(connection, DAILY)  # in this transaction: the run may end early
-                connection.execute("ROLLBACK" if dry_run else "COMMIT")
+                    pruned = self.file.transact(connection, self._prune)
             if not dry_run:
                 with self.file.explained("Rows that were too old were removed, but {} could not be made smaller"):
                     self.file.settle(connection)
                     self.file.compact(connection, if_due=True)
         return pruned
 
+    def _prune(self, connection: duckdb.DuckDBPyConnection) -> dict[str, Pruned]:
+        pruned = prune(connection, self._settings)
+        removed = sum(of_table.rows for of_table in pruned.values())
+        if removed:
+            connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
+            if removed >= rows_left(connection):
+                request_compaction(connection, DAILY)  # in this transaction: the run may end early
+        return pruned
+
     def make_views(self, names: Collection[str]) -> None:
         """Recreates all views, and reads those in `names`, for example `live.charges`. Raises `WarehouseError`."""
         failing = "The views in {} could not be made"
         with self.file.open(failing) as connection, self.file.explained(failing, "They are as they were"):
-            self.file.layout.make_views(connection, names)
+            self.file.transact(connection, lambda connection: self.file.layout.make_views(connection, names))
 
     def erase(self, customers: Sequence[str], *, dry_run: bool = False) -> dict[str, Erased]:
         """Removes these customers (their ids) and their data in other rows from the private file and every published
@@ -229,16 +233,11 @@ class Warehouse:
         """
         with self.file.open("Erasing from {} failed") as connection:
             with self.file.explained("Erasing from {} failed", "Nothing was erased"):
-                connection.execute("BEGIN")
-                erasure = self._loader.erasure(connection, even_none=True)
-                assert erasure
-                erased = {customer: erasure.add(customer) for customer in customers}
+                erased = self.file.transact(
+                    connection, lambda connection: self._erase(connection, customers, dry_run), keep=not dry_run
+                )
                 if dry_run:
-                    connection.execute("ROLLBACK")
                     return erased
-                erasure.apply()
-                connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
-                connection.execute("COMMIT")
             with self.file.explained(
                 "The customers were erased from the tables, but {} could not be rewritten",
                 "Until it is rewritten, the files still hold the erased data",
@@ -257,14 +256,28 @@ class Warehouse:
             )
         return erased
 
+    def _erase(
+        self, connection: duckdb.DuckDBPyConnection, customers: Sequence[str], dry_run: bool
+    ) -> dict[str, Erased]:
+        erasure = self._loader.erasure(connection, even_none=True)
+        assert erasure
+        erased = {customer: erasure.add(customer) for customer in customers}
+        if not dry_run:
+            erasure.apply()
+            connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
+        return erased
+
     def keep_out_no_longer(self, customer: str) -> list[date] | None:
         """Lets an erased customer (an id) return with the next list or event. Returns the UTC days of `created` that
         hold erased objects and that a backfill reads with these settings, in ascending order; None if this customer
         was not erased."""
-        with self.file.open() as connection:
+
+        def forget(connection: duckdb.DuckDBPyConnection) -> dict[str, set[date]] | None:
             erasure = self._loader.erasure(connection, even_none=True)
             assert erasure
-            days = erasure.forget(customer)
+            return erasure.forget(customer)
+
+        days = self.file.write(forget)
         if days is None:
             return None
         first = {object_type.name: self._settings.first_listed(object_type) for object_type in self._settings.enabled}

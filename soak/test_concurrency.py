@@ -1,4 +1,4 @@
-"""Four processes write and four read for minutes, with the nightly cleaning in the middle: no error on either side."""
+"""Four processes load, one cleans up and four read for minutes: no error on any side."""
 
 from __future__ import annotations
 

@@ -132,13 +132,21 @@ class Run:
             looked_at = {(self._mode, BALANCE_TRANSACTIONS): scanned_at or now}
         else:
             named, looked_at = dict, {}
+        unread: dict[str, int] = {}
+
+        def end() -> dict[tuple[Mode, str], float]:
+            """The cursors, if no stored row names a transaction that is not stored."""
+            nonlocal unread
+            unread = named()
+            return {} if unread else moved | looked_at
+
         with self._warehouse.session():
-            self._loading.load(batches)
-            if not (unread := named()):
-                self._end_sync(moved | looked_at)
+            if not self._loading.load(batches, end):
+                self._loading.load([], end)
             balance_is_due = bool(unread) or self.proving.balance_is_due()
+            self._note_lacking()
         if unread:
-            self._end_sync(moved | looked_at if self._named.read(named, unread, how="sync") else moved)
+            self._loading.load([], moved | looked_at if self._named.read(named, unread, how="sync") else moved)
         self._notifications.acknowledge(notifications, failed, bad)
         self._inbox.forget(applied_before=time.time() - self._settings.inbox.keep_days * DAY)
         if balance_is_due and BALANCE_TRANSACTIONS not in failed:
@@ -229,8 +237,7 @@ class Run:
             self._unread.note(name)
         return batches, failed, bad
 
-    def _end_sync(self, cursors: dict[tuple[Mode, str], float]) -> None:
-        self._loading.load([], cursors)
+    def _note_lacking(self) -> None:
         for lacking in self._warehouse.state.lacking(self._mode):
             self._report.note(str(lacking))
 

@@ -199,6 +199,8 @@ class DuckLake(Store):
 
     def may_hold_later(self, columns: Mapping[str, str], moment: float) -> bool:
         """Whether one of these columns, by table, may hold a time after the moment, by the catalog's statistics."""
+        if self._writing:  # they do not know these rows yet
+            return True
         named = ", ".join(f"('{table}', '{column}')" for table, column in columns.items())
         [(later,)] = self._ask(
             "SELECT EXISTS (SELECT FROM ducklake_table_column_stats s"

@@ -6,8 +6,10 @@ tables to `bookkeeping`.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import duckdb
 
@@ -37,6 +39,9 @@ from stripe_pipeline.warehouse.schema import settings_changed
 from stripe_pipeline.warehouse.sql import stored_types
 from stripe_pipeline.warehouse.store import Store
 
+Cursors = Mapping[tuple[Mode, str], float]
+NO_CURSORS: Cursors = MappingProxyType({})
+
 
 class Loader:
     """Writes batches into the private file; the only code that writes rows."""
@@ -51,20 +56,21 @@ class Loader:
         self,
         batches: Sequence[Batch],
         *,
-        cursors: dict[tuple[Mode, str], float] | None = None,
+        cursors: Cursors | Callable[[], Cursors] = NO_CURSORS,
         clock: Reading | None = None,
     ) -> Loaded:
         """Writes the batches, with their coverage and cursors, in one transaction.
 
         A row is replaced by one requested at the same time or later on Stripe's clock, never by an older one.
-        `cursors`: seconds on Stripe's clock by mode and name. `clock`: the estimate of that clock; read times are
-        capped at its latest possible value. Raises `WarehouseError`; then nothing was written.
+        `cursors`: seconds on Stripe's clock by mode and name; a function looks at the stored rows first, within a
+        session, and is left out if more objects must be read (`Loaded.is_complete`). `clock`: the estimate of that
+        clock; read times are capped at its latest possible value. Raises `WarehouseError`; then nothing was written.
         """
         if clock:
             for batch in batches:
                 batch.limit(clock.latest)
-            # The true position of a later cursor is unknown: the stored cursor stays, and the period is read again.
-            cursors = {which: at for which, at in (cursors or {}).items() if at <= clock.latest}
+        if not batches and callable(cursors):
+            cursors = cursors()
         failure = "Loading into {} failed"
         with self.file.open(failure) as connection:
             # While lists are read, one DuckDB thread suffices: two take twice the CPU for little gain. Updates probe
@@ -73,7 +79,7 @@ class Loader:
             connection.execute("SET threads = 1" if lists else "RESET threads")
             with self.file.explained(failure, "Nothing of this load was stored"):
                 loaded = self.file.transact(
-                    connection, lambda connection: self._write(connection, batches, cursors or {}, clock)
+                    connection, lambda connection: self._write(connection, batches, cursors, clock)
                 )
             self.file.loaded(connection)
         return loaded
@@ -82,7 +88,7 @@ class Loader:
         self,
         connection: duckdb.DuckDBPyConnection,
         batches: Sequence[Batch],
-        cursors: Mapping[tuple[Mode, str], float],
+        cursors: Cursors | Callable[[], Cursors],
         clock: Reading | None,
     ) -> Loaded:
         loaded = Loaded()
@@ -104,7 +110,11 @@ class Loader:
                 name_rows(connection, batch.mode)
         if erasure:
             erasure.finish()
-        move_cursors(connection, cursors)
+        if callable(cursors):
+            cursors = cursors() if loaded.is_complete else NO_CURSORS
+        # The true position of a later cursor is unknown: the stored cursor stays, and the period is read again.
+        latest = clock.latest if clock else math.inf
+        move_cursors(connection, {which: at for which, at in cursors.items() if at <= latest})
         if clock and clock.bounds:
             set_clock(connection, *clock.bounds)
         connection.execute("UPDATE pipeline.meta SET revision = revision + 1")

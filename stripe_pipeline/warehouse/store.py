@@ -43,6 +43,8 @@ class Store(ABC):
         """Whether a load was committed and not settled yet."""
         self._in_transaction = False
         """Whether the reads that follow belong to a transaction."""
+        self._writing = False
+        """Whether that transaction has written."""
         self._prepared = False
         """Whether the tables are known to follow the settings."""
         self._thread_lock = threading.Lock()
@@ -95,8 +97,7 @@ class Store(ABC):
         return False
 
     def may_hold_later(self, columns: Mapping[str, str], moment: float) -> bool:
-        """Whether one of these columns, by table, may hold a time after the moment (Unix seconds): a quick look, before
-        the rows are read that were committed."""
+        """Whether one of these columns, by table, may hold a time after the moment (Unix seconds): a quick look."""
         return True
 
     def reason(self, error: BaseException) -> str:
@@ -146,7 +147,7 @@ class Store(ABC):
         while True:
             if not self._in_transaction:
                 connection.execute("BEGIN")
-            self._in_transaction = True
+            self._in_transaction = self._writing = True
             try:
                 result = work(connection)
                 connection.execute("COMMIT" if keep else "ROLLBACK")
@@ -159,7 +160,7 @@ class Store(ABC):
             else:
                 return result
             finally:
-                self._in_transaction = False
+                self._in_transaction = self._writing = False
 
     @contextmanager
     def session(self) -> Iterator[None]:

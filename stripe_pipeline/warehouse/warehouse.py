@@ -17,7 +17,7 @@ from typing import Any
 
 import duckdb
 
-from stripe_pipeline.batch import Batch, Loaded, Mode
+from stripe_pipeline.batch import Batch, Loaded
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY
 from stripe_pipeline.errors import WarehouseError
@@ -32,7 +32,7 @@ from stripe_pipeline.warehouse.ducklake import DuckLake
 from stripe_pipeline.warehouse.erasure import Erased
 from stripe_pipeline.warehouse.file_state import DAILY, get_state, request_compaction
 from stripe_pipeline.warehouse.keys import Keys
-from stripe_pipeline.warehouse.load import Loader
+from stripe_pipeline.warehouse.load import NO_CURSORS, Cursors, Loader
 from stripe_pipeline.warehouse.private_file import PrivateFile
 from stripe_pipeline.warehouse.proofs import Proofs
 from stripe_pipeline.warehouse.pruning import Pruned, prune
@@ -106,7 +106,7 @@ class Warehouse:
         self,
         batches: Sequence[Batch],
         *,
-        cursors: dict[tuple[Mode, str], float] | None = None,
+        cursors: Cursors | Callable[[], Cursors] = NO_CURSORS,
         clock: Reading | None = None,
     ) -> Loaded:
         """Writes the batches, with their coverage and cursors, in one transaction; see `Loader.load`."""

@@ -147,7 +147,8 @@ class Loader:
                     loaded.missing.append((batch, missing))
                     connection.execute("DELETE FROM temp.listed WHERE day IN (SELECT unnest(?))", [list(missing)])
             if parent.name in batch.files:  # else many statements would have no effect
-                merge_batch(connection, batch, bounds, loaded, retention, erasure)
+                in_lake = self.folder.lake is not None
+                merge_batch(connection, batch, bounds, loaded, retention, erasure, in_lake=in_lake)
         if batch.tombstones:
             apply_tombstones(connection, batch, loaded, remove=self._settings.on_delete_of(parent) is OnDelete.REMOVE)
         for object_type in batch.tables:

@@ -210,8 +210,8 @@ def test_a_load_of_a_process_that_has_lost_its_lock_is_done_again_and_given_up_i
     ada = shop.create_customer(name="Ada")["id"]
     tries: list[Batch] = []
 
-    def overtaken(connection: duckdb.DuckDBPyConnection, batch: Batch, *others: Any) -> None:
-        merge.merge_batch(connection, batch, *others)
+    def overtaken(connection: duckdb.DuckDBPyConnection, batch: Batch, *others: Any, **options: Any) -> None:
+        merge.merge_batch(connection, batch, *others, **options)
         if connection is first.warehouse.file.duckdb_of_ours() and batch.object_type.name == "customers":
             tries.append(batch)
             if len(tries) <= times:
@@ -322,6 +322,39 @@ def test_a_lake_that_cannot_be_used_is_named_without_its_password(
         with pytest.raises(WarehouseError, match=r"The lake shop on 127\.0\.0\.1 cannot be reached") as refused:
             make_pipeline(folder=away).sync()
         assert "hidden" not in str(refused.value)
+
+
+@in_lake
+def test_times_ahead_of_stripes_clock_are_corrected(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    shop.create_customer(created=days_ago(shop, 3), name="Ada")
+    assert make_pipeline().sync().notes == []
+    assert make_pipeline().sync().notes == []
+    ahead = "UPDATE raw.customers SET _fetched_at = now() + INTERVAL 2 DAY"
+    pipeline = make_pipeline()
+    pipeline.warehouse.file.write(lambda connection: connection.execute(ahead))
+    [note] = pipeline.sync().notes
+    assert "ahead of Stripe's clock" in note
+    assert ask(folder.published, "SELECT count(*) FROM raw.customers WHERE _fetched_at > now()") == [(0,)]
+
+
+@in_lake
+def test_a_sync_without_changes_takes_few_statements_of_the_catalog(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    shop.create_payment(shop.create_customer(created=days_ago(shop, 3))["id"], created=days_ago(shop, 3))
+    make_pipeline().sync()
+    make_pipeline().sync()
+    [(name,)] = catalog(folder, "SELECT current_database()")
+    with psycopg.connect(lake(folder).catalog, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} SET log_statement = 'all'")
+    [(place,)] = catalog(folder, "SELECT setting FROM pg_settings WHERE name = 'data_directory'")
+    log = Path(str(place), "log")
+    began = log.stat().st_size
+    make_pipeline().sync()
+    logged = log.read_bytes()[began:].decode()
+    assert 100 < logged.count("LOG:  statement:") + logged.count("LOG:  execute") <= 250
 
 
 SYNC = """

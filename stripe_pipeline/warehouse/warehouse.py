@@ -137,7 +137,7 @@ class Warehouse:
             return False
         if self.folder.lake:  # whose readers need no copy
             with self.file.open(_PREPARING) as connection:
-                self.file.transact(connection, lambda connection: self._name_version(connection, failing, None))
+                self.file.transact(connection, lambda connection: self._name_in_lake(connection, failing))
             return True
         with self.publisher.turn(wait=force) as is_ours:
             if not is_ours:
@@ -159,6 +159,10 @@ class Warehouse:
                         self.publisher.complete()
             self.publisher.publish(version, remove_before=self._erased)
         return True
+
+    def _name_in_lake(self, connection: duckdb.DuckDBPyConnection, failing: Sequence[Entry] | None) -> None:
+        [(seen,)] = connection.execute("SELECT max(version) FROM pipeline.published").fetchall()
+        self._name_version(connection, failing, seen)
 
     def _ready_to_publish(self, failing: Sequence[Entry] | None) -> int | None:
         """Completes the private file, which is locked; returns its revision. None if nothing was ever loaded, or

@@ -135,16 +135,16 @@ class Run:
         unread: dict[str, int] = {}
 
         def end() -> dict[tuple[Mode, str], float]:
-            """The cursors, if no stored row names a transaction that is not stored."""
-            nonlocal unread
-            unread = named()
+            unread.update(named())
             return {} if unread else moved | looked_at
 
         with self._warehouse.session():
+            # The cursors move with the rows, unless a row names a transaction that is not stored.
             if not self._loading.load(batches, end):
                 self._loading.load([], end)
             balance_is_due = bool(unread) or self.proving.balance_is_due()
-            self._note_lacking()
+            for lacking in self._warehouse.state.lacking(self._mode):
+                self._report.note(str(lacking))
         if unread:
             self._loading.load([], moved | looked_at if self._named.read(named, unread, how="sync") else moved)
         self._notifications.acknowledge(notifications, failed, bad)
@@ -236,10 +236,6 @@ class Run:
                 batches += left
             self._unread.note(name)
         return batches, failed, bad
-
-    def _note_lacking(self) -> None:
-        for lacking in self._warehouse.state.lacking(self._mode):
-            self._report.note(str(lacking))
 
     def _put_times_right(self) -> bool:
         """Correct stored times in the future, and add a note; whether there were any."""

@@ -148,7 +148,7 @@ def sync(url: str, folder: Path) -> Synced:
 
     with ExitStack() as patches:
         for owner, name in (
-            (Keys, "account_of"),
+            (Keys, "all"),
             *((State, name) for name in ("clock", "coverage", "cursors")),
             (RowQueries, "pending_balance_transactions"),
             (Warehouse, "load"),

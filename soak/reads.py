@@ -1,4 +1,5 @@
-"""A process that reads the published file as analysts do, until it is told to stop: `python -m soak.reads FILE HOLD`.
+"""A process that reads the published file or the lake as analysts do, until it is told to stop: `python -m soak.reads
+FOLDER HOLD`.
 
 Runs as a separate process, because DuckDB shares one open file among all connections of a process.
 """
@@ -9,22 +10,31 @@ import json
 import select
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
-import duckdb
+from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.errors import WarehouseError
+from stripe_pipeline.lake import lake_of
+from stripe_pipeline.warehouse.readers import open_published
 
 COUNT = "SELECT count(*), max(_fetched_at)::VARCHAR FROM raw.charges"
 
 
 def main() -> None:
     """Open, count, hold the connection, count again; prints how long opening and counting took at the end."""
-    published, hold = Path(sys.argv[1]), float(sys.argv[2])
-    reads = []
+    folder, hold = DataFolder(Path(sys.argv[1]), lake=lake_of()), float(sys.argv[2])
+    reads: list[float] = []
     while not _told_to_stop(0.05):
-        if not published.exists():
-            continue
         started = time.monotonic()
-        with duckdb.connect(str(published), read_only=True) as connection:
+        with ExitStack() as ends:
+            try:
+                connection = ends.enter_context(open_published(folder))
+            except WarehouseError:
+                if reads:
+                    raise
+                continue  # nothing was published yet
+            connection.execute("BEGIN")  # in a lake, only the reads of a transaction belong together
             before = connection.execute(COUNT).fetchall()
             reads.append(time.monotonic() - started)
             _told_to_stop(hold)

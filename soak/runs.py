@@ -16,9 +16,11 @@ from pathlib import Path
 from stripe_pipeline.batch import Loaded
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import OutOfTime
+from stripe_pipeline.lake import lake_of
 from stripe_pipeline.settings.environment import load_keys
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.sync.pipeline import Pipeline
+from stripe_pipeline.sync.report import Report
 from stripe_pipeline.warehouse.warehouse import Warehouse
 
 
@@ -58,7 +60,7 @@ class Timed(Warehouse):
 def main() -> None:
     """Run until the time is up, and print the counts and times as JSON."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("work", choices=("sync", "drain", "backfill"))
+    parser.add_argument("work", choices=("sync", "drain", "backfill", "prune"))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--url", required=True)
     parser.add_argument("--history", type=date.fromisoformat, required=True)
@@ -72,7 +74,7 @@ def main() -> None:
     pipeline = Pipeline(
         settings=Settings(history=options.history),
         keys=load_keys(dict(key.split("=") for key in options.keys)),
-        folder=DataFolder(options.data),
+        folder=DataFolder(options.data, lake=lake_of()),
         base_url=options.url,
     )
     pipeline.warehouse = warehouse = Timed(pipeline.folder)
@@ -81,7 +83,10 @@ def main() -> None:
     until = time.monotonic() + options.seconds
     with pipeline:
         while time.monotonic() < until:
-            if options.work == "sync":
+            if options.work == "prune":
+                pipeline.prune()
+                report = Report()
+            elif options.work == "sync":
                 report = pipeline.sync()
             elif options.work == "backfill":
                 report = pipeline.backfill(days[runs % 3 :: 3])

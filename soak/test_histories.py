@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from tests import lake
 from tests.whole import test_histories
 from tests.whole.test_histories import Histories
 
@@ -27,17 +28,19 @@ _AT_ONCE = 20
 def histories(number: int) -> Counter[str]:
     """Run some histories in a process of their own; returns the counts of what they did."""
     test_histories.FIGURES.clear()
-    run_state_machine_as_test(
-        seed(number)(Histories),
-        settings=settings(
-            max_examples=min(_AT_ONCE, HISTORIES),
-            stateful_step_count=12,
-            deadline=None,
-            database=None,
-            phases=[Phase.generate],  # shrinking takes longer than reading the history
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    with lake.readable():
+        run_state_machine_as_test(
+            seed(number)(Histories),
+            settings=settings(
+                max_examples=min(_AT_ONCE, HISTORIES),
+                stateful_step_count=12,
+                deadline=None,
+                database=None,
+                phases=[Phase.generate],  # shrinking takes longer than reading the history
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    lake.stop()
     return test_histories.FIGURES
 
 

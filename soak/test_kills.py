@@ -6,13 +6,11 @@ import os
 import random
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
-from soak.trading import assert_equal_in_the_end, assert_whole, run_once, start, trading
+from soak.trading import assert_equal_in_the_end, assert_whole, run_once, start, trading, version_of
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.warehouse.publisher import Publisher
 
 KILLS = int(os.environ.get("SOAK_KILLS", "200"))
 SYNCS = 2.0
@@ -20,8 +18,7 @@ SYNCS = 2.0
 
 
 @pytest.mark.timeout(3600)
-def test_killed_at_any_moment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = DataFolder(tmp_path / "data")
+def test_killed_at_any_moment(folder: DataFolder, capsys: pytest.CaptureFixture[str]) -> None:
     moments = random.Random(1)
     started = time.monotonic()
     published, versions = -1, 0
@@ -41,8 +38,7 @@ def test_killed_at_any_moment(tmp_path: Path, capsys: pytest.CaptureFixture[str]
             _, errors = process.communicate()
             assert process.returncode == -9, errors.decode()
             assert_whole(folder.published)
-            revision = Publisher(folder).published_revision()
-            assert revision is not None
+            revision = version_of(folder.published)
             assert revision >= published
             versions += revision > published
             published = revision

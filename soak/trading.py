@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import duckdb
 from stripe_emulator import Server, Shop
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.objects import DEFAULT_TYPES
+from tests.lake import variables
 from tests.receiving import receiving
 from tests.stripe_state import assert_equal_to_stripe
 
@@ -48,7 +50,10 @@ def start(server: Server, folder: DataFolder, work: str, *options: str) -> subpr
     first = datetime.now(UTC).date() - timedelta(days=DAYS)
     arguments = ["--url", server.url, "--data", str(folder.root), "--history", first.isoformat(), *options]
     return subprocess.Popen(
-        [sys.executable, "-m", "soak.runs", work, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "soak.runs", work, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | variables(folder),
     )
 
 
@@ -62,6 +67,13 @@ def output_of(process: subprocess.Popen[bytes]) -> bytes:
 def run_once(server: Server, folder: DataFolder) -> None:
     """One sync that nothing disturbs."""
     output_of(start(server, folder, "sync", "--seconds", "0.001"))
+
+
+def version_of(published: Path) -> int:
+    """The version that readers see."""
+    with duckdb.connect(str(published), read_only=True) as connection:
+        [(version,)] = connection.execute("SELECT version FROM pipeline.published").fetchall()
+        return int(version)
 
 
 def assert_whole(published: Path) -> None:

@@ -151,3 +151,8 @@ class Loaded:
     refused: dict[str, set[str]] = field(default_factory=dict)
     """Ids, by table name, of objects that were not stored because the warehouse has a newer state or must no longer
     keep them."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no further objects must be read and loaded."""
+        return not (self.missing or self.changed)

@@ -69,9 +69,8 @@ def new_files_by_copy() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr(PrivateFile, "_make", make)
-        if lake.IN_LAKE:
-            patches.setattr(duckdb, "connect", lake.connect)
-        yield
+        with lake.readable():
+            yield
     lake.stop()
 
 

@@ -1,7 +1,7 @@
 """A warehouse in a lake for the tests.
 
 With the variable `TESTS_IN_LAKE`, the tests that use the fixture `folder`, and random histories, keep their tables
-there. `make test-ducklake` sets it.
+there, and so do the soak tests. `make test-ducklake` sets it.
 
 What the tests read from the published file is then read from the lake.
 """
@@ -23,7 +23,7 @@ import duckdb
 import psycopg
 
 from stripe_pipeline.data_folder import CATALOG, DataFolder
-from stripe_pipeline.lake import Lake
+from stripe_pipeline.lake import DATA_VARIABLE, VARIABLE, Lake
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.warehouse.ducklake import attach_lake
 from stripe_pipeline.warehouse.warehouse import Warehouse
@@ -55,6 +55,8 @@ def database_server() -> str:
 def stop() -> None:
     """Ends the Postgres server: a worker of pytest-xdist does not end it at its exit."""
     _servers.close()
+    database_server.cache_clear()
+    _template.cache_clear()
 
 
 def _url_of(database: str) -> str:
@@ -81,11 +83,12 @@ def _template(types: tuple[str, ...]) -> str:
 
 
 @contextmanager
-def lake_folder(root: Path, types: Iterable[str] = ()) -> Iterator[DataFolder]:
-    """A data folder whose warehouse is in a lake of its own, empty; `types` are on beside the usual ones."""
+def lake_folder(root: Path, types: Iterable[str] = (), bucket: str = "") -> Iterator[DataFolder]:
+    """A data folder whose warehouse is in a lake of its own, empty; `types` are on beside the usual ones. The lake's
+    files are in a folder, or in a `bucket` such as `s3://bucket`."""
     name, files = f"lake_{next(_numbers)}", Path(tempfile.mkdtemp(prefix="lake"))
     _run(f"CREATE DATABASE {name} TEMPLATE {_template(tuple(types))}")
-    lake = Lake(_url_of(name), f"{files}/", HASH_KEY)
+    lake = Lake(_url_of(name), f"{bucket}/{name}/" if bucket else f"{files}/", HASH_KEY)
     with psycopg.connect(lake.catalog, autocommit=True) as connection:
         connection.execute("UPDATE ducklake_metadata SET value = %s WHERE key = 'data_path'", [lake.data])
     folder = replace(DataFolder(root), lake=lake)
@@ -98,6 +101,27 @@ def lake_folder(root: Path, types: Iterable[str] = ()) -> Iterator[DataFolder]:
             del _lakes[path]
         _run(f"DROP DATABASE {name} WITH (FORCE)")
         shutil.rmtree(files)
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Lets `duckdb.connect` open lakes in place of published files, if the tests keep their tables in lakes."""
+    duckdb.connect = connect if IN_LAKE else _connect
+    try:
+        yield
+    finally:
+        duckdb.connect = _connect
+
+
+def variables(folder: DataFolder) -> dict[str, str]:
+    """The environment that names the lake of a data folder; nothing for a folder without one."""
+    if folder.lake is None:
+        return {}
+    return {
+        VARIABLE: f"ducklake:{folder.lake.catalog}",
+        DATA_VARIABLE: folder.lake.data,
+        "STRIPE_PIPELINE_HASH_KEY": HASH_KEY,
+    }
 
 
 def connect(database: str | Path = ":memory:", *arguments: Any, **options: Any) -> duckdb.DuckDBPyConnection:

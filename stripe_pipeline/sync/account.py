@@ -48,13 +48,13 @@ class Stored:
     def read(cls, warehouse: Warehouse, keys: Iterable[ApiKey]) -> Stored:
         """Reads all of it while the file is open once; raises `WarehouseError`."""
         with warehouse.session():
-            clock = warehouse.state.clock()
+            clock, stored = warehouse.state.clock(), warehouse.keys.all()
             of_keys = {}
             for key in keys:
-                account = warehouse.keys.account_of(key.fingerprint)
+                account, _ = stored.get(key.fingerprint, (None, key.livemode))
                 cursors = warehouse.state.cursors(Mode(account or UNNAMED, key.livemode))
                 of_keys[key.fingerprint] = StoredKey(account, cursors, clock)
-            return cls(warehouse.state.identity(), warehouse.keys.modes(), of_keys)
+            return cls(warehouse.state.identity(), {livemode for _, livemode in stored.values()}, of_keys)
 
 
 def mode_of(

@@ -95,13 +95,12 @@ class ControlTotal:
             return False
         an_hour_ago = self._api.now() - _HOUR
         stored = [of for of in self._proofs.stored(names=[BALANCE]) if of[0].livemode is self._mode.livemode]
-        if any(at > an_hour_ago and (proof.reason or "").startswith(_UNREADABLE) for proof, at in stored):
+        recent = [proof for proof, at in stored if at > an_hour_ago]
+        if any((proof.reason or "").startswith(_UNREADABLE) for proof in recent):
             return False
         changes = self._context.report.changes.get(BALANCE_TRANSACTIONS)
         waiting = any(proof.verdict is Verdict.OPEN for proof, _ in stored)
-        readings = self._proofs.readings(self._mode)
-        newest = readings[0].read_at if readings else 0.0
-        return newest < an_hour_ago or waiting or bool(changes and changes.days)
+        return not recent or waiting or bool(changes and changes.days)
 
     def _undecidable(self, since: date | None) -> str | None:
         """Why the rows cannot be added up; None if they can."""

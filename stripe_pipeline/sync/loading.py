@@ -10,7 +10,7 @@ import gc
 import queue
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from types import MappingProxyType
@@ -28,6 +28,7 @@ from stripe_pipeline.sync.context import CLOCK_ERROR, Context
 from stripe_pipeline.sync.plan import SWEEP, Plan, add_day
 from stripe_pipeline.sync.unread import UnreadObjects
 from stripe_pipeline.warehouse.drift import SAMPLE
+from stripe_pipeline.warehouse.load import NO_CURSORS, Cursors
 
 THREADS = 6  # per listed type: 25 requests a second per endpoint, at 100 to 240 ms each
 _ROWS_A_LOAD = 10_000
@@ -131,10 +132,14 @@ class Loading:
                 batches, held, loaded_at = {}, 0, time.monotonic()
         return failed
 
-    def load(self, batches: Sequence[Batch], cursors: dict[tuple[Mode, str], float] | None = None) -> None:
-        """Load; then check whether each object missing from a complete list is deleted, and load the result."""
+    def load(self, batches: Sequence[Batch], cursors: Cursors | Callable[[], Cursors] = NO_CURSORS) -> bool:
+        """Load; then check whether each object missing from a complete list is deleted, and load the result.
+
+        `cursors`: as for `Loader.load`; returns whether a function was called.
+        """
+        batches = [batch for batch in batches if batch.files or batch.days or batch.tombstones]
         if not batches and not cursors:
-            return
+            return False
         for batch in batches:
             if batch.days:
                 self._unread.note(batch.object_type.name)
@@ -165,6 +170,7 @@ class Loading:
             again.skip_missing_check = True
             again.followed_since = batch.followed_since
             self.load([again])
+        return callable(cursors) and loaded.is_complete
 
     def read_again(
         self, name: str, ids: Iterable[str], *, since: int = 0, created: Mapping[str, int] = MappingProxyType({})

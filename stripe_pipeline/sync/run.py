@@ -132,13 +132,21 @@ class Run:
             looked_at = {(self._mode, BALANCE_TRANSACTIONS): scanned_at or now}
         else:
             named, looked_at = dict, {}
+        unread: dict[str, int] = {}
+
+        def end() -> dict[tuple[Mode, str], float]:
+            unread.update(named())
+            return {} if unread else moved | looked_at
+
         with self._warehouse.session():
-            self._loading.load(batches)
-            if not (unread := named()):
-                self._end_sync(moved | looked_at)
+            # The cursors move with the rows, unless a row names a transaction that is not stored.
+            if not self._loading.load(batches, end):
+                self._loading.load([], end)
             balance_is_due = bool(unread) or self.proving.balance_is_due()
+            for lacking in self._warehouse.state.lacking(self._mode):
+                self._report.note(str(lacking))
         if unread:
-            self._end_sync(moved | looked_at if self._named.read(named, unread, how="sync") else moved)
+            self._loading.load([], moved | looked_at if self._named.read(named, unread, how="sync") else moved)
         self._notifications.acknowledge(notifications, failed, bad)
         self._inbox.forget(applied_before=time.time() - self._settings.inbox.keep_days * DAY)
         if balance_is_due and BALANCE_TRANSACTIONS not in failed:
@@ -228,11 +236,6 @@ class Run:
                 batches += left
             self._unread.note(name)
         return batches, failed, bad
-
-    def _end_sync(self, cursors: dict[tuple[Mode, str], float]) -> None:
-        self._loading.load([], cursors)
-        for lacking in self._warehouse.state.lacking(self._mode):
-            self._report.note(str(lacking))
 
     def _put_times_right(self) -> bool:
         """Correct stored times in the future, and add a note; whether there were any."""

@@ -6,7 +6,7 @@ This module records the loading itself. Rows belong to `load`, the layout of the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -118,7 +118,7 @@ def rows_left(connection: duckdb.DuckDBPyConnection) -> int:
 
 
 def show_failing(connection: duckdb.DuckDBPyConnection, failing: Sequence[Entry]) -> None:
-    """Updates `pipeline.inbox` if its content differs."""
+    """Updates `pipeline.inbox` if its content differs, in the open transaction."""
     columns = "event_id, livemode, object, object_id, epoch_us(received_at), attempts, state, error"
     rows = [
         (
@@ -135,7 +135,6 @@ def show_failing(connection: duckdb.DuckDBPyConnection, failing: Sequence[Entry]
     ]
     if connection.execute(f"SELECT {columns} FROM pipeline.inbox ORDER BY received_at, event_id").fetchall() == rows:
         return
-    connection.execute("BEGIN")
     connection.execute("DELETE FROM pipeline.inbox")
     if rows:
         connection.execute(
@@ -144,7 +143,6 @@ def show_failing(connection: duckdb.DuckDBPyConnection, failing: Sequence[Entry]
             [[[None if value is None else str(value) for value in row] for row in rows]],
         )
     connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
-    connection.execute("COMMIT")
 
 
 def mode_condition(mode: Mode) -> str:
@@ -194,23 +192,35 @@ def name_rows(connection: duckdb.DuckDBPyConnection, mode: Mode) -> None:
         name_account(connection, Mode(min(names), mode.livemode))
 
 
-def set_cursor(connection: duckdb.DuckDBPyConnection, mode: Mode, name: str, at: float) -> None:
-    """Moves a cursor forward; a run that ends late never moves it back."""
-    where = f"{mode_condition(mode)} AND name = {literal(name)}"
-    known = connection.execute(f"SELECT epoch_us(read_until) FROM pipeline.cursors WHERE {where}").fetchall()
-    if known and known[0][0] >= microseconds(at):
+def move_cursors(connection: duckdb.DuckDBPyConnection, cursors: Mapping[tuple[Mode, str], float]) -> None:
+    """Moves cursors forward; a run that ends late never moves one back."""
+    if not cursors:
         return
-    connection.execute(f"DELETE FROM pipeline.cursors WHERE {where}")
-    connection.execute(
-        f"INSERT INTO pipeline.cursors VALUES ({literal(mode.account)}, {mode.livemode}, {literal(name)},"
-        f" make_timestamptz({microseconds(at)}))"
+    known = {
+        (Mode(account, livemode), name): at
+        for account, livemode, name, at in connection.execute(
+            "SELECT account, livemode, name, epoch_us(read_until) FROM pipeline.cursors"
+        ).fetchall()
+    }
+    moved = {which: at for which, at in cursors.items() if microseconds(at) > known.get(which, 0)}
+    if moved.keys() & known.keys():
+        replaced = " OR ".join(f"({mode_condition(mode)} AND name = {literal(name)})" for mode, name in moved)
+        connection.execute(f"DELETE FROM pipeline.cursors WHERE {replaced}")
+    rows = ", ".join(
+        f"({literal(mode.account)}, {mode.livemode}, {literal(name)}, make_timestamptz({microseconds(at)}))"
+        for (mode, name), at in moved.items()
     )
+    if rows:
+        connection.execute(f"INSERT INTO pipeline.cursors VALUES {rows}")
 
 
 def set_clock(connection: duckdb.DuckDBPyConnection, lowest: float, highest: float) -> None:
     """Narrows the bounds of the clock's offset, or replaces contradictory bounds: a clock was set."""
-    for known_lowest, known_highest in connection.execute("SELECT lowest, highest FROM pipeline.clock").fetchall():
+    known = connection.execute("SELECT lowest, highest FROM pipeline.clock").fetchall()
+    for known_lowest, known_highest in known:
         if max(lowest, known_lowest) <= min(highest, known_highest):
             lowest, highest = max(lowest, known_lowest), min(highest, known_highest)
+    if known == [(lowest, highest)]:
+        return
     connection.execute("DELETE FROM pipeline.clock")
     connection.execute(f"INSERT INTO pipeline.clock VALUES ({lowest!r}, {highest!r})")

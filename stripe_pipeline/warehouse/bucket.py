@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
 
 import duckdb
 import filelock
@@ -28,6 +27,7 @@ from stripe_pipeline.published_folder import VARIABLE
 from stripe_pipeline.storage_errors import reason
 from stripe_pipeline.warehouse.extensions import load_extensions
 from stripe_pipeline.warehouse.publisher import copied_at
+from stripe_pipeline.warehouse.s3 import create_secret
 from stripe_pipeline.warehouse.sql import literal
 
 POINTER = "newest.json"
@@ -108,19 +108,15 @@ class Bucket:
                 raise NoCredentialsError
             key = credentials.get_frozen_credentials()
             newest = self._pointer(s3)
-        secret = {"KEY_ID": key.access_key, "SECRET": key.secret_key, "SESSION_TOKEN": key.token}
-        secret["REGION"] = s3.meta.region_name
-        endpoint = urlsplit(s3.meta.endpoint_url)
-        options = [f"{name} {literal(value)}" for name, value in secret.items() if value]
-        if os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
-            options += [
-                f"ENDPOINT {literal(endpoint.netloc)}",
-                "URL_STYLE 'path'",
-                f"USE_SSL {endpoint.scheme == 'https'}",
-            ]
         with duckdb.connect(":memory:") as connection:
             load_extensions(connection, ["httpfs"])
-            connection.execute(f"CREATE SECRET (TYPE s3, {', '.join(options)})")
+            create_secret(
+                connection,
+                key_id=key.access_key,
+                secret=key.secret_key,
+                session_token=key.token,
+                region=s3.meta.region_name,
+            )
             connection.execute(f"ATTACH {literal(newest['url'])} AS {CATALOG} (READ_ONLY)")
             connection.execute(f"USE {CATALOG}")
             yield connection

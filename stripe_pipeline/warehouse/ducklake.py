@@ -1,39 +1,33 @@
 """The store in a lake: Parquet files in a folder or in S3, and a catalog in Postgres, which several hosts share.
 
-This module opens the lake and cleans it up. Its address belongs to `lake`, its layout to `schema`, and what is specific
-to DuckDB's extensions to `extensions`.
+This module opens the lake and cleans it up. Its address belongs to `lake`, its lock and statistics to `lake_catalog`,
+its layout to `schema`, and what is specific to DuckDB's extensions to `extensions`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
 
 import duckdb
 
 from stripe_pipeline.data_folder import CATALOG, DataFolder
-from stripe_pipeline.errors import SettingsError, WarehouseError
-from stripe_pipeline.lake import DATA_VARIABLE, VARIABLE, Lake
-from stripe_pipeline.storage_errors import reason
+from stripe_pipeline.lake import DATA_VARIABLE, Lake
 from stripe_pipeline.warehouse.compaction import discard_working_files
-from stripe_pipeline.warehouse.extensions import load_extensions
+from stripe_pipeline.warehouse.extensions import load_extensions, starting_options
 from stripe_pipeline.warehouse.file_state import AT_ONCE, NOW, get_state, set_state
+from stripe_pipeline.warehouse.lake_catalog import LakeCatalog
 from stripe_pipeline.warehouse.merge import first_line
+from stripe_pipeline.warehouse.s3 import create_secret_of_environment
 from stripe_pipeline.warehouse.schema import Layout
 from stripe_pipeline.warehouse.sql import literal
-from stripe_pipeline.warehouse.store import LOCK_TIMEOUT, Store
-
-if TYPE_CHECKING:
-    import psycopg
+from stripe_pipeline.warehouse.store import Store
 
 _INLINED = 1000
 """Loads of fewer rows than this stay in the catalog until the nightly cleaning writes them into files."""
 _KEEP = "now() - INTERVAL 1 DAY"
 """Files that were replaced are kept as long as this, for queries that have begun to read them."""
-_LOCK = 5_733_201_846_116_120_385  # any number, always the same one
-_CONNECT_TIMEOUT = 10  # seconds
 
 
 class DuckLake(Store):
@@ -46,8 +40,7 @@ class DuckLake(Store):
     def __init__(self, folder: DataFolder, lake: Lake, layout: Layout, *, read_only: bool) -> None:
         super().__init__(folder, layout, read_only=read_only)
         self._lake = lake
-        self._guard: psycopg.Connection[Any] | None = None
-        """The connection that holds the lock."""
+        self._catalog = LakeCatalog(lake)
         self._attached = False
         self._empty = False
         """Whether an empty warehouse in memory is attached instead of the lake, which is missing."""
@@ -55,67 +48,26 @@ class DuckLake(Store):
     @property
     def place(self) -> str:
         """The catalog's database and host."""
-        return place_of(self._lake)
+        return self._catalog.place
 
     def exists(self) -> bool:
         """Whether the catalog has the table `pipeline.meta`."""
-        guard = self._connected()
-        [has_catalog] = guard.execute("SELECT to_regclass('ducklake_table') IS NOT NULL").fetchone() or [False]
-        made = "SELECT 1 FROM ducklake_table WHERE table_name = 'meta' AND end_snapshot IS NULL"
-        return bool(has_catalog) and guard.execute(made).fetchone() is not None
+        return self._attached or self._catalog.has_warehouse()
 
     @contextmanager
     def locked(self, *, look: bool = False) -> Iterator[None]:
         """Keeps other threads, processes and hosts from writing; whoever only reads needs no lock."""
-        import psycopg
-
         with self._thread_lock:
             if look or self.read_only:
                 yield
                 return
             if not self._prepared:
                 self.folder.prepare()
-            guard = self._connected()
-            try:
-                guard.execute(f"SELECT pg_advisory_lock({_LOCK})")
-            except psycopg.errors.LockNotAvailable:
-                raise WarehouseError(
-                    f"Another process has been writing to {self.place} for over {LOCK_TIMEOUT} seconds",
-                    "See whether a stripe-pipeline or Dagster process hangs on any host, and end it",
-                ) from None
+            self._catalog.lock()
             try:
                 yield
             finally:
-                # If the connection is lost, so is the lock.
-                with contextlib.suppress(psycopg.Error):
-                    guard.execute(f"SELECT pg_advisory_unlock({_LOCK})")
-
-    def _connected(self) -> psycopg.Connection[Any]:
-        """The connection to the catalog's database, opened again if it was lost."""
-        try:
-            import psycopg
-        except ImportError:
-            raise SettingsError(
-                f"{VARIABLE} names a Postgres database, but the client for it is not installed",
-                'Install the client: pip install "psycopg[binary]"',
-            ) from None
-        if self._guard is not None:
-            try:
-                self._guard.execute("SELECT 1")
-                return self._guard
-            except psycopg.Error:
-                self._guard.close()
-                self._guard = None
-        try:
-            guard = psycopg.connect(self._lake.catalog, autocommit=True, connect_timeout=_CONNECT_TIMEOUT)
-            guard.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}s'")
-        except psycopg.Error as error:
-            raise WarehouseError(
-                f"{self.place} cannot be reached ({reason(error)})",
-                f"See whether the database runs, and whether {VARIABLE} names it and a user who may write there",
-            ) from None
-        self._guard = guard
-        return guard
+                self._catalog.unlock()
 
     @contextmanager
     def attached(
@@ -126,10 +78,11 @@ class DuckLake(Store):
         try:
             with self.explained(failure):
                 connection = self._attach(look=look or self.read_only)
-                if not (look or self.read_only):
+                if not (look or self.read_only or self._prepared):
+                    self.begin_reading(connection)
                     self._prepare(connection)
                 yield connection
-                connection.execute("USE memory")
+                self._end_reading(connection)
         except BaseException:
             self.end_duckdb()  # its state is unknown
             raise
@@ -146,20 +99,49 @@ class DuckLake(Store):
                 self._empty = True
                 return connection
             attach_lake(connection, self._lake, read_only=self.read_only)
+            connection.execute(f"USE {CATALOG}")
             self._attached = True
-        connection.execute(f"USE {CATALOG}")
         return connection
 
     def _prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Migrates the lake to the settings, unless this was done."""
-        if self._prepared:
-            return
+        """Migrates the lake to the settings."""
         consequence = "Until this works, fields that the settings leave out may still be in it"
         with self.explained("{} could not be brought to the settings", consequence):
-            self.layout.ensure(connection, self.place)
+            if not self.layout.is_applied(connection):
+                self._end_reading(connection)
+                self.layout.ensure(connection, self.place)
             if get_state(connection, "compact") in (NOW, AT_ONCE):
                 self.compact(connection)
         self._prepared = True
+
+    def starting_options(self) -> dict[str, str]:
+        """Those that spare verifying the extensions that come in packages."""
+        return starting_options(_extensions(self._lake))
+
+    def begin_reading(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Begins a transaction, unless one is open: each takes four statements of the catalog."""
+        if not self._in_transaction:
+            connection.execute("BEGIN")
+            self._in_transaction = True
+
+    def _end_reading(self, connection: duckdb.DuckDBPyConnection) -> None:
+        if self._in_transaction:
+            connection.execute("COMMIT")
+            self._in_transaction = False
+
+    def may_be_tried_again(self, error: duckdb.Error) -> bool:
+        """Whether another process has written first, because this one had lost the lock. Takes the lock again."""
+        if "conflict" not in str(error):
+            return False
+        self._catalog.unlock()  # if it was not lost, it would be taken twice
+        self._catalog.lock()
+        return True
+
+    def may_hold_later(self, columns: Mapping[str, str], moment: float) -> bool:
+        """Whether one of these columns, by table, may hold a time after the moment, by the catalog's statistics."""
+        if self._writing or self._empty:  # they do not know these rows
+            return True
+        return self._catalog.may_hold_later(columns, moment)
 
     def settle(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Nothing: a commit is complete."""
@@ -171,6 +153,7 @@ class DuckLake(Store):
         """Writes rows in the catalog into files, and few files in place of many; removes files that no query reads any
         more, at once if data was erased."""
         due = get_state(connection, "compact")
+        self._end_reading(connection)  # each of the following calls has a transaction of its own
         erased = not if_due or due is not None
         if erased:
             discard_working_files(self.folder, due)
@@ -189,26 +172,12 @@ class DuckLake(Store):
             ):
                 connection.execute(f"CALL {call}").fetchall()
             if erased:
-                self._forget_values()
+                self._catalog.forget_values()
         except BaseException:
             if erased:
                 with contextlib.suppress(duckdb.Error):
                     set_state(connection, "compact", due or AT_ONCE)
             raise
-
-    def _forget_values(self) -> None:
-        """Removes erased values from the catalog: the minimum and maximum of each column, and the remains of rows that
-        were inlined."""
-        guard = self._connected()
-        # Of unknown ones, the lake would take those of the next load for those of the whole table.
-        guard.execute(
-            "UPDATE ducklake_table_column_stats s SET min_value = '', max_value = chr(1114111) FROM ducklake_column c"
-            " WHERE c.table_id = s.table_id AND c.column_id = s.column_id AND c.column_type IN ('varchar', 'json')"
-            " AND s.min_value IS NOT NULL"
-        )
-        inlined = guard.execute("SELECT table_name FROM ducklake_inlined_data_tables").fetchall()
-        for (table,) in (*inlined, ("ducklake_table_column_stats",), ("ducklake_file_column_stats",)):
-            guard.execute(f'VACUUM FULL "{table}"')
 
     def reason(self, error: BaseException) -> str:
         """The message, without the catalog's address, which may hold a password."""
@@ -232,15 +201,14 @@ class DuckLake(Store):
         """Releases the memory and the connections; the lake may be used again."""
         super().close()
         with self._thread_lock:
-            if self._guard is not None:
-                self._guard.close()
-                self._guard = None
+            self._catalog.close()
 
 
 def attach_lake(connection: duckdb.DuckDBPyConnection, lake: Lake, *, read_only: bool) -> None:
     """Attaches the lake, which is created if it is missing unless it is only to be read."""
-    needed = ["postgres_scanner", "ducklake"]
-    load_extensions(connection, [*needed, "httpfs"] if lake.data.startswith("s3:") else needed)
+    load_extensions(connection, _extensions(lake))
+    if lake.data.startswith("s3:"):
+        create_secret_of_environment(connection)
     connection.execute("SET pg_pool_health_check_query = ''")  # a statement before each other one
     options = f"DATA_PATH {literal(lake.data)}, DATA_INLINING_ROW_LIMIT {_INLINED}"
     connection.execute(
@@ -249,12 +217,5 @@ def attach_lake(connection: duckdb.DuckDBPyConnection, lake: Lake, *, read_only:
     )
 
 
-def place_of(lake: Lake) -> str:
-    """The lake as messages name it, without a password."""
-    try:
-        from psycopg.conninfo import conninfo_to_dict
-
-        parts = conninfo_to_dict(lake.catalog)
-    except Exception:  # no client, or an address that it does not understand: the message names no part of it
-        parts = {}
-    return f"The lake {parts.get('dbname', '')} on {parts.get('host', 'this host')}".replace("  ", " ")
+def _extensions(lake: Lake) -> tuple[str, ...]:
+    return ("postgres_scanner", "ducklake", *(("httpfs",) if lake.data.startswith("s3:") else ()))

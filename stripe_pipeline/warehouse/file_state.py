@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import duckdb
 
@@ -15,8 +15,13 @@ data that runs are about to store is obsolete."""
 
 def get_state(connection: duckdb.DuckDBPyConnection, name: str) -> str | None:
     """The stored value of `name`, about the settings last applied."""
-    values = connection.execute(f"SELECT value FROM pipeline.applied WHERE name = {literal(name)}").fetchall()
-    return str(values[0][0]) if values else None
+    return get_states(connection, [name]).get(name)
+
+
+def get_states(connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> dict[str, str]:
+    """The stored values of these names, as far as there are any."""
+    listed = ", ".join(map(literal, names))
+    return dict(connection.execute(f"SELECT name, value FROM pipeline.applied WHERE name IN ({listed})").fetchall())
 
 
 def set_state(connection: duckdb.DuckDBPyConnection, name: str, value: str | None) -> None:

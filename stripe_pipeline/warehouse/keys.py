@@ -5,6 +5,8 @@ This module holds stored data on keys. Asking Stripe for a key's account belongs
 
 from __future__ import annotations
 
+import duckdb
+
 from stripe_pipeline.batch import Mode
 from stripe_pipeline.warehouse.accounts import UNNAMED, other_account
 from stripe_pipeline.warehouse.bookkeeping import BOOKKEEPING, Example, mode_condition, name_account, proves_nothing
@@ -17,6 +19,11 @@ class Keys:
 
     def __init__(self, file: Store) -> None:
         self.file = file
+
+    def all(self) -> dict[str, tuple[str, bool]]:
+        """The account, which may be `UNNAMED`, and the `livemode` of each key that has written here, by fingerprint."""
+        rows = self.file.ask("SELECT fingerprint, account, livemode FROM pipeline.keys")
+        return {fingerprint: (account, livemode) for fingerprint, account, livemode in rows}
 
     def account_of(self, fingerprint: str) -> str | None:
         """The account of the key with this fingerprint, which may be `UNNAMED`; None for a key that was never used
@@ -60,13 +67,13 @@ class Keys:
 
         Raises `WarehouseError` if the warehouse belongs to another account.
         """
-        with self.file.open() as connection:
+
+        def remember(connection: duckdb.DuckDBPyConnection) -> None:
             others = connection.execute(
                 f"SELECT account FROM pipeline.keys WHERE account NOT IN ({literal(mode.account)}, '{UNNAMED}')"
             ).fetchall()
             if others and mode.account:
                 raise other_account(self.file.folder, others[0][0], mode.account)
-            connection.execute("BEGIN")
             if proves_nothing(connection, fingerprint, mode):
                 for table in BOOKKEEPING:
                     connection.execute(
@@ -78,4 +85,5 @@ class Keys:
             )
             if mode.account:
                 name_account(connection, mode)
-            connection.execute("COMMIT")
+
+        self.file.write(remember)

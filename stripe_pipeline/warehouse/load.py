@@ -6,8 +6,10 @@ tables to `bookkeeping`.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import duckdb
 
@@ -17,9 +19,9 @@ from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.objects import ObjectType
 from stripe_pipeline.settings.model import OnDelete, Settings
 from stripe_pipeline.stripe_api.clock import Reading
-from stripe_pipeline.warehouse.bookkeeping import name_rows, record_coverage, set_clock, set_cursor, stage_days
+from stripe_pipeline.warehouse.bookkeeping import move_cursors, name_rows, record_coverage, set_clock, stage_days
 from stripe_pipeline.warehouse.erasure import Erasure, any_erased, load_order, own_key
-from stripe_pipeline.warehouse.file_state import get_state
+from stripe_pipeline.warehouse.file_state import get_states
 from stripe_pipeline.warehouse.merge import (
     apply_tombstones,
     insert_new_days,
@@ -37,6 +39,9 @@ from stripe_pipeline.warehouse.schema import settings_changed
 from stripe_pipeline.warehouse.sql import stored_types
 from stripe_pipeline.warehouse.store import Store
 
+Cursors = Mapping[tuple[Mode, str], float]
+NO_CURSORS: Cursors = MappingProxyType({})
+
 
 class Loader:
     """Writes batches into the private file; the only code that writes rows."""
@@ -51,53 +56,69 @@ class Loader:
         self,
         batches: Sequence[Batch],
         *,
-        cursors: dict[tuple[Mode, str], float] | None = None,
+        cursors: Cursors | Callable[[], Cursors] = NO_CURSORS,
         clock: Reading | None = None,
     ) -> Loaded:
         """Writes the batches, with their coverage and cursors, in one transaction.
 
         A row is replaced by one requested at the same time or later on Stripe's clock, never by an older one.
-        `cursors`: seconds on Stripe's clock by mode and name. `clock`: the estimate of that clock; read times are
-        capped at its latest possible value. Raises `WarehouseError`; then nothing was written.
+        `cursors`: seconds on Stripe's clock by mode and name; a function looks at the stored rows first, within a
+        session, and is left out if more objects must be read (`Loaded.is_complete`). `clock`: the estimate of that
+        clock; read times are capped at its latest possible value. Raises `WarehouseError`; then nothing was written.
         """
-        loaded = Loaded()
         if clock:
             for batch in batches:
                 batch.limit(clock.latest)
-            # The true position of a later cursor is unknown: the stored cursor stays, and the period is read again.
-            cursors = {which: at for which, at in (cursors or {}).items() if at <= clock.latest}
-        with self.file.open("Loading into {} failed") as connection:
+        if not batches and callable(cursors):
+            cursors = cursors()
+        failure = "Loading into {} failed"
+        with self.file.open(failure) as connection:
             # While lists are read, one DuckDB thread suffices: two take twice the CPU for little gain. Updates probe
             # large tables, where all threads help.
             lists = any(batch.days for batch in batches)
             connection.execute("SET threads = 1" if lists else "RESET threads")
-            with self.file.explained("Loading into {} failed", "Nothing of this load was stored"):
-                connection.execute("BEGIN")
-                if get_state(connection, "layout") != self.file.layout.fingerprint:
-                    raise settings_changed()
-                if get_state(connection, LINEAGE) != self.file.lineage:
-                    raise WarehouseError(
-                        f"The warehouse {self.file.place} was damaged and restored while this run was under way;"
-                        " nothing of this load was stored",
-                        "Run again",
-                    )
-                erasure = self.erasure(connection)
-                if erasure:
-                    batches = sorted(batches, key=lambda batch: load_order(batch.object_type))
-                for batch in batches:
-                    self._load_batch(connection, batch, loaded, erasure)
-                    if not batch.mode.account:
-                        name_rows(connection, batch.mode)
-                if erasure:
-                    erasure.finish()
-                for (mode, name), at in (cursors or {}).items():
-                    set_cursor(connection, mode, name, at)
-                if clock and clock.bounds:
-                    set_clock(connection, *clock.bounds)
-                connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
-                [(loaded.revision,)] = connection.execute("SELECT revision FROM pipeline.meta").fetchall()
-                connection.execute("COMMIT")
+            with self.file.explained(failure, "Nothing of this load was stored"):
+                loaded = self.file.transact(
+                    connection, lambda connection: self._write(connection, batches, cursors, clock)
+                )
             self.file.loaded(connection)
+        return loaded
+
+    def _write(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        batches: Sequence[Batch],
+        cursors: Cursors | Callable[[], Cursors],
+        clock: Reading | None,
+    ) -> Loaded:
+        loaded = Loaded()
+        applied = get_states(connection, ("layout", LINEAGE))
+        if applied.get("layout") != self.file.layout.fingerprint:
+            raise settings_changed()
+        if applied.get(LINEAGE) != self.file.lineage:
+            raise WarehouseError(
+                f"The warehouse {self.file.place} was damaged and restored while this run was under way;"
+                " nothing of this load was stored",
+                "Run again",
+            )
+        erasure = self.erasure(connection) if batches else None
+        if erasure:
+            batches = sorted(batches, key=lambda batch: load_order(batch.object_type))
+        for batch in batches:
+            self._load_batch(connection, batch, loaded, erasure)
+            if not batch.mode.account:
+                name_rows(connection, batch.mode)
+        if erasure:
+            erasure.finish()
+        if callable(cursors):
+            cursors = cursors() if loaded.is_complete else NO_CURSORS
+        # The true position of a later cursor is unknown: the stored cursor stays, and the period is read again.
+        latest = clock.latest if clock else math.inf
+        move_cursors(connection, {which: at for which, at in cursors.items() if at <= latest})
+        if clock and clock.bounds:
+            set_clock(connection, *clock.bounds)
+        connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
+        [(loaded.revision,)] = connection.execute("SELECT revision FROM pipeline.meta").fetchall()
         return loaded
 
     def _load_batch(
@@ -126,7 +147,8 @@ class Loader:
                     loaded.missing.append((batch, missing))
                     connection.execute("DELETE FROM temp.listed WHERE day IN (SELECT unnest(?))", [list(missing)])
             if parent.name in batch.files:  # else many statements would have no effect
-                merge_batch(connection, batch, bounds, loaded, retention, erasure)
+                in_lake = self.folder.lake is not None
+                merge_batch(connection, batch, bounds, loaded, retention, erasure, in_lake=in_lake)
         if batch.tombstones:
             apply_tombstones(connection, batch, loaded, remove=self._settings.on_delete_of(parent) is OnDelete.REMOVE)
         for object_type in batch.tables:

@@ -38,14 +38,16 @@ def merge_batch(
     loaded: Loaded,
     retention: Mapping[str, str],
     erasure: Erasure | None,
+    *,
+    in_lake: bool,
 ) -> None:
     """Stores the rows read, unless newer ones are known.
 
     `retention`: by table name, the condition for rows young enough to be kept; empty if all are. Of the parent, the
     caller has removed the others.
     """
-    parent = batch.object_type
-    known = _stored_rows(connection, parent, "id", "SELECT id FROM temp.incoming", bounds)
+    parent, rows_like = batch.object_type, _rows_of_times if in_lake else _stored_rows
+    known = rows_like(connection, parent, "id", "SELECT id FROM temp.incoming", bounds)
     _classify(connection, parent, batch, known)
     if batch.compared or (batch.days and batch.followed_since is not None):
         record_changes(connection, parent, batch, known)
@@ -72,7 +74,7 @@ def merge_batch(
             connection.execute(f"DELETE FROM temp.incoming WHERE NOT ({retention[child.name]})")
         assert child.parent_key is not None
         of_child = bounds_of(child, batch.mode, bounds)
-        known = _stored_rows(connection, child, child.parent_key, "SELECT id FROM temp.accepted", of_child)
+        known = rows_like(connection, child, child.parent_key, "SELECT id FROM temp.accepted", of_child)
         _classify_children(connection, child, known)
         if redacted(connection, child, "temp.accepted_children", known):
             request_compaction(connection, DAILY)
@@ -183,6 +185,21 @@ def _stored_rows(
     )
     connection.execute(f"CREATE OR REPLACE TEMP TABLE known AS {rows or f'{of_table} LIMIT 0'}")
     return _KNOWN
+
+
+def _rows_of_times(
+    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, column: str, ids: str, bounds: str
+) -> str:
+    """As `_stored_rows`, for a lake: row ids rule out no part of its files, but times of creation do, and each SELECT
+    asks the catalog anew."""
+    source = f"FROM raw.{object_type.name} WHERE {bounds} AND {column} IN ({ids})"
+    created = connection.execute(f"SELECT DISTINCT epoch_us(created) {source}").fetchall()
+    if len(created) > _FEW or (None,) in created:
+        return f"(SELECT * {source})"
+    times = ", ".join(f"make_timestamptz({at})" for (at,) in created)
+    rows = f"{source} AND created IN ({times})" if times else f"FROM raw.{object_type.name} LIMIT 0"
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE known AS SELECT * {rows}")
+    return "temp.known"
 
 
 def bounds_of(object_type: ObjectType, mode: Mode, bounds: str) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import duckdb
+
 from stripe_pipeline.batch import Mode
 from stripe_pipeline.days import DAY, utc_day
 from stripe_pipeline.inbox.notification import Notification
@@ -33,14 +35,15 @@ class Proofs:
     def store(self, proofs: Collection[Proof], names: Collection[str], *, livemode: bool, now: float) -> None:
         """Replaces the stored outcomes of the checks `names` of one mode; `now`: seconds on Stripe's clock."""
         at = f"make_timestamptz({microseconds(now)})"
-        with self.file.open() as connection:
-            connection.execute("BEGIN")
+
+        def replace(connection: duckdb.DuckDBPyConnection) -> None:
             connection.execute(f"DELETE FROM pipeline.proof WHERE livemode = {livemode} AND name IN ({_listed(names)})")
             if proofs:
                 rows = ", ".join(f"({', '.join(map(_value, _row(proof)))}, {at})" for proof in proofs)
                 connection.execute(f"INSERT INTO pipeline.proof VALUES {rows}")
             connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
-            connection.execute("COMMIT")
+
+        self.file.write(replace)
 
     def stored(self, *, names: Collection[str] = ()) -> list[tuple[Proof, float]]:
         """The outcomes of these checks, by default of all, each with the time of the check (Unix seconds)."""
@@ -48,17 +51,18 @@ class Proofs:
 
     def keep_sample(self, table: str, *, livemode: bool, at: float, rows: int, drifted: int) -> None:
         """Records how many rows of a table a sample compared, and how many differed."""
-        with self.file.open() as connection:
-            connection.execute(
+        self.file.write(
+            lambda connection: connection.execute(
                 f"INSERT INTO pipeline.samples VALUES ({livemode}, {literal(table)},"
                 f" make_timestamptz({microseconds(at)}), {rows}, {drifted})"
             )
+        )
 
     def forget_announced(self, notifications: Sequence[Notification]) -> None:
         """Removes the drift that these notifications explain."""
         with self.file.open() as connection:
             if connection.execute("SELECT 1 FROM pipeline.drift LIMIT 1").fetchall():
-                forget_announced(connection, notifications)
+                self.file.transact(connection, lambda connection: forget_announced(connection, notifications))
 
     def readings(self, mode: Mode) -> list[BalanceReading]:
         """The stored readings of the balance, newest first."""
@@ -85,8 +89,8 @@ class Proofs:
             for (currency, kind), amount in reading.amounts.items()
         )
         before = f"make_timestamptz({microseconds(reading.read_at - _ALL_KEPT)})"
-        with self.file.open() as connection:
-            connection.execute("BEGIN")
+
+        def replace(connection: duckdb.DuckDBPyConnection) -> None:
             connection.execute(f"DELETE FROM pipeline.balances WHERE {of_mode} AND read_at = {at}")
             if rows:
                 connection.execute(f"INSERT INTO pipeline.balances VALUES {rows}")
@@ -94,7 +98,8 @@ class Proofs:
                 f"DELETE FROM pipeline.balances WHERE {of_mode} AND read_at < {before} AND read_at NOT IN (SELECT"
                 f" max(read_at) FROM pipeline.balances WHERE {of_mode} GROUP BY {utc_day('read_at')})"
             )
-            connection.execute("COMMIT")
+
+        self.file.write(replace)
 
 
 def outcomes(ask: Ask, where: str) -> list[tuple[Proof, float]]:

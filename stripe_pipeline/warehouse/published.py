@@ -15,14 +15,13 @@ _EVENTS, _TRANSACTIONS = "events", "balance_transactions"
 
 
 def name_version(connection: duckdb.DuckDBPyConnection, revision: int, settings: Settings) -> None:
-    """Records in the copy about to be published which version it is. This alone does not require publishing."""
-    connection.execute("BEGIN")
+    """Records in the copy about to be published which version it is, in the open transaction. This alone does not
+    require publishing."""
     connection.execute("DELETE FROM pipeline.published")
     connection.execute(
         f"INSERT INTO pipeline.published SELECT {revision}, now(), max(read_until) FILTER (livemode),"
         f" max(read_until) FILTER (NOT livemode) FROM ({_read_until(settings)})"
     )
-    connection.execute("COMMIT")
 
 
 def _read_until(settings: Settings) -> str:
@@ -48,7 +47,7 @@ def _read_until(settings: Settings) -> str:
     listed = "epoch_us(c.listed_at) > epoch_us(c.day::TIMESTAMP)"
     due = f"make_timestamp(epoch_us(k.until) - {(DAY + SETTLED) * 1_000_000})::DATE"
     return f"""
-WITH modes AS (
+WITH coverage AS MATERIALIZED (FROM pipeline.coverage), modes AS (
     SELECT livemode, CASE WHEN count(DISTINCT name) = {len(cursors)} THEN min(read_until) END AS until
     FROM pipeline.cursors WHERE name IN ({names}) GROUP BY livemode
 ), kinds AS (
@@ -57,7 +56,7 @@ WITH modes AS (
 ), listed AS (
     SELECT k.livemode, k.object_type, min(c.listed_at) AS followed_since, max(c.day) AS last_listed,
         count(*) FILTER ({sealed} AND c.day <= {due}) AS sealed
-    FROM pipeline.coverage c JOIN kinds k ON c.livemode = k.livemode AND c.object_type = k.object_type
+    FROM coverage c JOIN kinds k ON c.livemode = k.livemode AND c.object_type = k.object_type
     WHERE {listed} AND c.day >= COALESCE(k.first_day, c.day) GROUP BY ALL
 ), gaps AS (
     SELECT k.livemode, k.object_type FROM kinds k JOIN listed l USING (livemode, object_type)
@@ -68,7 +67,7 @@ WITH modes AS (
     FROM (
         SELECT k.livemode, k.object_type, k.first_day, c.day,
             row_number() OVER (PARTITION BY k.livemode, k.object_type ORDER BY c.day)::INTEGER AS place
-        FROM pipeline.coverage c JOIN kinds k ON c.livemode = k.livemode AND c.object_type = k.object_type
+        FROM coverage c JOIN kinds k ON c.livemode = k.livemode AND c.object_type = k.object_type
         SEMI JOIN gaps g ON g.livemode = k.livemode AND g.object_type = k.object_type
         WHERE {sealed} AND c.day >= k.first_day
     )

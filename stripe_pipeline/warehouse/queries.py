@@ -58,9 +58,12 @@ class RowQueries:
         name. Left out: ids requested after the row was read and found gone; ids named by rows of days that no list of
         `target` covers yet, which the next list brings; and ids named by rows too old for `target`.
         """
+        read = {f"raw.{object_type.name}": "_fetched_at" for object_type in self._settings.enabled}
+        if not (any(days.values()) or self.file.may_hold_later(read, since)):
+            return {}
         cutoff = self._settings.cutoff(target)
         fetched = f"_fetched_at >= make_timestamptz({microseconds(since)})"
-        covered = f"FROM pipeline.coverage WHERE object_type = '{target.name}' AND {mode_condition(mode)}"
+        covered = f"SELECT day FROM pipeline.coverage WHERE object_type = '{target.name}' AND {mode_condition(mode)}"
         selects = []
         for object_type in self._settings.enabled:
             spans = stretches(days.get(object_type.name, ()))
@@ -85,13 +88,14 @@ class RowQueries:
                 []
                 if first is None
                 else connection.execute(
-                    "SELECT id, epoch_us(created) // 1000000 FROM temp.named n"
+                    f"WITH covered AS MATERIALIZED ({covered})"
+                    " SELECT id, epoch_us(created) // 1000000 FROM temp.named n"
                     f" ANTI JOIN (SELECT id FROM raw.{target.name}"
                     f" WHERE {rows_of(mode)} AND created >= make_timestamptz({first}) - {JUST_BEFORE}) t USING (id)"
                     f" ANTI JOIN (FROM pipeline.gone WHERE {gone_condition(target, mode)}) g"
                     " ON g.id = n.id AND g.found_at >= n.fetched_at"
-                    f" WHERE ({utc_day('created')} IN (SELECT day {covered})"
-                    f" OR {utc_day('created')} > (SELECT max(day) {covered}))"
+                    f" WHERE ({utc_day('created')} IN (FROM covered)"
+                    f" OR {utc_day('created')} > (SELECT max(day) FROM covered))"
                     + (f" AND {young_enough(replace(target, date_field='created'), cutoff)}" if cutoff else "")
                 ).fetchall()
             )

@@ -39,7 +39,8 @@ def open_published(folder: DataFolder) -> Iterator[duckdb.DuckDBPyConnection]:
 
 @contextmanager
 def _open_lake(lake: Lake) -> Iterator[duckdb.DuckDBPyConnection]:
-    from stripe_pipeline.warehouse.ducklake import attach_lake, place_of
+    from stripe_pipeline.warehouse.ducklake import attach_lake
+    from stripe_pipeline.warehouse.lake_catalog import place_of
 
     with duckdb.connect(":memory:") as connection:
         try:

@@ -34,7 +34,7 @@ it read its cursors from another file."""
 
 _SQLITE = b"SQLite format 3\0"
 _MORE_LOADS = 1_000_000  # more than ever happen between two publishes
-_TO_DO = "catch up after restoring"
+RESTORED = "catch up after restoring"
 
 
 @dataclass(frozen=True)
@@ -136,14 +136,9 @@ def restore(folder: DataFolder, why: str) -> Restored:
     return restored
 
 
-def restored_since(connection: duckdb.DuckDBPyConnection, *, forget: bool = False) -> Restored | None:
-    """The work due since the attached file was restored; `forget` marks the work as done."""
-    due = get_state(connection, _TO_DO)
-    if due is None:
-        return None
-    if forget:
-        set_state(connection, _TO_DO, None)
-    return Restored(*orjson.loads(due))
+def restored_as_of(stored: str | None) -> Restored | None:
+    """The work due since the file was restored, from what is stored as `RESTORED`."""
+    return Restored(*orjson.loads(stored)) if stored else None
 
 
 def cannot_be_restored(folder: DataFolder, why: str = "") -> WarehouseError:
@@ -180,9 +175,9 @@ def _note(file: Path, restored: Restored, *, revision: int) -> None:
     """Records in the restored file the work due since its copy was made."""
     with duckdb.connect(":memory:") as connection, _attached(connection, file):
         connection.execute("CREATE TABLE IF NOT EXISTS pipeline.applied (name VARCHAR, value VARCHAR)")
-        earlier = restored_since(connection)
+        earlier = restored_as_of(get_state(connection, RESTORED))
         since = min(restored.since, earlier.since) if earlier else restored.since
-        set_state(connection, _TO_DO, orjson.dumps([since, restored.said]).decode())
+        set_state(connection, RESTORED, orjson.dumps([since, restored.said]).decode())
         set_state(connection, LINEAGE, repr(time.time()))
         # Higher than the revision of every version, or the next publish would count as already published. Higher than
         # any revision of the damaged file, or an inbox that knows a later state of this warehouse would refuse it.

@@ -106,7 +106,7 @@ class Layout:
         Without `commit` the transaction stays open. Raises `WarehouseError` for a file of another program or of a newer
         version, and if the settings have changed meanwhile: another run has migrated the file to the new ones, or will.
         """
-        if self._is_applied(connection):
+        if self.is_applied(connection):
             connection.execute("BEGIN")
         else:
             self._migrate(connection, place)
@@ -162,7 +162,7 @@ class Layout:
             if columns:
                 connection.execute("UPDATE pipeline.meta SET revision = revision + 1 WHERE revision > 0")
 
-    def _is_applied(self, connection: duckdb.DuckDBPyConnection) -> bool:
+    def is_applied(self, connection: duckdb.DuckDBPyConnection) -> bool:
         """Whether the attached file was last migrated to this layout."""
         try:
             [(version,)] = connection.execute("SELECT format FROM pipeline.meta").fetchall()
@@ -171,14 +171,11 @@ class Layout:
             return False  # a new file, or one of another program
 
     def make_views(self, connection: duckdb.DuckDBPyConnection, names: Collection[str]) -> None:
-        """Recreates all views, because some depend on others, and reads those in `names`, in one transaction."""
-        types = stored_types(connection, self._settings.types)
-        connection.execute("BEGIN")
-        self._make_views(connection, types)
+        """Recreates all views, because some depend on others, and reads those in `names`, in the open transaction."""
+        self._make_views(connection, stored_types(connection, self._settings.types))
         for name in names:
             connection.execute(f"FROM {name} LIMIT 1").fetchall()
         connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
-        connection.execute("COMMIT")
 
     def _make_views(
         self, connection: duckdb.DuckDBPyConnection, types: Mapping[str, ObjectType], stored: Collection[str] = ()

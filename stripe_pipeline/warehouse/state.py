@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import date
 
+import duckdb
 import orjson
 
 from stripe_pipeline.batch import Mode
@@ -19,8 +20,8 @@ from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.clock import Reading
 from stripe_pipeline.warehouse import future_times
 from stripe_pipeline.warehouse.bookkeeping import Covered, MissingFields, StoppedBackfill, mode_condition, set_clock
-from stripe_pipeline.warehouse.file_state import get_state, set_state
-from stripe_pipeline.warehouse.recovery import LINEAGE, restored_since
+from stripe_pipeline.warehouse.file_state import get_state, get_states, set_state
+from stripe_pipeline.warehouse.recovery import LINEAGE, RESTORED, restored_as_of
 from stripe_pipeline.warehouse.sql import literal, start_of_day
 from stripe_pipeline.warehouse.store import Store
 
@@ -43,17 +44,17 @@ class State:
         read before.
         """
         with self.file.open() as connection:
-            self.file.lineage = get_state(connection, LINEAGE)
+            applied = get_states(connection, (LINEAGE, RESTORED))
+            self.file.lineage = applied.get(LINEAGE)
             [(name, revision, followed)] = connection.execute(
                 "SELECT id, revision, (SELECT list(DISTINCT livemode) FROM pipeline.cursors WHERE name = 'events')"
                 " FROM pipeline.meta"
             ).fetchall()
-            return Identity(name, revision, frozenset(followed or ()), restored_since(connection))
+            return Identity(name, revision, frozenset(followed or ()), restored_as_of(applied.get(RESTORED)))
 
     def caught_up(self) -> None:
         """Records that the work due after a restoration is done."""
-        with self.file.open() as connection:
-            restored_since(connection, forget=True)
+        self.file.write(lambda connection: set_state(connection, RESTORED, None))
 
     def failing(self) -> list[tuple[str, bool, str, str, int]]:
         """The rows of `pipeline.inbox`: event id, `livemode`, object, object id, and when the event was received, in
@@ -87,8 +88,8 @@ class State:
     def remember_opening_balance(self, mode: Mode, day: date, amounts: Mapping[Part, int] | None) -> None:
         """Stores what `opening_balance` returns."""
         parts = None if amounts is None else [[*part, amount] for part, amount in amounts.items()]
-        with self.file.open() as connection:
-            set_state(connection, _opening_balance(mode), orjson.dumps([str(day), parts]).decode())
+        stored = orjson.dumps([str(day), parts]).decode()
+        self.file.write(lambda connection: set_state(connection, _opening_balance(mode), stored))
 
     def coverage(self, mode: Mode) -> dict[tuple[str, date], Covered]:
         """The coverage of completely listed days, by table name and day."""
@@ -110,13 +111,16 @@ class State:
 
     def forget_coverage(self, mode: Mode, tables: Iterable[str]) -> None:
         """Marks these tables' days as no longer complete."""
-        with self.file.open() as connection:
+
+        def forget(connection: duckdb.DuckDBPyConnection) -> None:
             for table in sorted(tables):
                 of_table = f"object_type = '{table}' AND {mode_condition(mode)}"
                 first = self._settings.first_listed(self._settings.types[table])
                 connection.execute(f"DELETE FROM pipeline.coverage WHERE {of_table} AND day >= DATE '{first}'")
                 # Only these entries show that older days were ever loaded.
                 connection.execute(f"UPDATE pipeline.coverage SET listed_at = {start_of_day('day')} WHERE {of_table}")
+
+        self.file.write(forget)
 
     def put_times_right(self, mode: Mode, *, now: float, clock: Reading, events_since: int) -> float | None:
         """Corrects times of `mode` that lie ahead of Stripe's clock; see `future_times.put_right`.
@@ -125,18 +129,21 @@ class State:
         with estimates of their own, the one that reads an object later could treat it as older.
         """
         with self.file.open() as connection:
-            if clock.bounds and not clock.bounds[0] <= 0.0 <= clock.bounds[1]:
-                connection.execute("BEGIN")
-                set_clock(connection, *clock.bounds)
-                connection.execute("COMMIT")
-            return future_times.put_right(
+            if (bounds := clock.bounds) and not bounds[0] <= 0.0 <= bounds[1]:
+                self.file.transact(connection, lambda connection: set_clock(connection, *bounds))
+            columns = future_times.columns(self._settings.types)
+            if not self.file.may_hold_later(columns, clock.latest + future_times.TOLERANCE):
+                return None
+            furthest = future_times.furthest(connection, mode, latest=clock.latest)
+            if furthest is None:
+                return None
+            self.file.transact(
                 connection,
-                mode.account,
-                livemode=mode.livemode,
-                now=now,
-                latest=clock.latest,
-                events_since=events_since,
+                lambda connection: future_times.put_right(
+                    connection, mode, now=now, latest=clock.latest, events_since=events_since
+                ),
             )
+            return furthest - now
 
     def stopped_backfill(self, mode: Mode, request: str) -> StoppedBackfill | None:
         """The backfill that has begun and not ended; `request` is the same for the same tables and days."""
@@ -150,21 +157,20 @@ class State:
     def begin_backfill(self, mode: Mode, request: str, now: float) -> None:
         """Records the start of this backfill, replacing an earlier one for the same tables and days."""
         of_request = f"request = {literal(request)} AND {mode_condition(mode)}"
-        with self.file.open() as connection:
-            connection.execute("BEGIN")
+
+        def replace(connection: duckdb.DuckDBPyConnection) -> None:
             connection.execute(f"DELETE FROM pipeline.backfills WHERE {of_request}")
             connection.execute(
                 f"INSERT INTO pipeline.backfills VALUES ({literal(request)}, {literal(mode.account)}, {mode.livemode},"
                 f" make_timestamptz({microseconds(now)}))"
             )
-            connection.execute("COMMIT")
+
+        self.file.write(replace)
 
     def end_backfill(self, mode: Mode, request: str) -> None:
         """Records that this backfill has ended: the same one reads everything again."""
-        with self.file.open() as connection:
-            connection.execute(
-                f"DELETE FROM pipeline.backfills WHERE request = {literal(request)} AND {mode_condition(mode)}"
-            )
+        of_request = f"request = {literal(request)} AND {mode_condition(mode)}"
+        self.file.write(lambda connection: connection.execute(f"DELETE FROM pipeline.backfills WHERE {of_request}"))
 
     def lacking(self, mode: Mode) -> list[MissingFields]:
         """Fields that rows of `mode` lack because the settings left them out when the rows were read, by table; only of
@@ -173,6 +179,8 @@ class State:
             f"object_type = '{object_type.name}' AND day >= DATE '{self._settings.first_listed(object_type)}'"
             for object_type in self._settings.enabled
         )
+        if not self.file.ask("SELECT 1 FROM pipeline.lacking LIMIT 1"):
+            return []
         rows = self.file.ask(
             "SELECT object_type, list(DISTINCT fields), min(day), max(day) FROM pipeline.lacking"
             f" JOIN pipeline.coverage USING (object_type) WHERE {mode_condition(mode)}"

@@ -6,11 +6,12 @@ layout belongs to `schema`, writing rows to `load`.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 
@@ -20,8 +21,12 @@ from stripe_pipeline.warehouse.merge import first_line
 from stripe_pipeline.warehouse.schema import Layout
 from stripe_pipeline.warehouse.sql import start_duckdb
 
+T = TypeVar("T")
+
 LOCK_TIMEOUT = 600
 """Seconds; loads hold the lock for seconds at most, so a longer wait means a hung process."""
+_TRIES = 4
+"""How often a transaction is tried that another process may come before."""
 
 
 class Store(ABC):
@@ -36,6 +41,10 @@ class Store(ABC):
         """Lineage of the tables that this process reads and writes; a restore changes the lineage."""
         self.unsettled = False
         """Whether a load was committed and not settled yet."""
+        self._in_transaction = False
+        """Whether the reads that follow belong to a transaction."""
+        self._writing = False
+        """Whether that transaction has written."""
         self._prepared = False
         """Whether the tables are known to follow the settings."""
         self._thread_lock = threading.Lock()
@@ -76,6 +85,21 @@ class Store(ABC):
         """Rewrites what holds the tables, so that no erased data is left in it and free space is returned; `if_due`: as
         far as that is worthwhile today. Raises `duckdb.Error`."""
 
+    def starting_options(self) -> dict[str, str]:
+        """The options of DuckDB with which the store starts it."""
+        return {}
+
+    def begin_reading(self, connection: duckdb.DuckDBPyConnection) -> None:  # noqa: B027 - most stores need nothing
+        """Makes the reads that follow a transaction, where each read would otherwise take one of its own."""
+
+    def may_be_tried_again(self, error: duckdb.Error) -> bool:
+        """Whether a transaction that failed with this error may succeed now, because another process came before."""
+        return False
+
+    def may_hold_later(self, columns: Mapping[str, str], moment: float) -> bool:
+        """Whether one of these columns, by table, may hold a time after the moment (Unix seconds): a quick look."""
+        return True
+
     def reason(self, error: BaseException) -> str:
         """The message of DuckDB or the system, without values of rows."""
         return first_line(error)
@@ -98,10 +122,45 @@ class Store(ABC):
         """
         if self._session and self._session[0] == threading.get_ident():
             with self.explained(failure):
+                self.begin_reading(self._session[1])
                 yield self._session[1]
             return
         with self.locked(), self.attached(failure) as connection:
+            self.begin_reading(connection)
             yield connection
+
+    def write(self, work: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
+        """Opens the tables for `work`, which writes to them; see `transact`."""
+        with self.open("{} cannot be written") as connection:
+            return self.transact(connection, work)
+
+    def transact(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        work: Callable[[duckdb.DuckDBPyConnection], T],
+        *,
+        keep: bool = True,
+    ) -> T:
+        """What `work` returns, which runs in one transaction, undone unless its changes are to be kept. If another
+        process writes first, `work` is done again with what that process has stored."""
+        tries_left = _TRIES
+        while True:
+            if not self._in_transaction:
+                connection.execute("BEGIN")
+            self._in_transaction = self._writing = True
+            try:
+                result = work(connection)
+                connection.execute("COMMIT" if keep else "ROLLBACK")
+            except BaseException as error:
+                with contextlib.suppress(duckdb.Error):
+                    connection.execute("ROLLBACK")  # unless committing has failed, which has done so
+                tries_left -= 1
+                if not (tries_left and isinstance(error, duckdb.Error) and self.may_be_tried_again(error)):
+                    raise
+            else:
+                return result
+            finally:
+                self._in_transaction = self._writing = False
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -149,9 +208,10 @@ class Store(ABC):
         if self._duckdb is not None:
             self._duckdb.close()
             self._duckdb = None
+            self._in_transaction = False
 
     def duckdb_of_ours(self) -> duckdb.DuckDBPyConnection:
         """The process's DuckDB, started if needed."""
         if self._duckdb is None:
-            self._duckdb = start_duckdb(self.folder.spill)
+            self._duckdb = start_duckdb(self.folder.spill, self.starting_options())
         return self._duckdb

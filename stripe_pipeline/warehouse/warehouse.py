@@ -17,7 +17,7 @@ from typing import Any
 
 import duckdb
 
-from stripe_pipeline.batch import Batch, Loaded, Mode
+from stripe_pipeline.batch import Batch, Loaded
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY
 from stripe_pipeline.errors import WarehouseError
@@ -32,7 +32,7 @@ from stripe_pipeline.warehouse.ducklake import DuckLake
 from stripe_pipeline.warehouse.erasure import Erased
 from stripe_pipeline.warehouse.file_state import DAILY, get_state, request_compaction
 from stripe_pipeline.warehouse.keys import Keys
-from stripe_pipeline.warehouse.load import Loader
+from stripe_pipeline.warehouse.load import NO_CURSORS, Cursors, Loader
 from stripe_pipeline.warehouse.private_file import PrivateFile
 from stripe_pipeline.warehouse.proofs import Proofs
 from stripe_pipeline.warehouse.pruning import Pruned, prune
@@ -106,7 +106,7 @@ class Warehouse:
         self,
         batches: Sequence[Batch],
         *,
-        cursors: dict[tuple[Mode, str], float] | None = None,
+        cursors: Cursors | Callable[[], Cursors] = NO_CURSORS,
         clock: Reading | None = None,
     ) -> Loaded:
         """Writes the batches, with their coverage and cursors, in one transaction; see `Loader.load`."""
@@ -137,8 +137,7 @@ class Warehouse:
             return False
         if self.folder.lake:  # whose readers need no copy
             with self.file.open(_PREPARING) as connection:
-                [(seen,)] = connection.execute("SELECT max(version) FROM pipeline.published").fetchall()
-                self._name_version(connection, failing, seen)
+                self.file.transact(connection, lambda connection: self._name_in_lake(connection, failing))
             return True
         with self.publisher.turn(wait=force) as is_ours:
             if not is_ours:
@@ -161,12 +160,17 @@ class Warehouse:
             self.publisher.publish(version, remove_before=self._erased)
         return True
 
+    def _name_in_lake(self, connection: duckdb.DuckDBPyConnection, failing: Sequence[Entry] | None) -> None:
+        [(seen,)] = connection.execute("SELECT max(version) FROM pipeline.published").fetchall()
+        self._name_version(connection, failing, seen)
+
     def _ready_to_publish(self, failing: Sequence[Entry] | None) -> int | None:
         """Completes the private file, which is locked; returns its revision. None if nothing was ever loaded, or
         nothing since the last publish."""
         with self.file.attached(_PREPARING) as connection:
             self._erased = int(get_state(connection, "erased") or 0)
-            revision = self._name_version(connection, failing, self.publisher.published_revision())
+            seen = self.publisher.published_revision()
+            revision = self.file.transact(connection, lambda connection: self._name_version(connection, failing, seen))
             if revision is not None:
                 self.file.settle(connection)
         # Detached, so that no write-ahead log is left beside the file: the file alone is the whole database.
@@ -201,26 +205,30 @@ class Warehouse:
             with self.file.explained("Pruning {} failed", "Nothing was removed"):
                 if dry_run:
                     self.file.layout.ensure(connection, self.file.place, commit=False)
+                    pruned = prune(connection, self._settings)
+                    connection.execute("ROLLBACK")
                 else:
-                    connection.execute("BEGIN")
-                pruned = prune(connection, self._settings)
-                removed = sum(of_table.rows for of_table in pruned.values())
-                if removed and not dry_run:
-                    connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
-                    if removed >= rows_left(connection):
-                        request_compaction(connection, DAILY)  # in this transaction: the run may end early
-                connection.execute("ROLLBACK" if dry_run else "COMMIT")
+                    pruned = self.file.transact(connection, self._prune)
             if not dry_run:
                 with self.file.explained("Rows that were too old were removed, but {} could not be made smaller"):
                     self.file.settle(connection)
                     self.file.compact(connection, if_due=True)
         return pruned
 
+    def _prune(self, connection: duckdb.DuckDBPyConnection) -> dict[str, Pruned]:
+        pruned = prune(connection, self._settings)
+        removed = sum(of_table.rows for of_table in pruned.values())
+        if removed:
+            connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
+            if removed >= rows_left(connection):
+                request_compaction(connection, DAILY)  # in this transaction: the run may end early
+        return pruned
+
     def make_views(self, names: Collection[str]) -> None:
         """Recreates all views, and reads those in `names`, for example `live.charges`. Raises `WarehouseError`."""
         failing = "The views in {} could not be made"
         with self.file.open(failing) as connection, self.file.explained(failing, "They are as they were"):
-            self.file.layout.make_views(connection, names)
+            self.file.transact(connection, lambda connection: self.file.layout.make_views(connection, names))
 
     def erase(self, customers: Sequence[str], *, dry_run: bool = False) -> dict[str, Erased]:
         """Removes these customers (their ids) and their data in other rows from the private file and every published
@@ -230,16 +238,11 @@ class Warehouse:
         """
         with self.file.open("Erasing from {} failed") as connection:
             with self.file.explained("Erasing from {} failed", "Nothing was erased"):
-                connection.execute("BEGIN")
-                erasure = self._loader.erasure(connection, even_none=True)
-                assert erasure
-                erased = {customer: erasure.add(customer) for customer in customers}
+                erased = self.file.transact(
+                    connection, lambda connection: self._erase(connection, customers, dry_run), keep=not dry_run
+                )
                 if dry_run:
-                    connection.execute("ROLLBACK")
                     return erased
-                erasure.apply()
-                connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
-                connection.execute("COMMIT")
             with self.file.explained(
                 "The customers were erased from the tables, but {} could not be rewritten",
                 "Until it is rewritten, the files still hold the erased data",
@@ -258,14 +261,28 @@ class Warehouse:
             )
         return erased
 
+    def _erase(
+        self, connection: duckdb.DuckDBPyConnection, customers: Sequence[str], dry_run: bool
+    ) -> dict[str, Erased]:
+        erasure = self._loader.erasure(connection, even_none=True)
+        assert erasure
+        erased = {customer: erasure.add(customer) for customer in customers}
+        if not dry_run:
+            erasure.apply()
+            connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
+        return erased
+
     def keep_out_no_longer(self, customer: str) -> list[date] | None:
         """Lets an erased customer (an id) return with the next list or event. Returns the UTC days of `created` that
         hold erased objects and that a backfill reads with these settings, in ascending order; None if this customer
         was not erased."""
-        with self.file.open() as connection:
+
+        def forget(connection: duckdb.DuckDBPyConnection) -> dict[str, set[date]] | None:
             erasure = self._loader.erasure(connection, even_none=True)
             assert erasure
-            days = erasure.forget(customer)
+            return erasure.forget(customer)
+
+        days = self.file.write(forget)
         if days is None:
             return None
         first = {object_type.name: self._settings.first_listed(object_type) for object_type in self._settings.enabled}

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import psycopg
 import pytest
 
 from stripe_emulator import Server, Shop
+from stripe_pipeline.batch import Batch
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import SettingsError, WarehouseError
 from stripe_pipeline.fields import load_hash_key
@@ -23,12 +25,14 @@ from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.lake import Lake, lake_of
 from stripe_pipeline.settings.configuration import Configuration
 from stripe_pipeline.sync.pipeline import Pipeline
+from stripe_pipeline.warehouse import load, merge
 from stripe_pipeline.warehouse.extensions import load_extensions
 from stripe_pipeline.warehouse.readers import open_published
 from tests.cli.test_cli import Project, Run, api, environment, project, run  # noqa: F401 - the command line's fixtures
 from tests.conftest import TEST_KEY, MakePipeline
-from tests.lake import IN_LAKE
+from tests.lake import IN_LAKE, lake_folder
 from tests.stripe_state import ask, assert_equal_to_stripe, days_ago
+from tests.warehouse.test_bucket import content, keys, s3, s3_server  # noqa: F401 - fixtures
 
 in_lake = pytest.mark.skipif(not IN_LAKE, reason="needs DuckDB's extension for lakes: make test-ducklake")
 
@@ -192,22 +196,67 @@ def test_runs_on_any_host_share_a_lake_and_an_inbox(
 
 
 @in_lake
-def test_a_process_that_has_lost_its_lock_cannot_store_what_it_read(
-    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, tmp_path: Path
+@pytest.mark.parametrize("times", [2, 9])
+def test_a_load_of_a_process_that_has_lost_its_lock_is_done_again_and_given_up_in_the_end(
+    make_pipeline: MakePipeline,
+    shop: Shop,
+    folder: DataFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    times: int,
 ) -> None:
     first, second = make_pipeline(), make_pipeline(folder=DataFolder(tmp_path / "other", lake=folder.lake))
     first.sync()
     second.sync()
-    shop.create_customer(name="Ada")
-    refused = pytest.raises(WarehouseError, match="Another process has written at the same time")
-    with refused, first.warehouse.file.open() as connection:
-        connection.execute("BEGIN")
-        connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
-        catalog(folder, "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
-        second.sync()
-        connection.execute("COMMIT")
+    ada = shop.create_customer(name="Ada")["id"]
+    tries: list[Batch] = []
+
+    def overtaken(connection: duckdb.DuckDBPyConnection, batch: Batch, *others: Any, **options: Any) -> None:
+        merge.merge_batch(connection, batch, *others, **options)
+        if connection is first.warehouse.file.duckdb_of_ours() and batch.object_type.name == "customers":
+            tries.append(batch)
+            if len(tries) <= times:
+                catalog(folder, "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
+                shop.update("customers", ada, name=f"Ada {len(tries)}")
+                second.sync()
+
+    monkeypatch.setattr(load, "merge_batch", overtaken)
+    if times == 2:
+        assert not first.sync().failures
+        assert len(tries) == 3
+    else:
+        with pytest.raises(WarehouseError, match="Another process has written at the same time"):
+            first.sync()
+        assert len(tries) == 4
+    monkeypatch.undo()
     first.sync()
     assert_equal_to_stripe(shop, folder.published)
+
+
+@in_lake
+def test_a_lake_in_s3_is_read_written_cleaned_and_erased_from(
+    make_pipeline: MakePipeline,
+    shop: Shop,
+    s3: Any,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    mark = f"zz{secrets.token_hex(8)}"
+    with lake_folder(tmp_path / "data of a lake in S3", bucket="s3://shop") as folder:
+        erased = shop.create_customer(created=days_ago(shop, 3), name=mark)["id"]
+        shop.create_payment(shop.create_customer(created=days_ago(shop, 3), name="Grace")["id"])
+        make_pipeline(folder=folder).sync()
+        assert keys(s3) == []  # few rows are in the catalog
+        make_pipeline(folder=folder).warehouse.prune()
+        assert any(mark.encode() in content(s3, key) for key in keys(s3))
+        shop.create_payment(shop.create_customer(name="Ada")["id"])
+        pipeline = make_pipeline(folder=folder)
+        pipeline.sync()
+        assert_equal_to_stripe(shop, folder.published)
+        pipeline.warehouse.erase([erased])
+        assert [key for key in keys(s3) if mark.encode() in content(s3, key)] == []
+        with open_published(folder) as reading:
+            named = reading.execute("SELECT name FROM test.customers WHERE name <> '' ORDER BY name").fetchall()
+        assert named == [("Ada",), ("Grace",)]
 
 
 @in_lake
@@ -274,6 +323,39 @@ def test_a_lake_that_cannot_be_used_is_named_without_its_password(
         with pytest.raises(WarehouseError, match=r"The lake shop on 127\.0\.0\.1 cannot be reached") as refused:
             make_pipeline(folder=away).sync()
         assert "hidden" not in str(refused.value)
+
+
+@in_lake
+def test_times_ahead_of_stripes_clock_are_corrected(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    shop.create_customer(created=days_ago(shop, 3), name="Ada")
+    assert make_pipeline().sync().notes == []
+    assert make_pipeline().sync().notes == []
+    ahead = "UPDATE raw.customers SET _fetched_at = now() + INTERVAL 2 DAY"
+    pipeline = make_pipeline()
+    pipeline.warehouse.file.write(lambda connection: connection.execute(ahead))
+    [note] = pipeline.sync().notes
+    assert "ahead of Stripe's clock" in note
+    assert ask(folder.published, "SELECT count(*) FROM raw.customers WHERE _fetched_at > now()") == [(0,)]
+
+
+@in_lake
+def test_a_sync_without_changes_takes_few_statements_of_the_catalog(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    shop.create_payment(shop.create_customer(created=days_ago(shop, 3))["id"], created=days_ago(shop, 3))
+    make_pipeline().sync()
+    make_pipeline().sync()
+    [(name,)] = catalog(folder, "SELECT current_database()")
+    with psycopg.connect(lake(folder).catalog, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} SET log_statement = 'all'")
+    [(place,)] = catalog(folder, "SELECT setting FROM pg_settings WHERE name = 'data_directory'")
+    log = Path(str(place), "log")
+    began = log.stat().st_size
+    make_pipeline().sync()
+    logged = log.read_bytes()[began:].decode()
+    assert 100 < logged.count("LOG:  statement:") + logged.count("LOG:  execute") <= 250
 
 
 SYNC = """

@@ -199,7 +199,7 @@ def _rows_of_times(
     times = ", ".join(f"make_timestamptz({at})" for (at,) in created)
     rows = f"{source} AND created IN ({times})" if times else f"FROM raw.{object_type.name} LIMIT 0"
     connection.execute(f"CREATE OR REPLACE TEMP TABLE known AS SELECT * {rows}")
-    return "temp.known"
+    return f"(FROM {_KNOWN})"  # without `_place`
 
 
 def bounds_of(object_type: ObjectType, mode: Mode, bounds: str) -> str:

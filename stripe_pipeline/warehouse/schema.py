@@ -193,15 +193,13 @@ class Layout:
         set_state(connection, _COMMENTS, "due")
 
     def complete(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Writes the comments of the attached file that are due, before it is published. A thousand comments take most
-        of a second: meanwhile, a first load reads lists already."""
+        """Writes the comments of the attached file that are due, in the open transaction, before it is published. A
+        thousand comments take most of a second: meanwhile, a first load reads lists already."""
         if get_state(connection, _COMMENTS) is None:
             return
         types = stored_types(connection, self._settings.types)
-        connection.execute("BEGIN")
         write_comments(connection, self._settings, types.values(), on_view_columns=not self._in_lake)
         set_state(connection, _COMMENTS, None)
-        connection.execute("COMMIT")
 
     def _types(self, columns: Mapping[str, set[str]]) -> dict[str, ObjectType]:
         """The types that are to have a table in a file with these tables: those that the settings require, and those

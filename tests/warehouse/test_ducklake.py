@@ -344,7 +344,7 @@ def test_times_ahead_of_stripes_clock_are_corrected(
 def test_a_sync_without_changes_takes_few_statements_of_the_catalog(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    shop.create_payment(shop.create_customer(created=days_ago(shop, 3))["id"], created=days_ago(shop, 3))
+    shop.create_customer(created=days_ago(shop, 3))
     make_pipeline().sync()
     make_pipeline().sync()
     [(name,)] = catalog(folder, "SELECT current_database()")
@@ -355,7 +355,7 @@ def test_a_sync_without_changes_takes_few_statements_of_the_catalog(
     began = log.stat().st_size
     make_pipeline().sync()
     logged = log.read_bytes()[began:].decode()
-    assert 100 < logged.count("LOG:  statement:") + logged.count("LOG:  execute") <= 260
+    assert 100 < logged.count("LOG:  statement:") + logged.count("LOG:  execute") <= 280
 
 
 SYNC = """

@@ -22,7 +22,8 @@ COUNT = "SELECT count(*), max(_fetched_at)::VARCHAR FROM raw.charges"
 
 
 def main() -> None:
-    """Open, count, hold the connection, count again; prints how long opening and counting took at the end."""
+    """Open, count, hold the connection, count again. Prints a line after the first count, and at the end the seconds
+    that opening and counting took."""
     folder, hold = DataFolder(Path(sys.argv[1]), lake=lake_of()), float(sys.argv[2])
     reads: list[float] = []
     while not _told_to_stop(0.05):
@@ -37,6 +38,8 @@ def main() -> None:
             connection.execute("BEGIN")  # in a lake, only the reads of a transaction belong together
             before = connection.execute(COUNT).fetchall()
             reads.append(time.monotonic() - started)
+            if len(reads) == 1:
+                print("reading", flush=True)
             _told_to_stop(hold)
             assert connection.execute(COUNT).fetchall() == before
     print(json.dumps(reads))

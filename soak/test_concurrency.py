@@ -49,7 +49,7 @@ def test_writers_and_readers(folder: DataFolder, capsys: pytest.CaptureFixture[s
             ends.callback(process.kill)  # if one of them fails, the others are still running
         results = [json.loads(output_of(writer)) for writer in writers]
         seconds = time.monotonic() - started
-        reads = [took for reader in readers for took in json.loads(output_of(reader))]
+        reads = [took for reader in readers for took in json.loads(output_of(reader).splitlines()[-1])]
         assert_equal_in_the_end(server, closed, folder)
     loads, publishes = ([took for result in results for took in result[part]] for part in ("loads", "publishes"))
     with capsys.disabled():

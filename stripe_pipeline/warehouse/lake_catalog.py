@@ -85,7 +85,19 @@ class LakeCatalog:
             " AND s.min_value IS NOT NULL"
         )
         inlined = connection.execute("SELECT table_name FROM ducklake_inlined_data_tables").fetchall()
-        for (table,) in (*inlined, ("ducklake_table_column_stats",), ("ducklake_file_column_stats",)):
+        tables = [table for (table,) in inlined] + ["ducklake_table_column_stats", "ducklake_file_column_stats"]
+        columns = connection.execute(
+            "SELECT tablename, attname, format_type(atttypid, atttypmod) FROM pg_stats"
+            " JOIN pg_attribute USING (attname)"
+            " WHERE schemaname = current_schema() AND attrelid = format('%%I.%%I', schemaname, tablename)::regclass"
+            " AND tablename = ANY(%s)",
+            [tables],
+        ).fetchall()
+        for table, column, of_type in columns:
+            # Postgres then drops its own statistics of the column, which hold values. An ANALYZE of an empty table
+            # leaves them.
+            connection.execute(f'ALTER TABLE "{table}" ALTER COLUMN "{column}" TYPE {of_type}')
+        for table in (*tables, "pg_statistic"):
             connection.execute(f'VACUUM FULL "{table}"')
 
     def close(self) -> None:

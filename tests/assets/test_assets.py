@@ -176,10 +176,15 @@ def test_the_job_records_every_day_it_loaded(
 
 @pytest.mark.both_modes
 def test_a_run_logs_how_far_its_lists_are(
-    defs: dg.Definitions, instance: dg.DagsterInstance, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    server: Server,
+    shop: Shop,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("stripe_pipeline.assets.progress.SECONDS_BETWEEN_LINES", 0.01)
     shop.seed_history(5)
+    server.faults.append(Fault(path="/v1/charges$", nth=2, delay=0.5))  # a line is due before the second page
     job = defs.resolve_job_def("sync")
 
     def logged() -> tuple[list[str], str]:

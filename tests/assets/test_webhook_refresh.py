@@ -87,7 +87,7 @@ def test_a_tick_applies_events_that_arrive_while_it_waits_and_reports_each_table
     pipeline.drain(most=1000)
     shop.refund(charge, amount=100)
     threading.Timer(0.3, add_events, (pipeline, shop)).start()
-    result = tick(OpenedPipeline(pipeline), instance)
+    result = tick(OpenedPipeline(pipeline), instance, TickLimits(report_within=0.5))
     assert_equal_to_stripe(shop, folder.published)
     reported = {
         (event.asset_key.path[-1], event.partition): {name: entry.value for name, entry in event.metadata.items()}

@@ -45,10 +45,10 @@ def made_by_an_earlier_release(folder: DataFolder) -> None:
 
 
 @contextmanager
-def read_all_the_time(file: Path) -> Iterator[list[float]]:
-    """Other processes that open the file again and again during the block; fails if one of them could not. The list
-    has the seconds of each read at the end."""
-    command = [sys.executable, "-m", "soak.reads", str(file), "0.01"]
+def read_all_the_time(folder: DataFolder) -> Iterator[list[float]]:
+    """Other processes that open the published file again and again during the block; fails if one of them could not.
+    The list has the seconds of each read at the end."""
+    command = [sys.executable, "-m", "soak.reads", str(folder.root), "0.01"]
     readers = [
         subprocess.Popen(
             command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -56,6 +56,9 @@ def read_all_the_time(file: Path) -> Iterator[list[float]]:
         for _ in range(2)
     ]
     reads: list[float] = []
+    for reader in readers:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "reading\n"
     yield reads
     for reader in readers:
         out, err = reader.communicate("stop")
@@ -93,7 +96,7 @@ def test_a_folder_of_an_earlier_release_follows_without_failing_a_reader(
     made_by_an_earlier_release(folder)
     with (
         duckdb.connect(str(folder.published), read_only=True) as opened,
-        read_all_the_time(folder.published) as reads,
+        read_all_the_time(folder) as reads,
     ):
         shop.create_customer(name="Grace")
         later = make_pipeline(pace=Pace(pause=0, keep=30))

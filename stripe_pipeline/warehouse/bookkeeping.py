@@ -202,7 +202,7 @@ def move_cursors(connection: duckdb.DuckDBPyConnection, cursors: Mapping[tuple[M
             "SELECT account, livemode, name, epoch_us(read_until) FROM pipeline.cursors"
         ).fetchall()
     }
-    moved = {which: at for which, at in cursors.items() if microseconds(at) > known.get(which, 0)}
+    moved = {which: at for which, at in cursors.items() if which not in known or microseconds(at) > known[which]}
     if moved.keys() & known.keys():
         replaced = " OR ".join(f"({mode_condition(mode)} AND name = {literal(name)})" for mode, name in moved)
         connection.execute(f"DELETE FROM pipeline.cursors WHERE {replaced}")

@@ -401,7 +401,8 @@ def test_several_processes_take_turns(folder: DataFolder) -> None:
     """Four processes move cursors at once; none gets a lock error and none of the cursors is lost."""
     program = (
         "import sys; from pathlib import Path; from stripe_pipeline.data_folder import DataFolder\n"
-        "from stripe_pipeline.warehouse.warehouse import Mode, Warehouse\n"
+        "from stripe_pipeline.batch import Mode\n"
+        "from stripe_pipeline.warehouse.warehouse import Warehouse\n"
         "warehouse = Warehouse(DataFolder(Path(sys.argv[1])))\n"
         "for n in range(8):\n"
         "    warehouse.load([], cursors={(Mode('acct_1', False), f'{sys.argv[2]}-{n}'): n})\n"

@@ -924,7 +924,7 @@ with Pipeline.from_environment() as pipeline:
 _STEPS = [
     "before stripe_pipeline.inbox.inbox:Inbox.add",
     "before stripe_pipeline.warehouse.warehouse:Warehouse.load",
-    "before stripe_pipeline.warehouse.load:set_cursor",
+    "before stripe_pipeline.warehouse.load:move_cursors",
     "after stripe_pipeline.warehouse.warehouse:Warehouse.load",
     "after stripe_pipeline.inbox.inbox:Inbox.applied",
     "before stripe_pipeline.warehouse.publisher:_swap",

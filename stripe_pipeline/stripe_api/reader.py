@@ -10,10 +10,11 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from datetime import date
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from stripe_pipeline.batch import Batch, Mode, Tombstone
@@ -100,11 +101,13 @@ class Reader:
         read: Callable[[DayRead], None],
         done: Callable[[Exception | None], None],
         swept: Collection[date] = (),
+        expected: Mapping[date, int] = MappingProxyType({}),
     ) -> None:
         """List `days` completely, up to `until` (exclusive, Unix seconds), in the background.
 
-        Of `swept` days, children that take a request for each parent are not read. `read` is called once for each day
-        when it is complete, from several threads; `done` once at the end, with the first error, if any.
+        Of `swept` days, children that take a request for each parent are not read. `expected`: how many objects a day
+        held when it was listed after its end. `read` is called once for each day when it is complete, from several
+        threads; `done` once at the end, with the first error, if any.
         """
         begun = {day for day in days if day_start(day) < until}
         lists, self._swept = self.object_type.lists, frozenset(swept)
@@ -118,6 +121,9 @@ class Reader:
         def emit(listed: Listed) -> None:
             for day in self._store(listed):
                 read(day)
+
+        def most(start: int, end: int) -> float:
+            return sum(expected.get(day, math.inf) for day in days_between(day_of(start), day_of(end - 1)))
 
         end = at_last(len(lists), done)
         for params in lists:
@@ -142,6 +148,7 @@ class Reader:
                     include=self._include,
                     params=params,
                     check=self._check,
+                    expected=most,
                     give_up=self._give_up,
                     works=lambda error: self._probe.is_special(error, None),
                 )

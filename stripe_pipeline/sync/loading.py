@@ -16,7 +16,7 @@ from datetime import date
 from types import MappingProxyType
 
 from stripe_pipeline.batch import Batch, Mode
-from stripe_pipeline.days import day_start
+from stripe_pipeline.days import DAY, day_start
 from stripe_pipeline.errors import (
     StripePipelineError,
     Unavailable,
@@ -25,8 +25,9 @@ from stripe_pipeline.stripe_api.day_files import DayRead
 from stripe_pipeline.stripe_api.left_out import Unread
 from stripe_pipeline.stripe_api.reader import Reader
 from stripe_pipeline.sync.context import CLOCK_ERROR, Context
-from stripe_pipeline.sync.plan import SWEEP, Plan, add_day
+from stripe_pipeline.sync.plan import SWEEP, Plan, add_day, followed_since
 from stripe_pipeline.sync.unread import UnreadObjects
+from stripe_pipeline.warehouse.bookkeeping import Covered
 from stripe_pipeline.warehouse.drift import SAMPLE
 from stripe_pipeline.warehouse.load import NO_CURSORS, Cursors
 
@@ -63,8 +64,17 @@ class Loading:
         """The warehouse's after the last load."""
         self.refused: dict[str, set[str]] = {}
         """Ids, by table name, of objects not stored because a newer version is known."""
-        self.followed: Mapping[str, float] = {}
-        """Since when events have announced all changes, by table name: see `plan.followed_since`."""
+        self._followed: Mapping[str, float] = {}
+        self._expected: dict[str, dict[date, int]] = {}
+
+    def use_coverage(self, coverage: Mapping[tuple[str, date], Covered]) -> None:
+        """Take from the coverage, before days are listed, since when events have announced all changes, and how many
+        objects the days of the past hold."""
+        self._followed = followed_since(coverage)
+        self._expected = {}
+        for (name, day), covered in coverage.items():
+            if covered.listed_at >= day_start(day) + DAY:
+                self._expected.setdefault(name, {})[day] = covered.listed
 
     @_few_collections()
     def list_days(self, days: Mapping[str, Mapping[date, str]]) -> dict[str, StripePipelineError]:
@@ -82,6 +92,7 @@ class Loading:
                     wanted,
                     until=until,
                     swept={day for day, how in wanted.items() if how == SWEEP},
+                    expected=self._expected.get(name, {}),
                     read=lambda day, name=name: days_read.put((name, day)),  # type: ignore[misc]
                     done=lambda error, name=name: days_read.put((name, error)),  # type: ignore[misc]
                 )
@@ -105,7 +116,7 @@ class Loading:
                         swept = how == SWEEP
                         if (name, swept) not in batches:
                             batches[name, swept] = self._readers[name].batch(swept=swept)
-                            batches[name, swept].followed_since = self.followed.get(name)
+                            batches[name, swept].followed_since = self._followed.get(name)
                         add_day(batches[name, swept], item, how=how)
                         rows[name] += item.rows
                         done[name] += 1

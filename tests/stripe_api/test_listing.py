@@ -6,12 +6,13 @@ import json
 import math
 import queue
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -125,13 +126,20 @@ class Days:
         return [json.loads(line) for line in file.read_bytes().splitlines()] if file else []
 
 
-def _read_days(server: Server, folder: Path, days: Iterable[date], *, until: int = 2**40) -> Days:
+def _read_days(
+    server: Server,
+    folder: Path,
+    days: Iterable[date],
+    *,
+    until: int = 2**40,
+    expected: Mapping[date, int] = MappingProxyType({}),
+) -> Days:
     read = Days()
     days_read: queue.Queue[DayRead] = queue.Queue()
     ended: queue.Queue[Exception | None] = queue.Queue()
     with _api(server) as api, ThreadPoolExecutor(8) as executor:
         reader = Reader(api, CUSTOMERS, (), MODE, FieldFilter({}), folder=folder, executor=executor)
-        reader.list_days(days, until=until, read=days_read.put, done=ended.put)
+        reader.list_days(days, until=until, read=days_read.put, done=ended.put, expected=expected)
         read.error = ended.get(timeout=60)
     assert ended.empty()
     while not days_read.empty():
@@ -155,6 +163,21 @@ def test_evenly_spread_objects_cost_few_more_requests_than_pages(server: Server,
     assert sorted(walk.ids) == sorted(ids)
     walk.assert_covers_once([(START, START + 30 * DAY)])
     assert len(server.requests) <= objects / 100 * 1.5 + 30
+
+
+@pytest.mark.parametrize(
+    ("expected", "requests"), [({}, 7), (dict.fromkeys((FIRST, FIRST + timedelta(days=1)), 250), 5)]
+)
+def test_days_that_are_known_to_hold_few_objects_are_not_split_after_a_burst(
+    server: Server, tmp_path: Path, expected: dict[date, int], requests: int
+) -> None:
+    ids = _fill(server.shop, (day * DAY + n * 60 for day in range(2) for n in range(250)))
+
+    read = _read_days(server, tmp_path, _days(2), expected=expected)
+
+    assert read.error is None
+    assert sorted(read.ids()) == sorted(ids)
+    assert len(server.requests) == requests
 
 
 def test_two_years_with_objects_on_the_last_day_only_cost_few_requests(server: Server) -> None:

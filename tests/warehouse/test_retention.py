@@ -291,6 +291,22 @@ def test_a_sweep_counts_listed_rows_even_if_few_of_them_are_kept(
         assert 0 < report.requests["balance_transactions"] <= 8 + 4, swept  # the budget, and the changes
 
 
+def test_a_sweep_reads_days_with_a_burst_of_objects_in_as_many_requests_as_they_have_pages(
+    make_pipeline: MakePipeline, shop: Shop, server: Server
+) -> None:
+    for age in range(3, 6):
+        start = days_ago(shop, age) // DAY * DAY
+        for n in range(250):
+            shop.create_customer(livemode=True, created=start + n, announce=False)
+    off = {table: {"enabled": False} for table in ("charges", "invoices", "payment_intents", "refunds")}
+    make_pipeline(LIVE, objects=off, history="30 days").sync()
+    shop.clock.advance(DAY + 3600)
+    server.requests.clear()
+    report = make_pipeline(LIVE, objects=off, history="30 days").sync()
+    assert len([day for day in report.listed["customers"] if day < day_of(days_ago(shop, 3))]) >= 26
+    assert report.requests["customers"] <= 8 + 2
+
+
 def load_many_customers(make_pipeline: MakePipeline, shop: Shop) -> None:
     """Load 6,000 customers of the last 40 days, most of them older than 10, which take some 40 MB."""
     start = days_ago(shop, 40)

@@ -44,7 +44,7 @@ class Report:
     def figures(self) -> list[tuple[str, str]]:
         """The most important numbers in words, each with its name."""
         of = self.overview
-        figures = [("Verdict", of.summary.sentence)]
+        figures = [(f"Verdict, {of.mode} mode", of.summary.sentence)]
         day = timedelta(days=1)
         for kept in of.kept[:_CURRENCIES]:
             total = amount(kept.between(of.today - 30 * day, of.today - day), kept.currency)

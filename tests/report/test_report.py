@@ -229,7 +229,7 @@ def test_the_asset_shows_figures_and_charts(
     shown = event.asset_materialization.metadata
     figures = str(shown["overview"].value)
     assert 4 <= figures.count("\n") - 1 <= 6
-    assert "| **Verdict** |" in figures
+    assert "| **Verdict, test mode** |" in figures
     images = str(shown["charts"].value)
     assert images.count("data:image/svg+xml;base64,") >= 5
     assert max(len(image) for image in images.split("\n\n")) < 100_000

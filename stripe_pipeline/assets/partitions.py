@@ -17,6 +17,9 @@ from stripe_pipeline.days import days_between, today
 from stripe_pipeline.objects import ObjectType
 from stripe_pipeline.settings.model import PartitionSize, Settings
 
+KEPT = "kept"
+"""The metadata of a partition of which the settings keep no row; other partitions do not have it."""
+
 
 class Partitions:
     """The partitions that the settings ask for, by key: `2026-01-31`, or `2026-01` for a month.
@@ -65,7 +68,7 @@ class Partitions:
         why = f"The settings keep {object_type.name} from {since} on"
         # Keys are in the order of their days.
         before = [key for key in keys if key < self.key_of(since)]
-        return {key: {"kept": False, "why": why, "dagster/partition_row_count": 0} for key in before}
+        return {key: {KEPT: False, "why": why, "dagster/partition_row_count": 0} for key in before}
 
     def rows(self, key: str, rows_of_days: Mapping[date, int]) -> int | None:
         """The rows of a partition, if the rows of each of its days are known; otherwise None."""

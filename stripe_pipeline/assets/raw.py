@@ -3,7 +3,7 @@
 A sync shares one scan of events, one rate budget, one load and one publish, so the assets come from one multi-asset.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -13,7 +13,7 @@ from stripe_pipeline.assets import columns
 from stripe_pipeline.assets.checks import evaluations, last_results
 from stripe_pipeline.assets.failure import failure
 from stripe_pipeline.assets.keys import Names
-from stripe_pipeline.assets.partitions import Partitions
+from stripe_pipeline.assets.partitions import KEPT, Partitions
 from stripe_pipeline.assets.progress import LoggedProgress
 from stripe_pipeline.assets.views import changed_views
 from stripe_pipeline.batch import Changes
@@ -174,8 +174,9 @@ def _partitions_to_record(
     names: Names,
 ) -> set[str]:
     """The partitions of a table that are recorded as materialized: those in which rows changed, those that were listed
-    for the first time, and those that the settings do not keep, once, when a run loads several days, as the first one
-    does. Recording an unchanged partition again would only hide the check results.
+    for the first time or for the first time since the settings keep them, and those that the settings do not keep,
+    once, when a run loads several days, as the first one does. Recording an unchanged partition again would only hide
+    the check results.
 
     All `requested` partitions are recorded in a backfill, which Dagster would otherwise consider unfinished, and in a
     run that fails because of another table, which would otherwise mark those partitions as failed.
@@ -186,17 +187,22 @@ def _partitions_to_record(
     loads = any(len(days) > 1 for days in report.listed.values())
     not_kept = partitions.not_kept(object_type, partitions.definition.get_partition_keys()) if loads else {}
     unchanged = (requested | listed | not_kept.keys()) - changed - expected
-    return changed | expected | _never_materialized(context.instance, names.key_of(object_type), unchanged)
+    return changed | expected | _shown_wrongly(context.instance, names.key_of(object_type), unchanged, not_kept)
 
 
-def _never_materialized(instance: dg.DagsterInstance, asset: dg.AssetKey, keys: set[str]) -> set[str]:
-    """Those of the partitions `keys` that Dagster does not show as materialized."""
-    if len(keys) != 1:
-        shown: Iterable[str] = instance.get_materialized_partitions(asset) if keys else ()
-        return keys - set(shown)
-    # The case of nearly every sync: looking up one partition uses an index, looking up all of them a scan.
-    result = instance.fetch_materializations(dg.AssetRecordsFilter(asset, asset_partitions=list(keys)), limit=1)
-    return set() if result.records else keys
+def _shown_wrongly(
+    instance: dg.DagsterInstance, asset: dg.AssetKey, keys: set[str], not_kept: Collection[str]
+) -> set[str]:
+    """Those of the partitions `keys` that Dagster does not show as materialized, or as not kept although they are."""
+    # One partition is the case of nearly every sync: looking it up uses an index, looking up all of them a scan.
+    shown = keys if len(keys) == 1 else keys & instance.get_materialized_partitions(asset) if keys else set()
+    wrong = keys - shown
+    for key in shown - set(not_kept):
+        result = instance.fetch_materializations(dg.AssetRecordsFilter(asset, asset_partitions=[key]), limit=1)
+        latest = next((record.asset_materialization for record in result.records), None)
+        if latest is None or KEPT in latest.metadata:
+            wrong.add(key)
+    return wrong
 
 
 def materializations(report: Report, settings: Settings, names: Names) -> list[dg.AssetMaterialization]:

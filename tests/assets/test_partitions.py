@@ -148,6 +148,26 @@ def test_the_first_sync_says_which_partitions_are_not_kept(
     assert not recorded & {*days[:3]}, "they are recorded once"
 
 
+@pytest.mark.dagster_files
+@pytest.mark.parametrize("newly_kept", [1, 3])
+def test_a_partition_that_is_kept_again_no_longer_says_that_it_is_not(
+    instance: dg.DagsterInstance,
+    make_pipeline: MakePipeline,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    newly_kept: int,
+) -> None:
+    days = [f"{day}" for day in days_between(today() - timedelta(days=5), today())]
+    monkeypatch.setenv("STRIPE_PIPELINE_CONFIG", str(tmp_path / "some.yaml"))
+    for first in (days[3], days[3 - newly_kept]):
+        objects = {"charges": {"history": date.fromisoformat(first)}}
+        (tmp_path / "some.yaml").write_text(f"history: {days[0]}\nobjects: {{charges: {{history: {first}}}}}\n")
+        pipeline = make_pipeline(history=date.fromisoformat(days[0]), objects=objects)
+        job = build_defs(resource_overrides={RESOURCE: OpenedPipeline(pipeline)}).resolve_job_def("sync")
+        assert job.execute_in_process(instance=instance, partition_key=days[-1]).success
+        assert [day for day in days if metadata(instance, day).get("kept") is False] == days[: days.index(first)]
+
+
 def test_only_months_without_a_kept_day_are_not_kept() -> None:
     instance = dg.DagsterInstance.ephemeral()
     begins = date(2026, 3, 15)

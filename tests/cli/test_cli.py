@@ -786,7 +786,7 @@ def test_a_signal_stops_a_command_at_once(project: Project, api: Server, command
 def test_a_run_that_was_killed_does_not_keep_the_schedule_waiting(
     project: Project, api: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    api.faults.append(Fault(path="/v1/charges", delay=3, times=None))
+    api.faults.append(Fault(path="/v1/charges", delay=60, times=None))
     api.requests.clear()
     monkeypatch.chdir(project.root)
     monkeypatch.setenv("DAGSTER_HOME", str(project.root))
@@ -817,7 +817,7 @@ def test_a_run_that_was_killed_does_not_keep_the_schedule_waiting(
 
 def test_a_command_reports_a_run_that_was_killed_as_failed(project: Project, api: Server, run: Run) -> None:
     """As with cron, where no schedule ticks."""
-    api.faults.append(Fault(path="/v1/charges", delay=3, times=None))
+    api.faults.append(Fault(path="/v1/charges", delay=60, times=None))
     api.requests.clear()
     with process("sync", cwd=project.root) as running:
         while not any(request.path == "/v1/charges" for request in api.requests):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import threading
@@ -36,11 +37,13 @@ def test_a_run_that_lasts_for_days_keeps_its_files_while_others_begin_and_end(
         shop.create_customer(created=days_ago(shop, 3) + n, announce=False)
     make_pipeline(TEST_KEY).sync()
 
-    reached = threading.Event()
-    server.faults += [
-        Fault(path="/v1/customers$", nth=3, before=lambda _: reached.set()),
-        Fault(path="/v1/customers$", nth=3, delay=4.0),
-    ]
+    reached, released = threading.Event(), threading.Event()
+
+    def held(_: LoggedRequest) -> None:
+        reached.set()
+        assert released.wait(60)
+
+    server.faults.append(Fault(path="/v1/customers$", nth=3, before=held))
     days = [day_of(days_ago(shop, 3)), day_of(days_ago(shop, 3) + 250)]
     with ThreadPoolExecutor(1) as beside:
         lasting = beside.submit(make_pipeline(TEST_KEY).backfill, days, ["customers"])
@@ -49,6 +52,7 @@ def test_a_run_that_lasts_for_days_keeps_its_files_while_others_begin_and_end(
         age(folder, old)
         make_pipeline(TEST_KEY).sync()
         assert not lasting.done()
+        released.set()
         assert not lasting.result().failures
     assert_equal_to_stripe(shop, folder.published)
     assert list(folder.spool.iterdir()) == []
@@ -75,8 +79,10 @@ def _remove(folder: DataFolder) -> None:
 def _make_unwritable(folder: DataFolder) -> None:
     # A file stands where the run wants to create a folder. Permissions would not stop root.
     [run] = [path for path in folder.spool.iterdir() if path.is_dir()]
-    shutil.rmtree(run)
-    run.touch()
+    while not run.is_file():  # another thread may create the folder again
+        shutil.rmtree(run, ignore_errors=True)
+        with contextlib.suppress(FileExistsError):
+            run.touch(exist_ok=False)
 
 
 @pytest.mark.parametrize(

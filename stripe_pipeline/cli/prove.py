@@ -12,9 +12,8 @@ from rich.text import Text
 from stripe_pipeline.cli.app import app, check_environment
 from stripe_pipeline.cli.display import Display, short_path
 from stripe_pipeline.cli.instance import dagster_instance
-from stripe_pipeline.cli.runs import succeeded
 from stripe_pipeline.cli.terminal import out
-from stripe_pipeline.cli.web_server import WebServer, refuse_elsewhere, web_server
+from stripe_pipeline.cli.web_server import WebServer, refuse_elsewhere, succeeded, web_server
 from stripe_pipeline.days import today
 from stripe_pipeline.errors import SettingsError
 from stripe_pipeline.settings.loading import load_settings

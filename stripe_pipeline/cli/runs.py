@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from stripe_pipeline.cli.hosts import agreed
 from stripe_pipeline.cli.instance import dagster_instance
-from stripe_pipeline.cli.settings import agreed
-from stripe_pipeline.cli.terminal import complain, out
-from stripe_pipeline.cli.web_server import Followed, refuse_elsewhere, web_server
+from stripe_pipeline.cli.terminal import out
+from stripe_pipeline.cli.web_server import refuse_elsewhere, succeeded, web_server
 from stripe_pipeline.cli.webhooks import app as webhooks
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
@@ -337,29 +337,6 @@ def execute(*, job: str | None, first: date, last: date, tables: list[str] | Non
     if not result.success:
         raise error or failure_of(result)
     return True
-
-
-def succeeded(run: Followed, page: str) -> Followed:
-    """Show what a run on another host did; ends the command if the run failed."""
-    from stripe_pipeline.assets.raw import SUMMARY_TAG
-    from stripe_pipeline.sync.report import HEADINGS
-
-    summary = run.tags.get(SUMMARY_TAG)
-    for message in run.messages:
-        if message.partition("\n")[0].split() == [*HEADINGS]:
-            out.print(message)
-    if summary:
-        out.print(f"{summary}.")
-    for warning in dict.fromkeys(run.warnings):
-        out.print(warning)
-    if run.status == "SUCCESS":
-        return run
-    if run.status == "CANCELED":
-        raise StripePipelineError("The run was canceled in Dagster", "Start the command again: the run continues")
-    if not run.error and not summary:
-        raise StripePipelineError(f"The run failed unexpectedly: {run.failure}", f"{page} shows its log")
-    complain(run.failure)
-    raise typer.Exit(2 if run.error == SettingsError.__name__ else 1)
 
 
 def _in_process(

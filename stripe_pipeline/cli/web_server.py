@@ -1,6 +1,6 @@
 """Dagster's web server: on a host without the data folder, commands start their runs through it, where that folder is.
 
-This module submits and follows a run. Which run a command needs belongs to `runs`.
+This module submits and follows a run, and shows how it ended. Which run a command needs belongs to `runs`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import orjson
+import typer
 import urllib3
 
-from stripe_pipeline.cli.terminal import err
+from stripe_pipeline.cli.terminal import complain, err, out
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import SettingsError, StripePipelineError
 from stripe_pipeline.settings.environment import dagster_url
@@ -238,6 +239,29 @@ def web_server() -> WebServer | None:
 
     url = dagster_url()
     return WebServer(url) if url and not holds_warehouse(DataFolder.from_environment()) else None
+
+
+def succeeded(run: Followed, page: str) -> Followed:
+    """Show what a run on another host did; ends the command if the run failed."""
+    from stripe_pipeline.assets.raw import SUMMARY_TAG
+    from stripe_pipeline.sync.report import HEADINGS
+
+    summary = run.tags.get(SUMMARY_TAG)
+    for message in run.messages:
+        if message.partition("\n")[0].split() == [*HEADINGS]:
+            out.print(message)
+    if summary:
+        out.print(f"{summary}.")
+    for warning in dict.fromkeys(run.warnings):
+        out.print(warning)
+    if run.status == "SUCCESS":
+        return run
+    if run.status == "CANCELED":
+        raise StripePipelineError("The run was canceled in Dagster", "Start the command again: the run continues")
+    if not run.error and not summary:
+        raise StripePipelineError(f"The run failed unexpectedly: {run.failure}", f"{page} shows its log")
+    complain(run.failure)
+    raise typer.Exit(2 if run.error == SettingsError.__name__ else 1)
 
 
 def refuse_elsewhere(command: str, alternative: str = "") -> None:

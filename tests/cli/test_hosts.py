@@ -27,10 +27,20 @@ from stripe_pipeline.days import today
 from stripe_pipeline.inbox.database import _POSTGRES_LOCK
 from stripe_pipeline.inbox.inbox import Inbox
 from stripe_pipeline.inbox.notification import notification_of
+from stripe_pipeline.inbox.tables import HOLDERS, SETTINGS
 from stripe_pipeline.objects import DEFAULT_TYPES
 from tests.cli.test_cli import DAYS, Project, Run, api, environment, process, project, run  # noqa: F401
 from tests.stripe_state import assert_equal_to_stripe
 from tests.webserver import Webserver, webserver
+
+
+def recorded(inbox: str) -> list[tuple[object, ...]]:
+    """The settings in the inbox's database, and who works with these."""
+    engine = sa.create_engine(sa.make_url(inbox).set(drivername="postgresql+psycopg"))
+    with engine.connect() as connection:
+        rows = [tuple(row) for table in (SETTINGS, HOLDERS) for row in connection.execute(sa.select(table))]
+    engine.dispose()
+    return rows
 
 
 def test_use_settings_makes_all_hosts_go_back(
@@ -55,11 +65,19 @@ def test_use_settings_makes_all_hosts_go_back(
     assert "run `stripe-pipeline use-settings` here" in text
     status, text = on_host("one", older, "erase", "cus_1", "--unknown", "--yes")
     assert (status, "Host two replaced the settings" in text) == (2, True)
+    before = recorded(inbox_in_postgres)
+    status, text = on_host("one", older, "check")
+    assert status == 1
+    assert text.count("error: Host two replaced the settings that this host has") == 1
+    assert "run `stripe-pipeline use-settings` here" in text
+    assert on_host("two", newer, "check")[0] == 0
+    assert recorded(inbox_in_postgres) == before, "check changes nothing"
     assert on_host("one", older, "use-settings") == (
         0,
         "The settings of this host apply from now on; a host with other ones is refused.",
     )
     assert on_host("one", older, "sync")[0] == 0
+    assert on_host("one", older, "check")[0] == 0
     status, text = on_host("two", newer, "sync")
     assert status == 2
     assert "Host one replaced the settings that this host has" in text

@@ -15,7 +15,7 @@ from stripe_pipeline.cli.instance import dagster_instance
 from stripe_pipeline.cli.terminal import out
 from stripe_pipeline.cli.web_server import WebServer, refuse_elsewhere, succeeded, web_server
 from stripe_pipeline.days import today
-from stripe_pipeline.errors import SettingsError
+from stripe_pipeline.errors import SettingsError, StripePipelineError
 from stripe_pipeline.settings.loading import load_settings
 
 if TYPE_CHECKING:
@@ -69,13 +69,17 @@ def _prove_through(elsewhere: WebServer, month: Month | None) -> bool:
     checks = [key for name in NIGHTLY if name in by_name for key in by_name[name].check_keys]
     run_id = elsewhere.submit(ASSETS_JOB, near=names.certificate, checks=checks)
     proved = succeeded(elsewhere.follow(run_id), elsewhere.page_of(run_id))
+    if VERDICT_TAG not in proved.tags:
+        raise StripePipelineError(
+            f"The run {run_id} did not say what is proved", "Install this version of stripe_pipeline there, too"
+        )
     show_summary(line for message in proved.messages for line in message.splitlines())
     if month:
         config = {"ops": {names.certificate.to_python_identifier(): {"config": {"month": f"{month}"}}}}
         run_id = elsewhere.submit(ASSETS_JOB, near=names.certificate, assets=[names.certificate], config=config)
         for message in succeeded(elsewhere.follow(run_id), elsewhere.page_of(run_id)).messages:
             out.print(f"\n{message}")
-    return proved.tags.get(VERDICT_TAG) != Verdict.FAILED
+    return proved.tags[VERDICT_TAG] != Verdict.FAILED
 
 
 def _month(text: str) -> Month:

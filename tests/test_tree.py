@@ -15,8 +15,9 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     *("__main__", "cli", "component", "definitions", "automation", "assets", "resources", "preflight", "report"),
     *("sync", "warehouse", "proof", "views", "settings", "webhooks", "stripe_api", "inbox", "html_page"),
-    *("fields", "rows", "batch", "run_locks", "sqlite_files", "permissions", "data_folder", "published_folder", "lake"),
-    *("storage_errors", "identity", "addresses", "project_files", "odd_json", "objects", "days", "errors", "__init__"),
+    *("fields", "rows", "batch", "run_locks", "postgres", "sqlite_files", "permissions", "data_folder"),
+    *("published_folder", "lake", "storage_errors", "identity", "addresses", "project_files", "odd_json", "objects"),
+    *("days", "errors", "__init__"),
 )
 """Packages and modules from top to bottom: each may import itself and what stands below it."""
 LARGEST_FILE = 500

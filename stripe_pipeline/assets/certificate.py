@@ -53,12 +53,14 @@ def build_certificate_asset(settings: Settings, names: Names) -> dg.AssetsDefini
                     made = certificates.make(month)
                     changed = [row for certified in made for row in certified.changed]
                     shown = [(certified.certificate, certified.html) for certified in made]
+                    for certified in made:
+                        context.log.info("\n".join(certified.lines()))
                     sentences: list[str] = []
                 else:
                     shown, sentences, changed = [], [], []
                     for path in certificates.files(month):
-                        certified, differences, rows = certificates.verify(path)
-                        shown.append((certified, path.with_suffix(".html")))
+                        certificate, differences, rows = certificates.verify(path)
+                        shown.append((certificate, path.with_suffix(".html")))
                         sentences += differences
                         changed += rows
         except StripePipelineError as error:
@@ -68,11 +70,11 @@ def build_certificate_asset(settings: Settings, names: Names) -> dg.AssetsDefini
         metadata: dict[str, Any] = {"month": str(month)}
         if not shown:
             metadata["note"] = f"The tables do not hold {month} up to its end: there is nothing to certify."
-        for certified, page in shown:
-            mode = certified["mode"]
+        for certificate, page in shown:
+            mode = certificate["mode"]
             metadata |= {
-                f"{mode}: verdict": certified["sentence"],
-                f"{mode}: rows (SHA-256)": certified["rows_sha256"],
+                f"{mode}: verdict": certificate["sentence"],
+                f"{mode}: rows (SHA-256)": certificate["rows_sha256"],
                 f"{mode}: page": dg.MetadataValue.path(page),
             }
         if sentences:

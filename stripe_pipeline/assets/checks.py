@@ -31,6 +31,8 @@ UNIQUE = "each_object_once"
 PROVED = "proved"
 NIGHTLY = (REFERENCES, UNIQUE, PROVED)
 """The checks that read whole tables, which is too much for every sync."""
+VERDICT_TAG = "verdict"
+"""The tag of a run that proved the tables."""
 EVALUATED_AT = "evaluated at"
 """The metadata key of a repeated result: when the check ran."""
 WITHOUT_RUN = ""
@@ -93,8 +95,7 @@ def build_checks(settings: Settings, names: Names) -> dict[str, dg.AssetChecksDe
             _proved,
             "Fails if the table differs from the balance that Stripe reports, from objects that were read again or from"
             " other tables: `pipeline.proof` has every comparison. Checked once a day.",
-            # A backfill has just read its rows: only the nightly job, and the check by itself, read a sample.
-            prepare=lambda pipeline, materializing: pipeline.prove(sample=not materializing),
+            prepare=_prove,
         ),
     }
     return {name: check for name, check in checks.items() if check}
@@ -108,12 +109,9 @@ def _build(
     description: str,
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
     *,
-    prepare: Callable[[Pipeline, bool], object] = lambda *_: None,
+    prepare: Callable[[Pipeline, dg.AssetCheckExecutionContext], object] = lambda *_: None,
 ) -> dg.AssetChecksDefinition | None:
-    """The check `name` of these tables, each judged separately, after `prepare`; None without tables.
-
-    `prepare` is told whether the run materializes selected assets, and not only evaluates checks.
-    """
+    """The check `name` of these tables, each judged separately, after `prepare`; None without tables."""
     if not tables:
         return None
 
@@ -130,7 +128,7 @@ def _build(
         selected = {key.asset_key for key in context.selected_asset_check_keys}
         try:
             with opens.open() as pipeline, opens.run_locks.holding(context.run.run_id):
-                prepare(pipeline, bool(context.run.asset_selection))
+                prepare(pipeline, context)
                 for object_type in tables:
                     if names.key_of(object_type) in selected:
                         verdict = judge(pipeline, object_type)
@@ -146,6 +144,18 @@ def _build(
             raise failure(error) from None
 
     return checked
+
+
+def _prove(pipeline: Pipeline, context: dg.AssetCheckExecutionContext) -> None:
+    """Compare the tables, and let the run show the summary if that is not of a backfill."""
+    if context.run.asset_selection:
+        # A backfill has just read its rows: only the nightly job, and the check by itself, read a sample.
+        pipeline.prove(sample=False)
+        return
+    pipeline.prove()
+    summary = summarize(pipeline.warehouse.proofs.stored())
+    context.log.info("\n".join(summary.lines))
+    context.instance.add_run_tags(context.run.run_id, {VERDICT_TAG: summary.verdict.value})
 
 
 def _references(settings: Settings) -> dict[str, list[Reference]]:

@@ -13,6 +13,7 @@ from stripe_pipeline.cli.terminal import complain, err, out
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import (
     PermissionMissing,
+    SettingsError,
     StripePipelineError,
     WarehouseError,
     by_cause,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from stripe_pipeline.preflight.key_report import KeyReport
 from stripe_pipeline.cli.app import app
 from stripe_pipeline.cli.display import approximately, print_line
+from stripe_pipeline.cli.hosts import check_settings
 
 
 @app.command()
@@ -33,7 +35,8 @@ def check() -> None:
 
     Sends some forty requests to Stripe for each key, and changes nothing; once there is a published file, a small file
     beside it shows how fast the file system copies, and is removed again. The exit status is 1 if something is missing
-    that loading needs: a key, a permission or the events. Webhooks are shown, but do not count.
+    that loading needs: a key, a permission or the events; or if another host has replaced the settings of this one.
+    Webhooks are shown, but do not count.
     """
     reports = key_reports()
     for report in reports:
@@ -43,9 +46,20 @@ def check() -> None:
             continue
         _show_report(report)
         complain_of_missing(report)
+    apply = _settings_apply()
     _show_copying()
-    if not _show_bucket() or not all(report.complete for report in reports):
+    if not _show_bucket() or not apply or not all(report.complete for report in reports):
         raise typer.Exit(1)
+
+
+def _settings_apply() -> bool:
+    """Whether runs may use the settings of this host; complains if not."""
+    try:
+        check_settings()
+    except SettingsError as error:
+        complain(error)
+        return False
+    return True
 
 
 def _show_copying() -> None:

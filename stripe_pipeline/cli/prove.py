@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,16 +13,14 @@ from stripe_pipeline.cli.app import app, check_environment
 from stripe_pipeline.cli.display import Display, short_path
 from stripe_pipeline.cli.instance import dagster_instance
 from stripe_pipeline.cli.terminal import out
+from stripe_pipeline.cli.web_server import WebServer, refuse_elsewhere, succeeded, web_server
 from stripe_pipeline.days import today
-from stripe_pipeline.errors import SettingsError
+from stripe_pipeline.errors import SettingsError, StripePipelineError
 from stripe_pipeline.settings.loading import load_settings
 
 if TYPE_CHECKING:
-    from stripe_pipeline.proof.certificate import Changed, Month
+    from stripe_pipeline.proof.certificate import Month
     from stripe_pipeline.proof.summary import Summary
-    from stripe_pipeline.proof.verdict import Proof
-
-_SHOWN = 20
 
 
 @app.command()
@@ -45,15 +43,43 @@ def prove(
     if verify:
         if month:
             raise SettingsError("--verify names the certificate of a month itself", "Leave out --month")
+        refuse_elsewhere("prove --verify")
         raise typer.Exit(0 if _verify(verify) else 1)
     certified = _month(month) if month else None
+    if elsewhere := web_server():
+        raise typer.Exit(0 if _prove_through(elsewhere, certified) else 1)
     check_environment()
     summary = prove_tables()
-    show_summary(summary)
+    show_summary(summary.lines)
     if certified:
         _certify(certified)
     if summary.verdict is Verdict.FAILED:
         raise typer.Exit(1)
+
+
+def _prove_through(elsewhere: WebServer, month: Month | None) -> bool:
+    """Let runs where the data folder is evaluate the checks and make the certificate; whether no check failed."""
+    from stripe_pipeline.assets.checks import NIGHTLY, VERDICT_TAG, build_checks
+    from stripe_pipeline.assets.keys import Names
+    from stripe_pipeline.assets.runs import ASSETS_JOB
+    from stripe_pipeline.proof.verdict import Verdict
+
+    names = Names()
+    by_name = build_checks(load_settings(), names)
+    checks = [key for name in NIGHTLY if name in by_name for key in by_name[name].check_keys]
+    run_id = elsewhere.submit(ASSETS_JOB, near=names.certificate, checks=checks)
+    proved = succeeded(elsewhere.follow(run_id), elsewhere.page_of(run_id))
+    if VERDICT_TAG not in proved.tags:
+        raise StripePipelineError(
+            f"The run {run_id} did not say what is proved", "Install this version of stripe_pipeline there, too"
+        )
+    show_summary(line for message in proved.messages for line in message.splitlines())
+    if month:
+        config = {"ops": {names.certificate.to_python_identifier(): {"config": {"month": f"{month}"}}}}
+        run_id = elsewhere.submit(ASSETS_JOB, near=names.certificate, assets=[names.certificate], config=config)
+        for message in succeeded(elsewhere.follow(run_id), elsewhere.page_of(run_id)).messages:
+            out.print(f"\n{message}")
+    return proved.tags[VERDICT_TAG] != Verdict.FAILED
 
 
 def _month(text: str) -> Month:
@@ -72,41 +98,26 @@ def _certify(month: Month) -> None:
     with Pipeline.from_environment() as pipeline:
         made = Certificates(pipeline.warehouse, pipeline.settings).make(month)
     for certified in made:
-        certificate = certified.certificate
-        rows = sum(table["rows"] for table in certificate["tables"])
-        out.print(f"\nCertificate of {month}, {certificate['mode']} mode: {certificate['verdict']}, {rows:,} rows")
-        out.print(f"  Rows (SHA-256)  {certificate['rows_sha256']}")
-        out.print(f"  Page            {short_path(certified.html)}")
-        out.print(f"  To verify       stripe-pipeline prove --verify {short_path(certified.json)}", soft_wrap=True)
-        if certified.replaced:
-            same = "are the same as" if not certified.is_new else "differ from those"
-            out.print(
-                f"  The rows {same} in the certificate of {certified.replaced['made_at']}, which this one replaces."
-            )
-        _show_changed(certified.changed)
+        out.print("\n" + "\n".join(certified.lines(short_path)))
 
 
 def _verify(path: Path) -> bool:
     """Compare the tables with a certificate, and print how they differ; whether they are equal."""
-    from stripe_pipeline.sync.certifying import Certificates
+    from stripe_pipeline.sync.certifying import Certificates, line_of
     from stripe_pipeline.sync.pipeline import look
 
     with look() as warehouse:
         certificate, sentences, changed = Certificates(warehouse, load_settings()).verify(path)
     for sentence in sentences:
         out.print(f"{sentence}.")
-    _show_changed(changed)
+    for row in changed:
+        out.print(line_of(row))
     of = f"the certificate of {certificate['month']}, {certificate['mode']} mode, made {certificate['made_at']}"
     if sentences:
         out.print(f"The tables differ from {of}.", style="bold red", soft_wrap=True)
     else:
         out.print(f"The tables hold exactly the rows of {of}.", style="bold", soft_wrap=True)
     return not sentences
-
-
-def _show_changed(changed: Sequence[Changed]) -> None:
-    for row in changed:
-        out.print(f"  {row.table} {row.id}, created {row.day}: {row.why}", soft_wrap=True)
 
 
 def prove_tables() -> Summary:
@@ -127,21 +138,12 @@ def prove_tables() -> Summary:
             return summarize(pipeline.warehouse.proofs.stored())
 
 
-def show_summary(summary: Summary) -> None:
-    """Print the verdict, and what failed or is open."""
-    _print_proofs("failed", summary.failed, "red")
-    _print_proofs("open", summary.open, "yellow")
-    out.print(summary.sentence, style="bold", soft_wrap=True)
-
-
-def _print_proofs(word: str, proofs: Sequence[Proof], style: str) -> None:
-    for proof in proofs[:_SHOWN]:
-        subject = " ".join(filter(None, (proof.object_type, proof.currency, proof.scope)))
-        parts = [proof.reason] if proof.reason else []
-        if proof.difference:
-            parts.append(f"{proof.left:,} stored, {proof.right:,} expected, difference {proof.difference:,}")
-        mode = "live" if proof.livemode else "test"
-        text = f" {proof.name}: {subject} ({mode}): {'; '.join(parts)}"
-        out.print(Text.assemble((f"{word:6}", style), text), soft_wrap=True)
-    if len(proofs) > _SHOWN:
-        out.print(f"       and {len(proofs) - _SHOWN} more in pipeline.proof")
+def show_summary(lines: Iterable[str]) -> None:
+    """Print the lines of a summary."""
+    *outcomes, sentence = lines
+    for line in outcomes:
+        shown = Text(line)
+        for word, style in (("failed", "red"), ("open", "yellow")):
+            shown.highlight_regex(rf"^{word}\b", style)
+        out.print(shown, soft_wrap=True)
+    out.print(sentence, style="bold", soft_wrap=True)

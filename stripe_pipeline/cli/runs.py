@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from stripe_pipeline.cli.hosts import agreed
 from stripe_pipeline.cli.instance import dagster_instance
-from stripe_pipeline.cli.settings import agreed
-from stripe_pipeline.cli.terminal import complain, out
-from stripe_pipeline.cli.web_server import Followed, web_server
+from stripe_pipeline.cli.terminal import out
+from stripe_pipeline.cli.web_server import refuse_elsewhere, succeeded, web_server
 from stripe_pipeline.cli.webhooks import app as webhooks
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
@@ -100,12 +100,13 @@ def prune(
     from stripe_pipeline.sync.pipeline import look
 
     if dry_run:
+        refuse_elsewhere("prune --dry-run")
         with look() as warehouse:
             pruned = records(warehouse.prune(dry_run=True))
     elif elsewhere := web_server():
         retention = Names().retention
-        run_id = elsewhere.submit(ASSETS_JOB, near=retention, tags={}, assets=[retention])
-        pruned = _succeeded(elsewhere.follow(run_id), elsewhere.page_of(run_id)).tables.get(PRUNED, [])
+        run_id = elsewhere.submit(ASSETS_JOB, near=retention, assets=[retention])
+        pruned = succeeded(elsewhere.follow(run_id), elsewhere.page_of(run_id)).tables.get(PRUNED, [])
     else:
         check_environment()
         with dagster_instance() as instance:
@@ -139,12 +140,15 @@ def erase(
     """Erase customers and the copies of their data in other rows, and keep them out.
 
     Removes them from the private file and every published version. Amounts, ids and dates stay. Needs no API key, and
-    changes nothing at Stripe.
+    changes nothing at Stripe. Works only on the host that has the data folder.
     """
     from stripe_pipeline.fields import load_hash_key
+    from stripe_pipeline.sync.pipeline import check_second
     from stripe_pipeline.warehouse.recovery import holds_warehouse
     from stripe_pipeline.warehouse.warehouse import Warehouse
 
+    refuse_elsewhere("erase")
+    check_second()
     settings, folder = load_settings(), DataFolder.from_environment()
     if not holds_warehouse(folder):
         raise SettingsError(
@@ -249,13 +253,15 @@ def _history(keep: bool = False) -> Path | None:
 def drain() -> None:
     """Apply the notifications in the inbox, once.
 
-    The sensor of `dev` and `demo` does the same continuously.
+    The sensor of `dev` and `demo` does the same continuously. Works only on the host that has the data folder; on
+    another one, `sync` applies them, too.
     """
     from stripe_pipeline.assets.keys import Names
     from stripe_pipeline.automation import TickLimits, events_without_a_run
     from stripe_pipeline.sync.pipeline import SYNC_TIME, Pipeline
     from stripe_pipeline.sync.report import Report
 
+    refuse_elsewhere("webhooks drain", "Run `stripe-pipeline sync` here, which applies the notifications, too")
     check_environment()
     report = Report()
     with Display() as display, dagster_instance() as instance, Pipeline.from_environment(display) as pipeline:
@@ -310,7 +316,7 @@ def execute(*, job: str | None, first: date, last: date, tables: list[str] | Non
         run_id = elsewhere.submit(
             job or ASSETS_JOB, near=load.some_asset, tags=load.day if job else load.days, assets=load.assets
         )
-        _succeeded(elsewhere.follow(run_id), elsewhere.page_of(run_id))
+        succeeded(elsewhere.follow(run_id), elsewhere.page_of(run_id))
         return True
     check_environment()
     with Display() as display, dagster_instance() as instance:
@@ -331,29 +337,6 @@ def execute(*, job: str | None, first: date, last: date, tables: list[str] | Non
     if not result.success:
         raise error or failure_of(result)
     return True
-
-
-def _succeeded(run: Followed, page: str) -> Followed:
-    """Show what a run on another host did; ends the command if the run failed."""
-    from stripe_pipeline.assets.raw import SUMMARY_TAG
-    from stripe_pipeline.sync.report import HEADINGS
-
-    summary = run.tags.get(SUMMARY_TAG)
-    for message in run.messages:
-        if message.partition("\n")[0].split() == [*HEADINGS]:
-            out.print(message)
-    if summary:
-        out.print(f"{summary}.")
-    for warning in dict.fromkeys(run.warnings):
-        out.print(warning)
-    if run.status == "SUCCESS":
-        return run
-    if run.status == "CANCELED":
-        raise StripePipelineError("The run was canceled in Dagster", "Start the command again: the run continues")
-    if not run.error and not summary:
-        raise StripePipelineError(f"The run failed unexpectedly: {run.failure}", f"{page} shows its log")
-    complain(run.failure)
-    raise typer.Exit(2 if run.error == SettingsError.__name__ else 1)
 
 
 def _in_process(

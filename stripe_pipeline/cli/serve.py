@@ -246,7 +246,7 @@ def _say_ready(folder: DataFolder, port: int, webhooks: str | None, emulator: st
     out.print(query(sql).to_string(index=False, float_format="{:,.3f}".format))
     if emulator:
         out.print()
-        show_summary(prove_tables())
+        show_summary(prove_tables().lines)
         _show_report(port)
     out.print("\nCtrl-C stops everything.")
 

@@ -1,22 +1,16 @@
 """The settings on which hosts that share an inbox in Postgres agree.
 
-This module has the command `use-settings`, and the check of commands that open the warehouse without a pipeline.
+This module has the command `use-settings`. Whether hosts agree is found out in `hosts`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING
-
 from stripe_pipeline.cli.app import app
+from stripe_pipeline.cli.hosts import agreed
 from stripe_pipeline.cli.terminal import out
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.settings.environment import inbox_url
 from stripe_pipeline.settings.loading import load_settings
-
-if TYPE_CHECKING:
-    from stripe_pipeline.settings.model import Settings
 
 
 @app.command()
@@ -37,19 +31,3 @@ def use_settings() -> None:
     hash_key = load_hash_key(folder, keep=False) if settings.hashes else None
     with agreed(settings, folder, hash_key, go_back=True):
         out.print("The settings of this host apply from now on; a host with other ones is refused.")
-
-
-@contextmanager
-def agreed(settings: Settings, folder: DataFolder, hash_key: bytes | None, *, go_back: bool = False) -> Iterator[None]:
-    """Work with these settings; raises `SettingsError` and `WarehouseError` as `Presence.enter` does."""
-    from stripe_pipeline.inbox.database import is_postgres
-    from stripe_pipeline.inbox.inbox import Inbox
-    from stripe_pipeline.settings.stored import stored
-
-    url = inbox_url()
-    if not url or not is_postgres(url):
-        yield
-        return
-    with closing(Inbox(folder, url)) as inbox:
-        inbox.presence.enter(stored(settings, hash_key), go_back=go_back)
-        yield

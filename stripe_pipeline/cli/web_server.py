@@ -1,26 +1,28 @@
 """Dagster's web server: on a host without the data folder, commands start their runs through it, where that folder is.
 
-This module submits and follows a run. Which run a command needs belongs to `runs`.
+This module submits and follows a run, and shows how it ended. Which run a command needs belongs to `runs`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import orjson
+import typer
 import urllib3
 
-from stripe_pipeline.cli.terminal import err
+from stripe_pipeline.cli.terminal import complain, err, out
 from stripe_pipeline.data_folder import DataFolder
-from stripe_pipeline.errors import StripePipelineError
+from stripe_pipeline.errors import SettingsError, StripePipelineError
 from stripe_pipeline.settings.environment import dagster_url
 from stripe_pipeline.stripe_api.connections import connections
 
 if TYPE_CHECKING:
-    from dagster import AssetKey
+    from dagster import AssetCheckKey, AssetKey
 
 _TIMEOUT = 60.0  # seconds for one request
 _POLL = 1.0  # seconds
@@ -32,6 +34,19 @@ _PLACE = """
 query ($asset: [String!]!) {
   assetNodes(assetKeys: [{ path: $asset }]) { repository { name location { name } } }
 }
+"""
+_LAUNCH = """
+mutation ($params: ExecutionParams!) {
+  launchRun(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on Error { message }
+    ... on RunConfigValidationInvalid { errors { message } }
+  }
+}
+"""
+_TERMINATE = """
+mutation ($id: String!) { terminateRun(runId: $id) { __typename } }
 """
 _PROGRESS = """
 query ($id: ID!, $after: String) {
@@ -102,26 +117,21 @@ class WebServer:
     """Dagster's web server at `url`. Every method raises `StripePipelineError` if it does not answer as expected."""
 
     def __init__(self, url: str) -> None:
-        from dagster_graphql import DagsterGraphQLClient
-
         self._url = url
         self._connections = connections(url, _TIMEOUT)
-        parts = urllib3.util.parse_url(url)
-        self._client = DagsterGraphQLClient(
-            parts.host or "",
-            port_number=parts.port,
-            use_https=parts.scheme == "https",
-            timeout=round(_TIMEOUT),
-            path_prefix=parts.path or "",
-        )
 
     def submit(
-        self, job: str, *, near: AssetKey, tags: Mapping[str, str], assets: Sequence[AssetKey] | None = None
+        self,
+        job: str,
+        *,
+        near: AssetKey,
+        tags: Mapping[str, str] | None = None,
+        assets: Sequence[AssetKey] | None = None,
+        checks: Sequence[AssetCheckKey] | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> str:
-        """Submit a run of the job in the code location that has the asset `near`, of these `assets` or all of the job;
-        returns the id of the run."""
-        from dagster_graphql import DagsterGraphQLClientError
-
+        """Submit a run of the job in the code location that has the asset `near`, of these `assets` and `checks` or all
+        of the job; returns the id of the run."""
         nodes = self._query(_PLACE, asset=near.path)["assetNodes"]
         if not nodes:
             raise StripePipelineError(
@@ -129,19 +139,32 @@ class WebServer:
                 "Let STRIPE_PIPELINE_DAGSTER_URL name the web server of this pipeline, and start its code server",
             )
         repository = nodes[0]["repository"]
-        try:
-            run_id = self._client.submit_job_execution(
-                job,
-                repository_location_name=repository["location"]["name"],
-                repository_name=repository["name"],
-                tags=dict(tags),
-                asset_selection=assets,
-            )
-        except DagsterGraphQLClientError as error:
+        selector: dict[str, Any] = {
+            "jobName": job,
+            "repositoryName": repository["name"],
+            "repositoryLocationName": repository["location"]["name"],
+        }
+        if assets is not None:
+            selector["assetSelection"] = [{"path": asset.path} for asset in assets]
+        if checks is not None:
+            selector.setdefault("assetSelection", [])
+            selector["assetCheckSelection"] = [
+                {"assetKey": {"path": check.asset_key.path}, "name": check.name} for check in checks
+            ]
+        params = {
+            "selector": selector,
+            "runConfigData": config or {},
+            "executionMetadata": {"tags": [{"key": name, "value": value} for name, value in (tags or {}).items()]},
+        }
+        answer = self._query(_LAUNCH, params=params)["launchRun"]
+        if "run" not in answer:
+            messages = [answer.get("message"), *(error["message"] for error in answer.get("errors", ()))]
+            reason = "; ".join(filter(None, messages)) or answer["__typename"]
             raise StripePipelineError(
-                f"Dagster at {self._url} did not start the run: {_shortened(error.__cause__ or error.args[-1])}",
+                f"Dagster at {self._url} did not start the run: {_shortened(reason)}",
                 f"The page {self._url}/deployment shows the state of the code server",
-            ) from error
+            )
+        run_id: str = answer["run"]["runId"]
         err.print(f"The run {run_id} was submitted to Dagster: {self.page_of(run_id)}")
         return run_id
 
@@ -183,16 +206,12 @@ class WebServer:
 
     def _stop(self, run_id: str) -> None:
         """Stop the run. Dagster cannot stop a run whose process is just starting."""
-        from dagster_graphql import DagsterGraphQLClientError
-
         ends = time.monotonic() + _STOPPING
         while time.monotonic() < ends:
-            try:
-                self._client.terminate_run(run_id)
-            except DagsterGraphQLClientError:
-                time.sleep(_POLL)
-            else:
-                return
+            with contextlib.suppress(StripePipelineError):
+                if self._query(_TERMINATE, id=run_id)["terminateRun"]["__typename"] == "TerminateRunSuccess":
+                    return
+            time.sleep(_POLL)
         err.print(f"The run could not be stopped: {self.page_of(run_id)} shows how it ends")
 
     def _query(self, text: str, **variables: object) -> dict[str, Any]:
@@ -220,6 +239,41 @@ def web_server() -> WebServer | None:
 
     url = dagster_url()
     return WebServer(url) if url and not holds_warehouse(DataFolder.from_environment()) else None
+
+
+def succeeded(run: Followed, page: str) -> Followed:
+    """Show what a run on another host did; ends the command if the run failed."""
+    from stripe_pipeline.assets.raw import SUMMARY_TAG
+    from stripe_pipeline.sync.report import HEADINGS
+
+    summary = run.tags.get(SUMMARY_TAG)
+    for message in run.messages:
+        if message.partition("\n")[0].split() == [*HEADINGS]:
+            out.print(message)
+    if summary:
+        out.print(f"{summary}.")
+    for warning in dict.fromkeys(run.warnings):
+        out.print(warning)
+    if run.status == "SUCCESS":
+        return run
+    if run.status == "CANCELED":
+        raise StripePipelineError("The run was canceled in Dagster", "Start the command again: the run continues")
+    if not run.error and not summary:
+        raise StripePipelineError(f"The run failed unexpectedly: {run.failure}", f"{page} shows its log")
+    complain(run.failure)
+    raise typer.Exit(2 if run.error == SettingsError.__name__ else 1)
+
+
+def refuse_elsewhere(command: str, alternative: str = "") -> None:
+    """Raise `SettingsError` for a command that no run of Dagster stands for, if others start their runs through the web
+    server here. `alternative` begins the remedy."""
+    if web_server():
+        raise SettingsError(
+            f"`stripe-pipeline {command}` works in the data folder itself, and"
+            f" {DataFolder.from_environment().root} holds no warehouse",
+            f"{alternative}{'; or run' if alternative else 'Run'} `stripe-pipeline {command}` on the host of Dagster's"
+            " code server, which has the warehouse",
+        )
 
 
 def _shortened(reason: object) -> str:

@@ -166,10 +166,12 @@ def retry(
 
     The table pipeline.inbox shows these objects and the reasons. The next run reads the objects again.
     """
+    from stripe_pipeline.cli.web_server import refuse_elsewhere
     from stripe_pipeline.inbox.inbox import Inbox
 
     folder = DataFolder.from_environment()
     if not inbox_url():
+        refuse_elsewhere("webhooks retry")
         folder.prepare()
     inbox = Inbox(folder, inbox_url())
     try:

@@ -19,13 +19,13 @@ import filelock
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from stripe_pipeline import postgres
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import SettingsError, WarehouseError
 from stripe_pipeline.inbox.tables import lacking, make_tables
 from stripe_pipeline.sqlite_files import sqlite_cause_of
 from stripe_pipeline.storage_errors import Cause
 
-_POSTGRES_TIMES = {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeout": 30_000}  # the last in ms
 _PAUSE = 0.01  # seconds before a retry where SQLite itself does not wait
 _POSTGRES_DISK_FULL = "53100"  # of SQLSTATE
 _POSTGRES_LOCK = 0x57121BE  # any number that nothing else in the database locks while it changes its tables
@@ -50,7 +50,7 @@ class Database:
             # Connections stay open, so that asking whether something is due costs no more than the query.
             self.engine = sa.create_engine(
                 self._url,
-                connect_args={"timeout": patience} if self.is_sqlite else _POSTGRES_TIMES,
+                connect_args={"timeout": patience} if self.is_sqlite else postgres.CONNECT,
                 pool_pre_ping=not self.is_sqlite,
             )
         except ImportError:
@@ -58,8 +58,8 @@ class Database:
                 "STRIPE_PIPELINE_INBOX names a Postgres database, but the client for it is not installed",
                 'Install the client: pip install "psycopg[binary]"',
             ) from None
-        if self.is_sqlite:
-            sa.event.listen(self.engine, "connect", _make_durable)
+        prepare = _make_durable if self.is_sqlite else postgres.prepare
+        sa.event.listen(self.engine, "connect", lambda connection, _: prepare(connection))
         with self.errors():
             self._make()
 
@@ -91,6 +91,17 @@ class Database:
                 raise WarehouseError(
                     f"The inbox {self._path} was moved away or replaced while it was written", "Try again"
                 )
+
+    def session(self, purpose: str) -> sa.Connection:
+        """A connection of its own, which is not pooled, for locks of the session. Postgres shows the purpose."""
+        connection = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            connection.detach()
+            connection.execute(sa.select(sa.func.set_config("application_name", f"stripe_pipeline {purpose}", False)))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def lock(self, connection: sa.Connection) -> None:
         """Block all other callers of this method until the transaction ends."""
@@ -227,7 +238,7 @@ def parse_url(url: str) -> sa.URL:
     return parsed if backend == "sqlite" else parsed.set(drivername="postgresql+psycopg")
 
 
-def _make_durable(connection: Any, _: object) -> None:
+def _make_durable(connection: Any) -> None:
     """SQLite: a commit is on the disk before it returns, even in WAL mode and if the machine loses power."""
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA fullfsync = ON")  # otherwise macOS leaves the data in the drive's cache

@@ -21,14 +21,6 @@ from stripe_pipeline.inbox.tables import HOLDERS
 
 _BEAT = 5.0  # seconds between two signs of life
 _GONE = 15.0  # seconds without a sign of life after which a holder without its lock is gone
-# The server notices within half a minute that a host is gone, whatever its own configuration; and an idle holder keeps
-# its connection.
-_CONNECTION = {
-    "tcp_keepalives_idle": "10",
-    "tcp_keepalives_interval": "5",
-    "tcp_keepalives_count": "3",
-    "idle_session_timeout": "0",
-}
 NOW = sa.extract("epoch", sa.func.clock_timestamp())
 _LOCK = sa.func.hashtextextended(sa.literal("stripe_pipeline ") + HOLDERS.c.id, 0)
 
@@ -125,16 +117,8 @@ class Holders:
 
     def _take(self, holder: str) -> sa.Connection:
         """A connection of its own that holds the lock."""
-        connection = self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        connection = self._database.session(f"holds {holder}")
         try:
-            connection.detach()
-            for name, value in _CONNECTION.items():
-                # A server may lack the parameter.
-                connection.execute(
-                    sa.select(sa.func.set_config(name, value, False)).where(
-                        sa.func.current_setting(name, True).is_not(None)
-                    )
-                )
             key = sa.func.hashtextextended(f"stripe_pipeline {holder}", 0)
             connection.execute(sa.select(sa.func.pg_advisory_lock(key)))
         except BaseException:

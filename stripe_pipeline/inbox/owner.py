@@ -37,9 +37,9 @@ def check_owner(folder: DataFolder, url: str) -> None:
                 " second warehouse, name another database in STRIPE_PIPELINE_INBOX"
                 if in_lake
                 else "Run the command where that warehouse is, or set STRIPE_PIPELINE_DAGSTER_URL to the address of"
-                " Dagster's web server: `sync`, `backfill` and `prune` then run there. For a second warehouse, name"
-                " another database in STRIPE_PIPELINE_INBOX; if that warehouse is gone, run `stripe-pipeline webhooks"
-                " adopt` here",
+                " Dagster's web server: `sync`, `backfill`, `prove` and `prune` then run there. For a second warehouse,"
+                " name another database in STRIPE_PIPELINE_INBOX; if that warehouse is gone, run `stripe-pipeline"
+                " webhooks adopt` here",
             )
 
 

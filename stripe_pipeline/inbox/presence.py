@@ -42,7 +42,7 @@ class Presence:
         """
         if self._entered or self._database.is_sqlite:
             return
-        detail = orjson.dumps(dict(settings), option=orjson.OPT_SORT_KEYS)
+        detail = _serialized(settings)
 
         def admit(connection: sa.Connection, others: Sequence[Held]) -> None:
             if not go_back:
@@ -53,6 +53,13 @@ class Presence:
         holding = Holders(self._database).holding(Kind.SETTINGS, str(uuid4()), detail.decode(), admit=admit)
         self._held.enter_context(holding)
         self._entered = True
+
+    def check(self, settings: Mapping[str, str]) -> None:
+        """Raise `SettingsError` if another host has replaced these `settings.stored`, as `enter` does; changes
+        nothing. Raises `WarehouseError`."""
+        if not self._database.is_sqlite:
+            with self._database.reading() as connection:
+                _refuse_replaced(connection, _serialized(settings))
 
     def hosts(self) -> list[str]:
         """The hosts that work with the inbox at the moment, by name. None is known of an inbox in SQLite."""
@@ -67,6 +74,10 @@ class Presence:
         """Let any settings apply, as to a new inbox."""
         if not self._database.is_sqlite:
             connection.execute(sa.delete(SETTINGS))
+
+
+def _serialized(settings: Mapping[str, str]) -> bytes:
+    return orjson.dumps(dict(settings), option=orjson.OPT_SORT_KEYS)
 
 
 def _digest(settings: bytes) -> str:

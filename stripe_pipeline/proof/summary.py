@@ -11,6 +11,7 @@ from stripe_pipeline.proof.verdict import Proof, Verdict
 
 PAYOUT = "payout_is_sum_of_its_transactions"
 SAMPLED = "sampled_rows_are_equal"
+_SHOWN = 20  # outcomes of a verdict that the text names
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,22 @@ class Summary:
     """The outcomes that failed, those of whole tables before those of single objects."""
     open: Sequence[Proof]
     """The outcomes that could not be decided."""
+
+    @property
+    def lines(self) -> list[str]:
+        """The summary as text: what failed, what is open, and the sentence."""
+        return [*_shown("failed", self.failed), *_shown("open", self.open), self.sentence]
+
+
+def _shown(word: str, proofs: Sequence[Proof]) -> Iterable[str]:
+    for proof in proofs[:_SHOWN]:
+        subject = " ".join(filter(None, (proof.object_type, proof.currency, proof.scope)))
+        parts = [proof.reason] if proof.reason else []
+        if proof.difference:
+            parts.append(f"{proof.left:,} stored, {proof.right:,} expected, difference {proof.difference:,}")
+        yield f"{word:6} {proof.name}: {subject} ({'live' if proof.livemode else 'test'}): {'; '.join(parts)}"
+    if len(proofs) > _SHOWN:
+        yield f"{'':6} and {len(proofs) - _SHOWN} more in pipeline.proof"
 
 
 def summarize(stored: Iterable[tuple[Proof, float]]) -> Summary:

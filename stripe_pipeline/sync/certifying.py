@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -39,6 +40,28 @@ class Certified:
     def is_new(self) -> bool:
         """Whether the rows differ from those of the replaced certificate, or there was none."""
         return self.replaced is None or self.replaced["rows_sha256"] != self.certificate["rows_sha256"]
+
+    def lines(self, show: Callable[[Path], str] = str) -> list[str]:
+        """What was certified, as text; `show` writes the path of a file."""
+        certificate, mode = self.certificate, self.certificate["mode"]
+        rows = sum(table["rows"] for table in certificate["tables"])
+        lines = [
+            f"Certificate of {certificate['month']}, {mode} mode: {certificate['verdict']}, {rows:,} rows",
+            f"  Rows (SHA-256)  {certificate['rows_sha256']}",
+            f"  Page            {show(self.html)}",
+            f"  To verify       stripe-pipeline prove --verify {show(self.json)}",
+        ]
+        if self.replaced:
+            same = "differ from those" if self.is_new else "are the same as"
+            lines.append(
+                f"  The rows {same} in the certificate of {self.replaced['made_at']}, which this one replaces."
+            )
+        return [*lines, *map(line_of, self.changed)]
+
+
+def line_of(row: Changed) -> str:
+    """A row that changed, as text."""
+    return f"  {row.table} {row.id}, created {row.day}: {row.why}"
 
 
 class Certificates:

@@ -106,7 +106,7 @@ class Pipeline:
         """The pipeline of the environment and the settings file, or of other `sources`; raises `SettingsError`, and
         `WarehouseError` if this would make a second warehouse for the inbox, unless it is to `take_over` the inbox."""
         if not take_over:
-            _check_second(sources)
+            check_second(sources)
         return cls(
             settings=sources.settings(),
             keys=sources.keys(),
@@ -325,7 +325,7 @@ def look(sources: Configuration = _STANDARD) -> Iterator[Warehouse]:
         warehouse.close()
 
 
-def _check_second(sources: Configuration) -> None:
+def check_second(sources: Configuration = _STANDARD) -> None:
     """Raise `WarehouseError`, before any file is created, if the inbox belongs to a warehouse that is not here."""
     folder, url = sources.folder, sources.inbox_url()
     if url and is_postgres(url) and not holds_warehouse(folder):

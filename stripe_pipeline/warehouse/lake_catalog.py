@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from stripe_pipeline import postgres
 from stripe_pipeline.errors import SettingsError, WarehouseError
 from stripe_pipeline.lake import VARIABLE, Lake
 from stripe_pipeline.storage_errors import reason
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     import psycopg
 
 _LOCK = 5_733_201_846_116_120_385  # any number, always the same one
-_CONNECT_TIMEOUT = 10  # seconds
 
 
 class LakeCatalog:
@@ -138,7 +138,8 @@ class LakeCatalog:
         if self._connection is not None and not self._connection.broken:
             return self._connection
         try:
-            connection = psycopg.connect(self._lake.catalog, autocommit=True, connect_timeout=_CONNECT_TIMEOUT)
+            connection = psycopg.connect(self._lake.catalog, autocommit=True, **postgres.CONNECT)
+            postgres.prepare(connection)
             connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}s'")
         except psycopg.Error as error:
             raise WarehouseError(

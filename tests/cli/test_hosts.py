@@ -9,24 +9,38 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import timedelta
 from pathlib import Path
 from unittest import mock
 
 import dagster as dg
+import duckdb
 import pytest
 import sqlalchemy as sa
 
 from stripe_emulator import Fault, Server
+from stripe_pipeline.assets.checks import NIGHTLY
 from stripe_pipeline.cli.processes import free_port
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
 from stripe_pipeline.inbox.database import _POSTGRES_LOCK
+from stripe_pipeline.inbox.inbox import Inbox
+from stripe_pipeline.inbox.notification import notification_of
+from stripe_pipeline.inbox.tables import HOLDERS, SETTINGS
 from stripe_pipeline.objects import DEFAULT_TYPES
 from tests.cli.test_cli import DAYS, Project, Run, api, environment, process, project, run  # noqa: F401
 from tests.stripe_state import assert_equal_to_stripe
 from tests.webserver import Webserver, webserver
+
+
+def recorded(inbox: str) -> list[tuple[object, ...]]:
+    """The settings in the inbox's database, and who works with these."""
+    engine = sa.create_engine(sa.make_url(inbox).set(drivername="postgresql+psycopg"))
+    with engine.connect() as connection:
+        rows = [tuple(row) for table in (SETTINGS, HOLDERS) for row in connection.execute(sa.select(table))]
+    engine.dispose()
+    return rows
 
 
 def test_use_settings_makes_all_hosts_go_back(
@@ -51,11 +65,19 @@ def test_use_settings_makes_all_hosts_go_back(
     assert "run `stripe-pipeline use-settings` here" in text
     status, text = on_host("one", older, "erase", "cus_1", "--unknown", "--yes")
     assert (status, "Host two replaced the settings" in text) == (2, True)
+    before = recorded(inbox_in_postgres)
+    status, text = on_host("one", older, "check")
+    assert status == 1
+    assert text.count("error: Host two replaced the settings that this host has") == 1
+    assert "run `stripe-pipeline use-settings` here" in text
+    assert on_host("two", newer, "check")[0] == 0
+    assert recorded(inbox_in_postgres) == before, "check changes nothing"
     assert on_host("one", older, "use-settings") == (
         0,
         "The settings of this host apply from now on; a host with other ones is refused.",
     )
     assert on_host("one", older, "sync")[0] == 0
+    assert on_host("one", older, "check")[0] == 0
     status, text = on_host("two", newer, "sync")
     assert status == 2
     assert "Host one replaced the settings that this host has" in text
@@ -187,6 +209,98 @@ def test_a_command_on_a_host_without_the_data_folder_runs_where_that_folder_is(
     refused = run("sync", STRIPE_PIPELINE_INBOX=inbox_in_postgres)
     assert refused.status == 1
     assert "set STRIPE_PIPELINE_DAGSTER_URL to the address of Dagster's web server" in refused.err
+
+
+def test_prove_on_a_host_without_the_data_folder_runs_where_that_folder_is(
+    data_host: tuple[DataFolder, Path, Webserver],
+    project: Project,  # noqa: F811
+    run: Run,  # noqa: F811
+) -> None:
+    folder, settings, server = data_host
+    shutil.rmtree(project.root / ".dagster")
+    here = {"STRIPE_API_KEY": "", "STRIPE_TEST_API_KEY": "", "STRIPE_PIPELINE_DAGSTER_URL": server.url}
+    for path in (settings, project.root / settings.name):
+        path.write_text("history: 65 days")
+    assert run("sync", **here).status == 0
+    month = f"{today().replace(day=1) - timedelta(days=1):%Y-%m}"
+    proved = run("prove", "--month", month, **here)
+    assert proved.status == 0, proved.err
+    verdict, certificate = proved.out.split("\n\n", 1)
+    assert verdict.splitlines()[-1].startswith("Proved up to ")
+    page = folder.shared.certificates / f"{month}-live.html"
+    assert certificate.startswith(f"Certificate of {month}, live mode: ")
+    assert f"  Page            {page}\n" in certificate
+    assert page.exists()
+    evaluated = server.query(
+        '{ assetNodes(assetKeys: [{ path: ["raw", "charges"] }]) { assetChecksOrError { ... on AssetChecks'
+        " { checks { name executionForLatestMaterialization { status } } } } } }"
+    )
+    [charges] = evaluated["assetNodes"]
+    checks = {
+        check["name"]: (check["executionForLatestMaterialization"] or {}).get("status")
+        for check in charges["assetChecksOrError"]["checks"]
+    }
+    assert {checks[name] for name in NIGHTLY} == {"SUCCEEDED"}
+
+    with duckdb.connect(str(folder.private)) as connection:
+        # More than a sample can correct.
+        connection.execute("UPDATE raw.charges SET amount_refunded = amount_refunded + 7, _fetched_at = '2020-01-01'")
+    failed = run("prove", **here)
+    assert (failed.status, failed.out.splitlines()[-1].partition(" of ")[0]) == (
+        1,
+        "Not proved: amount_refunded_is_sum_of_refunds",
+    )
+    assert re.search(r"^failed amount_refunded_is_sum_of_refunds: charges \w+ \(live\): .*difference", failed.out, re.M)
+
+    refused = run("prove", "--month", f"{today():%Y-%m}", **here)
+    assert refused.status == 2
+    assert "has not ended in UTC" in refused.err
+
+
+def test_commands_that_no_run_stands_for_say_where_they_work(
+    data_host: tuple[DataFolder, Path, Webserver],
+    project: Project,  # noqa: F811
+    run: Run,  # noqa: F811
+    api: Server,  # noqa: F811
+    inbox_in_postgres: str,
+) -> None:
+    folder, settings, server = data_host
+    shutil.rmtree(project.root / ".dagster")
+    here = {"STRIPE_API_KEY": "", "STRIPE_TEST_API_KEY": "", "STRIPE_PIPELINE_DAGSTER_URL": server.url}
+    where = "on the host of Dagster's code server, which has the warehouse"
+    customer = next(iter(api.shop.collection("customers", True)))
+    assert run("sync", **here).status == 0
+    with closing(Inbox(folder, inbox_in_postgres)) as inbox:
+        api.shop.update("customers", customer, livemode=True, name="before drain")
+        inbox.add([found for event in api.shop.events(True) if (found := notification_of(event))])
+        for name, options in {
+            "webhooks drain": (),
+            "webhooks retry": (),
+            "erase": (customer, "--yes"),
+            "prune --dry-run": (),
+            "prove --verify": ("2026-10-live.json",),
+        }.items():
+            refused = run(*name.split(), *options, **here)
+            assert (refused.status, refused.out) == (2, ""), name
+            assert f"`stripe-pipeline {name}` {where}" in refused.err
+            assert customer not in refused.err
+        assert inbox.summary().waiting > 0
+        assert not project.folder.root.exists()
+
+        # The remedies: `sync` here, and the commands where the data folder is.
+        assert run("sync", **here).status == 0
+        assert inbox.summary().waiting == 0
+    there = {
+        "STRIPE_PIPELINE_DATA": f"{folder.root}",
+        "STRIPE_PIPELINE_CONFIG": f"{settings}",
+        "STRIPE_PIPELINE_INBOX": inbox_in_postgres,
+    }
+    for command in ("webhooks drain", "webhooks retry", f"erase {customer} --yes", "prune --dry-run"):
+        ended = run(*command.split(), **there)
+        assert ended.status == 0, ended.err
+    without_web_server = run("erase", customer, "--yes", STRIPE_PIPELINE_INBOX=inbox_in_postgres)
+    assert without_web_server.status == 1
+    assert f"belongs to the warehouse in {folder.root} on host" in without_web_server.err
 
 
 @pytest.mark.parametrize("address", ["dagster:3000", "http://user:hidden@dagster:3000", "http://"])

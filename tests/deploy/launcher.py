@@ -7,37 +7,33 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from dagster._core.launcher import LaunchRunContext, RunLauncher
+import dagster as dg
+
+# The arguments of the command that carries out one run, which Dagster's own launchers make in the same way: Dagster
+# exports no name for these.
 from dagster._grpc.types import ExecuteRunArgs
-from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
 from stripe_pipeline.cli.project import make_project
 from tests.deploy.parts import hiding, may_hide_folders
 
 
-class HostPerRun(RunLauncher[Any], ConfigurableClass):
+class HostPerRun(dg.DefaultRunLauncher):
     """`hosts` is the folder in which each run gets its host, an empty folder with `settings` as the settings file;
     `variables` are the environment of a run."""
 
-    def __init__(
-        self, hosts: str, settings: str, variables: Mapping[str, str], inst_data: ConfigurableClassData | None = None
-    ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._hosts, self._settings, self._variables, self._inst_data = Path(hosts), settings, variables, inst_data
-
-    @property
-    def inst_data(self) -> ConfigurableClassData | None:
-        return self._inst_data
+    def __init__(self, hosts: str, settings: str, variables: Mapping[str, str], inst_data: Any = None) -> None:
+        super().__init__(inst_data)
+        self._hosts, self._settings, self._variables = Path(hosts), settings, variables
 
     @classmethod
     def config_type(cls) -> Any:
         return {"hosts": str, "settings": str, "variables": dict}
 
     @classmethod
-    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Self:
+    def from_config_value(cls, inst_data: Any, config_value: Mapping[str, Any]) -> Self:
         return cls(**config_value, inst_data=inst_data)
 
-    def launch_run(self, context: LaunchRunContext) -> None:
+    def launch_run(self, context: Any) -> None:
         """Start a process that sees no folder of another host."""
         run = context.dagster_run
         host = self._hosts / f"run-{run.run_id}"

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,14 @@ from stripe_pipeline.cli.cleaning import Cleaning
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.errors import SettingsError, WarehouseError
+from stripe_pipeline.inbox.database import Database
 from stripe_pipeline.inbox.notification import notification_of
 from stripe_pipeline.inbox.run_locks import RunLocks
 from stripe_pipeline.inbox.tables import HOLDERS
+from stripe_pipeline.lake import Lake
 from stripe_pipeline.settings.configuration import Configuration
 from stripe_pipeline.sync.pipeline import Pipeline
+from stripe_pipeline.warehouse.lake_catalog import LakeCatalog
 from tests.stripe_state import assert_equal_to_stripe, days_ago
 
 KEY = "sk_test_of_the_tests"
@@ -353,6 +357,29 @@ def test_a_run_that_ends_leaves_no_lock(inbox_in_postgres: str, folder: DataFold
     shift(inbox_in_postgres, 3600)
     assert list(locks.abandoned()) == []
     assert not folder.runs.exists()
+
+
+def test_postgres_looks_soon_whether_a_host_is_gone_and_names_the_sessions(
+    inbox_in_postgres: str, folder: DataFolder
+) -> None:
+    of_session = "SELECT name FROM pg_settings WHERE source = 'session'"  # a Unix socket shows no values
+    with closing(Database(folder, inbox_in_postgres)) as database:
+        with database.reading() as connection:
+            chosen = set(connection.exec_driver_sql(of_session).scalars())
+            assert {f"tcp_keepalives_{name}" for name in ("idle", "interval", "count")} | {"tcp_user_timeout"} <= chosen
+        with closing(database.session("waits")) as connection:
+            assert set(connection.exec_driver_sql(of_session).scalars()) == chosen | {"application_name"}
+            assert connection.exec_driver_sql("SHOW idle_session_timeout").scalar() == "0"
+        holders = (
+            "SELECT application_name FROM pg_stat_activity JOIN pg_locks USING (pid) WHERE locktype = 'advisory'"
+            " ORDER BY 1"
+        )
+        catalog = LakeCatalog(Lake(inbox_in_postgres, ""))
+        catalog.lock()
+        with RunLocks(folder, inbox_in_postgres).holding("some run"), database.reading() as connection:
+            names = connection.exec_driver_sql(holders).scalars().all()
+        catalog.close()
+    assert names == ["stripe_pipeline", "stripe_pipeline holds some run"]
 
 
 def test_a_lock_whose_connection_broke_is_taken_again(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stripe_pipeline.settings.model import Settings
-from stripe_pipeline.views.bi.flat import Flat, Join, fields, flat_view
+from stripe_pipeline.views.bi.flat import OF_CUSTOMER, Flat, Join, fields, flat_view
 from stripe_pipeline.views.view import View
 
 _COLUMNS = (
@@ -19,8 +19,7 @@ _COLUMNS = (
         "BIGINT",
     ),
     *fields("charges", "created amount customer card_brand card_country card_funding risk_level", prefix="charge_"),
-    Flat("customer_name", "customers.name", "The customer's `name`; null if the customer was deleted"),
-    Flat("customer_email", "customers.email", "The customer's `email`; null if the customer was deleted"),
+    *OF_CUSTOMER,
 )
 
 

@@ -53,6 +53,13 @@ class Flat:
         return Flat("", self.currency) if self.currency else None
 
 
+OF_CUSTOMER = (
+    Flat("customer_name", "customers.name", "The customer's `name`; null if the customer was deleted"),
+    Flat("customer_email", "customers.email", "The customer's `email`; null if the customer was deleted"),
+)
+"""Columns of a view that joins `customers`."""
+
+
 @dataclass(frozen=True)
 class Join:
     """A table whose row is named by another of the view's tables."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from stripe_pipeline.settings.model import Settings
-from stripe_pipeline.views.bi.flat import Flat, Join, fields, flat_view
+from stripe_pipeline.views.bi.flat import OF_CUSTOMER, Flat, Join, fields, flat_view
 from stripe_pipeline.views.view import View
 
 _COLUMNS = (
     *fields("refunds", "id created status amount currency reason failure_reason pending_reason description"),
     *fields("refunds", "charge payment_intent customer balance_transaction receipt_number"),
     *fields("charges", "created amount status card_brand card_country", prefix="charge_"),
-    Flat("customer_name", "customers.name", "The customer's `name`; null if the customer was deleted"),
-    Flat("customer_email", "customers.email", "The customer's `email`; null if the customer was deleted"),
+    *OF_CUSTOMER,
     Flat("destination_type", "refunds.destination_details.type", "Where the money goes to, such as `card`"),
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stripe_pipeline.settings.model import Settings
-from stripe_pipeline.views.bi.flat import Flat, Join, fields, flat_view
+from stripe_pipeline.views.bi.flat import OF_CUSTOMER, Flat, Join, fields, flat_view
 from stripe_pipeline.views.view import View
 
 _COLUMNS = (
@@ -32,8 +32,7 @@ _COLUMNS = (
     Flat("product", "subscription_items.price.product", "ID of the product"),
     Flat("product_name", "products.name", "Name of the product; null unless `products` are loaded"),
     *fields("subscriptions", "customer default_payment_method latest_invoice description"),
-    Flat("customer_name", "customers.name", "The customer's `name`; null if the customer was deleted"),
-    Flat("customer_email", "customers.email", "The customer's `email`; null if the customer was deleted"),
+    *OF_CUSTOMER,
     Flat("cancellation_reason", "subscriptions.cancellation_details.reason", "Why the subscription was canceled"),
     Flat(
         "cancellation_feedback",

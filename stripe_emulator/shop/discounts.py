@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from stripe_emulator import further_templates as templates
+from stripe_emulator import billing_templates as templates
 from stripe_emulator.shop.catalog import Catalog
 from stripe_emulator.shop.customers import Customers
 from stripe_emulator.shop.state import Moment, When, locked

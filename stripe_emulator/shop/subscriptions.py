@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
-from stripe_emulator import further_templates as templates
+from stripe_emulator import billing_templates as templates
 from stripe_emulator.clock import DAY
 from stripe_emulator.shop.discounts import Discounts
 from stripe_emulator.shop.invoices import Invoices

@@ -140,7 +140,7 @@ def generated_types() -> str:
             endpoint, listed = object_type.child_list.path, f"with each of `{object_type.parent}`"
         else:
             endpoint, listed = f"{object_type.endpoint}", "as a whole" if object_type.whole else "by `created`"
-        events = _listed(object_type.events) or "none"
+        events = _listed(object_type.event_types) or "none"
         secrets = _listed(object_type.secrets)
         rows.append((f"`{object_type.name}`", f"`{endpoint}`", listed, events, secrets))
     return _table(("table", "endpoint", "listed", "events", "not stored"), rows)
@@ -175,8 +175,8 @@ def _facts(object_type: ObjectType) -> Iterator[str]:
     if children := children_of(object_type):
         yield f"Children: {_listed(child.name for child in children)}"
     yield f"Default date: `{object_type.date_field}`"
-    if object_type.events:
-        yield f"Events that announce a change: {_listed(object_type.events)}"
+    if object_type.event_types:
+        yield f"Events that announce a change: {_listed(object_type.event_types)}"
     if not object_type.lists_all:
         yield "The lists do not hold every object: an object that is missing from its list stays"
     if object_type.deletable:

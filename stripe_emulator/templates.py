@@ -1,14 +1,18 @@
 """Templates of new Stripe objects: every field that is always present, at API version `API_VERSION`.
 
-Pure functions from a few values to JSON. Actions on objects, and their order, belong to `shop`.
+Pure functions from a few values to JSON. Actions on objects, and their order, belong to `shop`; further templates are
+in `billing_templates` and `payment_templates`.
 Nested values are shared between objects: change an object by replacing its fields, never in place.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
 
 from stripe_emulator.store import Json
+from stripe_pipeline.objects import OBJECT_TYPES
 
 API_VERSION = "2026-10-28.endive"
 
@@ -33,6 +37,13 @@ DECLINES = {
 """Decline codes with Stripe's error code and message."""
 
 _NO_ADDRESS: Json = dict.fromkeys(("city", "country", "line1", "line2", "postal_code", "state"))
+
+
+def fields_of(type_name: str, *, without: Iterable[str] = (), **values: Any) -> Json:
+    """Returns every field of a type, except those that Stripe does not send in this case; null unless given."""
+    object_type = OBJECT_TYPES[type_name]
+    names = [column.name for column in object_type.columns if not column.added and column.name not in without]
+    return dict.fromkeys(names) | {"object": object_type.object} | values
 
 
 def minor_units(currency: str) -> int:

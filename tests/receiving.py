@@ -11,7 +11,7 @@ import uvicorn
 from stripe_emulator import Server
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.inbox.inbox import Inbox
-from stripe_pipeline.objects import BY_STRIPE_OBJECT
+from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.webhooks.receiver import PATH, create_app
 from stripe_pipeline.webhooks.server import address_of, listen
 
@@ -25,7 +25,7 @@ def receiving(server: Server, folder: DataFolder) -> Iterator[None]:
     inbox = Inbox(folder)
     listener = listen("127.0.0.1", 0)
     config = uvicorn.Config(
-        create_app(inbox, list(SECRETS.values()), BY_STRIPE_OBJECT), lifespan="on", ws="none", log_config=None
+        create_app(inbox, list(SECRETS.values()), OBJECT_TYPES), lifespan="on", ws="none", log_config=None
     )
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})

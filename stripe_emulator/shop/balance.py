@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from stripe_emulator import further_templates, templates
+from stripe_emulator import payment_templates, templates
 from stripe_emulator.clock import DAY
 from stripe_emulator.shop.changes import Changes
 from stripe_emulator.shop.state import Moment, locked
@@ -35,7 +35,7 @@ class Balance(Changes):
             of_kind = available if obj["available_on"] <= now or obj["net"] < 0 else pending
             of_kind[obj["currency"]] = of_kind.get(obj["currency"], 0) + obj["net"]
         currencies = sorted({"usd", *available, *pending})
-        return further_templates.balance(
+        return payment_templates.balance(
             livemode,
             [(currency, available.get(currency, 0)) for currency in currencies],
             [(currency, pending.get(currency, 0)) for currency in currencies],
@@ -99,7 +99,7 @@ class Balance(Changes):
         """Transfer the money of a destination charge, and take the application fee back; returns the transfer's id."""
         transfer, destination = self._id("tr"), charge["transfer_data"]["destination"]
         booked = self._book(charge, -amount, moment, "transfer", transfer, f"Transfer to {destination}")
-        obj = further_templates.transfer(transfer, moment.at, charge, -booked["amount"], booked)
+        obj = payment_templates.transfer(transfer, moment.at, charge, -booked["amount"], booked)
         self._add("transfers", obj, moment, ("transfer.created",))
         if charge["application_fee"]:
             booked = self._book(
@@ -111,7 +111,7 @@ class Balance(Changes):
                 f"Application fee from {destination}",
                 kind="application_fee",
             )
-            fee = further_templates.application_fee(charge["application_fee"], moment.at, charge, booked)
+            fee = payment_templates.application_fee(charge["application_fee"], moment.at, charge, booked)
             self._add("application_fees", fee, moment, ("application_fee.created",))
         return transfer
 

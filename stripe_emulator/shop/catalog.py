@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-from stripe_emulator import further_templates as templates
+from stripe_emulator import billing_templates as templates
 from stripe_emulator.shop.changes import Changes
 from stripe_emulator.shop.state import When, locked
 from stripe_emulator.store import Json

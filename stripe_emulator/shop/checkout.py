@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from stripe_emulator import further_templates as templates
+from stripe_emulator import payment_templates as templates
 from stripe_emulator.shop.catalog import Catalog
 from stripe_emulator.shop.payments import Payments
 from stripe_emulator.shop.state import When, locked

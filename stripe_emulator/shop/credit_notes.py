@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-from stripe_emulator import further_templates as templates
+from stripe_emulator import billing_templates as templates
 from stripe_emulator.shop.customer_balance import CustomerBalance
 from stripe_emulator.shop.invoice_payments import InvoicePayments
 from stripe_emulator.shop.refunds import Refunds

@@ -120,6 +120,7 @@ class Invoices(InvoiceLines, Customers):
                     "invoice_payments",
                     payment["id"],
                     moment,
+                    ("invoice_payment.paid",) if status == "paid" else (),
                     status=status,
                     amount_paid=payment["amount_requested"] if status == "paid" else None,
                     status_transitions=payment["status_transitions"] | {f"{status}_at": moment.at},

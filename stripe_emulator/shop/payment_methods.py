@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from stripe_emulator import further_templates, templates
+from stripe_emulator import payment_templates, templates
 from stripe_emulator.shop.customers import Customers
 from stripe_emulator.shop.state import When, locked
 from stripe_emulator.store import Json
@@ -30,7 +30,7 @@ class PaymentMethods(Customers):
             "phone": customer.get("phone"),
             "tax_id": None,
         }
-        obj = further_templates.payment_method(self._id("pm"), moment.at, moment.livemode, card, billing)
+        obj = payment_templates.payment_method(self._id("pm"), moment.at, moment.livemode, card, billing)
         return self._add("payment_methods", obj | {"customer": customer_id}, moment, ("payment_method.attached",))
 
     @locked

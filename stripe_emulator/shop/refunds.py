@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-from stripe_emulator import further_templates, templates
+from stripe_emulator import payment_templates, templates
 from stripe_emulator.shop.balance import Balance
 from stripe_emulator.shop.state import Moment, When, locked
 from stripe_emulator.store import Json, reference
@@ -95,7 +95,7 @@ class Refunds(Balance):
             charge, amount, moment, "transfer_reversal", reversal_id, description, kind="transfer_refund"
         )
         transfer = self._stored("transfers", charge["transfer"], moment.livemode)
-        reversal = further_templates.transfer_reversal(
+        reversal = payment_templates.transfer_reversal(
             reversal_id, moment.at, transfer, booked["amount"], booked["id"]
         ) | {"source_refund": refund_id}
         self._add("transfer_reversals", reversal, moment)
@@ -119,7 +119,7 @@ class Refunds(Balance):
         fee = self._sides[moment.livemode].objects["application_fees"].objects.get(charge["application_fee"])
         if fee is None:
             return  # of a direct charge: the fee is the platform's
-        obj = further_templates.application_fee_refund(refund_id, moment.at, fee, -booked["amount"], booked["id"])
+        obj = payment_templates.application_fee_refund(refund_id, moment.at, fee, -booked["amount"], booked["id"])
         self._add("application_fee_refunds", obj, moment)
         total = fee["amount_refunded"] - booked["amount"]
         self._change(

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
-from stripe_emulator import further_templates as templates
+from stripe_emulator import billing_templates as templates
 from stripe_emulator.clock import DAY
-from stripe_emulator.shop.catalog import Catalog
+from stripe_emulator.shop.discounts import Discounts
 from stripe_emulator.shop.invoices import Invoices
 from stripe_emulator.shop.state import Moment, When, locked
 from stripe_emulator.store import Json
 
 
-class Subscriptions(Invoices, Catalog):
+class Subscriptions(Invoices, Discounts):
     """Actions on subscriptions. `update` of `Changes` edits their fields."""
 
     @locked
@@ -36,14 +36,15 @@ class Subscriptions(Invoices, Catalog):
         subscription_id = self._id("sub")
         trial_end = moment.at + trial_days * DAY if trial_days else None
         obj = templates.subscription(subscription_id, moment.at, moment.livemode, customer, currency, trial_end)
-        if coupon:
-            named = {"subscription": subscription_id, "promotion_code": promotion_code}
-            discount = templates.discount(self._id("di"), moment.at, customer, coupon, **named)
-            self._sides[moment.livemode].discounts[discount["id"]] = discount
+        discount = self._grant(customer, coupon, promotion_code, subscription_id, moment) if coupon else None
+        if discount:
             obj["discounts"] = [discount["id"]]
         for price, quantity in prices.items():
             self._put_item(subscription_id, price, quantity, moment, end=trial_end)
-        return self._add("subscriptions", obj, moment, ("customer.subscription.created",))
+        added = self._add("subscriptions", obj, moment, ("customer.subscription.created",))
+        if discount:
+            self._announce_discount("created", discount, moment)
+        return added
 
     @locked
     def add_subscription_item(

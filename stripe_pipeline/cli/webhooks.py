@@ -49,7 +49,7 @@ def serve(
             folder.prepare()
         inbox = Inbox(folder, inbox_url(), patience=_PATIENCE)
         try:
-            receiver = create_app(inbox, secrets, {object_type.object for object_type in settings.announcing})
+            receiver = create_app(inbox, secrets, {object_type.name for object_type in settings.announcing})
             logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, force=True)
             for noisy in ("uvicorn", "stripe"):
                 logging.getLogger(noisy).setLevel(logging.ERROR)

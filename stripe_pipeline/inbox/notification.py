@@ -8,7 +8,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from stripe_pipeline.errors import BadObject, shown
-from stripe_pipeline.objects import ANNOUNCED_CHILDREN, BY_STRIPE_OBJECT, OBJECT_TYPES
+from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.objects.routes import ROUTES
 from stripe_pipeline.rows import is_id
 
 if TYPE_CHECKING:  # its module loads DuckDB, which the receiver's process does without
@@ -17,6 +18,7 @@ if TYPE_CHECKING:  # its module loads DuckDB, which the receiver's process does 
 
 
 LARGEST = 2**53  # of a number in JSON
+_WITHOUT_ID = "invoice.upcoming"
 _SHOWN = 80  # characters of an invalid id in a message
 
 
@@ -32,6 +34,7 @@ class Notification:
     """A notification that an object was created, changed or deleted; it does not contain the object."""
 
     event_id: str
+    """The event's id; if the event names several objects, followed by what tells their notifications apart."""
     account: str | None
     """The Stripe account; None if the event does not name it, as webhooks of an account itself do not."""
     livemode: bool
@@ -79,55 +82,49 @@ class Claim:
     unless the inbox belonged to another warehouse, or to a later state of this one."""
 
 
-def notification_of(
+def notifications_of(
     event: object, mode: Mode | None = None, tables: Collection[str] = OBJECT_TYPES.keys()
-) -> Notification | None:
-    """The notification of an event; `mode` is given if the mode of the events is known.
+) -> list[Notification]:
+    """The notifications of an event, one for each object to read again; `mode` is given if the mode of the events is
+    known.
 
     None for events that concern none of `tables`: other objects, the invoice without an id of `invoice.upcoming`, thin
     events (`v2.core.event`), events of connected accounts, and values that are not events. Raises `BadObject` if the
     event names an object of one of the tables by an id that is not valid.
     """
     if not isinstance(event, dict) or event.get("object", "event") != "event":
-        return None
+        return []
     data = event.get("data")
     obj = data.get("object") if isinstance(data, dict) else None
     livemode = mode.livemode if mode else event.get("livemode")
     event_id, event_created = event.get("id"), _seconds(event.get("created"))
-    if not isinstance(obj, dict) or not isinstance(livemode, bool) or event_created is None:
-        return None
+    if not isinstance(obj, dict) or not isinstance(livemode, bool) or event_created is None or not is_id(event_id):
+        return []
     # Only events of connected accounts name the account (docs/stripe.md#webhooks).
     if event.get("account") is not None and (mode is None or event["account"] != mode.account):
-        return None
-    name, object_id, object_created = obj.get("object"), obj.get("id"), _seconds(obj.get("created"))
-    if isinstance(name, str) and name in ANNOUNCED_CHILDREN:
-        child = ANNOUNCED_CHILDREN[name]
-        if child.name not in tables:
-            return None
-        parent = obj.get(f"{child.parent_key}")
-        name, object_created = OBJECT_TYPES[f"{child.parent}"].object, None
-        object_id = parent.get("id") if isinstance(parent, dict) else parent
-    if not isinstance(name, str) or name not in BY_STRIPE_OBJECT or not is_id(event_id):
-        return None
-    if BY_STRIPE_OBJECT[name].name not in tables:
-        return None
-    if not is_id(object_id):
-        if object_id is None and event.get("type") == "invoice.upcoming":
-            return None
-        invalid = repr(object_id[:_SHOWN]) if isinstance(object_id, str) else shown(object_id)
-        raise BadObject(
-            f"The event {event_id} names an object of type {name} with an invalid id: {invalid}",
-            "Report this with the event; a backfill of the day on which the object was created reads the object",
+        return []
+    name = obj.get("object")
+    notifications: dict[tuple[str, str], Notification] = {}
+    for route in ROUTES.get(name, ()) if isinstance(name, str) else ():
+        object_id = route.id_in(obj)
+        if route.table not in tables or (object_id is None and (route.fields or event.get("type") == _WITHOUT_ID)):
+            continue
+        if not is_id(object_id):
+            invalid = repr(object_id[:_SHOWN]) if isinstance(object_id, str) else shown(object_id)
+            raise BadObject(
+                f"The event {event_id} names an object of type {route.object} with an invalid id: {invalid}",
+                "Report this with the event; a backfill of the day on which the object was created reads the object",
+            )
+        notifications[route.object, object_id] = Notification(
+            event_id=f"{event_id}{route.suffix}",
+            account=mode.account if mode else None,
+            livemode=livemode,
+            object=route.object,
+            object_id=object_id,
+            object_created=None if route.fields else _seconds(obj.get("created")),
+            event_created=event_created,
         )
-    return Notification(
-        event_id=str(event_id),
-        account=mode.account if mode else None,
-        livemode=livemode,
-        object=name,
-        object_id=str(object_id),
-        object_created=object_created,
-        event_created=event_created,
-    )
+    return [*notifications.values()]
 
 
 def _seconds(value: object) -> int | None:

@@ -67,7 +67,6 @@ from stripe_pipeline.objects.payments import (
 
 __all__ = [
     "ALL_TYPES",
-    "ANNOUNCED_CHILDREN",
     "BOOKKEEPING",
     "BY_STRIPE_OBJECT",
     "CHARGES",
@@ -150,17 +149,9 @@ customer or other parent, and are switched on by name."""
 BY_STRIPE_OBJECT: Mapping[str, ObjectType] = {
     object_type.object: object_type for object_type in (*GENERATED, *_DECLARED) if object_type.endpoint
 }
-"""Object types with an endpoint, by `data.object.object` of an event: `account` is the key's own account.
+"""Object types with an endpoint, by Stripe's `object` value: `account` is the key's own account.
 
-An event's name does not say which object it carries (`charge.refund.updated` carries a refund), so nothing routes by
-name. Lines and fees are missing here on purpose: they are read with their parent."""
-
-ANNOUNCED_CHILDREN: Mapping[str, ObjectType] = {
-    object_type.object: object_type
-    for object_type in OBJECT_TYPES.values()
-    if object_type.parent and object_type.events
-}
-"""Child types whose events announce a change of their parent, by `data.object.object` of an event."""
+Lines and fees are missing here on purpose: they are read with their parent."""
 
 
 def children_of(object_type: ObjectType) -> tuple[ObjectType, ...]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from stripe_pipeline.objects.declaration import (
     OF_CUSTOMER,
     OF_PRICE,
+    Announcement,
     ChildList,
     FlatColumn,
     Included,
     ObjectType,
     Reference,
     columns,
+    of_discounts,
 )
 
 _INLINE = True  # prices made for one use are in no list
@@ -77,6 +79,8 @@ INVOICES = ObjectType(
         "invoice.voided",
         "invoice.will_be_due",
     ),
+    # The column payments holds the invoice payments.
+    announcements=(Announcement(object="invoice_payment", fields=("invoice",), events=("invoice_payment.paid",)),),
     deletable=True,  # only drafts
     columns=columns(
         text="""
@@ -178,6 +182,10 @@ PRICES = ObjectType(
     lists=({"active": "true"}, {"active": "false"}),
     lists_all=False,
     events=("price.created", "price.deleted", "price.updated"),
+    # A plan is the price with the same id, as Stripe showed prices before.
+    announcements=(
+        Announcement(object="plan", fields=("id",), events=("plan.created", "plan.deleted", "plan.updated")),
+    ),
     columns=columns(
         text="billing_scheme currency id lookup_key nickname object tax_behavior tiers_mode type",
         reference="product",
@@ -198,6 +206,8 @@ COUPONS = ObjectType(
     description="Reductions, in percent or of an amount, that discounts apply.",
     endpoint="/v1/coupons",
     events=("coupon.created", "coupon.deleted", "coupon.updated"),
+    # A discount counts in times_redeemed. API versions before 2025-09-30 carry the coupon itself.
+    announcements=(of_discounts("source.coupon", "coupon"),),
     deletable=True,
     columns=columns(
         text="currency duration id name object",
@@ -218,6 +228,7 @@ PROMOTION_CODES = ObjectType(
     description="Codes that customers enter to redeem a coupon.",
     endpoint="/v1/promotion_codes",
     events=("promotion_code.created", "promotion_code.updated"),
+    announcements=(of_discounts("promotion_code"),),
     columns=columns(
         text="code customer_account id object",
         reference="customer",
@@ -268,6 +279,7 @@ SUBSCRIPTIONS = ObjectType(
         "customer.subscription.trial_will_end",
         "customer.subscription.updated",
     ),
+    announcements=(of_discounts("subscription"),),
     columns=columns(
         text="collection_method currency customer_account description id object status",
         reference="""

@@ -180,6 +180,28 @@ class ChildList:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Announcement:
+    """Events that carry another object, which names the object whose row they change."""
+
+    object: str
+    """Stripe's `data.object.object` of the events, for example `discount`."""
+    fields: tuple[str, ...]
+    """Where that object has the id, for a child the parent's: dotted paths, of which the first that is there counts.
+    Where none is there, the events change no row of the type."""
+    events: tuple[str, ...]
+    """The event types."""
+
+
+def of_discounts(*fields: str) -> Announcement:
+    """The events of a discount, which has no row of its own; `fields` name the object that the discount belongs to.
+
+    It is not documented that an event of that object comes with them (docs/stripe.md#events).
+    """
+    kinds = ("created", "deleted", "updated")
+    return Announcement(object="discount", fields=fields, events=tuple(f"customer.discount.{kind}" for kind in kinds))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Included:
     """A list in an object that Stripe omits unless requested, and then truncates to ten."""
 
@@ -226,7 +248,9 @@ class ObjectType:
     generated: bool = False
     """Declared by `make objects` from Stripe's OpenAPI document, without traps, references and tests of its own."""
     events: tuple[str, ...] = ()
-    """Event types that announce a change of this type."""
+    """Event types that announce a change of this type, and carry its object."""
+    announcements: tuple[Announcement, ...] = ()
+    """Events that announce a change of this type, and carry another object."""
     announced_by: tuple[str, ...] = ()
     """Tables whose events announce new objects of this type, which has no events of its own."""
     parent: str | None = None
@@ -268,6 +292,12 @@ class ObjectType:
     def column_names(self) -> tuple[str, ...]:
         """The names of Stripe's fields and the parent's columns, in table order."""
         return tuple(column.name for column in self.columns)
+
+    @property
+    def event_types(self) -> tuple[str, ...]:
+        """All event types that announce a change of this type, in alphabetical order."""
+        further = (event for announcement in self.announcements for event in announcement.events)
+        return tuple(sorted({*self.events, *further}))
 
     @property
     def table_columns(self) -> tuple[Column, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stripe_pipeline.objects.declaration import ChildList, ObjectType, columns
+from stripe_pipeline.objects.declaration import Announcement, ChildList, ObjectType, columns
 
 _FILE = Path(__file__).parent / "generated.json"
 _LISTS = ("events", "secrets", "personal", "about_person", "key")
@@ -31,6 +31,11 @@ def _object_type(name: str, declared: dict[str, Any]) -> ObjectType:
         declared["child_list"] = ChildList(path=path, parameter=parameter)
     if values := declared.pop("values", None):
         declared["values"] = {field: tuple(named.split()) for field, named in values.items()}
+    if announcements := declared.pop("announcements", None):
+        declared["announcements"] = tuple(
+            Announcement(object=of["object"], fields=tuple(of["fields"]), events=tuple(of["events"]))
+            for of in announcements
+        )
     for field in _LISTS:
         if field in declared:
             declared[field] = tuple(declared[field])

@@ -5,12 +5,16 @@ from __future__ import annotations
 from stripe_pipeline.objects.declaration import (
     OF_CUSTOMER,
     OF_PRICE,
+    Announcement,
     ChildList,
     FlatColumn,
     ObjectType,
     Reference,
     columns,
+    of_discounts,
 )
+
+_OF_SOURCES = ("customer.source.created", "customer.source.deleted", "customer.source.updated")
 
 
 def _of_card(path: str) -> tuple[FlatColumn, ...]:
@@ -92,6 +96,14 @@ CUSTOMERS = ObjectType(
     description="People and companies that pay.",
     endpoint="/v1/customers",
     events=("customer.created", "customer.deleted", "customer.updated"),
+    announcements=(
+        of_discounts("customer"),
+        # default_source names one of the sources. Those of an account, which are for payouts, name no customer.
+        *(
+            Announcement(object=source, fields=("customer",), events=_OF_SOURCES)
+            for source in ("bank_account", "card", "source")
+        ),
+    ),
     deletable=True,
     columns=columns(
         text="""

@@ -392,12 +392,12 @@ class Settings(_Section):
         announce changes of an enabled type, which may be switched off themselves unless they are optional."""
         enabled = {object_type.name for object_type in self.enabled}
         announcing = {name for object_type in self.enabled for name in object_type.announced_by}
-        return tuple(t for t in self.required if t.events and t.name in enabled | announcing)
+        return tuple(t for t in self.required if t.event_types and t.name in enabled | announcing)
 
     @property
     def event_types(self) -> tuple[str, ...]:
         """The event types that a webhook endpoint needs, in alphabetical order."""
-        return tuple(sorted(event for object_type in self.announcing for event in object_type.events))
+        return tuple(sorted({event for object_type in self.announcing for event in object_type.event_types}))
 
     def title(self, object_type: ObjectType) -> str:
         """What people call this type: the settings' title, else the table's name."""

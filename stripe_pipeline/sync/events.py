@@ -14,7 +14,7 @@ from stripe_pipeline.errors import (
     StripePipelineError,
     Unavailable,
 )
-from stripe_pipeline.inbox.notification import Notification, notification_of
+from stripe_pipeline.inbox.notification import Notification, notifications_of
 from stripe_pipeline.objects import BY_STRIPE_OBJECT
 from stripe_pipeline.stripe_api.client import Page
 from stripe_pipeline.stripe_api.listing import newest_first
@@ -77,8 +77,7 @@ class EventScan:
             for page in newest_first(self._api, "/v1/events", since=int(cursor) - OVERLAP):
                 started = page.sent_at if started is None else started
                 self._keep(page, int(cursor) - OVERLAP)
-                notifications = [self._notification_of(event, enabled) for event in page.objects]
-                self._inbox.add([notification for notification in notifications if notification])
+                self._inbox.add([of for event in page.objects for of in self._notifications_of(event, enabled)])
         except (AuthenticationFailed, Cancelled):
             raise
         except StripePipelineError as error:
@@ -99,9 +98,9 @@ class EventScan:
             except OSError as error:
                 self._context.fail(self._reader, error)
 
-    def _notification_of(self, event: dict[str, Any], enabled: Collection[str]) -> Notification | None:
+    def _notifications_of(self, event: dict[str, Any], enabled: Collection[str]) -> list[Notification]:
         try:
-            return notification_of(event, self._mode, enabled)
+            return notifications_of(event, self._mode, enabled)
         except BadObject as error:
             self._report.note(str(error))
-            return None
+            return []

@@ -19,6 +19,7 @@ from stripe_pipeline.views.bi.payments import payments as bi_payments
 from stripe_pipeline.views.bi.payouts import payouts as bi_payouts
 from stripe_pipeline.views.bi.refunds import refunds as bi_refunds
 from stripe_pipeline.views.bi.subscriptions import subscriptions as bi_subscriptions
+from stripe_pipeline.views.discounts import discounts
 from stripe_pipeline.views.finance.balance_by_day import balance_by_day
 from stripe_pipeline.views.finance.balance_change_from_activity import balance_change_from_activity
 from stripe_pipeline.views.finance.customers import customers
@@ -34,6 +35,7 @@ from stripe_pipeline.views.view import View
 
 COMBINED: tuple[Callable[[Settings], View], ...] = (
     payments,
+    discounts,
     balance_by_day,
     payouts,
     balance_change_from_activity,

@@ -152,5 +152,5 @@ class Source:
         types = {column.name: column.kind.sql_type for column in OBJECT_TYPES[table].columns}
         types |= {flat.name: "VARCHAR" for flat in OBJECT_TYPES[table].flat}
         existing = {name for name in wanted if self.has(table, wanted[0], name)}
-        listed = ", ".join(name if name in existing else f"NULL::{types[name]} AS {name}" for name in wanted)
+        listed = ", ".join(f'"{name}"' if name in existing else f'NULL::{types[name]} AS "{name}"' for name in wanted)
         return f"(SELECT {listed}" + (f" FROM {self.schema}.{table})" if existing else " WHERE false)")

@@ -24,7 +24,7 @@ from stripe import SignatureVerificationError, WebhookSignature
 from stripe_pipeline import odd_json
 from stripe_pipeline.errors import BadObject, StripePipelineError
 from stripe_pipeline.inbox.inbox import Inbox
-from stripe_pipeline.inbox.notification import Notification, Summary, notification_of
+from stripe_pipeline.inbox.notification import Notification, Summary, notifications_of
 
 logger = logging.getLogger(__name__)
 
@@ -39,18 +39,18 @@ _BODY_SECONDS = 10.0  # for a whole body to arrive
 _STORE_SECONDS = 10.0  # for the inbox; Stripe does not wait much longer and sends the event again
 _LOG_EVERY = 60.0  # seconds between two lines in the log
 _LOOK_EVERY = 1.0  # seconds for which a health answer is cached: anyone may ask
-_BATCH = 1000  # notifications per transaction
+_BATCH = 1000  # events per transaction
 _TYPES = 100  # event types that a line in the log counts one by one
 _TIME = re.compile(r"(?:^|,)t=(\d{1,12})(?:,|$)", re.ASCII)
 
 
-def create_app(inbox: Inbox, secrets: Sequence[str], wanted_objects: Collection[str]) -> Starlette:
+def create_app(inbox: Inbox, secrets: Sequence[str], tables: Collection[str]) -> Starlette:
     """The receiver: POST `PATH` and GET `HEALTH`.
 
-    `secrets` are the signing secrets, of which one must match; `wanted_objects` are the values of `data.object.object`
-    whose notifications are kept, for example `charge`.
+    `secrets` are the signing secrets, of which one must match; `tables` are those whose notifications are kept, for
+    example `charges`.
     """
-    receiver = _Receiver(inbox, tuple(secrets), frozenset(wanted_objects))
+    receiver = _Receiver(inbox, tuple(secrets), frozenset(tables))
     return Starlette(
         routes=[
             Route(PATH, receiver.receive, methods=["POST"]),
@@ -70,10 +70,10 @@ class _Refused(Exception):
 
 
 class _Receiver:
-    def __init__(self, inbox: Inbox, secrets: tuple[str, ...], wanted_objects: frozenset[str]) -> None:
+    def __init__(self, inbox: Inbox, secrets: tuple[str, ...], tables: frozenset[str]) -> None:
         self._inbox = inbox
         self._secrets = secrets
-        self._wanted = wanted_objects
+        self._tables = tables
         self._writer = _Writer(inbox)
         self._counts: Counter[str] = Counter()
         self._logged: Counter[str] = Counter()
@@ -95,22 +95,22 @@ class _Receiver:
             self._log_counts()
 
     async def receive(self, request: Request) -> JSONResponse:
-        """Store an event's notification; 200 once it is on the disk, or if the event concerns no table."""
+        """Store an event's notifications; 200 once these are on the disk, or if the event concerns no table."""
         try:
             event = _event(await _body(request), request.headers.get("stripe-signature", ""), self._secrets)
         except _Refused as refused:
             return self._answer(refused.status, "refused", refused.reason)
         try:
-            notification = notification_of(event)
+            notifications = notifications_of(event, tables=self._tables)
         except BadObject as error:
             # Sending the event again would not help; the log says so.
             logger.warning("Ignored: %s", error)
             return self._answer(200, "ignored", f"{_name(event.get('type'))} of an object without a valid id")
-        if notification is None or notification.object not in self._wanted:
+        if not notifications:
             return self._answer(200, "ignored", _name(event.get("type")))
         try:
             async with asyncio.timeout(_STORE_SECONDS):
-                await self._writer.store(notification)
+                await self._writer.store(notifications)
         except Exception:  # the writer has logged the reason, or takes too long
             return self._answer(503, "failed", "The event could not be stored; send it again later")
         return self._answer(200, "stored")
@@ -174,13 +174,13 @@ class _Writer:
 
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
-        self._queue: asyncio.Queue[tuple[Notification, asyncio.Future[None]]] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[Sequence[Notification], asyncio.Future[None]]] = asyncio.Queue()
 
-    async def store(self, notification: Notification) -> None:
-        """Returns once the notification is on the disk; raises the error that prevented storing it, mostly a
+    async def store(self, notifications: Sequence[Notification]) -> None:
+        """Returns once an event's notifications are on the disk; raises the error that prevented storing it, mostly a
         `WarehouseError`."""
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait((notification, stored))
+        self._queue.put_nowait((notifications, stored))
         await stored
 
     async def run(self) -> None:
@@ -191,7 +191,9 @@ class _Writer:
                 batch.append(self._queue.get_nowait())
             problem: Exception | None = None
             try:
-                await asyncio.to_thread(self._inbox.add, [notification for notification, _ in batch])
+                await asyncio.to_thread(
+                    self._inbox.add, [notification for notifications, _ in batch for notification in notifications]
+                )
             except Exception as error:  # whatever the error, the callers get it, and the next batch may succeed
                 problem = error
                 reason = error if isinstance(error, StripePipelineError) else type(error).__name__

@@ -26,7 +26,7 @@ from stripe_pipeline.automation import events_without_a_run
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of, days_between, today
 from stripe_pipeline.definitions import build_defs
-from stripe_pipeline.inbox.notification import notification_of
+from stripe_pipeline.inbox.notification import notifications_of
 from stripe_pipeline.objects import DEFAULT_TYPES
 from stripe_pipeline.resources.pipeline import RESOURCE
 from stripe_pipeline.settings.model import Settings
@@ -341,7 +341,7 @@ def test_planned_checks_keep_their_status_while_rows_arrive(
 
     def drained_meanwhile(self: Pipeline, *arguments: Any) -> Report:
         shop.create_payment(customer=customer)
-        beside.inbox.add([notification for event in shop.events(False) if (notification := notification_of(event))])
+        beside.inbox.add([notification for event in shop.events(False) for notification in notifications_of(event)])
         report = beside.drain(most=1000)  # more than the history has
         assert report.changes["charges"].days
         for event in events_without_a_run(report, beside, instance, Names()):
@@ -371,7 +371,7 @@ def test_the_results_of_the_nightly_checks_stay_shown_while_rows_arrive(
 
     def drain() -> None:
         shop.update("customers", customer, name=f"{time.monotonic()}")
-        pipeline.inbox.add([notification for event in shop.events(False) if (notification := notification_of(event))])
+        pipeline.inbox.add([notification for event in shop.events(False) for notification in notifications_of(event)])
         report = pipeline.drain(most=100)
         for event in events_without_a_run(report, pipeline, instance, Names()):
             instance.report_runless_asset_event(event)

@@ -27,7 +27,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of, today
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.errors import SettingsError
-from stripe_pipeline.inbox.notification import notification_of
+from stripe_pipeline.inbox.notification import notifications_of
 from stripe_pipeline.objects import DEFAULT_TYPES
 from stripe_pipeline.resources.pipeline import RESOURCE
 from stripe_pipeline.settings.model import Settings
@@ -74,7 +74,7 @@ def tick(opens: object, instance: dg.DagsterInstance, limits: TickLimits = SHORT
 
 def add_events(pipeline: Pipeline, shop: Shop) -> None:
     """Put all events into the inbox, as the receiver does."""
-    pipeline.inbox.add([notification for event in shop.events(False) if (notification := notification_of(event))])
+    pipeline.inbox.add([notification for event in shop.events(False) for notification in notifications_of(event)])
 
 
 def test_a_tick_applies_events_that_arrive_while_it_waits_and_reports_each_table_and_day(

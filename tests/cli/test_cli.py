@@ -40,7 +40,7 @@ from stripe_pipeline.days import day_of, today
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.errors import StripePipelineError
 from stripe_pipeline.inbox.inbox import Inbox
-from stripe_pipeline.inbox.notification import notification_of
+from stripe_pipeline.inbox.notification import notifications_of
 from stripe_pipeline.objects import DEFAULT_TYPES
 from stripe_pipeline.warehouse.schema import FORMAT
 from tests.conftest import KEYS
@@ -291,7 +291,7 @@ def test_drain_applies_the_notifications_of_the_inbox_and_reports_to_dagster(
 ) -> None:
     customer, name = next((obj["id"], obj["name"]) for obj in api.shop.objects("customers", True).values())
     api.shop.update("customers", customer, livemode=True, name="by webhook")
-    [notification] = [notification for event in api.shop.events(True)[:1] if (notification := notification_of(event))]
+    [notification] = [notification for event in api.shop.events(True)[:1] for notification in notifications_of(event)]
     inbox = Inbox(loaded.folder)
     inbox.add([notification])
 
@@ -359,7 +359,7 @@ def test_an_inbox_of_another_data_folder_is_refused_until_it_is_adopted(
     other = owner | {"STRIPE_PIPELINE_DATA": str(tmp_path / "other")}
     api.shop.create_customer(name="Grace", livemode=True)
     inbox = Inbox(loaded.folder, owner["STRIPE_PIPELINE_INBOX"])
-    inbox.add([notification for event in api.shop.events(True)[:1] if (notification := notification_of(event))])
+    inbox.add([notification for event in api.shop.events(True)[:1] for notification in notifications_of(event)])
     for command in (["sync"], ["webhooks", "drain"], ["prune"]):
         ended = run(*command, **other)
         assert (ended.status, ended.err.count("\n")) == (1, 1)

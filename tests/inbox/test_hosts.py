@@ -29,7 +29,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.errors import SettingsError, WarehouseError
 from stripe_pipeline.inbox.database import Database
-from stripe_pipeline.inbox.notification import notification_of
+from stripe_pipeline.inbox.notification import notifications_of
 from stripe_pipeline.inbox.run_locks import RunLocks
 from stripe_pipeline.inbox.tables import HOLDERS
 from stripe_pipeline.lake import Lake
@@ -86,7 +86,7 @@ def test_two_hosts_with_an_own_warehouse_each_cannot_share_an_inbox(
     for _ in range(5):
         shop.create_payment()
     with opened(host("first")) as receiver:
-        receiver.inbox.add([found for event in shop.events(False) if (found := notification_of(event))])
+        receiver.inbox.add([found for event in shop.events(False) for found in notifications_of(event)])
     server.requests.clear()
     other = host("other")
     refused = (
@@ -218,7 +218,7 @@ def test_what_other_hosts_work_with_is_not_cleaned(
     with opened(host("first")) as first:
         first.sync()
         shop.create_payment()
-        first.inbox.add([found for event in shop.events(False) if (found := notification_of(event))])
+        first.inbox.add([found for event in shop.events(False) for found in notifications_of(event)])
         other = host("other").folder
         with pytest.raises(SettingsError, match=r"is in use by a process on host \S+. Stop it first"):
             Cleaning(other, inbox_in_postgres, history=None).__enter__()

@@ -23,7 +23,8 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import BadObject, SettingsError, WarehouseError
 from stripe_pipeline.inbox.database import parse_url
 from stripe_pipeline.inbox.inbox import Inbox
-from stripe_pipeline.inbox.notification import Notification, State, Summary, notification_of
+from stripe_pipeline.inbox.notification import Notification, State, Summary, notifications_of
+from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import MakePipeline
 
@@ -366,13 +367,50 @@ def test_an_inbox_that_cannot_be_written_says_so(folder: DataFolder) -> None:
 
 
 def test_an_event_makes_a_notification(folder: DataFolder) -> None:
-    assert notification_of(EVENT) == Notification("evt_1", None, False, "charge", "ch_1", NOW - 60, NOW)
-    assert notification_of(EVENT, LIVE) == Notification("evt_1", "acct_1", True, "charge", "ch_1", NOW - 60, NOW)
-    assert notification_of(EVENT | {"account": "acct_1"}, LIVE) == notification_of(EVENT, LIVE)
+    assert notifications_of(EVENT) == [Notification("evt_1", None, False, "charge", "ch_1", NOW - 60, NOW)]
+    assert notifications_of(EVENT, LIVE) == [Notification("evt_1", "acct_1", True, "charge", "ch_1", NOW - 60, NOW)]
+    assert notifications_of(EVENT | {"account": "acct_1"}, LIVE) == notifications_of(EVENT, LIVE)
     custom = {"id": "kunde@example.com", "object": "customer", "created": "2026"}
-    assert notification_of(EVENT | {"data": {"object": custom}}) == Notification(
-        "evt_1", None, False, "customer", "kunde@example.com", None, NOW
-    )
+    assert notifications_of(EVENT | {"data": {"object": custom}}) == [
+        Notification("evt_1", None, False, "customer", "kunde@example.com", None, NOW)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("carried", "named"),
+    [
+        (
+            {"object": "discount", "customer": "cus_1", "subscription": "sub_1", "source": {"coupon": "50 %"}}
+            | {"id": "di_1", "promotion_code": {"id": "promo_1"}, "created": NOW},
+            {"coupon": "50 %", "customer": "cus_1", "promotion_code": "promo_1", "subscription": "sub_1"},
+        ),
+        (
+            {"object": "discount", "customer": "cus_1", "subscription": None, "coupon": {"id": "50 %"}},
+            {"coupon": "50 %", "customer": "cus_1"},
+        ),
+        (
+            {"object": "invoice_payment", "id": "inpay_1", "invoice": "in_1"},
+            {"invoice_payment": "inpay_1", "invoice": "in_1"},
+        ),
+        ({"object": "tax_id", "id": "txi_1", "customer": "cus_1"}, {"tax_id": "txi_1", "customer": "cus_1"}),
+        ({"object": "card", "id": "card_1", "customer": "cus_1"}, {"customer": "cus_1"}),
+        ({"object": "card", "id": "card_1", "account": "acct_1"}, {}),
+        ({"object": "balance"}, {}),
+        ({"object": "account", "id": "acct_1"}, {}),
+    ],
+)
+def test_an_event_makes_a_notification_for_each_object_that_its_own_one_is_a_part_of(
+    carried: dict[str, object], named: dict[str, str]
+) -> None:
+    notifications = notifications_of(EVENT | {"data": {"object": carried}})
+    assert {notification.object: notification.object_id for notification in notifications} == named
+    ids = [notification.event_id for notification in notifications]
+    assert len({*ids}) == len(ids)
+    assert all(event_id.startswith("evt_1") for event_id in ids)
+    # Whichever tables are on, the same object has the same notification.
+    for table in OBJECT_TYPES:
+        of_table = notifications_of(EVENT | {"data": {"object": carried}}, tables=[table])
+        assert {*of_table} <= {*notifications}, table
 
 
 def _with(**fields: object) -> dict[str, object]:
@@ -398,20 +436,19 @@ NOTHINGS: list[object] = [None, [], {}]
     ],
 )
 def test_an_event_that_concerns_no_table_makes_no_notification(event: object) -> None:
-    assert notification_of(event) is None
+    assert notifications_of(event) == []
 
 
 @pytest.mark.parametrize("object_id", ["user 42", "a/b", "../x", "50%off", "é", "x" * 300, ".."])
 def test_an_object_may_have_an_id_of_the_shops_own(object_id: str) -> None:
-    parsed = notification_of(_with(object="customer", id=object_id))
-    assert parsed is not None
+    [parsed] = notifications_of(_with(object="customer", id=object_id))
     assert parsed.object_id == object_id
 
 
 @pytest.mark.parametrize("object_id", [None, 7, "", "ch\n1", "ch\x00", "\ud800", "x" * 501, {"id": 1}])
 def test_an_event_whose_object_has_no_valid_id_is_an_error_that_names_the_event(object_id: object) -> None:
     with pytest.raises(BadObject, match="evt_1 names an object of type charge"):
-        notification_of(_with(id=object_id))
+        notifications_of(_with(id=object_id))
 
 
 @pytest.mark.both_modes

@@ -15,7 +15,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, today
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.inbox.inbox import Inbox
-from stripe_pipeline.inbox.notification import notification_of
+from stripe_pipeline.inbox.notification import notifications_of
 from stripe_pipeline.settings.environment import load_keys
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.sync.pipeline import Pipeline
@@ -63,7 +63,7 @@ def lose(folder: DataFolder) -> None:
 
 def add_events(pipeline: Pipeline, shop: Shop) -> None:
     """Put all events into the inbox, as the receiver does."""
-    pipeline.inbox.add([notification for event in shop.events(False) if (notification := notification_of(event))])
+    pipeline.inbox.add([notification for event in shop.events(False) for notification in notifications_of(event)])
 
 
 def names(folder: DataFolder) -> list[str]:
@@ -111,7 +111,7 @@ def test_notifications_that_failed_for_longer_than_stripe_keeps_events_are_tried
     # An event arrives before the sync. The sensor's publish must not hide the notification that failed.
     charge = shop.create_payment()["latest_charge"]
     sensor = open_pipeline(folder)
-    sensor.inbox.add([notification for event in shop.events(False)[:1] if (notification := notification_of(event))])
+    sensor.inbox.add([notification for event in shop.events(False)[:1] for notification in notifications_of(event)])
     sensor.drain(most=10)
     sensor.publish()
     assert ask(folder.published, "SELECT object_id FROM pipeline.inbox") == [(customer,)]

@@ -10,6 +10,9 @@ from tests.stripe_emulator.conftest import LIVE_KEY, NOW, Get, ids
 DAY = 86400
 
 
+_SUBSCRIBING = ("customer.subscription.created", "customer.discount.created")
+
+
 def _kinds(shop: Shop) -> list[str]:
     return [event["type"] for event in reversed(shop.events(False))]
 
@@ -71,7 +74,7 @@ def test_the_events_that_each_action_announces(shop: Shop) -> None:
     failing = ["payment_intent.created", "charge.failed", "payment_intent.payment_failed", "customer.updated"]
     assert announced() == [*failing, "invoice.payment_failed", "invoice.updated"]
     shop.pay_invoice(invoice)
-    paying = ["charge.succeeded", "payment_intent.succeeded", "customer.updated"]
+    paying = ["charge.succeeded", "payment_intent.succeeded", "invoice_payment.paid", "customer.updated"]
     assert announced() == [*paying, "invoice.paid", "invoice.payment_succeeded", "invoice.updated"]
     open_invoices = [shop.create_invoice(person)["id"] for _ in range(2)]
     assert announced() == ["invoice.created", "customer.updated", "invoice.finalized", "invoice.updated"] * 2
@@ -80,8 +83,19 @@ def test_the_events_that_each_action_announces(shop: Shop) -> None:
     assert announced() == ["invoice.voided", "invoice.updated", "invoice.marked_uncollectible", "invoice.updated"]
     shop.delete_invoice(shop.create_invoice(person, draft=True)["id"])
     assert announced() == ["invoice.created", "invoice.deleted"]
+    coupon = shop.create_coupon()["id"]
+    code = shop.create_promotion_code(coupon)["id"]
+    subscription = shop.create_subscription(person, {}, coupon=coupon, promotion_code=code)["id"]
+    assert announced() == ["coupon.created", "promotion_code.created", *_SUBSCRIBING]
+    # Redemptions of the coupon and the code, and the objects that are discounted, have no event here.
+    shop.end_discount(shop.discount_subscription(subscription, coupon)["id"])
+    assert announced() == ["customer.discount.created", "customer.discount.deleted"]
+    shop.discount_customer(person, coupon)
+    shop.end_discount(shop.discount_customer(person, coupon, promotion_code=code)["id"])
+    assert announced() == [f"customer.discount.{change}" for change in ("created", "updated", "deleted")]
+    shop.cancel_subscription(subscription)
     shop.delete_customer(person)
-    assert announced() == ["customer.deleted"]
+    assert announced() == ["customer.subscription.deleted", "customer.deleted"]
     paid_out, sent_back, canceled = (shop.payout()["source"] for _ in range(3))
     assert announced() == ["payout.created"] * 3
     shop.complete_payout(paid_out)

@@ -15,7 +15,7 @@ from stripe_pipeline.batch import Mode
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, day_start, days_between
 from stripe_pipeline.errors import AuthenticationFailed, Unavailable
-from stripe_pipeline.inbox.notification import notification_of
+from stripe_pipeline.inbox.notification import notifications_of
 from stripe_pipeline.objects import DEFAULT_TYPES
 from stripe_pipeline.settings.environment import load_keys
 from stripe_pipeline.settings.model import Settings
@@ -335,9 +335,7 @@ def read_the_captured_charge(how: str, pipeline: Pipeline, shop: Shop) -> Report
     if how == "backfill":
         return pipeline.backfill([day_of(shop.clock.now() - 901)], ["charges"])
     [event] = [event for event in shop.events(True) if event["type"] == "charge.updated"]
-    notification = notification_of(event, Mode(shop.account, livemode=True))
-    assert notification
-    pipeline.inbox.add([notification])
+    pipeline.inbox.add(notifications_of(event, Mode(shop.account, livemode=True)))
     report = pipeline.drain(most=200)
     pipeline.publish()
     return report

@@ -21,7 +21,7 @@ from stripe_pipeline.batch import Batch
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.errors import SettingsError, WarehouseError
 from stripe_pipeline.fields import load_hash_key
-from stripe_pipeline.inbox.notification import notification_of
+from stripe_pipeline.inbox.notification import notifications_of
 from stripe_pipeline.lake import Lake, lake_of
 from stripe_pipeline.settings.configuration import Configuration
 from stripe_pipeline.sync.pipeline import Pipeline
@@ -187,7 +187,7 @@ def test_runs_on_any_host_share_a_lake_and_an_inbox(
         named = shop.create_customer(name=f"Grace {number}")["id"]
         with Pipeline.from_environment() as pipeline:
             if number % 2:
-                pipeline.inbox.add([of for event in shop.events(False) if (of := notification_of(event))])
+                pipeline.inbox.add([of for event in shop.events(False) for of in notifications_of(event)])
                 pipeline.drain(most=100)
                 assert ask(folder.published, f"SELECT count(*) FROM test.customers WHERE id = '{named}'") == [(1,)]
             else:

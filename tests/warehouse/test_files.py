@@ -25,7 +25,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.inbox.inbox import Inbox
-from stripe_pipeline.inbox.notification import notification_of
+from stripe_pipeline.inbox.notification import notifications_of
 from stripe_pipeline.warehouse.recovery import is_whole
 from stripe_pipeline.warehouse.warehouse import Warehouse
 from tests.cli.test_cli import (  # noqa: F401 - the command line's fixtures
@@ -144,7 +144,7 @@ def test_a_private_file_that_cannot_be_opened_is_restored_and_catches_up(
     shop.delete_customer(grace)
     shop.create_customer(name="Edith")
     # Applied and not published: the copy lacks the changes, and the inbox counts them as done.
-    pipeline.inbox.add([notification for event in shop.events(False) if (notification := notification_of(event))])
+    pipeline.inbox.add([notification for event in shop.events(False) for notification in notifications_of(event)])
     assert pipeline.drain(most=200).applied
     pipeline.__exit__()
     if damage:

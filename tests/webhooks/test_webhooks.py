@@ -19,7 +19,7 @@ from stripe_emulator import Fault, Server, Shop
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of
 from stripe_pipeline.errors import AuthenticationFailed, PermissionMissing
-from stripe_pipeline.inbox.notification import notification_of
+from stripe_pipeline.inbox.notification import notifications_of
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.sync.report import Report
 from tests.conftest import KEYS, MakePipeline
@@ -380,7 +380,7 @@ def test_a_key_that_stripe_does_not_know_leaves_the_inbox_unchanged(
     shop.create_customer(name="new")
     with Server(shop, keys=["sk_test_another"]) as strict:
         refused = make_pipeline(url=strict.url)
-        refused.inbox.add([notification for event in shop.events(False) if (notification := notification_of(event))])
+        refused.inbox.add([notification for event in shop.events(False) for notification in notifications_of(event)])
         with pytest.raises(AuthenticationFailed):
             refused.drain(most=MOST)
     assert pipeline.inbox.has_due()

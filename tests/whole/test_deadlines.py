@@ -14,7 +14,7 @@ from stripe_emulator import Fault, Server, Shop
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of
 from stripe_pipeline.errors import OutOfTime, Unavailable
-from stripe_pipeline.inbox.notification import notification_of
+from stripe_pipeline.inbox.notification import notifications_of
 from stripe_pipeline.stripe_api.client import StripeApi
 from stripe_pipeline.stripe_api.deadline import Deadline
 from stripe_pipeline.stripe_api.keys import ApiKey
@@ -96,7 +96,7 @@ def test_a_wait_that_would_outlast_the_deadline_is_not_begun(server: Server) -> 
 
 def add_events(pipeline: Pipeline, shop: Shop, *, livemode: bool = True) -> None:
     """Put all events into the inbox."""
-    pipeline.inbox.add([notification for event in shop.events(livemode) if (notification := notification_of(event))])
+    pipeline.inbox.add([notification for event in shop.events(livemode) for notification in notifications_of(event)])
 
 
 def load_and_change_customers(pipeline: Pipeline, shop: Shop, number: int) -> None:

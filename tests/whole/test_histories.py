@@ -31,7 +31,7 @@ from stripe_emulator.store import reference
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of
 from stripe_pipeline.errors import StripePipelineError
-from stripe_pipeline.inbox.notification import notification_of
+from stripe_pipeline.inbox.notification import notifications_of
 from stripe_pipeline.objects import OBJECT_TYPES
 from stripe_pipeline.proof.verdict import SETTLING
 from stripe_pipeline.settings.environment import load_keys
@@ -350,7 +350,7 @@ class Histories(RuleBasedStateMachine):
         self._all(happenings)
         events = [event for livemode in (True, False) for event in self.shop.events(livemode)[:20]]
         sent = random.Random(seed).choices(events, k=min(len(events), 25)) if events else []
-        self.pipelines[1].inbox.add([notification for event in sent if (notification := notification_of(event))])
+        self.pipelines[1].inbox.add([notification for event in sent for notification in notifications_of(event)])
         report = self._run(lambda: self.pipelines[1].drain(most=most))
         assert not report.failures, report.failures
         self.pipelines[1].publish()

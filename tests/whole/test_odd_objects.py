@@ -14,7 +14,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, day_start
 from stripe_pipeline.errors import ObjectsUnread, PermissionMissing, Unavailable
 from stripe_pipeline.inbox.inbox import Inbox
-from stripe_pipeline.inbox.notification import notification_of
+from stripe_pipeline.inbox.notification import notifications_of
 from stripe_pipeline.inbox.tables import MAX_ATTEMPTS
 from stripe_pipeline.stripe_api.retries import Retries
 from stripe_pipeline.sync.pipeline import Pipeline
@@ -135,7 +135,7 @@ def test_while_stripe_is_down_no_attempt_is_counted(
         shop.update("customers", customer, name="after")
     # The events arrive as webhooks.
     inbox = Inbox(folder)
-    inbox.add([notification for event in shop.events(False) if (notification := notification_of(event))])
+    inbox.add([notification for event in shop.events(False) for notification in notifications_of(event)])
     inbox.close()
     server.faults.append(Fault(path=down, times=None, status=500))
     for _ in range(MAX_ATTEMPTS + 1):

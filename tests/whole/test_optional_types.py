@@ -10,7 +10,7 @@ import pytest
 from stripe_emulator import Server, Shop
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of
-from stripe_pipeline.inbox.notification import notification_of
+from stripe_pipeline.inbox.notification import notifications_of
 from stripe_pipeline.objects import ALL_TYPES, DEFAULT_TYPES, OBJECT_TYPES
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.sync.pipeline import Pipeline
@@ -109,8 +109,7 @@ def test_webhooks_are_applied_while_the_type_is_on(
     assert_equal_to_stripe(shop, folder.published)
     [pending, *_] = [key for key, obj in shop.objects("payouts", False).items() if obj["status"] == "pending"]
     shop.complete_payout(pending)
-    latest = map(notification_of, shop.events(False)[:4])
-    pipeline.inbox.add([notification for notification in latest if notification])
+    pipeline.inbox.add([notification for event in shop.events(False)[:4] for notification in notifications_of(event)])
     assert changed(pipeline.drain(most=100)) == {"payouts": (0, 1, 0)}
     pipeline.publish()
     assert_equal_to_stripe(shop, folder.published)

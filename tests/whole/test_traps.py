@@ -28,7 +28,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of, day_start
 from stripe_pipeline.errors import PermissionMissing, RequestRefused, Unavailable, WarehouseError
 from stripe_pipeline.inbox.inbox import Inbox
-from stripe_pipeline.inbox.notification import notification_of
+from stripe_pipeline.inbox.notification import notifications_of
 from stripe_pipeline.objects import DEFAULT_TYPES
 from stripe_pipeline.stripe_api import clock as server_clock
 from stripe_pipeline.stripe_api.client import StripeApi
@@ -67,8 +67,7 @@ def deliver(folder: DataFolder, events: Sequence[dict[str, Any]]) -> None:
     """Put notifications of these events into the inbox one by one, as a process that receives webhooks does."""
     inbox = Inbox(folder)
     for event in events:
-        notification = notification_of(event)
-        assert notification
+        [notification] = notifications_of(event)
         inbox.add([notification])
     inbox.close()
 

@@ -19,7 +19,7 @@ from stripe_pipeline.automation import TickLimits, build_sensor
 from stripe_pipeline.days import today
 from stripe_pipeline.definitions import build_defs
 from stripe_pipeline.errors import SettingsError
-from stripe_pipeline.inbox.notification import notification_of
+from stripe_pipeline.inbox.notification import notifications_of
 from stripe_pipeline.settings.configuration import Configuration
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.sync.pipeline import Pipeline
@@ -175,7 +175,7 @@ def test_the_sensor_of_a_pipeline_drains_its_own_inbox(
         sync(location, instance, names)
     customer = other_server.shop.create_customer(livemode=False)["id"]
     with Pipeline.from_environment(sources=Configuration("stripe_eu", given_settings={"history": HISTORY})) as pipeline:
-        pipeline.inbox.add([n for event in other_server.shop.events(False) if (n := notification_of(event))])
+        pipeline.inbox.add([n for event in other_server.shop.events(False) for n in notifications_of(event)])
     messages = {}
     for names in (Names(), EU):
         sensor = build_sensor(TickLimits(wait=3.0, report_within=3.0), Settings(), names)

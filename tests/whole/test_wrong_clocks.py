@@ -12,7 +12,7 @@ from stripe_emulator import Fault, Server, Shop
 from stripe_emulator.faults import ahead, joined, twice, without_zone
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of
-from stripe_pipeline.inbox.notification import notification_of
+from stripe_pipeline.inbox.notification import notifications_of
 from stripe_pipeline.objects import DEFAULT_TYPES
 from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import MakePipeline
@@ -196,7 +196,7 @@ def test_notifications_do_not_wait_for_a_clock_that_was_set_back(
     customer = shop.create_customer(livemode=True)["id"]
     pipeline.sync()
     shop.update("customers", customer, name="changed")
-    notifications = [notification for event in shop.events(True)[:1] if (notification := notification_of(event))]
+    notifications = [notification for event in shop.events(True)[:1] for notification in notifications_of(event)]
     pipeline.inbox.add(notifications)
     pipeline.inbox.defer(notifications, "before the clock was set back", now=time.time() + 3 * 3600)
     assert pipeline.has_due_notifications()

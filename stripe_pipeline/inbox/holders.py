@@ -23,12 +23,14 @@ _BEAT = 5.0  # seconds between two signs of life
 _GONE = 15.0  # seconds without a sign of life after which a holder without its lock is gone
 # The server notices within half a minute that a host is gone, whatever its own configuration; and an idle holder keeps
 # its connection.
-_CONNECTION = {
+KEPT_CONNECTION = {
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "30000",
     "idle_session_timeout": "0",
 }
+"""Parameters of Postgres for a connection that holds a lock."""
 NOW = sa.extract("epoch", sa.func.clock_timestamp())
 _LOCK = sa.func.hashtextextended(sa.literal("stripe_pipeline ") + HOLDERS.c.id, 0)
 
@@ -128,7 +130,7 @@ class Holders:
         connection = self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         try:
             connection.detach()
-            for name, value in _CONNECTION.items():
+            for name, value in KEPT_CONNECTION.items():
                 # A server may lack the parameter.
                 connection.execute(
                     sa.select(sa.func.set_config(name, value, False)).where(

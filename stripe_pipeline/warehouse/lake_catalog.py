@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from stripe_pipeline.errors import SettingsError, WarehouseError
+from stripe_pipeline.inbox.holders import KEPT_CONNECTION
 from stripe_pipeline.lake import VARIABLE, Lake
 from stripe_pipeline.storage_errors import reason
 from stripe_pipeline.warehouse.store import LOCK_TIMEOUT
@@ -139,7 +140,13 @@ class LakeCatalog:
             return self._connection
         try:
             connection = psycopg.connect(self._lake.catalog, autocommit=True, connect_timeout=_CONNECT_TIMEOUT)
-            connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}s'")
+            settings = KEPT_CONNECTION | {"lock_timeout": f"{LOCK_TIMEOUT}s"}
+            listed = ", ".join(f"('{name}', '{value}')" for name, value in settings.items())
+            # A server may lack a parameter.
+            connection.execute(
+                f"SELECT set_config(name, value, false) FROM (VALUES {listed}) AS settings (name, value)"
+                " WHERE current_setting(name, true) IS NOT NULL"
+            )
         except psycopg.Error as error:
             raise WarehouseError(
                 f"{self.place} cannot be reached ({reason(error)})",

@@ -21,7 +21,7 @@ from stripe_pipeline.inbox.tables import HOLDERS
 
 _BEAT = 5.0  # seconds between two signs of life
 _GONE = 15.0  # seconds without a sign of life after which a holder without its lock is gone
-# The server notices within half a minute that a host is gone, whatever its own configuration; and an idle holder keeps
+# The server notices after half a minute that a host is gone, whatever its own configuration; and an idle holder keeps
 # its connection.
 KEPT_CONNECTION = {
     "tcp_keepalives_idle": "10",

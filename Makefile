@@ -44,8 +44,10 @@ IN_LAKE := $(addprefix tests/,warehouse/test_ducklake.py whole/test_histories.py
 	test_fields.py::test_a_field_that_is_included_again_needs_a_backfill_and_every_sync_says_so \
 	test_fields.py::test_rows_are_equal_to_stripe_after_fields_were_excluded_for_a_while \
 	views/test_views.py::test_both_modes_are_stored_side_by_side_and_each_view_shows_one)
+WITH_LAKE := PYTHONPATH="$(CURDIR)/$(VENV)/duckdb-lake" TESTS_IN_LAKE=yes
 test-ducklake: $(VENV)/.dev $(VENV)/.readers
-	PYTHONPATH="$(CURDIR)/$(VENV)/duckdb-lake" TESTS_IN_LAKE=yes $(BIN)/python -m pytest $(PYTEST_ARGS) -m "not thorough" $(IN_LAKE)
+	$(WITH_LAKE) $(BIN)/python -m pytest $(PYTEST_ARGS) -m "not thorough" $(IN_LAKE)
+	$(WITH_LAKE) SOAK_KILLS=10 SOAK_SECONDS=10 $(BIN)/python -m pytest soak/test_kills.py soak/test_concurrency.py
 
 # The versions of DuckDB that only read in the tests, beside the locked one, DuckDB's own command line, and
 # its driver for SQLAlchemy.

@@ -33,11 +33,12 @@ class Timed(Warehouse):
         self.publishes: list[float] = []
 
     @contextmanager
-    def session(self) -> Iterator[None]:
+    def session(self, *, only_reads: bool = False) -> Iterator[None]:
         """As `Warehouse.session`; a load in it no longer waits."""
         started = time.monotonic()
-        with super().session():
-            self.loads.append(time.monotonic() - started)
+        with super().session(only_reads=only_reads):
+            if not only_reads:
+                self.loads.append(time.monotonic() - started)
             yield
 
     def load(self, batches: object, **options: object) -> Loaded:
@@ -58,13 +59,14 @@ class Timed(Warehouse):
 
 
 def main() -> None:
-    """Run until the time is up, and print the counts and times as JSON."""
+    """Run until the time is up, and at least as often as asked, and print the counts and times as JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("work", choices=("sync", "drain", "backfill", "prune"))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--url", required=True)
     parser.add_argument("--history", type=date.fromisoformat, required=True)
     parser.add_argument("--seconds", type=float, default=1e9)
+    parser.add_argument("--least", type=int, default=1)
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument(
         "--keys", nargs="+", default=["STRIPE_API_KEY=sk_live_soak_1", "STRIPE_TEST_API_KEY=sk_test_soak_1"]
@@ -82,7 +84,7 @@ def main() -> None:
     runs = 0
     until = time.monotonic() + options.seconds
     with pipeline:
-        while time.monotonic() < until:
+        while runs < options.least or time.monotonic() < until:
             if options.work == "prune":
                 pipeline.prune()
                 report = Report()

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 
 class Deadline:
-    """A moment on the monotonic clock, `seconds` after its creation; by default the deadline never passes."""
+    """A moment on the monotonic clock, `seconds` after its creation; by default the deadline never passes.
 
-    def __init__(self, seconds: float = math.inf) -> None:
-        self._at = time.monotonic() + seconds
+    `waited`: how many seconds have been spent so far in which nothing could be done; the deadline moves by as much.
+    """
+
+    def __init__(self, seconds: float = math.inf, *, waited: Callable[[], float] = lambda: 0.0) -> None:
+        self._waited = waited
+        self._at = time.monotonic() + seconds - waited()
 
     def left(self) -> float:
         """Seconds left; 0 once the deadline has passed, infinity if it never does."""
-        return max(0.0, self._at - time.monotonic())
+        return max(0.0, self._at + self._waited() - time.monotonic())
 
     @property
     def passed(self) -> bool:
@@ -23,4 +28,4 @@ class Deadline:
 
     def part(self, of: int) -> Deadline:
         """The deadline for the first of `of` tasks that share the remaining time equally."""
-        return Deadline(self.left() / of)
+        return Deadline(self.left() / of, waited=self._waited)

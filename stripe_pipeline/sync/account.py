@@ -47,7 +47,7 @@ class Stored:
     @classmethod
     def read(cls, warehouse: Warehouse, keys: Iterable[ApiKey]) -> Stored:
         """Reads all of it while the file is open once; raises `WarehouseError`."""
-        with warehouse.session():
+        with warehouse.session(only_reads=True):
             clock, stored = warehouse.state.clock(), warehouse.keys.all()
             of_keys = {}
             for key in keys:
@@ -89,7 +89,7 @@ def identify(api: StripeApi, key: ApiKey, warehouse: Warehouse, *, configured: s
     accounts, and the errors of `StripeApi.get`.
     """
     reported = api.account() or UNNAMED
-    with warehouse.session():
+    with warehouse.session(only_reads=True):
         known = warehouse.keys.account_of(key.fingerprint)
         _compare(reported, configured, warehouse)
         held = warehouse.keys.accounts_of(livemode=key.livemode)

@@ -101,7 +101,7 @@ class Certificates:
         if certificate is None:
             raise SettingsError(f"{path} does not exist", "Give the JSON file of a certificate")
         try:
-            with self._warehouse.session():
+            with self._warehouse.session(only_reads=True):
                 sentences, changed = differing(self._warehouse.ask, self._settings, certificate)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SettingsError(

@@ -53,7 +53,7 @@ class ControlTotal:
         if BALANCE_TRANSACTIONS not in self._context.readers:
             self._store([])  # the type was switched off: what was found before counts no longer
             return
-        with self._warehouse.session():
+        with self._warehouse.session(only_reads=True):
             readings = self._proofs.readings(self._mode)
             since = self._complete_since()
         if (reason := self._undecidable(since)) or since is None:

@@ -226,7 +226,8 @@ class Pipeline:
         publish: bool = True,
         finishes: bool = True,
     ) -> Report:
-        report, deadline = report or Report(), Deadline(within)
+        # Another process that writes must not use up the time for reading: a drain might never get to read anything.
+        report, deadline = report or Report(), Deadline(within, waited=lambda: self.warehouse.file.waited)
         stopped: StripePipelineError | None = None
         claim = self._claim_inbox()
         stored = self._stored

@@ -65,7 +65,7 @@ class Sample:
         types = [reader.object_type for reader in self._context.readers.values() if _can_be_read(reader.object_type)]
         if not (wanted and types):
             return {}
-        with self._warehouse.session():
+        with self._warehouse.session(only_reads=True):
             strata = [list(self._of(object_type, now, wanted)) for object_type in types]
         # One of each stratum in turn, so that a table with few rows is not left out.
         in_turn = chain.from_iterable(zip_longest(*chain.from_iterable(strata)))

@@ -7,7 +7,7 @@ its layout to `schema`, and what is specific to DuckDB's extensions to `extensio
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import duckdb
@@ -22,7 +22,7 @@ from stripe_pipeline.warehouse.merge import first_line
 from stripe_pipeline.warehouse.s3 import create_secret_of_environment
 from stripe_pipeline.warehouse.schema import Layout
 from stripe_pipeline.warehouse.sql import literal
-from stripe_pipeline.warehouse.store import Store
+from stripe_pipeline.warehouse.store import Store, T
 
 _INLINED = 1000
 """Loads of fewer rows than this stay in the catalog until the nightly cleaning writes them into files."""
@@ -42,6 +42,7 @@ class DuckLake(Store):
         self._lake = lake
         self._catalog = LakeCatalog(lake)
         self._attached = False
+        self._locked = False
         self._empty = False
         """Whether an empty warehouse in memory is attached instead of the lake, which is missing."""
 
@@ -63,11 +64,54 @@ class DuckLake(Store):
                 return
             if not self._prepared:
                 self.folder.prepare()
-            self._catalog.lock()
+            with self._waiting():
+                self._catalog.lock()
+            self._locked = True
             try:
                 yield
             finally:
+                self._locked = False
                 self._catalog.unlock()
+
+    @contextmanager
+    def reading(self, failure: str = "{} cannot be read") -> Iterator[duckdb.DuckDBPyConnection]:
+        """As `open`; without the lock, which a transaction that only reads does not need, once the lake follows the
+        settings."""
+        if not self.read_only and self._kept_open() is None:
+            with self._thread_lock:
+                if self._is_prepared():
+                    with self.attached(failure) as connection:
+                        self.begin_reading(connection)
+                        yield connection
+                    return
+        with self.open(failure) as connection:
+            yield connection
+
+    def _is_prepared(self) -> bool:
+        """Whether the lake is there and follows the settings. If that cannot be read, `open` says why."""
+        if not self._prepared:
+            self.folder.prepare()
+            try:
+                connection = self._attach(look=False, create=False)
+                self.begin_reading(connection)
+                compacts = get_state(connection, "compact") in (NOW, AT_ONCE)
+                self._prepared = not compacts and self.layout.is_applied(connection)
+                if not self._prepared:
+                    self._end_reading(connection)
+            except duckdb.Error:
+                self.end_duckdb()
+        return self._prepared
+
+    def transact(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        work: Callable[[duckdb.DuckDBPyConnection], T],
+        *,
+        keep: bool = True,
+    ) -> T:
+        """As `Store.transact`; the lock is held."""
+        assert self._locked, "a session that only reads writes"
+        return super().transact(connection, work, keep=keep)
 
     @contextmanager
     def attached(
@@ -87,7 +131,7 @@ class DuckLake(Store):
             self.end_duckdb()  # its state is unknown
             raise
 
-    def _attach(self, *, look: bool) -> duckdb.DuckDBPyConnection:
+    def _attach(self, *, look: bool, create: bool = True) -> duckdb.DuckDBPyConnection:
         if self._empty:
             self.end_duckdb()
         connection = self.duckdb_of_ours()
@@ -98,7 +142,7 @@ class DuckLake(Store):
                 self.layout.ensure(connection, self.place)
                 self._empty = True
                 return connection
-            attach_lake(connection, self._lake, read_only=self.read_only)
+            attach_lake(connection, self._lake, read_only=self.read_only, create=create)
             connection.execute(f"USE {CATALOG}")
             self._attached = True
         return connection
@@ -134,7 +178,8 @@ class DuckLake(Store):
         if "conflict" not in str(error):
             return False
         self._catalog.unlock()  # if it was not lost, it would be taken twice
-        self._catalog.lock()
+        with self._waiting():
+            self._catalog.lock()
         return True
 
     def may_hold_later(self, columns: Mapping[str, str], moment: float) -> bool:
@@ -204,8 +249,8 @@ class DuckLake(Store):
             self._catalog.close()
 
 
-def attach_lake(connection: duckdb.DuckDBPyConnection, lake: Lake, *, read_only: bool) -> None:
-    """Attaches the lake, which is created if it is missing unless it is only to be read."""
+def attach_lake(connection: duckdb.DuckDBPyConnection, lake: Lake, *, read_only: bool, create: bool = True) -> None:
+    """Attaches the lake. If it is missing, it is created, unless it is only to be read or not to be created."""
     load_extensions(connection, _extensions(lake))
     if lake.data.startswith("s3:"):
         create_secret_of_environment(connection)
@@ -213,7 +258,7 @@ def attach_lake(connection: duckdb.DuckDBPyConnection, lake: Lake, *, read_only:
     options = f"DATA_PATH {literal(lake.data)}, DATA_INLINING_ROW_LIMIT {_INLINED}"
     connection.execute(
         f"ATTACH {literal(f'ducklake:postgres:{lake.catalog}')} AS {CATALOG}"
-        f" ({options}{', READ_ONLY' if read_only else ''})"
+        f" ({options}{', READ_ONLY' if read_only else ''}{'' if create else ', CREATE_IF_NOT_EXISTS false'})"
     )
 
 

@@ -49,7 +49,7 @@ class Keys:
 
     def examples(self, *, livemode: bool) -> list[Example]:
         """The newest object of each listed type that exists in Stripe, types that cannot be deleted there first."""
-        with self.file.open() as connection:
+        with self.file.reading() as connection:
             listed = [
                 object_type
                 for object_type in stored_types(connection).values()

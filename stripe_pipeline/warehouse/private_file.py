@@ -67,7 +67,8 @@ class PrivateFile(Store):
             elif not self._prepared:
                 self.folder.prepare()
             try:
-                self._process_lock.acquire()
+                with self._waiting():
+                    self._process_lock.acquire()
             except filelock.Timeout:
                 raise WarehouseError(
                     f"Another process has been writing to {self.folder.private} for over {LOCK_TIMEOUT} seconds",

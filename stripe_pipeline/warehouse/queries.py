@@ -77,7 +77,7 @@ class RowQueries:
             ]
         if not selects:
             return {}
-        with self.file.open() as connection:
+        with self.file.reading() as connection:
             connection.execute(
                 "CREATE OR REPLACE TEMP TABLE named AS"
                 " SELECT id, min(created) AS created, max(_fetched_at) AS fetched_at"
@@ -104,7 +104,7 @@ class RowQueries:
 
     def number(self) -> int:
         """How many rows all tables hold."""
-        with self.file.open() as connection:
+        with self.file.reading() as connection:
             return rows_left(connection)
 
     def shown(self, tables: Iterable[str]) -> dict[str, tuple[int, float | None]]:

@@ -43,7 +43,7 @@ class State:
         From here on, loads belong to the file as it is now: if the file is restored meanwhile, `load` refuses data
         read before.
         """
-        with self.file.open() as connection:
+        with self.file.reading() as connection:
             applied = get_states(connection, (LINEAGE, RESTORED))
             self.file.lineage = applied.get(LINEAGE)
             [(name, revision, followed)] = connection.execute(
@@ -78,7 +78,7 @@ class State:
     def opening_balance(self, mode: Mode) -> tuple[date, dict[Part, int] | None] | None:
         """A UTC day, and what balance transactions created before the day add up to, in minor units by currency and
         `balance_type`: empty if there are none, None if the sums are not known. None if nothing was stored yet."""
-        with self.file.open() as connection:
+        with self.file.reading() as connection:
             stored = get_state(connection, _opening_balance(mode))
         if stored is None:
             return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -47,6 +48,8 @@ class Store(ABC):
         """Whether that transaction has written."""
         self._prepared = False
         """Whether the tables are known to follow the settings."""
+        self.waited = 0.0
+        """Seconds that this process has waited for its turn to use the tables."""
         self._thread_lock = threading.Lock()
         self._duckdb: duckdb.DuckDBPyConnection | None = None
         self._session: tuple[int, duckdb.DuckDBPyConnection] | None = None
@@ -120,14 +123,33 @@ class Store(ABC):
 
         `failure` is the text of a `WarehouseError` about the place (`{}`) if DuckDB fails.
         """
-        if self._session and self._session[0] == threading.get_ident():
+        if (connection := self._kept_open()) is not None:
             with self.explained(failure):
-                self.begin_reading(self._session[1])
-                yield self._session[1]
+                self.begin_reading(connection)
+                yield connection
             return
         with self.locked(), self.attached(failure) as connection:
             self.begin_reading(connection)
             yield connection
+
+    @contextmanager
+    def reading(self, failure: str = "{} cannot be read") -> Iterator[duckdb.DuckDBPyConnection]:
+        """As `open`, for reads of one state of the tables: some stores need no lock for them."""
+        with self.open(failure) as connection:
+            yield connection
+
+    def _kept_open(self) -> duckdb.DuckDBPyConnection | None:
+        """The connection of a session of this thread; None outside of one."""
+        return self._session[1] if self._session and self._session[0] == threading.get_ident() else None
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Counts the time until the lock is taken, or given up."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.waited += time.monotonic() - began
 
     def write(self, work: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
         """Opens the tables for `work`, which writes to them; see `transact`."""
@@ -163,12 +185,13 @@ class Store(ABC):
                 self._in_transaction = self._writing = False
 
     @contextmanager
-    def session(self) -> Iterator[None]:
+    def session(self, *, only_reads: bool = False) -> Iterator[None]:
         """Keeps the store open between several reads and loads of this thread, which would each open it otherwise.
 
-        Every other process waits meanwhile, so a session must neither call Stripe nor publish.
+        Every other process waits meanwhile, so a session must neither call Stripe nor publish. With `only_reads`, they
+        wait only if the store needs that.
         """
-        with self.open() as connection:
+        with self.reading() if only_reads else self.open() as connection:
             outer, self._session = self._session, (threading.get_ident(), connection)
             try:
                 yield
@@ -200,7 +223,7 @@ class Store(ABC):
 
     def ask(self, sql: str) -> list[tuple[Any, ...]]:
         """The rows that a SELECT on the tables returns."""
-        with self.open() as connection:
+        with self.reading() as connection:
             return connection.execute(sql).fetchall()
 
     def end_duckdb(self) -> None:

@@ -94,9 +94,9 @@ class Warehouse:
         """Releases the memory; the warehouse may be used again."""
         self.file.close()
 
-    def session(self) -> AbstractContextManager[None]:
-        """Keeps the file open between several reads and loads; see `PrivateFile.session`."""
-        return self.file.session()
+    def session(self, *, only_reads: bool = False) -> AbstractContextManager[None]:
+        """Keeps the file open between several reads and loads; see `Store.session`."""
+        return self.file.session(only_reads=only_reads)
 
     def ask(self, sql: str) -> list[tuple[Any, ...]]:
         """The rows that a SELECT on the private file returns."""
@@ -293,7 +293,7 @@ class Warehouse:
     def unidentified_references(self) -> list[str]:
         """Columns that name customers and that the settings leave out, for example `charges.customer`: these
         columns cannot identify customers' rows."""
-        with self.file.open() as connection:
+        with self.file.reading() as connection:
             stored = stored_types(connection, self._settings.types)
         return [
             f"{name}.{reference.column}"

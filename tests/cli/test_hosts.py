@@ -26,7 +26,7 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import today
 from stripe_pipeline.inbox.database import _POSTGRES_LOCK
 from stripe_pipeline.inbox.inbox import Inbox
-from stripe_pipeline.inbox.notification import notification_of
+from stripe_pipeline.inbox.notification import notifications_of
 from stripe_pipeline.inbox.tables import HOLDERS, SETTINGS
 from stripe_pipeline.objects import DEFAULT_TYPES
 from tests.cli.test_cli import DAYS, Project, Run, api, environment, process, project, run  # noqa: F401
@@ -272,7 +272,7 @@ def test_commands_that_no_run_stands_for_say_where_they_work(
     assert run("sync", **here).status == 0
     with closing(Inbox(folder, inbox_in_postgres)) as inbox:
         api.shop.update("customers", customer, livemode=True, name="before drain")
-        inbox.add([found for event in api.shop.events(True) if (found := notification_of(event))])
+        inbox.add([of for event in api.shop.events(True) for of in notifications_of(event)])
         for name, options in {
             "webhooks drain": (),
             "webhooks retry": (),

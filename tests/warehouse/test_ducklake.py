@@ -9,6 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +22,24 @@ import pytest
 from stripe_emulator import Server, Shop
 from stripe_pipeline.batch import Batch
 from stripe_pipeline.data_folder import DataFolder
+from stripe_pipeline.days import day_of
 from stripe_pipeline.errors import SettingsError, WarehouseError
 from stripe_pipeline.fields import load_hash_key
 from stripe_pipeline.inbox.notification import notifications_of
 from stripe_pipeline.lake import Lake, lake_of
 from stripe_pipeline.settings.configuration import Configuration
 from stripe_pipeline.sync.pipeline import Pipeline
-from stripe_pipeline.warehouse import load, merge
+from stripe_pipeline.warehouse import lake_catalog, load, merge
 from stripe_pipeline.warehouse.extensions import load_extensions
+from stripe_pipeline.warehouse.lake_catalog import LakeCatalog
 from stripe_pipeline.warehouse.readers import open_published
 from tests.cli.test_cli import Project, Run, api, environment, project, run  # noqa: F401 - the command line's fixtures
 from tests.conftest import TEST_KEY, MakePipeline
 from tests.lake import IN_LAKE, lake_folder
 from tests.stripe_state import ask, assert_equal_to_stripe, days_ago
 from tests.warehouse.test_bucket import content, keys, s3, s3_server  # noqa: F401 - fixtures
+
+WAITING = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
 
 in_lake = pytest.mark.skipif(not IN_LAKE, reason="needs DuckDB's extension for lakes: make test-ducklake")
 
@@ -360,6 +367,85 @@ def test_a_sync_without_changes_takes_few_statements_of_the_catalog(
     assert 100 < logged.count("LOG:  statement:") + logged.count("LOG:  execute") <= 400
 
 
+@contextmanager
+def writing(folder: DataFolder) -> Iterator[None]:
+    """Another process writes: it holds the lock of the lake."""
+    other = LakeCatalog(lake(folder))
+    other.lock()
+    try:
+        yield
+    finally:
+        other.close()
+
+
+@in_lake
+def test_a_server_that_ends_idle_sessions_leaves_the_lock_to_its_holder(folder: DataFolder) -> None:
+    held = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted"
+    [(name,)] = catalog(folder, "SELECT current_database()")
+    with psycopg.connect(lake(folder).catalog, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} SET idle_session_timeout = '200ms'")
+    with writing(folder):
+        time.sleep(1)
+        assert catalog(folder, held) == [(1,)]
+
+
+@in_lake
+def test_a_drain_reads_while_another_process_writes_and_waits_only_to_store(
+    make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
+) -> None:
+    shop.create_customer(created=days_ago(shop, 3), name="Ada")
+    make_pipeline().sync()
+    grace = shop.create_customer(name="Grace")["id"]
+    pipeline = make_pipeline()
+    pipeline.inbox.add([of for event in shop.events(False) if (of := notification_of(event))])
+    with ThreadPoolExecutor(1) as threads:
+        with writing(folder):
+            before = len(server.requests)
+            drain = threads.submit(pipeline.drain, most=100)
+            while not (waiting := catalog(folder, WAITING)) and not drain.done():
+                time.sleep(0.001)
+            asked = [request.path for request in server.requests[before:]]
+            assert waiting
+            assert f"/v1/customers/{grace}" in asked
+            assert ask(folder.published, "SELECT name FROM test.customers") == [("Ada",)]
+        assert not drain.result().failures
+    assert ask(folder.published, "SELECT count(*) FROM test.customers") == [(2,)]
+
+
+@in_lake
+def test_what_another_process_stores_is_read_without_the_lock_at_once(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lake_catalog, "LOCK_TIMEOUT", 1)
+    first, second = make_pipeline(), make_pipeline(folder=DataFolder(tmp_path / "other", lake=folder.lake))
+    first.sync()
+    for expected in (1, 2, 3):
+        shop.create_customer(created=days_ago(shop, 3))
+        first.sync([day_of(days_ago(shop, 3))])
+        with writing(folder):
+            assert second.warehouse.ask("SELECT count(*) FROM test.customers") == [(expected,)]
+            with second.warehouse.session(only_reads=True):
+                assert second.warehouse.ask("SELECT count(*) FROM raw.customers") == [(expected,)]
+            with pytest.raises(WarehouseError, match="Another process has been writing"):
+                second.warehouse.load([])
+
+
+@in_lake
+def test_a_lake_that_does_not_follow_the_settings_yet_is_not_read_without_the_lock(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.create_customer(created=days_ago(shop, 3), name="Ada")
+    make_pipeline().sync()
+    monkeypatch.setattr(lake_catalog, "LOCK_TIMEOUT", 1)
+    changed = make_pipeline(objects={"customers": {"fields": {"exclude": ["name"]}}})
+    with writing(folder), pytest.raises(WarehouseError, match="Another process has been writing"):
+        changed.warehouse.ask("SELECT count(*) FROM raw.customers")
+    assert changed.warehouse.ask("SELECT count(*) FROM raw.customers") == [(1,)]
+    columns = ask(folder.published, "SELECT column_name FROM (DESCRIBE raw.customers)")
+    assert ("id",) in columns
+    assert ("name",) not in columns
+
+
 SYNC = """
 import sys
 from pathlib import Path
@@ -386,11 +472,11 @@ def test_of_runs_that_are_killed_nothing_is_lost_or_doubled(
     first = str((make_pipeline().settings).history)
     arguments = (server.url, str(folder.root), lake(folder).catalog, lake(folder).data, TEST_KEY["STRIPE_TEST_API_KEY"])
     held = "SELECT 1 FROM pg_locks JOIN pg_database d ON d.oid = database WHERE locktype = 'advisory' AND datname = "
-    for locks, longer in ((3, 0.0), (4, 0.05), (4, 0.1), (5, 0.2)):
+    for locks, longer in ((2, 0.0), (3, 0.05), (3, 0.1), (4, 0.2)):
         for _ in range(5):
             shop.create_payment(shop.create_customer()["id"])
         process = subprocess.Popen([sys.executable, "-c", SYNC, *arguments, first])
-        for _ in range(locks):  # of which the first ones are for reading what was stored
+        for _ in range(locks):  # of which the first one is for what was stored
             for expected in ([(1,)], []):
                 while process.poll() is None and catalog(folder, f"{held} current_database()") != expected:
                     time.sleep(0.001)

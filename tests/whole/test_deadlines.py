@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -15,12 +16,14 @@ from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of
 from stripe_pipeline.errors import OutOfTime, Unavailable
 from stripe_pipeline.inbox.notification import notifications_of
+from stripe_pipeline.stripe_api import deadline
 from stripe_pipeline.stripe_api.client import StripeApi
 from stripe_pipeline.stripe_api.deadline import Deadline
 from stripe_pipeline.stripe_api.keys import ApiKey
 from stripe_pipeline.stripe_api.rate_limits import RateLimits
 from stripe_pipeline.stripe_api.retries import Retries
 from stripe_pipeline.sync.pipeline import Pipeline
+from stripe_pipeline.warehouse import store
 from tests.conftest import KEYS, MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, days_ago
 from tests.variants import varied
@@ -184,3 +187,45 @@ def test_a_sync_ends_in_time_and_the_next_one_goes_on(
     server.faults.clear()
     assert not pipeline.sync().failures
     assert_equal_to_stripe(shop, folder.published)
+
+
+class Monotonic:
+    """The monotonic clock, which can be moved on."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def monotonic(self) -> float:
+        """As `time.monotonic`."""
+        return time.monotonic() + self.ahead
+
+
+def test_waiting_for_another_writer_uses_up_no_time_of_a_drain(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a drain beside busy writers would never read anything."""
+    clock = Monotonic()
+    for module in (deadline, store):
+        monkeypatch.setattr(module, "time", clock)
+    make_pipeline().sync()
+    shop.create_customer(created=days_ago(shop, 3), name="Ada")
+    pipeline, other = make_pipeline(bi=True), make_pipeline()
+    pipeline.inbox.add([of for event in shop.events(False) if (of := notification_of(event))])
+    waits = threading.Event()
+    turn = pipeline.warehouse.file._waiting
+
+    @contextmanager
+    def noticed() -> Iterator[None]:
+        with turn():
+            waits.set()
+            yield
+
+    monkeypatch.setattr(pipeline.warehouse.file, "_waiting", noticed)
+    with ThreadPoolExecutor(1) as threads:
+        with other.warehouse.session():
+            drain = threads.submit(pipeline.drain, most=100, within=100.0)
+            assert waits.wait(60)
+            clock.ahead += 1000
+        assert not drain.result().failures
+    pipeline.publish()
+    assert ask(folder.published, "SELECT name FROM test.customers") == [("Ada",)]

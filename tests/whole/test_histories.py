@@ -437,8 +437,8 @@ TestHistories = pytest.mark.timeout(1200)(Histories.TestCase)  # a minute on an 
 # Always the same histories, so that a failure is due to a change of the code.
 # `make smoke` runs more of them, `make soak` a thousand. A lake takes several times as long.
 TestHistories.settings = settings(
-    max_examples=1 if IN_LAKE else 4,
-    stateful_step_count=4 if IN_LAKE else 6,
+    max_examples=2 if IN_LAKE else 4,
+    stateful_step_count=6,
     deadline=None,
     derandomize=True,
     database=None,

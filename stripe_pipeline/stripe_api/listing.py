@@ -11,10 +11,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from datetime import date
 from types import MappingProxyType
 from typing import Any
 
-from stripe_pipeline.days import DAY, day_of, day_start
+from stripe_pipeline.days import DAY, day_of, day_start, days_between
 from stripe_pipeline.errors import BadObject, CursorLost, Unavailable
 from stripe_pipeline.rows import created_of, id_of, is_id
 from stripe_pipeline.stripe_api.client import MAX_LIMIT, Page, Params, StripeApi
@@ -58,8 +59,8 @@ class Listing:
     A window is read from its newest object on. If a page shows that many objects are left while few windows are open,
     the rest is split into smaller windows that are read in parallel; a window always ends on a whole second, and
     objects of a page's last second are not emitted twice. `include`: fields that Stripe sends only on request.
-    `params`: further parameters of the list. `expected`: how many objects a span (start, end) holds at most, as far as
-    earlier lists tell: one page alone is misleading where objects come in bursts.
+    `params`: further parameters of the list. `expected`: how many objects days of the past hold, as far as earlier
+    lists tell: one page alone is misleading where objects come in bursts.
     `check` raises `BadObject` for an object that does not belong in the list. `give_up` gets a span (start, end) of
     at most a day that Stripe does not list, and the error; it says whether the others can go on.
     """
@@ -74,7 +75,7 @@ class Listing:
         include: Sequence[str] = (),
         params: Mapping[str, str] = MappingProxyType({}),
         check: Callable[[dict[str, Any]], object] = created_of,
-        expected: Callable[[int, int], float] = lambda *_: math.inf,
+        expected: Mapping[date, int] = MappingProxyType({}),
         give_up: Callable[[int, int, Unavailable], None] | None = None,
         works: Callable[[Unavailable], bool] = lambda _: False,
     ) -> None:
@@ -202,7 +203,9 @@ class Listing:
     def _parts(self, start: int, left: int, listed_span: int) -> Sequence[tuple[int, int]]:
         """Splits the rest of a window into parts worth reading in parallel, judged by the span of one page and by the
         number of objects expected."""
-        pages_left = min((left - start) / max(1, listed_span), self._expected(start, left) / MAX_LIMIT)
+        days = days_between(day_of(start), day_of(left - 1))
+        expected = sum(self._expected.get(day, math.inf) for day in days)
+        pages_left = min((left - start) / max(1, listed_span), expected / MAX_LIMIT)
         with self._lock:
             room = _ENOUGH - self._open + 1  # this one closes
         number = min(_MAX_PARTS, room, int(pages_left // (_WORTH_SPLITTING / 2)), left - start)

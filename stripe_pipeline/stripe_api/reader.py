@@ -122,9 +122,6 @@ class Reader:
             for day in self._store(listed):
                 read(day)
 
-        def most(start: int, end: int) -> float:
-            return sum(expected.get(day, math.inf) for day in days_between(day_of(start), day_of(end - 1)))
-
         end = at_last(len(lists), done)
         for params in lists:
             listing: Listing | WholeListing
@@ -148,7 +145,7 @@ class Reader:
                     include=self._include,
                     params=params,
                     check=self._check,
-                    expected=most,
+                    expected=expected,
                     give_up=self._give_up,
                     works=lambda error: self._probe.is_special(error, None),
                 )

@@ -397,7 +397,7 @@ def test_a_drain_reads_while_another_process_writes_and_waits_only_to_store(
     make_pipeline().sync()
     grace = shop.create_customer(name="Grace")["id"]
     pipeline = make_pipeline()
-    pipeline.inbox.add([of for event in shop.events(False) if (of := notification_of(event))])
+    pipeline.inbox.add([of for event in shop.events(False) for of in notifications_of(event)])
     with ThreadPoolExecutor(1) as threads:
         with writing(folder):
             before = len(server.requests)

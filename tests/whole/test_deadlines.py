@@ -210,7 +210,7 @@ def test_waiting_for_another_writer_uses_up_no_time_of_a_drain(
     make_pipeline().sync()
     shop.create_customer(created=days_ago(shop, 3), name="Ada")
     pipeline, other = make_pipeline(bi=True), make_pipeline()
-    pipeline.inbox.add([of for event in shop.events(False) if (of := notification_of(event))])
+    pipeline.inbox.add([of for event in shop.events(False) for of in notifications_of(event)])
     waits = threading.Event()
     turn = pipeline.warehouse.file._waiting
 

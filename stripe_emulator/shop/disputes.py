@@ -36,7 +36,7 @@ class Disputes(Balance):
         dispute = templates.dispute(dispute_id, moment.at, charge, amount, reason, withdrawal) | fields
         events = ("charge.dispute.created", "charge.dispute.funds_withdrawn")
         shown = self._add("disputes", dispute, moment, events)
-        self._change("charges", charge_id, moment, ("charge.updated",), disputed=True)
+        self._change("charges", charge_id, moment, disputed=True)
         return shown
 
     @locked

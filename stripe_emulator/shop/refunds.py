@@ -60,7 +60,7 @@ class Refunds(Balance):
         transaction = self._book(
             charge, refund["amount"], moment, "refund_failure", refund_id, f"REFUND FAILURE ({charge['id']})"
         )
-        self._set_refunded(charge, charge["amount_refunded"] - refund["amount"], moment, "charge.updated")
+        self._set_refunded(charge, charge["amount_refunded"] - refund["amount"], moment)
         return self._change(
             "refunds",
             refund_id,
@@ -71,9 +71,9 @@ class Refunds(Balance):
             failure_balance_transaction=transaction["id"],
         )
 
-    def _set_refunded(self, charge: Json, amount: int, moment: Moment, event: str) -> None:
+    def _set_refunded(self, charge: Json, amount: int, moment: Moment, *events: str) -> None:
         refunded = amount >= charge["amount_captured"]
-        self._change("charges", charge["id"], moment, (event,), amount_refunded=amount, refunded=refunded)
+        self._change("charges", charge["id"], moment, events, amount_refunded=amount, refunded=refunded)
 
     @locked
     def reverse_transfer(self, transfer_id: str, amount: int, **when: Unpack[When]) -> Json:

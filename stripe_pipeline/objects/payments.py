@@ -14,6 +14,14 @@ from stripe_pipeline.objects.declaration import (
     of_discounts,
 )
 
+_OF_DISPUTES = (
+    "charge.dispute.closed",
+    "charge.dispute.created",
+    "charge.dispute.funds_reinstated",
+    "charge.dispute.funds_withdrawn",
+    "charge.dispute.updated",
+)
+_OF_REFUNDS = ("charge.refund.updated", "refund.created", "refund.failed", "refund.updated")
 _OF_SOURCES = ("customer.source.created", "customer.source.deleted", "customer.source.updated")
 
 
@@ -43,6 +51,11 @@ CHARGES = ObjectType(
         "charge.refunded",
         "charge.succeeded",
         "charge.updated",
+    ),
+    announcements=(
+        # A dispute and a refund that fails change their charge; charge.updated is documented for neither.
+        Announcement(object="dispute", fields=("charge",), events=_OF_DISPUTES),
+        Announcement(object="refund", fields=("charge",), events=_OF_REFUNDS),
     ),
     columns=columns(
         text="""
@@ -129,13 +142,7 @@ DISPUTES = ObjectType(
     object="dispute",
     description="Charges that a customer questioned with the bank.",
     endpoint="/v1/disputes",
-    events=(
-        "charge.dispute.closed",
-        "charge.dispute.created",
-        "charge.dispute.funds_reinstated",
-        "charge.dispute.funds_withdrawn",
-        "charge.dispute.updated",
-    ),
+    events=_OF_DISPUTES,
     columns=columns(
         text="currency id intended_submission_method network_reason_code object reason status",
         reference="charge payment_intent",
@@ -210,7 +217,7 @@ REFUNDS = ObjectType(
     object="refund",
     description="Money returned to customers.",
     endpoint="/v1/refunds",
-    events=("charge.refund.updated", "refund.created", "refund.failed", "refund.updated"),
+    events=_OF_REFUNDS,
     columns=columns(
         added={"livemode": "boolean"},
         text="""

@@ -51,11 +51,11 @@ def test_the_events_that_each_action_announces(shop: Shop) -> None:
     refund = shop.refund(paid["latest_charge"], 100)["id"]
     assert announced() == ["refund.created", "charge.refunded"]
     shop.fail_refund(refund)
-    assert announced() == ["charge.updated", "refund.failed", "refund.updated", "charge.refund.updated"]
+    assert announced() == ["refund.failed", "refund.updated", "charge.refund.updated"]
     shop.update("refunds", refund, metadata={"a": "b"})
     assert announced() == ["refund.updated", "charge.refund.updated"]
     won, lost = (shop.dispute(intent["latest_charge"])["id"] for intent in (paid, held))
-    assert announced() == ["charge.dispute.created", "charge.dispute.funds_withdrawn", "charge.updated"] * 2
+    assert announced() == ["charge.dispute.created", "charge.dispute.funds_withdrawn"] * 2
     shop.update_dispute(won)
     assert announced() == ["charge.dispute.updated"]
     shop.close_dispute(won, won=True)

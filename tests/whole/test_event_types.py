@@ -172,6 +172,21 @@ def test_events_of_parts_change_the_rows_of_their_objects(
     assert_equal_to_stripe(shop, folder.published)
 
 
+def test_a_dispute_and_a_refund_that_fails_change_the_row_of_their_charge(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    pipeline = make_pipeline()
+    charges = [shop.create_payment(created=days_ago(shop, 3))["latest_charge"] for _ in range(2)]
+    refund = shop.refund(charges[1], 100)["id"]
+    pipeline.sync()
+    for change in (partial(shop.dispute, charges[0]), partial(shop.fail_refund, refund)):
+        change()
+        assert changed(pipeline.sync())["charges"] == (0, 1, 0)
+    shown = f"SELECT disputed, amount_refunded FROM test.charges WHERE id IN {tuple(charges)} ORDER BY disputed"
+    assert ask(folder.published, shown) == [(False, 0), (True, 0)]
+    assert_equal_to_stripe(shop, folder.published)
+
+
 def test_the_balance_that_an_event_carries_is_no_object_to_read_again(make_pipeline: MakePipeline, shop: Shop) -> None:
     pipeline = make_pipeline(objects={"balance": {"enabled": True}})
     pipeline.sync()

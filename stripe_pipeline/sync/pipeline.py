@@ -226,10 +226,8 @@ class Pipeline:
         publish: bool = True,
         finishes: bool = True,
     ) -> Report:
-        report, waited = report or Report(), self.warehouse.file.waited
         # Another process that writes must not use up the time for reading: a drain might never get to read anything.
-        # But a tick of the sensor must end.
-        deadline = Deadline(within, waited=lambda: min(within, self.warehouse.file.waited - waited))
+        report, deadline = report or Report(), Deadline(within, waited=lambda: self.warehouse.file.waited)
         stopped: StripePipelineError | None = None
         claim = self._claim_inbox()
         stored = self._stored

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from stripe_pipeline.errors import BadObject, shown
 from stripe_pipeline.objects import OBJECT_TYPES
-from stripe_pipeline.objects.routes import ROUTES
+from stripe_pipeline.objects.routes import ROUTES, SEPARATOR
 from stripe_pipeline.rows import is_id
 
 if TYPE_CHECKING:  # its module loads DuckDB, which the receiver's process does without
@@ -44,6 +44,11 @@ class Notification:
     object_created: int | None
     """Unix seconds, if the event says."""
     event_created: int
+
+    @property
+    def event(self) -> str:
+        """The event's id."""
+        return self.event_id.partition(SEPARATOR)[0]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ from typing import Any
 
 from stripe_pipeline.objects import BY_STRIPE_OBJECT, OBJECT_TYPES, ObjectType, family_of
 
+SEPARATOR = ":"
+"""What separates an event's id from a route's suffix; in no id of Stripe's."""
+
 
 @dataclass(frozen=True)
 class Route:
@@ -65,7 +68,7 @@ def _told_apart(routes: list[Route]) -> Iterator[Route]:
     """The routes of one kind of event, to the event's own object first."""
     ordered = sorted(routes, key=lambda route: bool(route.fields))
     for route in ordered:
-        suffix = "" if route.object == ordered[0].object else f":{route.object}"
+        suffix = "" if route.object == ordered[0].object else f"{SEPARATOR}{route.object}"
         yield Route(route.table, route.object, route.fields, suffix)
 
 

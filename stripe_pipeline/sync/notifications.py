@@ -101,4 +101,4 @@ class Notifications:
         self._inbox.applied(done, revision=self._loading.revision)
         if done:
             self._context.warehouse.proofs.forget_announced(done)
-        self._report.applied += len(done)
+        self._report.applied += len({notification.event for notification in done})

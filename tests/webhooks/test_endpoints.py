@@ -112,19 +112,19 @@ def test_a_second_register_reports_its_changes(run: Run, server: Server, tmp_pat
     [endpoint] = endpoints(server)
     server.shop.update("webhook_endpoints", endpoint["id"], livemode=True, status="disabled")
     settings = tmp_path / "settings.yaml"
-    settings.write_text("objects: {disputes: {enabled: false}, balance_transactions: {enabled: false}}")
+    settings.write_text("objects: {payment_intents: {enabled: false}}")
     changed = run("register", "--url", URL, STRIPE_PIPELINE_CONFIG=str(settings))
     assert (changed.status, changed.err) == (0, "")
     live, test = changed.out.splitlines()
-    assert live.startswith(f"Live: changed {endpoint['id']}: removed charge.dispute.closed, charge.dispute.created, ")
+    assert live.startswith(f"Live: changed {endpoint['id']}: removed payment_intent.amount_capturable_updated, ")
     assert live.endswith("; enabled it again.")
-    assert test.endswith("charge.dispute.updated.")
+    assert test.endswith("payment_intent.succeeded.")
     [endpoint] = endpoints(server)
     assert endpoint["status"] == "enabled"
-    assert not any(event.startswith("charge.dispute") for event in endpoint["enabled_events"])
+    assert not any(event.startswith("payment_intent.") for event in endpoint["enabled_events"])
 
     restored = run("register", "--url", URL)
-    assert "added charge.dispute.closed" in restored.out
+    assert "added payment_intent.amount_capturable_updated" in restored.out
     assert endpoints(server)[0]["enabled_events"] == list(Settings().event_types)
 
 

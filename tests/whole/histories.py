@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -355,7 +355,28 @@ def stock(shop: Shop) -> None:
         shop.create_payment(amount=2000, destination="acct_1Connected", application_fee=100, **options())
 
 
+PARTS = {
+    "discount": {
+        "customers": "customer",
+        "subscriptions": "subscription",
+        "coupons": "source",
+        "promotion_codes": "promotion_code",
+    },
+    "dispute": {"charges": "charge"},
+    "refund": {"charges": "charge"},
+    "invoice_payment": {"invoices": "invoice"},
+}
+"""The tables in which an event changes a row that names such a part of the row, and the part's field with the row's
+id."""
 ACTIONS = tuple(name for name in vars(Trade) if not name.startswith("_"))
+
+
+def _named_by(obj: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The table and the id of each object that an event announces which carries this object."""
+    if obj["object"] in BY_STRIPE_OBJECT:
+        yield BY_STRIPE_OBJECT[obj["object"]].name, obj["id"]
+    for table, field in PARTS.get(obj["object"], {}).items():
+        yield table, obj[field]["coupon"] if field == "source" else obj[field]
 
 
 class ChangeLog:
@@ -393,7 +414,8 @@ class ChangeLog:
         for event_id in self._events(livemode) - earlier:
             event, visible_at = self._event(event_id, livemode)
             obj = event["data"]["object"]
-            visible_from[BY_STRIPE_OBJECT[obj["object"]].name, livemode, obj["id"]] = max(now, visible_at)
+            for table, object_id in _named_by(obj):
+                visible_from[table, livemode, object_id] = max(now, visible_at)
             self._announced.append((event["type"], obj, livemode))
         for key in before.keys() | after.keys():
             if before.get(key) == after.get(key):

@@ -431,9 +431,9 @@ class ChangeLog:
             return
         kind, obj, livemode = self._announced[number % len(self._announced)]
         self.shop.emit_event(kind, obj, livemode=livemode, visible_after=0)
-        key = BY_STRIPE_OBJECT[obj["object"]].name, livemode, obj["id"]
-        if key in self.known_from:
-            self.known_from[key] = min(self.known_from[key], self.shop.clock.now())
+        for table, object_id in _named_by(obj):
+            if (key := (table, livemode, object_id)) in self.known_from:
+                self.known_from[key] = min(self.known_from[key], self.shop.clock.now())
 
     def _events(self, livemode: bool) -> set[str]:
         return set(self.shop.collection("events", livemode).objects)

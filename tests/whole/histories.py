@@ -321,9 +321,9 @@ class Trade:
             self.shop.update(type_name, obj["id"], metadata=metadata, **self._on)
 
     def vanish(self) -> None:
-        """An object vanishes without an event."""
+        """An object vanishes without an event. Stripe keeps the invoices that have a number."""
         type_name = ("customers", "invoices", "products", "coupons")[self._number % 4]
-        if obj := self._any(type_name):
+        if obj := self._any(type_name, lambda obj: obj.get("number") is None):
             self.shop.vanish(type_name, obj["id"], livemode=self._on["livemode"])
 
 

@@ -93,7 +93,7 @@ def notifications_of(
     """The notifications of an event, one for each object to read again; `mode` is given if the mode of the events is
     known.
 
-    None for events that concern none of `tables`: other objects, the invoice without an id of `invoice.upcoming`, thin
+    Empty for events that concern none of `tables`: other objects, the invoice without an id of `invoice.upcoming`, thin
     events (`v2.core.event`), events of connected accounts, and values that are not events. Raises `BadObject` if the
     event names an object of one of the tables by an id that is not valid.
     """

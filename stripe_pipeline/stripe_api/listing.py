@@ -203,9 +203,10 @@ class Listing:
     def _parts(self, start: int, left: int, listed_span: int) -> Sequence[tuple[int, int]]:
         """Splits the rest of a window into parts worth reading in parallel, judged by the span of one page and by the
         number of objects expected."""
-        days = days_between(day_of(start), day_of(left - 1))
-        expected = sum(self._expected.get(day, math.inf) for day in days)
-        pages_left = min((left - start) / max(1, listed_span), expected / MAX_LIMIT)
+        pages_left = (left - start) / max(1, listed_span)
+        if self._expected and pages_left >= _WORTH_SPLITTING:
+            days = days_between(day_of(start), day_of(left - 1))
+            pages_left = min(pages_left, sum(self._expected.get(day, math.inf) for day in days) / MAX_LIMIT)
         with self._lock:
             room = _ENOUGH - self._open + 1  # this one closes
         number = min(_MAX_PARTS, room, int(pages_left // (_WORTH_SPLITTING / 2)), left - start)

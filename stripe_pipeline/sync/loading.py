@@ -64,17 +64,14 @@ class Loading:
         """The warehouse's after the last load."""
         self.refused: dict[str, set[str]] = {}
         """Ids, by table name, of objects not stored because a newer version is known."""
-        self._followed: Mapping[str, float] = {}
-        self._expected: dict[str, dict[date, int]] = {}
-
-    def use_coverage(self, coverage: Mapping[tuple[str, date], Covered]) -> None:
-        """Take from the coverage, before days are listed, since when events have announced all changes, and how many
+        self.coverage: Mapping[tuple[str, date], Covered] = {}
+        """The coverage before days are listed; it tells since when events have announced all changes, and how many
         objects the days of the past hold."""
-        self._followed = followed_since(coverage)
-        self._expected = {}
-        for (name, day), covered in coverage.items():
-            if covered.listed_at >= day_start(day) + DAY:
-                self._expected.setdefault(name, {})[day] = covered.listed
+
+    def _expected(self, name: str, days: Iterable[date]) -> dict[date, int]:
+        """How many objects each of the days held when it was listed after its end."""
+        known = ((day, self.coverage.get((name, day))) for day in days)
+        return {day: of.listed for day, of in known if of is not None and of.listed_at >= day_start(day) + DAY}
 
     @_few_collections()
     def list_days(self, days: Mapping[str, Mapping[date, str]]) -> dict[str, StripePipelineError]:
@@ -85,6 +82,7 @@ class Loading:
         days_read: queue.Queue[tuple[str, DayRead | Exception | None]] = queue.Queue()
         until = int(self._api.now()) + 1 + CLOCK_ERROR
         open_lists = set()
+        followed = followed_since(self.coverage) if any(days.values()) else {}
         for name, wanted in days.items():
             if wanted:
                 open_lists.add(name)
@@ -92,7 +90,7 @@ class Loading:
                     wanted,
                     until=until,
                     swept={day for day, how in wanted.items() if how == SWEEP},
-                    expected=self._expected.get(name, {}),
+                    expected=self._expected(name, wanted),
                     read=lambda day, name=name: days_read.put((name, day)),  # type: ignore[misc]
                     done=lambda error, name=name: days_read.put((name, error)),  # type: ignore[misc]
                 )
@@ -116,7 +114,7 @@ class Loading:
                         swept = how == SWEEP
                         if (name, swept) not in batches:
                             batches[name, swept] = self._readers[name].batch(swept=swept)
-                            batches[name, swept].followed_since = self._followed.get(name)
+                            batches[name, swept].followed_since = followed.get(name)
                         add_day(batches[name, swept], item, how=how)
                         rows[name] += item.rows
                         done[name] += 1

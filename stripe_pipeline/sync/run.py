@@ -81,7 +81,7 @@ class Run:
                 self._forget_everything(now - known[EVENTS])
             coverage = self._warehouse.state.coverage(self._mode)
             self._forget_disabled(coverage)
-            self._loading.use_coverage(coverage)
+            self._loading.coverage = coverage
             due = self._warehouse.rows.pending_balance_transactions(self._mode, now)
         if known.get(EVENTS) != cursors.get(EVENTS):
             scanned_at = self._events.scan(known[EVENTS])
@@ -281,7 +281,7 @@ class Run:
             began, listed = stopped_backfill(self._context, request, wanted, now) or (now, {})
             if began == now:
                 self._warehouse.state.begin_backfill(self._mode, request, now)
-            self._loading.use_coverage(self._warehouse.state.coverage(self._mode))
+            self._loading.coverage = self._warehouse.state.coverage(self._mode)
         to_list = {}
         for name in self._asked_for:
             done = listed.get(name, set())

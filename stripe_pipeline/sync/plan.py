@@ -49,10 +49,12 @@ def plan_type(
 ) -> Plan:
     """The cheapest requests that read each wanted object once: none for objects that are listed anyway, one list for
     young objects, a day's list if it has fewer pages than wanted objects or one of them cannot be read by its id,
-    otherwise one retrieve per object. Of a type that is listed as a whole, a part of the list costs as much as all."""
+    otherwise one retrieve per object. Of a type that is listed as a whole, a part of the list costs as much as all. Of
+    a type whose lists omit objects, a day's list does not count as reading an object with an id that Stripe accepts."""
     ids: set[str] = set()
     days: set[date] = set()
     by_day: dict[date, set[str]] = {}
+    complete = listing if object_type.lists_all else ()
     young: dict[str, int] = {}
     for object_id, created in wanted.items():
         if created is None:
@@ -60,20 +62,20 @@ def plan_type(
         elif not is_addressable(object_id):
             days |= {day_of(created)} - set(listing)
         elif object_type.whole:
-            ids |= set() if day_of(created) in listing else {object_id}
+            ids |= set() if day_of(created) in complete else {object_id}
         elif young_since is not None and created >= young_since:
             young[object_id] = created
         else:
             by_day.setdefault(day_of(created), set()).add(object_id)
     list_since = None
-    young = {object_id: created for object_id, created in young.items() if day_of(created) not in listing}
+    young = {object_id: created for object_id, created in young.items() if day_of(created) not in complete}
     if len(young) > math.ceil(len(young) / _PAGE):
         list_since = min(young.values())
     ids |= young.keys()
     for day, of_day in by_day.items():
-        if day in listing:
+        if day in complete:
             continue
-        covered = coverage.get((object_type.name, day))
+        covered = coverage.get((object_type.name, day)) if object_type.lists_all else None
         if covered and day_start(day) + DAY + SETTLED <= now and math.ceil((covered.listed + 1) / _PAGE) < len(of_day):
             days.add(day)
         else:

@@ -95,6 +95,37 @@ def test_inactive_prices_are_listed_and_prices_made_for_one_use_stay_without_req
     assert_equal_to_stripe(shop, folder.published)
 
 
+def test_events_of_prices_made_for_one_use_are_applied_while_their_day_is_listed(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    pipeline = make_pipeline(objects=on("prices"))
+    pipeline.sync()
+    prices = [shop.create_price(inline=True)["id"] for _ in range(3)]
+    pipeline.sync()
+    for price in prices:
+        shop.update("prices", price, active=True)
+    shop.clock.advance(DAY)
+    report = pipeline.sync()
+    assert day_of(shop.clock.now() - DAY) in report.listed["prices"]
+    assert all(row["active"] for row in rows(folder.published, "test.prices"))
+    assert_equal_to_stripe(shop, folder.published)
+
+
+def test_events_of_many_old_prices_made_for_one_use_are_applied(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    pipeline = make_pipeline(objects=on("prices"))
+    pipeline.sync()
+    prices = [shop.create_price(inline=True)["id"] for _ in range(3)]
+    pipeline.sync()
+    shop.clock.advance(5 * DAY)
+    pipeline.sync()
+    for price in prices:
+        shop.update("prices", price, active=True)
+    pipeline.sync()
+    assert_equal_to_stripe(shop, folder.published)
+
+
 def test_deleted_products_and_coupons_leave_the_views(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:

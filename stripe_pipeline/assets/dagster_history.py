@@ -15,6 +15,7 @@ from pathlib import Path
 import dagster as dg
 import sqlalchemy as sa
 
+from stripe_pipeline import postgres
 from stripe_pipeline.assets.checks import EVALUATED_AT, WITHOUT_RUN, last_results
 from stripe_pipeline.assets.dagster_storage import postgres_of
 from stripe_pipeline.assets.keys import Names
@@ -131,9 +132,13 @@ def _file_without_a_run(instance: dg.DagsterInstance) -> Path:
 def _database(instance: dg.DagsterInstance) -> Iterator[sa.Connection]:
     """A connection to the database of Dagster's events: Postgres, a file of SQLite, or one without tables for any other
     storage."""
-    file = _home(instance) / "history" / "runs" / "index.db"
-    url = postgres_of(instance) or sa.URL.create("sqlite", database=str(file) if file.exists() else None)
-    engine = sa.create_engine(url, connect_args={"timeout": 60} if url.get_backend_name() == "sqlite" else {})
+    if url := postgres_of(instance):
+        engine = postgres.engine(url)
+    else:
+        file = _home(instance) / "history" / "runs" / "index.db"
+        engine = sa.create_engine(
+            sa.URL.create("sqlite", database=str(file) if file.exists() else None), connect_args={"timeout": 60}
+        )
     try:
         with engine.connect() as connection:
             yield connection

@@ -34,8 +34,8 @@ _POSTGRES_LOCK = 0x57121BE  # any number that nothing else in the database locks
 class Database:
     """SQLite in the data folder, or the database that `url` names; thread-safe.
 
-    `url` and `patience` as in `Inbox`. Raises `SettingsError` if `url` is not an address of SQLite or Postgres. All
-    methods raise `WarehouseError` if the database fails.
+    `url` and `patience` as in `Inbox`. Raises `SettingsError` if `url` is not an address of SQLite or Postgres, or if a
+    pooler shares Postgres's sessions. All methods raise `WarehouseError` if the database fails.
     """
 
     def __init__(self, folder: DataFolder, url: str | None, *, patience: float = 60.0) -> None:
@@ -48,20 +48,24 @@ class Database:
         self._one_at_a_time = threading.RLock()
         try:
             # Connections stay open, so that asking whether something is due costs no more than the query.
-            self.engine = sa.create_engine(
-                self._url,
-                connect_args={"timeout": patience} if self.is_sqlite else postgres.CONNECT,
-                pool_pre_ping=not self.is_sqlite,
+            self.engine = (
+                sa.create_engine(self._url, connect_args={"timeout": patience})
+                if self.is_sqlite
+                else postgres.engine(self._url, pool_pre_ping=True)
             )
         except ImportError:
             raise SettingsError(
                 "STRIPE_PIPELINE_INBOX names a Postgres database, but the client for it is not installed",
                 'Install the client: pip install "psycopg[binary]"',
             ) from None
-        prepare = _make_durable if self.is_sqlite else postgres.prepare
-        sa.event.listen(self.engine, "connect", lambda connection, _: prepare(connection))
-        with self.errors():
-            self._make()
+        if self.is_sqlite:
+            sa.event.listen(self.engine, "connect", lambda connection, _: _make_durable(connection))
+        try:
+            with self.errors():
+                self._make()
+        except BaseException:
+            self.engine.dispose()
+            raise
 
     @property
     def address(self) -> str:
@@ -130,6 +134,8 @@ class Database:
             if self.is_sqlite:
                 # Readers and the one writer do not block each other.
                 self._write_ahead(connection)
+            else:
+                self._require_session(connection)
             if self._path is not None:
                 self._file = _file_id(self._path)
             if not lacking(connection):
@@ -138,6 +144,17 @@ class Database:
             # Several processes may start at once: one creates the tables, the others wait here and check again.
             self.lock(connection)
             make_tables(connection)
+
+    def _require_session(self, connection: sa.Connection) -> None:
+        """Raise `SettingsError` if a pooler gives Postgres's sessions to several clients."""
+
+        @contextmanager
+        def another() -> Iterator[Any]:
+            with self.engine.connect() as other:
+                yield other.connection.driver_connection
+
+        own: Any = connection.connection.driver_connection
+        postgres.require_session(own, another, f"The inbox at {self.address}", "STRIPE_PIPELINE_INBOX")
 
     def _write_ahead(self, connection: sa.Connection) -> None:
         """Turn on write-ahead logging, with retries: for this pragma SQLite does not wait for other processes."""

@@ -138,9 +138,14 @@ class LakeCatalog:
         if self._connection is not None and not self._connection.broken:
             return self._connection
         try:
-            connection = psycopg.connect(self._lake.catalog, autocommit=True, **postgres.CONNECT)
-            postgres.prepare(connection)
-            connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}s'")
+            connection = self._connect()
+            try:
+                postgres.prepare(connection)
+                postgres.require_session(connection, self._connect, self.place, VARIABLE)
+                connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}s'")
+            except BaseException:
+                connection.close()
+                raise
         except psycopg.Error as error:
             raise WarehouseError(
                 f"{self.place} cannot be reached ({reason(error)})",
@@ -148,6 +153,11 @@ class LakeCatalog:
             ) from None
         self._connection = connection
         return connection
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        import psycopg
+
+        return psycopg.connect(self._lake.catalog, autocommit=True, **postgres.CONNECT)
 
 
 def place_of(lake: Lake) -> str:

@@ -27,13 +27,17 @@ def create_secret(
     region: str | None,
 ) -> None:
     """Lets the connection use these credentials. A server in place of S3 is asked with the bucket in the path of the
-    address: its certificate and its name need not know the bucket."""
+    address: its certificate and its name need not know the bucket. Certificates are verified with the file that AWS's
+    standard variable names, if any."""
     options = {"KEY_ID": key_id, "SECRET": secret, "SESSION_TOKEN": session_token, "REGION": region}
     given = [f"{name} {literal(value)}" for name, value in options.items() if value]
     if address := endpoint_url():
         server = urlsplit(address)
         given += [f"ENDPOINT {literal(server.netloc)}", "URL_STYLE 'path'", f"USE_SSL {server.scheme == 'https'}"]
     connection.execute(f"CREATE OR REPLACE SECRET (TYPE s3, {', '.join(given)})")
+    if authorities := os.environ.get("AWS_CA_BUNDLE"):
+        # For the session alone it does not apply where a file is attached.
+        connection.execute(f"SET GLOBAL ca_cert_file = {literal(authorities)}")
 
 
 def create_secret_of_environment(connection: duckdb.DuckDBPyConnection) -> None:

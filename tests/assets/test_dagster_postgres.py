@@ -14,6 +14,7 @@ import sqlalchemy as sa
 import yaml
 
 from stripe_emulator import Shop
+from stripe_pipeline.assets import dagster_history
 from stripe_pipeline.assets.checks import WITHOUT_RUN
 from stripe_pipeline.assets.dagster_history import (
     forget_checks,
@@ -96,6 +97,15 @@ def test_a_driver_that_dagster_cannot_work_with_is_refused_and_the_remedy_works(
         write(home, storage)
         with dagster_instance() as instance:
             assert empty.execute_in_process(instance=instance).success
+
+
+def test_the_removal_of_old_records_has_sessions_as_all_other_parts(home: Path, database: sa.URL) -> None:
+    write(home, {"postgres_url": shown(database)})
+    with dagster_instance() as instance, dagster_history._database(instance) as connection:
+        settings = connection.exec_driver_sql("SELECT name FROM pg_settings WHERE source = 'session'").scalars().all()
+        keepalives = {f"tcp_keepalives_{name}" for name in ("idle", "interval", "count")}
+        assert keepalives | {"tcp_user_timeout"} <= set(settings)
+        assert connection.exec_driver_sql("SHOW application_name").scalar() == "stripe_pipeline"
 
 
 @contextmanager

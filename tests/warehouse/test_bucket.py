@@ -6,11 +6,14 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import boto3
 import pytest
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.server import ThreadedMotoServer
+from werkzeug.serving import make_server, make_ssl_devcert
 
 import stripe_pipeline
 from stripe_emulator import Shop
@@ -221,10 +224,8 @@ def test_parts_of_a_killed_process_are_removed(s3: Any, sent_to: DataFolder, tmp
     assert s3.list_multipart_uploads(Bucket="shop").get("Uploads", []) == []
 
 
-def test_a_query_on_a_machine_without_the_data_folder_reads_the_bucket(
-    s3: Any, sent_to: DataFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    load(Warehouse(sent_to), tmp_path, "Ada")
+def names_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The customers' names as a query on another machine reads them from the bucket."""
     monkeypatch.setenv("STRIPE_PIPELINE_DATA", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("STRIPE_PIPELINE_PUBLISH", "s3://shop/a/stripe")
     try:
@@ -233,8 +234,38 @@ def test_a_query_on_a_machine_without_the_data_folder_reads_the_bucket(
         if "httpfs" not in str(error):
             raise
         pytest.skip("DuckDB's extension httpfs cannot be installed here")
-    assert list(names) == ["Ada"]
     assert not (tmp_path / "elsewhere").exists()
+    return list(names)
+
+
+def test_a_query_on_a_machine_without_the_data_folder_reads_the_bucket(
+    s3: Any, sent_to: DataFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(Warehouse(sent_to), tmp_path, "Ada")
+    assert names_elsewhere(tmp_path, monkeypatch) == ["Ada"]
+
+
+def test_a_server_with_a_certificate_of_its_own_authority_is_sent_to_and_read(
+    s3: Any, sent_to: DataFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = make_ssl_devcert(str(tmp_path / "server"), host="localhost")
+    app = DomainDispatcherApplication(create_backend_app)
+    server = make_server("127.0.0.1", 0, app, threaded=True, ssl_context=(certificate, key))
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://localhost:{server.server_port}")
+        warehouse = Warehouse(sent_to)
+        load(warehouse, tmp_path, "Ada")
+        assert "SSL validation failed" in str(warehouse.unsent)
+        monkeypatch.setenv("AWS_CA_BUNDLE", certificate)
+        warehouse.publish()
+        assert warehouse.unsent is None
+        assert names_elsewhere(tmp_path, monkeypatch) == ["Ada"]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 @pytest.mark.parametrize("named", ["s3://shop", "s3://shop/", "s3://shop/a/stripe/"])

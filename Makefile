@@ -40,6 +40,7 @@ test-duckdb-2: $(VENV)/.dev $(VENV)/.readers
 IN_LAKE := $(addprefix tests/,warehouse/test_ducklake.py whole/test_histories.py deploy/test_runs_on_any_host.py \
 	warehouse/test_bucket.py::test_a_query_on_a_machine_without_the_data_folder_reads_the_bucket \
 	warehouse/test_bucket.py::test_a_server_with_a_certificate_of_its_own_authority_is_sent_to_and_read \
+	warehouse/test_published_folder.py::test_the_time_read_until_waits_for_the_last_type \
 	whole/test_deadlines.py::test_waiting_for_another_writer_uses_up_no_time_of_a_drain \
 	whole/test_traps.py::test_trap_14_an_invoice_is_deleted_between_its_page_and_its_lines \
 	whole/test_traps.py::test_trap_16_a_page_that_is_written_late_does_not_undo_the_newer_row_of_a_webhook \

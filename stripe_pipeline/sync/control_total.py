@@ -89,12 +89,17 @@ class ControlTotal:
         self._proofs.keep(self._mode, reading)
         self._store(list(judge(compared, earlier, livemode=self._mode.livemode, at=reading.read_at)))
 
-    def is_due(self) -> bool:
-        """Whether the sync that has just loaded its rows should read the balance."""
+    def stored(self) -> list[tuple[Proof, float]]:
+        """The last outcomes, each with its time (Unix seconds); none if this run does not read the balance."""
+        if BALANCE_TRANSACTIONS not in self._context.readers:
+            return []
+        return [of for of in self._proofs.stored(names=[BALANCE]) if of[0].livemode is self._mode.livemode]
+
+    def is_due(self, stored: Sequence[tuple[Proof, float]]) -> bool:
+        """Whether the sync that has just loaded its rows should read the balance; `stored`: the last outcomes."""
         if BALANCE_TRANSACTIONS not in self._context.readers:
             return False
         an_hour_ago = self._api.now() - _HOUR
-        stored = [of for of in self._proofs.stored(names=[BALANCE]) if of[0].livemode is self._mode.livemode]
         recent = [proof for proof, at in stored if at > an_hour_ago]
         if any((proof.reason or "").startswith(_UNREADABLE) for proof in recent):
             return False

@@ -5,7 +5,10 @@ This module has the order of work. The single proofs belong to `control_total`, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from stripe_pipeline.proof.proving import NAMES, prove
+from stripe_pipeline.proof.verdict import Proof
 from stripe_pipeline.sync.context import EVENTS, Context
 from stripe_pipeline.sync.control_total import ControlTotal
 from stripe_pipeline.sync.loading import Loading
@@ -23,9 +26,14 @@ class Proving:
         self._control_total = ControlTotal(context)
         self._sample = Sample(context, loading)
 
-    def balance_is_due(self) -> bool:
-        """Whether the sync that has just loaded its rows should compare them with the balance."""
-        return self._control_total.is_due()
+    def last_balance(self) -> list[tuple[Proof, float]]:
+        """The last outcomes of comparing with the balance, for `balance_is_due`."""
+        return self._control_total.stored()
+
+    def balance_is_due(self, stored: Sequence[tuple[Proof, float]]) -> bool:
+        """Whether the sync that has just loaded its rows should compare them with the balance; `stored`: what
+        `last_balance` returned."""
+        return self._control_total.is_due(stored)
 
     def compare_balance(self) -> None:
         """Compare the balance transactions with the balance."""

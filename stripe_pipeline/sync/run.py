@@ -79,10 +79,10 @@ class Run:
             known = self._warehouse.state.cursors(self._mode) if moved_back else cursors
             if scanned_at is not None and not first and known[EVENTS] - OVERLAP < now - EVENTS_KEPT:
                 self._forget_everything(now - known[EVENTS])
-            coverage = self._warehouse.state.coverage(self._mode)
+            self._loading.coverage = coverage = self._warehouse.state.coverage(self._mode)
             self._forget_disabled(coverage)
-            self._loading.coverage = coverage
             due = self._warehouse.rows.pending_balance_transactions(self._mode, now)
+            last_balance = self.proving.last_balance()
         if known.get(EVENTS) != cursors.get(EVENTS):
             scanned_at = self._events.scan(known[EVENTS])
         cursors = known
@@ -141,7 +141,7 @@ class Run:
             # The cursors move with the rows, unless a row names a transaction that is not stored.
             if not self._loading.load(batches, end):
                 self._loading.load([], end)
-            balance_is_due = bool(unread) or self.proving.balance_is_due()
+            balance_is_due = bool(unread) or self.proving.balance_is_due(last_balance)
             for lacking in self._warehouse.state.lacking(self._mode):
                 self._report.note(str(lacking))
         if unread:

@@ -204,14 +204,23 @@ def move_cursors(connection: duckdb.DuckDBPyConnection, cursors: Mapping[tuple[M
     }
     moved = {which: at for which, at in cursors.items() if which not in known or microseconds(at) > known[which]}
     if moved.keys() & known.keys():
-        replaced = " OR ".join(f"({mode_condition(mode)} AND name = {literal(name)})" for mode, name in moved)
-        connection.execute(f"DELETE FROM pipeline.cursors WHERE {replaced}")
+        replaced = ", ".join(f"({literal(mode.account)}, {mode.livemode}, {literal(name)})" for mode, name in moved)
+        connection.execute(f"DELETE FROM pipeline.cursors WHERE list_contains([{replaced}], (account, livemode, name))")
     rows = ", ".join(
         f"({literal(mode.account)}, {mode.livemode}, {literal(name)}, make_timestamptz({microseconds(at)}))"
         for (mode, name), at in moved.items()
     )
     if rows:
         connection.execute(f"INSERT INTO pipeline.cursors VALUES {rows}")
+
+
+def says_more(bounds: tuple[float, float], known: tuple[float, float] | None) -> bool:
+    """Whether these bounds of the clock's offset are to be stored beside the known ones: not if both allow no offset,
+    and they narrow the known ones by less than a tenth."""
+    if known is None:
+        return True
+    lowest, highest = max(bounds[0], known[0]), min(bounds[1], known[1])
+    return not lowest <= 0.0 <= highest or highest - lowest < 0.9 * (known[1] - known[0])
 
 
 def set_clock(connection: duckdb.DuckDBPyConnection, lowest: float, highest: float) -> None:

@@ -16,7 +16,7 @@ from stripe_pipeline.data_folder import CATALOG, DataFolder
 from stripe_pipeline.lake import DATA_VARIABLE, Lake
 from stripe_pipeline.warehouse.compaction import discard_working_files
 from stripe_pipeline.warehouse.extensions import load_extensions, starting_options
-from stripe_pipeline.warehouse.file_state import AT_ONCE, NOW, get_state, set_state
+from stripe_pipeline.warehouse.file_state import AT_ONCE, COMMENTS, META, NOW, STATES, get_state, set_state
 from stripe_pipeline.warehouse.lake_catalog import LakeCatalog
 from stripe_pipeline.warehouse.merge import first_line
 from stripe_pipeline.warehouse.s3 import create_secret_of_environment
@@ -94,8 +94,11 @@ class DuckLake(Store):
             try:
                 connection = self._attach(look=False, create=False)
                 self.begin_reading(connection)
-                compacts = get_state(connection, "compact") in (NOW, AT_ONCE)
-                self._prepared = not compacts and self.layout.is_applied(connection)
+                applied = dict(self.look_up(connection, STATES))
+                [(version, _, _)] = self.look_up(connection, META)
+                compacts = applied.get("compact") in (NOW, AT_ONCE)
+                self._prepared = not compacts and self.layout.is_same(version, applied.get("layout"))
+                self.layout.is_complete = self._prepared and COMMENTS not in applied
                 if not self._prepared:
                     self._end_reading(connection)
             except duckdb.Error:
@@ -167,6 +170,7 @@ class DuckLake(Store):
         if not self._in_transaction:
             connection.execute("BEGIN")
             self._in_transaction = True
+            self._looked_up.clear()
 
     def _end_reading(self, connection: duckdb.DuckDBPyConnection) -> None:
         if self._in_transaction:
@@ -187,6 +191,10 @@ class DuckLake(Store):
         if self._writing or self._empty:  # they do not know these rows
             return True
         return self._catalog.may_hold_later(columns, moment)
+
+    def may_hold_rows(self, table: str) -> bool:
+        """Whether the table may hold a row, by the catalog's statistics."""
+        return self._writing or self._empty or self._catalog.may_hold_rows(table)
 
     def settle(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Nothing: a commit is complete."""

@@ -12,6 +12,14 @@ NOW, AT_ONCE, DAILY = "now", "at once", "daily"
 """How soon a file must be compacted, so that no erased data is left in it. With `NOW`, the settings have changed, and
 data that runs are about to store is obsolete."""
 
+LINEAGE = "restored"
+"""The name in `pipeline.applied` of the time of the last restoration. A run that began earlier must not write any more:
+it read its cursors from another file."""
+RESTORED = "catch up after restoring"
+"""The name of the work due since a restoration."""
+COMMENTS = "comments"
+"""The name of a note that comments of the tables are missing, because the views were created anew."""
+
 
 def get_state(connection: duckdb.DuckDBPyConnection, name: str) -> str | None:
     """The stored value of `name`, about the settings last applied."""
@@ -20,8 +28,14 @@ def get_state(connection: duckdb.DuckDBPyConnection, name: str) -> str | None:
 
 def get_states(connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> dict[str, str]:
     """The stored values of these names, as far as there are any."""
+    return dict(connection.execute(states_of(names)).fetchall())
+
+
+def states_of(names: Iterable[str]) -> str:
+    """The SELECT of names and values."""
     listed = ", ".join(map(literal, names))
-    return dict(connection.execute(f"SELECT name, value FROM pipeline.applied WHERE name IN ({listed})").fetchall())
+    # With IN, a lake asks its catalog once more which files may hold the names.
+    return f"SELECT name, value FROM pipeline.applied WHERE list_contains([{listed}], name)"
 
 
 def set_state(connection: duckdb.DuckDBPyConnection, name: str, value: str | None) -> None:
@@ -45,3 +59,8 @@ def request_compaction(connection: duckdb.DuckDBPyConnection, when: str) -> None
     by_urgency = (None, DAILY, AT_ONCE, NOW)
     if by_urgency.index(get_state(connection, "compact")) < by_urgency.index(when):
         set_state(connection, "compact", when)
+
+
+META = "SELECT format, revision, id FROM pipeline.meta"
+STATES = states_of(("layout", "compact", COMMENTS, LINEAGE, RESTORED))
+"""What each process reads first. The same SELECT runs once in a transaction (`Store.look_up`)."""

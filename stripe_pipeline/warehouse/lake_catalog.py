@@ -74,6 +74,17 @@ class LakeCatalog:
         )
         return bool(later)
 
+    def may_hold_rows(self, table: str) -> bool:
+        """Whether the table, of a qualified name, ever held a value, by the statistics of committed rows."""
+        schema, _, name = table.partition(".")
+        [(held,)] = self._ask(
+            "SELECT EXISTS (SELECT FROM ducklake_table_column_stats s"
+            " JOIN ducklake_table t USING (table_id) JOIN ducklake_schema n USING (schema_id)"
+            " WHERE t.end_snapshot IS NULL AND n.end_snapshot IS NULL AND s.min_value IS NOT NULL"
+            f" AND n.schema_name = '{schema}' AND t.table_name = '{name}')"
+        )
+        return bool(held)
+
     def forget_values(self) -> None:
         """Removes erased values from the catalog: the minimum and maximum of each column, and the remains of rows that
         were inlined."""

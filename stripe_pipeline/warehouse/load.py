@@ -19,9 +19,16 @@ from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.objects import ObjectType
 from stripe_pipeline.settings.model import OnDelete, Settings
 from stripe_pipeline.stripe_api.clock import Reading
-from stripe_pipeline.warehouse.bookkeeping import move_cursors, name_rows, record_coverage, set_clock, stage_days
+from stripe_pipeline.warehouse.bookkeeping import (
+    move_cursors,
+    name_rows,
+    record_coverage,
+    says_more,
+    set_clock,
+    stage_days,
+)
 from stripe_pipeline.warehouse.erasure import Erasure, any_erased, load_order, own_key
-from stripe_pipeline.warehouse.file_state import get_states
+from stripe_pipeline.warehouse.file_state import LINEAGE, get_states
 from stripe_pipeline.warehouse.merge import (
     apply_tombstones,
     insert_new_days,
@@ -34,12 +41,12 @@ from stripe_pipeline.warehouse.merge import (
     touched_rows,
 )
 from stripe_pipeline.warehouse.pruning import expire, young_enough
-from stripe_pipeline.warehouse.recovery import LINEAGE
 from stripe_pipeline.warehouse.schema import settings_changed
 from stripe_pipeline.warehouse.sql import stored_types
 from stripe_pipeline.warehouse.store import Store
 
 Cursors = Mapping[tuple[Mode, str], float]
+Naming = Callable[[duckdb.DuckDBPyConnection, int], None]
 NO_CURSORS: Cursors = MappingProxyType({})
 
 
@@ -58,13 +65,15 @@ class Loader:
         *,
         cursors: Cursors | Callable[[], Cursors] = NO_CURSORS,
         clock: Reading | None = None,
+        name: Naming | None = None,
     ) -> Loaded:
         """Writes the batches, with their coverage and cursors, in one transaction.
 
         A row is replaced by one requested at the same time or later on Stripe's clock, never by an older one.
         `cursors`: seconds on Stripe's clock by mode and name; a function looks at the stored rows first, within a
         session, and is left out if more objects must be read (`Loaded.is_complete`). `clock`: the estimate of that
-        clock; read times are capped at its latest possible value. Raises `WarehouseError`; then nothing was written.
+        clock; read times are capped at its latest possible value. `name` is called in the transaction with the new
+        revision, unless more objects must be read. Raises `WarehouseError`; then nothing was written.
         """
         if clock:
             for batch in batches:
@@ -79,7 +88,7 @@ class Loader:
             connection.execute("SET threads = 1" if lists else "RESET threads")
             with self.file.explained(failure, "Nothing of this load was stored"):
                 loaded = self.file.transact(
-                    connection, lambda connection: self._write(connection, batches, cursors, clock)
+                    connection, lambda connection: self._write(connection, batches, cursors, clock, name)
                 )
             self.file.loaded(connection)
         return loaded
@@ -90,6 +99,7 @@ class Loader:
         batches: Sequence[Batch],
         cursors: Cursors | Callable[[], Cursors],
         clock: Reading | None,
+        name: Naming | None,
     ) -> Loaded:
         loaded = Loaded()
         applied = get_states(connection, ("layout", LINEAGE))
@@ -115,10 +125,13 @@ class Loader:
         # The true position of a later cursor is unknown: the stored cursor stays, and the period is read again.
         latest = clock.latest if clock else math.inf
         move_cursors(connection, {which: at for which, at in cursors.items() if at <= latest})
-        if clock and clock.bounds:
+        if clock and clock.bounds and says_more(clock.bounds, self.file.clock):
             set_clock(connection, *clock.bounds)
+            self.file.clock = clock.bounds
         connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
         [(loaded.revision,)] = connection.execute("SELECT revision FROM pipeline.meta").fetchall()
+        if name and loaded.is_complete:
+            name(connection, loaded.revision)
         return loaded
 
     def _load_batch(

@@ -16,10 +16,9 @@ from stripe_pipeline.data_folder import CATALOG, DataFolder
 from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.storage_errors import Cause, cause_of, reason, remedy
 from stripe_pipeline.warehouse.compaction import discard, is_due, rewrite
-from stripe_pipeline.warehouse.file_state import AT_ONCE, NOW, get_state
+from stripe_pipeline.warehouse.file_state import AT_ONCE, LINEAGE, NOW, get_state
 from stripe_pipeline.warehouse.merge import first_line
 from stripe_pipeline.warehouse.recovery import (
-    LINEAGE,
     StandIn,
     cannot_be_restored,
     is_whole,

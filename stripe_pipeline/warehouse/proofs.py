@@ -47,7 +47,7 @@ class Proofs:
 
     def stored(self, *, names: Collection[str] = ()) -> list[tuple[Proof, float]]:
         """The outcomes of these checks, by default of all, each with the time of the check (Unix seconds)."""
-        return outcomes(self.file.ask, f"name IN ({_listed(names)})" if names else "true")
+        return outcomes(self.file.ask, f"list_contains([{_listed(names)}], name)" if names else "true")
 
     def keep_sample(self, table: str, *, livemode: bool, at: float, rows: int, drifted: int) -> None:
         """Records how many rows of a table a sample compared, and how many differed."""

@@ -14,17 +14,19 @@ from stripe_pipeline.warehouse.sql import literal, start_of_day
 _EVENTS, _TRANSACTIONS = "events", "balance_transactions"
 
 
-def name_version(connection: duckdb.DuckDBPyConnection, revision: int, settings: Settings) -> None:
+def name_version(
+    connection: duckdb.DuckDBPyConnection, revision: int, settings: Settings, *, inbox_is_empty: bool = False
+) -> None:
     """Records in the copy about to be published which version it is, in the open transaction. This alone does not
-    require publishing."""
+    require publishing. `inbox_is_empty`: `pipeline.inbox` is known to hold no row."""
     connection.execute("DELETE FROM pipeline.published")
     connection.execute(
         f"INSERT INTO pipeline.published SELECT {revision}, now(), max(read_until) FILTER (livemode),"
-        f" max(read_until) FILTER (NOT livemode) FROM ({_read_until(settings)})"
+        f" max(read_until) FILTER (NOT livemode) FROM ({_read_until(settings, inbox_is_empty=inbox_is_empty)})"
     )
 
 
-def _read_until(settings: Settings) -> str:
+def _read_until(settings: Settings, *, inbox_is_empty: bool = False) -> str:
     """The SELECT of `livemode` and `read_until`, a row for each mode whose events were ever read: the moment up to
     which every enabled type is known to be read; null if a type was never listed.
 
@@ -42,6 +44,8 @@ def _read_until(settings: Settings) -> str:
     }
     types = ", ".join(f"({literal(name)}, {f'DATE {literal(day)}' if day else 'NULL'})" for name, day in first.items())
     names = ", ".join(map(literal, sorted(cursors)))
+    waiting = "FROM pipeline.inbox i WHERE i.state = 'waiting' AND i.livemode = t.livemode"
+    received = "NULL" if inbox_is_empty else f"(SELECT min(received_at) {waiting})"
     # Whole microseconds: adding an interval to a TIMESTAMPTZ uses the calendar and takes twenty times as long.
     sealed = f"epoch_us(c.listed_at) >= epoch_us(c.day::TIMESTAMP) + {(DAY + SETTLED) * 1_000_000}"
     listed = "epoch_us(c.listed_at) > epoch_us(c.day::TIMESTAMP)"
@@ -49,7 +53,7 @@ def _read_until(settings: Settings) -> str:
     return f"""
 WITH coverage AS MATERIALIZED (FROM pipeline.coverage), modes AS (
     SELECT livemode, CASE WHEN count(DISTINCT name) = {len(cursors)} THEN min(read_until) END AS until
-    FROM pipeline.cursors WHERE name IN ({names}) GROUP BY livemode
+    FROM pipeline.cursors WHERE list_contains([{names}], name) GROUP BY livemode
 ), kinds AS (
     SELECT m.livemode, m.until, t.* FROM modes m
     CROSS JOIN (VALUES {types or "(NULL, NULL::DATE)"}) t(object_type, first_day)
@@ -86,8 +90,6 @@ WITH coverage AS MATERIALIZED (FROM pipeline.coverage), modes AS (
     LEFT JOIN gaps g ON g.livemode = k.livemode AND g.object_type = k.object_type
     LEFT JOIN reached r ON r.livemode = k.livemode AND r.object_type = k.object_type
 )
-SELECT livemode, CASE WHEN count(reached) = count(*) THEN least(
-    min(reached), (SELECT min(received_at) FROM pipeline.inbox i WHERE i.state = 'waiting' AND i.livemode = t.livemode)
-) END AS read_until
+SELECT livemode, CASE WHEN count(reached) = count(*) THEN least(min(reached), {received}) END AS read_until
 FROM of_types t GROUP BY livemode
 """.strip()

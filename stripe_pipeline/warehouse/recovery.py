@@ -22,19 +22,14 @@ from stripe_pipeline.errors import WarehouseError
 from stripe_pipeline.identity import Restored
 from stripe_pipeline.storage_errors import reason, remedy
 from stripe_pipeline.warehouse.file_copies import copy_file
-from stripe_pipeline.warehouse.file_state import get_state, set_state
+from stripe_pipeline.warehouse.file_state import LINEAGE, RESTORED, get_state, set_state
 from stripe_pipeline.warehouse.publisher import versions_of
 from stripe_pipeline.warehouse.sql import attach, literal
 
 logger = logging.getLogger(__name__)
 
-LINEAGE = "restored"
-"""The name in `pipeline.applied` of the time of the last restoration. A run that began earlier must not write any more:
-it read its cursors from another file."""
-
 _SQLITE = b"SQLite format 3\0"
 _MORE_LOADS = 1_000_000  # more than ever happen between two publishes
-RESTORED = "catch up after restoring"
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.views.catalog import selects
 from stripe_pipeline.views.view import BI, FINANCE, FIVETRAN, MODES
 from stripe_pipeline.warehouse.comments import signature, write_comments
-from stripe_pipeline.warehouse.file_state import get_state, set_state, set_states
+from stripe_pipeline.warehouse.file_state import COMMENTS, get_state, set_state, set_states
 from stripe_pipeline.warehouse.pipeline_tables import PIPELINE_TABLES
 from stripe_pipeline.warehouse.refilter import Refilter, convert_rules, recorded_rules, retention_note
 from stripe_pipeline.warehouse.sql import stored_types
@@ -32,8 +32,6 @@ _OPTIONAL = {*BI, *FIVETRAN}
 """The schemas that exist only if the settings ask for them."""
 _CHILDREN_COUNTED = "coverage counts children"
 """Stored if `pipeline.coverage.listed` of a child counts the children."""
-_COMMENTS = "comments"
-"""Stored while comments of the file are missing, because its views were created anew."""
 _SECRETS_TAKEN_OUT = 2
 """Incremented when `fields.without_secrets` detects more secrets than before, so that existing files follow."""
 
@@ -55,6 +53,8 @@ class Layout:
         self._settings = settings
         self._current_settings = current_settings
         self._hash_key = hash_key
+        self.is_complete = False
+        """Whether no comments are known to be missing."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -166,9 +166,13 @@ class Layout:
         """Whether the attached file was last migrated to this layout."""
         try:
             [(version,)] = connection.execute("SELECT format FROM pipeline.meta").fetchall()
-            return version == FORMAT and get_state(connection, "layout") == self.fingerprint
+            return self.is_same(version, get_state(connection, "layout"))
         except duckdb.CatalogException:
             return False  # a new file, or one of another program
+
+    def is_same(self, version: int, fingerprint: str | None) -> bool:
+        """Whether a warehouse with this `format` and this entry `layout` was last migrated to this layout."""
+        return version == FORMAT and fingerprint == self.fingerprint
 
     def make_views(self, connection: duckdb.DuckDBPyConnection, names: Collection[str]) -> None:
         """Recreates all views, because some depend on others, and reads those in `names`, in the open transaction."""
@@ -190,16 +194,17 @@ class Layout:
             connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
         for name, select in wanted.items():
             connection.execute(f"CREATE OR REPLACE VIEW {name} AS {select}")
-        set_state(connection, _COMMENTS, "due")
+        set_state(connection, COMMENTS, "due")
+        self.is_complete = False
 
     def complete(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Writes the comments of the attached file that are due, in the open transaction, before it is published. A
         thousand comments take most of a second: meanwhile, a first load reads lists already."""
-        if get_state(connection, _COMMENTS) is None:
+        if self.is_complete or get_state(connection, COMMENTS) is None:
             return
         types = stored_types(connection, self._settings.types)
         write_comments(connection, self._settings, types.values(), on_view_columns=not self._in_lake)
-        set_state(connection, _COMMENTS, None)
+        set_state(connection, COMMENTS, None)
 
     def _types(self, columns: Mapping[str, set[str]]) -> dict[str, ObjectType]:
         """The types that are to have a table in a file with these tables: those that the settings require, and those

@@ -20,10 +20,12 @@ from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.clock import Reading
 from stripe_pipeline.warehouse import future_times
 from stripe_pipeline.warehouse.bookkeeping import Covered, MissingFields, StoppedBackfill, mode_condition, set_clock
-from stripe_pipeline.warehouse.file_state import get_state, get_states, set_state
-from stripe_pipeline.warehouse.recovery import LINEAGE, RESTORED, restored_as_of
+from stripe_pipeline.warehouse.file_state import LINEAGE, META, RESTORED, STATES, get_state, set_state
+from stripe_pipeline.warehouse.recovery import restored_as_of
 from stripe_pipeline.warehouse.sql import literal, start_of_day
 from stripe_pipeline.warehouse.store import Store
+
+_CURSORS = "SELECT account, livemode, name, epoch_us(read_until) / 1e6 FROM pipeline.cursors"
 
 
 def _opening_balance(mode: Mode) -> str:
@@ -44,13 +46,12 @@ class State:
         read before.
         """
         with self.file.reading() as connection:
-            applied = get_states(connection, (LINEAGE, RESTORED))
+            applied = dict(self.file.look_up(connection, STATES))
             self.file.lineage = applied.get(LINEAGE)
-            [(name, revision, followed)] = connection.execute(
-                "SELECT id, revision, (SELECT list(DISTINCT livemode) FROM pipeline.cursors WHERE name = 'events')"
-                " FROM pipeline.meta"
-            ).fetchall()
-            return Identity(name, revision, frozenset(followed or ()), restored_as_of(applied.get(RESTORED)))
+            [(_, revision, warehouse)] = self.file.look_up(connection, META)
+            cursors = self.file.look_up(connection, _CURSORS)
+            followed = frozenset(livemode for _, livemode, name, _ in cursors if name == "events")
+            return Identity(warehouse, revision, followed, restored_as_of(applied.get(RESTORED)))
 
     def caught_up(self) -> None:
         """Records that the work due after a restoration is done."""
@@ -65,15 +66,15 @@ class State:
 
     def cursors(self, mode: Mode) -> dict[str, float]:
         """The cursors of `mode` by name, in seconds on Stripe's clock."""
-        rows = self.file.ask(
-            f"SELECT name, epoch_us(read_until) / 1e6 FROM pipeline.cursors WHERE {mode_condition(mode)}"
-        )
-        return {str(name): float(at) for name, at in rows}
+        with self.file.reading() as connection:
+            rows = self.file.look_up(connection, _CURSORS)
+        return {name: at for account, livemode, name, at in rows if Mode(account, livemode) == mode}
 
     def clock(self) -> tuple[float, float] | None:
         """The bounds, in seconds, of the last known lead of Stripe's clock over the local clock."""
         bounds = self.file.ask("SELECT lowest, highest FROM pipeline.clock")
-        return (float(bounds[0][0]), float(bounds[0][1])) if bounds else None
+        self.file.clock = (float(bounds[0][0]), float(bounds[0][1])) if bounds else None
+        return self.file.clock
 
     def opening_balance(self, mode: Mode) -> tuple[date, dict[Part, int] | None] | None:
         """A UTC day, and what balance transactions created before the day add up to, in minor units by currency and
@@ -179,6 +180,8 @@ class State:
             f"object_type = '{object_type.name}' AND day >= DATE '{self._settings.first_listed(object_type)}'"
             for object_type in self._settings.enabled
         )
+        if not self.file.may_hold_rows("pipeline.lacking"):
+            return []
         if not self.file.ask("SELECT 1 FROM pipeline.lacking LIMIT 1"):
             return []
         rows = self.file.ask(

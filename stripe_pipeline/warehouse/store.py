@@ -40,12 +40,18 @@ class Store(ABC):
         self.read_only = read_only
         self.lineage: str | None = None
         """Lineage of the tables that this process reads and writes; a restore changes the lineage."""
+        self.clock: tuple[float, float] | None = None
+        """The bounds of Stripe's clock that this process has read or stored last; see `State.clock`."""
+        self.commits = 0
+        """How many transactions of this process have written."""
         self.unsettled = False
         """Whether a load was committed and not settled yet."""
         self._in_transaction = False
         """Whether the reads that follow belong to a transaction."""
         self._writing = False
         """Whether that transaction has written."""
+        self._looked_up: dict[str, list[tuple[Any, ...]]] = {}
+        """What SELECTs returned in that transaction."""
         self._prepared = False
         """Whether the tables are known to follow the settings."""
         self.waited = 0.0
@@ -95,12 +101,24 @@ class Store(ABC):
     def begin_reading(self, connection: duckdb.DuckDBPyConnection) -> None:  # noqa: B027 - most stores need nothing
         """Makes the reads that follow a transaction, where each read would otherwise take one of its own."""
 
+    def look_up(self, connection: duckdb.DuckDBPyConnection, sql: str) -> list[tuple[Any, ...]]:
+        """The rows that a SELECT returns. In a transaction that has not written, the same SELECT runs once."""
+        if not self._in_transaction or self._writing:
+            return connection.execute(sql).fetchall()
+        if sql not in self._looked_up:
+            self._looked_up[sql] = connection.execute(sql).fetchall()
+        return self._looked_up[sql]
+
     def may_be_tried_again(self, error: duckdb.Error) -> bool:
         """Whether a transaction that failed with this error may succeed now, because another process came before."""
         return False
 
     def may_hold_later(self, columns: Mapping[str, str], moment: float) -> bool:
         """Whether one of these columns, by table, may hold a time after the moment (Unix seconds): a quick look."""
+        return True
+
+    def may_hold_rows(self, table: str) -> bool:
+        """Whether the table of this qualified name may hold a row: a quick look."""
         return True
 
     def reason(self, error: BaseException) -> str:
@@ -170,6 +188,7 @@ class Store(ABC):
             if not self._in_transaction:
                 connection.execute("BEGIN")
             self._in_transaction = self._writing = True
+            self._looked_up.clear()
             try:
                 result = work(connection)
                 connection.execute("COMMIT" if keep else "ROLLBACK")
@@ -180,6 +199,7 @@ class Store(ABC):
                 if not (tries_left and isinstance(error, duckdb.Error) and self.may_be_tried_again(error)):
                     raise
             else:
+                self.commits += keep
                 return result
             finally:
                 self._in_transaction = self._writing = False
@@ -232,6 +252,7 @@ class Store(ABC):
             self._duckdb.close()
             self._duckdb = None
             self._in_transaction = False
+            self._looked_up.clear()
 
     def duckdb_of_ours(self) -> duckdb.DuckDBPyConnection:
         """The process's DuckDB, started if needed."""

@@ -26,7 +26,7 @@ from stripe_pipeline.objects import CUSTOMERS
 from stripe_pipeline.run_locks import abandoned
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.clock import Reading
-from stripe_pipeline.warehouse.bookkeeping import rows_left, show_failing
+from stripe_pipeline.warehouse.bookkeeping import rows_left
 from stripe_pipeline.warehouse.bucket import Bucket
 from stripe_pipeline.warehouse.ducklake import DuckLake
 from stripe_pipeline.warehouse.erasure import Erased
@@ -36,7 +36,6 @@ from stripe_pipeline.warehouse.load import NO_CURSORS, Cursors, Loader
 from stripe_pipeline.warehouse.private_file import PrivateFile
 from stripe_pipeline.warehouse.proofs import Proofs
 from stripe_pipeline.warehouse.pruning import Pruned, prune
-from stripe_pipeline.warehouse.published import name_version
 from stripe_pipeline.warehouse.publisher import Pace, Publisher
 from stripe_pipeline.warehouse.queries import RowQueries
 from stripe_pipeline.warehouse.recovery import remove
@@ -44,11 +43,11 @@ from stripe_pipeline.warehouse.schema import Layout
 from stripe_pipeline.warehouse.sql import stored_types
 from stripe_pipeline.warehouse.state import State
 from stripe_pipeline.warehouse.store import Store
+from stripe_pipeline.warehouse.versions import PREPARING, Versions
 
 logger = logging.getLogger(__name__)
 _DEFAULTS = Settings()
 _COPIES = 2  # times that a large file is copied without the lock, in the hope that nobody writes meanwhile
-_PREPARING = "{} could not be prepared for publishing"
 _KEEP_DAMAGED = 30 * DAY  # seconds that a damaged file is kept
 
 
@@ -89,6 +88,7 @@ class Warehouse:
         self._erased = 0
         self._settings = settings
         self._loader = Loader(self.file, settings, hash_key)
+        self._versions = Versions(self.file, settings)
 
     def close(self) -> None:
         """Releases the memory; the warehouse may be used again."""
@@ -110,7 +110,11 @@ class Warehouse:
         clock: Reading | None = None,
     ) -> Loaded:
         """Writes the batches, with their coverage and cursors, in one transaction; see `Loader.load`."""
-        return self._loader.load(batches, cursors=cursors, clock=clock)
+        # With a function for the cursors, this is the last load of a sync.
+        naming = self._versions.naming() if self.folder.lake and callable(cursors) else None
+        loaded = self._loader.load(batches, cursors=cursors, clock=clock, name=naming)
+        self._versions.note(loaded, naming)
+        return loaded
 
     def publish(
         self, *, force: bool = True, failing: Sequence[Entry] | None = None, send_within: float | None = None
@@ -136,8 +140,7 @@ class Warehouse:
         if not force and not self.publisher.due():
             return False
         if self.folder.lake:  # whose readers need no copy
-            with self.file.open(_PREPARING) as connection:
-                self.file.transact(connection, lambda connection: self._name_in_lake(connection, failing))
+            self._versions.name_in_lake(failing)
             return True
         with self.publisher.turn(wait=force) as is_ours:
             if not is_ours:
@@ -160,35 +163,17 @@ class Warehouse:
             self.publisher.publish(version, remove_before=self._erased)
         return True
 
-    def _name_in_lake(self, connection: duckdb.DuckDBPyConnection, failing: Sequence[Entry] | None) -> None:
-        [(seen,)] = connection.execute("SELECT max(version) FROM pipeline.published").fetchall()
-        self._name_version(connection, failing, seen)
-
     def _ready_to_publish(self, failing: Sequence[Entry] | None) -> int | None:
         """Completes the private file, which is locked; returns its revision. None if nothing was ever loaded, or
         nothing since the last publish."""
-        with self.file.attached(_PREPARING) as connection:
+        with self.file.attached(PREPARING) as connection:
             self._erased = int(get_state(connection, "erased") or 0)
             seen = self.publisher.published_revision()
-            revision = self.file.transact(connection, lambda connection: self._name_version(connection, failing, seen))
+            revision = self.file.transact(connection, lambda connection: self._versions.name(connection, failing, seen))
             if revision is not None:
                 self.file.settle(connection)
         # Detached, so that no write-ahead log is left beside the file: the file alone is the whole database.
         return revision
-
-    def _name_version(
-        self, connection: duckdb.DuckDBPyConnection, failing: Sequence[Entry] | None, seen: int | None
-    ) -> int | None:
-        """Names the version that readers see from now on; returns its revision. None if nothing was ever loaded, or
-        nothing since the revision that they have `seen`."""
-        if failing is not None:
-            show_failing(connection, failing)
-        [(revision,)] = connection.execute("SELECT revision FROM pipeline.meta").fetchall()
-        if revision in (0, seen):
-            return None
-        self.file.layout.complete(connection)
-        name_version(connection, revision, self._settings)
-        return int(revision)
 
     def prune(self, *, dry_run: bool = False) -> dict[str, Pruned]:
         """Removes rows older than their retention, or with `dry_run` only counts them, by table name.

@@ -19,7 +19,7 @@ import duckdb
 import psycopg
 import pytest
 
-from stripe_emulator import Server, Shop
+from stripe_emulator import Fault, Server, Shop
 from stripe_pipeline.batch import Batch
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import day_of
@@ -364,7 +364,57 @@ def test_a_sync_without_changes_takes_few_statements_of_the_catalog(
     began = log.stat().st_size
     make_pipeline().sync()
     logged = log.read_bytes()[began:].decode()
-    assert 100 < logged.count("LOG:  statement:") + logged.count("LOG:  execute") <= 400
+    assert 100 < logged.count("LOG:  statement:") + logged.count("LOG:  execute") <= 205
+
+
+@in_lake
+def test_a_sync_without_changes_stores_its_cursors_and_names_the_version_in_one_transaction(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    shop.create_customer(created=days_ago(shop, 3))
+    make_pipeline().sync()
+    make_pipeline().sync()
+    current = "SELECT version = revision, epoch_us(published_at) FROM pipeline.published, pipeline.meta"
+    [(_, before)] = ask(folder.published, current)
+    [(snapshots,)] = catalog(folder, "SELECT count(*) FROM ducklake_snapshot")
+    make_pipeline().sync()
+    assert catalog(folder, "SELECT count(*) FROM ducklake_snapshot") == [(int(str(snapshots)) + 1,)]
+    [(is_current, after)] = ask(folder.published, current)
+    assert (is_current, after > before) == (True, True)
+
+
+@in_lake
+def test_a_session_reads_again_what_it_has_read_before_it_wrote(make_pipeline: MakePipeline, shop: Shop) -> None:
+    shop.create_customer(created=days_ago(shop, 3))
+    pipeline = make_pipeline()
+    pipeline.sync()
+    with pipeline.warehouse.session():
+        before = pipeline.warehouse.state.identity().revision
+        assert pipeline.warehouse.load([]).revision == before + 1
+        assert pipeline.warehouse.state.identity().revision == before + 1
+
+
+@in_lake
+def test_what_waits_in_the_inbox_is_shown_and_holds_the_moment_back(
+    make_pipeline: MakePipeline, server: Server, shop: Shop, folder: DataFolder
+) -> None:
+    charge = shop.create_payment(created=days_ago(shop, 1))["latest_charge"]
+    make_pipeline().sync()
+    make_pipeline().sync()
+    shown = "SELECT p.test_read_until, i.received_at FROM pipeline.published p LEFT JOIN pipeline.inbox i ON true"
+    [(first, received)] = ask(folder.published, shown)
+    assert received is None
+    server.faults.append(refused := Fault(path="^/v1/charges", status=403, times=None))
+    shop.update("charges", charge, metadata={"a": "b"})
+    for _ in range(2):
+        make_pipeline().sync()
+        [(held_back, received)] = ask(folder.published, shown)
+        assert first < held_back <= received
+    server.faults.remove(refused)
+    make_pipeline().sync()
+    [(last, received)] = ask(folder.published, shown)
+    assert received is None
+    assert last > held_back
 
 
 @contextmanager

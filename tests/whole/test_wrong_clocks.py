@@ -15,6 +15,7 @@ from stripe_pipeline.days import DAY, day_of
 from stripe_pipeline.inbox.notification import notifications_of
 from stripe_pipeline.objects import DEFAULT_TYPES
 from stripe_pipeline.sync.pipeline import Pipeline
+from stripe_pipeline.warehouse.bookkeeping import says_more
 from tests.conftest import MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, days_ago
 from tests.variants import varied
@@ -38,6 +39,26 @@ def assert_no_time_in_the_future(shop: Shop, folder: DataFolder) -> None:
     assert not ask(folder.private, f"FROM ({latest}) WHERE latest > {shop.clock.now() + 5}")
     [(lowest, highest)] = ask(folder.private, "SELECT lowest, highest FROM pipeline.clock")
     assert lowest <= shop.clock.now() - time.time() <= highest
+
+
+@pytest.mark.parametrize(
+    ("bounds", "known", "expected"),
+    [
+        ((-0.5, 0.5), None, True),
+        ((-0.5, 0.5), (-0.5, 0.5), False),
+        ((-2.0, 2.0), (-0.5, 0.5), False),
+        ((-0.49, 2.0), (-0.5, 0.5), False),
+        ((-0.3, 0.5), (-0.5, 0.5), True),
+        ((0.1, 0.5), (-0.5, 0.5), True),
+        ((-0.5, -0.01), (-0.5, 0.5), True),
+        ((3.0, 4.0), (-0.5, 0.5), True),
+        ((-0.5, 0.5), (3.0, 4.0), True),
+    ],
+)
+def test_bounds_of_the_clock_are_stored_if_they_say_more_than_those_known(
+    bounds: tuple[float, float], known: tuple[float, float] | None, expected: bool
+) -> None:
+    assert says_more(bounds, known) is expected
 
 
 def trade(shop: Shop) -> None:

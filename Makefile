@@ -51,6 +51,7 @@ WITH_LAKE := PYTHONPATH="$(CURDIR)/$(VENV)/duckdb-lake" TESTS_IN_LAKE=yes
 test-ducklake: $(VENV)/.dev $(VENV)/.readers
 	$(WITH_LAKE) $(BIN)/python -m pytest $(PYTEST_ARGS) -m "not thorough" $(IN_LAKE)
 	$(WITH_LAKE) SOAK_KILLS=10 SOAK_SECONDS=10 $(BIN)/python -m pytest soak/test_kills.py soak/test_concurrency.py
+	$(WITH_LAKE) $(BIN)/python -m benchmarks --smoke --only lake
 
 # The versions of DuckDB that only read in the tests, beside the locked one, DuckDB's own command line, and
 # its driver for SQLAlchemy.

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from benchmarks import backfill, dashboards, publishing, syncs, webhooks
+from benchmarks import backfill, dashboards, lakes, publishing, syncs, webhooks
 from benchmarks.measuring import Measurement, Options, Row
 from benchmarks.peers import peers
 
@@ -23,6 +23,7 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "changes": syncs.changes,
     "publishing": publishing.publishing,
     "dashboards": dashboards.questions,
+    "lake": lakes.lake,
     "peers": peers,
     "webhooks": webhooks.webhooks,
 }

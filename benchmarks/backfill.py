@@ -16,6 +16,7 @@ from benchmarks.bulk import KEY, LONG_INVOICES, Serving, Span, serving
 from benchmarks.measuring import LIMIT, Options, Row, Spent, apart, new_folder, peak_memory
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_start, days_between, today
+from stripe_pipeline.lake import Lake
 from stripe_pipeline.settings.environment import load_keys
 from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.client import StripeApi
@@ -43,12 +44,12 @@ class Backfilled:
     """MB."""
 
 
-def pipeline_of(url: str, folder: Path, first: date) -> Pipeline:
-    """A pipeline that uses all of Stripe's limits."""
+def pipeline_of(url: str, folder: Path, first: date, *, lake: Lake | None = None) -> Pipeline:
+    """A pipeline that uses all of Stripe's limits; with its tables in a lake, if there is one."""
     return Pipeline(
         settings=Settings.model_validate({"history": first, "rate": {"share": "100%"}}),
         keys=load_keys({"STRIPE_API_KEY": KEY}),
-        folder=DataFolder(folder),
+        folder=DataFolder(folder, lake=lake),
         base_url=url,
     )
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import orjson
 
-from stripe_emulator import LoggedRequest, Server, Shop, templates
+from stripe_emulator import LoggedRequest, Server, Shop, payment_templates, templates
 from stripe_emulator.rate_limits import PER_ENDPOINT, RateLimiter
 from stripe_emulator.shop import EMBEDDED
 from stripe_emulator.store import Collection, Json, Window
@@ -225,7 +225,9 @@ class BulkCollection(Collection):
 class BulkShop(Shop):
     """A shop whose live objects are these, by type; they change only through `update`."""
 
-    def __init__(self, spans: Mapping[str, Sequence[Span]]) -> None:
+    def __init__(self, spans: Mapping[str, Sequence[Span]], *, empty: bool = False) -> None:
+        """`empty`: the balance is empty, instead of what all balance transactions add up to."""
+        self._empty = empty
         super().__init__(seed=time.time_ns())  # so that two shops never create an event with the same id
         customers = sum(span.count for span in spans.get("customers", ()))
         self._bulk = {name: BulkCollection(name, of_type, customers) for name, of_type in spans.items()}
@@ -237,6 +239,10 @@ class BulkShop(Shop):
         if bulk is None:
             return super().render(type_name, object_id, livemode)
         return bulk.rendered.get(object_id) or bulk.render(bulk.number(object_id))
+
+    def balance_object(self, livemode: bool) -> Json:
+        """The balance as the API shows it."""
+        return payment_templates.balance(livemode, [], []) if self._empty else super().balance_object(livemode)
 
     def lines(self, invoice_id: str, livemode: bool) -> list[Json]:
         """All lines of an invoice in list order; raises KeyError if the invoice does not exist."""
@@ -404,6 +410,8 @@ class Serving:
     """The real limit of an endpoint, requests a second."""
     others: float = 0.0
     """Requests a second that somebody else sends to each endpoint, at random moments."""
+    empty: bool = False
+    """Whether the balance is empty, instead of what all balance transactions add up to."""
 
 
 @dataclass
@@ -453,7 +461,7 @@ def serving(serving: Serving) -> Iterator[Stripe]:
 
 def _serve(pipe: Connection, serving: Serving) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    shop = BulkShop(serving.spans)
+    shop = BulkShop(serving.spans, empty=serving.empty)
     limiter = RateLimiter(per_endpoint=serving.per_endpoint) if serving.limits else False
     times: dict[str, Any] = {"latency_ms": serving.latency_ms, "latency_jitter": serving.jitter}
     ended = threading.Event()

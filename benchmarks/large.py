@@ -139,7 +139,13 @@ def _fill(url: str, folder: Path, charges: int, first: date, last: date) -> None
             )
         connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
         connection.execute(f"CHECKPOINT {CATALOG}")
+        sums = connection.execute(
+            "SELECT currency, balance_type, -sum(net)::BIGINT FROM raw.balance_transactions GROUP BY ALL"
+        ).fetchall()
     with pipeline_of(url, folder, first) as pipeline:
+        # Stripe's balance is empty: what was moved before the first day makes it tie.
+        opening = {(currency, balance_type): amount for currency, balance_type, amount in sums}
+        pipeline.warehouse.state.remember_opening_balance(mode, first, opening)
         pipeline.publish()
 
 

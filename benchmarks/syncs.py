@@ -119,7 +119,7 @@ _HOW = {"of the last days": 7, "spread over two years": None}
 def _syncs(options: Options, charges: int) -> dict[str, Synced]:
     took = {}
     folder = large.folder(options, charges)
-    with serving(Serving(large.spans(charges), latency_ms=0, limits=False)) as stripe:
+    with serving(Serving(large.spans(charges), latency_ms=0, limits=False, empty=True)) as stripe:
         for how, step in _HOW.items():
             tries = []
             for n in range(TRIES):

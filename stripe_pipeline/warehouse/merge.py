@@ -27,7 +27,7 @@ from stripe_pipeline.warehouse.sql import literal, qualified, stored_children
 
 _LONGEST_RUN = DAY  # seconds from reading a page to loading it
 _NEAR = 2048  # rows that DuckDB reads together
-_FEW = 500  # places to fetch rows from
+_FEW = 500  # rows, or places, to fetch rows from
 _KNOWN = "temp.known"
 
 
@@ -164,25 +164,31 @@ def _stored_rows(
 ) -> str:
     """The table or SELECT that holds the stored rows whose `column` is among `ids`, a SELECT.
 
-    For a few rows, the row ids are found first and only those rows are fetched, into a table that has the row id as
-    `_place`: DuckDB would otherwise read every column of each row group that its minimum and maximum do not rule out.
+    For rows in few places, the row ids are found first and only those rows are fetched, into a table that has the row
+    id as `_place`: DuckDB would otherwise read every column of each row group that its minimum and maximum do not rule
+    out.
     """
     source = f"FROM raw.{object_type.name} WHERE {bounds} AND {column} IN ({ids})"
-    places: list[tuple[int, int]] = []
-    for (row,) in connection.execute(f"SELECT rowid {source} ORDER BY rowid").fetchall():
-        if places and row - places[-1][1] < _NEAR:
-            places[-1] = (places[-1][0], row)
-        else:
-            places.append((row, row))
-    if len(places) > _FEW:
-        return f"(SELECT * {source})"
+    found = [row for (row,) in connection.execute(f"SELECT rowid {source} ORDER BY rowid").fetchall()]
     of_table = f"SELECT rowid AS _place, * FROM raw.{object_type.name}"
-    # Ranges, because for a list of row ids DuckDB reads whole row groups.
-    rows = " UNION ALL ".join(
-        f"{of_table} WHERE rowid BETWEEN {first} AND {last}"
-        + (f" AND {bounds} AND {column} IN ({ids})" if first < last else "")
-        for first, last in places
-    )
+    if len(found) <= _FEW:
+        listed = ", ".join(map(str, found))
+        # IN rules out row groups; within the others, the scan computes `list_contains` before it reads other columns.
+        rows = f"{of_table} WHERE rowid IN ({listed}) AND list_contains([{listed}], rowid)" if found else ""
+    else:
+        places: list[tuple[int, int]] = []
+        for row in found:
+            if places and row - places[-1][1] < _NEAR:
+                places[-1] = (places[-1][0], row)
+            else:
+                places.append((row, row))
+        if len(places) > _FEW:
+            return f"(SELECT * {source})"
+        rows = " UNION ALL ".join(
+            f"{of_table} WHERE rowid BETWEEN {first} AND {last}"
+            + (f" AND {bounds} AND {column} IN ({ids})" if first < last else "")
+            for first, last in places
+        )
     connection.execute(f"CREATE OR REPLACE TEMP TABLE known AS {rows or f'{of_table} LIMIT 0'}")
     return _KNOWN
 

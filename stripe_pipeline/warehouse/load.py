@@ -141,7 +141,7 @@ class Loader:
         for object_type in batch.tables:
             loaded.changes.setdefault(object_type.name, Changes())
         loaded.refused.setdefault(parent.name, set())
-        bounds = touched_rows(batch)
+        bounds, in_lake = touched_rows(batch), self.folder.lake is not None
         retention = {object_type.name: self._retention(object_type) for object_type in batch.tables}
         if batch.days:
             stage_days(connection, batch.days)
@@ -160,7 +160,6 @@ class Loader:
                     loaded.missing.append((batch, missing))
                     connection.execute("DELETE FROM temp.listed WHERE day IN (SELECT unnest(?))", [list(missing)])
             if parent.name in batch.files:  # else many statements would have no effect
-                in_lake = self.folder.lake is not None
                 merge_batch(connection, batch, bounds, loaded, retention, erasure, in_lake=in_lake)
         if batch.tombstones:
             apply_tombstones(connection, batch, loaded, remove=self._settings.on_delete_of(parent) is OnDelete.REMOVE)
@@ -168,7 +167,7 @@ class Loader:
             table_changes = loaded.changes[object_type.name]
             touched = table_changes.days | {listed.day for listed in batch.days}
             if touched:
-                counts = row_counts(connection, object_type, touched)
+                counts = row_counts(connection, object_type, touched, in_lake=in_lake)
                 table_changes.rows.update({day: counts[day, True] + counts[day, False] for day in touched})
                 if batch.days:
                     if object_type.dated_apart:

@@ -438,14 +438,16 @@ def remember_gone(connection: duckdb.DuckDBPyConnection, batch: Batch, objects: 
 
 
 def row_counts(
-    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, days: set[date]
+    connection: duckdb.DuckDBPyConnection, object_type: ObjectType, days: set[date], *, in_lake: bool
 ) -> Counter[tuple[date, bool]]:
     """The number of rows in the table that exist in Stripe, by day and livemode."""
     counts = Counter[tuple[date, bool]]()
-    for first, last in stretches(days):
+    times = [f"({created_between(day_start(first), day_start(last) + DAY)})" for first, last in stretches(days)]
+    # One statement for all asks a lake's catalog ten times. A file answers several sooner, which compare fewer rows.
+    for of_days in [" OR ".join(times)] if in_lake else times:
         counted = connection.execute(
             f"SELECT {utc_day('created')}, livemode, count(*) FROM raw.{object_type.name} WHERE _deleted_at IS NULL"
-            f" AND {created_between(day_start(first), day_start(last) + DAY)} GROUP BY ALL"
+            f" AND ({of_days}) GROUP BY ALL"
         ).fetchall()
         counts.update({(day, livemode): number for day, livemode, number in counted})
     return counts

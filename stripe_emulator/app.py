@@ -135,7 +135,7 @@ class _Http:
             if not await _pause(fault.delay, receive):
                 return
             if fault.before is not None:
-                fault.before(entry)
+                await asyncio.to_thread(fault.before, entry)  # others are answered meanwhile
         fault = faults[-1] if faults and faults[-1].answers else _NO_FAULT
         if fault.drop:
             await self._break_off(scope, receive, graceful=False)

@@ -79,7 +79,8 @@ class Fault:
     delay: float = 0.0
     """Wait this many seconds first."""
     before: Callable[[LoggedRequest], object] | None = None
-    """Called before the answer is computed, for example to change the shop between two pages."""
+    """Called before the answer is computed, for example to change the shop between two pages. Other requests are
+    answered meanwhile."""
 
     matched: int = field(default=0, init=False)
     hits: int = field(default=0, init=False)

@@ -58,6 +58,18 @@ class Timed(Warehouse):
         return published
 
 
+def _drain(pipeline: Pipeline) -> Report:
+    """On a busy machine a drain may run out of time, in a lake also before its first request: what it has not read
+    waits for the next drain."""
+    try:
+        report = pipeline.drain(most=200)
+    except OutOfTime:
+        return Report()
+    for name in [name for name, error in report.failures.items() if isinstance(error, OutOfTime)]:
+        del report.failures[name]
+    return report
+
+
 def main() -> None:
     """Run until the time is up, and at least as often as asked, and print the counts and times as JSON."""
     parser = argparse.ArgumentParser()
@@ -93,16 +105,10 @@ def main() -> None:
             elif options.work == "backfill":
                 report = pipeline.backfill(days[runs % 3 :: 3])
             else:
-                report = pipeline.drain(most=200)
+                report = _drain(pipeline)
                 if warehouse.publisher.due():
                     pipeline.publish()
-            # On a busy machine a drain may run out of time: unread objects wait for the next drain.
-            failures = {
-                name: error
-                for name, error in report.failures.items()
-                if options.work != "drain" or not isinstance(error, OutOfTime)
-            }
-            assert not failures, failures
+            assert not report.failures, report.failures
             runs += 1
             time.sleep(options.pause)
     print(json.dumps({"runs": runs, "loads": warehouse.loads, "publishes": warehouse.publishes}))

@@ -75,7 +75,7 @@ dist: $(VENV)/.dev
 smoke:
 	$(MAKE) lock objects format docs
 	git diff --exit-code
-	SOAK_SEED=1 SOAK_HISTORIES=8 SOAK_KILLS=3 SOAK_SECONDS=10 $(MAKE) soak
+	SOAK_SEED=4031742 SOAK_HISTORIES=8 SOAK_KILLS=3 SOAK_SECONDS=10 $(MAKE) soak
 	$(MAKE) bench ARGS=--smoke
 	$(MAKE) dist
 	STRIPE_PIPELINE_DATA=$$(mktemp -d) $(BIN)/stripe-pipeline clean --keep-history --yes

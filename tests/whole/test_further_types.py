@@ -10,6 +10,7 @@ from stripe_emulator import Server, Shop
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, day_of
 from stripe_pipeline.objects import OBJECT_TYPES
+from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.sync.plan import SYNCS_A_DAY
 from tests.conftest import MakePipeline
 from tests.stripe_state import ask, assert_equal_to_stripe, changed, days_ago, rows
@@ -95,13 +96,19 @@ def test_inactive_prices_are_listed_and_prices_made_for_one_use_stay_without_req
     assert_equal_to_stripe(shop, folder.published)
 
 
-def test_events_of_prices_made_for_one_use_are_applied_while_their_day_is_listed(
-    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
-) -> None:
+def with_prices_made_for_one_use(make_pipeline: MakePipeline, shop: Shop) -> tuple[Pipeline, list[str]]:
+    """A pipeline that has stored three prices made for one use, and their ids."""
     pipeline = make_pipeline(objects=on("prices"))
     pipeline.sync()
     prices = [shop.create_price(inline=True)["id"] for _ in range(3)]
     pipeline.sync()
+    return pipeline, prices
+
+
+def test_events_of_prices_made_for_one_use_are_applied_while_their_day_is_listed(
+    make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
+) -> None:
+    pipeline, prices = with_prices_made_for_one_use(make_pipeline, shop)
     for price in prices:
         shop.update("prices", price, active=True)
     shop.clock.advance(DAY)
@@ -114,10 +121,7 @@ def test_events_of_prices_made_for_one_use_are_applied_while_their_day_is_listed
 def test_events_of_many_old_prices_made_for_one_use_are_applied(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:
-    pipeline = make_pipeline(objects=on("prices"))
-    pipeline.sync()
-    prices = [shop.create_price(inline=True)["id"] for _ in range(3)]
-    pipeline.sync()
+    pipeline, prices = with_prices_made_for_one_use(make_pipeline, shop)
     shop.clock.advance(5 * DAY)
     pipeline.sync()
     for price in prices:

@@ -443,14 +443,24 @@ class Stripe:
 @contextmanager
 def serving(serving: Serving) -> Iterator[Stripe]:
     """A Stripe with these objects, while the block runs."""
+    with server_process(_serve, serving) as (url, pipe):
+        yield Stripe(url, pipe)
+
+
+@contextmanager
+def server_process(serve: Callable[..., None], *arguments: Any) -> Iterator[tuple[str, Connection]]:
+    """The address of a server in a process of its own, while the block runs, and a pipe to that process.
+
+    `serve` is called there with the pipe's other end and these arguments. It sends the address, and returns when the
+    pipe is closed."""
     ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, serving), daemon=True)
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs, *arguments), daemon=True)
     process.start()
     theirs.close()
     try:
         if not ours.poll(_START_SECONDS):
             raise TimeoutError(f"the server did not start within {_START_SECONDS:.0f} seconds")
-        yield Stripe(ours.recv(), ours)
+        yield ours.recv(), ours
     finally:
         ours.close()  # at which the process ends
         process.join(10)

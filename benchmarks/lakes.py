@@ -7,7 +7,6 @@ measured.
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ import duckdb
 
 from benchmarks import large
 from benchmarks.backfill import finished_days, pipeline_of
-from benchmarks.bulk import Serving, object_id, serving
+from benchmarks.bulk import Serving, object_id, server_process, serving
 from benchmarks.dashboards import QUESTIONS
 from benchmarks.measuring import Options, Row, Spent, apart, new_folder
 from stripe_pipeline.data_folder import CATALOG, DataFolder
@@ -41,7 +40,6 @@ _MEMORY = "4GB"
 _BUCKET = "benchmarks"
 _JOINING = "payments by month"
 """The question to a view that joins tables, which is not one of the ten."""
-_START_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -140,34 +138,16 @@ def _start(servers: ExitStack) -> Mapping[str, str]:
 
     servers.callback(stop)
     database_server()
+    address, _ = servers.enter_context(server_process(_serve_s3))
     s3 = {
         "AWS_ACCESS_KEY_ID": "an-id",
         "AWS_SECRET_ACCESS_KEY": "a-secret",
         "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": servers.enter_context(_s3_server()),
+        "AWS_ENDPOINT_URL": address,
     }
     with mock.patch.dict(os.environ, s3):
         boto3.client("s3").create_bucket(Bucket=_BUCKET)
     return s3
-
-
-@contextmanager
-def _s3_server() -> Iterator[str]:
-    """A server in place of S3, in a process of its own."""
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_serve_s3, args=(theirs,), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        if not ours.poll(_START_SECONDS):
-            raise TimeoutError(f"the server in place of S3 did not start within {_START_SECONDS:.0f} seconds")
-        yield ours.recv()
-    finally:
-        ours.close()  # at which the process ends
-        process.join(10)
-        if process.is_alive():
-            process.kill()
-            process.join()
 
 
 def _serve_s3(pipe: Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -40,6 +41,12 @@ KEYS = {"STRIPE_API_KEY": "sk_live_of_the_tests", "STRIPE_TEST_API_KEY": "sk_tes
 TEST_KEY = {"STRIPE_TEST_API_KEY": KEYS["STRIPE_TEST_API_KEY"]}
 
 MakePipeline = Callable[..., Pipeline]
+
+
+def pytest_collection_finish() -> None:
+    """Exempt the modules and the collected tests from garbage collection, which takes half of some tests' time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

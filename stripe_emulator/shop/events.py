@@ -11,7 +11,7 @@ import orjson
 
 from stripe_emulator import templates
 from stripe_emulator.clock import DAY
-from stripe_emulator.shop.state import ALPHABET, Moment, State, locked
+from stripe_emulator.shop.state import Moment, State, locked, random_text
 from stripe_emulator.store import Json
 
 EVENTS_KEPT = 30 * DAY
@@ -47,22 +47,25 @@ class Events(State):
     def emit_event(
         self,
         kind: str,
-        obj: Json,
+        obj: Json | orjson.Fragment,
         *,
         livemode: bool,
         created: int | None = None,
         visible_after: float | None = None,
         previous_attributes: Json | None = None,
     ) -> Json:
-        """Add an event with the current state of `obj`, visible `visible_after` seconds after its `created`."""
+        """Add an event with the current state of `obj`, visible `visible_after` seconds after its `created`.
+
+        `obj` is an object as the API shows it, or its JSON.
+        """
         at = self._at(created)
         data: Json = {"object": obj}
         if previous_attributes is not None:
             data["previous_attributes"] = previous_attributes
         listening = len(self._listening(kind, livemode))
-        event_id = "evt_1" + "".join(self._event_random.choices(ALPHABET, k=23))
+        event_id = self._event_id()
         event = templates.event(event_id, at, livemode, kind, data, listening)
-        if at + EVENTS_KEPT < self.clock.now():
+        if self._is_forgotten(at):
             return event
         self._keep_event(event, livemode, at, self.event_delay if visible_after is None else visible_after)
         for listener in self.event_listeners if not self._seeding else ():
@@ -74,9 +77,19 @@ class Events(State):
     ) -> None:
         """Add an event of each kind with the current object; `previous` holds the old values of changed fields."""
         for kind in kinds if moment.announce else ():
+            if self._is_forgotten(moment.at):
+                self._event_id()  # Later events have the same ids whenever the history ends.
+                continue
             changed = previous if kind.endswith(("updated", "refunded", "closed", "captured")) else None
-            obj = self._shown(type_name, object_id, moment.livemode)
+            obj = orjson.Fragment(self.render(type_name, object_id, moment.livemode))
             self.emit_event(kind, obj, livemode=moment.livemode, created=moment.at, previous_attributes=changed)
+
+    def _event_id(self) -> str:
+        return f"evt_1{random_text(self._event_random, 23)}"
+
+    def _is_forgotten(self, created: int) -> bool:
+        """Whether Stripe no longer keeps events of this time, in Unix seconds."""
+        return created + EVENTS_KEPT < self.clock.now()
 
     def _listening(self, kind: str, livemode: bool) -> list[str]:
         """Returns the ids of enabled webhook endpoints subscribed to this kind."""

@@ -25,8 +25,9 @@ EMBEDDED = 10
 _INTERNAL = frozenset({"inline"})
 """Fields of stored objects that the API never shows: whether a price was made for one use."""
 _DISCOUNTED = {"invoice_discounts": "invoices", "subscription_discounts": "subscriptions"}
-ALPHABET = string.ascii_letters + string.digits
-"""The characters of ids and secrets."""
+_ALPHABET = string.ascii_letters + string.digits
+_CHARACTERS = bytes(ord(_ALPHABET[byte % len(_ALPHABET)]) for byte in range(256))
+"""The character of ids and secrets for each random byte."""
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -89,6 +90,11 @@ def locked(method: Method) -> Method:
             return method(self, *args, **kwargs)
 
     return cast(Method, with_lock)
+
+
+def random_text(random: Random, length: int) -> str:
+    """Returns random letters and digits, for ids and secrets."""
+    return random.randbytes(length).translate(_CHARACTERS).decode()
 
 
 def deep_copy(obj: Json) -> Json:
@@ -187,7 +193,7 @@ class State:
                 obj = obj | {"lines": self._embedded_lines(obj, livemode)}
             for name, listed in TYPES[type_name].embedded.items():
                 obj = obj | {name: self._first_of(listed, object_id, livemode)}
-            if hidden := TYPES[type_name].hidden.keys() | _INTERNAL:
+            if hidden := (TYPES[type_name].hidden.keys() | _INTERNAL) & obj.keys():
                 obj = {name: value for name, value in obj.items() if name not in hidden}
             rendered = collection.rendered[object_id] = orjson.dumps(obj)
         return rendered
@@ -261,4 +267,4 @@ class State:
         return int(self.clock.now()) if created is None else created
 
     def _id(self, prefix: str) -> str:
-        return f"{prefix}_1" + "".join(self._random.choices(ALPHABET, k=23))
+        return f"{prefix}_1{random_text(self._random, 23)}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from stripe_emulator import templates
 from stripe_emulator.shop.changes import Changes
-from stripe_emulator.shop.state import ALPHABET, locked
+from stripe_emulator.shop.state import locked, random_text
 from stripe_emulator.store import Json
 
 
@@ -34,7 +34,7 @@ class WebhookEndpoints(Changes):
         """
         moment = self._moment(livemode=livemode, created=created)
         obj = templates.webhook_endpoint(self._id("we"), moment.at, livemode, url, list(enabled_events)) | fields
-        secret = secret or "whsec_" + "".join(self._random.choices(ALPHABET, k=32))
+        secret = secret or f"whsec_{random_text(self._random, 32)}"
         self._sides[livemode].webhook_secrets[obj["id"]] = secret
         return self._add("webhook_endpoints", obj, moment) | {"secret": secret}
 

@@ -123,7 +123,7 @@ def payments_view(source: Source, time_zone: str = "UTC") -> str:
         return f"CASE WHEN {complete} AND {also} THEN {sql} END"
 
     def of_dispute(name: str) -> str:
-        return known(f"d.latest.{name}", "disputes charge id")
+        return known(f"n.latest.{name}", "disputes charge id")
 
     # Amounts in several currencies have no sum, nor do refunds without the original payment.
     net_total = (
@@ -139,7 +139,7 @@ def payments_view(source: Source, time_zone: str = "UTC") -> str:
     )
     amounts = {
         **{name: (f"c.{name}", "c.currency") for name in ("amount", "amount_captured", "amount_refunded")},
-        "dispute_amount": (of_dispute("amount"), "d.latest.currency"),
+        "dispute_amount": (of_dispute("amount"), "n.latest.currency"),
         "gross": ("b.amount", "b.currency"),
         "fee": ("b.fee", "b.currency"),
         "net": ("b.net", "b.currency"),
@@ -165,63 +165,36 @@ def payments_view(source: Source, time_zone: str = "UTC") -> str:
         " payment_intent balance_transaction transfer application_fee failure_code "
         + " ".join(flat.name for flat in CHARGES.flat),
     )
-    transfers = f"{rows('charges', 'id transfer application_fee created')} WHERE transfer IS NOT NULL"
+    # `transfer <> id` excludes no row. DuckDB expects it to keep a fifth of the rows, but IS NOT NULL to keep all;
+    # it would then build the hash tables of the joins below on all movements and all charges.
+    transfers = (
+        f"{rows('charges', 'id transfer application_fee created')} WHERE transfer IS NOT NULL AND transfer <> id"
+    )
     refunds_of_fees = (
         f"(SELECT r.created FROM {rows('refunds', 'charge created')} r"
         f" SEMI JOIN (FROM {transfers} AND application_fee IS NOT NULL) f ON f.id = r.charge)"
     )
     movements = rows("balance_transactions", "source id net currency created")
-    # Tables not joined on their unique id are grouped by the join column, so that a charge stays one row.
-    return f"""
-SELECT
-    c.id AS charge, c.created, {local_day("c.created", time_zone)} AS default_day, c.currency,
-    {money("amount")}, {money("amount_captured")}, {money("amount_refunded")},
-    c.status, c.paid, c.captured, c.refunded, c.disputed,
-    c.customer, u.name AS customer_name, u.email AS customer_email,
-    c.payment_intent, i.paid.id AS invoice, i.paid.number AS invoice_number,
-    {", ".join(f"c.{flat.name}" for flat in CHARGES.flat)}, c.failure_code,
-    {known("COALESCE(r.refunds, 0)", "refunds charge status")} AS refunds,
-    {known("r.refunded_at", "refunds charge status")} AS refunded_at,
-    {of_dispute("id")} AS dispute, {of_dispute("status")} AS dispute_status, {of_dispute("reason")} AS dispute_reason,
-    {money("dispute_amount")},
-    c.balance_transaction, b.currency AS balance_currency, {money("gross")}, {money("fee")}, {money("net")},
-    b.available_on, b.status = 'available' AS payout_ready, {money("net_total")}
-FROM (SELECT *, COALESCE(payment_intent, id) AS payment FROM {charges}) c
-CROSS JOIN ({complete}) k
-CROSS JOIN (
-    -- The last reversal of a transfer, and the last refund of an application fee, whose charge is not known.
-    SELECT max(created) FILTER (reversal AND NOT named) AS reversed, max(created) FILTER (NOT reversal) AS fee_refunded,
-        max(created) FILTER (NOT reversal AND (refund_before IS NULL OR created > refund_before + {_AT_ONCE})
-            AND (refund_behind IS NULL OR created < refund_behind - {_AT_ONCE})) AS fee_refunded_alone
-    FROM (
-        SELECT m.created, m.reversal, v.id IS NOT NULL AS named, before.created AS refund_before,
-            behind.created AS refund_behind
-        FROM (
-            SELECT source, created, starts_with(source, 'trr_') AS reversal FROM {movements}
-            WHERE starts_with(source, 'trr_') OR starts_with(source, 'fr_')
-        ) m
-        LEFT JOIN (SELECT DISTINCT transfer_reversal AS id FROM {rows("refunds", "transfer_reversal")}) v
-            ON v.id = m.source
-        ASOF LEFT JOIN {refunds_of_fees} before ON m.created >= before.created
-        ASOF LEFT JOIN {refunds_of_fees} behind ON m.created <= behind.created
-    )
-) o
-LEFT JOIN {rows("customers", "id name email")} u ON u.id = c.customer
-LEFT JOIN ({invoice_of_payment(source, "id number")}) i ON i.payment = c.payment
-LEFT JOIN (
+
+    def of_kind(prefix: str, *, reversal: bool) -> str:
+        """The SELECT of movements whose source has an id with this prefix."""
+        # A range of texts lets DuckDB skip row groups, starts_with() does not. ` follows _ in ASCII.
+        within = f"source >= '{prefix}_' AND source < '{prefix}`'"
+        return f"SELECT source, created, {reversal} AS reversal FROM {movements} WHERE {within}"
+
+    refunds = f"""
     SELECT charge, count(*) AS refunds, max(created) AS refunded_at
     FROM {rows("refunds", "charge status created")} WHERE status IN ('succeeded', 'pending') GROUP BY charge
-) r ON r.charge = c.id
-LEFT JOIN (
+    """
+    disputes = f"""
     SELECT charge, arg_max(
         {{'id': id, 'status': status, 'reason': reason, 'amount': amount, 'currency': currency}}, (created, id)
     ) AS latest
     FROM {rows("disputes", "charge id status reason amount currency created")} GROUP BY charge
-) d ON d.charge = c.id
-LEFT JOIN {rows("balance_transactions", "id currency amount fee net available_on status")} b
-    ON b.id = c.balance_transaction
-LEFT JOIN (
-    -- Other movements of the balance for a charge: refunds, disputes, a transfer, its reversals, an application fee.
+    """
+    # Other movements of the balance for a charge: refunds, disputes, a transfer, its reversals, an application fee.
+    # HAVING leaves out only rows that change nothing, so that DuckDB expects fewer rows than charges.
+    others = f"""
     SELECT charge, CASE WHEN min(currency) = max(currency) THEN sum(net)::BIGINT END AS net, min(currency) AS currency,
         bool_or(lacking) AS lacking, bool_or(refunded) AS refunded
     FROM (
@@ -241,5 +214,47 @@ LEFT JOIN (
         LEFT JOIN {movements} m ON m.source = it.id
     )
     GROUP BY charge
+    HAVING min(currency) IS NOT NULL OR bool_or(lacking) OR bool_or(refunded)
+    """
+    # Tables not joined on their unique id are grouped by the join column, so that a charge stays one row.
+    return f"""
+SELECT
+    c.id AS charge, c.created, {local_day("c.created", time_zone)} AS default_day, c.currency,
+    {money("amount")}, {money("amount_captured")}, {money("amount_refunded")},
+    c.status, c.paid, c.captured, c.refunded, c.disputed,
+    c.customer, u.name AS customer_name, u.email AS customer_email,
+    c.payment_intent, i.paid.id AS invoice, i.paid.number AS invoice_number,
+    {", ".join(f"c.{flat.name}" for flat in CHARGES.flat)}, c.failure_code,
+    {known("COALESCE(n.refunds, 0)", "refunds charge status")} AS refunds,
+    {known("n.refunded_at", "refunds charge status")} AS refunded_at,
+    {of_dispute("id")} AS dispute, {of_dispute("status")} AS dispute_status, {of_dispute("reason")} AS dispute_reason,
+    {money("dispute_amount")},
+    c.balance_transaction, b.currency AS balance_currency, {money("gross")}, {money("fee")}, {money("net")},
+    b.available_on, b.status = 'available' AS payout_ready, {money("net_total")}
+FROM (SELECT *, COALESCE(payment_intent, id) AS payment FROM {charges}) c
+CROSS JOIN ({complete}) k
+CROSS JOIN (
+    -- The last reversal of a transfer, and the last refund of an application fee, whose charge is not known.
+    SELECT max(created) FILTER (reversal AND NOT named) AS reversed, max(created) FILTER (NOT reversal) AS fee_refunded,
+        max(created) FILTER (NOT reversal AND (refund_before IS NULL OR created > refund_before + {_AT_ONCE})
+            AND (refund_behind IS NULL OR created < refund_behind - {_AT_ONCE})) AS fee_refunded_alone
+    FROM (
+        SELECT m.created, m.reversal, v.id IS NOT NULL AS named, before.created AS refund_before,
+            behind.created AS refund_behind
+        FROM ({of_kind("trr", reversal=True)} UNION ALL {of_kind("fr", reversal=False)}) m
+        LEFT JOIN (SELECT DISTINCT transfer_reversal AS id FROM {rows("refunds", "transfer_reversal")}) v
+            ON v.id = m.source
+        ASOF LEFT JOIN {refunds_of_fees} before ON m.created >= before.created
+        ASOF LEFT JOIN {refunds_of_fees} behind ON m.created <= behind.created
+    )
+) o
+LEFT JOIN {rows("customers", "id name email")} u ON u.id = c.customer
+LEFT JOIN ({invoice_of_payment(source, "id number")}) i ON i.payment = c.payment
+LEFT JOIN {rows("balance_transactions", "id currency amount fee net available_on status")} b
+    ON b.id = c.balance_transaction
+LEFT JOIN (
+    -- Few charges have any of these: joined to each other first, they cost the charges one join.
+    FROM ({refunds}) r FULL JOIN ({disputes}) d USING (charge) FULL JOIN ({others}) n USING (charge)
+    SELECT charge, refunds, refunded_at, latest, net, currency, lacking, refunded
 ) n ON n.charge = c.id
 """.strip()

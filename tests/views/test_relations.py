@@ -231,6 +231,28 @@ def test_a_charge_is_one_row_however_many_objects_refer_to_it(
     }
 
 
+def test_refunds_disputes_and_other_movements_are_shown_in_every_combination(
+    pipeline: Pipeline, shop: Shop, folder: DataFolder
+) -> None:
+    expected = {}
+    for n in range(8):
+        refunded, disputed, moved = n & 1 > 0, n & 2 > 0, n & 4 > 0
+        charge = shop.create_payment(amount=9_000, created=days_ago(shop, 20 - n))["latest_charge"]
+        refund = shop.refund(charge, 1_000, created=days_ago(shop, 10))["id"] if refunded else ""
+        dispute = shop.dispute(charge, amount=2_000, created=days_ago(shop, 9))["id"] if disputed else ""
+        money = shop.objects("balance_transactions", False)
+        own = money[shop.objects("charges", False)[charge]["balance_transaction"]]
+        if moved:
+            shop.put(own | {"id": f"txn_moved{n}", "amount": -70, "fee": 0, "net": -70})
+        if n == 7:  # The refund has no balance transaction.
+            shop.vanish("balance_transactions", shop.objects("refunds", False)[refund]["balance_transaction"])
+        net = own["net"] + net_of(shop, refund, dispute) - (70 if moved else 0)
+        expected[charge] = (int(refunded), dispute or None, net)
+    pipeline.sync()
+    rows = payments(folder, "charge, refunds, dispute, net_total")
+    assert {row["charge"]: (row["refunds"], row["dispute"], row["net_total"]) for row in rows} == expected
+
+
 def test_payments_fail_in_several_attempts_and_have_no_invoice_or_customer(
     pipeline: Pipeline, shop: Shop, folder: DataFolder
 ) -> None:

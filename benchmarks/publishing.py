@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -12,13 +11,13 @@ from unittest import mock
 from benchmarks import large
 from benchmarks.backfill import finished_days, pipeline_of
 from benchmarks.measuring import Options, Row, Spent, apart
+from benchmarks.volumes import xfs
 from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.warehouse import publisher
 from stripe_pipeline.warehouse.private_file import PrivateFile
 
 TRIES = 3
 SMALL = 1_000_000
-_VOLUME = 400 << 20  # bytes of a volume beside those of the files in it; XFS needs 300 MB
 
 
 def publishing(options: Options) -> list[Row]:
@@ -27,8 +26,15 @@ def publishing(options: Options) -> list[Row]:
     for charges in (options.scaled(SMALL, SMALL // 10, SMALL // 200), options.rows):
         folder = large.folder(options, charges)
         rows.append(_row(folder, clones=False))
-        with _cloning(options.folder, folder) as (clone, reason):
-            rows.append(_row(clone, clones=True) if clone else Row("publish of it, cloned", "", f"not tried: {reason}"))
+        private = DataFolder(folder).private
+        with xfs(options.folder, 2 * private.stat().st_size) as (volume, reason):
+            if not volume:
+                rows.append(Row("publish of it, cloned", "", f"not tried: {reason}"))
+                continue
+            copy = DataFolder(volume / "data")
+            copy.private.parent.mkdir(parents=True)
+            shutil.copy(private, copy.private)
+            rows.append(_row(copy.root, clones=True))
     return rows
 
 
@@ -62,37 +68,3 @@ def _publish(folder: Path, *, clones: bool) -> tuple[float, float]:
         with copied, mock.patch.object(PrivateFile, "locked", measured), Spent() as spent:
             pipeline.warehouse.publish()
     return spent.seconds, locked
-
-
-@contextmanager
-def _cloning(place: Path, folder: Path) -> Iterator[tuple[Path | None, str]]:
-    """A copy of a data folder on XFS, in a file in `place` that is mounted meanwhile; or None, and the reason."""
-    private = DataFolder(folder).private
-    volume, mounted = place / "xfs", place / "xfs-mounted"
-    mounted.mkdir()
-    with volume.open("wb") as file:
-        file.truncate(_VOLUME + 2 * private.stat().st_size)
-    failure = _failure("mkfs.xfs", "-q", "-m", "reflink=1", volume) or _failure("mount", "-o", "loop", volume, mounted)
-    try:
-        if failure:
-            yield None, failure
-            return
-        try:
-            copy = DataFolder(mounted / "data")
-            copy.private.parent.mkdir(parents=True)
-            shutil.copy(private, copy.private)
-            yield copy.root, ""
-        finally:
-            subprocess.run(["umount", mounted], check=True)
-    finally:
-        mounted.rmdir()
-        volume.unlink()
-
-
-def _failure(*command: str | Path) -> str | None:
-    """Why a command failed; None if it worked."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except OSError as error:
-        return str(error)
-    return done.stderr.strip() or f"exit status {done.returncode}" if done.returncode else None

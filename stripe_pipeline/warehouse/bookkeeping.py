@@ -6,7 +6,7 @@ This module records the loading itself. Rows belong to `load`, the layout of the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -147,7 +147,8 @@ def show_failing(connection: duckdb.DuckDBPyConnection, failing: Sequence[Entry]
 
 def mode_condition(mode: Mode) -> str:
     """The condition for bookkeeping rows of `mode`."""
-    return f"account = {literal(mode.account)} AND livemode = {mode.livemode}"
+    # With =, a lake asks its catalog for each column which files may hold the mode.
+    return f"list_contains([{literal(mode.account)}], account) AND list_contains([{mode.livemode}], livemode)"
 
 
 def proves_nothing(connection: duckdb.DuckDBPyConnection, fingerprint: str, mode: Mode) -> bool:
@@ -192,16 +193,13 @@ def name_rows(connection: duckdb.DuckDBPyConnection, mode: Mode) -> None:
         name_account(connection, Mode(min(names), mode.livemode))
 
 
-def move_cursors(connection: duckdb.DuckDBPyConnection, cursors: Mapping[tuple[Mode, str], float]) -> None:
-    """Moves cursors forward; a run that ends late never moves one back."""
-    if not cursors:
-        return
-    known = {
-        (Mode(account, livemode), name): at
-        for account, livemode, name, at in connection.execute(
-            "SELECT account, livemode, name, epoch_us(read_until) FROM pipeline.cursors"
-        ).fetchall()
-    }
+def move_cursors(
+    connection: duckdb.DuckDBPyConnection,
+    cursors: Mapping[tuple[Mode, str], float],
+    stored: Iterable[tuple[str, bool, str, int]],
+) -> None:
+    """Moves cursors forward; a run that ends late never moves one back. `stored`: what `CURSORS` returns."""
+    known = {(Mode(account, livemode), name): at for account, livemode, name, at in stored}
     moved = {which: at for which, at in cursors.items() if which not in known or microseconds(at) > known[which]}
     if moved.keys() & known.keys():
         replaced = ", ".join(f"({literal(mode.account)}, {mode.livemode}, {literal(name)})" for mode, name in moved)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import duckdb
 
@@ -45,6 +46,10 @@ class DuckLake(Store):
         self._locked = False
         self._empty = False
         """Whether an empty warehouse in memory is attached instead of the lake, which is missing."""
+        self._snapshot: int | None = None
+        """The lake's snapshot that was looked up last."""
+        self._looked_up: dict[str, list[tuple[Any, ...]]] = {}
+        """What SELECTs return in this snapshot."""
 
     @property
     def place(self) -> str:
@@ -125,7 +130,9 @@ class DuckLake(Store):
         try:
             with self.explained(failure):
                 connection = self._attach(look=look or self.read_only)
-                if not (look or self.read_only or self._prepared):
+                if look:
+                    self._end_reading(connection)
+                elif not (self.read_only or self._prepared):
                     self.begin_reading(connection)
                     self._prepare(connection)
                 yield connection
@@ -146,6 +153,7 @@ class DuckLake(Store):
                 self._empty = True
                 return connection
             attach_lake(connection, self._lake, read_only=self.read_only, create=create)
+            self.begin_reading(connection)  # for USE, which reads the schema, and the reads that follow
             connection.execute(f"USE {CATALOG}")
             self._attached = True
         return connection
@@ -170,7 +178,21 @@ class DuckLake(Store):
         if not self._in_transaction:
             connection.execute("BEGIN")
             self._in_transaction = True
-            self._looked_up.clear()
+
+    def look_up(
+        self, connection: duckdb.DuckDBPyConnection, sql: str, *, unwritten: bool = False
+    ) -> list[tuple[Any, ...]]:
+        """As `Store.look_up`. A transaction that has not written reads the snapshot that it began with, so the same
+        SELECT runs once, also for later transactions that begin with this snapshot."""
+        if self._empty or not self._in_transaction or (self._writing and not unwritten):
+            return super().look_up(connection, sql)
+        # Each transaction asks the catalog for its snapshot once in any case.
+        [(snapshot,)] = connection.execute(f"FROM ducklake_current_snapshot('{CATALOG}')").fetchall()
+        if snapshot != self._snapshot:
+            self._snapshot, self._looked_up = snapshot, {}
+        if sql not in self._looked_up:
+            self._looked_up[sql] = connection.execute(sql).fetchall()
+        return self._looked_up[sql]
 
     def _end_reading(self, connection: duckdb.DuckDBPyConnection) -> None:
         if self._in_transaction:
@@ -249,6 +271,7 @@ class DuckLake(Store):
         """Ends DuckDB and the connection that holds the lock."""
         super().end_duckdb()
         self._attached = self._empty = False
+        self._snapshot = None
 
     def close(self) -> None:
         """Releases the memory and the connections; the lake may be used again."""

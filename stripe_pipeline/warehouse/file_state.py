@@ -63,4 +63,5 @@ def request_compaction(connection: duckdb.DuckDBPyConnection, when: str) -> None
 
 META = "SELECT format, revision, id FROM pipeline.meta"
 STATES = states_of(("layout", "compact", COMMENTS, LINEAGE, RESTORED))
-"""What each process reads first. The same SELECT runs once in a transaction (`Store.look_up`)."""
+CURSORS = "SELECT account, livemode, name, epoch_us(read_until) FROM pipeline.cursors"
+"""What each process reads first, and each load again (`Store.look_up`)."""

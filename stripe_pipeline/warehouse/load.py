@@ -28,7 +28,7 @@ from stripe_pipeline.warehouse.bookkeeping import (
     stage_days,
 )
 from stripe_pipeline.warehouse.erasure import Erasure, any_erased, load_order, own_key
-from stripe_pipeline.warehouse.file_state import LINEAGE, get_states
+from stripe_pipeline.warehouse.file_state import CURSORS, LINEAGE, META, STATES
 from stripe_pipeline.warehouse.merge import (
     apply_tombstones,
     insert_new_days,
@@ -102,7 +102,7 @@ class Loader:
         name: Naming | None,
     ) -> Loaded:
         loaded = Loaded()
-        applied = get_states(connection, ("layout", LINEAGE))
+        applied = dict(self.file.look_up(connection, STATES, unwritten=True))
         if applied.get("layout") != self.file.layout.fingerprint:
             raise settings_changed()
         if applied.get(LINEAGE) != self.file.lineage:
@@ -124,12 +124,16 @@ class Loader:
             cursors = cursors() if loaded.is_complete else NO_CURSORS
         # The true position of a later cursor is unknown: the stored cursor stays, and the period is read again.
         latest = clock.latest if clock else math.inf
-        move_cursors(connection, {which: at for which, at in cursors.items() if at <= latest})
+        moving = {which: at for which, at in cursors.items() if at <= latest}
+        unwritten = not batches
+        [(_, revision, _)] = self.file.look_up(connection, META, unwritten=unwritten)
+        if moving:
+            move_cursors(connection, moving, self.file.look_up(connection, CURSORS, unwritten=unwritten))
         if clock and clock.bounds and says_more(clock.bounds, self.file.clock):
             set_clock(connection, *clock.bounds)
             self.file.clock = clock.bounds
         connection.execute("UPDATE pipeline.meta SET revision = revision + 1")
-        [(loaded.revision,)] = connection.execute("SELECT revision FROM pipeline.meta").fetchall()
+        loaded.revision = revision + 1
         if name and loaded.is_complete:
             name(connection, loaded.revision)
         return loaded

@@ -41,10 +41,10 @@ class RowQueries:
         an_hour_ago = microseconds(now - 3600)  # an overdue pending transaction is requested once an hour
         rows = self.file.ask(
             "SELECT id, epoch_us(created) // 1000000 FROM raw.balance_transactions"
-            f" WHERE _account = {literal(mode.account)} AND livemode = {mode.livemode}"
-            f" AND status = 'pending' AND _deleted_at IS NULL"
-            f" AND {available_on} <= make_timestamptz({microseconds(now)})"
-            f" AND _fetched_at < make_timestamptz({an_hour_ago})"
+            # Of files, `status` rules most out. A lake would ask its catalog for each further column that is compared.
+            f" WHERE status = 'pending' AND _deleted_at IS NULL"
+            f" AND list_contains([{literal(mode.account)}], _account) AND list_contains([{mode.livemode}], livemode)"
+            f" AND epoch_us({available_on}) <= {microseconds(now)} AND epoch_us(_fetched_at) < {an_hour_ago}"
         )
         return [(str(object_id), int(created)) for object_id, created in rows]
 

@@ -196,6 +196,10 @@ class Layout:
             connection.execute(f"CREATE OR REPLACE VIEW {name} AS {select}")
         set_state(connection, COMMENTS, "due")
         self.is_complete = False
+        if self._in_lake:
+            # In a later transaction, they would make the schema a newer one than that of rows in the catalog: each
+            # process would read both.
+            self.complete(connection)
 
     def complete(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Writes the comments of the attached file that are due, in the open transaction, before it is published. A

@@ -20,12 +20,10 @@ from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.clock import Reading
 from stripe_pipeline.warehouse import future_times
 from stripe_pipeline.warehouse.bookkeeping import Covered, MissingFields, StoppedBackfill, mode_condition, set_clock
-from stripe_pipeline.warehouse.file_state import LINEAGE, META, RESTORED, STATES, get_state, set_state
+from stripe_pipeline.warehouse.file_state import CURSORS, LINEAGE, META, RESTORED, STATES, get_state, set_state
 from stripe_pipeline.warehouse.recovery import restored_as_of
 from stripe_pipeline.warehouse.sql import literal, start_of_day
 from stripe_pipeline.warehouse.store import Store
-
-_CURSORS = "SELECT account, livemode, name, epoch_us(read_until) / 1e6 FROM pipeline.cursors"
 
 
 def _opening_balance(mode: Mode) -> str:
@@ -49,7 +47,7 @@ class State:
             applied = dict(self.file.look_up(connection, STATES))
             self.file.lineage = applied.get(LINEAGE)
             [(_, revision, warehouse)] = self.file.look_up(connection, META)
-            cursors = self.file.look_up(connection, _CURSORS)
+            cursors = self.file.look_up(connection, CURSORS)
             followed = frozenset(livemode for _, livemode, name, _ in cursors if name == "events")
             return Identity(warehouse, revision, followed, restored_as_of(applied.get(RESTORED)))
 
@@ -67,8 +65,8 @@ class State:
     def cursors(self, mode: Mode) -> dict[str, float]:
         """The cursors of `mode` by name, in seconds on Stripe's clock."""
         with self.file.reading() as connection:
-            rows = self.file.look_up(connection, _CURSORS)
-        return {name: at for account, livemode, name, at in rows if Mode(account, livemode) == mode}
+            rows = self.file.look_up(connection, CURSORS)
+        return {name: at / 1e6 for account, livemode, name, at in rows if Mode(account, livemode) == mode}
 
     def clock(self) -> tuple[float, float] | None:
         """The bounds, in seconds, of the last known lead of Stripe's clock over the local clock."""

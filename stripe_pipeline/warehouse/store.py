@@ -50,8 +50,6 @@ class Store(ABC):
         """Whether the reads that follow belong to a transaction."""
         self._writing = False
         """Whether that transaction has written."""
-        self._looked_up: dict[str, list[tuple[Any, ...]]] = {}
-        """What SELECTs returned in that transaction."""
         self._prepared = False
         """Whether the tables are known to follow the settings."""
         self.waited = 0.0
@@ -101,13 +99,14 @@ class Store(ABC):
     def begin_reading(self, connection: duckdb.DuckDBPyConnection) -> None:  # noqa: B027 - most stores need nothing
         """Makes the reads that follow a transaction, where each read would otherwise take one of its own."""
 
-    def look_up(self, connection: duckdb.DuckDBPyConnection, sql: str) -> list[tuple[Any, ...]]:
-        """The rows that a SELECT returns. In a transaction that has not written, the same SELECT runs once."""
-        if not self._in_transaction or self._writing:
-            return connection.execute(sql).fetchall()
-        if sql not in self._looked_up:
-            self._looked_up[sql] = connection.execute(sql).fetchall()
-        return self._looked_up[sql]
+    def look_up(
+        self, connection: duckdb.DuckDBPyConnection, sql: str, *, unwritten: bool = False
+    ) -> list[tuple[Any, ...]]:
+        """The rows that a SELECT on tables returns; some stores run it once for each state of the tables.
+
+        `unwritten`: in `transact`, the work has not written yet.
+        """
+        return connection.execute(sql).fetchall()
 
     def may_be_tried_again(self, error: duckdb.Error) -> bool:
         """Whether a transaction that failed with this error may succeed now, because another process came before."""
@@ -188,7 +187,6 @@ class Store(ABC):
             if not self._in_transaction:
                 connection.execute("BEGIN")
             self._in_transaction = self._writing = True
-            self._looked_up.clear()
             try:
                 result = work(connection)
                 connection.execute("COMMIT" if keep else "ROLLBACK")
@@ -252,7 +250,6 @@ class Store(ABC):
             self._duckdb.close()
             self._duckdb = None
             self._in_transaction = False
-            self._looked_up.clear()
 
     def duckdb_of_ours(self) -> duckdb.DuckDBPyConnection:
         """The process's DuckDB, started if needed."""

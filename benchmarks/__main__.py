@@ -27,7 +27,7 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "peers": peers,
     "webhooks": webhooks.webhooks,
 }
-_ON_REQUEST = {"webhooks"}  # takes a quarter of an hour, with Dagster running
+_ON_REQUEST = {"webhooks"}  # takes half an hour, with Dagster running
 _MARKS = {True: "✓", False: "✗", None: ""}
 _HEADER = ("measurement", "goal", "measured", "", "load")
 

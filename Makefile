@@ -28,8 +28,13 @@ QUICK := $(addprefix tests/,documents settings views stripe_api/test_api_version
 test-quick: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not thorough" $(QUICK)
 
+# Tests of excluded fields that also run on the other engines.
+ON_FIELDS := $(addprefix test_fields.py::,\
+	test_a_field_that_is_included_again_needs_a_backfill_and_every_sync_says_so \
+	test_rows_are_equal_to_stripe_after_fields_were_excluded_for_a_while)
+
 # What touches DuckDB, with its next major version laid over the locked one.
-WITH_DUCKDB := $(addprefix tests/,warehouse views test_fields.py documents/test_readme.py whole/test_histories.py \
+WITH_DUCKDB := $(addprefix tests/,warehouse views $(ON_FIELDS) documents/test_readme.py whole/test_histories.py \
 	whole/test_own_ids.py whole/test_traps.py whole/test_optional_types.py whole/test_further_types.py \
 	whole/test_proof.py whole/test_certificate.py)
 test-duckdb-2: $(VENV)/.dev $(VENV)/.readers
@@ -44,8 +49,7 @@ IN_LAKE := $(addprefix tests/,warehouse/test_ducklake.py whole/test_histories.py
 	whole/test_deadlines.py::test_waiting_for_another_writer_uses_up_no_time_of_a_drain \
 	whole/test_traps.py::test_trap_14_an_invoice_is_deleted_between_its_page_and_its_lines \
 	whole/test_traps.py::test_trap_16_a_page_that_is_written_late_does_not_undo_the_newer_row_of_a_webhook \
-	test_fields.py::test_a_field_that_is_included_again_needs_a_backfill_and_every_sync_says_so \
-	test_fields.py::test_rows_are_equal_to_stripe_after_fields_were_excluded_for_a_while \
+	$(ON_FIELDS) \
 	views/test_views.py::test_both_modes_are_stored_side_by_side_and_each_view_shows_one)
 WITH_LAKE := PYTHONPATH="$(CURDIR)/$(VENV)/duckdb-lake" TESTS_IN_LAKE=yes
 test-ducklake: $(VENV)/.dev $(VENV)/.readers

@@ -96,13 +96,16 @@ def write_comments(
         if texts.get((schema, name, column), comment) != comment
         and (on_view_columns or column is None or (schema, name) not in views)
     ]
-    # Half of a statement's time would go into optimizing it and into waking threads.
+    # Half of a statement's time would go into optimizing it and into waking threads, and a third into a call for each.
     connection.execute("PRAGMA disable_optimizer")
     connection.execute("SET threads = 1")
     try:
-        for kind, of in differing:
-            name = ".".join(f'"{part}"' for part in of if part is not None)
-            connection.execute(f"COMMENT ON {kind} {name} IS {literal(texts[of])}")
+        connection.execute("".join(_statement(kind, of, texts[of]) for kind, of in differing))
     finally:
         connection.execute("RESET threads")
         connection.execute("PRAGMA enable_optimizer")
+
+
+def _statement(kind: str, of: _Name, text: str) -> str:
+    name = ".".join(f'"{part}"' for part in of if part is not None)
+    return f"COMMENT ON {kind} {name} IS {literal(text)};\n"

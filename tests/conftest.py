@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from stripe_emulator import Server, Shop
-from stripe_pipeline.data_folder import CATALOG, DataFolder
+from stripe_pipeline.data_folder import DataFolder
 from stripe_pipeline.days import DAY, SETTLED
 from stripe_pipeline.inbox.run_locks import RunLocks
 from stripe_pipeline.inbox.tables import METADATA, SHARED
@@ -25,10 +25,10 @@ from stripe_pipeline.settings.model import Settings
 from stripe_pipeline.stripe_api.retries import Retries
 from stripe_pipeline.sync.pipeline import Pipeline
 from stripe_pipeline.sync.report import Progress
+from stripe_pipeline.warehouse import comments
 from stripe_pipeline.warehouse.private_file import PrivateFile
 from stripe_pipeline.warehouse.publisher import Pace
 from stripe_pipeline.warehouse.recovery import remove
-from stripe_pipeline.warehouse.sql import attach
 from stripe_pipeline.warehouse.warehouse import Warehouse
 from tests import lake
 from tests.postgres_server import postgres_server
@@ -52,21 +52,14 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def new_files_by_copy() -> Iterator[None]:
-    """Make each layout of the private file once, with its comments, and copy the file for further warehouses: making
-    the layout takes longer than most tests."""
+    """Make each layout of the private file once, and copy the file for further warehouses: making the layout takes
+    longer than most tests."""
     makes, made = PrivateFile._make, dict[str, bytes]()
 
     def make(file: PrivateFile) -> None:
         layout = file.layout.fingerprint
         if layout not in made:
             makes(file)
-            with duckdb.connect() as connection:
-                attach(connection, file.folder.private)
-                connection.execute(f"USE {CATALOG}")
-                connection.execute("BEGIN")
-                file.layout.complete(connection)
-                connection.execute("COMMIT")
-                connection.execute(f"CHECKPOINT {CATALOG}")
             made[layout] = file.folder.private.read_bytes()
             return
         new_file = file.folder.private.with_name("new.duckdb")
@@ -87,6 +80,13 @@ def new_files_by_copy() -> Iterator[None]:
         with lake.readable():
             yield
     lake.stop()
+
+
+@pytest.fixture(autouse=True)
+def few_comments(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write no comments of columns, which take a quarter of the time of a test, except in tests of these comments."""
+    if request.node.get_closest_marker("comments_of_columns") is None:
+        monkeypatch.setattr(comments, "of_columns", lambda settings, types: iter(()))
 
 
 @pytest.fixture

@@ -67,6 +67,7 @@ class _Trade:
         """Schedule the first day and the odd cases."""
         self._timeline.add(self._start, self._trade_for_a_day)
         first = self._start + DAY // 2
+        self._timeline.add(first, self._subscriptions.subscribe_growing)
         spread = self._days * DAY * 0.8
         for place, case in enumerate(ODD_CASES):
             self._timeline.add(

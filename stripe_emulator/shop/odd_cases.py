@@ -6,6 +6,7 @@ from collections.abc import Callable
 from random import Random
 
 from stripe_emulator import templates
+from stripe_emulator.clock import DAY
 from stripe_emulator.shop.actions import Actions
 from stripe_emulator.shop.demo_data import person
 
@@ -30,7 +31,8 @@ def _own_ids(shop: Actions, random: Random, livemode: bool, at: int) -> None:
 
 def _huge_amount(shop: Actions, random: Random, livemode: bool, at: int) -> None:
     customer = shop.create_customer(livemode=livemode, created=at, **person(random) | {"currency": "idr"})
-    lines = [{"amount": _HUGE, "description": "Business plan, a year"}]
+    year = {"start": at, "end": at + 365 * DAY}
+    lines = [{"amount": _HUGE, "description": "Business plan, a year", "period": year}]
     invoice = shop.create_invoice(customer["id"], lines=lines, currency="idr", livemode=livemode, created=at)
     shop.pay_invoice(invoice["id"], settlement_currency="usd", livemode=livemode, created=at + 60)
 

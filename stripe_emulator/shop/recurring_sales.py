@@ -7,7 +7,7 @@ from random import Random
 
 from stripe_emulator.clock import DAY
 from stripe_emulator.shop.actions import Actions
-from stripe_emulator.shop.demo_data import PLANS, price
+from stripe_emulator.shop.demo_data import PLANS, person, price
 from stripe_emulator.shop.state import When
 from stripe_emulator.shop.timeline import Timeline
 from stripe_emulator.store import Json
@@ -23,6 +23,7 @@ class RecurringSales:
         self._random = random
         self._prices: dict[tuple[str, float, str], str] = {}
         self._coupon_id = ""
+        self._growing = ""
 
     def subscribe(self, customer: Json, at: int) -> None:
         """Subscribe a customer to a plan, some of them with further seats, a trial or a coupon."""
@@ -49,6 +50,19 @@ class RecurringSales:
         )["id"]
         self._timeline.add(at + trial_days * DAY, partial(self._renew, subscription, "create"))
 
+    def subscribe_growing(self, at: int) -> None:
+        """Subscribe a customer who pays for each period and adds seats in its middle.
+
+        Thus every history of more than a month has prorations, on whichever day it begins.
+        """
+        fields = person(Random("growing")) | {"currency": "usd"}
+        customer = self._shop.create_customer(livemode=self._livemode, created=at, **fields)
+        plan, dollars = PLANS[0]
+        prices = {self._price(plan, dollars, "usd", at): 1}
+        created = self._shop.create_subscription(customer["id"], prices, livemode=self._livemode, created=at)
+        self._growing = str(created["id"])
+        self._renew(self._growing, "create", at)
+
     def _price(self, name: str, dollars: float, currency: str, at: int) -> str:
         """Returns the id of the monthly price of a plan or seat, which is added with its product when first needed."""
         key = (name, dollars, currency)
@@ -72,7 +86,7 @@ class RecurringSales:
         shop = self._shop
         if shop.collection("subscriptions", self._livemode).objects[subscription]["status"] == "canceled":
             return
-        draw = self._random.random()
+        draw = 1.0 if subscription == self._growing else self._random.random()
         if reason == "cycle" and draw < 0.04:
             shop.cancel_subscription(subscription, livemode=self._livemode, created=at)
             return
@@ -83,7 +97,7 @@ class RecurringSales:
             )
             self._timeline.later(at + 10 * DAY, self._livemode, self._upgrade, item)
         wait = 1 if reason == "create" else 3600
-        self._timeline.add(at + wait, partial(self._collect, invoice["id"], 1))
+        self._timeline.add(at + wait, partial(self._collect, invoice["id"], 1, subscription == self._growing))
         self._timeline.add(at + 30 * DAY, partial(self._renew, subscription, "cycle"))
 
     def _upgrade(self, item: str, *, livemode: bool, created: int) -> None:
@@ -94,10 +108,10 @@ class RecurringSales:
             quantity = stored["quantity"] + 2
             self._shop.change_subscription_item(item, quantity=quantity, livemode=livemode, created=created)
 
-    def _collect(self, invoice: str, attempt: int, at: int) -> None:
+    def _collect(self, invoice: str, attempt: int, is_certain: bool, at: int) -> None:
         """Collect the invoice of a subscription, which is past due after a failed attempt and canceled after three."""
         when: When = {"livemode": self._livemode, "created": at}
-        if self._random.random() < 0.92:
+        if is_certain or self._random.random() < 0.92:
             paid = self._shop.pay_invoice(invoice, **when)
             self._set_status(invoice, "active", when)
             if paid["amount_paid"] > 100 and self._random.random() < 0.04:
@@ -107,7 +121,7 @@ class RecurringSales:
         elif attempt < 3:
             self._shop.pay_invoice(invoice, outcome="failed", **when)
             self._set_status(invoice, "past_due", when)
-            self._timeline.add(at + 3 * DAY, partial(self._collect, invoice, attempt + 1))
+            self._timeline.add(at + 3 * DAY, partial(self._collect, invoice, attempt + 1, False))
         else:
             self._shop.mark_invoice_uncollectible(invoice, **when)
             self._set_status(invoice, "canceled", when)

@@ -147,6 +147,7 @@ def test_views_exist_while_the_settings_ask_for_them_and_load_their_table(
     assert ask(folder.published, schemas) == []
 
 
+@pytest.mark.comments_of_columns
 def test_excluded_and_hashed_fields_stay_so(make_pipeline: MakePipeline, shop: Shop, folder: DataFolder) -> None:
     customer = shop.create_customer(created=days_ago(shop, 3), email="ann@example.com", name="Ann", phone="0711")
     paid = shop.create_payment(customer["id"], created=days_ago(shop, 2))

@@ -23,6 +23,7 @@ WITHOUT = """
     )
     WHERE NOT internal AND coalesce(comment, '') = ''
 """
+pytestmark = pytest.mark.comments_of_columns
 EVERY_TYPE: dict[str, Any] = {name: {"enabled": True} for name in OBJECT_TYPES}
 
 

@@ -410,6 +410,7 @@ def test_what_was_looked_up_is_looked_up_again_once_another_process_has_stored(
 
 
 @in_lake
+@pytest.mark.comments_of_columns
 def test_comments_are_written_with_the_tables_whose_schema_stays_that_of_rows_in_the_catalog(
     make_pipeline: MakePipeline, shop: Shop, folder: DataFolder
 ) -> None:

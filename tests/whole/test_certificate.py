@@ -16,7 +16,6 @@ from stripe_pipeline.proof.certificate import Month
 from stripe_pipeline.sync.certifying import Certificates, Certified
 from stripe_pipeline.sync.pipeline import Pipeline
 from tests.conftest import MakePipeline
-from tests.stripe_state import days_ago
 
 MONTH = Month.of(datetime.now(UTC).date()).before
 MIDDLE = int(datetime(MONTH.first.year, MONTH.first.month, 15, 12, tzinfo=UTC).timestamp())
@@ -31,7 +30,7 @@ def loaded(make_pipeline: MakePipeline, shop: Shop) -> Pipeline:
     customer = shop.create_customer(created=MIDDLE)["id"]
     shop.create_invoice(customer, n_lines=12, created=MIDDLE)
     shop.refund(shop.create_payment(amount=900, created=MIDDLE)["latest_charge"], 400, created=MIDDLE + 60)
-    shop.create_payment(created=days_ago(shop, 1))
+    shop.create_payment()
     pipeline = make_pipeline(objects=ON, history=MONTH.before.first, proofs={"sample": 0})
     pipeline.sync()
     shop.clock.advance(600)

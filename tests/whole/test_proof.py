@@ -98,7 +98,9 @@ def double(table: str, value: str, condition: str = "true") -> str:
     return f"INSERT INTO raw.{table} FROM raw.{table} WHERE {one(table, condition)} RETURNING {value}"
 
 
-OF_CHARGE = "type = 'charge'"
+# Amounts that were exchanged are not compared.
+IN_ITS_CURRENCY = "balance_transaction IN (SELECT id FROM raw.balance_transactions WHERE exchange_rate IS NULL)"
+OF_CHARGE = "type = 'charge' AND exchange_rate IS NULL"
 REFUNDED = "amount_refunded > 0"
 OF_THREE = "customer IN (SELECT id FROM raw.customers WHERE next_invoice_sequence = 4)"
 FEE = "(SELECT min(balance_transaction) FROM raw.fee_details WHERE NOT livemode)"
@@ -140,7 +142,7 @@ MUTATIONS = {
         1,
     ),
     "a captured amount is changed": (
-        change("charges", "amount_captured", 3, "balance_transaction IS NOT NULL"),
+        change("charges", "amount_captured", 3, IN_ITS_CURRENCY),
         "charge_is_its_balance_transaction",
         1,
     ),
@@ -152,7 +154,7 @@ MUTATIONS = {
         1,
     ),
     "a refund is doubled": (double("refunds", "amount"), "amount_refunded_is_sum_of_refunds", -1),
-    "a refund is changed": (change("refunds", "amount", 1), "refund_is_its_balance_transaction", 1),
+    "a refund is changed": (change("refunds", "amount", 1, IN_ITS_CURRENCY), "refund_is_its_balance_transaction", 1),
     "a dispute's transaction is changed": (
         change("balance_transactions", "net", 11, "reporting_category = 'dispute'"),
         "dispute_is_its_balance_transactions",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest import mock
 
 import dagster as dg
 import duckdb
@@ -83,10 +84,12 @@ def new_files_by_copy() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def few_comments(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def few_comments(request: pytest.FixtureRequest) -> Iterator[None]:
     """Write no comments of columns, which take a quarter of the time of a test, except in tests of these comments."""
-    if request.node.get_closest_marker("comments_of_columns") is None:
-        monkeypatch.setattr(comments, "of_columns", lambda settings, types: iter(()))
+    are_read = request.node.get_closest_marker("comments_of_columns") is not None
+    # Not by monkeypatch, which would then be undone later than the fixtures that set the environment.
+    with nullcontext() if are_read else mock.patch.object(comments, "of_columns", return_value=()):
+        yield
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def new_files_by_copy() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def few_comments(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Write no comments of columns, which take a quarter of the time of a test, except in tests of these comments."""
+    """Write no comments of columns, which takes long, except in tests of these comments."""
     are_read = request.node.get_closest_marker("comments_of_columns") is not None
     # Not by monkeypatch, which would then be undone later than the fixtures that set the environment.
     with nullcontext() if are_read else mock.patch.object(comments, "of_columns", return_value=()):
